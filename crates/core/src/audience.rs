@@ -1,0 +1,202 @@
+//! The bug tracker that a token is meant for.
+
+use std::fmt;
+
+use data_encoding::HEXUPPER;
+use url::{Host, Url};
+
+/// The longest audience, in bytes after normalisation. It travels inside the token, and the token inside a URL.
+pub const MAX_AUDIENCE_BYTES: usize = 512;
+
+/// A bug tracker's base URL in its one normal form, so that equality of text is equality of trackers.
+///
+/// Normalised are (RFC 3986 section 6.2.2 and 6.2.3): the case of scheme and host, a default port, a dot at the end of
+/// the host, dot segments, percent-encoding, and slashes at the end of the path. The scheme matters: a tracker reached
+/// over `http` is not the one reached over `https`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Audience(String);
+
+/// Why a text is not the base URL of a bug tracker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AudienceError {
+    /// It cannot be read as an absolute URL.
+    #[error("is not an absolute URL; give the tracker's base URL, such as https://bugs.example.org/")]
+    NotAUrl,
+    /// Its scheme is neither `http` nor `https`.
+    #[error("must begin with https:// or http://")]
+    Scheme,
+    /// It has a user name or a password in it.
+    #[error("must not carry a user name or password")]
+    Credentials,
+    /// It has a query or a fragment.
+    #[error("must not carry a query (?) or a fragment (#); give the tracker's base URL")]
+    QueryOrFragment,
+    /// It is longer than [`MAX_AUDIENCE_BYTES`].
+    #[error("is longer than {MAX_AUDIENCE_BYTES} bytes")]
+    TooLong,
+}
+
+impl Audience {
+    /// Reads and normalises a tracker's base URL.
+    ///
+    /// ```
+    /// # use countersign_core::Audience;
+    /// let given = Audience::parse("HTTPS://Trac.Example.org:443/main/../trac/")?;
+    /// assert_eq!(given.as_str(), "https://trac.example.org/trac");
+    /// assert_eq!(given, Audience::parse("https://trac.example.org/trac")?);
+    /// # Ok::<(), countersign_core::AudienceError>(())
+    /// ```
+    pub fn parse(text: &str) -> Result<Self, AudienceError> {
+        // The bound comes before the parser: what it may cost is then known.
+        if text.len() > 4 * MAX_AUDIENCE_BYTES {
+            return Err(AudienceError::TooLong);
+        }
+        let mut url = Url::parse(text.trim()).map_err(|_| AudienceError::NotAUrl)?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(AudienceError::Scheme);
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(AudienceError::Credentials);
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(AudienceError::QueryOrFragment);
+        }
+        if let Some(Host::Domain(domain)) = url.host()
+            && let Some(without_dot) = domain.strip_suffix('.').map(str::to_owned)
+        {
+            if without_dot.is_empty() || without_dot.ends_with('.') {
+                return Err(AudienceError::NotAUrl);
+            }
+            url.set_host(Some(&without_dot)).map_err(|_| AudienceError::NotAUrl)?;
+        }
+        let path = normal_percent_encoding(url.path());
+        let trimmed = path.trim_end_matches('/');
+        url.set_path(if trimmed.is_empty() { "/" } else { trimmed });
+        let text = String::from(url);
+        if text.len() > MAX_AUDIENCE_BYTES {
+            return Err(AudienceError::TooLong);
+        }
+        Ok(Self(text))
+    }
+
+    /// The normal form.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// An audience out of a token that this server sealed: it was normalised before it went in.
+    pub(crate) fn from_sealed(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Display for Audience {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Decodes what needs no encoding and writes the rest in upper case (RFC 3986 sections 6.2.2.1 and 6.2.2.2).
+fn normal_percent_encoding(path: &str) -> String {
+    let mut normal = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(at) = rest.find('%') {
+        let (before, from_percent) = rest.split_at(at);
+        normal.push_str(before);
+        let octet = from_percent.get(1..3).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        if let Some(octet) = octet {
+            let character = char::from(octet);
+            if octet.is_ascii_alphanumeric() || matches!(character, '-' | '.' | '_' | '~') {
+                normal.push(character);
+            } else {
+                normal.push('%');
+                normal.push_str(&HEXUPPER.encode(&[octet]));
+            }
+            rest = from_percent.get(3..).unwrap_or_default();
+        } else {
+            normal.push('%');
+            rest = from_percent.get(1..).unwrap_or_default();
+        }
+    }
+    normal.push_str(rest);
+    normal
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spellings_of_one_tracker_are_equal() {
+        for (given, normal) in [
+            ("https://trac.example.org", "https://trac.example.org/"),
+            ("https://trac.example.org/", "https://trac.example.org/"),
+            ("https://trac.example.org//", "https://trac.example.org/"),
+            (" https://trac.example.org/\n", "https://trac.example.org/"),
+            ("HTTPS://TRAC.EXAMPLE.ORG/", "https://trac.example.org/"),
+            ("https://trac.example.org.:443/", "https://trac.example.org/"),
+            ("http://trac.example.org:80/a/", "http://trac.example.org/a"),
+            ("http://trac.example.org:8080/a", "http://trac.example.org:8080/a"),
+            ("https://trac.example.org/a/./b/../c", "https://trac.example.org/a/c"),
+            ("https://trac.example.org/%7euser/%c3%a9", "https://trac.example.org/~user/%C3%A9"),
+            ("https://trac.example.org/a%2fb", "https://trac.example.org/a%2Fb"),
+            ("https://bücher.example/", "https://xn--bcher-kva.example/"),
+            ("http://[::1]:8000/trac", "http://[::1]:8000/trac"),
+            ("http://127.0.0.1:8000/trac", "http://127.0.0.1:8000/trac"),
+        ] {
+            assert_eq!(Audience::parse(given).unwrap().as_str(), normal, "{given}");
+        }
+    }
+
+    #[test]
+    fn different_trackers_stay_different() {
+        let home = Audience::parse("https://trac.example.org/a").unwrap();
+        for other in [
+            "http://trac.example.org/a",
+            "https://trac.example.org/",
+            "https://trac.example.org/A",
+            "https://trac.example.org/a/b",
+            "https://trac.example.org:8443/a",
+            "https://trac.example.org.evil.example/a",
+            "https://trac.example.org/a%2F",
+        ] {
+            assert_ne!(home, Audience::parse(other).unwrap(), "{other}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_base_url_is_refused_with_the_reason() {
+        let long = format!("https://a.example/{}", "x".repeat(MAX_AUDIENCE_BYTES));
+        let very_long = format!("https://a.example/{}", "x".repeat(1_000_000));
+        for (given, error) in [
+            ("", AudienceError::NotAUrl),
+            ("trac.example.org", AudienceError::NotAUrl),
+            ("https://", AudienceError::NotAUrl),
+            ("https://./", AudienceError::NotAUrl),
+            ("https://trac.example.org../", AudienceError::NotAUrl),
+            ("ftp://trac.example.org/", AudienceError::Scheme),
+            ("javascript:alert(1)", AudienceError::Scheme),
+            ("https://user:secret@trac.example.org/", AudienceError::Credentials),
+            ("https://trac.example.org/?a=b", AudienceError::QueryOrFragment),
+            ("https://trac.example.org/#a", AudienceError::QueryOrFragment),
+            (&long, AudienceError::TooLong),
+            (&very_long, AudienceError::TooLong),
+        ] {
+            assert_eq!(Audience::parse(given), Err(error), "{}", given.get(..40).unwrap_or(given));
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn normalising_twice_changes_nothing(text in "https?://[a-z.]{1,20}(:[0-9]{1,4})?(/[a-zA-Z0-9%~./-]{0,30})?") {
+            if let Ok(once) = Audience::parse(&text) {
+                proptest::prop_assert_eq!(Audience::parse(once.as_str()), Ok(once));
+            }
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in ".*") {
+            let _ = Audience::parse(&text);
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! What time it is, as something that is passed in.
+
+use std::fmt;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+/// Tells the time.
+///
+/// Nothing in Countersign asks the operating system for the time except [`SystemClock`], so a test can decide what
+/// time it is.
+pub trait Clock: fmt::Debug + Send + Sync {
+    /// The present moment, UTC, whole milliseconds.
+    fn now(&self) -> Timestamp;
+}
+
+/// The machine's own clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that asks the machine for the time")]
+    fn now(&self) -> Timestamp {
+        // Token ids and store records carry milliseconds; a finer clock would make a token older than itself.
+        from_millis(to_millis(Timestamp::now()))
+    }
+}
+
+/// A clock that stands still until it is moved; for tests and demonstrations.
+#[derive(Debug)]
+pub struct ManualClock(AtomicI64);
+
+impl ManualClock {
+    /// A clock that stands at `now`.
+    pub fn at(now: Timestamp) -> Self {
+        Self(AtomicI64::new(to_millis(now)))
+    }
+
+    /// Moves the clock forward.
+    pub fn advance(&self, by: Duration) {
+        let millis = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+        self.0.fetch_add(millis, Ordering::SeqCst);
+    }
+
+    /// Sets the clock, also backwards: machines' clocks do step.
+    pub fn set(&self, now: Timestamp) {
+        self.0.store(to_millis(now), Ordering::SeqCst);
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        from_millis(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// A time as whole milliseconds since 1970-01-01T00:00:00Z.
+pub fn to_millis(time: Timestamp) -> i64 {
+    time.as_millisecond()
+}
+
+/// The time of so many milliseconds since 1970-01-01T00:00:00Z; beyond the years that exist, the last or first moment.
+pub fn from_millis(millis: i64) -> Timestamp {
+    Timestamp::from_millisecond(millis).unwrap_or(if millis < 0 { Timestamp::MIN } else { Timestamp::MAX })
+}
+
+/// The moment so much later, or the last there is. Never panics, as `+` would at the end of time.
+pub fn after(time: Timestamp, by: Duration) -> Timestamp {
+    time.checked_add(by).unwrap_or(Timestamp::MAX)
+}
+
+/// The moment so much earlier, or the first there is.
+pub fn before(time: Timestamp, by: Duration) -> Timestamp {
+    time.checked_sub(by).unwrap_or(Timestamp::MIN)
+}

@@ -1,0 +1,161 @@
+//! The rules of the handshake: pure functions from what is known to what is to be done.
+//!
+//! [`decide`] looks at the token and the request. If it says [`Decision::Consume`], the store is asked to end the
+//! token's life, and [`settle`] reads the store's answer. No other code decides anything about a handshake.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::set::RETRY_WINDOW;
+use crate::{Audience, AudienceError, Consumption, End, Ending, LoginToken, RetryKeyHash, after};
+
+/// How far the clocks of the servers that share a key ring may be apart.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(30);
+
+/// What a handshake request says, as far as it matters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// Whether the method is POST.
+    pub is_post: bool,
+    /// The tracker's statement of who it is.
+    pub audience: StatedAudience,
+    /// The hash of its `Idempotency-Key`, if it sent one.
+    pub retry_key: Option<RetryKeyHash>,
+}
+
+/// Which tracker the request says it comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StatedAudience {
+    /// Nothing was stated.
+    None,
+    /// This one.
+    Tracker(Audience),
+    /// Something that is not a tracker's base URL, and why.
+    Unreadable(AudienceError),
+}
+
+/// What is to be done about a request, before the store is asked.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decision<'t> {
+    /// Ask the store to end this token's life; [`settle`] reads the answer.
+    Consume(&'t LoginToken),
+    /// The token has expired, but a key came with it, and an answer to that key may have been lost: look whether it
+    /// was consumed with it, and consume nothing.
+    Recall(&'t LoginToken),
+    /// Refuse, without asking the store.
+    Refuse(Refusal),
+}
+
+/// The answer to a handshake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The token is good, and consumed by this very request, or by an earlier one with the same key.
+    Accepted {
+        /// When it was consumed.
+        consumed: Timestamp,
+        /// Whether the consumption is an earlier one, whose answer seems to have been lost.
+        again: bool,
+    },
+    /// It is not accepted.
+    Refused(Refusal),
+}
+
+/// Why a handshake is refused. Every surface says it in its own way with an exhaustive `match`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The method is not POST.
+    NotPost,
+    /// Not a token of this server.
+    NotOurs,
+    /// It is bound to a tracker, and the request does not say which one it comes from.
+    AudienceMissing,
+    /// It is bound to a tracker, and what the request states is not a tracker's base URL.
+    AudienceUnreadable(AudienceError),
+    /// It is bound to another tracker: somebody passed it on.
+    AudienceMismatch,
+    /// Its time is over.
+    Expired,
+    /// It was made further in the future than clocks may be apart.
+    FromTheFuture,
+    /// It was made before the store's fence, or expired before its horizon.
+    Fenced,
+    /// It was revoked.
+    Revoked,
+    /// It was consumed before, by this use.
+    Replay(Consumption),
+}
+
+impl Refusal {
+    /// The reason in a word, for metrics and problem types. Stable.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::NotPost => "method",
+            Self::NotOurs => "unknown",
+            Self::AudienceMissing => "audience-missing",
+            Self::AudienceUnreadable(_) => "audience-unreadable",
+            Self::AudienceMismatch => "audience-mismatch",
+            Self::Expired => "expired",
+            Self::FromTheFuture => "from-the-future",
+            Self::Fenced => "fenced",
+            Self::Revoked => "revoked",
+            Self::Replay(_) => "replay",
+        }
+    }
+}
+
+/// Decides what to do about a request. `token` is `None` if its text could not be unsealed.
+///
+/// The audience comes first among the refusals of an authentic token: that a token is shown by the wrong tracker is
+/// worth knowing whether or not its time is over.
+pub fn decide<'t>(attempt: &Attempt, token: Option<&'t LoginToken>, now: Timestamp) -> Decision<'t> {
+    if !attempt.is_post {
+        return Decision::Refuse(Refusal::NotPost);
+    }
+    let Some(token) = token else {
+        return Decision::Refuse(Refusal::NotOurs);
+    };
+    match (token.audience(), &attempt.audience) {
+        (None, _) => {}
+        (Some(bound), StatedAudience::Tracker(stated)) if bound == stated => {}
+        (Some(_), StatedAudience::Tracker(_)) => return Decision::Refuse(Refusal::AudienceMismatch),
+        (Some(_), StatedAudience::None) => return Decision::Refuse(Refusal::AudienceMissing),
+        (Some(_), StatedAudience::Unreadable(why)) => {
+            return Decision::Refuse(Refusal::AudienceUnreadable(*why));
+        }
+    }
+    if token.created() > after(now, CLOCK_SKEW) {
+        return Decision::Refuse(Refusal::FromTheFuture);
+    }
+    if now < token.expires() {
+        Decision::Consume(token)
+    } else if attempt.retry_key.is_some() && now < after(token.expires(), RETRY_WINDOW) {
+        Decision::Recall(token)
+    } else {
+        Decision::Refuse(Refusal::Expired)
+    }
+}
+
+/// Reads the store's answer to a [`Decision::Consume`] or [`Decision::Recall`].
+pub fn settle(attempt: &Attempt, decision: &Decision<'_>, answer: End, now: Timestamp) -> Verdict {
+    match (answer, decision) {
+        (_, Decision::Refuse(refusal)) => Verdict::Refused(refusal.clone()),
+        (End::Recorded, Decision::Consume(_)) => Verdict::Accepted { consumed: now, again: false },
+        (End::Recorded | End::Fenced, Decision::Recall(_)) | (End::Forgotten, _) => {
+            Verdict::Refused(Refusal::Expired)
+        }
+        (End::Fenced, Decision::Consume(_)) => Verdict::Refused(Refusal::Fenced),
+        (End::Already(Ending::Revoked { .. }), _) => Verdict::Refused(Refusal::Revoked),
+        (End::Already(Ending::Consumed(first)), _) => {
+            let same_key = attempt.retry_key.is_some() && attempt.retry_key == first.retry_key;
+            if same_key && now <= after(first.at, RETRY_WINDOW) {
+                Verdict::Accepted { consumed: first.at, again: true }
+            } else {
+                Verdict::Refused(Refusal::Replay(first))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

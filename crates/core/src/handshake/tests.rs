@@ -1,0 +1,182 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{Claims, SequenceEntropy, TokenId};
+
+const TRAC: &str = "https://trac.example.org/";
+const OTHER: &str = "https://other.example.org/";
+const LIFETIME: Duration = Duration::from_mins(5);
+
+fn noon() -> Timestamp {
+    "2026-01-31T12:00:00Z".parse().unwrap()
+}
+
+fn token(audience: Option<&str>) -> LoginToken {
+    LoginToken {
+        id: TokenId::generate(noon(), &SequenceEntropy::default()).unwrap(),
+        lifetime: LIFETIME,
+        audience: audience.map(|url| Audience::parse(url).unwrap()),
+        claims: Claims::default(),
+    }
+}
+
+fn post() -> Attempt {
+    Attempt { is_post: true, audience: StatedAudience::None, retry_key: None }
+}
+
+fn post_from(tracker: &str) -> Attempt {
+    Attempt { audience: StatedAudience::Tracker(Audience::parse(tracker).unwrap()), ..post() }
+}
+
+fn post_with_key(key: &str) -> Attempt {
+    Attempt { retry_key: Some(RetryKeyHash::of(key.as_bytes())), ..post() }
+}
+
+fn consumed(at: Timestamp, key: Option<&str>) -> End {
+    let retry_key = key.map(|key| RetryKeyHash::of(key.as_bytes()));
+    End::Already(Ending::Consumed(Consumption { at, by: None, retry_key }))
+}
+
+#[test]
+fn the_table_of_the_protocol() {
+    let unbound = token(None);
+    let bound = token(Some(TRAC));
+    let soon = noon() + Duration::from_secs(1);
+    let unreadable = Attempt { audience: StatedAudience::Unreadable(AudienceError::NotAUrl), ..post() };
+    let get = Attempt { is_post: false, ..post() };
+    for (attempt, token, expected) in [
+        (post(), Some(&unbound), Decision::Consume(&unbound)),
+        (post_from(TRAC), Some(&unbound), Decision::Consume(&unbound)),
+        (unreadable.clone(), Some(&unbound), Decision::Consume(&unbound)),
+        (post_from(TRAC), Some(&bound), Decision::Consume(&bound)),
+        (post_from(OTHER), Some(&bound), Decision::Refuse(Refusal::AudienceMismatch)),
+        (post(), Some(&bound), Decision::Refuse(Refusal::AudienceMissing)),
+        (unreadable, Some(&bound), Decision::Refuse(Refusal::AudienceUnreadable(AudienceError::NotAUrl))),
+        (post(), None, Decision::Refuse(Refusal::NotOurs)),
+        (get.clone(), Some(&unbound), Decision::Refuse(Refusal::NotPost)),
+        (get, None, Decision::Refuse(Refusal::NotPost)),
+    ] {
+        assert_eq!(decide(&attempt, token, soon), expected, "{attempt:?}");
+    }
+}
+
+#[test]
+fn a_token_lives_from_its_creation_to_its_expiry() {
+    let token = token(None);
+    let millisecond = Duration::from_millis(1);
+    for (now, expected) in [
+        (noon() - CLOCK_SKEW - millisecond, Decision::Refuse(Refusal::FromTheFuture)),
+        (noon() - CLOCK_SKEW, Decision::Consume(&token)),
+        (noon(), Decision::Consume(&token)),
+        (noon() + LIFETIME - millisecond, Decision::Consume(&token)),
+        (noon() + LIFETIME, Decision::Refuse(Refusal::Expired)),
+    ] {
+        assert_eq!(decide(&post(), Some(&token), now), expected, "{now}");
+    }
+}
+
+#[test]
+fn an_answer_lost_at_the_last_moment_can_be_asked_for_after_expiry() {
+    let token = token(None);
+    let expired = noon() + LIFETIME;
+    let attempt = post_with_key("k");
+    let decision = decide(&attempt, Some(&token), expired);
+    assert_eq!(decision, Decision::Recall(&token));
+    let first = expired - Duration::from_secs(1);
+    assert_eq!(
+        settle(&attempt, &decision, consumed(first, Some("k")), expired),
+        Verdict::Accepted { consumed: first, again: true }
+    );
+    assert_eq!(settle(&attempt, &decision, End::Recorded, expired), Verdict::Refused(Refusal::Expired));
+    assert_eq!(
+        decide(&attempt, Some(&token), expired + RETRY_WINDOW),
+        Decision::Refuse(Refusal::Expired),
+        "but not for ever"
+    );
+}
+
+#[test]
+fn only_the_key_of_the_first_use_gets_its_answer_again() {
+    let token = token(None);
+    let first = noon();
+    for (attempt, on_record, after, accepted) in [
+        (post_with_key("k"), Some("k"), Duration::ZERO, true),
+        (post_with_key("k"), Some("k"), RETRY_WINDOW, true),
+        (post_with_key("k"), Some("k"), RETRY_WINDOW + Duration::from_millis(1), false),
+        (post_with_key("thief"), Some("k"), Duration::ZERO, false),
+        (post_with_key("k"), None, Duration::ZERO, false),
+        (post(), Some("k"), Duration::ZERO, false),
+        (post(), None, Duration::ZERO, false),
+    ] {
+        let verdict = settle(&attempt, &Decision::Consume(&token), consumed(first, on_record), first + after);
+        match verdict {
+            Verdict::Accepted { consumed, again: true } if accepted => assert_eq!(consumed, first),
+            Verdict::Refused(Refusal::Replay(use_on_record)) if !accepted => {
+                assert_eq!(use_on_record.at, first);
+            }
+            other => panic!("{attempt:?}, {after:?}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_the_store_says_is_said() {
+    let token = token(None);
+    let consume = Decision::Consume(&token);
+    for (answer, expected) in [
+        (End::Recorded, Verdict::Accepted { consumed: noon(), again: false }),
+        (End::Fenced, Verdict::Refused(Refusal::Fenced)),
+        (End::Forgotten, Verdict::Refused(Refusal::Expired)),
+        (End::Already(Ending::Revoked { at: noon() }), Verdict::Refused(Refusal::Revoked)),
+    ] {
+        assert_eq!(settle(&post(), &consume, answer, noon()), expected);
+    }
+}
+
+fn any_audience() -> impl Strategy<Value = Option<&'static str>> {
+    prop_oneof![Just(None), Just(Some(TRAC)), Just(Some(OTHER))]
+}
+
+proptest! {
+    /// The whole truth about `decide`, said the other way round: when does it consume?
+    #[test]
+    fn it_consumes_only_what_it_may(
+        is_post in any::<bool>(),
+        bound in any_audience(),
+        stated in any_audience(),
+        keyed in any::<bool>(),
+        ours in any::<bool>(),
+        offset_ms in -60_000_i64..600_000,
+    ) {
+        let token = token(bound);
+        let now = noon() + jiff::SignedDuration::from_millis(offset_ms);
+        let audience = match stated {
+            None => StatedAudience::None,
+            Some(url) => StatedAudience::Tracker(Audience::parse(url).unwrap()),
+        };
+        let attempt = Attempt { is_post, audience, retry_key: keyed.then(|| RetryKeyHash::of(b"k")) };
+        let decision = decide(&attempt, ours.then_some(&token), now);
+        let may = is_post && ours && (bound.is_none() || bound == stated) && (-30_000..300_000).contains(&offset_ms);
+        prop_assert_eq!(decision == Decision::Consume(&token), may);
+    }
+
+    /// Whatever the store answers, only a fresh record or the first use's own key makes it a yes.
+    #[test]
+    fn it_accepts_only_what_it_may(
+        key in proptest::option::of("[ab]"),
+        on_record in proptest::option::of("[ab]"),
+        fresh in any::<bool>(),
+        age_ms in -1_000_i64..120_000,
+    ) {
+        let token = token(None);
+        let attempt = Attempt { retry_key: key.as_ref().map(|key| RetryKeyHash::of(key.as_bytes())), ..post() };
+        let answer = if fresh { End::Recorded } else { consumed(noon(), on_record.as_deref()) };
+        let now = noon() + jiff::SignedDuration::from_millis(age_ms);
+        let verdict = settle(&attempt, &Decision::Consume(&token), answer, now);
+        let may = fresh || (key.is_some() && key == on_record && age_ms <= 60_000);
+        let accepted = matches!(verdict, Verdict::Accepted { .. });
+        prop_assert_eq!(accepted, may);
+    }
+}

@@ -1,0 +1,329 @@
+//! The keys that seal tokens.
+
+use std::fmt;
+
+use data_encoding::{BASE64, HEXLOWER};
+use jiff::Timestamp;
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use crate::{Entropy, EntropyError, MAX_LIFETIME, after};
+
+/// The most keys that a ring holds. A key leaves the ring a day after it was replaced, so nobody comes near this who
+/// does not rotate every half an hour.
+pub const MAX_KEYS: usize = 64;
+
+const SECRET_BYTES: usize = 64;
+
+const HEADER: &str = "\
+# The keys of a Countersign token server. Who can read this file can make tokens: keep it at mode 0600.
+# `countersign keys rotate` adds a key. The newest key whose `active_from` has come seals; all of them open.
+";
+
+/// A key's name, which every token that it sealed carries in the clear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KeyId(pub(crate) [u8; 4]);
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&HEXLOWER.encode(&self.0))
+    }
+}
+
+/// One key: 512 secret bits for AES-256-SIV (RFC 5297). Wiped from memory when dropped; `Debug` leaves the secret out.
+#[derive(Clone)]
+pub struct Key {
+    id: KeyId,
+    active_from: Timestamp,
+    secret: Zeroizing<[u8; SECRET_BYTES]>,
+}
+
+impl Key {
+    /// A new random key that seals from `active_from` on.
+    pub fn generate(active_from: Timestamp, entropy: &dyn Entropy) -> Result<Self, EntropyError> {
+        let mut id = [0; 4];
+        entropy.fill(&mut id)?;
+        let mut secret = Zeroizing::new([0; SECRET_BYTES]);
+        entropy.fill(secret.as_mut_slice())?;
+        Ok(Self { id: KeyId(id), active_from, secret })
+    }
+
+    /// The name.
+    pub fn id(&self) -> KeyId {
+        self.id
+    }
+
+    /// From when on it seals, unless a newer key does. It opens tokens at any time.
+    pub fn active_from(&self) -> Timestamp {
+        self.active_from
+    }
+
+    pub(crate) fn secret(&self) -> &[u8; SECRET_BYTES] {
+        &self.secret
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Key")
+            .field("id", &self.id)
+            .field("active_from", &self.active_from)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The keys of one token server, or of all the servers that share its tokens; at least one, oldest first.
+///
+/// There are no states to keep in step: each key has a moment from which it seals, and the newest one whose moment has
+/// come is the one that does. A key whose moment is still to come can therefore be handed to many servers first.
+#[derive(Clone, Debug)]
+pub struct KeyRing {
+    keys: Vec<Key>,
+}
+
+/// Why a text is not a key ring, or why a ring cannot be changed as asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyRingError {
+    /// The text is not of the ring's format. What is quoted of it is never a key.
+    #[error("{0}")]
+    Format(String),
+    /// There is no key in it.
+    #[error("it holds no key; a new ring is made when the file does not exist")]
+    Empty,
+    /// Two keys have the same id.
+    #[error("key {0} stands in it twice; remove one of the two")]
+    Duplicate(KeyId),
+    /// It would hold more than [`MAX_KEYS`].
+    #[error(
+        "it would hold more than {MAX_KEYS} keys; keys leave the ring a day after they were replaced, so rotate later"
+    )]
+    Full,
+    /// No randomness for a new key.
+    #[error(transparent)]
+    Entropy(#[from] EntropyError),
+}
+
+impl KeyRing {
+    /// A ring with one new key, which seals from `now` on.
+    pub fn generate(now: Timestamp, entropy: &dyn Entropy) -> Result<Self, EntropyError> {
+        Ok(Self { keys: vec![Key::generate(now, entropy)?] })
+    }
+
+    /// The keys, oldest first.
+    pub fn keys(&self) -> &[Key] {
+        &self.keys
+    }
+
+    /// The key that seals at `now`: the newest whose moment has come. If the clock stands before them all, the oldest.
+    pub fn sealing_key(&self, now: Timestamp) -> Option<&Key> {
+        self.keys.iter().rev().find(|key| key.active_from <= now).or(self.keys.first())
+    }
+
+    pub(crate) fn key(&self, id: KeyId) -> Option<&Key> {
+        self.keys.iter().find(|key| key.id == id)
+    }
+
+    /// Adds a new key that seals from `active_from` on, and drops the keys that no live token can need any more: those
+    /// whose successor has been sealing for longer than a token may live. Returns the new key's id.
+    pub fn rotate(
+        &mut self,
+        now: Timestamp,
+        active_from: Timestamp,
+        entropy: &dyn Entropy,
+    ) -> Result<KeyId, KeyRingError> {
+        let successors: Vec<Timestamp> = self.keys.iter().skip(1).map(Key::active_from).collect();
+        let mut successors = successors.into_iter();
+        self.keys.retain(|_| successors.next().is_none_or(|since| after(since, MAX_LIFETIME) >= now));
+        if self.keys.len() >= MAX_KEYS {
+            return Err(KeyRingError::Full);
+        }
+        let mut key = Key::generate(active_from, entropy)?;
+        while self.key(key.id).is_some() {
+            key = Key::generate(active_from, entropy)?;
+        }
+        let id = key.id;
+        self.keys.push(key);
+        self.keys.sort_by_key(Key::active_from);
+        Ok(id)
+    }
+
+    /// Reads a ring from the text that [`to_text`](Self::to_text) wrote.
+    pub fn parse(text: &str) -> Result<Self, KeyRingError> {
+        let file: RingText = toml::from_str(text).map_err(|error| {
+            // Only the message: the error's own display quotes the line, which may be a key.
+            let line = error
+                .span()
+                .map_or(1, |span| text.get(..span.start).unwrap_or_default().lines().count().max(1));
+            KeyRingError::Format(format!("around line {line}: {}", error.message()))
+        })?;
+        if file.version != 1 {
+            return Err(KeyRingError::Format(format!(
+                "it is of version {}, and this program reads version 1; use the newer program that wrote it",
+                file.version
+            )));
+        }
+        let mut keys = file.key.into_iter().map(Key::try_from).collect::<Result<Vec<_>, _>>()?;
+        keys.sort_by_key(Key::active_from);
+        match keys.len() {
+            0 => return Err(KeyRingError::Empty),
+            1..=MAX_KEYS => {}
+            _ => return Err(KeyRingError::Full),
+        }
+        for (at, key) in keys.iter().enumerate() {
+            if keys.iter().skip(at + 1).any(|other| other.id == key.id) {
+                return Err(KeyRingError::Duplicate(key.id));
+            }
+        }
+        Ok(Self { keys })
+    }
+
+    /// The ring as text (TOML), secrets and all.
+    pub fn to_text(&self) -> Zeroizing<String> {
+        let mut text = Zeroizing::new(format!("{HEADER}version = 1\n"));
+        for key in &self.keys {
+            let secret = Zeroizing::new(BASE64.encode(key.secret.as_slice()));
+            let (id, active_from) = (key.id, key.active_from);
+            for part in [
+                &format!(
+                    "
+[[key]]
+id = \"{id}\"
+active_from = \"{active_from}\"
+"
+                ),
+                "secret = \"",
+                secret.as_str(),
+                "\"
+",
+            ] {
+                text.push_str(part);
+            }
+        }
+        text
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RingText {
+    version: u32,
+    #[serde(default)]
+    key: Vec<KeyText>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeyText {
+    id: String,
+    active_from: String,
+    secret: Zeroizing<String>,
+}
+
+impl TryFrom<KeyText> for Key {
+    type Error = KeyRingError;
+
+    fn try_from(text: KeyText) -> Result<Self, Self::Error> {
+        let wrong = |what: &str| KeyRingError::Format(format!("key {:?}: {what}", text.id));
+        let id = HEXLOWER
+            .decode(text.id.as_bytes())
+            .ok()
+            .and_then(|bytes| bytes.try_into().ok())
+            .ok_or_else(|| wrong("`id` must be 8 hexadecimal digits in lower case"))?;
+        let active_from = text
+            .active_from
+            .parse()
+            .map_err(|_| wrong("`active_from` must be a time such as 2026-01-31T12:00:00Z"))?;
+        let decoded = Zeroizing::new(BASE64.decode(text.secret.as_bytes()).unwrap_or_default());
+        let secret: [u8; SECRET_BYTES] =
+            decoded.as_slice().try_into().map_err(|_| wrong("`secret` must be 64 bytes in Base64"))?;
+        Ok(Self { id: KeyId(id), active_from, secret: Zeroizing::new(secret) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{OsEntropy, SequenceEntropy};
+
+    fn noon() -> Timestamp {
+        "2026-01-31T12:00:00Z".parse().unwrap()
+    }
+
+    #[test]
+    fn text_round_trips() {
+        let mut ring = KeyRing::generate(noon(), &OsEntropy).unwrap();
+        ring.rotate(noon(), noon() + Duration::from_mins(1), &OsEntropy).unwrap();
+        let again = KeyRing::parse(&ring.to_text()).unwrap();
+        assert_eq!(again.keys().len(), 2);
+        for (a, b) in ring.keys().iter().zip(again.keys()) {
+            assert_eq!((a.id, a.active_from, a.secret()), (b.id, b.active_from, b.secret()));
+        }
+    }
+
+    #[test]
+    fn the_newest_key_whose_moment_has_come_seals() {
+        let mut ring = KeyRing::generate(noon(), &SequenceEntropy::default()).unwrap();
+        let first = ring.keys()[0].id;
+        let in_ten_minutes = noon() + Duration::from_mins(10);
+        let second = ring.rotate(noon(), in_ten_minutes, &OsEntropy).unwrap();
+        assert_eq!(ring.sealing_key(noon()).unwrap().id, first);
+        assert_eq!(ring.sealing_key(in_ten_minutes).unwrap().id, second);
+        let before_all = noon() - Duration::from_hours(1);
+        assert_eq!(ring.sealing_key(before_all).unwrap().id, first, "a clock that stepped back still issues");
+    }
+
+    #[test]
+    fn a_replaced_key_stays_as_long_as_a_token_may_live() {
+        let mut ring = KeyRing::generate(noon(), &OsEntropy).unwrap();
+        let first = ring.keys()[0].id;
+        ring.rotate(noon(), noon(), &OsEntropy).unwrap();
+        ring.rotate(noon() + MAX_LIFETIME, noon() + MAX_LIFETIME, &OsEntropy).unwrap();
+        assert!(ring.key(first).is_some());
+        let later = noon() + MAX_LIFETIME + Duration::from_secs(1);
+        ring.rotate(later, later, &OsEntropy).unwrap();
+        assert!(ring.key(first).is_none());
+        assert_eq!(ring.keys().len(), 3);
+    }
+
+    #[test]
+    fn rotation_is_bounded() {
+        let mut ring = KeyRing::generate(noon(), &OsEntropy).unwrap();
+        for _ in 1..MAX_KEYS {
+            ring.rotate(noon(), noon(), &OsEntropy).unwrap();
+        }
+        assert_eq!(ring.rotate(noon(), noon(), &OsEntropy), Err(KeyRingError::Full));
+        assert_eq!(ring.keys().len(), MAX_KEYS, "a refused rotation loses nothing");
+    }
+
+    #[test]
+    fn bad_rings_are_refused_without_quoting_a_key() {
+        let secret = BASE64.encode(&[7; 64]);
+        let key = format!(
+            "[[key]]\nid = \"00000001\"\nactive_from = \"2026-01-31T12:00:00Z\"\nsecret = \"{secret}\"\n"
+        );
+        for (text, says) in [
+            (String::new(), "version"),
+            ("version = 1".to_owned(), "no key"),
+            (format!("version = 2\n{key}"), "version 2"),
+            (format!("version = 1\n{key}{key}"), "twice"),
+            (format!("version = 1\ncolour = 3\n{key}"), "colour"),
+            (format!("version = 1\n{}", key.replace("00000001", "xyz")), "8 hexadecimal"),
+            (format!("version = 1\n{}", key.replace("2026-01-31", "yesterday")), "active_from"),
+            (format!("version = 1\n{}", key.replace("secret = \"", "secret = \"AAAA")), "64 bytes"),
+            (format!("version = 1\n{}", key.replace("secret = \"", "secret = ")), "line 5"),
+        ] {
+            let error = KeyRing::parse(&text).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+            assert!(!error.contains(&secret[..16]), "{error}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let ring = KeyRing::generate(noon(), &SequenceEntropy::default()).unwrap();
+        let shown = format!("{ring:?}");
+        assert!(shown.contains("active_from") && !shown.contains("secret"), "{shown}");
+    }
+}

@@ -1,0 +1,41 @@
+//! The domain of Countersign: single-use login tokens, and the rules by which they are issued and consumed.
+//!
+//! A service proves to a remote bug tracker who it is. It takes a [`LoginToken`] from its own token server and hands
+//! the token's text to the tracker; the tracker asks the token server whether the token is good; the first question
+//! consumes it.
+//!
+//! Issuing is arithmetic: a token is sealed with the server's key ([`KeyRing`]) and says everything about itself, so
+//! nothing is stored. Consuming is one conditional write ([`TokenStore::end`]): that a token's life has ended is the
+//! only durable fact there is.
+//!
+//! Where to look first:
+//!
+//! - [`LoginTokenSet`]: issue, get, redeem, revoke; everything else serves these four;
+//! - [`handshake`]: the protocol's decisions as two pure functions;
+//! - [`TokenStore`]: what a store has to promise;
+//! - [`seal`]: what the text of a token is made of.
+//!
+//! This crate knows no HTTP, no SQL and no files. Time comes from a [`Clock`], randomness from an [`Entropy`].
+
+mod audience;
+mod claims;
+mod clock;
+mod entropy;
+pub mod handshake;
+mod key_ring;
+pub mod seal;
+mod set;
+mod store;
+mod token;
+
+pub use audience::{Audience, AudienceError, MAX_AUDIENCE_BYTES};
+pub use claims::{Claims, ClaimsError, MAX_CLAIMS_BYTES};
+pub use clock::{Clock, ManualClock, SystemClock, after, before, from_millis, to_millis};
+pub use entropy::{Entropy, EntropyError, OsEntropy, SequenceEntropy};
+pub use key_ring::{Key, KeyId, KeyRing, KeyRingError, MAX_KEYS};
+pub use set::{
+    GetError, IssueError, Issued, LoginTokenSet, Lookup, NewToken, Policy, RETRY_WINDOW, RedeemError,
+    Redemption, Status,
+};
+pub use store::{Consumption, End, Ending, RetryKeyHash, StoreError, StoreStats, TokenStore};
+pub use token::{LoginToken, MAX_LIFETIME, TokenId, TokenText};

@@ -1,0 +1,121 @@
+//! The text of a token: sealed with the server's key, so that it says everything about itself and only to the server.
+//!
+//! ```text
+//! text    = "cs1" base32(sealed)                              RFC 4648 base32, lower case, no padding
+//! sealed  = key id (4)  synthetic IV (16)  ciphertext         AES-256-SIV, RFC 5297
+//! content = token id (16)  lifetime in seconds (4)  length of the audience (2)  audience  claims
+//! ```
+//!
+//! Numbers are big-endian, audience and claims UTF-8. The version and the key id are authenticated with the content.
+//! Without audience and claims a text is 71 characters; an audience adds 1.6 for each of its bytes.
+//!
+//! Why SIV: it needs no nonce. The content always has an id of its own, so equal texts never happen; and if a machine's
+//! randomness ever repeats itself, SIV reveals that two tokens are equal and nothing more, where a mode with a nonce
+//! would give away its authentication key. The synthetic IV is also the tag: 128 bits that a forger would have to guess.
+
+use std::time::Duration;
+
+use aes_siv::KeyInit;
+use aes_siv::siv::Aes256Siv;
+use data_encoding::Encoding;
+use data_encoding_macro::new_encoding;
+
+use crate::{
+    Audience, Claims, Key, KeyId, KeyRing, LoginToken, MAX_AUDIENCE_BYTES, MAX_CLAIMS_BYTES, TokenId,
+    TokenText,
+};
+
+/// What every token of this version begins with; a scanner for leaked secrets can look for it.
+pub const PREFIX: &str = "cs1";
+
+/// The longest text that can be a token. Longer ones are refused unread.
+pub const MAX_TEXT_CHARS: usize = PREFIX.len()
+    + (KEY_ID_BYTES + TAG_BYTES + HEAD_BYTES + MAX_AUDIENCE_BYTES + MAX_CLAIMS_BYTES).div_ceil(5) * 8;
+
+const KEY_ID_BYTES: usize = 4;
+const TAG_BYTES: usize = 16;
+const HEAD_BYTES: usize = 16 + 4 + 2;
+
+/// RFC 4648 base32 in lower case. Trailing bits must be zero, so that a token has exactly one text.
+const BASE32: Encoding = new_encoding! { symbols: "abcdefghijklmnopqrstuvwxyz234567", };
+
+/// The text is not a token that any key of this ring sealed: malformed, forged, changed, or another server's. There is
+/// no telling which, on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this is not a token that this server issued")]
+pub struct NotOurs;
+
+/// Seals a token with `key`.
+pub fn seal(token: &LoginToken, key: &Key) -> Result<TokenText, SealError> {
+    let content = write_content(token)?;
+    let sealed = Aes256Siv::new(key.secret().into())
+        .encrypt(associated_data(&key.id()), &content)
+        .map_err(|_| SealError::TooLong)?;
+    let mut bytes = Vec::with_capacity(KEY_ID_BYTES + sealed.len());
+    bytes.extend_from_slice(&key.id().0);
+    bytes.extend_from_slice(&sealed);
+    let mut text = String::with_capacity(PREFIX.len() + BASE32.encode_len(bytes.len()));
+    text.push_str(PREFIX);
+    BASE32.encode_append(&bytes, &mut text);
+    Ok(TokenText::new(text))
+}
+
+/// A token that does not fit into the format; [`Audience`], [`Claims`] and [`MAX_LIFETIME`](crate::MAX_LIFETIME) keep
+/// every token well inside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SealError {
+    /// A part is too long for its length field.
+    #[error("the token is too long to be sealed")]
+    TooLong,
+}
+
+/// Opens a token's text with the key it names. Anything may be passed in.
+pub fn unseal(text: &str, ring: &KeyRing) -> Result<LoginToken, NotOurs> {
+    if text.len() > MAX_TEXT_CHARS {
+        return Err(NotOurs);
+    }
+    let encoded = text.strip_prefix(PREFIX).ok_or(NotOurs)?;
+    let bytes = BASE32.decode(encoded.as_bytes()).map_err(|_| NotOurs)?;
+    let (key_id, sealed) = bytes.split_first_chunk::<KEY_ID_BYTES>().ok_or(NotOurs)?;
+    let key = ring.key(KeyId(*key_id)).ok_or(NotOurs)?;
+    // The tags are compared in constant time inside.
+    let content = Aes256Siv::new(key.secret().into())
+        .decrypt(associated_data(&key.id()), sealed)
+        .map_err(|_| NotOurs)?;
+    read_content(&content).ok_or(NotOurs)
+}
+
+fn associated_data(key: &KeyId) -> [&[u8]; 2] {
+    [PREFIX.as_bytes(), &key.0]
+}
+
+fn write_content(token: &LoginToken) -> Result<Vec<u8>, SealError> {
+    let lifetime = u32::try_from(token.lifetime.as_secs()).map_err(|_| SealError::TooLong)?;
+    let audience = token.audience.as_ref().map_or("", Audience::as_str);
+    let audience_length = u16::try_from(audience.len()).map_err(|_| SealError::TooLong)?;
+    let claims = token.claims.to_json();
+    let mut content = Vec::with_capacity(HEAD_BYTES + audience.len() + claims.len());
+    content.extend_from_slice(token.id.as_bytes());
+    content.extend_from_slice(&lifetime.to_be_bytes());
+    content.extend_from_slice(&audience_length.to_be_bytes());
+    content.extend_from_slice(audience.as_bytes());
+    content.extend_from_slice(claims.as_bytes());
+    Ok(content)
+}
+
+fn read_content(content: &[u8]) -> Option<LoginToken> {
+    let (id, rest) = content.split_first_chunk::<16>()?;
+    let (lifetime, rest) = rest.split_first_chunk::<4>()?;
+    let (audience_length, rest) = rest.split_first_chunk::<2>()?;
+    let (audience, claims) = rest.split_at_checked(usize::from(u16::from_be_bytes(*audience_length)))?;
+    let audience = std::str::from_utf8(audience).ok()?;
+    Some(LoginToken {
+        id: TokenId::from_bytes(*id),
+        lifetime: Duration::from_secs(u64::from(u32::from_be_bytes(*lifetime))),
+        audience: (!audience.is_empty()).then(|| Audience::from_sealed(audience.to_owned())),
+        claims: Claims::from_sealed(std::str::from_utf8(claims).ok()?)?,
+    })
+}
+
+#[cfg(test)]
+mod tests;

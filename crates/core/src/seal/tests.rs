@@ -1,0 +1,136 @@
+use std::time::Duration;
+
+use jiff::Timestamp;
+use proptest::prelude::*;
+
+use super::*;
+use crate::{MAX_LIFETIME, OsEntropy, SequenceEntropy, from_millis};
+
+fn noon() -> Timestamp {
+    "2026-01-31T12:00:00Z".parse().unwrap()
+}
+
+fn ring() -> KeyRing {
+    KeyRing::generate(noon(), &SequenceEntropy::default()).unwrap()
+}
+
+fn token(audience: Option<&str>, claims: &str) -> LoginToken {
+    LoginToken {
+        id: TokenId::generate(noon(), &OsEntropy).unwrap(),
+        lifetime: Duration::from_mins(5),
+        audience: audience.map(|url| Audience::parse(url).unwrap()),
+        claims: Claims::from_sealed(claims).unwrap(),
+    }
+}
+
+fn sealed(token: &LoginToken, ring: &KeyRing) -> String {
+    seal(token, ring.sealing_key(noon()).unwrap()).unwrap().into_exposed()
+}
+
+#[test]
+fn a_text_is_letters_and_digits_and_short() {
+    let unbound = sealed(&token(None, ""), &ring());
+    let bound = sealed(&token(Some("https://bugs.example.org/"), ""), &ring());
+    assert_eq!((unbound.len(), bound.len()), (71, 111));
+    for text in [unbound, bound] {
+        assert!(text.starts_with(PREFIX) && text.bytes().all(|b| b.is_ascii_alphanumeric()), "{text}");
+    }
+}
+
+#[test]
+fn the_longest_token_fits() {
+    let audience = format!("https://bugs.example.org/{}", "x".repeat(MAX_AUDIENCE_BYTES - 25));
+    let claims = format!("{{\"a\":\"{}\"}}", "x".repeat(MAX_CLAIMS_BYTES - 8));
+    let longest = token(Some(&audience), &claims);
+    let text = sealed(&longest, &ring());
+    assert!(text.len() <= MAX_TEXT_CHARS && text.len() > MAX_TEXT_CHARS - 8);
+    assert_eq!(unseal(&text, &ring()), Ok(longest));
+}
+
+#[test]
+fn a_token_of_version_one_stays_readable() {
+    // Sealed by the first release: what it wrote must be read for as long as `cs1` is understood.
+    let text = "cs1aaaaaabtro54vzcutvcvok3dmtdegv4bnenyrcfidxasrrsocezifgoql5dg7q2zt6mglvfv54tl5nyflxaxkuaebet7x6q34gin527u5k3a";
+    let read = unseal(text, &ring()).unwrap();
+    assert_eq!(read.created(), noon());
+    assert_eq!(read.audience().unwrap().as_str(), "https://bugs.example.org/");
+    assert_eq!(read.expires(), noon() + Duration::from_mins(5));
+}
+
+#[test]
+fn every_flipped_bit_and_every_cut_is_refused() {
+    let ring = ring();
+    let text = sealed(&token(Some("https://bugs.example.org/"), "{\"a\":1}"), &ring);
+    let bytes = BASE32.decode(&text.as_bytes()[PREFIX.len()..]).unwrap();
+    for bit in 0..bytes.len() * 8 {
+        let mut changed = bytes.clone();
+        changed[bit / 8] ^= 1 << (bit % 8);
+        assert_eq!(unseal(&format!("{PREFIX}{}", BASE32.encode(&changed)), &ring), Err(NotOurs), "bit {bit}");
+    }
+    for end in 0..text.len() {
+        assert_eq!(unseal(&text[..end], &ring), Err(NotOurs), "cut at {end}");
+    }
+    for longer in [format!("{text}a"), format!("{text}aaaaaaaa"), format!(" {text}"), format!("{text}\n")] {
+        assert_eq!(unseal(&longer, &ring), Err(NotOurs));
+    }
+    assert_eq!(unseal(&text.to_uppercase(), &ring), Err(NotOurs), "a token has one spelling");
+}
+
+#[test]
+fn only_the_key_that_sealed_it_opens_it() {
+    let text = sealed(&token(None, ""), &ring());
+    // Another server's ring, whose key even has the same id.
+    let other = ring().to_text().replace("secret = \"AAAA", "secret = \"AAAB");
+    let other = KeyRing::parse(&other).unwrap();
+    assert_eq!(other.keys()[0].id(), ring().keys()[0].id());
+    assert_eq!(unseal(&text, &other), Err(NotOurs));
+    assert_eq!(unseal(&text, &KeyRing::generate(noon(), &OsEntropy).unwrap()), Err(NotOurs));
+}
+
+#[test]
+fn tokens_outlive_the_rotation_of_their_key() {
+    let mut ring = ring();
+    let text = sealed(&token(None, ""), &ring);
+    ring.rotate(noon(), noon(), &OsEntropy).unwrap();
+    assert!(unseal(&text, &ring).is_ok());
+    assert!(unseal(&sealed(&token(None, ""), &ring), &ring).is_ok());
+}
+
+proptest! {
+    #[test]
+    fn sealing_round_trips(
+        millis in 0_i64..4_000_000_000_000,
+        lifetime in 1..=MAX_LIFETIME.as_secs(),
+        path in proptest::option::of("[a-z0-9/]{0,200}"),
+        claim in proptest::option::of("\\PC{0,200}"),
+        random in any::<[u8; 16]>(),
+    ) {
+        let mut id = random;
+        id[..6].copy_from_slice(&millis.to_be_bytes()[2..]);
+        let claims = claim.map(|text| serde_json::json!({ "claim": text }).as_object().unwrap().clone());
+        let token = LoginToken {
+            id: TokenId::from_bytes(id),
+            lifetime: Duration::from_secs(lifetime),
+            audience: path.map(|path| Audience::parse(&format!("https://bugs.example.org/{path}")).unwrap()),
+            claims: Claims::new(claims.unwrap_or_default()).unwrap(),
+        };
+        prop_assert_eq!(token.created(), from_millis(millis));
+        let ring = ring();
+        prop_assert_eq!(unseal(&sealed(&token, &ring), &ring), Ok(token));
+    }
+
+    #[test]
+    fn no_text_makes_it_panic(text in ".*") {
+        prop_assert_eq!(unseal(&text, &ring()), Err(NotOurs));
+    }
+
+    #[test]
+    fn no_text_of_the_right_letters_is_accepted(text in "cs1aaaa[a-z2-7]{0,300}") {
+        prop_assert_eq!(unseal(&text, &ring()), Err(NotOurs));
+    }
+
+    #[test]
+    fn no_content_makes_it_panic(content in any::<Vec<u8>>()) {
+        let _ = read_content(&content);
+    }
+}

@@ -1,0 +1,284 @@
+//! The set of all login tokens of a server: issue, get, redeem, revoke.
+
+use std::net::IpAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::handshake::{Attempt, Decision, Verdict, decide, settle};
+use crate::seal::{NotOurs, SealError, seal, unseal};
+use crate::{
+    Audience, Claims, Clock, Consumption, End, Ending, Entropy, EntropyError, KeyRing, LoginToken,
+    MAX_LIFETIME, StoreError, TokenId, TokenStore, TokenText, after, before,
+};
+
+/// For how long the same `Idempotency-Key` gets the first answer again.
+pub const RETRY_WINDOW: Duration = Duration::from_mins(1);
+
+/// What the operator decides about tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// How long a token lives unless the issuer asks otherwise; whole seconds.
+    pub lifetime: Duration,
+    /// Whether every token must be bound to a tracker.
+    pub require_audience: bool,
+    /// For how long after a token's expiry its record is kept.
+    pub retention: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            lifetime: Duration::from_mins(5),
+            require_audience: false,
+            retention: Duration::from_hours(24),
+        }
+    }
+}
+
+/// What the issuer asks for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NewToken {
+    /// The tracker to bind it to.
+    pub audience: Option<Audience>,
+    /// How long it shall live; whole seconds, from one second to [`MAX_LIFETIME`].
+    pub lifetime: Option<Duration>,
+    /// What the redeeming tracker shall know.
+    pub claims: Claims,
+}
+
+/// A token just issued.
+#[derive(Clone, Debug)]
+pub struct Issued {
+    /// What it says.
+    pub token: LoginToken,
+    /// Its text, for the one who asked.
+    pub text: TokenText,
+}
+
+/// Why no token was issued.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IssueError {
+    /// The policy wants every token bound.
+    #[error("this server issues only tokens that are bound to a bug tracker; name the tracker's base URL")]
+    AudienceRequired,
+    /// The lifetime is out of range.
+    #[error("a token's lifetime must be from 1 to {} seconds", MAX_LIFETIME.as_secs())]
+    Lifetime,
+    /// No randomness.
+    #[error(transparent)]
+    Entropy(#[from] EntropyError),
+    /// It does not fit the format.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// The key ring is empty, which [`KeyRing`] does not allow.
+    #[error("there is no key to seal with")]
+    NoKey,
+}
+
+/// What is known about a token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lookup {
+    /// What the token says.
+    pub token: LoginToken,
+    /// How it stands.
+    pub status: Status,
+}
+
+/// How a token stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// It can be redeemed.
+    Live,
+    /// It was redeemed.
+    Consumed(Consumption),
+    /// It was revoked.
+    Revoked {
+        /// When.
+        at: Timestamp,
+    },
+    /// Its time ran out unused.
+    Expired,
+    /// It is from before the store's fence.
+    Fenced,
+}
+
+/// Why a token cannot be looked up or revoked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GetError {
+    /// No key of this server sealed it.
+    #[error(transparent)]
+    NotOurs(#[from] NotOurs),
+    /// It is authentic, but expired so long ago that its record is gone, and with it whether it was consumed.
+    #[error("token {id} expired at {expires}, and records are not kept that long")]
+    Forgotten {
+        /// Which.
+        id: TokenId,
+        /// When it expired.
+        expires: Timestamp,
+    },
+    /// The store does not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The answer to a handshake, and what it was about.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Redemption {
+    /// Yes or no.
+    pub verdict: Verdict,
+    /// The token, if its text is authentic.
+    pub token: Option<LoginToken>,
+}
+
+/// Why a handshake could be neither accepted nor refused. It has to be answered with "ask again", never with a yes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(transparent)]
+pub struct RedeemError(#[from] pub StoreError);
+
+/// All login tokens of a server.
+#[derive(Debug)]
+pub struct LoginTokenSet {
+    keys: RwLock<Arc<KeyRing>>,
+    store: Arc<dyn TokenStore>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    policy: Policy,
+}
+
+impl LoginTokenSet {
+    /// The set of the tokens that `keys` seal and whose endings `store` remembers.
+    pub fn new(
+        keys: KeyRing,
+        store: Arc<dyn TokenStore>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        policy: Policy,
+    ) -> Self {
+        Self { keys: RwLock::new(Arc::new(keys)), store, clock, entropy, policy }
+    }
+
+    /// Issues a token. Writes nothing: it succeeds also while the store is away.
+    pub fn issue(&self, wanted: NewToken) -> Result<Issued, IssueError> {
+        if self.policy.require_audience && wanted.audience.is_none() {
+            return Err(IssueError::AudienceRequired);
+        }
+        let lifetime = wanted.lifetime.unwrap_or(self.policy.lifetime);
+        if lifetime < Duration::from_secs(1) || lifetime > MAX_LIFETIME {
+            return Err(IssueError::Lifetime);
+        }
+        let now = self.clock.now();
+        let token = LoginToken {
+            id: TokenId::generate(now, &*self.entropy)?,
+            lifetime: Duration::from_secs(lifetime.as_secs()),
+            audience: wanted.audience,
+            claims: wanted.claims,
+        };
+        let keys = self.keys();
+        let key = keys.sealing_key(now).ok_or(IssueError::NoKey)?;
+        let text = seal(&token, key)?;
+        Ok(Issued { token, text })
+    }
+
+    /// What is known about a token. Looking never consumes.
+    pub async fn get(&self, text: &str) -> Result<Lookup, GetError> {
+        let token = unseal(text, &self.keys())?;
+        let now = self.clock.now();
+        let status = match self.store.look(token.id(), token.expires()).await? {
+            End::Already(Ending::Consumed(consumption)) => Status::Consumed(consumption),
+            End::Already(Ending::Revoked { at }) => Status::Revoked { at },
+            End::Forgotten => {
+                return Err(GetError::Forgotten { id: token.id(), expires: token.expires() });
+            }
+            End::Recorded | End::Fenced if now >= token.expires() => Status::Expired,
+            End::Fenced => Status::Fenced,
+            End::Recorded => Status::Live,
+        };
+        Ok(Lookup { token, status })
+    }
+
+    /// Answers a handshake; consumes the token if it is accepted.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer, the token may or may not be consumed. Asking again with the same
+    /// `Idempotency-Key` settles it.
+    pub async fn redeem(
+        &self,
+        text: &str,
+        attempt: &Attempt,
+        by: Option<IpAddr>,
+    ) -> Result<Redemption, RedeemError> {
+        let token = unseal(text, &self.keys()).ok();
+        let now = self.clock.now();
+        let decision = decide(attempt, token.as_ref(), now);
+        let answer = match &decision {
+            Decision::Refuse(refusal) => {
+                let verdict = Verdict::Refused(refusal.clone());
+                return Ok(Redemption { verdict, token });
+            }
+            Decision::Recall(token) => self.store.look(token.id(), token.expires()).await?,
+            Decision::Consume(token) => {
+                let consumption = Consumption { at: now, by, retry_key: attempt.retry_key };
+                self.store.end(token.id(), token.expires(), Ending::Consumed(consumption)).await?
+            }
+        };
+        let verdict = settle(attempt, &decision, answer, now);
+        Ok(Redemption { verdict, token })
+    }
+
+    /// Takes a token back. Returns whether it was still live.
+    pub async fn revoke(&self, text: &str) -> Result<bool, GetError> {
+        let token = unseal(text, &self.keys())?;
+        let now = self.clock.now();
+        if now >= token.expires() {
+            return Ok(false);
+        }
+        let end = self.store.end(token.id(), token.expires(), Ending::Revoked { at: now }).await?;
+        Ok(end == End::Recorded)
+    }
+
+    /// Forgets the tokens that expired longer ago than the policy keeps them. Returns how many were forgotten.
+    pub async fn purge(&self) -> Result<u64, StoreError> {
+        self.store.purge(before(self.clock.now(), self.policy.retention)).await
+    }
+
+    /// Moves the fence to now: every token issued so far is refused from here on.
+    pub async fn fence(&self) -> Result<Timestamp, StoreError> {
+        self.store.move_fence(after(self.clock.now(), Duration::from_millis(1))).await
+    }
+
+    /// The key ring in use.
+    pub fn keys(&self) -> Arc<KeyRing> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts another key ring to use, from the next request on.
+    pub fn set_keys(&self, keys: KeyRing) {
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// The source of randomness.
+    pub fn entropy(&self) -> &Arc<dyn Entropy> {
+        &self.entropy
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<dyn TokenStore> {
+        &self.store
+    }
+
+    /// What the operator decided.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+//! What a store has to promise.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use crate::TokenId;
+
+/// Remembers which tokens' lives have ended.
+///
+/// A token that is alive is in no store: it says everything about itself. A store holds one [`Ending`] for each token
+/// that was consumed or revoked, until that token has long expired, and two lines that only ever move forward:
+///
+/// - the *fence*: a token created before it is refused. A new store puts it at its own creation, so that an emptied
+///   store does not make old tokens live again;
+/// - the *horizon*: a token that expires before it is refused. Purging moves it, so that a token whose record was
+///   purged stays dead, whatever the clock does later.
+///
+/// `countersign-store` has the implementations and the one contract test-suite that they all pass.
+#[async_trait]
+pub trait TokenStore: Send + Sync + fmt::Debug {
+    /// Ends the life of a token, if nothing has ended it yet. This is the one write that decides who redeems a token:
+    /// for one id, over all times, callers and crashes, at most one call answers [`End::Recorded`], and it answers only
+    /// after the record is durable.
+    ///
+    /// A record on file is reported before the lines are looked at: the first consumer may ask again behind a fence.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Busy`]: nothing was written. [`StoreError::Unavailable`]: it may or may not have been; only asking
+    /// again can tell.
+    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<End, StoreError>;
+
+    /// How the token's life ended, as far as is on record; without changing anything. [`End::Recorded`] here means that
+    /// it could still be ended.
+    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError>;
+
+    /// Moves the fence to `line`, if that is later than where it stands. Returns where it stands then.
+    async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError>;
+
+    /// Forgets the tokens that expired before `line`, moving the horizon there first. Works in slices, between which
+    /// [`end`](Self::end) goes on. Returns how many records it removed.
+    async fn purge(&self, line: Timestamp) -> Result<u64, StoreError>;
+
+    /// What there is. May take a second with many millions of records, without holding up anybody else.
+    async fn stats(&self) -> Result<StoreStats, StoreError>;
+
+    /// Succeeds if a token could be consumed now: the store can be reached and takes writes.
+    async fn ready(&self) -> Result<(), StoreError>;
+
+    /// Waits for what is under way and closes. Later calls fail with [`StoreError::Unavailable`].
+    async fn close(&self);
+}
+
+/// How a token's life ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// A tracker redeemed it.
+    Consumed(Consumption),
+    /// The issuer took it back.
+    Revoked {
+        /// When.
+        at: Timestamp,
+    },
+}
+
+/// A redemption on record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Consumption {
+    /// When.
+    pub at: Timestamp,
+    /// The address of the one who redeemed it; unknown behind a Unix socket.
+    pub by: Option<IpAddr>,
+    /// The hash of the `Idempotency-Key` it came with: who knows that key may ask again.
+    pub retry_key: Option<RetryKeyHash>,
+}
+
+/// The answer to an attempt to end a token's life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It ends here and now, and that is on disk.
+    Recorded,
+    /// It had ended before, like this.
+    Already(Ending),
+    /// There is no record of it, and it was created before the fence.
+    Fenced,
+    /// There is no record of it any more, if ever there was: it expired before the horizon.
+    Forgotten,
+}
+
+/// The first 128 bits of the SHA-256 of an `Idempotency-Key`. The key itself is never kept.
+#[derive(Clone, Copy)]
+pub struct RetryKeyHash([u8; 16]);
+
+impl RetryKeyHash {
+    /// Hashes a key as it came with the request.
+    pub fn of(key: &[u8]) -> Self {
+        let mut half = [0; 16];
+        half.copy_from_slice(Sha256::digest(key).first_chunk::<16>().unwrap_or(&[0; 16]));
+        Self(half)
+    }
+
+    /// The 16 bytes, for a store.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
+    /// The hash that a store kept.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl PartialEq for RetryKeyHash {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Eq for RetryKeyHash {}
+
+impl fmt::Debug for RetryKeyHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RetryKeyHash(..)")
+    }
+}
+
+/// Why a store did not do as asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// Too much is waiting already; nothing was written. Ask again later.
+    #[error("the store has more work waiting than it takes")]
+    Busy,
+    /// It cannot be reached, is full, read-only or damaged. The reason is for the operator, not for the network.
+    #[error("the store is not usable: {0}")]
+    Unavailable(String),
+}
+
+impl StoreError {
+    /// How long to wait before asking again is worth it.
+    pub fn retry_after(&self) -> Duration {
+        match self {
+            Self::Busy => Duration::from_secs(1),
+            Self::Unavailable(_) => Duration::from_secs(5),
+        }
+    }
+}
+
+/// What is in a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Which implementation, as its URL's scheme says it.
+    pub kind: &'static str,
+    /// The version of its schema.
+    pub schema: u32,
+    /// Tokens consumed, as far as not purged.
+    pub consumed: u64,
+    /// Tokens revoked, as far as not purged.
+    pub revoked: u64,
+    /// Tokens created before this are refused.
+    pub fence: Timestamp,
+    /// Tokens that expire before this are refused.
+    pub horizon: Timestamp,
+    /// Bytes on disk, where that can be known.
+    pub bytes: Option<u64>,
+}
