@@ -1,0 +1,173 @@
+//! The fence and the horizon.
+
+use std::time::Duration;
+
+use countersign_core::{Clock, End, after, before};
+
+use super::Subject;
+use super::fixture::{Fixture, LIFETIME, beginning};
+
+const HOUR: Duration = Duration::from_hours(1);
+const MS: Duration = Duration::from_millis(1);
+
+/// A new store refuses what was created before it, and takes what is created from then on.
+pub async fn the_fence_of_a_new_store_is_its_creation(subject: &dyn Subject) {
+    let f = Fixture::new(subject).await;
+    let stats = f.store.stats().await.expect("the store answers");
+    assert_eq!(stats.fence, beginning());
+    assert!(stats.horizon <= beginning(), "nothing has been purged: {stats:?}");
+
+    let old = f.token_at(before(beginning(), MS), LIFETIME);
+    assert_eq!(f.look(old).await, End::Fenced);
+    assert_eq!(f.consume(old).await, End::Fenced);
+    assert_eq!(f.consume(old).await, End::Fenced, "a refusal leaves no record");
+    assert_eq!(f.consume(f.token()).await, End::Recorded);
+}
+
+/// It goes where it is told, but never back; and what is created at the line is not before it.
+pub async fn the_fence_only_moves_forward(subject: &dyn Subject) {
+    let f = Fixture::new(subject).await;
+    let issued = f.token();
+    let line = after(beginning(), HOUR);
+    assert_eq!(f.store.move_fence(line).await, Ok(line));
+    assert_eq!(f.store.move_fence(before(line, MS)).await, Ok(line));
+    assert_eq!(f.store.move_fence(beginning()).await, Ok(line));
+    assert_eq!(f.store.stats().await.map(|stats| stats.fence), Ok(line));
+
+    assert_eq!(f.consume(issued).await, End::Fenced);
+    assert_eq!(f.look(issued).await, End::Fenced);
+    assert_eq!(f.consume(f.token_at(before(line, MS), LIFETIME)).await, End::Fenced);
+    assert_eq!(f.consume(f.token_at(line, LIFETIME)).await, End::Recorded);
+}
+
+/// "A record on file is reported before the lines are looked at."
+pub async fn a_record_is_reported_behind_the_fence(subject: &dyn Subject) {
+    let f = Fixture::new(subject).await;
+    let (token, ending) = (f.token(), f.consumption());
+    assert_eq!(f.end(token, &ending).await, Ok(End::Recorded));
+    f.clock.advance(HOUR);
+    f.store.move_fence(f.clock.now()).await.expect("the store answers");
+    assert_eq!(f.consume(token).await, End::Already(ending.clone()));
+    assert_eq!(f.look(token).await, End::Already(ending));
+}
+
+/// The same at the horizon: a record that expires exactly there is kept, and reported.
+pub async fn a_record_is_reported_beyond_the_horizon(subject: &dyn Subject) {
+    let f = Fixture::new(subject).await;
+    let (token, ending) = (f.token(), f.revocation());
+    assert_eq!(f.end(token, &ending).await, Ok(End::Recorded));
+    assert_eq!(f.store.purge(token.expires).await, Ok(0));
+    assert_eq!(f.look(token).await, End::Already(ending.clone()));
+    assert_eq!(f.consume(token).await, End::Already(ending));
+}
+
+/// A token behind both lines was refused by the fence.
+pub async fn the_fence_is_judged_before_the_horizon(subject: &dyn Subject) {
+    let f = Fixture::new(subject).await;
+    let token = f.token();
+    let line = after(token.expires, MS);
+    assert_eq!(f.store.purge(line).await, Ok(0));
+    assert_eq!(f.look(token).await, End::Forgotten);
+    assert_eq!(f.consume(token).await, End::Forgotten);
+    f.store.move_fence(line).await.expect("the store answers");
+    assert_eq!(f.look(token).await, End::Fenced);
+    assert_eq!(f.consume(token).await, End::Fenced);
+}
+
+/// "Expired before the line": to the millisecond, both kinds of endings, and no more than once.
+pub async fn purging_removes_what_expired_before_the_line(subject: &dyn Subject) {
+    let f = Fixture::new(subject).await;
+    let (early, exact, late) =
+        (f.token_for(LIFETIME - MS), f.token_for(LIFETIME), f.token_for(LIFETIME + MS));
+    let revoked = f.token_for(Duration::from_secs(1));
+    for token in [early, exact, late] {
+        assert_eq!(f.consume(token).await, End::Recorded);
+    }
+    assert_eq!(f.end(revoked, &f.revocation()).await, Ok(End::Recorded));
+
+    let line = exact.expires;
+    assert_eq!(f.store.purge(line).await, Ok(2));
+    assert_eq!(f.store.purge(line).await, Ok(0), "there is nothing left to remove");
+    assert_eq!(f.look(early).await, End::Forgotten);
+    assert_eq!(f.look(revoked).await, End::Forgotten);
+    assert!(matches!(f.look(exact).await, End::Already(_)));
+    assert!(matches!(f.look(late).await, End::Already(_)));
+    let stats = f.store.stats().await.expect("the store answers");
+    assert_eq!((stats.consumed, stats.revoked, stats.horizon), (2, 0, line));
+}
+
+/// Ids sort by creation; that a token is older than one to be purged does not mean that it has expired.
+pub async fn long_lived_tokens_survive_a_purge(subject: &dyn Subject) {
+    let f = Fixture::new(subject).await;
+    let mut kept = Vec::new();
+    let mut gone = Vec::new();
+    for minute in 0..60 {
+        let day = f.token_for(Duration::from_hours(24));
+        let short = f.token();
+        assert_eq!(f.consume(day).await, End::Recorded);
+        assert_eq!(f.consume(short).await, End::Recorded);
+        kept.push(day);
+        if minute < 30 {
+            gone.push(short)
+        } else {
+            kept.push(short)
+        }
+        f.clock.advance(Duration::from_mins(1));
+    }
+    let line = after(beginning(), Duration::from_mins(30) + LIFETIME);
+    assert_eq!(f.store.purge(line).await, Ok(30));
+    for token in kept {
+        assert!(matches!(f.look(token).await, End::Already(_)), "{token:?}");
+    }
+    for token in gone {
+        assert_eq!(f.consume(token).await, End::Forgotten, "{token:?}");
+    }
+    assert_eq!(f.store.purge(after(line, Duration::from_hours(48))).await, Ok(90));
+}
+
+/// The record is gone, so only the horizon knows; it does not ask a clock.
+pub async fn a_purged_token_stays_dead_when_the_clock_steps_back(subject: &dyn Subject) {
+    let f = Fixture::new(subject).await;
+    let (taken, unused) = (f.token(), f.token());
+    assert_eq!(f.consume(taken).await, End::Recorded);
+    f.clock.advance(HOUR);
+    assert_eq!(f.store.purge(before(f.clock.now(), LIFETIME)).await, Ok(1));
+    f.clock.set(beginning());
+    for token in [taken, unused] {
+        assert_eq!(f.consume(token).await, End::Forgotten);
+        assert_eq!(f.look(token).await, End::Forgotten);
+    }
+}
+
+/// A purge with an earlier line, after the clock has stepped back, takes nothing back.
+pub async fn the_horizon_only_moves_forward(subject: &dyn Subject) {
+    let f = Fixture::new(subject).await;
+    let token = f.token();
+    let line = after(token.expires, MS);
+    f.store.purge(line).await.expect("the store answers");
+    f.store.purge(beginning()).await.expect("the store answers");
+    assert_eq!(f.store.stats().await.map(|stats| stats.horizon), Ok(line));
+    assert_eq!(f.consume(token).await, End::Forgotten);
+}
+
+/// More records than any slice, with survivors among them: all that expired go, and only they.
+pub async fn purging_works_in_slices(subject: &dyn Subject) {
+    let f = Fixture::new(subject).await;
+    let (mut short, mut long) = (0_u64, 0_u64);
+    let mut ends = Vec::new();
+    for n in 0..4321 {
+        let survives = n % 7 == 0;
+        let token = f.token_for(if survives { HOUR } else { LIFETIME });
+        if survives {
+            long += 1
+        } else {
+            short += 1
+        }
+        ends.push((token, f.consumption()));
+        f.clock.advance(MS);
+    }
+    super::races::all_at_once(&f, ends).await.into_iter().for_each(|end| assert_eq!(end, Ok(End::Recorded)));
+    assert_eq!(f.store.purge(after(f.clock.now(), LIFETIME)).await, Ok(short));
+    let stats = f.store.stats().await.expect("the store answers");
+    assert_eq!(stats.consumed, long);
+}

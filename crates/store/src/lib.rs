@@ -1,0 +1,25 @@
+//! The stores of Countersign: where it is remembered which login tokens' lives have ended.
+//!
+//! [`countersign_core::TokenStore`] says what a store promises; the implementations are here, and [`open`] picks one by
+//! its URL:
+//!
+//! | URL | store |
+//! |---|---|
+//! | `sqlite:`, `sqlite:PATH` | [`sqlite`]: one file on this machine, for one server. The default |
+//! | `memory:` | [`memory`]: **forgets everything** when the process ends; for tests and demonstrations |
+//!
+//! Where to look first: [`open`] for the list of stores, `sqlite/writer.rs` for how many consumptions share one
+//! commit, `sqlite/records.rs` for the statement that decides who consumed a token, `contract` for the test-suite that
+//! every store passes.
+//!
+//! A new store is a module here, a line in `open.rs`, and a run of the contract.
+
+#[cfg(any(test, feature = "contract"))]
+pub mod contract;
+pub mod memory;
+mod open;
+pub mod sqlite;
+
+pub use memory::MemoryStore;
+pub use open::{OpenError, StoreUrl, open, open_existing};
+pub use sqlite::SqliteStore;

@@ -1,0 +1,174 @@
+//! Which stores there are, and how to open one.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use countersign_core::{Clock, TokenStore};
+
+use crate::memory::MemoryStore;
+use crate::sqlite::{self, SqliteStore};
+
+/// Which store, as its URL says it. To add one, add it here; the compiler then asks for it in [`open`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreUrl {
+    /// `sqlite:` or `sqlite:PATH`: see [`sqlite`]. A relative path begins at the current directory; without one, it is
+    /// [`sqlite::FILE_NAME`] in the data directory.
+    Sqlite(Option<PathBuf>),
+    /// `memory:`: see [`memory`](crate::memory). **It forgets everything when the process ends.**
+    Memory,
+}
+
+impl FromStr for StoreUrl {
+    type Err = OpenError;
+
+    fn from_str(url: &str) -> Result<Self, OpenError> {
+        // What does not begin with a scheme is not repeated: a URL can hold a password.
+        let Some((scheme, rest)) = url.split_once(':') else {
+            return Err(OpenError::NoScheme);
+        };
+        match scheme {
+            "sqlite" => {
+                let path = rest.strip_prefix("//").unwrap_or(rest);
+                if path.contains(['?', '#']) {
+                    return Err(OpenError::Options);
+                }
+                Ok(Self::Sqlite((!path.is_empty()).then(|| PathBuf::from(path))))
+            }
+            "memory" if rest.is_empty() => Ok(Self::Memory),
+            "memory" => Err(OpenError::Options),
+            "postgres" | "postgresql" => Err(OpenError::NoPostgres),
+            _ => Err(OpenError::UnknownScheme(scheme.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(None) => f.write_str("sqlite:"),
+            Self::Sqlite(Some(path)) => write!(f, "sqlite:{}", path.display()),
+            Self::Memory => f.write_str("memory:"),
+        }
+    }
+}
+
+/// Opens the store that `url` names, and makes it if there is none yet. `data_dir` is where a store without a place of
+/// its own puts its files; it is made, for its owner only, if it is missing.
+///
+/// Needs a tokio runtime, here and for everything that the store does afterwards.
+pub async fn open(
+    url: &str,
+    data_dir: &Path,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<dyn TokenStore>, OpenError> {
+    match url.parse()? {
+        StoreUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(&sqlite_path(path, data_dir), clock).await?)),
+        StoreUrl::Memory => Ok(Arc::new(MemoryStore::new(&*clock))),
+    }
+}
+
+/// Opens the store that `url` names for administration: as [`open`], but a store that does not exist yet is
+/// [`OpenError::Missing`], so that a mistyped path is not answered with a new, empty store.
+pub async fn open_existing(
+    url: &str,
+    data_dir: &Path,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<dyn TokenStore>, OpenError> {
+    match url.parse()? {
+        StoreUrl::Sqlite(path) => {
+            Ok(Arc::new(SqliteStore::open_existing(&sqlite_path(path, data_dir), clock).await?))
+        }
+        StoreUrl::Memory => Err(OpenError::OnlyInMemory),
+    }
+}
+
+fn sqlite_path(path: Option<PathBuf>, data_dir: &Path) -> PathBuf {
+    path.unwrap_or_else(|| data_dir.join(sqlite::FILE_NAME))
+}
+
+/// Why a store cannot be opened. Every text says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Not a URL.
+    #[error("a store is named by a URL such as `sqlite:/var/lib/countersign/countersign.db` or `memory:`")]
+    NoScheme,
+    /// No store of that name.
+    #[error("there is no `{0}:` store; this build knows `sqlite:` (or `sqlite:PATH`) and `memory:`")]
+    UnknownScheme(String),
+    /// Not built in.
+    #[error("this build has no PostgreSQL store; use `sqlite:` (or `sqlite:PATH`)")]
+    NoPostgres,
+    /// The URL says more than it may.
+    #[error("a store's URL takes no options: write `sqlite:`, `sqlite:PATH` or `memory:`")]
+    Options,
+    /// There is nothing to administrate.
+    #[error("a `memory:` store lives and dies with its server; there is nothing to open from outside")]
+    OnlyInMemory,
+    /// The file is not there.
+    #[error("there is no store at {}; check the path, or start the server once to make it", .0.display())]
+    Missing(PathBuf),
+    /// Another process has it.
+    #[error(
+        "the data directory {} is in use by {}; stop that process, or give this one another --data-dir",
+        .dir.display(), sqlite::process_name(*.pid)
+    )]
+    InUse {
+        /// The directory with the database.
+        dir: PathBuf,
+        /// The process that has it, if it has said so.
+        pid: Option<u32>,
+    },
+    /// The directory or a file in it cannot be used.
+    #[error("{} cannot be {doing}: {error}; check that it is a place on a local disk that this user may write", .path.display())]
+    Files {
+        /// What was being done: `made`, `read`, ...
+        doing: &'static str,
+        /// To which.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        error: io::Error,
+    },
+    /// A database of some other program.
+    #[error("{} is not a Countersign store but some other program's database; name another path", .0.display())]
+    Foreign(PathBuf),
+    /// Written by a newer version.
+    #[error(
+        "{} was written by a newer version of Countersign (schema {found}, this version knows up to {known}); \
+         install that version again",
+        .path.display()
+    )]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// Its schema's version.
+        found: u32,
+        /// The newest that is known here.
+        known: u32,
+    },
+    /// Damaged, or no database at all.
+    #[error(
+        "{} is damaged or not a database ({detail}); put a backup in its place, or move it away together with its \
+         -wal and -shm files. Then start again: tokens issued before that moment will be refused",
+        .path.display()
+    )]
+    Damaged {
+        /// The database.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The file system lacks what the database needs.
+    #[error(
+        "{} is on a file system on which SQLite cannot keep a write-ahead log (shared memory is missing there, as on \
+         network file systems); use a local disk",
+        .0.display()
+    )]
+    NoWal(PathBuf),
+    /// Something else went wrong; the text names the remedy.
+    #[error("{0}")]
+    Unusable(String),
+}

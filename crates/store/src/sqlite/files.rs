@@ -1,0 +1,98 @@
+//! The database's files: made for their owner only, and known again by their identity.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+/// Makes `dir` and what is missing above it, for its owner only. One that exists is left as it is.
+pub(super) fn make_dir(dir: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(dir)
+}
+
+/// Makes an empty file for its owner only; it must not exist yet. `SQLite` gives its `-wal` and `-shm` files the same
+/// mode.
+pub(super) fn make_file(path: &Path) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)?.sync_all()?;
+    sync_dir(path)
+}
+
+/// Makes the names in the directory of `path` durable.
+pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
+    // Elsewhere a directory cannot be opened as a file, and names are durable without.
+    if cfg!(unix) { File::open(dir_of(path))?.sync_all() } else { Ok(()) }
+}
+
+/// The directory that `path` is in.
+pub(super) fn dir_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    }
+}
+
+/// `path` with `suffix` behind its name.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// The write-ahead log of a database.
+pub(super) fn wal_of(path: &Path) -> PathBuf {
+    beside(path, "-wal")
+}
+
+/// Removes the write-ahead log of a database that was there before, if a backup was put in the database's place and the
+/// log forgotten: `SQLite` would mix the two. A backup's header says that no log belongs to it.
+///
+/// Only for a database that no connection of this process has open: closing a file gives up all of `SQLite`'s locks on it.
+pub(super) fn remove_stale_wal(path: &Path) -> io::Result<bool> {
+    // The header's "file format write version": 1 without a log, 2 with one (SQLite file format, section 1.3).
+    const WRITE_VERSION: usize = 18;
+    let mut header = Vec::with_capacity(100);
+    File::open(path)?.take(100).read_to_end(&mut header)?;
+    let wal = wal_of(path);
+    if header.get(WRITE_VERSION) != Some(&1) || !wal.exists() {
+        return Ok(false);
+    }
+    fs::remove_file(wal)?;
+    match fs::remove_file(beside(path, "-shm")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(true),
+    }
+}
+
+/// Which file a path leads to, so that it is noticed when it leads to another one or to none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    #[cfg(unix)]
+    device: u64,
+    #[cfg(unix)]
+    inode: u64,
+}
+
+impl Identity {
+    /// Of the file at `path`.
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
+        let metadata = fs::metadata(path)?;
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt;
+            Ok(Self { device: metadata.dev(), inode: metadata.ino() })
+        }
+        #[cfg(not(unix))]
+        {
+            drop(metadata);
+            Ok(Self {})
+        }
+    }
+}

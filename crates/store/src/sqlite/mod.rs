@@ -1,0 +1,236 @@
+//! The store of a single server: one `SQLite` file.
+//!
+//! What it relies on: `SQLite`'s write-ahead log with `synchronous=FULL`, so that a commit is on disk before it returns;
+//! one thread that writes (`writer.rs`); a row for each ended life, keyed by the token's id (`schema.rs`); a lock file
+//! beside the database (`lock.rs`).
+//!
+//! The file does not shrink when records are purged: the pages that become free are used again, so it stays as large as
+//! the busiest retention time made it. `auto_vacuum` would move pages on every commit to give back what the next hour
+//! needs again.
+//!
+//! # Backups
+//!
+//! [`SqliteStore::backup`], or [`backup`] from another process, copies a store while it is in use. To restore, stop the
+//! server, remove `countersign.db` with its `-wal` and `-shm`, and put the copy there as `countersign.db`. Tokens
+//! consumed after the backup are unknown to it; so the first server that opens it moves the fence to that moment, and
+//! every token issued before is refused.
+
+mod backup;
+mod fault;
+mod files;
+mod lock;
+mod reader;
+mod records;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use countersign_core::{
+    Clock, End, Ending, StoreError, StoreStats, TokenId, TokenStore, from_millis, to_millis,
+};
+use jiff::Timestamp;
+use rusqlite::Connection;
+use tokio::task::spawn_blocking;
+
+pub use self::backup::{BackupError, backup};
+pub(crate) use self::lock::process_name;
+pub use self::writer::WriteCounts;
+
+use self::fault::while_opening;
+use self::lock::Lock;
+use self::reader::Readers;
+use self::schema::Access;
+use self::writer::{Connect, Writer};
+use crate::OpenError;
+
+/// The database's name in the data directory.
+pub const FILE_NAME: &str = "countersign.db";
+
+/// A store in a `SQLite` file. See the [module](self).
+///
+/// Dropping it without [`close`](TokenStore::close) loses nothing that was answered; it waits for the batch under way.
+pub struct SqliteStore {
+    path: PathBuf,
+    clock: Arc<dyn Clock>,
+    writer: Writer,
+    readers: Readers,
+}
+
+impl SqliteStore {
+    /// Opens the database at `path`, and makes it and its directory if they are missing: the directory with mode 0700,
+    /// the file with 0600. Checks the whole file for damage, which takes about a second for each gigabyte.
+    pub async fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+        Self::open_on_a_thread(path, clock, true).await
+    }
+
+    /// The same, but a database that is not there is an error.
+    pub async fn open_existing(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+        Self::open_on_a_thread(path, clock, false).await
+    }
+
+    async fn open_on_a_thread(path: &Path, clock: Arc<dyn Clock>, make: bool) -> Result<Self, OpenError> {
+        let path = path.to_owned();
+        let opened = spawn_blocking(move || {
+            let connect_path = path.clone();
+            let connect = Box::new(move || schema::connect(&connect_path, Access::Write));
+            Self::open_with(path, clock, make, connect, writer::QUEUE)
+        });
+        opened
+            .await
+            .unwrap_or_else(|error| Err(OpenError::Unusable(format!("opening was cut short: {error}"))))
+    }
+
+    fn open_with(
+        path: PathBuf,
+        clock: Arc<dyn Clock>,
+        make: bool,
+        connect: Connect,
+        queue: usize,
+    ) -> Result<Self, OpenError> {
+        let lock = make_place(&path, make)?;
+        let connection = connect_first(&path, &*clock, &connect)?;
+        let readers = Readers::new(path.clone());
+        let writer = Writer::start(path.clone(), connect, connection, lock, Arc::clone(&clock), queue)
+            .map_err(|error| OpenError::Files { doing: "used", path: path.clone(), error })?;
+        Ok(Self { path, clock, writer, readers })
+    }
+
+    /// Copies the store into `to`, which must not exist, while it is in use. See [Backups](self#backups).
+    pub async fn backup(&self, to: &Path) -> Result<(), BackupError> {
+        let (path, to) = (self.path.clone(), to.to_owned());
+        let copied = spawn_blocking(move || backup(&path, &to));
+        copied.await.unwrap_or_else(|error| Err(BackupError::CutShort(error.to_string())))
+    }
+
+    /// How much has been written since it was opened.
+    pub fn write_counts(&self) -> WriteCounts {
+        self.writer.counts()
+    }
+
+    /// Where the database is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Makes what is missing and takes the lock.
+fn make_place(path: &Path, make: bool) -> Result<Lock, OpenError> {
+    let files = |doing, path: &Path| {
+        let path = path.to_owned();
+        move |error| OpenError::Files { doing, path, error }
+    };
+    let dir = files::dir_of(path);
+    if make {
+        files::make_dir(dir).map_err(files("made", dir))?;
+    } else if !path.exists() {
+        return Err(OpenError::Missing(path.to_owned()));
+    }
+    let lock = Lock::take(dir)?;
+    if !path.exists() {
+        files::make_file(path).map_err(files("made", path))?;
+    }
+    if files::remove_stale_wal(path).map_err(files("read", path))? {
+        tracing::warn!(database = %path.display(), "removed the log of the database that was here before");
+    }
+    Ok(lock)
+}
+
+/// Connects, checks and brings the database up to date.
+fn connect_first(path: &Path, clock: &dyn Clock, connect: &Connect) -> Result<Connection, OpenError> {
+    let mut connection = connect().map_err(|error| while_opening(path, &error))?;
+    if schema::recognize(&connection, path)? > 0 {
+        schema::check(&connection, path)?;
+    }
+    schema::prepare(&mut connection, path, clock)?;
+    Ok(connection)
+}
+
+/// What is in the database at `path`, also while a server has it open: it takes no lock and changes nothing.
+pub fn inspect(path: &Path) -> Result<StoreStats, OpenError> {
+    let connection = connect_to_read(path)?;
+    reader::consistently(&connection, |connection| reader::stats(connection, path))
+        .map_err(|error| while_opening(path, &error))
+}
+
+/// A read connection to a store that this process may not have the lock of.
+fn connect_to_read(path: &Path) -> Result<Connection, OpenError> {
+    if !path.exists() {
+        return Err(OpenError::Missing(path.to_owned()));
+    }
+    let connection = schema::connect(path, Access::Read).map_err(|error| while_opening(path, &error))?;
+    if schema::recognize(&connection, path)? == 0 {
+        return Err(OpenError::Missing(path.to_owned()));
+    }
+    Ok(connection)
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStore").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl TokenStore for SqliteStore {
+    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<End, StoreError> {
+        self.writer.call(move |batch| batch.end(id, expires, &ending)).await
+    }
+
+    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError> {
+        self.readers.read(move |connection| records::look(connection, id, expires)).await
+    }
+
+    async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {
+        let fence = self.writer.call_in_turn(move |batch| batch.move_fence(to_millis(line))).await?;
+        Ok(from_millis(fence))
+    }
+
+    async fn purge(&self, line: Timestamp) -> Result<u64, StoreError> {
+        let horizon = self.writer.call_in_turn(move |batch| batch.move_horizon(to_millis(line))).await?;
+        // No token expires before it was made, so the ids made since the horizon need no look.
+        let until = records::first_id_at(horizon);
+        let mut from = records::first_id_at(0);
+        let mut removed = 0;
+        // A reader finds where there is something to remove, so that the writer is not bothered when there is nothing.
+        while let Some(first) = self
+            .readers
+            .read(move |connection| records::first_expired(connection, from, until, horizon))
+            .await?
+        {
+            let slice = self
+                .writer
+                .call_in_turn(move |batch| records::purge_slice(batch.connection(), first, until, horizon))
+                .await?;
+            removed += slice.removed;
+            match slice.next {
+                Some(next) => from = next,
+                None => break,
+            }
+        }
+        Ok(removed)
+    }
+
+    async fn stats(&self) -> Result<StoreStats, StoreError> {
+        let path = self.path.clone();
+        self.readers.read(move |connection| reader::stats(connection, &path)).await
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        if self.writer.has_just_written(now) {
+            return Ok(());
+        }
+        self.writer.call(move |batch| records::probe(batch.connection(), to_millis(now))).await
+    }
+
+    async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}

@@ -1,0 +1,213 @@
+//! The statements: ending a life, looking, the two lines, purging, counting.
+//!
+//! Those that write run inside a transaction of the writer; see `writer.rs`.
+
+use std::net::IpAddr;
+
+use countersign_core::{Consumption, End, Ending, RetryKeyHash, TokenId, from_millis, to_millis};
+use jiff::Timestamp;
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
+use rusqlite::{Connection, OptionalExtension, Row};
+
+const CONSUMED: i64 = 0;
+const REVOKED: i64 = 1;
+
+/// How many rows one slice of a purge looks at.
+pub(super) const SLICE: u32 = 1000;
+
+/// Fence and horizon, in milliseconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lines {
+    pub(super) fence: i64,
+    pub(super) horizon: i64,
+}
+
+impl Lines {
+    pub(super) fn read(connection: &Connection) -> rusqlite::Result<Self> {
+        connection
+            .prepare_cached("SELECT fence, horizon FROM store")?
+            .query_row((), |row| Ok(Self { fence: row.get(0)?, horizon: row.get(1)? }))
+    }
+
+    /// What these lines say of a token that has no record.
+    fn judge(self, id: TokenId, expires: Timestamp) -> End {
+        if to_millis(id.created()) < self.fence {
+            End::Fenced
+        } else if to_millis(expires) < self.horizon {
+            End::Forgotten
+        } else {
+            End::Recorded
+        }
+    }
+}
+
+/// Records an ending, if there is none yet and the lines allow one. The insert decides; the row is read only to say
+/// what was there before.
+pub(super) fn end(
+    connection: &Connection,
+    lines: Lines,
+    id: TokenId,
+    expires: Timestamp,
+    ending: &Ending,
+) -> rusqlite::Result<End> {
+    let verdict = lines.judge(id, expires);
+    if verdict != End::Recorded {
+        return Ok(find(connection, id)?.map_or(verdict, End::Already));
+    }
+    let (kind, at, by, retry_key) = match ending {
+        Ending::Consumed(Consumption { at, by, retry_key }) => (CONSUMED, at, *by, retry_key.as_ref()),
+        Ending::Revoked { at } => (REVOKED, at, None, None),
+    };
+    let early = to_millis(expires) - to_millis(*at);
+    let inserted = connection
+        .prepare_cached(
+            "INSERT INTO endings (id, expires, early, kind, by, retry_key) VALUES (?, ?, ?, ?, ?, ?) \
+             ON CONFLICT DO NOTHING",
+        )?
+        .execute((
+            id.as_bytes(),
+            to_millis(expires),
+            early,
+            kind,
+            by.map(Address),
+            retry_key.map(RetryKeyHash::as_bytes),
+        ))?;
+    if inserted == 1 {
+        return Ok(End::Recorded);
+    }
+    find(connection, id)?.map(End::Already).ok_or(rusqlite::Error::QueryReturnedNoRows)
+}
+
+/// How the token stands; changes nothing. Both reads must see the same moment: call it inside a transaction.
+pub(super) fn look(connection: &Connection, id: TokenId, expires: Timestamp) -> rusqlite::Result<End> {
+    match find(connection, id)? {
+        Some(ending) => Ok(End::Already(ending)),
+        None => Ok(Lines::read(connection)?.judge(id, expires)),
+    }
+}
+
+fn find(connection: &Connection, id: TokenId) -> rusqlite::Result<Option<Ending>> {
+    connection
+        .prepare_cached("SELECT kind, expires - early, by, retry_key FROM endings WHERE id = ?")?
+        .query_row((id.as_bytes(),), read_ending)
+        .optional()
+}
+
+fn read_ending(row: &Row<'_>) -> rusqlite::Result<Ending> {
+    let at = from_millis(row.get(1)?);
+    match row.get(0)? {
+        CONSUMED => {
+            let by = row.get::<_, Option<Address>>(2)?.map(|Address(by)| by);
+            let retry_key = row.get::<_, Option<[u8; 16]>>(3)?.map(RetryKeyHash::from_bytes);
+            Ok(Ending::Consumed(Consumption { at, by, retry_key }))
+        }
+        REVOKED => Ok(Ending::Revoked { at }),
+        kind => Err(rusqlite::Error::IntegralValueOutOfRange(0, kind)),
+    }
+}
+
+/// Moves the fence forward. Returns where it stands.
+pub(super) fn move_fence(connection: &Connection, line: i64) -> rusqlite::Result<i64> {
+    connection
+        .prepare_cached("UPDATE store SET fence = max(fence, ?) RETURNING fence")?
+        .query_row((line,), |row| row.get(0))
+}
+
+/// Moves the horizon forward. Returns where it stands.
+pub(super) fn move_horizon(connection: &Connection, line: i64) -> rusqlite::Result<i64> {
+    connection
+        .prepare_cached("UPDATE store SET horizon = max(horizon, ?) RETURNING horizon")?
+        .query_row((line,), |row| row.get(0))
+}
+
+/// Writes something that nobody reads, to see whether writing works.
+pub(super) fn probe(connection: &Connection, now: i64) -> rusqlite::Result<()> {
+    connection.prepare_cached("UPDATE store SET probed = ?")?.execute((now,)).map(drop)
+}
+
+/// The first id from `from` on, and before `until`, whose token expired before `horizon`.
+pub(super) fn first_expired(
+    connection: &Connection,
+    from: IdBytes,
+    until: IdBytes,
+    horizon: i64,
+) -> rusqlite::Result<Option<IdBytes>> {
+    connection
+        .prepare_cached(
+            "SELECT id FROM endings WHERE id >= ? AND id < ? AND expires < ? ORDER BY id LIMIT 1",
+        )?
+        .query_row((from, until, horizon), |row| row.get(0))
+        .optional()
+}
+
+/// What a slice of a purge did.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slice {
+    /// How many records it removed.
+    pub(super) removed: u64,
+    /// Where the next one begins; `None`: there are no more.
+    pub(super) next: Option<IdBytes>,
+}
+
+/// Looks at the [`SLICE`] rows from `from` on, and before `until`, and removes those that expired before `horizon`.
+pub(super) fn purge_slice(
+    connection: &Connection,
+    from: IdBytes,
+    until: IdBytes,
+    horizon: i64,
+) -> rusqlite::Result<Slice> {
+    let next: Option<IdBytes> = connection
+        .prepare_cached("SELECT id FROM endings WHERE id >= ? AND id < ? ORDER BY id LIMIT 1 OFFSET ?")?
+        .query_row((from, until, SLICE), |row| row.get(0))
+        .optional()?;
+    let removed = connection
+        .prepare_cached("DELETE FROM endings WHERE id >= ? AND id < ? AND expires < ?")?
+        .execute((from, next.unwrap_or(until), horizon))?;
+    Ok(Slice { removed: u64::try_from(removed).unwrap_or(0), next })
+}
+
+/// The 16 bytes of an id.
+pub(super) type IdBytes = [u8; 16];
+
+/// The first id that a token made at `millis` or later could have. `UUIDv7` begins with 48 bits of milliseconds.
+pub(super) fn first_id_at(millis: i64) -> IdBytes {
+    let millis = u64::try_from(millis).unwrap_or(0).min((1 << 48) - 1);
+    let mut id = [0; 16];
+    for (to, from) in id.iter_mut().zip(millis.to_be_bytes().into_iter().skip(2)) {
+        *to = from;
+    }
+    id
+}
+
+/// How many were consumed, and how many revoked.
+pub(super) fn count(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
+    let sql = "SELECT count(*) FILTER (WHERE kind = 0), count(*) FILTER (WHERE kind = 1) FROM endings";
+    let (consumed, revoked): (i64, i64) =
+        connection.query_row(sql, (), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok((consumed.unsigned_abs(), revoked.unsigned_abs()))
+}
+
+/// An address as 4 or 16 bytes.
+struct Address(IpAddr);
+
+impl ToSql for Address {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(match self.0 {
+            IpAddr::V4(address) => address.octets().to_vec().into(),
+            IpAddr::V6(address) => address.octets().to_vec().into(),
+        })
+    }
+}
+
+impl FromSql for Address {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        let bytes = value.as_blob()?;
+        if let Ok(four) = <[u8; 4]>::try_from(bytes) {
+            Ok(Self(IpAddr::from(four)))
+        } else if let Ok(sixteen) = <[u8; 16]>::try_from(bytes) {
+            Ok(Self(IpAddr::from(sixteen)))
+        } else {
+            Err(FromSqlError::InvalidBlobSize { expected_size: 16, blob_size: bytes.len() })
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What the database looks like, and how an older one becomes a newer one.
+
+use std::path::Path;
+use std::time::Duration;
+
+use countersign_core::{Clock, to_millis};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+
+use super::fault::while_opening;
+use crate::OpenError;
+
+/// Says in the file's header whose it is: `cstk`. `SQLite` file format, section 1.3.17.
+const APPLICATION_ID: i32 = 0x6373_746b;
+
+/// The steps from an empty database to the present one. Step n leads to schema version n; a step that was released is
+/// never changed.
+const STEPS: &[&str] = &[
+    // 1: `id` is the token's UUIDv7, so rows append in the order of time and a purge clears whole pages. Times are
+    // milliseconds: `expires` since 1970, `early` how long before `expires` the token's life ended, because small
+    // numbers take few bytes. `kind` is 0 for consumed and 1 for revoked; `by` an address of 4 or 16 bytes.
+    "CREATE TABLE endings (
+        id BLOB NOT NULL PRIMARY KEY,
+        expires INTEGER NOT NULL,
+        early INTEGER NOT NULL,
+        kind INTEGER NOT NULL,
+        by BLOB,
+        retry_key BLOB
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE store (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        fence INTEGER NOT NULL,
+        horizon INTEGER NOT NULL,
+        is_backup INTEGER NOT NULL,
+        probed INTEGER NOT NULL
+    ) STRICT;",
+];
+
+/// The newest schema version that this build knows.
+pub(super) fn newest() -> u32 {
+    u32::try_from(STEPS.len()).unwrap_or(u32::MAX)
+}
+
+/// How a connection is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    Read,
+    Write,
+}
+
+/// For how long a connection waits for another program's lock before it gives up.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+
+/// Connects to the database at `path`, which exists, and sets what is set for each connection.
+pub(super) fn connect(path: &Path, access: Access) -> rusqlite::Result<Connection> {
+    let mode = match access {
+        Access::Read => OpenFlags::SQLITE_OPEN_READ_ONLY,
+        Access::Write => OpenFlags::SQLITE_OPEN_READ_WRITE,
+    };
+    let connection = Connection::open_with_flags(path, mode | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.busy_timeout(LOCK_WAIT)?;
+    // A file that somebody tampered with shall do no harm beyond its content.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    connection.pragma_update(None, "trusted_schema", false)?;
+    connection.pragma_update(None, "cell_size_check", true)?;
+    if access == Access::Write {
+        // Only an orderly close writes the log back. What else ends a connection is treated like a crash.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        // FULL: the log is on disk before a commit returns. On macOS only `fullfsync` empties the drive's own cache.
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "fullfsync", true)?;
+        connection.pragma_update(None, "checkpoint_fullfsync", true)?;
+        // Every 4 MiB the log's pages go to the database: short pauses instead of rare long ones. A purge or a long
+        // backup may make the log grow; it shrinks back to this many bytes.
+        connection.pragma_update(None, "wal_autocheckpoint", 1000)?;
+        connection.pragma_update(None, "journal_size_limit", 16 * 1024 * 1024)?;
+    }
+    Ok(connection)
+}
+
+/// Refuses what is not a store, or not one of this version or older. Returns the schema version; 0: the file is empty.
+/// Changes nothing.
+pub(super) fn recognize(connection: &Connection, path: &Path) -> Result<u32, OpenError> {
+    let failed = |error: rusqlite::Error| while_opening(path, &error);
+    let application: i32 = pragma(connection, "application_id").map_err(failed)?;
+    let version: i32 = pragma(connection, "user_version").map_err(failed)?;
+    let objects: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", (), |row| row.get(0)).map_err(failed)?;
+    match (application, version, objects) {
+        (0, 0, 0) => Ok(0),
+        (APPLICATION_ID, 1.., 1..) => {
+            let found = version.unsigned_abs();
+            if found > newest() {
+                return Err(OpenError::Newer { path: path.to_owned(), found, known: newest() });
+            }
+            Ok(found)
+        }
+        (APPLICATION_ID, ..) => {
+            let detail = "its schema is missing".to_owned();
+            Err(OpenError::Damaged { path: path.to_owned(), detail })
+        }
+        _ => Err(OpenError::Foreign(path.to_owned())),
+    }
+}
+
+/// Looks for damage; reads the whole file.
+pub(super) fn check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+    let answer: String = connection
+        .query_row("PRAGMA quick_check(1)", (), |row| row.get(0))
+        .map_err(|error| while_opening(path, &error))?;
+    if answer == "ok" {
+        Ok(())
+    } else {
+        // SQLite answers in lines.
+        Err(OpenError::Damaged { path: path.to_owned(), detail: answer.replace('\n', ", ") })
+    }
+}
+
+/// Brings the database to the newest schema. A new one gets its fence; one that is a backup gets it moved.
+pub(super) fn prepare(connection: &mut Connection, path: &Path, clock: &dyn Clock) -> Result<(), OpenError> {
+    let failed = |error: rusqlite::Error| while_opening(path, &error);
+    recognize(connection, path)?;
+    let mode: String =
+        connection.query_row("PRAGMA journal_mode = WAL", (), |row| row.get(0)).map_err(failed)?;
+    if mode != "wal" {
+        return Err(OpenError::NoWal(path.to_owned()));
+    }
+    let now = to_millis(clock.now());
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+    // Nobody can write between this look and the commit.
+    let version = recognize(&transaction, path)?;
+    let moved = upgrade(&transaction, version, now).map_err(failed)?;
+    transaction.commit().map_err(failed)?;
+    if moved {
+        tracing::warn!(
+            database = %path.display(),
+            "the store was restored from a backup: every token issued before this moment is refused"
+        );
+    }
+    Ok(())
+}
+
+/// Returns whether the fence was moved because this is a backup.
+fn upgrade(transaction: &Transaction<'_>, version: u32, now: i64) -> rusqlite::Result<bool> {
+    let done = usize::try_from(version).unwrap_or(usize::MAX);
+    for step in STEPS.iter().skip(done) {
+        transaction.execute_batch(step)?;
+    }
+    if version < newest() {
+        transaction.pragma_update(None, "user_version", newest())?;
+    }
+    if version == 0 {
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.execute(
+            "INSERT INTO store (one, fence, horizon, is_backup, probed) VALUES (1, ?1, ?1, 0, ?1)",
+            (now,),
+        )?;
+    }
+    let moved = transaction
+        .execute("UPDATE store SET is_backup = 0, fence = max(fence, ?1) WHERE is_backup = 1", (now,))?;
+    Ok(moved == 1)
+}
+
+fn pragma(connection: &Connection, name: &str) -> rusqlite::Result<i32> {
+    connection.pragma_query_value(None, name, |row| row.get(0))
+}
