@@ -35,7 +35,7 @@ const NAME: u8 = 1;
 const CONTENT: u8 = 2;
 
 impl Element {
-    /// The element of that name, without its namespace prefix.
+    /// The element of that name.
     pub(crate) fn named(name: &str) -> Option<Self> {
         Some(match name {
             "methodCall" => Self::MethodCall,
@@ -56,18 +56,14 @@ impl Element {
 
     /// Where this element may stand inside `parent`, if it may at all.
     pub(crate) fn place_in(self, parent: Option<Self>) -> Option<Place> {
-        use Element::{
-            Array, Data, Member, MethodCall, MethodName, Name, Nil, Param, Params, Scalar, Struct, Value,
-        };
+        use Element::{Array, Data, Member, MethodCall, MethodName, Name, Param, Params, Struct, Value};
         let Some(parent) = parent else {
             return (self == MethodCall).then_some(Place::AnyNumber);
         };
         Some(match (parent, self) {
             (MethodCall, MethodName) | (Member, Name) => Place::Once(NAME),
-            (MethodCall, Params)
-            | (Param | Member, Value)
-            | (Value, Scalar | Nil | Struct | Array)
-            | (Array, Data) => Place::Once(CONTENT),
+            (MethodCall, Params) | (Param | Member, Value) | (Array, Data) => Place::Once(CONTENT),
+            (Value, child) if child.is_type() => Place::Once(CONTENT),
             (Params, Param) | (Struct, Member) | (Data, Value) => Place::AnyNumber,
             _ => return None,
         })
@@ -81,6 +77,11 @@ impl Element {
             Self::Member => (NAME | CONTENT, "A struct's <member> needs one <name> and one <value>."),
             _ => (0, ""),
         }
+    }
+
+    /// Whether this is one of the types that a `<value>` may have.
+    pub(crate) fn is_type(self) -> bool {
+        matches!(self, Self::Scalar | Self::Nil | Self::Struct | Self::Array)
     }
 
     /// Whether text other than white space may stand in this element.

@@ -93,7 +93,8 @@ impl Scan {
             if !is_name(name.as_ref()) {
                 return Err(not_well_formed("A tag's name is not an XML name."));
             }
-            element = Element::named(tag.local_name().as_ref());
+            // Apache's library writes its extensions as <ex:nil/> and <ex:i8>.
+            element = Element::named(tag.local_name().as_ref()).filter(|element| element.is_type());
         }
         if !tag.attributes_raw().is_empty() {
             let count = count_attributes(tag)?;

@@ -39,10 +39,10 @@ impl fmt::Debug for Call {
 /// tells the encoding, else it is UTF-8. Time and memory are proportional to the body, whose size is the
 /// caller's to limit ([`crate::fault::body_too_large`]).
 ///
-/// Beyond the specification, `<i8>` and `<nil/>` are understood, also with a prefix such as `ex:`, as are
+/// Beyond the specification, `<i8>` and `<nil/>` are understood, also as `<ex:i8>` and `<ex:nil/>`, and so are
 /// comments, CDATA sections and processing instructions. An untyped `<value>` is a string, but white space
 /// alone in one is read as an empty string. The last of several members of one name counts. Attributes are
-/// ignored except on `<value>`, which is refused with them. White space is allowed around numbers and base64
+/// ignored, except that a `<value>` with one is refused. White space is allowed around numbers and base64
 /// data, not around booleans and dates.
 ///
 /// # Errors
