@@ -31,8 +31,28 @@ pub enum StatedAudience {
     None,
     /// This one.
     Tracker(Audience),
-    /// Something that is not a tracker's base URL, and why.
-    Unreadable(AudienceError),
+    /// Something was stated that cannot be understood.
+    Unreadable(Unreadable),
+}
+
+/// Why a statement of the audience cannot be understood. It matters only if the token is bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// It is not the base URL of a tracker.
+    #[error("the audience {0}")]
+    NotABaseUrl(#[from] AudienceError),
+    /// It is stated more than once.
+    #[error("the audience is stated more than once")]
+    Twice,
+    /// It is not a text.
+    #[error("the audience must be a string")]
+    NotText,
+    /// The body is not the JSON object that its `Content-Type` promises.
+    #[error("the body is not a JSON object, although its Content-Type says so")]
+    NotJson,
+    /// The body is longer than the server reads.
+    #[error("the body is too long to be a handshake")]
+    TooLong,
 }
 
 /// What is to be done about a request, before the store is asked.
@@ -70,8 +90,8 @@ pub enum Refusal {
     NotOurs,
     /// It is bound to a tracker, and the request does not say which one it comes from.
     AudienceMissing,
-    /// It is bound to a tracker, and what the request states is not a tracker's base URL.
-    AudienceUnreadable(AudienceError),
+    /// It is bound to a tracker, and what the request states cannot be understood.
+    AudienceUnreadable(Unreadable),
     /// It is bound to another tracker: somebody passed it on.
     AudienceMismatch,
     /// Its time is over.

@@ -44,7 +44,7 @@ fn the_table_of_the_protocol() {
     let unbound = token(None);
     let bound = token(Some(TRAC));
     let soon = noon() + Duration::from_secs(1);
-    let unreadable = Attempt { audience: StatedAudience::Unreadable(AudienceError::NotAUrl), ..post() };
+    let unreadable = Attempt { audience: StatedAudience::Unreadable(Unreadable::Twice), ..post() };
     let get = Attempt { is_post: false, ..post() };
     for (attempt, token, expected) in [
         (post(), Some(&unbound), Decision::Consume(&unbound)),
@@ -53,7 +53,7 @@ fn the_table_of_the_protocol() {
         (post_from(TRAC), Some(&bound), Decision::Consume(&bound)),
         (post_from(OTHER), Some(&bound), Decision::Refuse(Refusal::AudienceMismatch)),
         (post(), Some(&bound), Decision::Refuse(Refusal::AudienceMissing)),
-        (unreadable, Some(&bound), Decision::Refuse(Refusal::AudienceUnreadable(AudienceError::NotAUrl))),
+        (unreadable, Some(&bound), Decision::Refuse(Refusal::AudienceUnreadable(Unreadable::Twice))),
         (post(), None, Decision::Refuse(Refusal::NotOurs)),
         (get.clone(), Some(&unbound), Decision::Refuse(Refusal::NotPost)),
         (get, None, Decision::Refuse(Refusal::NotPost)),

@@ -1,0 +1,39 @@
+//! The `countersign` command.
+//!
+//! `serve` runs a token server. The other commands talk to a running server, or, with `--offline`, work on its files.
+
+mod cli;
+mod keys;
+mod output;
+mod remote;
+mod serve;
+mod settings;
+mod store;
+mod token;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+use crate::output::Failure;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::failed(format!("cannot start: {error}")).report(),
+    };
+    let done = runtime.block_on(async {
+        match cli.command {
+            Command::Serve(args) => serve::run(args).await,
+            Command::Token(command) => token::run(command).await,
+            Command::Keys(command) => keys::run(command).await,
+            Command::Store(command) => store::run(command).await,
+        }
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

@@ -1,0 +1,128 @@
+//! `countersign serve`.
+
+use std::io::{self, IsTerminal};
+use std::sync::Arc;
+
+use countersign_core::{Clock, LoginTokenSet, OsEntropy, SystemClock};
+use countersign_server::{Addresses, App, Bearer, KeyFile, Names, RefusalLimiter, Server};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+use url::Url;
+
+use crate::output::{Failure, print};
+use crate::remote::read_secret;
+use crate::settings::{LogFormat, Resolved, ServeArgs};
+
+/// The exit code of a process that Ctrl-C ended.
+const INTERRUPTED: i32 = 130;
+
+pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
+    let settings = args.resolve()?;
+    start_logging(settings.log_format);
+    let bearer = bearer(&settings)?;
+    let signals = Signals::catch()?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+
+    // The store comes first: it makes the data directory, and makes sure that this is the only server on it.
+    let store = countersign_store::open(&settings.store, &settings.data_dir, Arc::clone(&clock))
+        .await
+        .map_err(Failure::failed)?;
+    let key_file = KeyFile::new(settings.key_ring);
+    let (keys, new) = key_file.load_or_create(clock.now(), &OsEntropy).map_err(Failure::failed)?;
+    if new {
+        tracing::info!(file = %key_file.path().display(), "made a new key ring; whoever can read it can make tokens");
+    }
+    let wanted = Addresses { public: settings.public_listen, private: settings.private_listen };
+    let server = Server::bind(wanted, bearer.is_some()).await.map_err(Failure::failed)?;
+    let got = server.addresses().map_err(Failure::failed)?;
+
+    let public_url = match settings.public_url {
+        Some(url) => url,
+        None => Url::parse(&format!("http://{}", got.public)).map_err(Failure::failed)?,
+    };
+    warn_without_tls(&public_url);
+    let app = Arc::new(App {
+        tokens: LoginTokenSet::new(keys, store, Arc::clone(&clock), Arc::new(OsEntropy), settings.policy),
+        key_file,
+        names: Names::new(settings.issuer, &public_url),
+        spent_status: settings.spent_status,
+        limiter: RefusalLimiter::new(settings.refusals_per_minute, clock),
+        bearer,
+    });
+    tracing::info!(data_dir = %settings.data_dir.display(), store = %settings.store, %public_url, "ready");
+    print(format!("public http://{}\nprivate http://{}", got.public, got.private))?;
+    server.run(Arc::clone(&app), signals.stop(app)).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn start_logging(format: LogFormat) {
+    let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    match format {
+        LogFormat::Human => logs.with_ansi(io::stderr().is_terminal()).init(),
+        LogFormat::Json => logs.json().init(),
+    }
+}
+
+fn bearer(settings: &Resolved) -> Result<Option<Bearer>, Failure> {
+    let Some(path) = &settings.private_bearer_file else { return Ok(None) };
+    let bearer = Bearer::new(read_secret(path)?).ok_or_else(|| {
+        Failure::usage(format!(
+            "the bearer file {} must hold one line of visible ASCII characters",
+            path.display()
+        ))
+    })?;
+    Ok(Some(bearer))
+}
+
+fn warn_without_tls(public_url: &Url) {
+    let local = match public_url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    if public_url.scheme() == "http" && !local {
+        tracing::warn!(
+            %public_url,
+            "trackers reach this server without TLS, so anybody between can answer in its place; use https"
+        );
+    }
+}
+
+/// The signals that a server listens to, caught from the start so that none is missed.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn catch() -> Result<Self, Failure> {
+        let catch = |kind| {
+            signal(kind).map_err(|error| Failure::failed(format!("cannot listen to signals: {error}")))
+        };
+        Ok(Self {
+            interrupt: catch(SignalKind::interrupt())?,
+            terminate: catch(SignalKind::terminate())?,
+            hangup: catch(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits until the server is to stop. After that, another Ctrl-C ends the process at once.
+    async fn stop(mut self, app: Arc<App>) {
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => break,
+                _ = self.terminate.recv() => break,
+                _ = self.hangup.recv() => app.reload_keys().await,
+            }
+        }
+        tracing::info!("stopping after the requests under way; Ctrl-C stops at once");
+        tokio::spawn(async move {
+            self.interrupt.recv().await;
+            std::process::exit(INTERRUPTED);
+        });
+    }
+}

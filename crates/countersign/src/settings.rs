@@ -1,0 +1,234 @@
+//! What a server is told: by flag, then by variable, then by file, then by default.
+//!
+//! [`Settings`] is the one list of settings. Its fields are flags and variables (by clap) and keys of the file (by
+//! serde); [`Resolved`] has the defaults filled in and everything checked.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use countersign_core::{MAX_LIFETIME, Policy};
+use countersign_server::SpentStatus;
+use jiff::SignedDuration;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::output::Failure;
+
+pub(crate) const SERVE_HELP: &str = "\
+Every flag has a variable and a key in the configuration file: --public-listen is COUNTERSIGN_PUBLIC_LISTEN
+and public_listen. A flag beats a variable, a variable beats the file.
+
+When the server is ready, standard output gets two lines, `public http://HOST:PORT` and
+`private http://HOST:PORT`. Logs go to standard error; RUST_LOG=debug says more.
+
+SIGTERM or Ctrl-C stops it after the requests under way; a second Ctrl-C stops it at once.
+SIGHUP reads the key ring again.";
+
+/// Where a configuration file is looked for when none is named; the first that exists is used.
+const FILES: [&str; 2] = ["countersign.toml", "/etc/countersign/countersign.toml"];
+
+/// Configuration as it is given: settings, and the file with more of them.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct ServeArgs {
+    /// Configuration file [default: ./countersign.toml or /etc/countersign/countersign.toml, if there is one]
+    #[arg(long, env = "COUNTERSIGN_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+}
+
+/// Every setting of a server; `None` where nothing was said.
+#[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Settings {
+    /// Where the store and the key ring are kept; made if missing [default: countersign-data]
+    #[arg(long, env = "COUNTERSIGN_DATA_DIR", value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Where bug trackers reach the handshake [default: 127.0.0.1:8080]
+    #[arg(long, env = "COUNTERSIGN_PUBLIC_LISTEN", value_name = "ADDR")]
+    pub(crate) public_listen: Option<SocketAddr>,
+    /// Where the issuer's own processes reach the private API [default: 127.0.0.1:8087]
+    #[arg(long, env = "COUNTERSIGN_PRIVATE_LISTEN", value_name = "ADDR")]
+    pub(crate) private_listen: Option<SocketAddr>,
+    /// The URL under which trackers see the public API; token URLs begin with it [default: the public address]
+    #[arg(long, env = "COUNTERSIGN_PUBLIC_URL", value_name = "URL")]
+    pub(crate) public_url: Option<Url>,
+    /// Which tokens were consumed: sqlite:, sqlite:PATH, or memory: (which forgets) [default: sqlite: in the data dir]
+    #[arg(long, env = "COUNTERSIGN_STORE", value_name = "URL")]
+    pub(crate) store: Option<String>,
+    /// The keys that seal tokens; made on first start [default: key-ring.toml in the data dir]
+    #[arg(long, env = "COUNTERSIGN_KEY_RING", value_name = "FILE")]
+    pub(crate) key_ring: Option<PathBuf>,
+    /// A file with the secret that callers of the private API must show; needed unless it listens on loopback
+    #[arg(long, env = "COUNTERSIGN_PRIVATE_BEARER_FILE", value_name = "FILE")]
+    pub(crate) private_bearer_file: Option<PathBuf>,
+    /// The issuer's name, as it stands in a token's title [default: Launchpad]
+    #[arg(long, env = "COUNTERSIGN_ISSUER", value_name = "NAME")]
+    pub(crate) issuer: Option<String>,
+    /// How long a token lives, such as 90s or 5m; at most 24h [default: 5m]
+    #[arg(long, env = "COUNTERSIGN_TOKEN_LIFETIME", value_name = "DURATION")]
+    pub(crate) token_lifetime: Option<SignedDuration>,
+    /// For how long after a token's expiry its record is kept; at least 2m [default: 24h]
+    #[arg(long, env = "COUNTERSIGN_RETENTION", value_name = "DURATION")]
+    pub(crate) retention: Option<SignedDuration>,
+    /// Issue only tokens that are bound to one bug tracker
+    #[arg(long, env = "COUNTERSIGN_REQUIRE_AUDIENCE", value_name = "BOOL", num_args = 0..=1,
+          require_equals = true, default_missing_value = "true")]
+    pub(crate) require_audience: Option<bool>,
+    /// The status for a token that is used, expired or revoked: 401 as in the seed, or 410 [default: 401]
+    #[arg(long, env = "COUNTERSIGN_SPENT_STATUS", value_name = "STATUS")]
+    pub(crate) spent_status: Option<u16>,
+    /// How many refusals one address gets in a minute before they all become 429; 0 for any number [default: 1000]
+    #[arg(long, env = "COUNTERSIGN_REFUSALS_PER_MINUTE", value_name = "NUMBER")]
+    pub(crate) refusals_per_minute: Option<u32>,
+    /// How logs are written: human or json [default: human]
+    #[arg(long, env = "COUNTERSIGN_LOG_FORMAT", value_name = "FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
+}
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// A line for a person.
+    #[default]
+    Human,
+    /// An object a line, for a program.
+    Json,
+}
+
+/// Settings with nothing left open.
+#[derive(Debug)]
+pub(crate) struct Resolved {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) public_listen: SocketAddr,
+    pub(crate) private_listen: SocketAddr,
+    /// `None`: the address that is listened on.
+    pub(crate) public_url: Option<Url>,
+    pub(crate) store: String,
+    pub(crate) key_ring: PathBuf,
+    pub(crate) private_bearer_file: Option<PathBuf>,
+    pub(crate) issuer: String,
+    pub(crate) policy: Policy,
+    pub(crate) spent_status: SpentStatus,
+    pub(crate) refusals_per_minute: u32,
+    pub(crate) log_format: LogFormat,
+}
+
+impl ServeArgs {
+    /// Reads the file, lays flags and variables over it, and fills in the defaults.
+    pub(crate) fn resolve(self) -> Result<Resolved, Failure> {
+        let path = match self.config {
+            Some(path) => Some(path),
+            None => FILES.iter().map(PathBuf::from).find(|path| path.exists()),
+        };
+        let file = match path {
+            Some(path) => Settings::from_file(&path)?,
+            None => Settings::default(),
+        };
+        file.overlaid_with(&self.settings)?.resolve()
+    }
+}
+
+impl Settings {
+    fn from_file(path: &Path) -> Result<Self, Failure> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Failure::usage(format!("cannot read the configuration file {}: {error}", path.display()))
+        })?;
+        Self::from_text(&text)
+            .map_err(|error| Failure::usage(format!("configuration file {}: {error}", path.display())))
+    }
+
+    fn from_text(text: &str) -> Result<Self, toml::de::Error> {
+        toml::from_str(text)
+    }
+
+    /// These settings, except where `over` says something.
+    fn overlaid_with(&self, over: &Self) -> Result<Self, Failure> {
+        let table = |settings| toml::Table::try_from(settings).map_err(Failure::usage);
+        let mut merged = table(self)?;
+        merged.extend(table(over)?);
+        merged.try_into().map_err(Failure::usage)
+    }
+
+    fn resolve(self) -> Result<Resolved, Failure> {
+        let data_dir = self.data_dir.unwrap_or_else(|| PathBuf::from("countersign-data"));
+        let public_listen = self.public_listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080)));
+        let default = Policy::default();
+        let policy = Policy {
+            lifetime: duration("token_lifetime", self.token_lifetime, default.lifetime, 1, MAX_LIFETIME)?,
+            retention: duration("retention", self.retention, default.retention, 120, Duration::MAX)?,
+            require_audience: self.require_audience.unwrap_or(default.require_audience),
+        };
+        let spent_status = match self.spent_status {
+            None | Some(401) => SpentStatus::Unauthorized,
+            Some(410) => SpentStatus::Gone,
+            Some(other) => {
+                return Err(Failure::usage(format!("spent_status must be 401 or 410, not {other}")));
+            }
+        };
+        if let Some(url) = &self.public_url {
+            check_public_url(url)?;
+        } else if public_listen.ip().is_unspecified() {
+            return Err(Failure::usage(
+                "public_listen takes connections on every address, so public_url has to say which one trackers use; \
+                 give it as https://HOST",
+            ));
+        }
+        Ok(Resolved {
+            public_listen,
+            private_listen: self.private_listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8087))),
+            public_url: self.public_url,
+            store: self.store.unwrap_or_else(|| "sqlite:".to_owned()),
+            key_ring: self.key_ring.unwrap_or_else(|| data_dir.join("key-ring.toml")),
+            data_dir,
+            private_bearer_file: self.private_bearer_file,
+            issuer: self.issuer.unwrap_or_else(|| "Launchpad".to_owned()),
+            policy,
+            spent_status,
+            refusals_per_minute: self.refusals_per_minute.unwrap_or(1000),
+            log_format: self.log_format.unwrap_or_default(),
+        })
+    }
+}
+
+fn check_public_url(url: &Url) -> Result<(), Failure> {
+    let sound = matches!(url.scheme(), "http" | "https")
+        && url.has_host()
+        && url.query().is_none()
+        && url.fragment().is_none()
+        && url.username().is_empty()
+        && url.password().is_none();
+    if sound {
+        Ok(())
+    } else {
+        Err(Failure::usage(
+            "public_url must be https://HOST or http://HOST, with a path if need be, and nothing else",
+        ))
+    }
+}
+
+/// A duration in whole seconds and within bounds.
+fn duration(
+    name: &str,
+    given: Option<SignedDuration>,
+    default: Duration,
+    least_seconds: u64,
+    most: Duration,
+) -> Result<Duration, Failure> {
+    let Some(given) = given else { return Ok(default) };
+    let most_says =
+        if most == Duration::MAX { String::new() } else { format!(" and at most {} s", most.as_secs()) };
+    let wrong =
+        || Failure::usage(format!("{name} must be whole seconds, at least {least_seconds} s{most_says}"));
+    let duration = Duration::try_from(given).map_err(|_| wrong())?;
+    if duration.subsec_nanos() != 0 || duration.as_secs() < least_seconds || duration > most {
+        return Err(wrong());
+    }
+    Ok(duration)
+}
+
+#[cfg(test)]
+mod tests;

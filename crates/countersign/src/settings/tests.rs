@@ -1,0 +1,108 @@
+use super::*;
+
+fn settings(text: &str) -> Settings {
+    Settings::from_text(text).unwrap()
+}
+
+fn refusal(text: &str) -> String {
+    format!("{:?}", settings(text).resolve().unwrap_err())
+}
+
+#[test]
+fn the_sample_file_is_the_defaults() {
+    let sample = include_str!("../../../../docs/countersign.sample.toml");
+    // Commented out, every line is a setting at its default; uncommented, every one of them is understood.
+    assert!(settings(sample).resolve().is_ok());
+    let uncommented: String = sample
+        .lines()
+        .map(|line| match line.strip_prefix("#") {
+            Some(setting) if !setting.starts_with(' ') && setting.contains('=') => setting,
+            _ => line,
+        })
+        .collect::<Vec<_>>()
+        .join("\n");
+    let all = settings(&uncommented);
+    let table = toml::Table::try_from(&all).unwrap();
+    let fields = toml::Table::try_from(Settings {
+        data_dir: Some(PathBuf::new()),
+        public_listen: Some(([127, 0, 0, 1], 0).into()),
+        private_listen: Some(([127, 0, 0, 1], 0).into()),
+        public_url: Some("https://a.example".parse().unwrap()),
+        store: Some(String::new()),
+        key_ring: Some(PathBuf::new()),
+        private_bearer_file: Some(PathBuf::new()),
+        issuer: Some(String::new()),
+        token_lifetime: Some(SignedDuration::ZERO),
+        retention: Some(SignedDuration::ZERO),
+        require_audience: Some(false),
+        spent_status: Some(401),
+        refusals_per_minute: Some(0),
+        log_format: Some(LogFormat::Human),
+    })
+    .unwrap();
+    assert_eq!(
+        table.keys().collect::<Vec<_>>(),
+        fields.keys().collect::<Vec<_>>(),
+        "the sample names every setting"
+    );
+
+    let sample = all.resolve().unwrap();
+    let default = Settings::default().resolve().unwrap();
+    assert_eq!(sample.policy, default.policy);
+    assert_eq!(sample.issuer, default.issuer);
+    assert_eq!(sample.data_dir, default.data_dir);
+    assert_eq!(sample.key_ring, default.key_ring);
+    assert_eq!(sample.store, default.store);
+    assert_eq!(
+        (sample.public_listen, sample.private_listen, sample.spent_status, sample.refusals_per_minute),
+        (default.public_listen, default.private_listen, default.spent_status, default.refusals_per_minute)
+    );
+}
+
+#[test]
+fn what_is_said_later_wins() {
+    let file = settings("issuer = 'File'\nspent_status = 410\ntoken_lifetime = '90s'\n");
+    let flags = Settings { issuer: Some("Flag".to_owned()), ..Settings::default() };
+    let resolved = file.overlaid_with(&flags).unwrap().resolve().unwrap();
+    assert_eq!(resolved.issuer, "Flag");
+    assert_eq!(resolved.spent_status, SpentStatus::Gone);
+    assert_eq!(resolved.policy.lifetime, Duration::from_secs(90));
+    assert_eq!(resolved.refusals_per_minute, 1000, "the default");
+}
+
+#[test]
+fn the_key_ring_goes_with_the_data_directory() {
+    let resolved = settings("data_dir = '/srv/countersign'").resolve().unwrap();
+    assert_eq!(resolved.key_ring, Path::new("/srv/countersign/key-ring.toml"));
+}
+
+#[test]
+fn unknown_keys_and_wrong_types_are_refused_by_name() {
+    for (text, says) in [
+        ("colour = 'red'", "colour"),
+        ("public_listen = 'here'", "public_listen"),
+        ("spent_status = 'gone'", "spent_status"),
+        ("token_lifetime = 5", "token_lifetime"),
+        ("[server]\nissuer = 'a'", "server"),
+    ] {
+        let error = Settings::from_text(text).unwrap_err().to_string();
+        assert!(error.contains(says), "{text}: {error}");
+    }
+}
+
+#[test]
+fn values_out_of_range_are_refused() {
+    for (text, says) in [
+        ("token_lifetime = '0s'", "token_lifetime"),
+        ("token_lifetime = '25h'", "86400"),
+        ("token_lifetime = '1500ms'", "whole seconds"),
+        ("token_lifetime = '-5m'", "token_lifetime"),
+        ("retention = '1m'", "retention"),
+        ("spent_status = 404", "401 or 410"),
+        ("public_url = 'ftp://a.example'", "public_url"),
+        ("public_url = 'https://a.example/?q'", "public_url"),
+        ("public_listen = '0.0.0.0:80'", "public_url"),
+    ] {
+        assert!(refusal(text).contains(says), "{text}: {}", refusal(text));
+    }
+}

@@ -1,0 +1,143 @@
+//! What every request handler can reach.
+
+use std::fmt;
+use std::sync::Arc;
+
+use countersign_core::LoginTokenSet;
+use subtle::ConstantTimeEq;
+use url::Url;
+use zeroize::Zeroizing;
+
+use crate::{KeyFile, RefusalLimiter};
+
+/// The state that the routes share.
+#[derive(Debug)]
+pub struct App {
+    /// The domain.
+    pub tokens: LoginTokenSet,
+    /// Where the key ring is kept, for rotation.
+    pub key_file: KeyFile,
+    /// The issuer's name and URL.
+    pub names: Names,
+    /// How a token that is no longer good is answered.
+    pub spent_status: SpentStatus,
+    /// Who has been refused too often.
+    pub limiter: RefusalLimiter,
+    /// What a caller of the private API must show; `None` asks for nothing, which is for loopback only.
+    pub bearer: Option<Bearer>,
+}
+
+impl App {
+    /// Puts the key file to use if it has changed. A file that cannot be used changes nothing, and is complained about
+    /// once.
+    pub async fn reload_keys(self: &Arc<Self>) {
+        let app = Arc::clone(self);
+        match tokio::task::spawn_blocking(move || app.key_file.reload_if_changed()).await {
+            Ok(Some(Ok(ring))) => {
+                tracing::info!(keys = ring.keys().len(), "the key ring has changed on disk and is in use");
+                self.tokens.set_keys(ring);
+            }
+            Ok(Some(Err(error))) => {
+                tracing::error!(%error, "the key ring on disk cannot be used; keeping the old one");
+            }
+            Ok(None) | Err(_) => {}
+        }
+    }
+}
+
+/// Who the issuer is.
+#[derive(Clone, Debug)]
+pub struct Names {
+    /// The issuer's name, such as `Launchpad`.
+    pub issuer: String,
+    /// The URL under which bug trackers reach the public API, without a slash at its end.
+    pub public_url: String,
+}
+
+impl Names {
+    /// Takes the issuer's name, and the URL of its public API.
+    pub fn new(issuer: String, public_url: &Url) -> Self {
+        Self { issuer, public_url: public_url.as_str().trim_end_matches('/').to_owned() }
+    }
+
+    /// The seed's description of a token.
+    pub(crate) fn title(&self) -> String {
+        format!("{} is authenticating itself with a remote bug tracker.", self.issuer)
+    }
+
+    pub(crate) fn canonical_url(&self, token: &str) -> String {
+        format!("{}/token/{token}", self.public_url)
+    }
+
+    pub(crate) fn handshake_url(&self, token: &str) -> String {
+        format!("{}/token/{token}/{}", self.public_url, crate::public::VIEW)
+    }
+}
+
+/// The status of a refusal because the token has been used, revoked, or has expired.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SpentStatus {
+    /// 401 with `WWW-Authenticate`, as the seed has it.
+    #[default]
+    Unauthorized,
+    /// 410, as present-day Launchpad has it.
+    Gone,
+}
+
+/// A secret that callers of the private API show as `Authorization: Bearer …`. Its `Debug` says nothing.
+pub struct Bearer(Zeroizing<String>);
+
+impl Bearer {
+    /// Takes the secret; `None` if it is empty, or has characters that no header can carry.
+    pub fn new(secret: Zeroizing<String>) -> Option<Self> {
+        let fits = !secret.is_empty() && secret.bytes().all(|byte| byte.is_ascii_graphic());
+        fits.then_some(Self(secret))
+    }
+
+    /// Whether the value of an `Authorization` header shows this secret (RFC 6750 section 2.1), in constant time.
+    pub(crate) fn is_shown_by(&self, authorization: &[u8]) -> bool {
+        let Some((scheme, credentials)) = authorization.split_at_checked("Bearer ".len()) else {
+            return false;
+        };
+        scheme.eq_ignore_ascii_case(b"Bearer ")
+            && bool::from(credentials.trim_ascii().ct_eq(self.0.as_bytes()))
+    }
+}
+
+impl fmt::Debug for Bearer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Bearer(redacted)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_whole_secret_is_accepted() {
+        let bearer = Bearer::new("s3cret".to_owned().into()).unwrap();
+        for (shown, accepted) in [
+            ("Bearer s3cret", true),
+            ("bearer s3cret ", true),
+            ("Bearer s3cre", false),
+            ("Bearer s3cret2", false),
+            ("Bearer ", false),
+            ("Basic s3cret", false),
+            ("s3cret", false),
+            ("", false),
+        ] {
+            assert_eq!(bearer.is_shown_by(shown.as_bytes()), accepted, "{shown}");
+        }
+        assert!(Bearer::new(String::new().into()).is_none());
+        assert!(Bearer::new("two words".to_owned().into()).is_none());
+        assert_eq!(format!("{bearer:?}"), "Bearer(redacted)");
+    }
+
+    #[test]
+    fn urls_are_built_below_the_public_url() {
+        let names = Names::new("Launchpad".into(), &"https://lp.example.org/prefix/".parse().unwrap());
+        assert_eq!(names.canonical_url("T"), "https://lp.example.org/prefix/token/T");
+        assert_eq!(names.handshake_url("T"), "https://lp.example.org/prefix/token/T/+bugtracker-handshake");
+    }
+}

@@ -1,0 +1,155 @@
+//! Who has been refused too often.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_core::{Clock, to_millis};
+use governor::clock::Clock as _;
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::keyed::DashMapStateStore;
+use governor::{Quota, RateLimiter};
+
+/// The most addresses that are counted one by one, some 100 bytes each; further ones share one count.
+const MAX_ADDRESSES: usize = 100_000;
+
+/// Counts the refusals that each address gets.
+///
+/// Only a *refused* handshake is counted, and only a refusal is withheld when there were too many: a good token is
+/// accepted from anywhere at any time. So nobody can lock a tracker out by sending rubbish from its address or through
+/// its proxy, and who guesses or replays learns nothing more. It is not what keeps guessers out; 128 bits are.
+#[derive(Debug)]
+pub struct RefusalLimiter(Option<Limits>);
+
+#[derive(Debug)]
+struct Limits {
+    by_address: RateLimiter<IpAddr, DashMapStateStore<IpAddr>, LimiterClock, NoOpMiddleware<Nanos>>,
+    clock: LimiterClock,
+}
+
+impl RefusalLimiter {
+    /// Allows each address so many refusals a minute, all at once or spread; 0 allows any number.
+    pub fn new(per_minute: u32, clock: Arc<dyn Clock>) -> Self {
+        Self(NonZeroU32::new(per_minute).map(|per_minute| {
+            let clock = LimiterClock(clock);
+            let by_address =
+                RateLimiter::new(Quota::per_minute(per_minute), DashMapStateStore::default(), clock.clone());
+            Limits { by_address, clock }
+        }))
+    }
+
+    /// Counts a refusal.
+    ///
+    /// # Errors
+    ///
+    /// If that is one too many: how long until the next one is allowed.
+    pub(crate) fn count(&self, peer: Option<IpAddr>) -> Result<(), Duration> {
+        let (Some(limits), Some(peer)) = (&self.0, peer) else { return Ok(()) };
+        let mut address = party(peer);
+        if limits.by_address.len() >= MAX_ADDRESSES {
+            limits.by_address.retain_recent();
+            if limits.by_address.len() >= MAX_ADDRESSES {
+                address = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+            }
+        }
+        limits
+            .by_address
+            .check_key(&address)
+            .map_err(|not_until| not_until.wait_time_from(limits.clock.now()))
+    }
+
+    /// Forgets the addresses that have not been refused lately.
+    pub(crate) fn forget_the_calm(&self) {
+        if let Some(limits) = &self.0 {
+            limits.by_address.retain_recent();
+            limits.by_address.shrink_to_fit();
+        }
+    }
+}
+
+/// Whom an address counts for: one IPv4 address, or one IPv6 network of 64 bits, which is what one customer gets.
+fn party(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
+    }
+}
+
+/// The domain's clock, as the limiter wants it.
+#[derive(Clone, Debug)]
+struct LimiterClock(Arc<dyn Clock>);
+
+impl governor::clock::Clock for LimiterClock {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        let millis = u64::try_from(to_millis(self.0.now())).unwrap_or(0);
+        Nanos::from(millis.saturating_mul(1_000_000))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_core::ManualClock;
+
+    use super::*;
+
+    fn limiter(per_minute: u32) -> (RefusalLimiter, Arc<ManualClock>) {
+        let clock = Arc::new(ManualClock::at("2026-01-31T12:00:00Z".parse().unwrap()));
+        (RefusalLimiter::new(per_minute, clock.clone()), clock)
+    }
+
+    fn address(text: &str) -> Option<IpAddr> {
+        Some(text.parse().unwrap())
+    }
+
+    #[test]
+    fn each_address_has_its_own_count_and_it_recovers() {
+        let (limiter, clock) = limiter(6);
+        for _ in 0..6 {
+            assert_eq!(limiter.count(address("192.0.2.1")), Ok(()));
+        }
+        assert_eq!(limiter.count(address("192.0.2.1")), Err(Duration::from_secs(10)));
+        assert_eq!(
+            limiter.count(address("::ffff:192.0.2.1")),
+            Err(Duration::from_secs(10)),
+            "the same, mapped"
+        );
+        assert_eq!(limiter.count(address("192.0.2.2")), Ok(()));
+        clock.advance(Duration::from_secs(10));
+        assert_eq!(limiter.count(address("192.0.2.1")), Ok(()));
+        assert!(limiter.count(address("192.0.2.1")).is_err());
+    }
+
+    #[test]
+    fn an_ipv6_network_counts_as_one() {
+        let (limiter, _) = limiter(1);
+        assert_eq!(limiter.count(address("2001:db8::1")), Ok(()));
+        assert!(limiter.count(address("2001:db8::ffff:2")).is_err());
+        assert_eq!(limiter.count(address("2001:db8:0:1::1")), Ok(()));
+    }
+
+    #[test]
+    fn zero_is_no_limit_and_an_unknown_peer_is_not_counted() {
+        let (limiter, _) = limiter(0);
+        assert!((0..10_000).all(|_| limiter.count(address("192.0.2.1")).is_ok()));
+        let (limiter, _) = self::limiter(1);
+        assert!((0..10).all(|_| limiter.count(None).is_ok()));
+    }
+
+    #[test]
+    fn a_crowd_of_addresses_takes_bounded_memory() {
+        let (limiter, clock) = limiter(1);
+        for bits in 0..u32::try_from(MAX_ADDRESSES).unwrap() {
+            assert_eq!(limiter.count(Some(IpAddr::V4(bits.into()))), Ok(()));
+        }
+        assert_eq!(limiter.count(address("203.0.113.1")), Ok(()));
+        assert!(limiter.count(address("203.0.113.2")).is_err(), "the crowd shares a count");
+        clock.advance(Duration::from_mins(2));
+        limiter.forget_the_calm();
+        assert_eq!(limiter.count(address("203.0.113.1")), Ok(()));
+        assert_eq!(limiter.count(address("203.0.113.2")), Ok(()));
+    }
+}

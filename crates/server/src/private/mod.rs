@@ -1,0 +1,13 @@
+//! The private API: for the service that owns the server, and for its operators.
+//!
+//! XML-RPC ([`xmlrpc`]) and JSON ([`tokens`]) are two mouths of the same three operations of the domain; [`admin`] has
+//! what operators need beyond them. Everything passes [`guard`] first.
+
+pub(crate) mod admin;
+mod body;
+pub(crate) mod guard;
+pub(crate) mod openapi;
+pub(crate) mod tokens;
+pub(crate) mod xmlrpc;
+
+pub use body::MAX_BODY_BYTES;

@@ -1,0 +1,197 @@
+//! Tokens as JSON.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use countersign_core::{
+    Audience, Claims, GetError, IssueError, Issued, LoginToken, Lookup, NewToken, Status, StoreError,
+};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use crate::App;
+use crate::private::body;
+use crate::problem::Problem;
+use crate::public::TOKEN_TYPE;
+
+/// What a new token shall be like. Every member may be left out, and so may the body.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TokenRequest {
+    /// The base URL of the bug tracker that alone may redeem it.
+    #[schema(example = "https://bugs.example.org/")]
+    audience: Option<String>,
+    /// How long it shall live, in seconds, from 1 to 86400.
+    #[schema(minimum = 1, maximum = 86400)]
+    ttl: Option<u64>,
+    /// What the redeeming tracker shall know: at most 1024 bytes of compact JSON.
+    #[schema(value_type = Option<Object>)]
+    claims: Option<Map<String, Value>>,
+}
+
+/// A token, and how it stands.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct TokenDocument {
+    /// The token itself.
+    token_id: String,
+    /// What it is called in records, events and logs. Not a secret.
+    id: String,
+    /// `BUGTRACKER`.
+    token_type: &'static str,
+    /// What it is, for people.
+    title: String,
+    /// Its URL.
+    canonical_url: String,
+    /// Where a tracker redeems it.
+    handshake_url: String,
+    /// The base URL of the tracker it is bound to; empty when unbound.
+    audience: String,
+    /// What the redeeming tracker is told.
+    #[schema(value_type = Object)]
+    claims: Map<String, Value>,
+    /// `live`, `consumed`, `revoked`, `expired`, or `fenced`.
+    status: &'static str,
+    /// When it was issued (RFC 3339).
+    #[schema(value_type = String, format = DateTime)]
+    date_created: Timestamp,
+    /// When it expires, or expired.
+    #[schema(value_type = String, format = DateTime)]
+    date_expires: Timestamp,
+    /// When it was consumed; `false` while it is not.
+    #[schema(value_type = String, format = DateTime)]
+    date_consumed: Consumed,
+}
+
+/// A date, or `false`, as the seed has it.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Consumed {
+    At(Timestamp),
+    Not(bool),
+}
+
+/// Whether a revocation took effect.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Revocation {
+    /// True if the token was still live.
+    revoked: bool,
+}
+
+/// Issues a token.
+#[utoipa::path(
+    post, path = "/v1/tokens", tag = "tokens", request_body(content = TokenRequest, description = "may be empty"),
+    responses((status = 201, body = TokenDocument), (status = 400, body = Problem), (status = 503, body = Problem))
+)]
+pub(crate) async fn issue(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<(StatusCode, Json<TokenDocument>), Problem> {
+    let request: TokenRequest = body::read_json(&headers, body).await?;
+    let wanted = NewToken {
+        audience: read_audience(request.audience.as_deref())?,
+        lifetime: request.ttl.map(Duration::from_secs),
+        claims: Claims::new(request.claims.unwrap_or_default())
+            .map_err(|error| Problem::bad_request("claims", format!("The {error}.")))?,
+    };
+    let Issued { token, text } = app.tokens.issue(wanted).map_err(|error| issue_problem(&error))?;
+    Ok((StatusCode::CREATED, Json(document(&app, text.into_exposed(), &token, &Status::Live))))
+}
+
+/// Shows a token. Looking never consumes.
+#[utoipa::path(
+    get, path = "/v1/tokens/{token}", tag = "tokens", params(("token", description = "the token itself")),
+    responses(
+        (status = 200, body = TokenDocument),
+        (status = 404, body = Problem), (status = 410, body = Problem), (status = 503, body = Problem)
+    )
+)]
+pub(crate) async fn show(
+    State(app): State<Arc<App>>,
+    Path(text): Path<String>,
+) -> Result<Json<TokenDocument>, Problem> {
+    let Lookup { token, status } = app.tokens.get(&text).await.map_err(|error| get_problem(&error))?;
+    Ok(Json(document(&app, text, &token, &status)))
+}
+
+/// Revokes a token.
+#[utoipa::path(
+    delete, path = "/v1/tokens/{token}", tag = "tokens", params(("token", description = "the token itself")),
+    responses((status = 200, body = Revocation), (status = 404, body = Problem), (status = 503, body = Problem))
+)]
+pub(crate) async fn revoke(
+    State(app): State<Arc<App>>,
+    Path(text): Path<String>,
+) -> Result<Json<Revocation>, Problem> {
+    let revoked = app.tokens.revoke(&text).await.map_err(|error| get_problem(&error))?;
+    Ok(Json(Revocation { revoked }))
+}
+
+/// Reads an audience; empty is none.
+fn read_audience(text: Option<&str>) -> Result<Option<Audience>, Problem> {
+    match text {
+        None | Some("") => Ok(None),
+        Some(text) => Audience::parse(text)
+            .map(Some)
+            .map_err(|error| Problem::bad_request("audience", format!("The audience {error}."))),
+    }
+}
+
+fn document(app: &App, text: String, token: &LoginToken, status: &Status) -> TokenDocument {
+    TokenDocument {
+        id: token.id().to_string(),
+        token_type: TOKEN_TYPE,
+        title: app.names.title(),
+        canonical_url: app.names.canonical_url(&text),
+        handshake_url: app.names.handshake_url(&text),
+        token_id: text,
+        audience: token.audience().map_or(String::new(), ToString::to_string),
+        claims: token.claims().members().clone(),
+        status: match status {
+            Status::Live => "live",
+            Status::Consumed(_) => "consumed",
+            Status::Revoked { .. } => "revoked",
+            Status::Expired => "expired",
+            Status::Fenced => "fenced",
+        },
+        date_created: token.created(),
+        date_expires: token.expires(),
+        date_consumed: match status {
+            Status::Consumed(consumption) => Consumed::At(consumption.at),
+            Status::Live | Status::Revoked { .. } | Status::Expired | Status::Fenced => Consumed::Not(false),
+        },
+    }
+}
+
+fn issue_problem(error: &IssueError) -> Problem {
+    let (status, reason) = match error {
+        IssueError::AudienceRequired => (StatusCode::BAD_REQUEST, "audience-required"),
+        IssueError::Lifetime => (StatusCode::BAD_REQUEST, "ttl"),
+        IssueError::Seal(_) => (StatusCode::BAD_REQUEST, "too-long"),
+        IssueError::Entropy(_) | IssueError::NoKey => (StatusCode::SERVICE_UNAVAILABLE, "cannot-issue"),
+    };
+    Problem::new(status, reason, error.to_string())
+}
+
+fn get_problem(error: &GetError) -> Problem {
+    match error {
+        GetError::NotOurs(_) => Problem::new(StatusCode::NOT_FOUND, "unknown", error.to_string()),
+        GetError::Forgotten { .. } => Problem::new(StatusCode::GONE, "forgotten", error.to_string()),
+        GetError::Store(error) => store_problem(error),
+    }
+}
+
+/// The store's reason goes to the operator's log, and also to this caller: the private API is the operator's own.
+pub(crate) fn store_problem(error: &StoreError) -> Problem {
+    let reason = match error {
+        StoreError::Busy => "busy",
+        StoreError::Unavailable(_) => "store-unavailable",
+    };
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, reason, error.to_string())
+}

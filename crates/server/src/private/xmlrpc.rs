@@ -1,0 +1,159 @@
+//! Tokens as XML-RPC, which is what the seed speaks.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{Method as HttpMethod, StatusCode};
+use axum::response::{IntoResponse, Response};
+use countersign_core::{Audience, GetError, IssueError, LoginToken, Lookup, NewToken, Status};
+use countersign_xmlrpc::{
+    Arguments, Fault, Method, Parameter, Service, Type, Value, date_time, fault, fault_document, respond,
+    structure,
+};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use crate::App;
+use crate::private::body;
+use crate::problem::with_allow;
+use crate::public::TOKEN_TYPE;
+
+/// `POST /bugs`. A fault is an answer like any other: its status is 200.
+pub(crate) async fn answer(State(app): State<Arc<App>>, request: Request) -> Response {
+    if request.method() != HttpMethod::POST {
+        let text = "XML-RPC calls are POST requests.";
+        return with_allow((StatusCode::METHOD_NOT_ALLOWED, text).into_response(), "POST");
+    }
+    let (head, body) = request.into_parts();
+    let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let document = match body::read(body).await {
+        Ok(body) => {
+            let answer = respond(&Bugs(&app), content_type, &body).await;
+            tracing::debug!(method = answer.method, fault = answer.fault_code, "called");
+            answer.document
+        }
+        Err(body::BodyError::TooLong) => fault_document(fault::body_too_large(body::MAX_BODY_BYTES)),
+        Err(body::BodyError::Broken) => fault_document(fault::invalid_call("the call did not arrive whole")),
+    };
+    ([(CONTENT_TYPE, countersign_xmlrpc::CONTENT_TYPE)], document).into_response()
+}
+
+/// The methods of `/bugs`.
+struct Bugs<'a>(&'a App);
+
+const METHODS: &[Method] = &[
+    Method {
+        name: "newBugTrackerToken",
+        returns: Type::String,
+        parameters: &[Parameter::optional("bugtracker_url", Type::String)],
+        help: "Issues a single-use login token and returns its id, which is the token itself. With the base URL of a \
+               bug tracker, only that tracker can redeem it; without one, any tracker that it is passed to can.",
+    },
+    Method {
+        name: "getLoginToken",
+        returns: Type::Struct,
+        parameters: &[Parameter::required("token_id", Type::String)],
+        help: "Tells what is known about a token: token_id, token_type, title, canonical_url, handshake_url, audience \
+               (empty when unbound), date_created, date_expires (UTC), and date_consumed, which is false while the \
+               token is not consumed. Looking never consumes.",
+    },
+    Method {
+        name: "revokeLoginToken",
+        returns: Type::Boolean,
+        parameters: &[Parameter::required("token_id", Type::String)],
+        help: "Takes a token back, so that nobody can redeem it. Returns true if it was still live.",
+    },
+];
+
+impl Service for Bugs<'_> {
+    fn methods(&self) -> &'static [Method] {
+        METHODS
+    }
+
+    async fn call(&self, method: &'static str, arguments: Arguments) -> Result<Value, Fault> {
+        match method {
+            "newBugTrackerToken" => {
+                self.new_token(arguments.optional::<String>("bugtracker_url")?.as_deref())
+            }
+            "getLoginToken" => self.get(arguments.required("token_id")?).await,
+            "revokeLoginToken" => self.revoke(arguments.required("token_id")?).await,
+            other => Err(fault::no_such_method(other)),
+        }
+    }
+}
+
+impl Bugs<'_> {
+    fn new_token(&self, tracker: Option<&str>) -> Result<Value, Fault> {
+        let audience = match tracker {
+            None | Some("") => None,
+            Some(url) => {
+                let audience = Audience::parse(url)
+                    .map_err(|error| fault::invalid_parameters(format!("the bugtracker_url {error}")))?;
+                Some(audience)
+            }
+        };
+        let issued = self
+            .0
+            .tokens
+            .issue(NewToken { audience, ..NewToken::default() })
+            .map_err(|error| issue_fault(&error))?;
+        Ok(Value::String(issued.text.into_exposed()))
+    }
+
+    async fn get(&self, text: String) -> Result<Value, Fault> {
+        let Lookup { token, status } = self.0.tokens.get(&text).await.map_err(|error| get_fault(&error))?;
+        self.describe(text, &token, &status)
+    }
+
+    async fn revoke(&self, text: String) -> Result<Value, Fault> {
+        let revoked = self.0.tokens.revoke(&text).await.map_err(|error| get_fault(&error))?;
+        Ok(Value::Boolean(revoked))
+    }
+
+    fn describe(&self, text: String, token: &LoginToken, status: &Status) -> Result<Value, Fault> {
+        let names = &self.0.names;
+        let audience = token.audience().map_or(String::new(), ToString::to_string);
+        Ok(structure([
+            ("canonical_url", Value::String(names.canonical_url(&text))),
+            ("handshake_url", Value::String(names.handshake_url(&text))),
+            ("token_id", Value::String(text)),
+            ("token_type", Value::String(TOKEN_TYPE.to_owned())),
+            ("title", Value::String(names.title())),
+            ("audience", Value::String(audience)),
+            ("date_created", utc(token.created())?),
+            ("date_expires", utc(token.expires())?),
+            (
+                "date_consumed",
+                match status {
+                    Status::Consumed(consumption) => utc(consumption.at)?,
+                    Status::Live | Status::Revoked { .. } | Status::Expired | Status::Fenced => {
+                        Value::Boolean(false)
+                    }
+                },
+            ),
+        ]))
+    }
+}
+
+/// A moment as `dateTime.iso8601`, which has no zone of its own: UTC by agreement. Fractions of a second are cut off.
+fn utc(time: Timestamp) -> Result<Value, Fault> {
+    date_time(TimeZone::UTC.to_datetime(time)).map(Value::DateTime)
+}
+
+fn issue_fault(error: &IssueError) -> Fault {
+    match error {
+        IssueError::AudienceRequired | IssueError::Lifetime | IssueError::Seal(_) => {
+            fault::invalid_parameters(error.to_string())
+        }
+        IssueError::Entropy(_) | IssueError::NoKey => fault::application(error.to_string()),
+    }
+}
+
+fn get_fault(error: &GetError) -> Fault {
+    match error {
+        GetError::NotOurs(_) | GetError::Forgotten { .. } | GetError::Store(_) => {
+            fault::application(error.to_string())
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! From an HTTP request to what it says, as far as the handshake cares.
+
+use std::borrow::Cow;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::{HeaderMap, Method};
+use bytes::Bytes;
+use countersign_core::handshake::{Attempt, StatedAudience, Unreadable};
+use countersign_core::{Audience, RetryKeyHash};
+use http_body_util::{BodyExt, Limited};
+
+/// The longest body that is read, in bytes: a form with one URL in it is far shorter.
+pub const MAX_BODY_BYTES: usize = 8 * 1024;
+
+/// Reads a request. Nothing in it is an error: what cannot be understood is said to be so, and matters only if the
+/// token asks for it.
+pub(super) async fn read(request: Request) -> Attempt {
+    let is_post = request.method() == Method::POST;
+    let retry_key = request
+        .headers()
+        .get("idempotency-key")
+        .map(|value| value.as_bytes().trim_ascii())
+        .filter(|key| !key.is_empty())
+        .map(RetryKeyHash::of);
+    let audience = if is_post { stated_audience(request).await } else { StatedAudience::None };
+    Attempt { is_post, audience, retry_key }
+}
+
+async fn stated_audience(request: Request) -> StatedAudience {
+    let media_type = media_type(request.headers());
+    let form = match media_type.as_deref() {
+        Some("application/x-www-form-urlencoded") => true,
+        Some("application/json") => false,
+        // Old plugins send an empty body, or one that says nothing.
+        _ => return StatedAudience::None,
+    };
+    let Some(body) = read_body(request.into_body()).await else {
+        return StatedAudience::Unreadable(Unreadable::TooLong);
+    };
+    let stated = if form { audience_in_form(&body) } else { audience_in_json(&body) };
+    match stated {
+        Ok(None) => StatedAudience::None,
+        Ok(Some(text)) => match Audience::parse(&text) {
+            Ok(audience) => StatedAudience::Tracker(audience),
+            Err(error) => StatedAudience::Unreadable(error.into()),
+        },
+        Err(unreadable) => StatedAudience::Unreadable(unreadable),
+    }
+}
+
+/// The body, unless it is too long or does not arrive whole.
+async fn read_body(body: Body) -> Option<Bytes> {
+    Some(Limited::new(body, MAX_BODY_BYTES).collect().await.ok()?.to_bytes())
+}
+
+fn audience_in_form(body: &[u8]) -> Result<Option<Cow<'_, str>>, Unreadable> {
+    let mut stated =
+        form_urlencoded::parse(body).filter_map(|(name, value)| (name == "audience").then_some(value));
+    match (stated.next(), stated.next()) {
+        (first, None) => Ok(first),
+        (_, Some(_)) => Err(Unreadable::Twice),
+    }
+}
+
+fn audience_in_json(body: &[u8]) -> Result<Option<Cow<'_, str>>, Unreadable> {
+    if body.trim_ascii().is_empty() {
+        return Ok(None);
+    }
+    let members: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(body).map_err(|_| Unreadable::NotJson)?;
+    match members.get("audience") {
+        None | Some(serde_json::Value::Null) => Ok(None),
+        Some(serde_json::Value::String(text)) => Ok(Some(Cow::Owned(text.clone()))),
+        Some(_) => Err(Unreadable::NotText),
+    }
+}
+
+/// The media type of the body, in lower case, without parameters (RFC 9110 section 8.3.1).
+fn media_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    Some(value.split(';').next()?.trim().to_ascii_lowercase())
+}
+
+/// Whether the caller asks for JSON by name, and does not like plain text better (RFC 9110 section 12.5.1).
+pub(super) fn wants_json(headers: &HeaderMap) -> bool {
+    let (mut json, mut text) = (0.0, 0.0);
+    for range in
+        headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','))
+    {
+        let mut parts = range.split(';').map(str::trim);
+        let media_type = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let quality = parts
+            .find_map(|parameter| parameter.strip_prefix("q=").or(parameter.strip_prefix("Q=")))
+            .map_or(1.0, |q| q.trim().parse::<f32>().unwrap_or(0.0));
+        match media_type.as_str() {
+            "application/json" | "application/problem+json" => json = quality.max(json),
+            "text/plain" => text = quality.max(text),
+            _ => {}
+        }
+    }
+    json > 0.0 && json >= text
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn accept(values: &[&str]) -> HeaderMap {
+        values.iter().map(|value| (ACCEPT, value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn json_is_for_those_who_ask_for_it() {
+        for (values, json) in [
+            (vec![], false),
+            (vec!["*/*"], false),
+            (vec!["text/html, */*"], false),
+            (vec!["application/json"], true),
+            (vec!["Application/JSON;charset=utf-8"], true),
+            (vec!["application/problem+json"], true),
+            (vec!["application/json;q=0"], false),
+            (vec!["application/json;q=0.5, text/plain"], false),
+            (vec!["application/json, text/plain;q=0.9"], true),
+            (vec!["text/plain;q=0.9", "application/json"], true),
+            (vec!["application/json, text/plain"], true),
+        ] {
+            assert_eq!(wants_json(&accept(&values)), json, "{values:?}");
+        }
+    }
+
+    fn post(content_type: Option<&str>, body: impl Into<Body>) -> Request {
+        let mut request = axum::http::Request::post("/");
+        if let Some(content_type) = content_type {
+            request = request.header(CONTENT_TYPE, content_type);
+        }
+        request.body(body.into()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_audience_is_read_from_a_form_or_from_json() {
+        let tracker = StatedAudience::Tracker(Audience::parse("https://a.example/").unwrap());
+        let form = "application/x-www-form-urlencoded";
+        let json = "application/json";
+        let unreadable = StatedAudience::Unreadable;
+        let not_a_url = unreadable(countersign_core::AudienceError::NotAUrl.into());
+        for (content_type, body, expected) in [
+            (None, "", StatedAudience::None),
+            (None, "audience=https://a.example/", StatedAudience::None),
+            (Some("text/plain"), "audience=https://a.example/", StatedAudience::None),
+            (Some(form), "", StatedAudience::None),
+            (Some(form), "other=1", StatedAudience::None),
+            (Some(form), "audience=https%3A%2F%2Fa.example%2F", tracker.clone()),
+            (
+                Some("Application/X-WWW-Form-URLEncoded; charset=UTF-8"),
+                "audience=https://a.example",
+                tracker.clone(),
+            ),
+            (Some(form), "audience=", not_a_url.clone()),
+            (Some(form), "audience=a.example", not_a_url.clone()),
+            (
+                Some(form),
+                "audience=https://a.example&audience=https://b.example",
+                unreadable(Unreadable::Twice),
+            ),
+            (Some(json), "", StatedAudience::None),
+            (Some(json), "{}", StatedAudience::None),
+            (Some(json), r#"{"audience":null}"#, StatedAudience::None),
+            (Some(json), r#"{"audience":"https://a.example/","x":[1]}"#, tracker.clone()),
+            (Some(json), r#"{"audience":["https://a.example/"]}"#, unreadable(Unreadable::NotText)),
+            (Some(json), r#"["https://a.example/"]"#, unreadable(Unreadable::NotJson)),
+            (Some(json), "{", unreadable(Unreadable::NotJson)),
+        ] {
+            let attempt = read(post(content_type, body)).await;
+            assert_eq!(attempt.audience, expected, "{content_type:?} {body}");
+        }
+        let long = format!("audience=https://a.example/&x={}", "y".repeat(MAX_BODY_BYTES));
+        assert_eq!(read(post(Some(form), long)).await.audience, unreadable(Unreadable::TooLong));
+    }
+
+    #[tokio::test]
+    async fn a_blank_key_is_no_key() {
+        for (key, expected) in [("", None), ("  ", None), ("k", Some(RetryKeyHash::of(b"k")))] {
+            let mut request = post(None, "");
+            request.headers_mut().insert("idempotency-key", key.parse().unwrap());
+            assert_eq!(read(request).await.retry_key, expected, "{key:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_makes_it_panic(body in any::<Vec<u8>>()) {
+            let _ = audience_in_form(&body);
+            let _ = audience_in_json(&body);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The public API: the handshake.
+//!
+//! ```text
+//! request ──attempt──▶ what it says ──LoginTokenSet::redeem──▶ the verdict ──answer──▶ response
+//! ```
+
+mod answer;
+mod attempt;
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::response::Response;
+use countersign_core::handshake::{Refusal, Verdict};
+use countersign_core::{LoginToken, Redemption};
+
+use crate::problem::not_found;
+use crate::{App, Peer};
+
+pub(crate) use answer::TOKEN_TYPE;
+pub use attempt::MAX_BODY_BYTES;
+
+/// The last part of a token's handshake URL.
+pub const VIEW: &str = "+bugtracker-handshake";
+
+/// `/token/{token}/+bugtracker-handshake`: a bug tracker asks whether a token is good, and consumes it.
+pub(crate) async fn handshake(
+    State(app): State<Arc<App>>,
+    Extension(Peer(peer)): Extension<Peer>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    request: Request,
+) -> Response {
+    // The parts are percent-decoded here, so the plus sign may come as %2B.
+    let Ok(Path((text, view))) = path else { return not_found().await };
+    if view != VIEW {
+        return not_found().await;
+    }
+    let answers = answer::Answers { app: &app, json: attempt::wants_json(request.headers()) };
+    let attempt = attempt::read(request).await;
+    match app.tokens.redeem(&text, &attempt, peer).await {
+        Ok(Redemption { verdict: Verdict::Accepted { consumed, again }, token: Some(token) }) => {
+            tracing::debug!(id = %token.id(), ?peer, again, "accepted");
+            answers.accepted(&text, &token, consumed)
+        }
+        Ok(Redemption { verdict: Verdict::Refused(refusal), token }) => match app.limiter.count(peer) {
+            Ok(()) => {
+                log_refusal(&refusal, token.as_ref(), peer);
+                answers.refused(&refusal)
+            }
+            // A wrong method tells nothing about the token, and who asks so is not guessing.
+            Err(_) if refusal == Refusal::NotPost => answers.refused(&refusal),
+            Err(wait) => answers.too_many(wait),
+        },
+        // `redeem` accepts nothing that it could not unseal.
+        Ok(Redemption { verdict: Verdict::Accepted { .. }, token: None }) => {
+            answers.refused(&Refusal::NotOurs)
+        }
+        Err(error) => {
+            tracing::warn!(error = %error.0, "a handshake could not be answered");
+            answers.store_away(&error.0)
+        }
+    }
+}
+
+/// Logs what an operator should see: that somebody uses a token who should not have it.
+fn log_refusal(refusal: &Refusal, token: Option<&LoginToken>, peer: Option<std::net::IpAddr>) {
+    let Some(token) = token else {
+        tracing::debug!(?peer, reason = refusal.label(), "refused");
+        return;
+    };
+    let id = token.id();
+    match refusal {
+        Refusal::Replay(first) => {
+            tracing::warn!(%id, ?peer, first_at = %first.at, first_by = ?first.by, "a token was used a second time");
+        }
+        Refusal::AudienceMismatch => {
+            let audience = token.audience().map(tracing::field::display);
+            tracing::warn!(%id, ?peer, audience, "a token was used by another tracker than it is for");
+        }
+        Refusal::NotPost
+        | Refusal::NotOurs
+        | Refusal::AudienceMissing
+        | Refusal::AudienceUnreadable(_)
+        | Refusal::Expired
+        | Refusal::FromTheFuture
+        | Refusal::Fenced
+        | Refusal::Revoked => tracing::info!(%id, ?peer, reason = refusal.label(), "refused"),
+    }
+}

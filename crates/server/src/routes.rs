@@ -1,0 +1,51 @@
+//! Every route there is.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware::{from_fn_with_state, map_response};
+use axum::routing::{any, get};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::private::{admin, guard, openapi, tokens, xmlrpc};
+use crate::problem::{not_found, with_common_headers};
+use crate::{App, health, public};
+
+/// What bug trackers reach.
+pub fn public(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/token/{token}/{view}", any(public::handshake))
+        // The spelling that the documentation of older tracker plugins has.
+        .route("/tokens/{token}/{view}", any(public::handshake))
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+        .fallback(not_found)
+        .layer(map_response(with_common_headers))
+        .with_state(app)
+}
+
+/// What only the issuer's own processes reach.
+pub fn private(app: Arc<App>) -> Router {
+    let (json, document) = OpenApiRouter::with_openapi(openapi::front_matter())
+        .routes(routes!(tokens::issue))
+        .routes(routes!(tokens::show, tokens::revoke))
+        .routes(routes!(admin::list_keys))
+        .routes(routes!(admin::rotate_keys))
+        .routes(routes!(admin::store_stats))
+        .routes(routes!(admin::purge_store))
+        .routes(routes!(admin::fence_store))
+        .split_for_parts();
+    Router::new()
+        .route("/bugs", any(xmlrpc::answer))
+        .route("/bugs/", any(xmlrpc::answer))
+        .merge(json)
+        .route("/openapi.json", get(async move || axum::Json(document)))
+        .fallback(not_found)
+        .layer(from_fn_with_state(Arc::clone(&app), guard::admit))
+        // Probes need no credential: they tell nothing but whether the server lives.
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+        .layer(map_response(with_common_headers))
+        .with_state(app)
+}
