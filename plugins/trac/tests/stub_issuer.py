@@ -1,0 +1,146 @@
+"""An issuer, and a proxy, for tests: real servers on a free loopback port that record what they are asked."""
+
+import socket
+import socketserver
+import threading
+from urllib.parse import parse_qs
+
+
+class Request:
+    """One request as it came over the wire. `form` maps a field's name to its values."""
+
+    def __init__(self, method, target, headers, body):
+        self.method, self.target, self.headers = method, target, headers
+        self.form = parse_qs(body.decode('ascii'), keep_blank_values=True)
+
+
+def http(status, headers='', body='whatever'):
+    """A whole HTTP answer as bytes; `headers` is one or more lines, each with its line end."""
+    return ('HTTP/1.1 %d Some Reason\r\n%sContent-Length: %d\r\n\r\n%s'
+            % (status, headers, len(body), body)).encode('ascii')
+
+
+def cut(handler):
+    """Read the request, then close the connection without a word."""
+
+
+def silence(handler):
+    """Read the request, then hold the connection until the test is over."""
+    handler.server.over.wait(30)
+
+
+def endless_body(handler):
+    """Start an answer of 200 whose body has no end."""
+    handler.wfile.write(b'HTTP/1.1 200 OK\r\n\r\n')
+    try:
+        while not handler.server.over.is_set():
+            handler.wfile.write(b'x' * 65536)
+    except OSError:
+        pass  # the client has gone, which is right
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+
+    def __init__(self, handler):
+        super().__init__(('127.0.0.1', 0), handler)
+        self.over = threading.Event()
+        self.port = self.server_address[1]
+        self.requests = []
+        threading.Thread(target=self.serve_forever, kwargs={'poll_interval': 0.01}, daemon=True).start()
+
+    def __exit__(self, *args):
+        self.over.set()
+        self.shutdown()
+        self.server_close()
+
+
+class StubIssuer(_Server):
+    """Answers the n-th request with the n-th of `answers`, and every later one with the last.
+
+    An answer is a status, the bytes to send, or a function of the handler such as `cut`.
+    """
+
+    def __init__(self, *answers, tls=None):
+        self.answers = list(answers) or [200]
+        self.connections = 0
+        self.tls = tls
+        super().__init__(_IssuerHandler)
+
+    def get_request(self):
+        connection, address = super().get_request()
+        self.connections += 1
+        return connection, address
+
+    def finish_request(self, request, client_address):
+        if self.tls:
+            try:
+                request = self.tls.wrap_socket(request, server_side=True)
+            except OSError:
+                return  # the client did not like the certificate
+        super().finish_request(request, client_address)
+        if self.tls:
+            request.close()
+
+    @property
+    def url(self):
+        scheme = 'https' if self.tls else 'http'
+        return '%s://127.0.0.1:%d/token/%%s/+bugtracker-handshake' % (scheme, self.port)
+
+    @property
+    def keys(self):
+        return [request.headers['idempotency-key'] for request in self.requests]
+
+
+class _IssuerHandler(socketserver.StreamRequestHandler):
+    def handle(self):
+        method, target, headers = _read_head(self.rfile)
+        body = self.rfile.read(int(headers.get('content-length', 0)))
+        answers, requests = self.server.answers, self.server.requests
+        answer = answers[min(len(requests), len(answers) - 1)]
+        requests.append(Request(method, target, headers, body))
+        if isinstance(answer, int):
+            answer = http(answer)
+        if isinstance(answer, bytes):
+            self.wfile.write(answer)
+        else:
+            answer(self)
+
+
+class StubProxy(_Server):
+    """An HTTP proxy that knows CONNECT only. `requests` lists the targets it was asked for."""
+
+    def __init__(self):
+        super().__init__(_ProxyHandler)
+
+
+class _ProxyHandler(socketserver.StreamRequestHandler):
+    def handle(self):
+        method, target, _headers = _read_head(self.rfile)
+        self.server.requests.append('%s %s' % (method, target))
+        host, _, port = target.rpartition(':')
+        with socket.create_connection((host, int(port))) as issuer:
+            self.wfile.write(b'HTTP/1.1 200 Connection established\r\n\r\n')
+            threading.Thread(target=_pump, args=(issuer, self.connection), daemon=True).start()
+            _pump(self.connection, issuer)
+
+
+def _pump(source, sink):
+    try:
+        while True:
+            data = source.recv(65536)
+            if not data:
+                break
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass  # one side has closed
+
+
+def _read_head(stream):
+    method, target, _version = stream.readline().decode('ascii').split()
+    headers = {}
+    for line in iter(stream.readline, b'\r\n'):
+        name, _, value = line.decode('ascii').partition(':')
+        headers[name.lower()] = value.strip()
+    return method, target, headers

@@ -1,0 +1,205 @@
+"""A real tracd and a real Countersign, whose binary `COUNTERSIGN_BIN` names.
+
+One page of each Trac, PAGE, may be seen by the user `launchpad` alone.
+"""
+
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from real_servers import Client, Countersign, Tracd, make_trac
+
+PAGE = '/wiki/WikiStart'
+
+
+@pytest.fixture(scope='session')
+def binary():
+    path = os.environ.get('COUNTERSIGN_BIN')
+    if not path or not os.access(path, os.X_OK):
+        pytest.fail('Set COUNTERSIGN_BIN to the path of a built countersign, or leave these tests out with '
+                    '--ignore tests/test_end_to_end.py', pytrace=False)
+    return os.path.abspath(path)
+
+
+@pytest.fixture(scope='module')
+def issuer(binary, tmp_path_factory):
+    with Countersign(binary, tmp_path_factory.mktemp('issuer')) as issuer:
+        yield issuer
+
+
+@pytest.fixture(scope='module')
+def template(tmp_path_factory):
+    directory = tmp_path_factory.mktemp('template') / 'env'
+    make_trac(directory)
+    return directory
+
+
+@pytest.fixture(scope='module')
+def trac(template, issuer, tmp_path_factory):
+    with Tracd(template, tmp_path_factory.mktemp('trac') / 'env', issuer.auth_server) as trac:
+        yield trac
+
+
+@pytest.fixture
+def worker(trac):
+    return Client(trac.url)
+
+
+def log_in(client, token):
+    return client.ask('/launchpad-auth/' + token)
+
+
+def assert_logged_in(client, answer):
+    assert answer == (200, 'Logged in as launchpad.\n')
+    status, page = client.ask(PAGE)
+    assert status == 200 and 'logged in as' in page and 'launchpad' in page
+
+
+def assert_refused(client, answer, sentence):
+    status, text = answer
+    assert status == 401 and sentence in text
+    assert not client.has_session
+    assert client.ask(PAGE)[0] == 403
+
+
+def test_login(issuer, trac, worker):
+    assert worker.ask(PAGE)[0] == 403
+    token = issuer.issue()
+    assert_logged_in(worker, log_in(worker, token))
+    assert issuer.status(token) == 'consumed'
+
+
+def test_login_with_a_token_for_this_trac(issuer, trac, worker):
+    assert_logged_in(worker, log_in(worker, issuer.issue(audience=trac.url + '/')))
+
+
+def test_check(trac, worker):
+    assert_refused(worker, worker.ask('/launchpad-auth/check'), 'This Trac logs in whoever brings a login token')
+
+
+def test_second_use(issuer, trac, worker):
+    token = issuer.issue(audience=trac.url)
+    assert_logged_in(worker, log_in(worker, token))
+    stranger = Client(trac.url)
+    assert_refused(stranger, log_in(stranger, token), 'it has been used already')
+    assert worker.ask(PAGE)[0] == 200, 'the replay must not harm the first session'
+
+
+def test_many_at_once_with_one_token(issuer, trac):
+    token = issuer.issue(audience=trac.url)
+    clients = [Client(trac.url) for _ in range(8)]
+    with ThreadPoolExecutor(len(clients)) as pool:
+        answers = list(pool.map(lambda client: log_in(client, token), clients))
+    assert sorted(status for status, _ in answers) == [200] + [401] * 7
+    assert sum(client.has_session for client in clients) == 1
+
+
+def test_many_at_once_with_a_token_each(issuer, trac):
+    clients = {issuer.issue(audience=trac.url): Client(trac.url) for _ in range(8)}
+    with ThreadPoolExecutor(len(clients)) as pool:
+        answers = list(pool.map(lambda token: log_in(clients[token], token), clients))
+    for client, answer in zip(clients.values(), answers):
+        assert_logged_in(client, answer)
+
+
+def test_revoked(issuer, worker):
+    token = issuer.issue()
+    issuer.revoke(token)
+    assert_refused(worker, log_in(worker, token), 'it has been used already, has expired or was revoked')
+
+
+def test_expired(issuer, worker):
+    token = issuer.issue(ttl=1)
+    deadline = time.monotonic() + 30
+    while issuer.status(token) != 'expired':
+        assert time.monotonic() < deadline, 'the token does not expire'
+        time.sleep(0.05)
+    assert_refused(worker, log_in(worker, token), 'it has been used already, has expired or was revoked')
+
+
+def test_not_a_token_of_this_issuer(worker):
+    assert_refused(worker, log_in(worker, 'abc'), 'it is not one of its tokens')
+
+
+def test_wrong_audience(issuer, worker):
+    token = issuer.issue(audience='https://elsewhere.example.org/')
+    assert_refused(worker, log_in(worker, token), 'it was issued for another bug tracker than this one')
+    assert issuer.status(token) == 'live'
+
+
+def test_issuer_is_down(binary, template, tmp_path):
+    (tmp_path / 'issuer').mkdir()
+    with Countersign(binary, tmp_path / 'issuer') as issuer:
+        token = issuer.issue()
+        issuer.stop()
+    with Tracd(template, tmp_path / 'env', issuer.auth_server) as trac:
+        worker = Client(trac.url)
+        assert_refused(worker, log_in(worker, token), 'The issuer could not be reached')
+        assert 'no answer from the issuer' in trac.trac_log.read_text()
+
+
+def test_head_does_not_consume(issuer, trac, worker):
+    token = issuer.issue(audience=trac.url)
+    assert worker.ask('/launchpad-auth/' + token, 'HEAD') == (405, '')
+    assert not worker.has_session
+    assert issuer.status(token) == 'live'
+    assert_logged_in(worker, log_in(worker, token))
+
+
+def test_tokens_stay_out_of_the_log(issuer, trac, worker):
+    tokens = [issuer.issue(audience=trac.url), issuer.issue(audience='https://elsewhere.example.org/')]
+    for token in tokens:
+        log_in(worker, token)
+    log = trac.trac_log.read_text()
+    assert 'answered HTTP 403' in log
+    assert not any(token in log for token in tokens)
+
+
+class HostileTracker(ThreadingHTTPServer):
+    """A bug tracker that brings each token it is given to `victim`, to be the issuer there."""
+
+    daemon_threads = True
+
+    def __init__(self, victim):
+        super().__init__(('127.0.0.1', 0), _Relay)
+        self.url = 'http://127.0.0.1:%d' % self.server_address[1]
+        self.thief = Client(victim)
+        threading.Thread(target=self.serve_forever, kwargs={'poll_interval': 0.01}, daemon=True).start()
+
+    def __exit__(self, *args):
+        self.shutdown()
+        self.server_close()
+
+
+class _Relay(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.loot = self.server.thief.ask(self.path)
+        self.send_response(200)
+        self.send_header('Content-Length', '0')
+        self.end_headers()
+
+    def log_message(self, *args):
+        pass
+
+
+class TestRelayAttack:
+    """The worker means to log in to a hostile tracker, which hands its token on to an honest Trac."""
+
+    @pytest.fixture
+    def hostile(self, trac):
+        with HostileTracker(victim=trac.url) as hostile:
+            yield hostile
+
+    def test_an_unbound_token_lets_the_hostile_tracker_in(self, issuer, hostile):
+        log_in(Client(hostile.url), issuer.issue())
+        assert_logged_in(hostile.thief, hostile.loot)
+
+    def test_a_bound_token_does_not(self, issuer, hostile):
+        token = issuer.issue(audience=hostile.url)
+        log_in(Client(hostile.url), token)
+        assert_refused(hostile.thief, hostile.loot, 'it was issued for another bug tracker than this one')
+        assert issuer.status(token) == 'live'
