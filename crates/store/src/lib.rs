@@ -21,5 +21,5 @@ mod open;
 pub mod sqlite;
 
 pub use memory::MemoryStore;
-pub use open::{OpenError, StoreUrl, open, open_existing};
+pub use open::{OpenError, StoreUrl, backup, open, open_existing};
 pub use sqlite::SqliteStore;

@@ -85,6 +85,19 @@ pub async fn open_existing(
     }
 }
 
+/// Copies the store that `url` names into the file `to`, also while a server has it open. The copy moves its own fence
+/// when it is first opened, so that no token consumed after the copy was made becomes live again.
+pub async fn backup(url: &str, data_dir: &Path, to: &Path) -> Result<(), sqlite::BackupError> {
+    match url.parse()? {
+        StoreUrl::Sqlite(path) => {
+            let (from, to) = (sqlite_path(path, data_dir), to.to_owned());
+            let copied = tokio::task::spawn_blocking(move || sqlite::backup(&from, &to)).await;
+            copied.map_err(|error| sqlite::BackupError::CutShort(error.to_string()))?
+        }
+        StoreUrl::Memory => Err(OpenError::OnlyInMemory.into()),
+    }
+}
+
 fn sqlite_path(path: Option<PathBuf>, data_dir: &Path) -> PathBuf {
     path.unwrap_or_else(|| data_dir.join(sqlite::FILE_NAME))
 }
@@ -171,4 +184,88 @@ pub enum OpenError {
     /// Something else went wrong; the text names the remedy.
     #[error("{0}")]
     Unusable(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+    use std::sync::Arc;
+
+    use countersign_core::{Clock, ManualClock, from_millis};
+
+    use super::{OpenError, StoreUrl, open, open_existing};
+
+    fn clock() -> Arc<dyn Clock> {
+        Arc::new(ManualClock::at(from_millis(1_767_225_600_000)))
+    }
+
+    #[test]
+    fn a_url_names_a_store() {
+        let sqlite = |path: &str| StoreUrl::Sqlite(Some(PathBuf::from(path)));
+        for (url, store) in [
+            ("sqlite:", StoreUrl::Sqlite(None)),
+            ("sqlite://", StoreUrl::Sqlite(None)),
+            ("sqlite:tokens.db", sqlite("tokens.db")),
+            ("sqlite:/srv/tokens.db", sqlite("/srv/tokens.db")),
+            ("sqlite:///srv/my tokens.db", sqlite("/srv/my tokens.db")),
+            ("sqlite://state/tokens.db", sqlite("state/tokens.db")),
+            ("memory:", StoreUrl::Memory),
+        ] {
+            let parsed: StoreUrl = url.parse().unwrap();
+            assert_eq!(parsed, store);
+            assert_eq!(
+                parsed.to_string().parse::<StoreUrl>().unwrap(),
+                store,
+                "what is shown can be given again"
+            );
+        }
+    }
+
+    #[test]
+    fn other_urls_are_refused_and_no_password_is_repeated() {
+        for (url, part) in [
+            ("postgres://anna:hunter2@db/tokens", "no PostgreSQL store"),
+            ("postgresql://anna:hunter2@db/tokens", "no PostgreSQL store"),
+            ("redis://anna:hunter2@db", "no `redis:` store; this build knows `sqlite:`"),
+            ("hunter2", "named by a URL such as"),
+            ("", "named by a URL such as"),
+            ("sqlite:tokens.db?mode=ro&hunter2", "takes no options"),
+            ("memory:hunter2", "takes no options"),
+        ] {
+            let error = url.parse::<StoreUrl>().unwrap_err().to_string();
+            assert!(error.contains(part), "{url}: {error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_default_is_a_file_in_the_data_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        assert!(matches!(open_existing("sqlite:", &data, clock()).await, Err(OpenError::Missing(_))));
+        let store = open("sqlite:", &data, clock()).await.unwrap();
+        assert_eq!(store.stats().await.unwrap().kind, "sqlite");
+        assert!(data.join("countersign.db").exists());
+        store.close().await;
+        open_existing("sqlite:", &data, clock()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn memory_needs_no_directory() {
+        let store = open("memory:", Path::new("/nonexistent"), clock()).await.unwrap();
+        assert_eq!(store.stats().await.unwrap().kind, "memory");
+        assert!(matches!(
+            open_existing("memory:", Path::new("/nonexistent"), clock()).await,
+            Err(OpenError::OnlyInMemory)
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_place_that_cannot_be_used_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let error = open("sqlite:", &file.join("data"), clock()).await.unwrap_err().to_string();
+        assert!(error.contains("file/data cannot be made: "), "{error}");
+    }
 }

@@ -4,10 +4,10 @@
 //! one transaction, commits, and only then answers. While it waits for the disk the next batch gathers. An idle store's
 //! batch is a single call, which waits for nobody.
 //!
-//! If anything in a batch fails, nothing of it is kept, everybody in it is told so, and the connection is given up: the
-//! next batch begins with a new one. So the thread comes back by itself when the cause is gone.
+//! If anything in a batch fails, nothing of it is kept, everybody in it is told so, and the connection is not trusted any
+//! further: the next batch begins with a new one. So the thread comes back by itself when the cause is gone.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -151,12 +151,14 @@ impl Writer {
             commits: AtomicU64::new(0),
             failures: AtomicU64::new(0),
         });
-        let session = Session::new(connection, &path)?;
         let thread = Thread {
-            session: Some(session),
-            place: session_place(&path)?,
+            place: Identity::of(&path)?,
+            log: Identity::of(&wal_of(&path))?,
             path,
             connect,
+            connection: Some(connection),
+            suspect: false,
+            lost_log: None,
             clock,
             shared: Arc::clone(&shared),
             failing: false,
@@ -263,30 +265,20 @@ fn stopped() -> StoreError {
 /// The writing side.
 struct Thread {
     path: PathBuf,
-    connect: Connect,
-    /// The file that was opened first. Another one in its place is never written to.
+    /// The database that was opened, and its log. Others in their place are never written to.
     place: Identity,
-    session: Option<Session>,
+    log: Identity,
+    connect: Connect,
+    connection: Option<Connection>,
+    /// Whether something failed on this connection. It is kept until there is a new one, because the last connection
+    /// that any program closes takes the log away.
+    suspect: bool,
+    /// What to say since the log was removed; that needs a restart.
+    lost_log: Option<String>,
     clock: Arc<dyn Clock>,
     shared: Arc<Shared>,
     /// Whether the last batch failed; so that an outage is logged once, not with every batch.
     failing: bool,
-}
-
-/// A connection, and the log it writes to.
-struct Session {
-    connection: Connection,
-    wal: Identity,
-}
-
-impl Session {
-    fn new(connection: Connection, path: &Path) -> io::Result<Self> {
-        Ok(Self { connection, wal: Identity::of(&wal_of(path))? })
-    }
-}
-
-fn session_place(path: &Path) -> io::Result<Identity> {
-    Identity::of(path)
 }
 
 impl Thread {
@@ -310,7 +302,7 @@ impl Thread {
             }
         }
         if closing {
-            self.write_log_back();
+            self.close_connection();
         }
     }
 
@@ -334,8 +326,12 @@ impl Thread {
     }
 
     fn failed(&mut self, reason: &str) {
-        // Dropping the connection rolls back whatever a failed commit has left open.
-        self.session = None;
+        // A failed commit can leave its transaction open. Where it cannot be rolled back, closing does it.
+        let is_clean = |connection: &Connection| {
+            connection.is_autocommit() || connection.execute_batch("ROLLBACK").is_ok()
+        };
+        self.connection = self.connection.take().filter(is_clean);
+        self.suspect = true;
         self.shared.written.store(NEVER, Ordering::Release);
         self.shared.failures.fetch_add(1, Ordering::Relaxed);
         if !std::mem::replace(&mut self.failing, true) {
@@ -346,12 +342,16 @@ impl Thread {
     /// Runs a batch in one transaction.
     fn transact(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), String> {
         self.check_place()?;
-        let session = match self.session.take() {
-            Some(session) => session,
-            None => self.reconnect()?,
+        let connection = match self.connection.take() {
+            Some(connection) if !self.suspect => connection,
+            old => {
+                let new = self.reconnect();
+                self.connection = old;
+                new?
+            }
         };
-        let session = self.session.insert(session);
-        let connection = &session.connection;
+        self.suspect = false;
+        let connection = &*self.connection.insert(connection);
         let fault = |error: rusqlite::Error| sentence(&self.path, &error);
         let before = connection.total_changes();
         connection
@@ -369,17 +369,16 @@ impl Thread {
         Ok(())
     }
 
-    fn reconnect(&self) -> Result<Session, String> {
-        let connection = (self.connect)().map_err(|error| sentence(&self.path, &error))?;
-        // The first read makes SQLite open the log.
-        Lines::read(&connection).map_err(|error| sentence(&self.path, &error))?;
-        Session::new(connection, &self.path)
-            .map_err(|error| format!("the log of {} cannot be found: {error}", self.path.display()))
+    fn reconnect(&self) -> Result<Connection, String> {
+        (self.connect)().map_err(|error| sentence(&self.path, &error))
     }
 
     /// A file that was deleted can still be written to by those who have it open, and everything in it is lost when
     /// they end. `SQLite` does not look, so this does, with two `stat` calls a batch.
-    fn check_place(&self) -> Result<(), String> {
+    fn check_place(&mut self) -> Result<(), String> {
+        if let Some(reason) = &self.lost_log {
+            return Err(reason.clone());
+        }
         let path = self.path.display();
         match Identity::of(&self.path) {
             Ok(place) if place == self.place => {}
@@ -395,31 +394,45 @@ impl Thread {
                 ));
             }
         }
-        match &self.session {
-            Some(session) if Identity::of(&wal_of(&self.path)).ok() != Some(session.wal) => {
-                Err(format!("the file {path}-wal was removed while it was in use; restart the server"))
-            }
-            _ => Ok(()),
+        if Identity::of(&wal_of(&self.path)).is_ok_and(|log| log == self.log) {
+            return Ok(());
         }
+        Err(self.save_lost_log())
     }
 
-    fn write_log_back(&mut self) {
-        let Some(session) = self.session.take() else {
-            return;
+    /// The log was removed, and with it, for whoever opens the database next, everything that is only in there. This
+    /// connection still has it, so it writes it back now.
+    fn save_lost_log(&mut self) -> String {
+        let removed = format!("the file {}-wal was removed while it was in use", self.path.display());
+        let reason = match self.write_log_back() {
+            Ok(true) => format!("{removed}; what was in it has been saved. Restart the server"),
+            Ok(false) | Err(_) => format!(
+                "{removed}, and the last tokens' endings with it; restart the server and move the fence, so that no \
+                 token can be used twice"
+            ),
         };
-        let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
+        self.connection = None;
+        self.lost_log.insert(reason).clone()
+    }
+
+    fn close_connection(&mut self) {
         // All of it is in the log already; the next start reads it from there if this does not work.
-        match session.connection.query_row(sql, (), |row| row.get::<_, bool>(0)) {
-            Ok(false) => {}
-            Ok(true) => {
-                tracing::info!("somebody reads the store; its log stays where it is until the next start");
-            }
+        match self.write_log_back() {
+            Ok(true) => {}
+            Ok(false) => tracing::info!("somebody reads the store; its log stays until the next start"),
             Err(error) => {
-                tracing::warn!(
-                    reason = sentence(&self.path, &error),
-                    "the store's log could not be written back"
-                );
+                let reason = sentence(&self.path, &error);
+                tracing::warn!(reason, "the store's log could not be written back");
             }
         }
+        self.connection = None;
+    }
+
+    /// Returns whether all of the log is in the database now.
+    fn write_log_back(&self) -> rusqlite::Result<bool> {
+        let Some(connection) = &self.connection else {
+            return Ok(false);
+        };
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |row| Ok(!row.get::<_, bool>(0)?))
     }
 }

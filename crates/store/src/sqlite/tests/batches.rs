@@ -1,0 +1,129 @@
+//! The queue and the group commit.
+
+use countersign_core::{End, StoreError, TokenStore};
+
+use super::super::writer::WriteCounts;
+use super::{Held, Place, consume, consumption, look, poll_once};
+
+#[tokio::test]
+async fn calls_that_wait_share_a_commit() {
+    let place = Place::new();
+    let store = place.open().await;
+    let held = Held::new(&store).await;
+    let mut queued = Vec::new();
+    for token in place.tokens(100) {
+        queued.push(held.queue(token).await);
+    }
+    held.release().await;
+    for call in queued {
+        assert_eq!(call.0.await, Ok(End::Recorded));
+    }
+    assert_eq!(store.write_counts(), WriteCounts { calls: 101, commits: 2, failures: 0 });
+}
+
+#[tokio::test]
+async fn a_call_alone_is_a_batch_of_its_own() {
+    let place = Place::new();
+    let store = place.open().await;
+    for token in place.tokens(10) {
+        assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+    }
+    assert_eq!(store.write_counts(), WriteCounts { calls: 10, commits: 10, failures: 0 });
+}
+
+#[tokio::test]
+async fn the_same_id_twice_in_a_batch_is_decided_by_order() {
+    let place = Place::new();
+    let store = place.open().await;
+    let (token, other) = (place.token(), place.token());
+    let held = Held::new(&store).await;
+    let first = held.queue(token).await;
+    let between = held.queue(other).await;
+    let mut second = Box::pin(store.end(token.0, token.1, countersign_core::Ending::Revoked { at: token.1 }));
+    assert!(poll_once(second.as_mut()).await.is_pending());
+    held.release().await;
+    assert_eq!(first.0.await, Ok(End::Recorded));
+    assert_eq!(between.0.await, Ok(End::Recorded));
+    assert_eq!(second.await, Ok(End::Already(consumption(token.0.created()))));
+    assert_eq!(store.write_counts().commits, 2);
+}
+
+#[tokio::test]
+async fn a_fence_counts_for_those_behind_it_in_the_batch() {
+    let place = Place::new();
+    let store = place.open().await;
+    let (before, behind) = (place.token(), place.token());
+    let held = Held::new(&store).await;
+    let first = held.queue(before).await;
+    let mut fence = Box::pin(store.move_fence(before.1));
+    assert!(poll_once(fence.as_mut()).await.is_pending());
+    let second = held.queue(behind).await;
+    held.release().await;
+    assert_eq!(first.0.await, Ok(End::Recorded));
+    assert_eq!(fence.await, Ok(before.1));
+    assert_eq!(second.0.await, Ok(End::Fenced));
+    assert_eq!(store.write_counts().commits, 2);
+}
+
+#[tokio::test]
+async fn a_full_queue_says_busy_at_once_and_writes_nothing() {
+    let place = Place::new();
+    let store = place.open_tampered(4, |_| Ok(()));
+    let late = place.token();
+    let held = Held::new(&store).await;
+    let mut queued = Vec::new();
+    for token in place.tokens(4) {
+        queued.push(held.queue(token).await);
+    }
+    assert_eq!(consume(&store, late).await, Err(StoreError::Busy));
+    assert_eq!(store.ready().await, Err(StoreError::Busy));
+    assert_eq!(look(&store, late).await, End::Recorded, "a look does not wait for the writer");
+    held.release().await;
+    for call in queued {
+        assert_eq!(call.0.await, Ok(End::Recorded));
+    }
+    assert_eq!(store.ready().await, Ok(()));
+    assert_eq!(consume(&store, late).await, Ok(End::Recorded));
+}
+
+#[tokio::test]
+async fn who_has_gone_away_before_the_turn_came_consumes_nothing() {
+    let place = Place::new();
+    let store = place.open().await;
+    let token = place.token();
+    let held = Held::new(&store).await;
+    drop(held.queue(token).await);
+    held.release().await;
+    assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+}
+
+#[tokio::test]
+async fn readiness_costs_at_most_one_commit_a_second() {
+    let place = Place::new();
+    let store = place.open().await;
+    for expected in 1..=3 {
+        for _ in 0..100 {
+            assert_eq!(store.ready().await, Ok(()));
+        }
+        assert_eq!(store.write_counts().commits, expected);
+        place.clock.advance(std::time::Duration::from_secs(1));
+    }
+    assert_eq!(consume(&store, place.token()).await, Ok(End::Recorded));
+    assert_eq!(store.ready().await, Ok(()), "the consumption has just shown that it works");
+    assert_eq!(store.write_counts().commits, 4);
+}
+
+#[tokio::test]
+async fn purging_bothers_the_writer_only_where_there_is_something_to_remove() {
+    let place = Place::new();
+    let store = place.open().await;
+    for token in place.tokens(50) {
+        assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+    }
+    let line = place.token().1;
+    assert_eq!(store.purge(line).await, Ok(0));
+    assert_eq!(store.write_counts().commits, 51, "one for the horizon");
+    place.clock.advance(std::time::Duration::from_millis(1));
+    assert_eq!(store.purge(place.token().1).await, Ok(50));
+    assert_eq!(store.write_counts().commits, 53, "one for the horizon, one for the slice");
+}

@@ -1,0 +1,164 @@
+//! Which files are opened, and what is said about the others.
+
+use std::fs;
+use std::sync::Arc;
+
+use countersign_core::{Clock, End, TokenStore};
+
+use super::super::files::{beside, wal_of};
+use super::super::lock::LOCK_FILE;
+use super::super::{inspect, schema};
+use super::{Place, SqliteStore, consume, look};
+use crate::OpenError;
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_new_store_is_for_its_owner_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+
+    let place = Place::new();
+    let dir = place.dir.path().join("state").join("countersign");
+    let path = dir.join("countersign.db");
+    let store = SqliteStore::open(&path, Arc::clone(&place.clock) as Arc<dyn Clock>).await.unwrap();
+    consume(&store, place.token()).await.unwrap();
+    assert_eq!(mode(&dir), 0o700);
+    assert_eq!(mode(&path), 0o600);
+    assert_eq!(mode(&wal_of(&path)), 0o600);
+    assert_eq!(mode(&beside(&path, "-shm")), 0o600);
+}
+
+#[tokio::test]
+async fn closing_leaves_one_file_and_gives_the_lock_back() {
+    let place = Place::new();
+    let store = place.open().await;
+    let token = place.token();
+    assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+    store.close().await;
+    assert_eq!(fs::metadata(wal_of(&place.db())).map_or(0, |log| log.len()), 0, "all is in the database");
+    let other = place.open().await;
+    assert!(matches!(look(&other, token).await, End::Already(_)));
+}
+
+#[tokio::test]
+async fn a_directory_in_use_is_refused() {
+    let place = Place::new();
+    let store = place.open().await;
+    let refused = place.try_open().await.unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        format!(
+            "the data directory {} is in use by this very process ({}); stop that process, or give this one another \
+             --data-dir",
+            place.dir.path().display(),
+            std::process::id()
+        )
+    );
+    drop(store);
+    drop(place.open().await);
+    // The lock of a process that is gone is only a text.
+    fs::write(place.dir.path().join(LOCK_FILE), "4194304999").unwrap();
+    drop(place.open().await);
+    fs::write(place.dir.path().join(LOCK_FILE), "no number").unwrap();
+    drop(place.open().await);
+}
+
+#[tokio::test]
+async fn administration_makes_no_new_store() {
+    let place = Place::new();
+    let clock = Arc::clone(&place.clock) as Arc<dyn Clock>;
+    let missing = SqliteStore::open_existing(&place.db(), Arc::clone(&clock)).await.unwrap_err();
+    assert!(matches!(missing, OpenError::Missing(_)), "{missing}");
+    assert!(matches!(inspect(&place.db()), Err(OpenError::Missing(_))));
+    assert_eq!(fs::read_dir(place.dir.path()).unwrap().count(), 0);
+    drop(place.open().await);
+    SqliteStore::open_existing(&place.db(), clock).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_store_in_use_can_be_inspected() {
+    let place = Place::new();
+    let store = place.open().await;
+    for token in place.tokens(3) {
+        consume(&store, token).await.unwrap();
+    }
+    assert_eq!(inspect(&place.db()).unwrap(), store.stats().await.unwrap());
+    assert_eq!(inspect(&place.db()).unwrap().consumed, 3);
+    assert_eq!(consume(&store, place.token()).await, Ok(End::Recorded));
+}
+
+#[tokio::test]
+async fn another_programs_database_is_refused_and_left_alone() {
+    let place = Place::new();
+    let other = rusqlite::Connection::open(place.db()).unwrap();
+    other.execute_batch("CREATE TABLE recipes (name TEXT); INSERT INTO recipes VALUES ('bread')").unwrap();
+    other.close().unwrap();
+    let before = fs::read(place.db()).unwrap();
+    let refused = place.try_open().await.unwrap_err();
+    assert!(matches!(refused, OpenError::Foreign(_)), "{refused}");
+    assert!(refused.to_string().ends_with("some other program's database; name another path"));
+    assert_eq!(fs::read(place.db()).unwrap(), before);
+    assert!(matches!(inspect(&place.db()), Err(OpenError::Foreign(_))));
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused_and_left_alone() {
+    let place = Place::new();
+    let store = place.open().await;
+    store.close().await;
+    let newer = rusqlite::Connection::open(place.db()).unwrap();
+    newer.pragma_update(None, "user_version", schema::newest() + 1).unwrap();
+    newer.close().unwrap();
+    let before = fs::read(place.db()).unwrap();
+    let refused = place.try_open().await.unwrap_err();
+    assert!(
+        refused.to_string().ends_with(
+            "was written by a newer version of Countersign (schema 2, this version knows up to 1); install that \
+             version again"
+        ),
+        "{refused}"
+    );
+    assert_eq!(fs::read(place.db()).unwrap(), before);
+}
+
+#[tokio::test]
+async fn what_is_damaged_is_refused_with_a_remedy() {
+    let place = Place::new();
+    let store = place.open().await;
+    for token in place.tokens(500) {
+        consume(&store, token).await.unwrap();
+    }
+    store.close().await;
+    drop(store);
+    let whole = fs::read(place.db()).unwrap();
+    assert!(whole.len() > 8 * 4096);
+
+    let mut scribbled = whole.clone();
+    scribbled[5 * 4096..6 * 4096].fill(0xff);
+    let cut = whole[..4 * 4096].to_vec();
+    let mut bare = whole.clone();
+    bare[100..4096].fill(0);
+    for damaged in
+        [scribbled, cut, bare, b"This is a note, not a database; and it is long enough.".repeat(20)]
+    {
+        fs::write(place.db(), &damaged).unwrap();
+        let refused = place.try_open().await.unwrap_err();
+        assert!(matches!(refused, OpenError::Damaged { .. }), "{refused}");
+        assert!(refused.to_string().contains("put a backup in its place, or move it away"), "{refused}");
+    }
+    fs::write(place.db(), &whole).unwrap();
+    assert_eq!(place.open().await.stats().await.unwrap().consumed, 500);
+}
+
+#[tokio::test]
+async fn a_file_that_was_emptied_is_a_new_store_with_a_new_fence() {
+    let place = Place::new();
+    let store = place.open().await;
+    let token = place.token();
+    assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+    drop(store);
+    fs::write(place.db(), b"").unwrap();
+    place.clock.advance(std::time::Duration::from_millis(1));
+    let store = place.open().await;
+    assert_eq!(consume(&store, token).await, Ok(End::Fenced));
+}
