@@ -7,7 +7,10 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -140,6 +143,50 @@ def test_issuer_is_down(binary, template, tmp_path):
         worker = Client(trac.url)
         assert_refused(worker, log_in(worker, token), 'The issuer could not be reached')
         assert 'no answer from the issuer' in trac.trac_log.read_text()
+
+
+class ForgetfulGateway(ThreadingHTTPServer):
+    """Hands each request on to the issuer at `public_url`, and loses its first answer."""
+
+    daemon_threads = True
+
+    def __init__(self, public_url):
+        super().__init__(('127.0.0.1', 0), _Forward)
+        self.issuer = urlsplit(public_url).netloc
+        self.answers = []
+        self.auth_server = 'http://127.0.0.1:%d/token/%%s/+bugtracker-handshake' % self.server_address[1]
+        threading.Thread(target=self.serve_forever, kwargs={'poll_interval': 0.01}, daemon=True).start()
+
+    def __exit__(self, *args):
+        self.shutdown()
+        self.server_close()
+
+
+class _Forward(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers['Content-Length']))
+        with closing(HTTPConnection(self.server.issuer, timeout=30)) as issuer:
+            issuer.request('POST', self.path, body, dict(self.headers))
+            status = issuer.getresponse().status
+        self.server.answers.append(status)
+        if len(self.server.answers) > 1:
+            self.send_response(status)
+            self.send_header('Content-Length', '0')
+            self.end_headers()
+
+    def log_message(self, *args):
+        pass
+
+
+def test_a_lost_answer_does_not_lose_the_token(issuer, template, tmp_path):
+    with ForgetfulGateway(issuer.public_url) as gateway:
+        with Tracd(template, tmp_path / 'env', gateway.auth_server) as trac:
+            worker = Client(trac.url)
+            token = issuer.issue(audience=trac.url)
+            assert_logged_in(worker, log_in(worker, token))
+            assert gateway.answers == [200, 200], 'the second is the answer to the same key'
+            stranger = Client(trac.url)
+            assert_refused(stranger, log_in(stranger, token), 'it has been used already')
 
 
 def test_head_does_not_consume(issuer, trac, worker):
