@@ -54,8 +54,9 @@ pub(crate) async fn read_json<T: DeserializeOwned>(headers: &HeaderMap, body: Bo
         ),
         BodyError::Broken => Problem::bad_request("body", "The body did not arrive whole."),
     })?;
-    if bytes.trim_ascii().is_empty() {
-        return serde_json::from_str("{}").map_err(wrong_json);
+    let bytes = bytes.trim_ascii();
+    if bytes.is_empty() {
+        return parse(b"{}");
     }
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !content_type.trim_start().to_ascii_lowercase().starts_with("application/json") {
@@ -65,10 +66,15 @@ pub(crate) async fn read_json<T: DeserializeOwned>(headers: &HeaderMap, body: Bo
             "Send JSON, and say so: Content-Type: application/json",
         ));
     }
-    serde_json::from_slice(&bytes).map_err(wrong_json)
+    parse(bytes)
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it is passed to map_err")]
-fn wrong_json(error: serde_json::Error) -> Problem {
-    Problem::bad_request("body", format!("The body is not as described in /openapi.json: {error}."))
+/// Parses JSON; what is wrong is said with the path of the member that it is wrong in.
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| error.to_string());
+    let parsed = parsed.and_then(|value| json.end().map(|()| value).map_err(|error| error.to_string()));
+    parsed.map_err(|error| {
+        Problem::bad_request("body", format!("The body is not as described in /openapi.json: {error}."))
+    })
 }

@@ -1,0 +1,135 @@
+//! A server without sockets.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, Request, StatusCode};
+use countersign_core::{
+    Audience, Clock, KeyRing, LoginTokenSet, ManualClock, NewToken, OsEntropy, Policy, TokenStore,
+};
+use countersign_server::{App, KeyFile, Names, Peer, RefusalLimiter, SpentStatus, routes};
+use countersign_store::MemoryStore;
+use http_body_util::BodyExt;
+use serde_json::Value;
+use tempfile::TempDir;
+use tower::ServiceExt;
+
+pub(crate) const TRAC: &str = "https://trac.example.org/";
+pub(crate) const FORM: &str = "application/x-www-form-urlencoded";
+pub(crate) const JSON: &str = "application/json";
+
+pub(crate) struct Fixture {
+    pub(crate) app: Arc<App>,
+    pub(crate) clock: Arc<ManualClock>,
+    public: Router,
+    private: Router,
+    _directory: TempDir,
+}
+
+/// What a test may want otherwise; by default, refusals are not limited.
+#[derive(Default)]
+pub(crate) struct Options {
+    pub(crate) policy: Policy,
+    pub(crate) spent_status: SpentStatus,
+    pub(crate) refusals_per_minute: u32,
+    pub(crate) bearer: Option<&'static str>,
+    pub(crate) store: Option<Arc<dyn TokenStore>>,
+}
+
+/// A request's answer, read whole.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+}
+
+impl Fixture {
+    pub(crate) fn new() -> Self {
+        Self::with(Options::default())
+    }
+
+    pub(crate) fn with(options: Options) -> Self {
+        let clock = Arc::new(ManualClock::at("2026-01-31T12:00:00Z".parse().unwrap()));
+        let directory = TempDir::new().unwrap();
+        let key_file = KeyFile::new(directory.path().join("key-ring.toml"));
+        let (keys, _): (KeyRing, bool) = key_file.load_or_create(clock.now(), &OsEntropy).unwrap();
+        let store = options.store.unwrap_or_else(|| Arc::new(MemoryStore::new(&*clock)));
+        let app = Arc::new(App {
+            tokens: LoginTokenSet::new(keys, store, clock.clone(), Arc::new(OsEntropy), options.policy),
+            key_file,
+            names: Names::new("Launchpad".to_owned(), &"https://lp.example.org/".parse().unwrap()),
+            spent_status: options.spent_status,
+            limiter: RefusalLimiter::new(options.refusals_per_minute, clock.clone()),
+            bearer: options
+                .bearer
+                .map(|secret| countersign_server::Bearer::new(secret.to_owned().into()).unwrap()),
+        });
+        let public = routes::public(Arc::clone(&app));
+        let private = routes::private(Arc::clone(&app));
+        Self { app, clock, public, private, _directory: directory }
+    }
+
+    /// An unbound token.
+    pub(crate) fn token(&self) -> String {
+        self.app.tokens.issue(NewToken::default()).unwrap().text.into_exposed()
+    }
+
+    /// A token bound to a tracker.
+    pub(crate) fn token_for(&self, tracker: &str) -> String {
+        let audience = Some(Audience::parse(tracker).unwrap());
+        self.app.tokens.issue(NewToken { audience, ..NewToken::default() }).unwrap().text.into_exposed()
+    }
+
+    /// Sends a request to the public listener, from an address of its own.
+    pub(crate) async fn public(&self, request: Request<Body>) -> Answer {
+        send(&self.public, request, "192.0.2.7".parse().unwrap()).await
+    }
+
+    /// Sends a request to the private listener.
+    pub(crate) async fn private(&self, request: Request<Body>) -> Answer {
+        send(&self.private, request, "127.0.0.1".parse().unwrap()).await
+    }
+
+    /// The plainest handshake there is.
+    pub(crate) async fn handshake(&self, token: &str) -> Answer {
+        self.public(post(&handshake_path(token)).body(Body::empty()).unwrap()).await
+    }
+
+    /// Looks a token up over the private API.
+    pub(crate) async fn look(&self, token: &str) -> Value {
+        let answer =
+            self.private(Request::get(format!("/v1/tokens/{token}")).body(Body::empty()).unwrap()).await;
+        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+        answer.json()
+    }
+}
+
+pub(crate) fn handshake_path(token: &str) -> String {
+    format!("/token/{token}/+bugtracker-handshake")
+}
+
+pub(crate) fn post(path: &str) -> axum::http::request::Builder {
+    Request::post(path)
+}
+
+async fn send(router: &Router, mut request: Request<Body>, peer: IpAddr) -> Answer {
+    request.extensions_mut().insert(Peer(Some(peer)));
+    let response = router.clone().oneshot(request).await.unwrap();
+    let (head, body) = response.into_parts();
+    let text = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
+    assert_eq!(head.headers["cache-control"], "no-store", "every answer says so");
+    Answer { status: head.status, headers: head.headers, text }
+}

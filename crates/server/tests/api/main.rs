@@ -1,0 +1,15 @@
+//! The APIs through their real routers, on a store in memory and a clock that stands still.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test's helpers fail as tests do"
+)]
+
+mod fixture;
+mod handshake;
+mod json;
+mod limits;
+mod store_away;
+mod xmlrpc;

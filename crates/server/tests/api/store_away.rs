@@ -1,0 +1,90 @@
+//! A store that cannot be reached: fail closed, and say so.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use countersign_core::{End, Ending, StoreError, StoreStats, TokenId, TokenStore};
+use jiff::Timestamp;
+
+use crate::fixture::{Fixture, JSON, Options, handshake_path, post};
+
+#[derive(Debug)]
+struct Away(StoreError);
+
+#[async_trait]
+impl TokenStore for Away {
+    async fn end(&self, _: TokenId, _: Timestamp, _: Ending) -> Result<End, StoreError> {
+        Err(self.0.clone())
+    }
+    async fn look(&self, _: TokenId, _: Timestamp) -> Result<End, StoreError> {
+        Err(self.0.clone())
+    }
+    async fn move_fence(&self, _: Timestamp) -> Result<Timestamp, StoreError> {
+        Err(self.0.clone())
+    }
+    async fn purge(&self, _: Timestamp) -> Result<u64, StoreError> {
+        Err(self.0.clone())
+    }
+    async fn stats(&self) -> Result<StoreStats, StoreError> {
+        Err(self.0.clone())
+    }
+    async fn ready(&self) -> Result<(), StoreError> {
+        Err(self.0.clone())
+    }
+    async fn close(&self) {}
+}
+
+fn server(error: StoreError) -> Fixture {
+    Fixture::with(Options { store: Some(Arc::new(Away(error))), ..Options::default() })
+}
+
+#[tokio::test]
+async fn a_handshake_is_answered_503_and_issuing_goes_on() {
+    for (error, wait, reason) in [
+        (StoreError::Busy, "1", "busy"),
+        (StoreError::Unavailable("disk full".into()), "5", "store-unavailable"),
+    ] {
+        let server = server(error);
+        let answer = server.handshake(&server.token()).await;
+        assert_eq!((answer.status, answer.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, wait));
+        assert!(!answer.text.contains("disk"), "the public is not told why: {}", answer.text);
+        let request =
+            post(&handshake_path(&server.token())).header("accept", JSON).body(Body::empty()).unwrap();
+        let problem = server.public(request).await.json();
+        assert_eq!(problem["type"], format!("urn:countersign:problem:{reason}"));
+        assert_eq!(
+            server.handshake("nonsense").await.status,
+            StatusCode::NOT_FOUND,
+            "arithmetic needs no store"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_private_api_says_why() {
+    let server = server(StoreError::Unavailable("disk full".into()));
+    let look = Request::get(format!("/v1/tokens/{}", server.token())).body(Body::empty()).unwrap();
+    let answer = server.private(look).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(answer.json()["detail"], "the store is not usable: disk full");
+    for path in ["/v1/store/purge", "/v1/store/fence"] {
+        let answer = server.private(post(path).body(Body::empty()).unwrap()).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
+    }
+    let stats = server.private(Request::get("/v1/store").body(Body::empty()).unwrap()).await;
+    assert_eq!(stats.status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn readiness_says_so_on_both_listeners_and_liveness_does_not() {
+    let server = server(StoreError::Unavailable("disk full".into()));
+    let get = |path: &str| Request::get(path).body(Body::empty()).unwrap();
+    for answer in [server.public(get("/readyz")).await, server.private(get("/readyz")).await] {
+        assert_eq!((answer.status, answer.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, "5"));
+    }
+    for answer in [server.public(get("/healthz")).await, server.private(get("/healthz")).await] {
+        assert_eq!(answer.status, StatusCode::OK);
+    }
+}
