@@ -39,11 +39,12 @@ pub enum BackupError {
 }
 
 /// Copies the store at `path` into the new file `to`, mode 0600: one consistent state, on disk when this returns. Works
-/// also while a server, this process or another, is using the store. May take a second for each few hundred megabytes.
+/// also while a server, this process or another, is using the store. Takes about five seconds for each gigabyte.
 ///
 /// The copy is marked: the first server that opens it moves its fence to that moment. See [Backups](super#backups).
 pub fn backup(path: &Path, to: &Path) -> Result<(), BackupError> {
     let source = connect_to_read(path)?;
+    let to = &*std::path::absolute(to).map_err(|error| BackupError::Files { path: to.to_owned(), error })?;
     // Until the copy is complete and marked, there is only an empty file under its name, which no one can mistake for
     // a store with records.
     match make_file(to) {

@@ -64,7 +64,7 @@ pub struct SqliteStore {
 
 impl SqliteStore {
     /// Opens the database at `path`, and makes it and its directory if they are missing: the directory with mode 0700,
-    /// the file with 0600. Checks the whole file for damage, which takes about a second for each gigabyte.
+    /// the file with 0600. Checks the whole file for damage, which takes about two seconds for each gigabyte.
     pub async fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
         Self::open_on_a_thread(path, clock, true).await
     }
@@ -75,7 +75,12 @@ impl SqliteStore {
     }
 
     async fn open_on_a_thread(path: &Path, clock: Arc<dyn Clock>, make: bool) -> Result<Self, OpenError> {
-        let path = path.to_owned();
+        // `SQLite` would read a name that begins with `file:` as a URI; and the working directory may change.
+        let path = std::path::absolute(path).map_err(|error| OpenError::Files {
+            doing: "found",
+            path: path.to_owned(),
+            error,
+        })?;
         let opened = spawn_blocking(move || {
             let connect_path = path.clone();
             let connect = Box::new(move || schema::connect(&connect_path, Access::Write));
@@ -160,6 +165,11 @@ pub fn inspect(path: &Path) -> Result<StoreStats, OpenError> {
 
 /// A read connection to a store that this process may not have the lock of.
 fn connect_to_read(path: &Path) -> Result<Connection, OpenError> {
+    let path = &*std::path::absolute(path).map_err(|error| OpenError::Files {
+        doing: "found",
+        path: path.to_owned(),
+        error,
+    })?;
     if !path.exists() {
         return Err(OpenError::Missing(path.to_owned()));
     }

@@ -4,6 +4,7 @@ mod backups;
 mod batches;
 mod faults;
 mod opening;
+#[cfg(unix)]
 mod processes;
 mod size;
 

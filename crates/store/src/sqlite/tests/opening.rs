@@ -162,3 +162,19 @@ async fn a_file_that_was_emptied_is_a_new_store_with_a_new_fence() {
     let store = place.open().await;
     assert_eq!(consume(&store, token).await, Ok(End::Fenced));
 }
+
+#[tokio::test]
+async fn a_commit_waits_for_the_disk() {
+    let place = Place::new();
+    let store = place.open().await;
+    let pragma = |name: &'static str| {
+        store.writer.call(move |batch| {
+            batch.connection().pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0))
+        })
+    };
+    // 2 is FULL: the log is synced at each commit. Killing a process cannot show the difference; a power cut would.
+    assert_eq!(pragma("synchronous").await, Ok(2.into()));
+    assert_eq!(pragma("fullfsync").await, Ok(1.into()));
+    assert_eq!(pragma("checkpoint_fullfsync").await, Ok(1.into()));
+    assert_eq!(pragma("journal_mode").await, Ok("wal".to_owned().into()));
+}

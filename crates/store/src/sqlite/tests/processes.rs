@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_core::{Clock, End, OsEntropy, SystemClock, TokenId, TokenStore, after};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::super::files::wal_of;
 use super::{FILE_NAME, SqliteStore, consume};
 
 /// Names the directory that the other process is to work in; without it, a test is the first process.
@@ -75,7 +77,8 @@ async fn a_killed_server_loses_nothing_that_it_answered() {
             .map(|_| {
                 let store = Arc::clone(&store);
                 tokio::spawn(async move {
-                    loop {
+                    // Many more than the other process waits for, but not for ever, should nobody kill this one.
+                    for _ in 0..100_000 {
                         let token = token();
                         assert_eq!(consume(&store, token).await, Ok(End::Recorded));
                         say(&format!("recorded {:?}.", token.0.as_bytes()));
@@ -111,18 +114,13 @@ async fn a_killed_server_loses_nothing_that_it_answered() {
 }
 
 /// How large a file this process may make.
-#[cfg(unix)]
 fn limit_files(bytes: Option<u64>) {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let maximum = getrlimit(Resource::Fsize).maximum;
     setrlimit(Resource::Fsize, Rlimit { current: bytes.or(maximum), maximum }).unwrap();
 }
 
-#[cfg(unix)]
 #[tokio::test]
 async fn a_disk_without_room_is_survived() {
-    use super::super::files::wal_of;
-
     if let Some(dir) = child_dir() {
         let store = open(&dir).await;
         let log = wal_of(store.path());
