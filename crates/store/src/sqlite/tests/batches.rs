@@ -1,6 +1,8 @@
 //! The queue and the group commit.
 
-use countersign_core::{End, StoreError, TokenStore};
+use std::time::Duration;
+
+use countersign_core::{End, Ending, StoreError, TokenStore, after};
 
 use super::super::writer::WriteCounts;
 use super::{Held, Place, consume, consumption, look, poll_once};
@@ -39,7 +41,7 @@ async fn the_same_id_twice_in_a_batch_is_decided_by_order() {
     let held = Held::new(&store).await;
     let first = held.queue(token).await;
     let between = held.queue(other).await;
-    let mut second = Box::pin(store.end(token.0, token.1, countersign_core::Ending::Revoked { at: token.1 }));
+    let mut second = Box::pin(store.end(token.0, token.1, Ending::Revoked { at: token.1 }));
     assert!(poll_once(second.as_mut()).await.is_pending());
     held.release().await;
     assert_eq!(first.0.await, Ok(End::Recorded));
@@ -63,6 +65,24 @@ async fn a_fence_counts_for_those_behind_it_in_the_batch() {
     assert_eq!(fence.await, Ok(before.1));
     assert_eq!(second.0.await, Ok(End::Fenced));
     assert_eq!(store.write_counts().commits, 2);
+}
+
+#[tokio::test]
+async fn a_horizon_counts_for_those_behind_it_in_the_batch() {
+    let place = Place::new();
+    let store = place.open().await;
+    let (before, behind) = (place.token(), place.token());
+    let line = after(before.1, Duration::from_millis(1));
+    let held = Held::new(&store).await;
+    let first = held.queue(before).await;
+    let mut purge = Box::pin(store.purge(line));
+    assert!(poll_once(purge.as_mut()).await.is_pending());
+    let second = held.queue(behind).await;
+    held.release().await;
+    assert_eq!(first.0.await, Ok(End::Recorded));
+    assert_eq!(second.0.await, Ok(End::Forgotten));
+    assert_eq!(store.write_counts().commits, 2);
+    assert_eq!(purge.await, Ok(1));
 }
 
 #[tokio::test]
@@ -106,11 +126,24 @@ async fn readiness_costs_at_most_one_commit_a_second() {
             assert_eq!(store.ready().await, Ok(()));
         }
         assert_eq!(store.write_counts().commits, expected);
-        place.clock.advance(std::time::Duration::from_secs(1));
+        place.clock.advance(Duration::from_secs(1));
     }
     assert_eq!(consume(&store, place.token()).await, Ok(End::Recorded));
     assert_eq!(store.ready().await, Ok(()), "the consumption has just shown that it works");
     assert_eq!(store.write_counts().commits, 4);
+}
+
+#[tokio::test]
+async fn an_answer_from_the_record_shows_nothing_about_writing() {
+    let place = Place::new();
+    let store = place.open().await;
+    let token = place.token();
+    assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+    place.clock.advance(Duration::from_secs(1));
+    assert!(matches!(consume(&store, token).await, Ok(End::Already(_))));
+    assert_eq!(store.write_counts().commits, 2);
+    assert_eq!(store.ready().await, Ok(()));
+    assert_eq!(store.write_counts().commits, 3, "it has tried for itself");
 }
 
 #[tokio::test]
@@ -123,7 +156,24 @@ async fn purging_bothers_the_writer_only_where_there_is_something_to_remove() {
     let line = place.token().1;
     assert_eq!(store.purge(line).await, Ok(0));
     assert_eq!(store.write_counts().commits, 51, "one for the horizon");
-    place.clock.advance(std::time::Duration::from_millis(1));
+    place.clock.advance(Duration::from_millis(1));
     assert_eq!(store.purge(place.token().1).await, Ok(50));
     assert_eq!(store.write_counts().commits, 53, "one for the horizon, one for the slice");
+}
+
+#[tokio::test]
+async fn a_large_purge_is_cut_into_slices() {
+    let place = Place::new();
+    let store = place.open().await;
+    let (tokens, at) = (place.tokens(3000), place.clock.now());
+    let fill = store.writer.call(move |batch| {
+        for (id, expires) in &tokens {
+            batch.end(*id, *expires, &consumption(at))?;
+        }
+        Ok(())
+    });
+    assert_eq!(fill.await, Ok(()));
+    place.clock.advance(Duration::from_millis(1));
+    assert_eq!(store.purge(place.token().1).await, Ok(3000));
+    assert_eq!(store.write_counts().commits, 1 + 1 + 3, "the rows, the horizon, and three slices");
 }

@@ -51,6 +51,31 @@ async fn a_batch_that_does_not_fit_on_the_disk_is_refused_as_a_whole() {
 }
 
 #[tokio::test]
+async fn a_batch_that_fails_in_the_middle_leaves_nothing_behind() {
+    let place = Place::new();
+    let store = place.open_tampered(16, |_| Ok(()));
+    let ((id, expires), other) = (place.token(), place.token());
+    let held = Held::new(&store).await;
+    let queued = held.queue(other).await;
+    let mut failing = Box::pin(store.writer.call(move |batch| {
+        batch.end(id, expires, &super::consumption(id.created()))?;
+        Err::<(), _>(rusqlite::Error::QueryReturnedNoRows)
+    }));
+    assert!(super::poll_once(failing.as_mut()).await.is_pending());
+    held.release().await;
+    reason(failing.await);
+    reason(queued.0.await);
+
+    let program = rusqlite::Connection::open(place.db()).unwrap();
+    program.busy_timeout(Duration::ZERO).unwrap();
+    program.execute_batch("BEGIN IMMEDIATE; ROLLBACK").expect("nothing is left locked");
+    for token in [(id, expires), other] {
+        assert_eq!(look(&store, token).await, End::Recorded);
+        assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+    }
+}
+
+#[tokio::test]
 async fn a_store_that_became_read_only_comes_back_by_itself() {
     let place = Place::new();
     let read_only = Arc::new(AtomicBool::new(false));

@@ -136,6 +136,9 @@ async fn a_disk_without_room_is_survived() {
             let reason = super::reason(consume(&store, *token).await);
             assert!(reason.contains("; check the disk and its limits, and it goes on by itself"), "{reason}");
             assert!(super::reason(store.ready().await).contains("; check the disk"));
+            let other = rusqlite::Connection::open(store.path()).unwrap();
+            other.busy_timeout(Duration::ZERO).unwrap();
+            other.execute_batch("BEGIN IMMEDIATE; ROLLBACK").expect("a failed commit leaves nothing locked");
         }
         assert_eq!(store.stats().await.unwrap().consumed, known.len() as u64);
         limit_files(None);
