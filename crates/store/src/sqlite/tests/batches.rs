@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use countersign_core::{End, Ending, StoreError, TokenStore, after};
+use countersign_core::{Clock, End, Ending, StoreError, TokenStore, after};
 
 use super::super::writer::WriteCounts;
 use super::{Held, Place, consume, consumption, look, poll_once};
