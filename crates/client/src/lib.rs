@@ -3,30 +3,54 @@
 //! [`PrivateApi`] has one method for each operation; what it returns is the server's own JSON document, as
 //! `/openapi.json` of the server describes it.
 
+mod transport;
+
 use std::fmt;
 use std::time::Duration;
 
-use reqwest::{Method, StatusCode};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
+use hyper::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 use url::Url;
 use zeroize::Zeroizing;
 
+use crate::transport::Transport;
+
 /// Where the private API is unless somebody says otherwise.
 pub const DEFAULT_SERVER: &str = "http://127.0.0.1:8087";
 
-/// How long an answer may take. Statistics of a very large store take some seconds.
-const TIMEOUT: Duration = Duration::from_mins(1);
-
 /// The private API of one server.
 pub struct PrivateApi {
-    server: Url,
+    /// As the caller named it.
+    server: String,
+    base: Url,
     bearer: Option<Zeroizing<String>>,
-    http: reqwest::Client,
+    transport: Transport,
+}
+
+/// What a server may ask its callers for, and by whom it shows who it is. By default nothing, and by the authorities
+/// that this machine trusts.
+#[derive(Default)]
+pub struct Credentials {
+    /// The secret that the server asks for.
+    pub bearer: Option<Zeroizing<String>>,
+    /// PEM: the authorities of the server's certificate, in place of those that this machine trusts.
+    pub server_authorities: Option<Vec<u8>>,
+    /// PEM: the certificate that the server asks for, and its private key.
+    pub identity: Option<Zeroizing<Vec<u8>>>,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials(redacted)")
+    }
 }
 
 impl fmt::Debug for PrivateApi {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PrivateApi").field("server", &self.server.as_str()).finish_non_exhaustive()
+        f.debug_struct("PrivateApi").field("server", &self.server).finish_non_exhaustive()
     }
 }
 
@@ -45,11 +69,13 @@ pub struct TokenRequest {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The address is not one.
-    #[error("{0:?} is not the URL of a server; give it as http://HOST:PORT")]
+    #[error(
+        "{0:?} is not the address of a server; give it as http://HOST:PORT, https://HOST:PORT or unix:PATH"
+    )]
     Server(String),
-    /// A client could not be made.
-    #[error("cannot make an HTTP client: {0}")]
-    Setup(String),
+    /// A certificate cannot be used.
+    #[error("cannot speak TLS with the server: {0}")]
+    Tls(String),
     /// Nobody answers there.
     #[error(
         "no Countersign server answers at {server} ({reason}); start one with `countersign serve`, or name it with \
@@ -57,7 +83,7 @@ pub enum ClientError {
     )]
     Unreachable {
         /// Where.
-        server: Url,
+        server: String,
         /// Why.
         reason: String,
     },
@@ -65,7 +91,7 @@ pub enum ClientError {
     #[error("what answers at {server} is not the private API of a Countersign server (HTTP status {status})")]
     NotCountersign {
         /// Where.
-        server: Url,
+        server: String,
         /// Its answer.
         status: StatusCode,
     },
@@ -82,20 +108,24 @@ pub enum ClientError {
 }
 
 impl PrivateApi {
-    /// The private API at `server`, such as [`DEFAULT_SERVER`], with the secret that it asks for, if any.
-    pub fn new(server: &str, bearer: Option<Zeroizing<String>>) -> Result<Self, ClientError> {
-        let server = Url::parse(server)
-            .ok()
-            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-            .ok_or_else(|| ClientError::Server(server.to_owned()))?;
-        // A redirect or a proxy has no business between a command and its own server, and would get to see tokens.
-        let http = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .timeout(TIMEOUT)
-            .build()
-            .map_err(|error| ClientError::Setup(error.to_string()))?;
-        Ok(Self { server, bearer, http })
+    /// The private API at `server`: an `http` or `https` URL such as [`DEFAULT_SERVER`], or `unix:PATH`.
+    pub fn new(server: &str, credentials: Credentials) -> Result<Self, ClientError> {
+        let wrong = || ClientError::Server(server.to_owned());
+        let (base, transport) = match server.strip_prefix("unix:") {
+            Some("") => return Err(wrong()),
+            Some(path) => {
+                (Url::parse("http://localhost").map_err(|_| wrong())?, Transport::Unix(path.into()))
+            }
+            None => {
+                let url = Url::parse(server).map_err(|_| wrong())?;
+                if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+                    return Err(wrong());
+                }
+                let transport = Transport::to_url(&url, &credentials).map_err(ClientError::Tls)?;
+                (url, transport)
+            }
+        };
+        Ok(Self { server: server.to_owned(), base, bearer: credentials.bearer, transport })
     }
 
     /// Issues a token.
@@ -150,25 +180,34 @@ impl PrivateApi {
     }
 
     async fn call(&self, method: Method, path: &[&str], body: Option<Value>) -> Result<Value, ClientError> {
-        let mut url = self.server.clone();
+        let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             // Each part is percent-encoded: whatever is passed as a token stays one part of the path.
             segments.pop_if_empty().extend(path);
         }
-        let mut request = self.http.request(method, url);
+        let target = url.path().to_owned();
+        let mut request = Request::builder().method(method).uri(target).header(ACCEPT, "application/json");
+        request = request.header(HOST, url.authority());
         if let Some(bearer) = &self.bearer {
-            request = request.bearer_auth(bearer.as_str());
+            request = request.header(AUTHORIZATION, format!("Bearer {}", bearer.as_str()));
         }
-        if let Some(body) = body {
-            request = request.json(&body);
-        }
-        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
-        let status = response.status();
-        let document: Option<Value> = response.json().await.ok();
-        match document {
-            Some(document) if status.is_success() => Ok(document),
-            Some(problem) => Err(self.refusal(status, &problem)),
-            None => Err(ClientError::NotCountersign { server: self.server.clone(), status }),
+        let body = match body {
+            Some(body) => {
+                request = request.header(CONTENT_TYPE, "application/json");
+                Bytes::from(body.to_string())
+            }
+            None => Bytes::new(),
+        };
+        // The builder refuses a credential that no header can carry; its own words could quote it.
+        let request = request
+            .body(Full::new(body))
+            .map_err(|_| self.unreachable("the credential has characters that a header cannot carry"))?;
+        let (status, answer) =
+            self.transport.send(request).await.map_err(|error| self.unreachable(innermost(&error)))?;
+        match serde_json::from_slice::<Value>(&answer) {
+            Ok(document) if status.is_success() => Ok(document),
+            Ok(problem) => Err(self.refusal(status, &problem)),
+            Err(_) => Err(ClientError::NotCountersign { server: self.server.clone(), status }),
         }
     }
 
@@ -185,15 +224,18 @@ impl PrivateApi {
         }
     }
 
-    /// The cause alone: the error's own text has the URL in it, and the URL may have a token in it.
-    fn unreachable(&self, error: &reqwest::Error) -> ClientError {
-        let mut cause: &dyn std::error::Error = error;
-        while let Some(deeper) = cause.source() {
-            cause = deeper;
-        }
-        let reason = if error.is_timeout() { "no answer in time".to_owned() } else { cause.to_string() };
-        ClientError::Unreachable { server: self.server.clone(), reason }
+    fn unreachable(&self, reason: impl fmt::Display) -> ClientError {
+        ClientError::Unreachable { server: self.server.clone(), reason: reason.to_string() }
     }
+}
+
+/// The cause behind an error and its causes, which says most in the fewest words.
+fn innermost<'e>(error: &'e (dyn std::error::Error + 'static)) -> &'e dyn std::error::Error {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause
 }
 
 #[cfg(test)]
@@ -202,14 +244,18 @@ mod tests {
 
     #[test]
     fn what_is_no_server_is_refused() {
-        for server in ["", "localhost:8087", "ftp://127.0.0.1/", "http://"] {
-            assert!(matches!(PrivateApi::new(server, None), Err(ClientError::Server(_))), "{server}");
+        for server in ["", "localhost:8087", "ftp://127.0.0.1/", "http://", "unix:"] {
+            assert!(
+                matches!(PrivateApi::new(server, Credentials::default()), Err(ClientError::Server(_))),
+                "{server}"
+            );
         }
     }
 
     #[test]
     fn an_error_never_shows_the_token() {
-        let api = PrivateApi::new("http://127.0.0.1:9/", Some("s3cret".to_owned().into())).unwrap();
+        let credentials = Credentials { bearer: Some("s3cret".to_owned().into()), ..Credentials::default() };
+        let api = PrivateApi::new("http://127.0.0.1:9/", credentials).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let error = runtime.block_on(api.token("cs1token")).unwrap_err();
         let shown = format!("{error} {error:?} {api:?}");

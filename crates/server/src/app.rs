@@ -8,7 +8,7 @@ use subtle::ConstantTimeEq;
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::{KeyFile, RefusalLimiter};
+use crate::{KeyFile, RefusalLimiter, TrustedProxies};
 
 /// The state that the routes share.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub struct App {
     pub spent_status: SpentStatus,
     /// Who has been refused too often.
     pub limiter: RefusalLimiter,
+    /// Whose word is taken for where a request comes from.
+    pub proxies: TrustedProxies,
     /// What a caller of the private API must show; `None` asks for nothing, which is for loopback only.
     pub bearer: Option<Bearer>,
 }

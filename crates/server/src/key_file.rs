@@ -10,6 +10,8 @@ use countersign_core::{Entropy, KeyRing, KeyRingError};
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
+use crate::watched::Version;
+
 /// A file far longer than this is not a key ring; 64 keys take less than 10 KiB.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 
@@ -21,14 +23,6 @@ const MAX_FILE_BYTES: u64 = 64 * 1024;
 pub struct KeyFile {
     path: PathBuf,
     seen: Mutex<Option<Version>>,
-}
-
-/// What tells one version of the file from another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Version {
-    inode: u64,
-    length: u64,
-    modified: (i64, i64),
 }
 
 /// Why the key file cannot be used.
@@ -144,7 +138,7 @@ impl KeyFile {
 
     /// Reads the ring if the file is not the version that was read last; `None` if it is.
     pub fn reload_if_changed(&self) -> Option<Result<KeyRing, KeyFileError>> {
-        let found = fs::metadata(&self.path).ok().map(|metadata| Version::of(&metadata));
+        let found = Version::at(&self.path);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if found == *seen {
             return None;
@@ -189,16 +183,6 @@ impl KeyFile {
 
     fn ring(&self, error: KeyRingError) -> KeyFileError {
         KeyFileError::Ring { path: self.path.clone(), error }
-    }
-}
-
-impl Version {
-    fn of(metadata: &fs::Metadata) -> Self {
-        Self {
-            inode: metadata.ino(),
-            length: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-        }
     }
 }
 

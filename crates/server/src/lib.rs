@@ -8,6 +8,7 @@
 //! - [`Server`]: two listeners, limits, and a graceful stop;
 //! - [`KeyFile`]: the key ring on disk.
 
+mod address;
 mod app;
 mod health;
 mod key_file;
@@ -15,12 +16,18 @@ mod limiter;
 mod listener;
 pub mod private;
 mod problem;
+mod proxies;
 pub mod public;
 pub mod routes;
 mod server;
+mod tls;
+mod watched;
 
+pub use address::{Address, NotAnAddress};
 pub use app::{App, Bearer, Names, SpentStatus};
 pub use key_file::{KeyFile, KeyFileError};
 pub use limiter::RefusalLimiter;
-pub use listener::Peer;
-pub use server::{Addresses, Server, StartError};
+pub use listener::{MAX_CONNECTIONS, Peer};
+pub use proxies::{ForwardedHeader, TrustedProxies};
+pub use server::{Door, Server, StartError};
+pub use tls::{Tls, TlsError, TlsFiles};

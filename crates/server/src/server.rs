@@ -1,17 +1,18 @@
 //! The two listeners, what goes on beside them, and the end.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::{App, listener, routes};
+use crate::address::{Address, Bound};
+use crate::listener::Listener;
+use crate::tls::{Tls, TlsError, TlsFiles};
+use crate::{App, routes};
 
-/// How often the key file is looked at.
-const KEY_FILE_PERIOD: Duration = Duration::from_secs(2);
+/// How often the files that may change are looked at.
+const FILES_PERIOD: Duration = Duration::from_secs(2);
 
 /// How often old records are purged.
 const PURGE_PERIOD: Duration = Duration::from_mins(1);
@@ -19,17 +20,17 @@ const PURGE_PERIOD: Duration = Duration::from_mins(1);
 /// A server that listens, and does not answer yet.
 #[derive(Debug)]
 pub struct Server {
-    public: TcpListener,
-    private: TcpListener,
+    public: Listener,
+    private: Listener,
 }
 
-/// Where a server listens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Addresses {
-    /// For bug trackers.
-    pub public: SocketAddr,
-    /// For the issuer's own processes.
-    pub private: SocketAddr,
+/// Where a listener listens, and with which TLS, if any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Door {
+    /// The address.
+    pub address: Address,
+    /// The TLS files.
+    pub tls: Option<TlsFiles>,
 }
 
 /// Why a server cannot start.
@@ -41,7 +42,7 @@ pub enum StartError {
     )]
     Listen {
         /// The address.
-        address: SocketAddr,
+        address: Address,
         /// The flag that chooses it.
         flag: &'static str,
         /// What the operating system said.
@@ -50,9 +51,13 @@ pub enum StartError {
     /// Anybody could issue tokens.
     #[error(
         "the private API would listen on {0}, which is not this machine's loopback, and would ask for no credential, \
-         so that anybody could issue tokens; give it a secret with --private-bearer-file FILE, or keep it on 127.0.0.1"
+         so that anybody could issue tokens; give it a secret (--private-bearer-file) or let it ask for certificates \
+         (--private-client-ca), or keep it on 127.0.0.1"
     )]
-    Exposed(SocketAddr),
+    Exposed(Address),
+    /// The TLS files cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 impl Server {
@@ -60,29 +65,47 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// If an address cannot be had, or if the private API would be open to anybody.
-    pub async fn bind(addresses: Addresses, private_asks_for_credential: bool) -> Result<Self, StartError> {
-        if !addresses.private.ip().to_canonical().is_loopback() && !private_asks_for_credential {
-            return Err(StartError::Exposed(addresses.private));
+    /// If an address or a certificate cannot be used, or if the private API would be open to anybody.
+    pub async fn bind(
+        public: Door,
+        private: Door,
+        private_asks_for_bearer: bool,
+    ) -> Result<Self, StartError> {
+        let (public_tls, private_tls) = (load(public.tls)?, load(private.tls)?);
+        let asks_for_certificates = private_tls.as_ref().is_some_and(|tls| tls.asks_for_certificates());
+        if !private.address.is_local() && !private_asks_for_bearer && !asks_for_certificates {
+            return Err(StartError::Exposed(private.address));
         }
         Ok(Self {
-            public: bind(addresses.public, "--public-listen").await?,
-            private: bind(addresses.private, "--private-listen").await?,
+            public: Listener { bound: bind(public.address, "--public-listen").await?, tls: public_tls },
+            private: Listener { bound: bind(private.address, "--private-listen").await?, tls: private_tls },
         })
     }
 
-    /// Where it listens, with the ports it got.
-    pub fn addresses(&self) -> io::Result<Addresses> {
-        Ok(Addresses { public: self.public.local_addr()?, private: self.private.local_addr()? })
+    /// The URL of the public listener, with the port it got: `http://`, `https://` or `unix:`.
+    pub fn public_url(&self) -> io::Result<String> {
+        self.public.url()
     }
 
-    /// Answers until `shutdown` resolves; then finishes the requests under way and closes the store.
-    pub async fn run(self, app: Arc<App>, shutdown: impl Future<Output = ()>) {
+    /// The URL of the private listener.
+    pub fn private_url(&self) -> io::Result<String> {
+        self.private.url()
+    }
+
+    /// Answers until `shutdown` resolves; then finishes the requests under way and closes the store. `reload` has the
+    /// files that may change looked at whenever it is notified; they are also looked at every two seconds.
+    pub async fn run(
+        self,
+        app: Arc<App>,
+        reload: Arc<tokio::sync::Notify>,
+        shutdown: impl Future<Output = ()>,
+    ) {
+        let tls = [self.public.tls.clone(), self.private.tls.clone()];
         let (stop, stopped) = watch::channel(false);
-        let public =
-            tokio::spawn(listener::serve(self.public, routes::public(Arc::clone(&app)), stopped.clone()));
-        let private = tokio::spawn(listener::serve(self.private, routes::private(Arc::clone(&app)), stopped));
-        let chores = [tokio::spawn(watch_key_file(Arc::clone(&app))), tokio::spawn(purge(Arc::clone(&app)))];
+        let public = tokio::spawn(self.public.serve(routes::public(Arc::clone(&app)), stopped.clone()));
+        let private = tokio::spawn(self.private.serve(routes::private(Arc::clone(&app)), stopped));
+        let chores =
+            [tokio::spawn(watch_files(Arc::clone(&app), tls, reload)), tokio::spawn(purge(Arc::clone(&app)))];
         shutdown.await;
         stop.send_replace(true);
         for listener in [public, private] {
@@ -97,16 +120,43 @@ impl Server {
     }
 }
 
-async fn bind(address: SocketAddr, flag: &'static str) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|error| StartError::Listen { address, flag, error })
+impl Listener {
+    fn url(&self) -> io::Result<String> {
+        Ok(match (self.bound.address()?, &self.tls) {
+            (Address::Tcp(address), None) => format!("http://{address}"),
+            (Address::Tcp(address), Some(_)) => format!("https://{address}"),
+            (unix @ Address::Unix(_), _) => unix.to_string(),
+        })
+    }
 }
 
-/// Looks at the key file now and then.
-async fn watch_key_file(app: Arc<App>) {
-    let mut ticks = tokio::time::interval(KEY_FILE_PERIOD);
+fn load(files: Option<TlsFiles>) -> Result<Option<Arc<Tls>>, TlsError> {
+    files.map(|files| Tls::load(files).map(Arc::new)).transpose()
+}
+
+async fn bind(address: Address, flag: &'static str) -> Result<Bound, StartError> {
+    Bound::to(&address).await.map_err(|error| StartError::Listen { address, flag, error })
+}
+
+/// Puts changed keys and certificates to use.
+async fn watch_files(app: Arc<App>, tls: [Option<Arc<Tls>>; 2], reload: Arc<tokio::sync::Notify>) {
+    let mut ticks = tokio::time::interval(FILES_PERIOD);
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = reload.notified() => {}
+        }
         app.reload_keys().await;
+        for tls in tls.iter().flatten() {
+            let tls = Arc::clone(tls);
+            match tokio::task::spawn_blocking(move || tls.reload_if_changed()).await {
+                Ok(Ok(true)) => tracing::info!("the TLS certificate has changed on disk and is in use"),
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "the new TLS files cannot be used; keeping the old ones");
+                }
+                Ok(Ok(false)) | Err(_) => {}
+            }
+        }
     }
 }
 

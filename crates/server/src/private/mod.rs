@@ -1,7 +1,7 @@
 //! The private API: for the service that owns the server, and for its operators.
 //!
-//! XML-RPC ([`xmlrpc`]) and JSON ([`tokens`]) are two mouths of the same three operations of the domain; [`admin`] has
-//! what operators need beyond them. Everything passes [`guard`] first.
+//! XML-RPC (`xmlrpc`) and JSON (`tokens`) are two mouths of the same three operations of the domain; `admin` has
+//! what operators need beyond them. Everything passes `guard` first.
 
 pub(crate) mod admin;
 mod body;

@@ -37,6 +37,7 @@ pub(crate) async fn handshake(
     if view != VIEW {
         return not_found().await;
     }
+    let peer = app.proxies.client(peer, request.headers());
     let answers = answer::Answers { app: &app, json: attempt::wants_json(request.headers()) };
     let attempt = attempt::read(request).await;
     match app.tokens.redeem(&text, &attempt, peer).await {

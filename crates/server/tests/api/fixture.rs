@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, Request, StatusCode};
 use countersign_core::{
     Audience, Clock, KeyRing, LoginTokenSet, ManualClock, NewToken, OsEntropy, Policy, TokenStore,
 };
-use countersign_server::{App, KeyFile, Names, Peer, RefusalLimiter, SpentStatus, routes};
+use countersign_server::{App, KeyFile, Names, Peer, RefusalLimiter, SpentStatus, TrustedProxies, routes};
 use countersign_store::MemoryStore;
 use http_body_util::BodyExt;
 use serde_json::Value;
@@ -34,6 +34,7 @@ pub(crate) struct Options {
     pub(crate) policy: Policy,
     pub(crate) spent_status: SpentStatus,
     pub(crate) refusals_per_minute: u32,
+    pub(crate) proxies: TrustedProxies,
     pub(crate) bearer: Option<&'static str>,
     pub(crate) store: Option<Arc<dyn TokenStore>>,
 }
@@ -73,6 +74,7 @@ impl Fixture {
             names: Names::new("Launchpad".to_owned(), &"https://lp.example.org/".parse().unwrap()),
             spent_status: options.spent_status,
             limiter: RefusalLimiter::new(options.refusals_per_minute, clock.clone()),
+            proxies: options.proxies,
             bearer: options
                 .bearer
                 .map(|secret| countersign_server::Bearer::new(secret.to_owned().into()).unwrap()),

@@ -1,9 +1,12 @@
 //! Who has been refused too often.
 
-use axum::http::StatusCode;
 use std::time::Duration;
 
-use crate::fixture::{Fixture, Options};
+use axum::body::Body;
+use axum::http::StatusCode;
+use countersign_server::TrustedProxies;
+
+use crate::fixture::{Fixture, Options, handshake_path, post};
 
 #[tokio::test]
 async fn too_many_refusals_become_429_and_a_good_token_still_passes() {
@@ -22,4 +25,22 @@ async fn too_many_refusals_become_429_and_a_good_token_still_passes() {
     assert_eq!(server.handshake(&good).await.status, StatusCode::OK, "nobody can lock a tracker out");
     server.clock.advance(Duration::from_secs(20));
     assert_eq!(server.handshake("nonsense").await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn behind_a_trusted_proxy_each_client_has_its_own_count() {
+    let networks = vec!["192.0.2.7/32".parse().unwrap()];
+    let proxies = TrustedProxies { networks, ..TrustedProxies::default() };
+    for (proxies, second) in
+        [(proxies, StatusCode::NOT_FOUND), (TrustedProxies::default(), StatusCode::TOO_MANY_REQUESTS)]
+    {
+        let server = Fixture::with(Options { refusals_per_minute: 1, proxies, ..Options::default() });
+        let ask = async |client: &str| {
+            let request = post(&handshake_path("nonsense")).header("x-forwarded-for", client);
+            server.public(request.body(Body::empty()).unwrap()).await.status
+        };
+        assert_eq!(ask("198.51.100.1").await, StatusCode::NOT_FOUND);
+        assert_eq!(ask("198.51.100.2").await, second);
+        assert_eq!(ask("198.51.100.1").await, StatusCode::TOO_MANY_REQUESTS);
+    }
 }

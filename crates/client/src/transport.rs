@@ -1,0 +1,115 @@
+//! One request over one connection: TCP, TLS, or a Unix socket.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use url::Url;
+
+use crate::Credentials;
+
+/// How long an answer may take. Statistics of a very large store take some seconds.
+const TIMEOUT: Duration = Duration::from_mins(1);
+
+/// The longest answer that is read, in bytes. The longest that a server gives is a few KiB.
+const MAX_ANSWER_BYTES: usize = 1024 * 1024;
+
+/// A way to a server.
+pub(crate) enum Transport {
+    /// To a host and port, and with TLS for a server of that name.
+    Tcp { host: String, port: u16, tls: Option<(TlsConnector, ServerName<'static>)> },
+    /// To a socket on this machine.
+    Unix(PathBuf),
+}
+
+impl Transport {
+    /// The way to the server at a URL.
+    pub(crate) fn to_url(url: &Url, credentials: &Credentials) -> Result<Self, String> {
+        let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let port = url.port_or_known_default().unwrap_or(80);
+        let tls = if url.scheme() == "https" {
+            let name = ServerName::try_from(host.clone()).map_err(|error| error.to_string())?;
+            Some((TlsConnector::from(Arc::new(tls_config(credentials)?)), name))
+        } else {
+            None
+        };
+        Ok(Self::Tcp { host, port, tls })
+    }
+
+    /// Sends a request and reads its answer.
+    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> io::Result<(StatusCode, Bytes)> {
+        let answered = tokio::time::timeout(TIMEOUT, self.exchange(request)).await;
+        answered.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))?
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> io::Result<(StatusCode, Bytes)> {
+        match self {
+            Self::Unix(path) => converse(UnixStream::connect(path).await?, request).await,
+            Self::Tcp { host, port, tls } => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                match tls {
+                    None => converse(stream, request).await,
+                    Some((connector, name)) => {
+                        converse(connector.connect(name.clone(), stream).await?, request).await
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn converse<S>(stream: S, request: Request<Full<Bytes>>) -> io::Result<(StatusCode, Bytes)>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    let connection = tokio::spawn(connection);
+    let response = sender.send_request(request).await.map_err(io::Error::other)?;
+    let status = response.status();
+    let body =
+        Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await.map_err(io::Error::other)?;
+    connection.abort();
+    Ok((status, body.to_bytes()))
+}
+
+fn tls_config(credentials: &Credentials) -> Result<ClientConfig, String> {
+    let mut roots = RootCertStore::empty();
+    match &credentials.server_authorities {
+        Some(pem) => {
+            for certificate in CertificateDer::pem_slice_iter(pem) {
+                let certificate =
+                    certificate.map_err(|error| format!("the authorities are not PEM: {error}"))?;
+                roots.add(certificate).map_err(|error| format!("an authority cannot be used: {error}"))?;
+            }
+        }
+        None => {
+            let _ = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots);
+    let Some(pem) = &credentials.identity else { return Ok(builder.with_no_client_auth()) };
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("the client certificate is not PEM: {error}"))?;
+    let key =
+        PrivateKeyDer::from_pem_slice(pem).map_err(|error| format!("the client key is not PEM: {error}"))?;
+    builder
+        .with_client_auth_cert(chain, key)
+        .map_err(|error| format!("the client certificate cannot be used: {error}"))
+}

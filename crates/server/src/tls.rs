@@ -1,0 +1,154 @@
+//! TLS on a listener, with certificates that are replaced while it serves.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::danger::ClientCertVerifier;
+use tokio_rustls::rustls::server::{NoClientAuth, WebPkiClientVerifier};
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+
+use crate::watched::Version;
+
+/// The files of a listener's TLS, all PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate chain, the server's own first.
+    pub certificates: PathBuf,
+    /// The certificate's private key.
+    pub key: PathBuf,
+    /// Whose certificates clients must show; `None` asks them for none.
+    pub client_authorities: Option<PathBuf>,
+}
+
+/// Why a listener's TLS cannot be set up. No text carries a key.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read, or is not what it should be.
+    #[error("cannot use the {what} in {}: {reason}", path.display())]
+    File {
+        /// What it should hold.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The parts do not go together.
+    #[error("the certificate in {} cannot be used: {reason}", path.display())]
+    Unfit {
+        /// The certificate's file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// A listener's TLS.
+#[derive(Debug)]
+pub struct Tls {
+    files: TlsFiles,
+    config: RwLock<Arc<ServerConfig>>,
+    seen: Mutex<Vec<Option<Version>>>,
+}
+
+impl Tls {
+    /// Reads the files.
+    pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
+        let seen = Mutex::new(files.versions());
+        let config = RwLock::new(Arc::new(files.read()?));
+        Ok(Self { files, config, seen })
+    }
+
+    /// Whether clients have to show a certificate.
+    pub fn asks_for_certificates(&self) -> bool {
+        self.files.client_authorities.is_some()
+    }
+
+    /// What greets the next connection.
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// Reads the files again if one of them has changed; returns whether it did. Files that cannot be used change
+    /// nothing, and are reported once.
+    pub(crate) fn reload_if_changed(&self) -> Result<bool, TlsError> {
+        let found = self.files.versions();
+        {
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            if *seen == found {
+                return Ok(false);
+            }
+            *seen = found;
+        }
+        let config = Arc::new(self.files.read()?);
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+        Ok(true)
+    }
+}
+
+impl TlsFiles {
+    fn versions(&self) -> Vec<Option<Version>> {
+        [Some(&self.certificates), Some(&self.key), self.client_authorities.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(|path| Version::at(path))
+            .collect()
+    }
+
+    fn read(&self) -> Result<ServerConfig, TlsError> {
+        let provider = Arc::new(ring::default_provider());
+        let chain = read_certificates(&self.certificates, "certificate chain")?;
+        let key = PrivateKeyDer::from_pem_file(&self.key)
+            .map_err(|error| file_error("private key", &self.key, error.to_string()))?;
+        let verifier = self.client_verifier(&provider)?;
+        let unfit = |reason: String| TlsError::Unfit { path: self.certificates.clone(), reason };
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| unfit(error.to_string()))?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain, key)
+            .map_err(|error| unfit(error.to_string()))?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(config)
+    }
+
+    fn client_verifier(
+        &self,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+        let Some(path) = &self.client_authorities else { return Ok(Arc::new(NoClientAuth)) };
+        let mut roots = RootCertStore::empty();
+        for certificate in read_certificates(path, "client authorities")? {
+            roots
+                .add(certificate)
+                .map_err(|error| file_error("client authorities", path, error.to_string()))?;
+        }
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+            .build()
+            .map(|verifier| verifier as Arc<dyn ClientCertVerifier>)
+            .map_err(|error| file_error("client authorities", path, error.to_string()))
+    }
+}
+
+fn read_certificates(path: &Path, what: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|error| file_error(what, path, error.to_string()))?;
+    if certificates.is_empty() {
+        return Err(file_error(
+            what,
+            path,
+            io::Error::other("there is no PEM certificate in it").to_string(),
+        ));
+    }
+    Ok(certificates)
+}
+
+fn file_error(what: &'static str, path: &Path, reason: String) -> TlsError {
+    TlsError::File { what, path: path.to_owned(), reason }
+}

@@ -1,0 +1,103 @@
+//! A server on real sockets, in this process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_client::{Credentials, PrivateApi};
+use countersign_core::{LoginTokenSet, OsEntropy, Policy, SystemClock};
+use countersign_server::{
+    App, Bearer, Door, KeyFile, Names, RefusalLimiter, Server, SpentStatus, StartError, TlsFiles,
+    TrustedProxies,
+};
+use countersign_store::MemoryStore;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
+
+pub(crate) struct Running {
+    pub(crate) app: Arc<App>,
+    pub(crate) public: String,
+    pub(crate) private: String,
+    pub(crate) reload: Arc<Notify>,
+    pub(crate) directory: TempDir,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+pub(crate) fn door(tls: Option<TlsFiles>) -> Door {
+    Door { address: "127.0.0.1:0".parse().unwrap(), tls }
+}
+
+impl Running {
+    pub(crate) async fn plain() -> Self {
+        Self::start(TempDir::new().unwrap(), door(None), door(None), None).await.unwrap()
+    }
+
+    pub(crate) async fn start(
+        directory: TempDir,
+        public: Door,
+        private: Door,
+        bearer: Option<&str>,
+    ) -> Result<Self, StartError> {
+        let clock = Arc::new(SystemClock);
+        let key_file = KeyFile::new(directory.path().join("key-ring.toml"));
+        let (keys, _) = key_file.load_or_create(countersign_core::Clock::now(&*clock), &OsEntropy).unwrap();
+        let store = Arc::new(MemoryStore::new(&*clock));
+        let server = Server::bind(public, private, bearer.is_some()).await?;
+        let (public, private) = (server.public_url().unwrap(), server.private_url().unwrap());
+        let app = Arc::new(App {
+            tokens: LoginTokenSet::new(keys, store, clock.clone(), Arc::new(OsEntropy), Policy::default()),
+            key_file,
+            names: Names::new("Launchpad".to_owned(), &"https://lp.example.org/".parse().unwrap()),
+            spent_status: SpentStatus::default(),
+            proxies: TrustedProxies::default(),
+            limiter: RefusalLimiter::new(0, clock),
+            bearer: bearer.map(|secret| Bearer::new(secret.to_owned().into()).unwrap()),
+        });
+        let (stop, stopped) = oneshot::channel();
+        let reload = Arc::new(Notify::new());
+        let task = tokio::spawn(server.run(Arc::clone(&app), Arc::clone(&reload), async {
+            let _ = stopped.await;
+        }));
+        Ok(Self { app, public, private, reload, directory, stop: Some(stop), task })
+    }
+
+    pub(crate) fn api(&self, credentials: Credentials) -> PrivateApi {
+        PrivateApi::new(&self.private, credentials).unwrap()
+    }
+
+    /// A raw connection to the public listener.
+    pub(crate) async fn connect(&self) -> TcpStream {
+        let address = self.public.rsplit('/').next().unwrap();
+        TcpStream::connect(address).await.unwrap()
+    }
+
+    /// Asks the server to stop; the returned task ends when it has.
+    pub(crate) fn stop(&mut self) -> &mut JoinHandle<()> {
+        self.stop.take().unwrap().send(()).unwrap();
+        &mut self.task
+    }
+}
+
+/// Sends bytes and reads until the other side closes, or until `enough` stands in what it sent.
+pub(crate) async fn talk(stream: &mut TcpStream, bytes: &[u8], enough: &str) -> String {
+    // The other side may stop listening before all is sent.
+    let _ = stream.write_all(bytes).await;
+    let mut heard = Vec::new();
+    let mut buffer = [0; 4096];
+    let listening = async {
+        loop {
+            match stream.read(&mut buffer).await {
+                Ok(0) | Err(_) => break,
+                Ok(length) => heard.extend_from_slice(&buffer[..length]),
+            }
+            if String::from_utf8_lossy(&heard).contains(enough) {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), listening).await.unwrap();
+    String::from_utf8_lossy(&heard).into_owned()
+}

@@ -1,0 +1,10 @@
+//! The listeners as they are: sockets, TLS, certificates, and what the slow and the many can do.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's helpers fail as tests do")]
+
+mod authority;
+mod fixture;
+mod limits;
+mod stop;
+mod tls;
+mod unix;

@@ -1,0 +1,129 @@
+//! TLS on either listener.
+
+use std::fs;
+
+use countersign_client::{ClientError, Credentials, PrivateApi, TokenRequest};
+use countersign_server::{Door, StartError, Tls, TlsFiles};
+use tempfile::TempDir;
+
+use crate::authority::{Authority, write};
+use crate::fixture::{Running, door};
+
+/// Every address, so that the refusal of an open private API is tested where it matters.
+fn everywhere(tls: Option<TlsFiles>) -> Door {
+    Door { address: "0.0.0.0:0".parse().unwrap(), tls }
+}
+
+/// The listener's URL as a client on this machine would write it.
+fn here(url: &str) -> String {
+    url.replace("0.0.0.0", "127.0.0.1")
+}
+
+fn trusting(authority: &Authority) -> Credentials {
+    Credentials { server_authorities: Some(authority.pem().into_bytes()), ..Credentials::default() }
+}
+
+#[tokio::test]
+async fn both_listeners_speak_tls() {
+    let directory = TempDir::new().unwrap();
+    let authority = Authority::new();
+    let files = authority.write_to(directory.path());
+    let server = Running::start(directory, door(Some(files.clone())), door(Some(files)), None).await.unwrap();
+    assert!(server.public.starts_with("https://") && server.private.starts_with("https://"));
+    server.api(trusting(&authority)).new_token(&TokenRequest::default()).await.unwrap();
+    // The public listener has no such route, but answers: the way there works.
+    let public = PrivateApi::new(&server.public, trusting(&authority)).unwrap();
+    assert!(matches!(public.keys().await, Err(ClientError::NotCountersign { status, .. }) if status == 404));
+    let strangers = server.api(trusting(&Authority::new())).keys().await.unwrap_err().to_string();
+    assert!(strangers.contains("certificate"), "{strangers}");
+    let plain = PrivateApi::new(&server.private.replace("https", "http"), Credentials::default()).unwrap();
+    assert!(matches!(plain.keys().await, Err(ClientError::Unreachable { .. })));
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_taken_up_and_a_bad_one_is_not() {
+    let directory = TempDir::new().unwrap();
+    let (old, new) = (Authority::new(), Authority::new());
+    let files = old.write_to(directory.path());
+    let tls = Tls::load(files.clone()).unwrap();
+    let server = Running::start(directory, door(None), door(Some(files)), None).await.unwrap();
+    let reaches = async |authority: &Authority| server.api(trusting(authority)).keys().await.is_ok();
+    assert!(reaches(&old).await && !reaches(&new).await);
+    write(server.directory.path(), "server.crt", "no certificate");
+    server.reload.notify_one();
+    assert!(reaches(&old).await, "what cannot be used changes nothing");
+    new.write_to(server.directory.path());
+    server.reload.notify_one();
+    let deadline = std::time::Duration::from_secs(20);
+    let taken_up = async {
+        while !reaches(&new).await {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(deadline, taken_up).await.unwrap();
+    assert!(!reaches(&old).await);
+    drop(tls);
+}
+
+#[tokio::test]
+async fn a_private_api_that_others_reach_asks_for_a_credential_or_does_not_start() {
+    let authority = Authority::new();
+    let clients = Authority::new();
+    let start = async |with_tls: bool, with_clients: bool, bearer: Option<&str>| {
+        let directory = TempDir::new().unwrap();
+        let tls = with_tls.then(|| TlsFiles {
+            client_authorities: with_clients.then(|| write(directory.path(), "clients.crt", &clients.pem())),
+            ..authority.write_to(directory.path())
+        });
+        Running::start(directory, door(None), everywhere(tls), bearer).await
+    };
+    for with_tls in [false, true] {
+        let refused = start(with_tls, false, None).await.err().unwrap();
+        assert!(matches!(refused, StartError::Exposed(_)), "{refused}");
+        let sentence = refused.to_string();
+        assert!(
+            sentence.contains("--private-bearer-file") && sentence.contains("--private-client-ca"),
+            "{sentence}"
+        );
+    }
+    let server = start(true, false, Some("s3cret")).await.unwrap();
+    let with = |credentials| PrivateApi::new(&here(&server.private), credentials).unwrap();
+    assert!(
+        matches!(with(trusting(&authority)).keys().await, Err(ClientError::Refused { status, .. }) if status == 401)
+    );
+    let bearer = Some("s3cret".to_owned().into());
+    assert!(with(Credentials { bearer, ..trusting(&authority) }).keys().await.is_ok());
+
+    let server = start(true, true, None).await.unwrap();
+    let with = |credentials| PrivateApi::new(&here(&server.private), credentials).unwrap();
+    assert!(matches!(with(trusting(&authority)).keys().await, Err(ClientError::Unreachable { .. })));
+    for (issuer, accepted) in [(&clients, true), (&authority, false)] {
+        let (certificate, key) = issuer.certify("worker");
+        let identity = Some(format!("{certificate}{key}").into_bytes().into());
+        let reached = with(Credentials { identity, ..trusting(&authority) }).keys().await;
+        assert_eq!(reached.is_ok(), accepted, "{reached:?}");
+    }
+}
+
+#[test]
+fn files_that_cannot_be_used_are_named() {
+    let directory = TempDir::new().unwrap();
+    let authority = Authority::new();
+    let files = authority.write_to(directory.path());
+    let empty = write(directory.path(), "empty", "");
+    let (_, other_key) = authority.certify("127.0.0.1");
+    let other_key = write(directory.path(), "other.key", &other_key);
+    for (files, says) in [
+        (TlsFiles { certificates: "missing.crt".into(), ..files.clone() }, "missing.crt"),
+        (TlsFiles { certificates: empty.clone(), ..files.clone() }, "certificate chain"),
+        (TlsFiles { key: empty.clone(), ..files.clone() }, "private key"),
+        (TlsFiles { key: other_key, ..files.clone() }, "cannot be used"),
+        (TlsFiles { client_authorities: Some(empty), ..files.clone() }, "client authorities"),
+    ] {
+        let error = Tls::load(files.clone()).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+    let key = fs::read_to_string(&files.key).unwrap();
+    let shown = format!("{:?}", Tls::load(files).unwrap());
+    assert!(!key.lines().skip(1).any(|line| !line.starts_with('-') && shown.contains(line)), "{shown}");
+}
