@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+
+# Lets Launchpad (or another issuer of bug tracker login tokens) log in without a password.
+#
+#   lib/WebService.pm   the XML-RPC method Launchpad.login: start reading here
+#   lib/Handshake.pm    the question put to the issuer; knows nothing of Bugzilla
+#   lib/Config.pm       the parameters and their checks
+
+package Bugzilla::Extension::Launchpad;
+
+use 5.14.0;
+use strict;
+use warnings;
+
+use parent qw(Bugzilla::Extension);
+
+use Bugzilla::Constants qw(USAGE_MODE_XMLRPC);
+
+our $VERSION = '0.1.0';
+
+# Bugzilla asks extensions for numbers above 10000. A number is never given a second meaning.
+use constant FAULT_CODES => {
+  launchpad_token_malformed    => 10701,
+  launchpad_token_refused      => 10702,
+  launchpad_issuer_unreachable => 10703,
+  launchpad_not_configured     => 10704,
+  launchpad_user_unavailable   => 10705,
+};
+
+# XML-RPC only: of a JSON-RPC or REST request Bugzilla's own data/errorlog records the body or the URL,
+# and the token with it.
+sub webservice {
+  my ($self, $args) = @_;
+  return unless Bugzilla->usage_mode == USAGE_MODE_XMLRPC;
+  $args->{dispatch}->{Launchpad} = 'Bugzilla::Extension::Launchpad::WebService';
+}
+
+sub webservice_error_codes {
+  my ($self, $args) = @_;
+  my $codes = FAULT_CODES;
+  @{$args->{error_map}}{keys %$codes} = values %$codes;
+}
+
+sub config_add_panels {
+  my ($self, $args) = @_;
+  $args->{panel_modules}->{Launchpad} = 'Bugzilla::Extension::Launchpad::Config';
+}
+
+__PACKAGE__->NAME;

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+
+package Bugzilla::Extension::Launchpad::Config;
+
+use 5.14.0;
+use strict;
+use warnings;
+
+use Bugzilla::Extension::Launchpad::Handshake qw(auth_server_error);
+
+our $sortkey = 1800;
+
+use constant MAX_TIMEOUT => 60;    # seconds
+
+# A checker returns '' when the value is fine, else what is wrong with it, to which Bugzilla adds the full stop.
+sub get_param_list {
+  return (
+    {name => 'launchpad_auth_server', type => 't', default => '', checker => \&_check_auth_server},
+    {name => 'launchpad_user',        type => 't', default => '', checker => \&_check_user},
+    {name => 'launchpad_audience',    type => 't', default => '', checker => \&_check_audience},
+    {name => 'launchpad_timeout',     type => 't', default => 10, checker => \&_check_timeout},
+  );
+}
+
+sub _check_auth_server {
+  my ($value) = @_;
+  return $value eq '' ? '' : auth_server_error($value);
+}
+
+sub _check_user {
+  my ($value) = @_;
+  return '' if $value eq '';
+
+  # Not at the top: Bugzilla::User itself needs the parameters to be loaded.
+  require Bugzilla::User;
+  return Bugzilla::User::login_to_id($value) ? '' : 'no account has this login name; create it first';
+}
+
+sub _check_audience {
+  my ($value) = @_;
+  return '' if $value eq '' || $value =~ m{\Ahttps?://[^/?#\s]+/[^?#\s]*\z};
+  return 'must be empty or the URL of this installation, as http(s)://host/path/';
+}
+
+sub _check_timeout {
+  my ($value) = @_;
+  return '' if $value =~ /\A[0-9]{1,2}\z/ && $value >= 1 && $value <= MAX_TIMEOUT;
+  return 'must be a whole number of seconds from 1 to ' . MAX_TIMEOUT;
+}
+
+1;
