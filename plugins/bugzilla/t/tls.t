@@ -1,0 +1,73 @@
+#!/usr/bin/perl
+# SPDX-License-Identifier: MIT OR Apache-2.0
+
+# An issuer is who its certificate says it is, or it is not asked.
+
+use 5.14.0;
+use strict;
+use warnings;
+
+use lib 't/lib';
+
+use File::Temp;
+use IO::Socket::SSL::Utils qw(CERT_create CERT_free KEY_free PEM_cert2string);
+use Test::More;
+
+use Bugzilla;
+use Bugzilla::Extension::Launchpad::Handshake qw(handshake_url redeem);
+use StubIssuer;
+
+# An environment that asks for no checks is not obeyed.
+$ENV{PERL_LWP_SSL_VERIFY_HOSTNAME} = 0;
+
+# The certificate names 127.0.0.1 only.
+my ($certificate, $key) = CERT_create(
+  subject         => {commonName => 'stub issuer'},
+  subjectAltNames => [[IP => '127.0.0.1']],
+  purpose         => 'server',
+  CA              => 1,
+);
+my $tls  = {SSL_cert => $certificate, SSL_key => $key};
+my $file = File::Temp->new;
+print $file PEM_cert2string($certificate);
+close $file;
+
+sub ask {
+  my ($url) = @_;
+  return redeem(
+    url      => handshake_url($url, 'abc'),
+    token    => 'abc',
+    audience => 'http://bugs.example.org/',
+    key      => 'Key',
+    timeout  => 5,
+    proxy    => '',
+  );
+}
+
+subtest 'an authority that is not trusted' => sub {
+  my $issuer = StubIssuer->start_secure($tls, '200');
+  my ($verdict, $reason) = ask($issuer->url);
+  is $verdict, 'unreachable', 'unreachable';
+  like $reason, qr/certificate/i, '... because of the certificate';
+  is scalar($issuer->requests), 0, '... and the token was not sent';
+};
+
+subtest 'a trusted one' => sub {
+  local $ENV{PERL_LWP_SSL_CA_FILE} = $file->filename;
+  my $issuer = StubIssuer->start_secure($tls, '200');
+  is_deeply [ask($issuer->url)], [accepted => 'HTTP 200'], 'accepted';
+  is scalar($issuer->requests), 1, '... with one request';
+};
+
+subtest 'a trusted one under another name' => sub {
+  local $ENV{PERL_LWP_SSL_CA_FILE} = $file->filename;
+  my $issuer = StubIssuer->start_secure($tls, '200');
+  (my $url = $issuer->url) =~ s/127\.0\.0\.1/localhost/;
+  my ($verdict) = ask($url);
+  is $verdict, 'unreachable', 'unreachable';
+  is scalar($issuer->requests), 0, '... and the token was not sent';
+};
+
+CERT_free($certificate);
+KEY_free($key);
+done_testing;
