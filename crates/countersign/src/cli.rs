@@ -1,10 +1,13 @@
 //! The command line's own definition.
 
-use clap::{Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::keys::KeysCommand;
+use crate::keys::{KEY_PLACE, KeysCommand};
+use crate::output::Failure;
+use crate::remote::SERVER;
 use crate::settings::ServeArgs;
-use crate::store::StoreCommand;
+use crate::store::{STORE_PLACE, StoreCommand};
 use crate::token::TokenCommand;
 
 const AFTER_HELP: &str = "\
@@ -29,7 +32,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a token server
-    #[command(after_help = crate::settings::SERVE_HELP)]
+    #[command(after_help = crate::settings::SERVE_HELP, mut_args(|arg| arg.hide_env(true)))]
     Serve(Box<ServeArgs>),
     /// Issue, show and revoke tokens
     #[command(subcommand)]
@@ -42,10 +45,50 @@ pub(crate) enum Command {
     Store(StoreCommand),
 }
 
+impl Cli {
+    /// Reads the command line. Asked for help, or misused, it ends the process as `clap` does.
+    pub(crate) fn read() -> Result<Self, Failure> {
+        let mut command = Self::command();
+        let matches = command.get_matches_mut();
+        check_place(&command, &matches)?;
+        Self::from_arg_matches(&matches).map_err(Failure::usage)
+    }
+}
+
+/// Refuses flags that would be passed over in silence: without `--offline` those that say where files are, with it
+/// those that say which server. Otherwise `store fence --data-dir DIR` would fence whatever server runs here.
+///
+/// Variables are left alone: they say how things are on a machine, and not what this command is to do.
+fn check_place(command: &clap::Command, matches: &ArgMatches) -> Result<(), Failure> {
+    if let Some((name, matches)) = matches.subcommand() {
+        return command.find_subcommand(name).map_or(Ok(()), |command| check_place(command, matches));
+    }
+    let Ok(Some(&offline)) = matches.try_get_one::<bool>("offline") else { return Ok(()) };
+    let given = |arg: &&Arg| {
+        matches.try_contains_id(arg.get_id().as_str()).unwrap_or(false)
+            && matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine)
+    };
+    for arg in command.get_arguments().filter(given) {
+        let flag = arg.get_long().unwrap_or_default();
+        match arg.get_help_heading() {
+            Some(KEY_PLACE | STORE_PLACE) if !offline => {
+                return Err(Failure::usage(format!(
+                    "--{flag} is for work without a server: add --offline, or leave --{flag} out"
+                )));
+            }
+            Some(SERVER) if offline => {
+                return Err(Failure::usage(format!(
+                    "--{flag} is about a running server, and --offline does without one: leave one of them out"
+                )));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

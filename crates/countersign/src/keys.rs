@@ -3,25 +3,28 @@
 use clap::{Args, Subcommand};
 use countersign_core::{Clock, KeyRing, OsEntropy, SystemClock, after};
 use countersign_server::KeyFile;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::output::{Failure, member, print, print_json};
 use crate::remote::ServerArgs;
-use crate::settings::ServeArgs;
+use crate::settings::{ServeArgs, parse_duration};
 use crate::token::whole_seconds;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeysCommand {
     /// List the keys, without their secrets
     List(KeysArgs),
-    /// Add a key; the older ones go on opening tokens for a day
+    /// Add a key that seals new tokens; the older ones still open theirs, and leave after a day
     Rotate(RotateArgs),
 }
 
+/// The heading of the flags that name a key ring.
+pub(crate) const KEY_PLACE: &str = "Which key ring, with --offline";
+
 #[derive(Args, Debug)]
 pub(crate) struct KeysArgs {
-    /// Work on the file itself; a running server takes up the change within seconds
+    /// Work on the key ring itself; a server that uses it takes up a change within seconds
     #[arg(long)]
     offline: bool,
     /// Print JSON
@@ -29,18 +32,17 @@ pub(crate) struct KeysArgs {
     json: bool,
     #[command(flatten)]
     server: ServerArgs,
-    /// Which file, with --offline
-    #[command(flatten, next_help_heading = "With --offline")]
+    #[command(flatten, next_help_heading = KEY_PLACE)]
     place: KeyPlace,
 }
 
 /// Where a key ring is, without a server to ask.
 #[derive(Args, Debug)]
 pub(crate) struct KeyPlace {
-    /// The configuration file that says so
+    /// The server's configuration file, if it is not at its usual place
     #[arg(long, env = "COUNTERSIGN_CONFIG", value_name = "FILE")]
     config: Option<std::path::PathBuf>,
-    /// The server's data directory
+    /// The data directory it is in
     #[arg(long, env = "COUNTERSIGN_DATA_DIR", value_name = "DIR")]
     data_dir: Option<std::path::PathBuf>,
     /// The key ring itself
@@ -50,8 +52,8 @@ pub(crate) struct KeyPlace {
 
 #[derive(Args, Debug)]
 pub(crate) struct RotateArgs {
-    /// When the new key begins to seal, such as 10m; with several servers, time to hand the file to them all
-    #[arg(long, value_name = "DURATION", default_value = "0s")]
+    /// When the new key begins to seal, such as 10m: with several servers, time to hand the key ring to them all
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = parse_duration)]
     activate_in: SignedDuration,
     #[command(flatten)]
     common: KeysArgs,
@@ -113,11 +115,17 @@ fn report(document: &Value, json: bool) -> Result<(), Failure> {
         return print_json(document);
     }
     let keys = document.get("keys").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let now = SystemClock.now();
     let mut lines = vec![format!("{:8}  {:30}  use", "key", "active from")];
     for key in keys {
         let sealing = key.get("sealing").and_then(Value::as_bool).unwrap_or(false);
-        let usage = if sealing { "seals and opens" } else { "opens" };
-        lines.push(format!("{:8}  {:30}  {usage}", member(key, "id"), member(key, "active_from")));
+        let active_from = member(key, "active_from");
+        let usage = match active_from.parse::<Timestamp>() {
+            _ if sealing => "seals and opens",
+            Ok(active_from) if active_from > now => "opens; will seal from then on",
+            _ => "opens",
+        };
+        lines.push(format!("{:8}  {active_from:30}  {usage}", member(key, "id")));
     }
     print(lines.join("\n"))
 }

@@ -9,10 +9,14 @@ use zeroize::Zeroizing;
 
 use crate::output::Failure;
 
+/// The heading of the flags that name a server.
+pub(crate) const SERVER: &str = "Which server";
+
 /// Which server a command talks to.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = SERVER)]
 pub(crate) struct ServerArgs {
-    /// The private API of a running server
+    /// Its private API
     #[arg(long, env = "COUNTERSIGN_SERVER", value_name = "URL", default_value = DEFAULT_SERVER)]
     server: String,
     /// A file with the secret that the private API asks for, if it does

@@ -1,6 +1,9 @@
 //! `countersign serve`.
 
+use std::fs::DirBuilder;
 use std::io::{self, IsTerminal};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use countersign_core::{Clock, LoginTokenSet, OsEntropy, SystemClock};
@@ -23,7 +26,8 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     let signals = Signals::catch()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
 
-    // The store comes first: it makes the data directory, and makes sure that this is the only server on it.
+    make_data_dir(&settings.data_dir)?;
+    // The store comes before the keys: it makes sure that this is the only server on its directory.
     let store = countersign_store::open(&settings.store, &settings.data_dir, Arc::clone(&clock))
         .await
         .map_err(Failure::failed)?;
@@ -58,11 +62,26 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
 
 fn start_logging(format: LogFormat) {
     let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_target(false)
+        // A log that cannot be written would be complained about where nobody reads, and end the server.
+        .log_internal_errors(false);
     match format {
         LogFormat::Human => logs.with_ansi(io::stderr().is_terminal()).init(),
         LogFormat::Json => logs.json().init(),
     }
+}
+
+/// Makes the data directory for its owner only. A store may lie elsewhere, or in memory; the key ring still needs it.
+fn make_data_dir(path: &Path) -> Result<(), Failure> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
+        Failure::failed(format!(
+            "cannot make the data directory {}: {error}; name another with --data-dir",
+            path.display()
+        ))
+    })
 }
 
 fn bearer(settings: &Resolved) -> Result<Option<Bearer>, Failure> {

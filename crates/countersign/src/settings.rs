@@ -17,13 +17,13 @@ use url::Url;
 use crate::output::Failure;
 
 pub(crate) const SERVE_HELP: &str = "\
-Every flag has a variable and a key in the configuration file: --public-listen is COUNTERSIGN_PUBLIC_LISTEN
-and public_listen. A flag beats a variable, a variable beats the file.
+Every flag is also a variable, and a key of the configuration file: --public-listen is \
+COUNTERSIGN_PUBLIC_LISTEN and public_listen. A flag beats a variable, a variable beats the file.
 
-When the server is ready, standard output gets two lines, `public http://HOST:PORT` and
-`private http://HOST:PORT`. Logs go to standard error; RUST_LOG=debug says more.
+When the server is ready it prints two lines: `public http://HOST:PORT` and `private http://HOST:PORT`. \
+Logs go to standard error; RUST_LOG=debug says more.
 
-SIGTERM or Ctrl-C stops it after the requests under way; a second Ctrl-C stops it at once.
+SIGTERM or Ctrl-C stops it after the requests under way; a second Ctrl-C stops it at once, with exit code 130. \
 SIGHUP reads the key ring again.";
 
 /// Where a configuration file is looked for when none is named; the first that exists is used.
@@ -32,7 +32,7 @@ const FILES: [&str; 2] = ["countersign.toml", "/etc/countersign/countersign.toml
 /// Configuration as it is given: settings, and the file with more of them.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct ServeArgs {
-    /// Configuration file [default: ./countersign.toml or /etc/countersign/countersign.toml, if there is one]
+    /// The configuration file [default: ./countersign.toml or /etc/countersign/countersign.toml, if there is one]
     #[arg(long, env = "COUNTERSIGN_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
@@ -52,13 +52,14 @@ pub(crate) struct Settings {
     /// Where the issuer's own processes reach the private API [default: 127.0.0.1:8087]
     #[arg(long, env = "COUNTERSIGN_PRIVATE_LISTEN", value_name = "ADDR")]
     pub(crate) private_listen: Option<SocketAddr>,
-    /// The URL under which trackers see the public API; token URLs begin with it [default: the public address]
+    /// The URL under which trackers see the public API; token URLs begin with it [default: where it listens]
     #[arg(long, env = "COUNTERSIGN_PUBLIC_URL", value_name = "URL")]
     pub(crate) public_url: Option<Url>,
-    /// Which tokens were consumed: sqlite:, sqlite:PATH, or memory: (which forgets) [default: sqlite: in the data dir]
+    /// Where it is kept which tokens were consumed: sqlite: in the data directory, sqlite:PATH, or memory:, which
+    /// forgets when the server stops [default: sqlite:]
     #[arg(long, env = "COUNTERSIGN_STORE", value_name = "URL")]
     pub(crate) store: Option<String>,
-    /// The keys that seal tokens; made on first start [default: key-ring.toml in the data dir]
+    /// The keys that seal tokens; made if missing [default: key-ring.toml in the data directory]
     #[arg(long, env = "COUNTERSIGN_KEY_RING", value_name = "FILE")]
     pub(crate) key_ring: Option<PathBuf>,
     /// A file with the secret that callers of the private API must show; needed unless it listens on loopback
@@ -68,23 +69,23 @@ pub(crate) struct Settings {
     #[arg(long, env = "COUNTERSIGN_ISSUER", value_name = "NAME")]
     pub(crate) issuer: Option<String>,
     /// How long a token lives, such as 90s or 5m; at most 24h [default: 5m]
-    #[arg(long, env = "COUNTERSIGN_TOKEN_LIFETIME", value_name = "DURATION")]
+    #[arg(long, env = "COUNTERSIGN_TOKEN_LIFETIME", value_name = "DURATION", value_parser = parse_duration)]
     pub(crate) token_lifetime: Option<SignedDuration>,
     /// For how long after a token's expiry its record is kept; at least 2m [default: 24h]
-    #[arg(long, env = "COUNTERSIGN_RETENTION", value_name = "DURATION")]
+    #[arg(long, env = "COUNTERSIGN_RETENTION", value_name = "DURATION", value_parser = parse_duration)]
     pub(crate) retention: Option<SignedDuration>,
-    /// Issue only tokens that are bound to one bug tracker
+    /// Issue only tokens that are bound to one bug tracker [default: false]
     #[arg(long, env = "COUNTERSIGN_REQUIRE_AUDIENCE", value_name = "BOOL", num_args = 0..=1,
-          require_equals = true, default_missing_value = "true")]
+          require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     pub(crate) require_audience: Option<bool>,
-    /// The status for a token that is used, expired or revoked: 401 as in the seed, or 410 [default: 401]
+    /// The status for a token that is used, expired or revoked: 401 as in the original protocol, or 410 [default: 401]
     #[arg(long, env = "COUNTERSIGN_SPENT_STATUS", value_name = "STATUS")]
     pub(crate) spent_status: Option<u16>,
     /// How many refusals one address gets in a minute before they all become 429; 0 for any number [default: 1000]
     #[arg(long, env = "COUNTERSIGN_REFUSALS_PER_MINUTE", value_name = "NUMBER")]
     pub(crate) refusals_per_minute: Option<u32>,
     /// How logs are written: human or json [default: human]
-    #[arg(long, env = "COUNTERSIGN_LOG_FORMAT", value_name = "FORMAT")]
+    #[arg(long, env = "COUNTERSIGN_LOG_FORMAT", value_name = "FORMAT", hide_possible_values = true)]
     pub(crate) log_format: Option<LogFormat>,
 }
 
@@ -177,6 +178,10 @@ impl Settings {
                  give it as https://HOST",
             ));
         }
+        let issuer = self.issuer.unwrap_or_else(|| "Launchpad".to_owned());
+        if issuer.trim().is_empty() || issuer.chars().any(char::is_control) {
+            return Err(Failure::usage("issuer must be a name in one line, such as Launchpad"));
+        }
         Ok(Resolved {
             public_listen,
             private_listen: self.private_listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8087))),
@@ -185,13 +190,18 @@ impl Settings {
             key_ring: self.key_ring.unwrap_or_else(|| data_dir.join("key-ring.toml")),
             data_dir,
             private_bearer_file: self.private_bearer_file,
-            issuer: self.issuer.unwrap_or_else(|| "Launchpad".to_owned()),
+            issuer,
             policy,
             spent_status,
             refusals_per_minute: self.refusals_per_minute.unwrap_or(1000),
             log_format: self.log_format.unwrap_or_default(),
         })
     }
+}
+
+/// Reads a duration of the command line.
+pub(crate) fn parse_duration(text: &str) -> Result<SignedDuration, &'static str> {
+    text.parse().map_err(|_| "write a number and its unit, such as 90s, 5m or 24h")
 }
 
 fn check_public_url(url: &Url) -> Result<(), Failure> {

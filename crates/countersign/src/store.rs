@@ -6,27 +6,40 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use countersign_core::{Clock, SystemClock, TokenStore, after, before};
+use countersign_store::{OpenError, StoreUrl, sqlite};
+use jiff::SignedDuration;
 use serde_json::{Value, json};
 
 use crate::output::{Failure, print, print_json, print_members};
 use crate::remote::ServerArgs;
-use crate::settings::{Resolved, ServeArgs};
+use crate::settings::{Resolved, ServeArgs, parse_duration};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum StoreCommand {
     /// Tell what is in the store
     Stats(StoreArgs),
-    /// Remove the records of tokens that expired long ago; a server does so by itself every minute
-    Purge(StoreArgs),
-    /// Refuse every token issued until now; do so with --offline after restoring a file copy, before serving
+    /// Forget the tokens that expired long ago; a server does so by itself every minute
+    Purge(PurgeArgs),
+    /// Refuse every token issued until now, as is due after restoring a copy that `backup` did not make
     Fence(StoreArgs),
-    /// Copy the store to a file while the server goes on; the copy moves its own fence when it is first opened
+    /// Copy the store to a file, also while a server uses it
+    #[command(after_help = BACKUP_HELP)]
     Backup(BackupArgs),
 }
 
+const BACKUP_HELP: &str = "\
+To restore: stop the server, remove countersign.db with its -wal and -shm files from the data directory, put the \
+copy there as countersign.db, and start the server. Tokens issued before that moment are refused, because the copy \
+does not know which of them were consumed after it was made.
+
+The key ring is not in the copy; keep key-ring.toml as a secret elsewhere.";
+
+/// The heading of the flags that name a store.
+pub(crate) const STORE_PLACE: &str = "Which store, with --offline";
+
 #[derive(Args, Debug)]
 pub(crate) struct StoreArgs {
-    /// Work on the store itself, which no server may have open
+    /// Work on the store itself; for purge and fence no server may be using it
     #[arg(long)]
     offline: bool,
     /// Print JSON
@@ -34,9 +47,18 @@ pub(crate) struct StoreArgs {
     json: bool,
     #[command(flatten)]
     server: ServerArgs,
-    /// Which store, with --offline
-    #[command(flatten, next_help_heading = "With --offline")]
+    #[command(flatten, next_help_heading = STORE_PLACE)]
     place: StorePlace,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PurgeArgs {
+    #[command(flatten)]
+    common: StoreArgs,
+    /// For how long after a token's expiry its record is kept; at least 2m [default: 24h]
+    #[arg(long, env = "COUNTERSIGN_RETENTION", value_name = "DURATION", value_parser = parse_duration,
+          help_heading = STORE_PLACE)]
+    retention: Option<SignedDuration>,
 }
 
 #[derive(Args, Debug)]
@@ -44,46 +66,46 @@ pub(crate) struct BackupArgs {
     /// The copy, which must not exist yet
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Which store")]
     place: StorePlace,
 }
 
 /// Where a store is, without a server to ask.
 #[derive(Args, Debug)]
 pub(crate) struct StorePlace {
-    /// The configuration file that says so
+    /// The server's configuration file, if it is not at its usual place
     #[arg(long, env = "COUNTERSIGN_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The server's data directory
+    /// The data directory it is in
     #[arg(long, env = "COUNTERSIGN_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// The store's URL
-    #[arg(long, env = "COUNTERSIGN_STORE", value_name = "URL")]
+    /// Its URL, if it is not the one in the data directory
+    #[arg(long, env = "COUNTERSIGN_STORE", value_name = "URL", hide_env_values = true)]
     store: Option<String>,
 }
 
 impl StorePlace {
-    fn resolve(&self) -> Result<Resolved, Failure> {
+    /// What `countersign serve` would make of these flags and this `retention`.
+    fn resolve(&self, retention: Option<SignedDuration>) -> Result<Resolved, Failure> {
         let mut args = ServeArgs { config: self.config.clone(), ..ServeArgs::default() };
         args.settings.data_dir.clone_from(&self.data_dir);
         args.settings.store.clone_from(&self.store);
+        args.settings.retention = retention;
         args.resolve()
     }
+}
 
-    async fn open(&self) -> Result<(Arc<dyn TokenStore>, Resolved), Failure> {
-        let resolved = self.resolve()?;
-        let store =
-            countersign_store::open_existing(&resolved.store, &resolved.data_dir, Arc::new(SystemClock))
-                .await;
-        Ok((store.map_err(Failure::failed)?, resolved))
-    }
+async fn open(resolved: &Resolved) -> Result<Arc<dyn TokenStore>, Failure> {
+    countersign_store::open_existing(&resolved.store, &resolved.data_dir, Arc::new(SystemClock))
+        .await
+        .map_err(Failure::failed)
 }
 
 pub(crate) async fn run(command: StoreCommand) -> Result<(), Failure> {
     match command {
         StoreCommand::Stats(args) => {
             let document = if args.offline {
-                offline_stats(&args).await?
+                offline_stats(&args)?
             } else {
                 args.server.connect()?.store_stats().await?
             };
@@ -91,8 +113,9 @@ pub(crate) async fn run(command: StoreCommand) -> Result<(), Failure> {
             if args.json { print_json(&document) } else { print_members(&document, &members) }
         }
         StoreCommand::Purge(args) => {
+            let PurgeArgs { common: args, retention } = args;
             let document = if args.offline {
-                offline_purge(&args).await?
+                offline_purge(&args, retention).await?
             } else {
                 args.server.connect()?.purge_store().await?
             };
@@ -107,7 +130,7 @@ pub(crate) async fn run(command: StoreCommand) -> Result<(), Failure> {
             if args.json { print_json(&document) } else { print_members(&document, &["fence"]) }
         }
         StoreCommand::Backup(args) => {
-            let resolved = args.place.resolve()?;
+            let resolved = args.place.resolve(None)?;
             countersign_store::backup(&resolved.store, &resolved.data_dir, &args.file)
                 .await
                 .map_err(Failure::failed)?;
@@ -116,11 +139,17 @@ pub(crate) async fn run(command: StoreCommand) -> Result<(), Failure> {
     }
 }
 
-async fn offline_stats(args: &StoreArgs) -> Result<Value, Failure> {
-    let (store, _) = args.place.open().await?;
-    let stats = store.stats().await.map_err(Failure::failed);
-    store.close().await;
-    let stats = stats?;
+/// Only looks, also while a server has the store open. To open a backup as a store would count as restoring it: its
+/// fence would move now, and not when it is put to use.
+fn offline_stats(args: &StoreArgs) -> Result<Value, Failure> {
+    let resolved = args.place.resolve(None)?;
+    let stats = match resolved.store.parse().map_err(Failure::failed)? {
+        StoreUrl::Sqlite(path) => {
+            sqlite::inspect(&path.unwrap_or_else(|| resolved.data_dir.join(sqlite::FILE_NAME)))
+        }
+        StoreUrl::Memory => Err(OpenError::OnlyInMemory),
+    };
+    let stats = stats.map_err(Failure::failed)?;
     Ok(json!({
         "kind": stats.kind,
         "schema": stats.schema,
@@ -132,8 +161,9 @@ async fn offline_stats(args: &StoreArgs) -> Result<Value, Failure> {
     }))
 }
 
-async fn offline_purge(args: &StoreArgs) -> Result<Value, Failure> {
-    let (store, resolved) = args.place.open().await?;
+async fn offline_purge(args: &StoreArgs, retention: Option<SignedDuration>) -> Result<Value, Failure> {
+    let resolved = args.place.resolve(retention)?;
+    let store = open(&resolved).await?;
     let purged =
         store.purge(before(SystemClock.now(), resolved.policy.retention)).await.map_err(Failure::failed);
     store.close().await;
@@ -141,7 +171,7 @@ async fn offline_purge(args: &StoreArgs) -> Result<Value, Failure> {
 }
 
 async fn offline_fence(args: &StoreArgs) -> Result<Value, Failure> {
-    let (store, _) = args.place.open().await?;
+    let store = open(&args.place.resolve(None)?).await?;
     let fence =
         store.move_fence(after(SystemClock.now(), Duration::from_millis(1))).await.map_err(Failure::failed);
     store.close().await;

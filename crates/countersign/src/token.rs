@@ -4,12 +4,14 @@ use std::io::Read;
 
 use clap::{Args, Subcommand};
 use countersign_client::TokenRequest;
+use countersign_core::seal::MAX_TEXT_CHARS;
 use jiff::SignedDuration;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use crate::output::{Failure, member, print, print_json, print_members};
+use crate::output::{Failure, print, print_json, print_members};
 use crate::remote::ServerArgs;
+use crate::settings::parse_duration;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenCommand {
@@ -27,7 +29,7 @@ pub(crate) struct NewArgs {
     #[arg(long, value_name = "URL")]
     audience: Option<String>,
     /// How long it lives, such as 90s or 5m [default: as the server is set]
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     ttl: Option<SignedDuration>,
     /// A JSON object that the redeeming tracker gets to see
     #[arg(long, value_name = "JSON")]
@@ -68,7 +70,10 @@ async fn new(args: NewArgs) -> Result<(), Failure> {
     }
     let request = TokenRequest { audience: args.audience, ttl, claims };
     let document = args.server.connect()?.new_token(&request).await?;
-    if args.json { print_json(&document) } else { print(member(&document, "token_id")) }
+    let Some(token) = document.get("token_id").and_then(Value::as_str) else {
+        return Err(Failure::failed("the server's answer has no token in it; is it a Countersign server?"));
+    };
+    if args.json { print_json(&document) } else { print(token) }
 }
 
 async fn show(args: TokenArgs) -> Result<(), Failure> {
@@ -107,20 +112,25 @@ async fn revoke(args: TokenArgs) -> Result<(), Failure> {
 
 /// A duration that the private API can be told.
 pub(crate) fn whole_seconds(given: SignedDuration) -> Result<std::time::Duration, Failure> {
-    std::time::Duration::try_from(given)
-        .ok()
-        .filter(|duration| duration.subsec_nanos() == 0)
-        .ok_or_else(|| Failure::usage(format!("{given:#} is not a number of whole seconds")))
+    std::time::Duration::try_from(given).ok().filter(|duration| duration.subsec_nanos() == 0).ok_or_else(
+        || Failure::usage(format!("{given:#} will not do; give whole seconds, such as 90s or 5m")),
+    )
 }
 
 fn read_token(argument: String) -> Result<Zeroizing<String>, Failure> {
-    if argument != "-" {
-        return Ok(Zeroizing::new(argument));
+    let mut text = Zeroizing::new(argument);
+    if text.as_str() == "-" {
+        text.clear();
+        std::io::stdin()
+            .take(64 * 1024)
+            .read_to_string(&mut text)
+            .map_err(|error| Failure::usage(format!("cannot read the token from standard input: {error}")))?;
     }
-    let mut text = Zeroizing::new(String::new());
-    std::io::stdin()
-        .take(64 * 1024)
-        .read_to_string(&mut text)
-        .map_err(|error| Failure::usage(format!("cannot read the token from standard input: {error}")))?;
-    Ok(Zeroizing::new(text.trim().to_owned()))
+    let token = Zeroizing::new(text.trim().to_owned());
+    // The token becomes a part of a path, where nothing, or a dot, would ask for something else.
+    let fits =
+        (1..=MAX_TEXT_CHARS).contains(&token.len()) && token.bytes().all(|b| b.is_ascii_alphanumeric());
+    fits.then_some(token).ok_or_else(|| {
+        Failure::usage("this is not a token; a token is one word of letters and digits, as `countersign token new` prints")
+    })
 }

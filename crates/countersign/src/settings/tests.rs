@@ -102,6 +102,8 @@ fn values_out_of_range_are_refused() {
         ("public_url = 'ftp://a.example'", "public_url"),
         ("public_url = 'https://a.example/?q'", "public_url"),
         ("public_listen = '0.0.0.0:80'", "public_url"),
+        ("issuer = ' '", "issuer"),
+        ("issuer = \"two\\nlines\"", "issuer"),
     ] {
         assert!(refusal(text).contains(says), "{text}: {}", refusal(text));
     }
