@@ -21,6 +21,20 @@ pub enum StoreUrl {
     Memory,
 }
 
+impl StoreUrl {
+    /// The database file, for [`sqlite::backup`] and [`sqlite::inspect`]; `None` if the store is not in a file.
+    pub fn database(&self, data_dir: &Path) -> Option<PathBuf> {
+        match self {
+            Self::Sqlite(path) => Some(sqlite_path(path.as_deref(), data_dir)),
+            Self::Memory => None,
+        }
+    }
+}
+
+fn sqlite_path(path: Option<&Path>, data_dir: &Path) -> PathBuf {
+    path.map_or_else(|| data_dir.join(sqlite::FILE_NAME), Path::to_owned)
+}
+
 impl FromStr for StoreUrl {
     type Err = OpenError;
 
@@ -65,7 +79,9 @@ pub async fn open(
     clock: Arc<dyn Clock>,
 ) -> Result<Arc<dyn TokenStore>, OpenError> {
     match url.parse()? {
-        StoreUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(&sqlite_path(path, data_dir), clock).await?)),
+        StoreUrl::Sqlite(path) => {
+            Ok(Arc::new(SqliteStore::open(&sqlite_path(path.as_deref(), data_dir), clock).await?))
+        }
         StoreUrl::Memory => Ok(Arc::new(MemoryStore::new(&*clock))),
     }
 }
@@ -79,7 +95,7 @@ pub async fn open_existing(
 ) -> Result<Arc<dyn TokenStore>, OpenError> {
     match url.parse()? {
         StoreUrl::Sqlite(path) => {
-            Ok(Arc::new(SqliteStore::open_existing(&sqlite_path(path, data_dir), clock).await?))
+            Ok(Arc::new(SqliteStore::open_existing(&sqlite_path(path.as_deref(), data_dir), clock).await?))
         }
         StoreUrl::Memory => Err(OpenError::OnlyInMemory),
     }
@@ -96,10 +112,6 @@ pub async fn backup(url: &str, data_dir: &Path, to: &Path) -> Result<(), sqlite:
         }
         StoreUrl::Memory => Err(OpenError::OnlyInMemory.into()),
     }
-}
-
-fn sqlite_path(path: Option<PathBuf>, data_dir: &Path) -> PathBuf {
-    path.unwrap_or_else(|| data_dir.join(sqlite::FILE_NAME))
 }
 
 /// Why a store cannot be opened. Every text says what to do.
@@ -236,6 +248,14 @@ mod tests {
             assert!(error.contains(part), "{url}: {error}");
             assert!(!error.contains("hunter2"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_database_has_a_place() {
+        let place = |url: &str| url.parse::<StoreUrl>().unwrap().database(Path::new("/data"));
+        assert_eq!(place("sqlite:"), Some(PathBuf::from("/data/countersign.db")));
+        assert_eq!(place("sqlite:/srv/tokens.db"), Some(PathBuf::from("/srv/tokens.db")));
+        assert_eq!(place("memory:"), None);
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! The store of a single server: one `SQLite` file.
 //!
 //! What it relies on: `SQLite`'s write-ahead log with `synchronous=FULL`, so that a commit is on disk before it returns;
-//! one thread that writes (`writer.rs`); a row for each ended life, keyed by the token's id (`schema.rs`); a lock file
+//! one thread that writes (`writer.rs`, `thread.rs`); a row for each ended life, keyed by the token's id (`schema.rs`); a lock file
 //! beside the database (`lock.rs`).
 //!
 //! The file does not shrink when records are purged: the pages that become free are used again, so it stays as large as
@@ -24,6 +24,7 @@ mod records;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod thread;
 mod writer;
 
 use std::fmt;

@@ -1,4 +1,4 @@
-//! The one thread that writes, and how many calls share a commit.
+//! The queue to the one thread that writes, and how many calls share a commit.
 //!
 //! A commit costs one wait for the disk, whatever is in it. So calls queue, the thread takes all that wait, runs them in
 //! one transaction, commits, and only then answers. While it waits for the disk the next batch gathers. An idle store's
@@ -18,16 +18,12 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::fault::sentence;
-use super::files::{Identity, wal_of};
 use super::lock::Lock;
 use super::records::{self, Lines};
+use super::thread::Thread;
 
 /// How many calls may wait; the next one is [`StoreError::Busy`].
 pub(super) const QUEUE: usize = 4096;
-
-/// How many calls share a commit at most, so that a batch stays a matter of milliseconds.
-const BATCH: usize = 1024;
 
 /// Opens the writing connection, again and again if need be.
 pub(super) type Connect = Box<dyn Fn() -> rusqlite::Result<Connection> + Send>;
@@ -43,16 +39,18 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
 }
 
+/// What the thread says about itself.
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Shared {
     /// When the last commit that wrote something succeeded, unless one failed since; [`NEVER`] then.
-    written: AtomicI64,
-    calls: AtomicU64,
-    commits: AtomicU64,
-    failures: AtomicU64,
+    pub(super) written: AtomicI64,
+    pub(super) calls: AtomicU64,
+    pub(super) commits: AtomicU64,
+    pub(super) failures: AtomicU64,
 }
 
-const NEVER: i64 = i64::MIN;
+/// In place of a time: never, or not since something failed.
+pub(super) const NEVER: i64 = i64::MIN;
 
 /// How much the writer has done since it was started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +63,8 @@ pub struct WriteCounts {
     pub failures: u64,
 }
 
-enum Message {
+/// What the queue holds.
+pub(super) enum Message {
     Call(Box<dyn Job>),
     /// Take no more calls, finish those that wait, write the log back.
     Close,
@@ -77,7 +76,11 @@ pub(super) struct Batch<'c> {
     lines: Lines,
 }
 
-impl Batch<'_> {
+impl<'c> Batch<'c> {
+    pub(super) fn new(connection: &'c Connection, lines: Lines) -> Self {
+        Self { connection, lines }
+    }
+
     pub(super) fn end(&self, id: TokenId, expires: Timestamp, ending: &Ending) -> rusqlite::Result<End> {
         records::end(self.connection, self.lines, id, expires, ending)
     }
@@ -99,7 +102,7 @@ impl Batch<'_> {
 }
 
 /// A call: what is to be done, and who waits for it.
-trait Job: Send {
+pub(super) trait Job: Send {
     /// Whether anybody still waits. Who has gone away before the turn came wants nothing any more.
     fn is_wanted(&self) -> bool;
     fn run(&mut self, batch: &mut Batch<'_>) -> rusqlite::Result<()>;
@@ -151,18 +154,7 @@ impl Writer {
             commits: AtomicU64::new(0),
             failures: AtomicU64::new(0),
         });
-        let thread = Thread {
-            place: Identity::of(&path)?,
-            log: Identity::of(&wal_of(&path))?,
-            path,
-            connect,
-            connection: Some(connection),
-            suspect: false,
-            lost_log: None,
-            clock,
-            shared: Arc::clone(&shared),
-            failing: false,
-        };
+        let thread = Thread::new(path, connect, connection, clock, Arc::clone(&shared))?;
         let thread = thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
             thread.serve(receiver);
             drop(lock);
@@ -260,179 +252,4 @@ pub(super) fn closed() -> StoreError {
 
 fn stopped() -> StoreError {
     StoreError::Unavailable("its writing thread has stopped; restart the server".to_owned())
-}
-
-/// The writing side.
-struct Thread {
-    path: PathBuf,
-    /// The database that was opened, and its log. Others in their place are never written to.
-    place: Identity,
-    log: Identity,
-    connect: Connect,
-    connection: Option<Connection>,
-    /// Whether something failed on this connection. It is kept until there is a new one, because the last connection
-    /// that any program closes takes the log away.
-    suspect: bool,
-    /// What to say since the log was removed; that needs a restart.
-    lost_log: Option<String>,
-    clock: Arc<dyn Clock>,
-    shared: Arc<Shared>,
-    /// Whether the last batch failed; so that an outage is logged once, not with every batch.
-    failing: bool,
-}
-
-impl Thread {
-    fn serve(mut self, mut queue: mpsc::Receiver<Message>) {
-        let mut messages = Vec::with_capacity(BATCH);
-        let mut closing = false;
-        while queue.blocking_recv_many(&mut messages, BATCH) > 0 {
-            let mut jobs = Vec::with_capacity(messages.len());
-            for message in messages.drain(..) {
-                match message {
-                    Message::Call(job) if job.is_wanted() => jobs.push(job),
-                    Message::Call(_) => {}
-                    Message::Close => {
-                        queue.close();
-                        closing = true;
-                    }
-                }
-            }
-            if !jobs.is_empty() {
-                self.run_batch(jobs);
-            }
-        }
-        if closing {
-            self.close_connection();
-        }
-    }
-
-    fn run_batch(&mut self, mut jobs: Vec<Box<dyn Job>>) {
-        let outcome = self.transact(&mut jobs);
-        match &outcome {
-            Ok(()) => self.succeeded(jobs.len()),
-            Err(reason) => self.failed(reason),
-        }
-        for job in jobs {
-            job.answer(outcome.clone().map_err(StoreError::Unavailable));
-        }
-    }
-
-    fn succeeded(&mut self, calls: usize) {
-        self.shared.calls.fetch_add(u64::try_from(calls).unwrap_or(0), Ordering::Relaxed);
-        self.shared.commits.fetch_add(1, Ordering::Relaxed);
-        if std::mem::take(&mut self.failing) {
-            tracing::info!(database = %self.path.display(), "the store is usable again");
-        }
-    }
-
-    fn failed(&mut self, reason: &str) {
-        // A failed commit can leave its transaction open. Where it cannot be rolled back, closing does it.
-        let is_clean = |connection: &Connection| {
-            connection.is_autocommit() || connection.execute_batch("ROLLBACK").is_ok()
-        };
-        self.connection = self.connection.take().filter(is_clean);
-        self.suspect = true;
-        self.shared.written.store(NEVER, Ordering::Release);
-        self.shared.failures.fetch_add(1, Ordering::Relaxed);
-        if !std::mem::replace(&mut self.failing, true) {
-            tracing::error!(reason, "the store is not usable; no token is consumed until it is");
-        }
-    }
-
-    /// Runs a batch in one transaction.
-    fn transact(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), String> {
-        self.check_place()?;
-        let connection = match self.connection.take() {
-            Some(connection) if !self.suspect => connection,
-            old => {
-                let new = self.reconnect();
-                self.connection = old;
-                new?
-            }
-        };
-        self.suspect = false;
-        let connection = &*self.connection.insert(connection);
-        let fault = |error: rusqlite::Error| sentence(&self.path, &error);
-        let before = connection.total_changes();
-        connection
-            .prepare_cached("BEGIN IMMEDIATE")
-            .and_then(|mut begin| begin.execute(()))
-            .map_err(fault)?;
-        let mut batch = Batch { connection, lines: Lines::read(connection).map_err(fault)? };
-        for job in jobs {
-            job.run(&mut batch).map_err(fault)?;
-        }
-        connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute(())).map_err(fault)?;
-        if connection.total_changes() != before {
-            self.shared.written.store(to_millis(self.clock.now()), Ordering::Release);
-        }
-        Ok(())
-    }
-
-    fn reconnect(&self) -> Result<Connection, String> {
-        (self.connect)().map_err(|error| sentence(&self.path, &error))
-    }
-
-    /// A file that was deleted can still be written to by those who have it open, and everything in it is lost when
-    /// they end. `SQLite` does not look, so this does, with two `stat` calls a batch.
-    fn check_place(&mut self) -> Result<(), String> {
-        if let Some(reason) = &self.lost_log {
-            return Err(reason.clone());
-        }
-        let path = self.path.display();
-        match Identity::of(&self.path) {
-            Ok(place) if place == self.place => {}
-            Ok(_) => {
-                return Err(format!(
-                    "{path} was replaced while it was in use; restart the server to use the file that is there now"
-                ));
-            }
-            Err(error) => {
-                return Err(format!(
-                    "{path} is not there any more ({error}); put it back, or restart the server to begin with an \
-                     empty store, which refuses the tokens issued so far"
-                ));
-            }
-        }
-        if Identity::of(&wal_of(&self.path)).is_ok_and(|log| log == self.log) {
-            return Ok(());
-        }
-        Err(self.save_lost_log())
-    }
-
-    /// The log was removed, and with it, for whoever opens the database next, everything that is only in there. This
-    /// connection still has it, so it writes it back now.
-    fn save_lost_log(&mut self) -> String {
-        let removed = format!("the file {}-wal was removed while it was in use", self.path.display());
-        let reason = match self.write_log_back() {
-            Ok(true) => format!("{removed}; what was in it has been saved. Restart the server"),
-            Ok(false) | Err(_) => format!(
-                "{removed}, and the last tokens' endings with it; restart the server and move the fence, so that no \
-                 token can be used twice"
-            ),
-        };
-        self.connection = None;
-        self.lost_log.insert(reason).clone()
-    }
-
-    fn close_connection(&mut self) {
-        // All of it is in the log already; the next start reads it from there if this does not work.
-        match self.write_log_back() {
-            Ok(true) => {}
-            Ok(false) => tracing::info!("somebody reads the store; its log stays until the next start"),
-            Err(error) => {
-                let reason = sentence(&self.path, &error);
-                tracing::warn!(reason, "the store's log could not be written back");
-            }
-        }
-        self.connection = None;
-    }
-
-    /// Returns whether all of the log is in the database now.
-    fn write_log_back(&self) -> rusqlite::Result<bool> {
-        let Some(connection) = &self.connection else {
-            return Ok(false);
-        };
-        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |row| Ok(!row.get::<_, bool>(0)?))
-    }
 }

@@ -8,7 +8,7 @@ use countersign_core::{Clock, End, TokenStore};
 
 use super::super::files::{beside, wal_of};
 use super::super::{BackupError, backup, inspect};
-use super::{Held, Place, SqliteStore, consume, look};
+use super::{Held, Place, SqliteStore, consume, consume_all, look};
 use crate::OpenError;
 
 #[tokio::test]
@@ -61,9 +61,7 @@ async fn a_restored_backup_moves_no_fence_back() {
 async fn a_backup_waits_for_nobody_and_holds_up_nobody() {
     let place = Place::new();
     let store = place.open().await;
-    for token in place.tokens(200) {
-        consume(&store, token).await.unwrap();
-    }
+    consume_all(&store, place.tokens(200)).await;
     let held = Held::new(&store).await;
     let waiting = held.queue(place.token()).await;
     let copy = place.dir.path().join("copy.db");

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use countersign_core::{Clock, End, Ending, StoreError, TokenStore, after};
+use countersign_core::{End, Ending, StoreError, TokenStore, after};
 
 use super::super::writer::WriteCounts;
-use super::{Held, Place, consume, consumption, look, poll_once};
+use super::{Held, Place, consume, consume_all, consumption, look, poll_once};
 
 #[tokio::test]
 async fn calls_that_wait_share_a_commit() {
@@ -165,14 +165,7 @@ async fn purging_bothers_the_writer_only_where_there_is_something_to_remove() {
 async fn a_large_purge_is_cut_into_slices() {
     let place = Place::new();
     let store = place.open().await;
-    let (tokens, at) = (place.tokens(3000), place.clock.now());
-    let fill = store.writer.call(move |batch| {
-        for (id, expires) in &tokens {
-            batch.end(*id, *expires, &consumption(at))?;
-        }
-        Ok(())
-    });
-    assert_eq!(fill.await, Ok(()));
+    consume_all(&store, place.tokens(3000)).await;
     place.clock.advance(Duration::from_millis(1));
     assert_eq!(store.purge(place.token().1).await, Ok(3000));
     assert_eq!(store.write_counts().commits, 1 + 1 + 3, "the rows, the horizon, and three slices");

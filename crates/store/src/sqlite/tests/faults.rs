@@ -8,7 +8,7 @@ use std::time::Duration;
 use countersign_core::{End, TokenStore};
 
 use super::super::files::wal_of;
-use super::{Held, Place, consume, look, reason};
+use super::{Held, Place, consume, consume_all, look, reason};
 
 /// Makes the connection that is open now refuse to grow the database, as a full disk does.
 async fn fill_the_disk(store: &super::SqliteStore) {
@@ -44,9 +44,7 @@ async fn a_batch_that_does_not_fit_on_the_disk_is_refused_as_a_whole() {
     assert_eq!(store.stats().await.unwrap().consumed, 1, "nothing was half-written");
 
     // The next batch has a new connection, without the limit.
-    for token in tokens {
-        assert_eq!(consume(&store, token).await, Ok(End::Recorded));
-    }
+    consume_all(&store, tokens).await;
     assert!(matches!(look(&store, kept).await, End::Already(_)));
 }
 
@@ -146,9 +144,7 @@ async fn a_removed_log_is_saved_and_needs_a_restart() {
     let place = Place::new();
     let store = place.open().await;
     let tokens = place.tokens(300);
-    for token in &tokens {
-        assert_eq!(consume(&store, *token).await, Ok(End::Recorded));
-    }
+    consume_all(&store, tokens.clone()).await;
     fs::remove_file(wal_of(&place.db())).unwrap();
     let late = place.token();
     for _ in 0..2 {

@@ -115,6 +115,17 @@ async fn consume(store: &SqliteStore, (id, expires): Token) -> Result<End, Store
     store.end(id, expires, consumption(id.created())).await
 }
 
+/// Consumes all of these in one batch.
+async fn consume_all(store: &SqliteStore, tokens: Vec<Token>) {
+    let all = store.writer.call(move |batch| {
+        for (id, expires) in &tokens {
+            assert_eq!(batch.end(*id, *expires, &consumption(id.created()))?, End::Recorded);
+        }
+        Ok(())
+    });
+    assert_eq!(all.await, Ok(()));
+}
+
 async fn look(store: &SqliteStore, (id, expires): Token) -> End {
     store.look(id, expires).await.unwrap()
 }

@@ -8,7 +8,7 @@ use countersign_core::{Clock, End, TokenStore};
 use super::super::files::{beside, wal_of};
 use super::super::lock::LOCK_FILE;
 use super::super::{inspect, schema};
-use super::{Place, SqliteStore, consume, look};
+use super::{Place, SqliteStore, consume, consume_all, look};
 use crate::OpenError;
 
 #[cfg(unix)]
@@ -125,9 +125,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
 async fn what_is_damaged_is_refused_with_a_remedy() {
     let place = Place::new();
     let store = place.open().await;
-    for token in place.tokens(500) {
-        consume(&store, token).await.unwrap();
-    }
+    consume_all(&store, place.tokens(500)).await;
     store.close().await;
     drop(store);
     let whole = fs::read(place.db()).unwrap();
