@@ -1,0 +1,259 @@
+//! Asking a tracker over HTTP: verified certificates, no redirects, bounded time and size.
+
+use std::error::Error;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, USER_AGENT, WWW_AUTHENTICATE};
+use http::{HeaderMap, Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::rt::TokioExecutor;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use url::{Host, Url};
+
+use crate::LoginError;
+
+/// The largest answer that is read, in bytes. Those that matter have a few hundred.
+const MAX_BODY: usize = 64 * 1024;
+
+const AGENT: &str = concat!("countersign/", env!("CARGO_PKG_VERSION"));
+
+/// How trackers are reached.
+#[derive(Clone, Debug)]
+pub struct HttpSettings<'a> {
+    /// How long each of the two questions may take until it is answered in full.
+    pub timeout: Duration,
+    /// A PEM file with certificate authorities to trust besides those of the system.
+    pub ca_file: Option<&'a Path>,
+    /// An HTTP proxy, `http://HOST:PORT`, that must allow CONNECT. Variables of the environment are not looked at.
+    pub proxy: Option<&'a str>,
+    /// Whether a token may travel over plain http to another machine.
+    pub allow_http: bool,
+}
+
+impl Default for HttpSettings<'_> {
+    /// 30 seconds: longer than a tracker takes to ask an issuer that does not answer, twice.
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(30), ca_file: None, proxy: None, allow_http: false }
+    }
+}
+
+/// A client that talks to trackers.
+pub(crate) struct Http {
+    client: AnyClient,
+    timeout: Duration,
+}
+
+enum AnyClient {
+    Direct(Client<HttpsConnector<HttpConnector>, Full<Bytes>>),
+    Proxied(Client<HttpsConnector<Tunnel<HttpConnector>>, Full<Bytes>>),
+}
+
+/// An answer, with all of its body.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// The certificate is not valid for this tracker.
+    Certificate(String),
+    /// Anything else, from a name that does not exist to an answer that is too long.
+    NoAnswer(String),
+}
+
+impl Http {
+    /// A client for the tracker at `base`.
+    pub(crate) fn new(settings: &HttpSettings<'_>, base: &Url) -> Result<Self, LoginError> {
+        let proxy = settings.proxy.map(proxy_address).transpose()?;
+        // Behind a proxy even this machine's own name leads elsewhere.
+        let stays_here = is_loopback(base) && proxy.is_none();
+        if base.scheme() == "http" && !stays_here && !settings.allow_http {
+            return Err(LoginError::PlainHttp);
+        }
+
+        let tls = tls(settings.ca_file, base.scheme() == "https")?;
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
+        let builder = Client::builder(TokioExecutor::new());
+        let client = match proxy {
+            Some(proxy) => AnyClient::Proxied(builder.build(https.wrap_connector(Tunnel::new(proxy, tcp)))),
+            None => AnyClient::Direct(builder.build(https.wrap_connector(tcp))),
+        };
+        Ok(Self { client, timeout: settings.timeout })
+    }
+
+    pub(crate) async fn get(&self, url: &Url) -> Result<Answer, Trouble> {
+        self.send(Request::get(explicit(url)), Bytes::new()).await
+    }
+
+    pub(crate) async fn post_xml(&self, url: &Url, body: String) -> Result<Answer, Trouble> {
+        self.send(Request::post(explicit(url)).header(CONTENT_TYPE, "text/xml; charset=utf-8"), body.into())
+            .await
+    }
+
+    async fn send(&self, request: http::request::Builder, body: Bytes) -> Result<Answer, Trouble> {
+        let request = request
+            .header(USER_AGENT, AGENT)
+            .body(Full::new(body))
+            .map_err(|_| Trouble::NoAnswer("its URL cannot be asked for".to_owned()))?;
+        match tokio::time::timeout(self.timeout, self.exchange(request)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Trouble::NoAnswer(format!("nothing within {} s", self.timeout.as_secs_f32()))),
+        }
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer, Trouble> {
+        let response = match &self.client {
+            AnyClient::Direct(client) => client.request(request),
+            AnyClient::Proxied(client) => client.request(request),
+        };
+        let (head, body) = response.await.map_err(|error| trouble(&error))?.into_parts();
+        let body = Limited::new(body, MAX_BODY).collect().await.map_err(|error| trouble(&*error))?.to_bytes();
+        Ok(Answer { status: head.status, headers: head.headers, body })
+    }
+}
+
+impl Answer {
+    /// Whether a 401 comes from a web server that wants a password, and not from a plugin.
+    pub(crate) fn asks_for_password(&self) -> bool {
+        self.headers.get_all(WWW_AUTHENTICATE).iter().any(|challenge| {
+            let scheme = challenge.as_bytes().split(|byte| *byte == b' ').next().unwrap_or_default();
+            ["basic", "digest", "negotiate", "ntlm", "bearer"]
+                .iter()
+                .any(|known| scheme.eq_ignore_ascii_case(known.as_bytes()))
+        })
+    }
+
+    /// The body, if it is text for people and not a page.
+    pub(crate) fn plain_text(&self) -> Option<String> {
+        let kind = self.headers.get(CONTENT_TYPE)?.to_str().ok()?;
+        kind.starts_with("text/plain").then(|| String::from_utf8_lossy(&self.body).into_owned())
+    }
+
+    /// Where a redirect leads, without `suffix`, so that it can be tried as the tracker's URL.
+    pub(crate) fn redirect(&self, asked: &Url, suffix: &str) -> Option<LoginError> {
+        if !self.status.is_redirection() {
+            return None;
+        }
+        let location = self.headers.get(http::header::LOCATION).and_then(|location| location.to_str().ok());
+        let mut to = location.and_then(|location| asked.join(location).ok());
+        if let Some(to) = &mut to
+            && let Some(base) = to.path().strip_suffix(suffix).map(str::to_owned)
+        {
+            to.set_path(&base);
+        }
+        Some(LoginError::Redirected { to })
+    }
+}
+
+impl From<Trouble> for LoginError {
+    /// For trouble before the token was sent.
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Certificate(reason) => Self::Certificate { reason },
+            Trouble::NoAnswer(reason) => Self::Unreachable { reason },
+        }
+    }
+}
+
+impl Trouble {
+    /// For trouble with the request that had the token in it.
+    pub(crate) fn with_token(self) -> LoginError {
+        match self {
+            Self::Certificate(reason) => LoginError::Certificate { reason },
+            Self::NoAnswer(reason) => LoginError::AnswerLost { reason },
+        }
+    }
+}
+
+fn tls(ca_file: Option<&Path>, is_needed: bool) -> Result<ClientConfig, LoginError> {
+    let mut roots = RootCertStore::empty();
+    if let Some(path) = ca_file {
+        let unreadable = |reason: String| LoginError::CaFile { path: path.to_owned(), reason };
+        let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(path)
+            .and_then(Iterator::collect)
+            .map_err(|error| unreadable(error.to_string()))?;
+        if certificates.is_empty() {
+            return Err(unreadable("it has no certificate in it".to_owned()));
+        }
+        for certificate in certificates {
+            roots.add(certificate).map_err(|error| unreadable(error.to_string()))?;
+        }
+    }
+    if is_needed {
+        // A broken file among many is no reason to give up; having none at all is.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if roots.is_empty() {
+            return Err(LoginError::NoAuthorities);
+        }
+    }
+    let config = ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .map_err(LoginError::Tls)?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
+}
+
+fn proxy_address(text: &str) -> Result<Uri, LoginError> {
+    let url = Url::parse(text).map_err(|_| LoginError::Proxy)?;
+    let plain = url.scheme() == "http"
+        && url.has_host()
+        && url.username().is_empty()
+        && url.password().is_none()
+        && matches!(url.path(), "" | "/")
+        && url.query().is_none()
+        && url.fragment().is_none();
+    if plain { url.as_str().parse().map_err(|_| LoginError::Proxy) } else { Err(LoginError::Proxy) }
+}
+
+/// The URL with its port, also if that is the scheme's own: the tunnel takes none for 443.
+fn explicit(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    let port = url.port_or_known_default().unwrap_or_default();
+    format!("{}://{host}:{port}{}", url.scheme(), url.path())
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        None => false,
+    }
+}
+
+/// The innermost cause says most. None of them knows the URL, and so the token.
+fn trouble(error: &(dyn Error + 'static)) -> Trouble {
+    let mut cause = error;
+    loop {
+        let hidden = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if let Some(tls) = cause.downcast_ref().or_else(|| hidden.and_then(|hidden| hidden.downcast_ref())) {
+            return tls_trouble(tls);
+        }
+        // An I/O error that wraps another one hides it from `source`.
+        match hidden.map(|hidden| hidden as &(dyn Error + 'static)).or_else(|| cause.source()) {
+            Some(deeper) => cause = deeper,
+            None => return Trouble::NoAnswer(cause.to_string()),
+        }
+    }
+}
+
+fn tls_trouble(error: &rustls::Error) -> Trouble {
+    match error {
+        rustls::Error::InvalidCertificate(reason) => Trouble::Certificate(reason.to_string()),
+        rustls::Error::NoCertificatesPresented => Trouble::Certificate("it presented none".to_owned()),
+        rustls::Error::InvalidMessage(_) => Trouble::NoAnswer("it does not speak TLS there".to_owned()),
+        other => Trouble::NoAnswer(format!("TLS: {other}")),
+    }
+}

@@ -1,0 +1,112 @@
+//! Logs in to bug trackers with login tokens: the worker's side of the protocol.
+//!
+//! [`Login`] says where, what the token shall be bound to, and how the tracker is reached; [`Login::run`] makes sure that
+//! the tracker and its plugin are there, only then gets a token, brings it, and returns the [`Session`]. Where tokens come
+//! from is a parameter.
+//!
+//! ```no_run
+//! # async fn example(now: jiff::Timestamp) -> Result<(), Box<dyn std::error::Error>> {
+//! use countersign_login::{Login, Tracker, Zeroizing};
+//!
+//! let login = Login::new(Tracker::Trac, "https://trac.example.org/project")?;
+//! let session = login
+//!     .run(now, async |audience| {
+//!         // Here the token would be asked for, from the private API of the issuer.
+//!         Ok::<_, std::io::Error>(Zeroizing::new(format!("tokenFor{}", audience.map_or(0, str::len))))
+//!     })
+//!     .await?;
+//! println!("{}", session.cookie_jar());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What can go wrong is [`LoginError`], one sentence each. To add a kind of tracker, see [`Tracker`]'s module.
+
+mod bugzilla;
+mod cookie_jar;
+mod error;
+mod http;
+mod session;
+mod trac;
+mod tracker;
+
+use std::error::Error;
+
+use jiff::Timestamp;
+use url::Url;
+pub use zeroize::Zeroizing;
+
+pub use self::cookie_jar::{CookieJarError, check_cookie_jar};
+pub use self::error::{LoginError, Said};
+pub use self::http::HttpSettings;
+pub use self::session::{Cookie, Session};
+pub use self::tracker::Tracker;
+
+use self::http::Http;
+use self::tracker::Visit;
+
+/// The longest token, in characters, that is brought to a tracker.
+const MAX_TOKEN: usize = 4096;
+
+/// A login that is about to happen.
+#[derive(Clone, Debug)]
+pub struct Login<'a> {
+    tracker: Tracker,
+    base: Url,
+    audience: Option<String>,
+    http: HttpSettings<'a>,
+}
+
+impl<'a> Login<'a> {
+    /// A login to the tracker whose base URL is `url`, with a token bound to that URL.
+    ///
+    /// # Errors
+    ///
+    /// [`LoginError::Address`] if that is no http or https URL, or one with a user name, a query or a fragment.
+    pub fn new(tracker: Tracker, url: &str) -> Result<Self, LoginError> {
+        let base = Url::parse(url.trim())
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+            .filter(|url| url.username().is_empty() && url.password().is_none())
+            .filter(|url| url.query().is_none() && url.fragment().is_none())
+            .ok_or(LoginError::Address)?;
+        Ok(Self { tracker, audience: Some(base.to_string()), base, http: HttpSettings::default() })
+    }
+
+    /// Binds the token to another URL, that by which the tracker knows itself; or, with `None`, to none, for plugins too
+    /// old to state one. Any tracker can then use the token, so that the one it is brought to can pass it on.
+    #[must_use]
+    pub fn audience(mut self, audience: Option<String>) -> Self {
+        self.audience = audience;
+        self
+    }
+
+    /// Says how the tracker is reached.
+    #[must_use]
+    pub fn http(mut self, settings: HttpSettings<'a>) -> Self {
+        self.http = settings;
+        self
+    }
+
+    /// Logs in. `new_token` is called once, with the audience to bind the token to, and only when the tracker and its
+    /// plugin have been found. `now` is what the ends of the cookies' lives are reckoned from.
+    pub async fn run<S, E>(&self, now: Timestamp, new_token: S) -> Result<Session, LoginError>
+    where
+        S: AsyncFnOnce(Option<&str>) -> Result<Zeroizing<String>, E>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let http = Http::new(&self.http, &self.base)?;
+        let audience = self.audience.as_deref();
+        let visit = Visit { http: &http, base: &self.base, audience, now };
+        self.tracker.detect(&visit).await?;
+        let token = new_token(audience).await.map_err(|error| LoginError::NoToken(error.into()))?;
+        // It becomes a part of a URL.
+        if token.is_empty()
+            || token.len() > MAX_TOKEN
+            || !token.bytes().all(|byte| byte.is_ascii_alphanumeric())
+        {
+            return Err(LoginError::TokenText);
+        }
+        self.tracker.log_in(&visit, &token).await
+    }
+}
