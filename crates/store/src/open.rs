@@ -106,7 +106,7 @@ pub async fn open_existing(
 pub async fn backup(url: &str, data_dir: &Path, to: &Path) -> Result<(), sqlite::BackupError> {
     match url.parse()? {
         StoreUrl::Sqlite(path) => {
-            let (from, to) = (sqlite_path(path, data_dir), to.to_owned());
+            let (from, to) = (sqlite_path(path.as_deref(), data_dir), to.to_owned());
             let copied = tokio::task::spawn_blocking(move || sqlite::backup(&from, &to)).await;
             copied.map_err(|error| sqlite::BackupError::CutShort(error.to_string()))?
         }
@@ -205,7 +205,8 @@ mod tests {
 
     use countersign_core::{Clock, ManualClock, from_millis};
 
-    use super::{OpenError, StoreUrl, open, open_existing};
+    use super::{OpenError, StoreUrl, backup, open, open_existing};
+    use crate::sqlite::{BackupError, inspect};
 
     fn clock() -> Arc<dyn Clock> {
         Arc::new(ManualClock::at(from_millis(1_767_225_600_000)))
@@ -268,6 +269,17 @@ mod tests {
         assert!(data.join("countersign.db").exists());
         store.close().await;
         open_existing("sqlite:", &data, clock()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_store_in_use_is_backed_up_by_its_url() {
+        let dir = tempfile::tempdir().unwrap();
+        let copy = dir.path().join("copy.db");
+        let store = open("sqlite:", dir.path(), clock()).await.unwrap();
+        backup("sqlite:", dir.path(), &copy).await.unwrap();
+        assert_eq!(inspect(&copy).unwrap().fence, store.stats().await.unwrap().fence);
+        let refused = backup("memory:", dir.path(), &dir.path().join("other.db")).await.unwrap_err();
+        assert!(matches!(refused, BackupError::Source(OpenError::OnlyInMemory)), "{refused}");
     }
 
     #[tokio::test]
