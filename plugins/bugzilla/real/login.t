@@ -12,7 +12,7 @@ use HTML::Entities qw(decode_entities);
 use HTTP::Cookies;
 use HTTP::Request;
 use IO::Socket::INET;
-use JSON::PP qw(encode_json);
+use JSON::PP qw(decode_json encode_json);
 use LWP::UserAgent;
 use Test::More;
 use XMLRPC::Lite;
@@ -132,6 +132,15 @@ subtest 'a token for this tracker' => sub {
 
   is_fault(login(bugzilla(), $bugs), 10702, qr/refused/, 'a second use is refused');
   ok !$session->call('User.get', {%by_id})->fault, '... and does not harm the first one';
+};
+
+subtest 'a token as long as they get' => sub {
+  (my $issuer = $ENV{ISSUER_URL}) =~ s{/bugs\z}{/v1/tokens};
+  my $asked = {audience => $url, claims => {about => 'x' x 1000}};
+  my $made  = LWP::UserAgent->new->post($issuer, 'Content-Type' => 'application/json', Content => encode_json($asked));
+  my $token = decode_json($made->decoded_content)->{token_id};
+  cmp_ok length $token, '>', 1000, 'it carries a thousand bytes of claims';
+  ok !login(bugzilla(), $token)->fault, 'and is good';
 };
 
 subtest 'cookies are for HTTP only' => sub {

@@ -17,7 +17,7 @@ use LWP::UserAgent;
 our @EXPORT_OK = qw(auth_server_error clean_token handshake_url redeem);
 
 use constant {
-  MAX_TOKEN  => 512,          # characters; tokens of known issuers have 20 to 120
+  MAX_TOKEN  => 4096,         # characters; usually 20 to 120, but a token may carry what the issuer claims
   MAX_ANSWER => 64 * 1024,    # bytes of a body that is not looked at anyway
   ATTEMPTS   => 2,
 };
