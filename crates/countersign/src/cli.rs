@@ -4,6 +4,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::keys::{KEY_PLACE, KeysCommand};
+use crate::login::LoginCommand;
 use crate::output::Failure;
 use crate::remote::SERVER;
 use crate::settings::ServeArgs;
@@ -37,6 +38,9 @@ pub(crate) enum Command {
     /// Issue, show and revoke tokens
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Log in to a bug tracker with a token of a running server
+    #[command(after_help = crate::login::LOGIN_HELP)]
+    Login(Box<LoginCommand>),
     /// List and rotate the keys that seal tokens
     #[command(subcommand)]
     Keys(KeysCommand),

@@ -4,6 +4,7 @@
 
 mod cli;
 mod keys;
+mod login;
 mod output;
 mod remote;
 mod serve;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Serve(args) => serve::run(args).await,
             Command::Token(command) => token::run(command).await,
+            Command::Login(command) => login::run(*command).await,
             Command::Keys(command) => keys::run(command).await,
             Command::Store(command) => store::run(command).await,
         }
