@@ -115,7 +115,7 @@ fn other_programs_jars_are_jars() {
     }
 }
 
-/// Debian's curl is not always installed; `./test` runs where it is.
+/// The program that the jar is written for; the test fails where it is not installed.
 #[tokio::test]
 async fn curl_takes_the_jar() {
     let stub = Stub::start(|request| {
