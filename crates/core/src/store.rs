@@ -18,8 +18,10 @@ use crate::TokenId;
 ///
 /// - the *fence*: a token created before it is refused. A new store puts it at its own creation, so that an emptied
 ///   store does not make old tokens live again;
-/// - the *horizon*: a token that expires before it is refused. Purging moves it, so that a token whose record was
-///   purged stays dead, whatever the clock does later.
+/// - the *horizon*: a token that expires before it is refused. A new store puts it at its own creation too, and purging
+///   moves it, so that a token whose record was purged stays dead, whatever the clock does later.
+///
+/// Times are whole milliseconds. A caller that goes away before its call's turn has come may have written nothing.
 ///
 /// `countersign-store` has the implementations and the one contract test-suite that they all pass.
 #[async_trait]
@@ -43,8 +45,9 @@ pub trait TokenStore: Send + Sync + fmt::Debug {
     /// Moves the fence to `line`, if that is later than where it stands. Returns where it stands then.
     async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError>;
 
-    /// Forgets the tokens that expired before `line`, moving the horizon there first. Works in slices, between which
-    /// [`end`](Self::end) goes on. Returns how many records it removed.
+    /// Forgets the tokens that expired before `line`, moving the horizon there first; if the horizon is beyond it, those
+    /// that expired before the horizon. Works in slices, between which [`end`](Self::end) goes on. Returns how many
+    /// records it removed.
     async fn purge(&self, line: Timestamp) -> Result<u64, StoreError>;
 
     /// What there is. May take a second with many millions of records, without holding up anybody else.

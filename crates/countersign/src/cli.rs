@@ -35,6 +35,8 @@ pub(crate) enum Command {
     /// Run a token server
     #[command(after_help = crate::settings::SERVE_HELP, mut_args(|arg| arg.hide_env(true)))]
     Serve(Box<ServeArgs>),
+    /// Show the protocol at work: a login, a replay, a relay attempt, all on this machine
+    Demo,
     /// Issue, show and revoke tokens
     #[command(subcommand)]
     Token(TokenCommand),

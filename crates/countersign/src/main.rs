@@ -3,6 +3,7 @@
 //! `serve` runs a token server. The other commands talk to a running server, or, with `--offline`, work on its files.
 
 mod cli;
+mod demo;
 mod keys;
 mod login;
 mod output;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     let done = runtime.block_on(async {
         match cli.command {
             Command::Serve(args) => serve::run(args).await,
+            Command::Demo => demo::run().await,
             Command::Token(command) => token::run(command).await,
             Command::Login(command) => login::run(*command).await,
             Command::Keys(command) => keys::run(command).await,

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use countersign_client::{ClientError, DEFAULT_SERVER, PrivateApi};
+use countersign_client::{ClientError, Credentials, DEFAULT_SERVER, PrivateApi};
 use zeroize::Zeroizing;
 
 use crate::output::Failure;
@@ -16,18 +16,31 @@ pub(crate) const SERVER: &str = "Which server";
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = SERVER)]
 pub(crate) struct ServerArgs {
-    /// Its private API
+    /// Its private API: http://HOST:PORT, https://HOST:PORT or unix:PATH
     #[arg(long, env = "COUNTERSIGN_SERVER", value_name = "URL", default_value = DEFAULT_SERVER)]
     server: String,
     /// A file with the secret that the private API asks for, if it does
     #[arg(long, env = "COUNTERSIGN_PRIVATE_BEARER_FILE", value_name = "FILE")]
     private_bearer_file: Option<PathBuf>,
+    /// Authorities (PEM) of its certificate [default: those that this machine trusts]
+    #[arg(long, env = "COUNTERSIGN_SERVER_CA", value_name = "FILE")]
+    server_ca: Option<PathBuf>,
+    /// The client certificate (PEM, with its private key) that it asks for, if it does
+    #[arg(long, env = "COUNTERSIGN_CLIENT_IDENTITY", value_name = "FILE")]
+    client_identity: Option<PathBuf>,
 }
 
 impl ServerArgs {
     pub(crate) fn connect(&self) -> Result<PrivateApi, Failure> {
-        let bearer = self.private_bearer_file.as_deref().map(read_secret).transpose()?;
-        Ok(PrivateApi::new(&self.server, bearer)?)
+        let read = |path: &Path| {
+            fs::read(path).map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))
+        };
+        let credentials = Credentials {
+            bearer: self.private_bearer_file.as_deref().map(read_secret).transpose()?,
+            server_authorities: self.server_ca.as_deref().map(read).transpose()?,
+            identity: self.client_identity.as_deref().map(read).transpose()?.map(Zeroizing::new),
+        };
+        Ok(PrivateApi::new(&self.server, credentials)?)
     }
 }
 
@@ -35,7 +48,7 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         match error {
             ClientError::Server(_) => Failure::usage(error),
-            ClientError::Setup(_)
+            ClientError::Tls(_)
             | ClientError::Unreachable { .. }
             | ClientError::NotCountersign { .. }
             | ClientError::Refused { .. } => Failure::failed(error),

@@ -7,8 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use countersign_core::{Clock, LoginTokenSet, OsEntropy, SystemClock};
-use countersign_server::{Addresses, App, Bearer, KeyFile, Names, RefusalLimiter, Server};
+use countersign_server::{App, Bearer, KeyFile, Names, RefusalLimiter, Server};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
@@ -36,13 +37,14 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     if new {
         tracing::info!(file = %key_file.path().display(), "made a new key ring; whoever can read it can make tokens");
     }
-    let wanted = Addresses { public: settings.public_listen, private: settings.private_listen };
-    let server = Server::bind(wanted, bearer.is_some()).await.map_err(Failure::failed)?;
-    let got = server.addresses().map_err(Failure::failed)?;
+    let server =
+        Server::bind(settings.public, settings.private, bearer.is_some()).await.map_err(Failure::failed)?;
+    let public = server.public_url().map_err(Failure::failed)?;
+    let private = server.private_url().map_err(Failure::failed)?;
 
     let public_url = match settings.public_url {
         Some(url) => url,
-        None => Url::parse(&format!("http://{}", got.public)).map_err(Failure::failed)?,
+        None => Url::parse(&public).map_err(Failure::failed)?,
     };
     warn_without_tls(&public_url);
     let app = Arc::new(App {
@@ -50,12 +52,14 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
         key_file,
         names: Names::new(settings.issuer, &public_url),
         spent_status: settings.spent_status,
+        proxies: settings.proxies,
         limiter: RefusalLimiter::new(settings.refusals_per_minute, clock),
         bearer,
     });
     tracing::info!(data_dir = %settings.data_dir.display(), store = %settings.store, %public_url, "ready");
-    print(format!("public http://{}\nprivate http://{}", got.public, got.private))?;
-    server.run(Arc::clone(&app), signals.stop(app)).await;
+    print(format!("public {public}\nprivate {private}"))?;
+    let reload = Arc::new(Notify::new());
+    server.run(app, Arc::clone(&reload), signals.stop(reload)).await;
     tracing::info!("stopped");
     Ok(())
 }
@@ -130,12 +134,12 @@ impl Signals {
     }
 
     /// Waits until the server is to stop. After that, another Ctrl-C ends the process at once.
-    async fn stop(mut self, app: Arc<App>) {
+    async fn stop(mut self, reload: Arc<Notify>) {
         loop {
             tokio::select! {
                 _ = self.interrupt.recv() => break,
                 _ = self.terminate.recv() => break,
-                _ = self.hangup.recv() => app.reload_keys().await,
+                _ = self.hangup.recv() => reload.notify_one(),
             }
         }
         tracing::info!("stopping after the requests under way; Ctrl-C stops at once");

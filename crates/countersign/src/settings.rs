@@ -3,13 +3,13 @@
 //! [`Settings`] is the one list of settings. Its fields are flags and variables (by clap) and keys of the file (by
 //! serde); [`Resolved`] has the defaults filled in and everything checked.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use countersign_core::{MAX_LIFETIME, Policy};
-use countersign_server::SpentStatus;
+use countersign_server::{Address, Door, ForwardedHeader, SpentStatus, TlsFiles, TrustedProxies};
+use ipnet::IpNet;
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -46,12 +46,12 @@ pub(crate) struct Settings {
     /// Where the store and the key ring are kept; made if missing [default: countersign-data]
     #[arg(long, env = "COUNTERSIGN_DATA_DIR", value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// Where bug trackers reach the handshake [default: 127.0.0.1:8080]
+    /// Where bug trackers reach the handshake: IP:PORT or unix:PATH [default: 127.0.0.1:8080]
     #[arg(long, env = "COUNTERSIGN_PUBLIC_LISTEN", value_name = "ADDR")]
-    pub(crate) public_listen: Option<SocketAddr>,
-    /// Where the issuer's own processes reach the private API [default: 127.0.0.1:8087]
+    pub(crate) public_listen: Option<Address>,
+    /// Where the issuer's own processes reach the private API: IP:PORT or unix:PATH [default: 127.0.0.1:8087]
     #[arg(long, env = "COUNTERSIGN_PRIVATE_LISTEN", value_name = "ADDR")]
-    pub(crate) private_listen: Option<SocketAddr>,
+    pub(crate) private_listen: Option<Address>,
     /// The URL under which trackers see the public API; token URLs begin with it [default: where it listens]
     #[arg(long, env = "COUNTERSIGN_PUBLIC_URL", value_name = "URL")]
     pub(crate) public_url: Option<Url>,
@@ -62,6 +62,21 @@ pub(crate) struct Settings {
     /// The keys that seal tokens; made if missing [default: key-ring.toml in the data directory]
     #[arg(long, env = "COUNTERSIGN_KEY_RING", value_name = "FILE")]
     pub(crate) key_ring: Option<PathBuf>,
+    /// Certificate chain (PEM) for TLS on the public listener; read again when it changes
+    #[arg(long, env = "COUNTERSIGN_PUBLIC_TLS_CERTIFICATE", value_name = "FILE")]
+    pub(crate) public_tls_certificate: Option<PathBuf>,
+    /// Private key (PEM) of that certificate
+    #[arg(long, env = "COUNTERSIGN_PUBLIC_TLS_KEY", value_name = "FILE")]
+    pub(crate) public_tls_key: Option<PathBuf>,
+    /// Certificate chain (PEM) for TLS on the private listener
+    #[arg(long, env = "COUNTERSIGN_PRIVATE_TLS_CERTIFICATE", value_name = "FILE")]
+    pub(crate) private_tls_certificate: Option<PathBuf>,
+    /// Private key (PEM) of that certificate
+    #[arg(long, env = "COUNTERSIGN_PRIVATE_TLS_KEY", value_name = "FILE")]
+    pub(crate) private_tls_key: Option<PathBuf>,
+    /// Authorities (PEM) of the certificates that callers of the private API must show
+    #[arg(long, env = "COUNTERSIGN_PRIVATE_CLIENT_CA", value_name = "FILE")]
+    pub(crate) private_client_ca: Option<PathBuf>,
     /// A file with the secret that callers of the private API must show; needed unless it listens on loopback
     #[arg(long, env = "COUNTERSIGN_PRIVATE_BEARER_FILE", value_name = "FILE")]
     pub(crate) private_bearer_file: Option<PathBuf>,
@@ -84,9 +99,26 @@ pub(crate) struct Settings {
     /// How many refusals one address gets in a minute before they all become 429; 0 for any number [default: 1000]
     #[arg(long, env = "COUNTERSIGN_REFUSALS_PER_MINUTE", value_name = "NUMBER")]
     pub(crate) refusals_per_minute: Option<u32>,
+    /// Reverse proxies that are believed when they say whom they forward for, such as 10.0.0.0/8 [default: none]
+    #[arg(long, env = "COUNTERSIGN_TRUSTED_PROXIES", value_name = "NETWORKS", value_delimiter = ',')]
+    pub(crate) trusted_proxies: Option<Vec<IpNet>>,
+    /// Where they say it: x-forwarded-for or forwarded [default: x-forwarded-for]
+    #[arg(long, env = "COUNTERSIGN_FORWARDED_HEADER", value_name = "HEADER")]
+    pub(crate) forwarded_header: Option<HeaderName>,
     /// How logs are written: human or json [default: human]
     #[arg(long, env = "COUNTERSIGN_LOG_FORMAT", value_name = "FORMAT", hide_possible_values = true)]
     pub(crate) log_format: Option<LogFormat>,
+}
+
+/// Where a proxy says whom it forwards for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum HeaderName {
+    /// `X-Forwarded-For`.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded`, RFC 7239.
+    Forwarded,
 }
 
 /// How logs are written.
@@ -104,8 +136,9 @@ pub(crate) enum LogFormat {
 #[derive(Debug)]
 pub(crate) struct Resolved {
     pub(crate) data_dir: PathBuf,
-    pub(crate) public_listen: SocketAddr,
-    pub(crate) private_listen: SocketAddr,
+    pub(crate) public: Door,
+    pub(crate) private: Door,
+    pub(crate) proxies: TrustedProxies,
     /// `None`: the address that is listened on.
     pub(crate) public_url: Option<Url>,
     pub(crate) store: String,
@@ -156,7 +189,19 @@ impl Settings {
 
     fn resolve(self) -> Result<Resolved, Failure> {
         let data_dir = self.data_dir.unwrap_or_else(|| PathBuf::from("countersign-data"));
-        let public_listen = self.public_listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080)));
+        let public = Door {
+            address: self.public_listen.unwrap_or_else(|| loopback(8080)),
+            tls: tls_files("public", self.public_tls_certificate, self.public_tls_key, None)?,
+        };
+        let private = Door {
+            address: self.private_listen.unwrap_or_else(|| loopback(8087)),
+            tls: tls_files(
+                "private",
+                self.private_tls_certificate,
+                self.private_tls_key,
+                self.private_client_ca,
+            )?,
+        };
         let default = Policy::default();
         let policy = Policy {
             lifetime: duration("token_lifetime", self.token_lifetime, default.lifetime, 1, MAX_LIFETIME)?,
@@ -172,10 +217,10 @@ impl Settings {
         };
         if let Some(url) = &self.public_url {
             check_public_url(url)?;
-        } else if public_listen.ip().is_unspecified() {
+        } else if !has_a_name(&public.address) {
             return Err(Failure::usage(
-                "public_listen takes connections on every address, so public_url has to say which one trackers use; \
-                 give it as https://HOST",
+                "trackers cannot tell from public_listen where to reach the server, so public_url has to say it; give \
+                 it as https://HOST",
             ));
         }
         let issuer = self.issuer.unwrap_or_else(|| "Launchpad".to_owned());
@@ -183,8 +228,15 @@ impl Settings {
             return Err(Failure::usage("issuer must be a name in one line, such as Launchpad"));
         }
         Ok(Resolved {
-            public_listen,
-            private_listen: self.private_listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8087))),
+            public,
+            private,
+            proxies: TrustedProxies {
+                networks: self.trusted_proxies.unwrap_or_default(),
+                header: match self.forwarded_header.unwrap_or_default() {
+                    HeaderName::XForwardedFor => ForwardedHeader::XForwardedFor,
+                    HeaderName::Forwarded => ForwardedHeader::Forwarded,
+                },
+            },
             public_url: self.public_url,
             store: self.store.unwrap_or_else(|| "sqlite:".to_owned()),
             key_ring: self.key_ring.unwrap_or_else(|| data_dir.join("key-ring.toml")),
@@ -202,6 +254,34 @@ impl Settings {
 /// Reads a duration of the command line.
 pub(crate) fn parse_duration(text: &str) -> Result<SignedDuration, &'static str> {
     text.parse().map_err(|_| "write a number and its unit, such as 90s, 5m or 24h")
+}
+
+fn loopback(port: u16) -> Address {
+    Address::Tcp(([127, 0, 0, 1], port).into())
+}
+
+/// Whether an address alone tells others where to go.
+fn has_a_name(address: &Address) -> bool {
+    match address {
+        Address::Tcp(address) => !address.ip().is_unspecified(),
+        Address::Unix(_) => false,
+    }
+}
+
+/// A listener's TLS files: both or none.
+fn tls_files(
+    listener: &str,
+    certificates: Option<PathBuf>,
+    key: Option<PathBuf>,
+    client_authorities: Option<PathBuf>,
+) -> Result<Option<TlsFiles>, Failure> {
+    match (certificates, key) {
+        (Some(certificates), Some(key)) => Ok(Some(TlsFiles { certificates, key, client_authorities })),
+        (None, None) if client_authorities.is_none() => Ok(None),
+        _ => Err(Failure::usage(format!(
+            "TLS on the {listener} listener takes both {listener}_tls_certificate and {listener}_tls_key"
+        ))),
+    }
 }
 
 fn check_public_url(url: &Url) -> Result<(), Failure> {

@@ -25,12 +25,19 @@ fn the_sample_file_is_the_defaults() {
     let table = toml::Table::try_from(&all).unwrap();
     let fields = toml::Table::try_from(Settings {
         data_dir: Some(PathBuf::new()),
-        public_listen: Some(([127, 0, 0, 1], 0).into()),
-        private_listen: Some(([127, 0, 0, 1], 0).into()),
+        public_listen: Some(loopback(0)),
+        private_listen: Some(loopback(0)),
         public_url: Some("https://a.example".parse().unwrap()),
         store: Some(String::new()),
         key_ring: Some(PathBuf::new()),
+        public_tls_certificate: Some(PathBuf::new()),
+        public_tls_key: Some(PathBuf::new()),
+        private_tls_certificate: Some(PathBuf::new()),
+        private_tls_key: Some(PathBuf::new()),
+        private_client_ca: Some(PathBuf::new()),
         private_bearer_file: Some(PathBuf::new()),
+        trusted_proxies: Some(Vec::new()),
+        forwarded_header: Some(HeaderName::XForwardedFor),
         issuer: Some(String::new()),
         token_lifetime: Some(SignedDuration::ZERO),
         retention: Some(SignedDuration::ZERO),
@@ -54,8 +61,8 @@ fn the_sample_file_is_the_defaults() {
     assert_eq!(sample.key_ring, default.key_ring);
     assert_eq!(sample.store, default.store);
     assert_eq!(
-        (sample.public_listen, sample.private_listen, sample.spent_status, sample.refusals_per_minute),
-        (default.public_listen, default.private_listen, default.spent_status, default.refusals_per_minute)
+        (sample.public.address, sample.private.address, sample.spent_status, sample.refusals_per_minute),
+        (default.public.address, default.private.address, default.spent_status, default.refusals_per_minute)
     );
 }
 
@@ -81,6 +88,8 @@ fn unknown_keys_and_wrong_types_are_refused_by_name() {
     for (text, says) in [
         ("colour = 'red'", "colour"),
         ("public_listen = 'here'", "public_listen"),
+        ("trusted_proxies = ['here']", "trusted_proxies"),
+        ("forwarded_header = 'via'", "forwarded_header"),
         ("spent_status = 'gone'", "spent_status"),
         ("token_lifetime = 5", "token_lifetime"),
         ("[server]\nissuer = 'a'", "server"),
@@ -102,6 +111,9 @@ fn values_out_of_range_are_refused() {
         ("public_url = 'ftp://a.example'", "public_url"),
         ("public_url = 'https://a.example/?q'", "public_url"),
         ("public_listen = '0.0.0.0:80'", "public_url"),
+        ("public_listen = 'unix:/run/a.sock'", "public_url"),
+        ("public_tls_key = 'a.pem'", "public_tls_certificate"),
+        ("private_client_ca = 'a.pem'", "private_tls_certificate"),
         ("issuer = ' '", "issuer"),
         ("issuer = \"two\\nlines\"", "issuer"),
     ] {
