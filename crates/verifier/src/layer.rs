@@ -1,0 +1,189 @@
+//! The login path and the session cookie, as a `tower` layer around a tracker.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, SET_COOKIE, WWW_AUTHENTICATE,
+};
+use http::{Method, Request, Response, StatusCode};
+use tower::{Layer, Service};
+
+use crate::session::Sessions;
+use crate::{LoginLayerBuilder, Verifier, VerifyError};
+
+/// RFC 9110 section 11.6.1 wants a challenge with every 401. There is no credential to offer but a token.
+const CHALLENGE: HeaderValue = HeaderValue::from_static("LoginToken realm=\"launchpad-auth\"");
+
+/// Gives a tracker a place where an issuer logs in, and tells the tracker who is logged in.
+///
+/// | request | answer |
+/// |---|---|
+/// | `GET {base path}/launchpad-auth/{token}` | 200 and a session cookie if the issuer says yes, 401 otherwise |
+/// | `GET {base path}/launchpad-auth/check` | 401: by this Launchpad detects a tracker that it can log in to |
+/// | any other method there | 405; it uses no token up |
+/// | any other path | the tracker's own, with a [`Login`](crate::Login) request extension if the cookie is good |
+///
+/// An issuer that cannot be asked is a 401 too, with another text, so that the detection works while it is away.
+///
+/// Each answer is a line in the log (of `tracing`) with the reason. A token is never in it; but it is in the path, so
+/// keep paths out of the logs of whatever is in front. Whoever asks makes the tracker ask the issuer: a limit on requests
+/// belongs around this layer if strangers can reach it.
+#[derive(Clone, Debug)]
+pub struct LoginLayer {
+    door: Arc<Door>,
+}
+
+/// A tracker behind a [`LoginLayer`].
+#[derive(Clone, Debug)]
+pub struct LoginService<S> {
+    door: Arc<Door>,
+    inner: S,
+}
+
+/// Everything that the layer decides with.
+#[derive(Debug)]
+pub(crate) struct Door {
+    pub(crate) verifier: Verifier,
+    pub(crate) sessions: Sessions,
+    /// The path below which tokens arrive, without a slash at its end.
+    pub(crate) login_path: String,
+}
+
+impl LoginLayer {
+    /// Starts with the verifier, whose audience is the tracker's base URL: the cookie's `Path` is its path, and the
+    /// cookie is `Secure` if it is `https`. Without an audience the path is `/`, and the cookie is not `Secure`.
+    pub fn builder(verifier: Verifier) -> LoginLayerBuilder {
+        LoginLayerBuilder::new(verifier)
+    }
+
+    pub(crate) fn new(door: Door) -> Self {
+        Self { door: Arc::new(door) }
+    }
+}
+
+impl<S> Layer<S> for LoginLayer {
+    type Service = LoginService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        LoginService { door: Arc::clone(&self.door), inner }
+    }
+}
+
+impl<S, RequestBody, ResponseBody> Service<Request<RequestBody>> for LoginService<S>
+where
+    S: Service<Request<RequestBody>, Response = Response<ResponseBody>>,
+    S::Future: Send + 'static,
+    ResponseBody: From<String>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<RequestBody>) -> Self::Future {
+        if let Some(token) = self.door.token_in(request.uri().path()).map(str::to_owned) {
+            let (door, method) = (Arc::clone(&self.door), request.method().clone());
+            return Box::pin(async move { Ok(door.answer(&method, &token).await.map(ResponseBody::from)) });
+        }
+        if let Some(login) = self.door.sessions.login(request.headers()) {
+            request.extensions_mut().insert(login);
+        }
+        Box::pin(self.inner.call(request))
+    }
+}
+
+impl Door {
+    /// What stands where a token should, if the path is the login path. It is not decoded: no token needs that.
+    fn token_in<'p>(&self, path: &'p str) -> Option<&'p str> {
+        match path.strip_prefix(&self.login_path)? {
+            "" => Some(""),
+            rest => rest.strip_prefix('/'),
+        }
+    }
+
+    async fn answer(&self, method: &Method, token: &str) -> Response<String> {
+        if method != Method::GET {
+            // HEAD too: looking must not use a token up.
+            let allow = (ALLOW, HeaderValue::from_static("GET"));
+            return text(StatusCode::METHOD_NOT_ALLOWED, "Only GET requests are accepted here.", allow);
+        }
+        match self.log_in(token).await {
+            Ok(cookie) => {
+                let welcome = format!("Logged in as {}.", self.sessions.user);
+                text(StatusCode::OK, &welcome, (SET_COOKIE, cookie))
+            }
+            Err(sentence) => text(StatusCode::UNAUTHORIZED, sentence, (WWW_AUTHENTICATE, CHALLENGE)),
+        }
+    }
+
+    /// Returns the session's cookie, or a sentence for the caller. Settings are none of a caller's business: those are
+    /// in the log only.
+    async fn log_in(&self, token: &str) -> Result<HeaderValue, &'static str> {
+        if token == "check" {
+            return Err("This tracker logs in whoever brings a login token in place of the word check.");
+        }
+        let verified = match self.verifier.verify(token).await {
+            Ok(verified) => verified,
+            Err(error) => {
+                log(&error);
+                return Err(sentence(&error));
+            }
+        };
+        let cookie = self.sessions.open(verified.issuer).ok().and_then(|cookie| cookie.try_into().ok());
+        let Some(cookie) = cookie else {
+            tracing::error!("a token was good, but the machine gave no random bytes for a session");
+            return Err("The token was good, but no session could be opened. Try again with a new one.");
+        };
+        tracing::info!(user = self.sessions.user, "logged in by token");
+        Ok(cookie)
+    }
+}
+
+fn log(error: &VerifyError) {
+    match error {
+        VerifyError::MalformedToken => tracing::debug!(%error, "refused a login by token"),
+        VerifyError::Refused { .. } => tracing::warn!(%error, "refused a login by token"),
+        VerifyError::Unreachable { .. }
+        | VerifyError::UnexpectedAnswer { .. }
+        | VerifyError::NoRandomness => {
+            tracing::error!(%error, "refused a login by token");
+        }
+    }
+}
+
+fn sentence(error: &VerifyError) -> &'static str {
+    match error {
+        VerifyError::MalformedToken => "That is not a login token: a token is 1 to 4096 letters and digits.",
+        VerifyError::Refused { status: 403 } => {
+            "The issuer refused this token: it is for another bug tracker."
+        }
+        VerifyError::Refused { status: 404 } => "The issuer refused this token: it is not one of its own.",
+        VerifyError::Refused { status: 429 } => {
+            "The issuer refused this token: too many from here were refused lately. Try again later."
+        }
+        VerifyError::Refused { .. } => {
+            "The issuer refused this token: it was used already, has expired or was revoked. Take a new one."
+        }
+        VerifyError::Unreachable { .. } => "The issuer could not be asked. Try again later.",
+        VerifyError::UnexpectedAnswer { .. } => {
+            "The issuer's answer was not understood. The administrator of this tracker finds the reason in its log."
+        }
+        VerifyError::NoRandomness => "No login is possible just now. Try again later.",
+    }
+}
+
+fn text(status: StatusCode, sentence: &str, header: (HeaderName, HeaderValue)) -> Response<String> {
+    let mut response = Response::new(format!("{sentence}\n"));
+    *response.status_mut() = status;
+    response.headers_mut().extend([
+        (CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")),
+        (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        header,
+    ]);
+    response
+}
