@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use data_encoding::HEXUPPER;
+use data_encoding::HEXUPPER_PERMISSIVE;
 use url::{Host, Url};
 
 /// The longest audience, in bytes after normalisation. It travels inside the token, and the token inside a URL.
@@ -96,26 +96,23 @@ impl fmt::Display for Audience {
     }
 }
 
-/// Decodes what needs no encoding and writes the rest in upper case (RFC 3986 sections 6.2.2.1 and 6.2.2.2).
+/// Decodes what needs no encoding and writes the rest in upper case (RFC 3986 sections 6.2.2.1 and 6.2.2.2). A percent
+/// sign that encodes nothing becomes an encoded one, so that what follows it cannot make it one later.
 fn normal_percent_encoding(path: &str) -> String {
     let mut normal = String::with_capacity(path.len());
     let mut rest = path;
-    while let Some(at) = rest.find('%') {
-        let (before, from_percent) = rest.split_at(at);
+    while let Some((before, after)) = rest.split_once('%') {
         normal.push_str(before);
-        let octet = from_percent.get(1..3).and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        if let Some(octet) = octet {
-            let character = char::from(octet);
-            if octet.is_ascii_alphanumeric() || matches!(character, '-' | '.' | '_' | '~') {
-                normal.push(character);
-            } else {
-                normal.push('%');
-                normal.push_str(&HEXUPPER.encode(&[octet]));
+        let octet = after.get(..2).and_then(|hex| HEXUPPER_PERMISSIVE.decode(hex.as_bytes()).ok());
+        rest = if octet.is_some() { after.get(2..).unwrap_or_default() } else { after };
+        match octet.as_deref() {
+            Some(&[octet]) if octet.is_ascii_alphanumeric() || b"-._~".contains(&octet) => {
+                normal.push(char::from(octet));
             }
-            rest = from_percent.get(3..).unwrap_or_default();
-        } else {
-            normal.push('%');
-            rest = from_percent.get(1..).unwrap_or_default();
+            octet => {
+                normal.push('%');
+                normal.push_str(&HEXUPPER_PERMISSIVE.encode(octet.unwrap_or(b"%")));
+            }
         }
     }
     normal.push_str(rest);
@@ -140,6 +137,9 @@ mod tests {
             ("https://trac.example.org/a/./b/../c", "https://trac.example.org/a/c"),
             ("https://trac.example.org/%7euser/%c3%a9", "https://trac.example.org/~user/%C3%A9"),
             ("https://trac.example.org/a%2fb", "https://trac.example.org/a%2Fb"),
+            ("https://trac.example.org/%+f", "https://trac.example.org/%25+f"),
+            ("https://trac.example.org/%%4141", "https://trac.example.org/%25A41"),
+            ("https://trac.example.org/100%", "https://trac.example.org/100%25"),
             ("https://bücher.example/", "https://xn--bcher-kva.example/"),
             ("http://[::1]:8000/trac", "http://[::1]:8000/trac"),
             ("http://127.0.0.1:8000/trac", "http://127.0.0.1:8000/trac"),
