@@ -17,7 +17,6 @@
 //!
 //! This crate knows no HTTP, no SQL and no files. Time comes from a [`Clock`], randomness from an [`Entropy`].
 
-mod audience;
 mod claims;
 mod clock;
 mod entropy;
@@ -28,7 +27,8 @@ mod set;
 mod store;
 mod token;
 
-pub use audience::{Audience, AudienceError, MAX_AUDIENCE_BYTES};
+pub use countersign_audience::{Audience, AudienceError, MAX_AUDIENCE_BYTES};
+
 pub use claims::{Claims, ClaimsError, MAX_CLAIMS_BYTES};
 pub use clock::{Clock, ManualClock, SystemClock, after, before, from_millis, to_millis};
 pub use entropy::{Entropy, EntropyError, OsEntropy, SequenceEntropy};

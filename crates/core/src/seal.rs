@@ -112,7 +112,7 @@ fn read_content(content: &[u8]) -> Option<LoginToken> {
     Some(LoginToken {
         id: TokenId::from_bytes(*id),
         lifetime: Duration::from_secs(u64::from(u32::from_be_bytes(*lifetime))),
-        audience: (!audience.is_empty()).then(|| Audience::from_sealed(audience.to_owned())),
+        audience: (!audience.is_empty()).then(|| Audience::from_normal_form(audience.to_owned())),
         claims: Claims::from_sealed(std::str::from_utf8(claims).ok()?)?,
     })
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use countersign_audience::AudienceError;
+
 /// A setting that cannot work.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SetupError {
@@ -18,8 +20,8 @@ pub enum SetupError {
     )]
     Insecure(String),
     /// The audience is not the tracker's base URL, for this reason.
-    #[error("the audience {0}; give the tracker's own base URL, such as https://bugs.example.org/")]
-    Audience(&'static str),
+    #[error("the audience {0}")]
+    Audience(#[from] AudienceError),
     /// The timeout is too short or too long.
     #[error("the timeout is {0:?}; it must be more than 0 and at most {max:?}", max = crate::MAX_TIMEOUT)]
     Timeout(Duration),

@@ -1,4 +1,7 @@
-//! The bug tracker that a token is meant for.
+//! The bug tracker that a token is meant for, and that states so when it redeems it.
+//!
+//! Both sides of the handshake, and whoever checks them, must agree on when two spellings of a URL are one tracker. This
+//! crate is that agreement: [`Audience`].
 
 use std::fmt;
 
@@ -40,11 +43,11 @@ impl Audience {
     /// Reads and normalises a tracker's base URL.
     ///
     /// ```
-    /// # use countersign_core::Audience;
+    /// # use countersign_audience::Audience;
     /// let given = Audience::parse("HTTPS://Trac.Example.org:443/main/../trac/")?;
     /// assert_eq!(given.as_str(), "https://trac.example.org/trac");
     /// assert_eq!(given, Audience::parse("https://trac.example.org/trac")?);
-    /// # Ok::<(), countersign_core::AudienceError>(())
+    /// # Ok::<(), countersign_audience::AudienceError>(())
     /// ```
     pub fn parse(text: &str) -> Result<Self, AudienceError> {
         // The bound comes before the parser: what it may cost is then known.
@@ -84,8 +87,8 @@ impl Audience {
         &self.0
     }
 
-    /// An audience out of a token that this server sealed: it was normalised before it went in.
-    pub(crate) fn from_sealed(text: String) -> Self {
+    /// Takes a text that [`as_str`](Self::as_str) gave; it is not looked at again.
+    pub fn from_normal_form(text: String) -> Self {
         Self(text)
     }
 }
