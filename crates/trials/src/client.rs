@@ -1,0 +1,244 @@
+//! The callers: trackers that redeem and the issuer that issues, each on a connection of its own.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use uuid::Uuid;
+
+use crate::TrialError;
+use crate::history::{Key, Sight};
+
+/// An answer that takes longer than this counts as lost.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where a server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Its public API.
+    pub public: SocketAddr,
+    /// Its private API.
+    pub private: SocketAddr,
+}
+
+impl Target {
+    /// From the URLs that a server says it listens on.
+    pub fn from_urls(public: &str, private: &str) -> Option<Self> {
+        let address = |url: &str| url.strip_prefix("http://")?.trim_end_matches('/').parse().ok();
+        Some(Self { public: address(public)?, private: address(private)? })
+    }
+}
+
+/// No answer came; the request may or may not have been carried out. Says why.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Lost(String);
+
+/// One connection, kept alive over many requests. Never opened again by itself: what is lost is seen to be lost.
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    host: HeaderValue,
+}
+
+impl Connection {
+    async fn open(to: SocketAddr) -> Result<Self, Lost> {
+        let lost = |error: &dyn fmt::Display| Lost(format!("cannot connect: {error}"));
+        let stream = TcpStream::connect(to).await.map_err(|error| lost(&error))?;
+        stream.set_nodelay(true).map_err(|error| lost(&error))?;
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| lost(&error))?;
+        // How it ended is told to whoever waits for an answer.
+        tokio::spawn(async move { drop(connection.await) });
+        let host = HeaderValue::from_str(&to.to_string()).map_err(|error| lost(&error))?;
+        Ok(Self { sender, host })
+    }
+
+    async fn ask(&mut self, method: Method, path: &str, extra: &[(&str, &str)]) -> Result<Reply, Lost> {
+        let mut request = Request::builder().method(method).uri(path).header(HOST, &self.host);
+        request = request.header(ACCEPT, "application/json");
+        for (name, value) in extra {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::default()).map_err(|error| Lost(error.to_string()))?;
+        let answer = async {
+            self.sender.ready().await?;
+            let (head, body) = self.sender.send_request(request).await?.into_parts();
+            let body = body.collect().await?.to_bytes();
+            Ok::<_, hyper::Error>(Reply { status: head.status, body })
+        };
+        match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(answered) => answered.map_err(|error| Lost(error.to_string())),
+            Err(_) => Err(Lost(format!("no answer within {} s", PATIENCE.as_secs()))),
+        }
+    }
+}
+
+struct Reply {
+    status: StatusCode,
+    body: Bytes,
+}
+
+impl Reply {
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+}
+
+/// The answer to a handshake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// 200, with this body.
+    Accepted(Bytes),
+    /// 401: the token is spent, for this reason; the last word of the problem's type.
+    Spent(String),
+    /// "Ask again": 408, 429 or 503.
+    Later(StatusCode),
+    /// Anything else; no trial expects it.
+    Other(StatusCode),
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Accepted(_) => f.write_str("200"),
+            Self::Spent(reason) => write!(f, "401 ({reason})"),
+            Self::Later(status) | Self::Other(status) => write!(f, "{status}"),
+        }
+    }
+}
+
+/// A caller of the public API.
+pub struct Tracker(Connection);
+
+impl Tracker {
+    /// Connects.
+    pub async fn connect(target: Target) -> Result<Self, Lost> {
+        Self::connect_to(target.public).await
+    }
+
+    /// Connects to this very address, which may be that of something in between.
+    pub async fn connect_to(address: SocketAddr) -> Result<Self, Lost> {
+        Connection::open(address).await.map(Self)
+    }
+
+    /// POSTs the handshake.
+    pub async fn redeem(&mut self, token: &str, key: Option<Key>) -> Result<Answer, Lost> {
+        let path = format!("/token/{token}/+bugtracker-handshake");
+        let key = key.map(|key| format!("trial-{key}"));
+        let headers: Vec<_> = key.iter().map(|key| ("idempotency-key", key.as_str())).collect();
+        let reply = self.0.ask(Method::POST, &path, &headers).await?;
+        Ok(match reply.status {
+            StatusCode::OK => Answer::Accepted(reply.body),
+            StatusCode::UNAUTHORIZED => Answer::Spent(reason(&reply.json())),
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
+                Answer::Later(reply.status)
+            }
+            other => Answer::Other(other),
+        })
+    }
+}
+
+fn reason(problem: &Value) -> String {
+    let kind = problem.get("type").and_then(Value::as_str).unwrap_or_default();
+    kind.strip_prefix("urn:countersign:problem:").unwrap_or("no reason given").to_owned()
+}
+
+/// A token as it was issued. Its text stays out of `Debug`.
+#[derive(Clone)]
+pub struct Issued {
+    /// What redeems it.
+    pub text: String,
+    /// What it is called.
+    pub id: Uuid,
+}
+
+impl fmt::Debug for Issued {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Issued").field(&self.id).finish()
+    }
+}
+
+/// How a token stands, as the private API says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The status; `None` for one that no trial expects, such as `expired`.
+    pub sight: Option<Sight>,
+    /// The status as it was said.
+    pub status: String,
+    /// When it was consumed.
+    pub consumed: Option<Timestamp>,
+}
+
+/// A caller of the private API.
+pub struct Issuer(Connection);
+
+impl Issuer {
+    /// Connects.
+    pub async fn connect(target: Target) -> Result<Self, Lost> {
+        Connection::open(target.private).await.map(Self)
+    }
+
+    /// Issues an unbound token.
+    pub async fn issue(&mut self) -> Result<Issued, TrialError> {
+        let json = [(CONTENT_TYPE.as_str(), "application/json")];
+        let reply = self.0.ask(Method::POST, "/v1/tokens", &json).await;
+        let reply = reply.map_err(|error| TrialError::setup("cannot issue a token", error))?;
+        let document = reply.json();
+        let member = |name| document.get(name).and_then(Value::as_str).map(str::to_owned);
+        match (member("token_id"), member("id").and_then(|id| id.parse().ok())) {
+            (Some(text), Some(id)) if reply.status == StatusCode::CREATED => Ok(Issued { text, id }),
+            _ => {
+                Err(TrialError::Setup(format!("the server does not issue tokens: it says {}", reply.status)))
+            }
+        }
+    }
+
+    /// Issues so many.
+    pub async fn issue_many(&mut self, count: usize) -> Result<Vec<Issued>, TrialError> {
+        let mut tokens = Vec::with_capacity(count);
+        for _ in 0..count {
+            tokens.push(self.issue().await?);
+        }
+        Ok(tokens)
+    }
+
+    /// Takes a token back. `Ok(None)`: the server could not say.
+    pub async fn revoke(&mut self, token: &str) -> Result<Option<bool>, Lost> {
+        let reply = self.0.ask(Method::DELETE, &format!("/v1/tokens/{token}"), &[]).await?;
+        Ok(reply.json().get("revoked").and_then(Value::as_bool))
+    }
+
+    /// Looks how a token stands. `Ok(None)`: the server could not say.
+    pub async fn look(&mut self, token: &str) -> Result<Option<Standing>, Lost> {
+        let reply = self.0.ask(Method::GET, &format!("/v1/tokens/{token}"), &[]).await?;
+        if reply.status != StatusCode::OK {
+            return Ok(None);
+        }
+        let document = reply.json();
+        let status = document.get("status").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let sight = match status.as_str() {
+            "live" => Some(Sight::Live),
+            "consumed" => Some(Sight::Consumed),
+            "revoked" => Some(Sight::Revoked),
+            _ => None,
+        };
+        let consumed =
+            document.get("date_consumed").and_then(Value::as_str).and_then(|date| date.parse().ok());
+        Ok(Some(Standing { sight, status, consumed }))
+    }
+}
+
+/// When the token was consumed, as the body of a 200 says it.
+pub fn date_consumed(body: &[u8]) -> Option<Timestamp> {
+    let document: Value = serde_json::from_slice(body).ok()?;
+    document.get("date_consumed")?.as_str()?.parse().ok()
+}

@@ -1,0 +1,151 @@
+//! The log is taken away, and with it answers that were given. No store survives that; what can be promised is less.
+//!
+//! - While the server runs, it notices and says yes to nobody until it is started again, having saved what was in the
+//!   log.
+//! - After a crash, moving the fence before the next start (`countersign store fence --offline`) refuses every token
+//!   that was issued until then, whatever the store has forgotten.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::client::{Answer, Issuer, Target, Tracker};
+use crate::crashes::remove_log;
+use crate::history::Sight;
+use crate::process::Launch;
+use crate::subject::{Outcome, Subject};
+use crate::{Say, TrialError};
+
+/// How many tokens are redeemed before the log is lost.
+const TOKENS: usize = 20;
+
+/// What a trial saw.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    /// Times that the log was taken away from a running server, and once more after a crash.
+    pub rounds: u64,
+    /// Tokens redeemed before the crash.
+    pub redeemed: u64,
+    /// Of these, live again after it as long as nobody has moved the fence. Not a promise, only what was seen.
+    pub live_without_fence: u64,
+    /// Of these, refused once the fence was moved. All, or the trial fails.
+    pub refused_with_fence: u64,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} rounds in {:.0} s; a running server refused to go on without its log each time; after a crash, of {} \
+             redeemed tokens {} were live again without their log, and {} were refused once the fence was moved",
+            self.rounds,
+            self.took.as_secs_f64(),
+            self.redeemed,
+            self.live_without_fence,
+            self.refused_with_fence
+        )
+    }
+}
+
+/// Holds the trial with the server's binary, in temporary directories.
+pub async fn run(binary: PathBuf, rounds: u64, limit: Duration, say: Say<'_>) -> Result<Tally, TrialError> {
+    let began = Instant::now();
+    let mut tally = Tally::default();
+    while tally.rounds < rounds && began.elapsed() < limit {
+        let place = tempfile::tempdir()?;
+        let launch = Launch::new(binary.clone(), place.path());
+        while_running(&launch).await?;
+        after_a_crash(&launch, &mut tally).await?;
+        tally.rounds += 1;
+        if tally.rounds.is_multiple_of(rounds.div_ceil(10)) {
+            say(&format!("{} of {rounds} rounds", tally.rounds));
+        }
+    }
+    tally.took = began.elapsed();
+    Ok(tally)
+}
+
+async fn while_running(launch: &Launch) -> Result<(), TrialError> {
+    let server = launch.start().await?;
+    let redeemed = redeem_some(server.target()).await?;
+    let live = Subject::new(issuer(server.target()).await?.issue().await?);
+    remove_log(launch)?;
+    let mut tracker = tracker(server.target()).await?;
+    match tracker.redeem(&live.token.text, Some(1)).await {
+        Ok(Answer::Later(_)) => {}
+        Ok(answer) => return Err(live.broken(&format!("a server without its log answered {answer}"))),
+        Err(error) => return Err(TrialError::setup("a server without its log gives no answer", error)),
+    }
+    // It has saved the log when it gives up on it, or it could not have known; either way this ends it.
+    server.stop().await?;
+    let server = launch.start().await?;
+    let mut tracker = self::tracker(server.target()).await?;
+    for subject in &redeemed {
+        if subject.redeem(&mut tracker, None).await? != Outcome::Refused {
+            return Err(subject.broken("redeemed twice, after the log was removed under a running server"));
+        }
+    }
+    // An orderly stop leaves everything in the database and the log empty.
+    server.stop().await?;
+    Ok(())
+}
+
+async fn after_a_crash(launch: &Launch, tally: &mut Tally) -> Result<(), TrialError> {
+    let server = launch.start().await?;
+    let redeemed = redeem_some(server.target()).await?;
+    server.kill().await?;
+    remove_log(launch)?;
+
+    let server = launch.start().await?;
+    let mut issuer = issuer(server.target()).await?;
+    for subject in &redeemed {
+        let standing = issuer.look(&subject.token.text).await;
+        let live = standing.is_ok_and(|standing| standing.is_some_and(|s| s.sight == Some(Sight::Live)));
+        tally.live_without_fence += u64::from(live);
+        tally.redeemed += 1;
+    }
+    server.kill().await?;
+
+    launch.run(&["store", "fence", "--offline"]).await?;
+    let server = launch.start().await?;
+    let mut tracker = tracker(server.target()).await?;
+    for subject in &redeemed {
+        for key in [Some(1), None] {
+            match tracker.redeem(&subject.token.text, key).await {
+                Ok(Answer::Spent(reason)) if matches!(reason.as_str(), "fenced" | "replay") => {}
+                Ok(answer) => {
+                    return Err(subject.broken(&format!("behind the fence a token was answered {answer}")));
+                }
+                Err(error) => return Err(TrialError::setup("the server gives no answer", error)),
+            }
+        }
+        tally.refused_with_fence += 1;
+    }
+    server.stop().await?;
+    Ok(())
+}
+
+/// Issues some tokens and redeems them.
+async fn redeem_some(target: Target) -> Result<Vec<Subject>, TrialError> {
+    let tokens = issuer(target).await?.issue_many(TOKENS).await?;
+    let mut tracker = tracker(target).await?;
+    let subjects: Vec<_> = tokens.into_iter().map(Subject::new).collect();
+    for subject in &subjects {
+        if subject.redeem(&mut tracker, Some(1)).await? != Outcome::Accepted {
+            return Err(subject.broken("a new token is not accepted"));
+        }
+    }
+    Ok(subjects)
+}
+
+async fn tracker(target: Target) -> Result<Tracker, TrialError> {
+    Tracker::connect(target).await.map_err(|error| TrialError::setup("the server cannot be reached", error))
+}
+
+async fn issuer(target: Target) -> Result<Issuer, TrialError> {
+    Issuer::connect(target).await.map_err(|error| TrialError::setup("the server cannot be reached", error))
+}

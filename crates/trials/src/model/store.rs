@@ -1,0 +1,102 @@
+//! A store as a value: what [`TokenStore`](countersign_core::TokenStore) promises, small enough to be part of a state.
+//!
+//! A test drives it and the real stores with the same calls and compares every answer.
+
+use std::collections::BTreeMap;
+
+use countersign_core::{Consumption, End, Ending, RetryKeyHash, TokenId};
+use jiff::Timestamp;
+
+/// Which tokens' lives have ended, and the two lines.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ModelStore {
+    endings: BTreeMap<TokenId, Record>,
+    fence: Timestamp,
+    horizon: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Record {
+    expires: Timestamp,
+    at: Timestamp,
+    how: How,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum How {
+    /// With the hash of this key. Addresses are left out.
+    Consumed(Option<[u8; 16]>),
+    Revoked,
+}
+
+impl ModelStore {
+    /// A new store, whose fence stands at its creation.
+    pub fn new(now: Timestamp) -> Self {
+        Self { endings: BTreeMap::new(), fence: now, horizon: now }
+    }
+
+    /// The conditional write.
+    pub fn end(&mut self, id: TokenId, expires: Timestamp, ending: &Ending) -> End {
+        let end = self.look(id, expires);
+        if end == End::Recorded {
+            self.write(id, expires, ending);
+        }
+        end
+    }
+
+    /// A look.
+    pub fn look(&self, id: TokenId, expires: Timestamp) -> End {
+        if let Some(record) = self.endings.get(&id) {
+            End::Already(record.ending())
+        } else if id.created() < self.fence {
+            End::Fenced
+        } else if expires < self.horizon {
+            End::Forgotten
+        } else {
+            End::Recorded
+        }
+    }
+
+    /// An unconditional write: the second half of the bug, and no part of any store's promise.
+    pub fn write(&mut self, id: TokenId, expires: Timestamp, ending: &Ending) {
+        let (at, how) = match ending {
+            Ending::Consumed(Consumption { at, retry_key, .. }) => {
+                (*at, How::Consumed(retry_key.map(|key| *key.as_bytes())))
+            }
+            Ending::Revoked { at } => (*at, How::Revoked),
+        };
+        self.endings.insert(id, Record { expires, at, how });
+    }
+
+    /// Moves the fence forward.
+    pub fn move_fence(&mut self, line: Timestamp) -> Timestamp {
+        self.fence = self.fence.max(line);
+        self.fence
+    }
+
+    /// Forgets what expired before the line, and moves the horizon there.
+    pub fn purge(&mut self, line: Timestamp) -> u64 {
+        self.horizon = self.horizon.max(line);
+        self.forget(self.horizon)
+    }
+
+    /// Forgets what expired before the line and keeps the horizon where it is: a defence less.
+    pub fn forget(&mut self, line: Timestamp) -> u64 {
+        let before = self.endings.len();
+        self.endings.retain(|_, record| record.expires >= line);
+        u64::try_from(before - self.endings.len()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Record {
+    fn ending(&self) -> Ending {
+        match self.how {
+            How::Consumed(key) => Ending::Consumed(Consumption {
+                at: self.at,
+                by: None,
+                retry_key: key.map(RetryKeyHash::from_bytes),
+            }),
+            How::Revoked => Ending::Revoked { at: self.at },
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! The real server as a process of its own: started, killed, started again.
+
+use std::env;
+use std::fs::{self, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::timeout;
+
+use crate::TrialError;
+use crate::client::Target;
+
+/// The variable that names the server's binary.
+pub const BIN_VARIABLE: &str = "COUNTERSIGN_BIN";
+
+/// How long a server may take to start or to stop.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The name of the file in the data directory's place that gets what the server writes to standard error.
+const LOG: &str = "server.log";
+
+/// Finds the server's binary: where [`BIN_VARIABLE`] says, or beside this program or its test directory.
+pub fn find_binary() -> Result<PathBuf, TrialError> {
+    if let Some(path) = env::var_os(BIN_VARIABLE) {
+        let path = PathBuf::from(path);
+        return if path.is_file() {
+            Ok(path)
+        } else {
+            Err(TrialError::Setup(format!(
+                "{BIN_VARIABLE} names {}, which is not a file; build the server with `cargo build -p countersign`",
+                path.display()
+            )))
+        };
+    }
+    let me = env::current_exe()?;
+    let mut dir = me.parent().unwrap_or(Path::new("."));
+    if dir.ends_with("deps") {
+        dir = dir.parent().unwrap_or(dir);
+    }
+    let path = dir.join(format!("countersign{}", env::consts::EXE_SUFFIX));
+    if path.is_file() {
+        return Ok(path);
+    }
+    let release = if dir.ends_with("release") { " --release" } else { "" };
+    Err(TrialError::Setup(format!(
+        "there is no server to try at {}; build it with `cargo build -p countersign{release}`, or name one with \
+         {BIN_VARIABLE}",
+        path.display()
+    )))
+}
+
+/// How servers are started: which binary, and on which directory.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    binary: PathBuf,
+    place: PathBuf,
+}
+
+impl Launch {
+    /// Servers that keep their data below `place`, which exists.
+    pub fn new(binary: PathBuf, place: &Path) -> Self {
+        Self { binary, place: place.to_owned() }
+    }
+
+    /// The binary.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// Their data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.place.join("data")
+    }
+
+    /// The database in it.
+    pub fn database(&self) -> PathBuf {
+        self.data_dir().join(countersign_store::sqlite::FILE_NAME)
+    }
+
+    /// Starts a server and waits until it is ready.
+    pub async fn start(&self) -> Result<ServerProcess, TrialError> {
+        let (child, stdout) = self.spawn()?;
+        match timeout(DEADLINE, read_addresses(stdout)).await {
+            Ok(Some(target)) => Ok(ServerProcess { child, target }),
+            Ok(None) => Err(TrialError::Setup(format!("the server did not start; it says: {}", self.log()))),
+            Err(_) => Err(TrialError::Setup(format!(
+                "the server was not ready within {} s; it says: {}",
+                DEADLINE.as_secs(),
+                self.log()
+            ))),
+        }
+    }
+
+    /// Starts a server and kills it after so many turns of an empty loop, ready or not.
+    pub async fn start_and_kill(&self, spins: u32) -> Result<(), TrialError> {
+        let (mut child, _stdout) = self.spawn()?;
+        spin(spins);
+        child.kill().await?;
+        Ok(())
+    }
+
+    /// Runs another command of the binary on the data directory, to its end.
+    pub async fn run(&self, arguments: &[&str]) -> Result<(), TrialError> {
+        let output = Command::new(&self.binary)
+            .args(arguments)
+            .arg("--data-dir")
+            .arg(self.data_dir())
+            .output()
+            .await
+            .map_err(|error| TrialError::setup("cannot run the server's binary", error))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(TrialError::Setup(format!("`countersign {}` failed: {}", arguments.join(" "), said.trim())))
+    }
+
+    fn spawn(&self) -> Result<(Child, ChildStdout), TrialError> {
+        let log = OpenOptions::new().create(true).append(true).open(self.place.join(LOG))?;
+        let mut child = Command::new(&self.binary)
+            .arg("serve")
+            .arg("--data-dir")
+            .arg(self.data_dir())
+            .args(["--public-listen", "127.0.0.1:0", "--private-listen", "127.0.0.1:0"])
+            // A refusal has to come from the record, not from the clock or the limiter.
+            .args(["--token-lifetime", "24h", "--refusals-per-minute", "0"])
+            .env("RUST_LOG", "error")
+            .current_dir(&self.place)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| TrialError::setup("cannot run the server's binary", error))?;
+        let stdout = child.stdout.take().ok_or_else(|| TrialError::Setup("no standard output".to_owned()))?;
+        Ok((child, stdout))
+    }
+
+    /// The end of what servers have written to standard error.
+    pub fn log(&self) -> String {
+        let text = fs::read_to_string(self.place.join(LOG)).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        let end = lines.get(lines.len().saturating_sub(5)..).unwrap_or_default().join(" / ");
+        if end.is_empty() { "nothing".to_owned() } else { end }
+    }
+}
+
+/// A running server. Killed when it is dropped.
+#[derive(Debug)]
+pub struct ServerProcess {
+    child: Child,
+    target: Target,
+}
+
+impl ServerProcess {
+    /// Where it listens.
+    pub fn target(&self) -> Target {
+        self.target
+    }
+
+    fn is_alive(&mut self) -> Result<(), TrialError> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => Err(TrialError::Setup(format!("the server ended by itself ({status})"))),
+        }
+    }
+
+    /// `kill -9`. Nothing of it runs any more when this returns.
+    pub async fn kill(mut self) -> Result<(), TrialError> {
+        self.is_alive()?;
+        self.child.kill().await?;
+        Ok(())
+    }
+
+    /// Asks it to stop (SIGTERM), and waits until it has.
+    pub async fn stop(mut self) -> Result<ExitStatus, TrialError> {
+        self.is_alive()?;
+        let pid = self.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        if let Some(pid) = pid {
+            kill_process(pid, Signal::TERM).map_err(|error| TrialError::setup("cannot stop it", error))?;
+        }
+        match timeout(DEADLINE, self.child.wait()).await {
+            Ok(status) => Ok(status?),
+            Err(_) => Err(TrialError::Setup(format!(
+                "the server did not stop within {} s of SIGTERM",
+                DEADLINE.as_secs()
+            ))),
+        }
+    }
+}
+
+/// Waits for so many turns of an empty loop: a part of a millisecond, to hit a moment between two events.
+pub(crate) fn spin(turns: u32) {
+    for _ in 0..turns {
+        std::hint::spin_loop();
+    }
+}
+
+/// Reads the two lines that a server prints when it is ready. `None`: it ended without.
+async fn read_addresses(stdout: ChildStdout) -> Option<Target> {
+    let mut lines = BufReader::new(stdout).lines();
+    let public = lines.next_line().await.ok()??;
+    let private = lines.next_line().await.ok()??;
+    Target::from_urls(public.strip_prefix("public ")?, private.strip_prefix("private ")?)
+}

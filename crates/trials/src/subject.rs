@@ -1,0 +1,127 @@
+//! A token under trial, everything that was asked about it, and who was told yes.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use crate::TrialError;
+use crate::client::{Answer, Issued, Issuer, Tracker, date_consumed};
+use crate::history::{History, Key, Op, Ret, Sight};
+
+/// A token under trial.
+#[derive(Debug)]
+pub(crate) struct Subject {
+    pub(crate) token: Issued,
+    pub(crate) history: History,
+    yes: Mutex<Option<Yes>>,
+}
+
+/// The first 200 that anybody saw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Yes {
+    pub(crate) key: Key,
+    pub(crate) body: Bytes,
+}
+
+/// What a caller makes of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Accepted,
+    Refused,
+    /// None came, or one that says to ask again.
+    NoAnswer,
+}
+
+impl Subject {
+    pub(crate) fn new(token: Issued) -> Self {
+        let history = History::new(&token.id.to_string());
+        Self { token, history, yes: Mutex::default() }
+    }
+
+    /// Redeems, and holds the answer against all that was promised before: every 200 is the first one's, to the byte
+    /// and with its key; every refusal is one of a replay, not of a token that the server has lost track of.
+    pub(crate) async fn redeem(
+        &self,
+        tracker: &mut Tracker,
+        key: Option<Key>,
+    ) -> Result<Outcome, TrialError> {
+        let call = self.history.sent(Op::Redeem(key));
+        match tracker.redeem(&self.token.text, key).await {
+            Ok(Answer::Accepted(body)) => {
+                self.history.answered(call, Ret::Accepted);
+                self.accepted(key, body)?;
+                Ok(Outcome::Accepted)
+            }
+            Ok(Answer::Spent(reason)) if reason == "replay" => {
+                self.history.answered(call, Ret::Refused);
+                Ok(Outcome::Refused)
+            }
+            Ok(Answer::Later(status)) => {
+                self.history.lost(call, status);
+                Ok(Outcome::NoAnswer)
+            }
+            Ok(other) => {
+                self.history.lost(call, &other);
+                Err(self.broken(&format!("a token that was live or consumed was answered {other}")))
+            }
+            Err(lost) => {
+                self.history.lost(call, lost);
+                Ok(Outcome::NoAnswer)
+            }
+        }
+    }
+
+    /// Records a 200 that somebody in between has seen.
+    pub(crate) fn accepted(&self, key: Option<Key>, body: Bytes) -> Result<(), TrialError> {
+        let mut yes = self.lock();
+        match (&*yes, key) {
+            (None, Some(key)) => *yes = Some(Yes { key, body }),
+            (Some(first), Some(key)) if first.key == key && first.body == body => {}
+            (Some(first), Some(key)) if first.key == key => {
+                drop(yes);
+                return Err(self.broken("the same key got 200 twice, but not with the same body"));
+            }
+            _ => {
+                drop(yes);
+                return Err(self.broken("a second 200, and not for the key of the first"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks, and wants to see the consumption that the 200 told of.
+    pub(crate) async fn look(&self, issuer: &mut Issuer) -> Result<(), TrialError> {
+        let call = self.history.sent(Op::Look);
+        let standing = match issuer.look(&self.token.text).await {
+            Ok(Some(standing)) => standing,
+            Ok(None) => return Err(self.broken("the private API could not say how a token stands")),
+            Err(lost) => {
+                self.history.lost(call, &lost);
+                return Err(TrialError::setup("the private API cannot be reached", lost));
+            }
+        };
+        let Some(sight) = standing.sight else {
+            return Err(self.broken(&format!("the token stands as {:?}", standing.status)));
+        };
+        self.history.answered(call, Ret::Seen(sight));
+        let told = self.yes().and_then(|yes| date_consumed(&yes.body));
+        if told.is_some() && (sight != Sight::Consumed || standing.consumed != told) {
+            return Err(self.broken("the record is not the consumption that a 200 told of"));
+        }
+        Ok(())
+    }
+
+    /// The first 200.
+    pub(crate) fn yes(&self) -> Option<Yes> {
+        self.lock().clone()
+    }
+
+    /// A broken promise about this token.
+    pub(crate) fn broken(&self, promise: &str) -> TrialError {
+        self.history.violation(promise).into()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Yes>> {
+        self.yes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,50 @@
+//! The built server keeps its promises.
+
+use std::time::Duration;
+
+use countersign_trials::process::{Launch, find_binary};
+use countersign_trials::{Say, crashes, lost_answers, lost_log, races};
+
+const LIMIT: Duration = Duration::from_mins(2);
+/// Any will do; this one makes a failure repeatable.
+const SEED: u64 = 20_080_229;
+const SILENT: Say<'static> = &|_| {};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_at_once_one_redeems() {
+    let place = tempfile::tempdir().unwrap();
+    let server = Launch::new(find_binary().unwrap(), place.path()).start().await.unwrap();
+    let options = races::Options { count: 300, clients: 8, groups: 3, limit: LIMIT, seed: SEED };
+    let tally = races::run(server.target(), options, SILENT).await.unwrap();
+    assert_eq!((tally.tokens, tally.operations), (300, 2400));
+    assert_eq!(tally.redeemed + tally.revoked, 300);
+    assert!(server.stop().await.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_answered_survives_crashes() {
+    let options = crashes::Options { cycles: 10, limit: LIMIT, seed: SEED, lose_log: false };
+    let tally = crashes::run(find_binary().unwrap(), options, SILENT).await.unwrap();
+    assert_eq!(tally.cycles, 10);
+    assert_eq!(tally.answered + tally.settled_as_consumed + tally.settled_as_live, tally.tokens);
+    assert!(tally.answered > 0 && tally.unanswered_requests > 0, "not under load: {tally}");
+    assert_eq!(tally.tried_at_the_end, tally.tokens, "every token has been redeemed by then");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_answer_is_given_again_to_its_key_alone() {
+    let place = tempfile::tempdir().unwrap();
+    let server = Launch::new(find_binary().unwrap(), place.path()).start().await.unwrap();
+    let options = lost_answers::Options { count: 100, limit: LIMIT, seed: SEED };
+    let tally = lost_answers::run(server.target(), options, SILENT).await.unwrap();
+    assert_eq!(tally.tokens, 100);
+    assert!(tally.answers_lost > 0 && tally.requests_cut > 0 && tally.refused > 0, "{tally}");
+    assert!(server.stop().await.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_its_log_a_store_is_careful() {
+    let tally = lost_log::run(find_binary().unwrap(), 1, LIMIT, SILENT).await.unwrap();
+    assert!(tally.redeemed > 0);
+    assert_eq!(tally.refused_with_fence, tally.redeemed);
+}
