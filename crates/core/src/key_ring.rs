@@ -150,11 +150,11 @@ impl KeyRing {
     /// Reads a ring from the text that [`to_text`](Self::to_text) wrote.
     pub fn parse(text: &str) -> Result<Self, KeyRingError> {
         let file: RingText = toml::from_str(text).map_err(|error| {
-            // Only the message: the error's own display quotes the line, which may be a key.
+            // Only the message: the error's own display quotes the line, which may hold a secret.
             let line = error
                 .span()
                 .map_or(1, |span| text.get(..span.start).unwrap_or_default().lines().count().max(1));
-            KeyRingError::Format(format!("around line {line}: {}", error.message()))
+            KeyRingError::Format(format!("around line {line}: {}", without_long_words(error.message())))
         })?;
         if file.version != 1 {
             return Err(KeyRingError::Format(format!(
@@ -203,6 +203,20 @@ active_from = \"{active_from}\"
     }
 }
 
+/// Leaves long words out of a message. TOML's messages name values and fields that are not where they belong, and such
+/// a one may be a secret; no word of their own is as long.
+fn without_long_words(message: &str) -> String {
+    const LONGEST_WORD: usize = 20;
+    let is_base64 = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=');
+    let mut kept = String::with_capacity(message.len());
+    for piece in message.split_inclusive(|c| !is_base64(c)) {
+        let (word, end) = piece.split_at(piece.trim_end_matches(|c| !is_base64(c)).len());
+        kept.push_str(if word.len() > LONGEST_WORD { "…" } else { word });
+        kept.push_str(end);
+    }
+    kept
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RingText {
@@ -223,12 +237,12 @@ impl TryFrom<KeyText> for Key {
     type Error = KeyRingError;
 
     fn try_from(text: KeyText) -> Result<Self, Self::Error> {
+        // What is no id is not repeated: it may be a secret that was put into the wrong line.
+        let id =
+            HEXLOWER.decode(text.id.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok()).ok_or_else(
+                || KeyRingError::Format("an `id` must be 8 hexadecimal digits in lower case".to_owned()),
+            )?;
         let wrong = |what: &str| KeyRingError::Format(format!("key {:?}: {what}", text.id));
-        let id = HEXLOWER
-            .decode(text.id.as_bytes())
-            .ok()
-            .and_then(|bytes| bytes.try_into().ok())
-            .ok_or_else(|| wrong("`id` must be 8 hexadecimal digits in lower case"))?;
         let active_from = text
             .active_from
             .parse()
@@ -313,6 +327,12 @@ mod tests {
             (format!("version = 1\n{}", key.replace("2026-01-31", "yesterday")), "active_from"),
             (format!("version = 1\n{}", key.replace("secret = \"", "secret = \"AAAA")), "64 bytes"),
             (format!("version = 1\n{}", key.replace("secret = \"", "secret = ")), "line 5"),
+            // A secret where none belongs.
+            (format!("version = 1\n{}", key.replace("00000001", &secret)), "8 hexadecimal"),
+            (format!("version = 1\n{}", key.replace("2026-01-31T12:00:00Z", &secret)), "active_from"),
+            (format!("version = \"{secret}\"\n"), "line 1: invalid type: string \"…\", expected u32"),
+            (format!("version = 1\nkey = \"{secret}\"\n"), "line 2: invalid type: string \"…\""),
+            (format!("version = 1\n[[key]]\n\"{secret}\" = 1\n"), "unknown field `…`"),
         ] {
             let error = KeyRing::parse(&text).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
