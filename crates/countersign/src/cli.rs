@@ -101,4 +101,16 @@ mod tests {
     fn the_definition_is_sound() {
         Cli::command().debug_assert();
     }
+
+    #[test]
+    fn every_flag_of_serve_has_the_variable_and_the_key_that_its_help_promises() {
+        let command = Cli::command();
+        let serve = command.find_subcommand("serve").unwrap();
+        for arg in serve.get_arguments() {
+            let key = arg.get_id().as_str();
+            assert_eq!(arg.get_long(), Some(&*key.replace('_', "-")));
+            let variable = format!("COUNTERSIGN_{}", key.to_uppercase());
+            assert_eq!(arg.get_env().and_then(|name| name.to_str()), Some(&*variable));
+        }
+    }
 }

@@ -21,7 +21,7 @@ pub(crate) const LOGIN_HELP: &str = "\
 Makes sure that the tracker and its plugin are there, gets a token from the server, brings it to the tracker, and prints \
 the session:
 
-  curl -H \"$(countersign login trac https://trac.example.org/project)\" https://trac.example.org/project
+  curl -H \"$(countersign login trac https://trac.example.org/)\" https://trac.example.org/
 
 or keeps it for many requests:
 

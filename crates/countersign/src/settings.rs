@@ -20,11 +20,11 @@ pub(crate) const SERVE_HELP: &str = "\
 Every flag is also a variable, and a key of the configuration file: --public-listen is \
 COUNTERSIGN_PUBLIC_LISTEN and public_listen. A flag beats a variable, a variable beats the file.
 
-When the server is ready it prints two lines: `public http://HOST:PORT` and `private http://HOST:PORT`. \
-Logs go to standard error; RUST_LOG=debug says more.
+When the server is ready it prints two lines, `public URL` and `private URL`, such as \
+`public http://127.0.0.1:8080`. Logs go to standard error; RUST_LOG=debug says more.
 
 SIGTERM or Ctrl-C stops it after the requests under way; a second Ctrl-C stops it at once, with exit code 130. \
-SIGHUP reads the key ring again.";
+SIGHUP reads the key ring and the TLS files again, if they have changed.";
 
 /// Where a configuration file is looked for when none is named; the first that exists is used.
 const FILES: [&str; 2] = ["countersign.toml", "/etc/countersign/countersign.toml"];
@@ -77,7 +77,8 @@ pub(crate) struct Settings {
     /// Authorities (PEM) of the certificates that callers of the private API must show
     #[arg(long, env = "COUNTERSIGN_PRIVATE_CLIENT_CA", value_name = "FILE")]
     pub(crate) private_client_ca: Option<PathBuf>,
-    /// A file with the secret that callers of the private API must show; needed unless it listens on loopback
+    /// A file with the secret that callers of the private API must show; beyond this machine, either this or their
+    /// certificates are needed
     #[arg(long, env = "COUNTERSIGN_PRIVATE_BEARER_FILE", value_name = "FILE")]
     pub(crate) private_bearer_file: Option<PathBuf>,
     /// The issuer's name, as it stands in a token's title [default: Launchpad]
@@ -103,7 +104,7 @@ pub(crate) struct Settings {
     #[arg(long, env = "COUNTERSIGN_TRUSTED_PROXIES", value_name = "NETWORKS", value_delimiter = ',')]
     pub(crate) trusted_proxies: Option<Vec<IpNet>>,
     /// Where they say it: x-forwarded-for or forwarded [default: x-forwarded-for]
-    #[arg(long, env = "COUNTERSIGN_FORWARDED_HEADER", value_name = "HEADER")]
+    #[arg(long, env = "COUNTERSIGN_FORWARDED_HEADER", value_name = "HEADER", hide_possible_values = true)]
     pub(crate) forwarded_header: Option<HeaderName>,
     /// How logs are written: human or json [default: human]
     #[arg(long, env = "COUNTERSIGN_LOG_FORMAT", value_name = "FORMAT", hide_possible_values = true)]

@@ -1,0 +1,101 @@
+//! `countersign store backup`, and restoring what it made.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::fixture::{DATA, Place};
+
+const DATABASE: &str = "countersign-data/countersign.db";
+const RING: &str = "countersign-data/key-ring.toml";
+
+/// A place with a copy of the store and the key ring of another one.
+fn restore(from: &Place, copy: &str) -> Place {
+    let place = Place::new();
+    fs::create_dir(place.path(DATA)).unwrap();
+    fs::copy(from.path(copy), place.path(DATABASE)).unwrap();
+    fs::copy(from.path(RING), place.path(RING)).unwrap();
+    place
+}
+
+#[test]
+fn no_token_from_before_a_restore_becomes_live_again() {
+    let place = Place::new();
+    let server = place.serve();
+    let (consumed_before, consumed_after, unused) = (server.token(), server.token(), server.token());
+    assert_eq!(server.status(&consumed_before), 200);
+    assert_eq!(place.print(&["store", "backup", "copy.db"]), "backed up to copy.db");
+    assert_eq!(place.mode("copy.db"), 0o600);
+    assert_eq!(server.status(&consumed_after), 200, "the server goes on");
+    let issued_after = server.token();
+    assert_eq!(server.status(&issued_after), 200);
+    server.stop();
+
+    let restored = restore(&place, "copy.db");
+    let server = restored.serve();
+    for (token, status) in [
+        (&consumed_before, "consumed"),
+        (&consumed_after, "fenced"),
+        (&issued_after, "fenced"),
+        (&unused, "fenced"),
+    ] {
+        assert_eq!(server.status(token), 401, "{status}");
+        assert_eq!(server.look(token)["status"], status);
+    }
+    assert_eq!(server.json(&restored, &["store", "stats", "--json"])["consumed"], 1);
+    let issued = server.token();
+    assert_eq!(server.status(&issued), 200);
+    server.stop();
+    let server = restored.serve();
+    assert_eq!((server.status(&issued), server.status(&server.token())), (401, 200), "and so it stays");
+}
+
+#[test]
+fn to_look_at_a_backup_is_not_to_restore_it() {
+    let place = Place::new();
+    let server = place.serve();
+    place.print(&["store", "backup", "copy.db"]);
+    let copy = fs::read(place.path("copy.db")).unwrap();
+    let stats = ["store", "stats", "--offline", "--json", "--store", "sqlite:copy.db"];
+    let first: Value = serde_json::from_str(&place.print(&stats)).unwrap();
+    let second: Value = serde_json::from_str(&place.print(&stats)).unwrap();
+    assert_eq!(first, second);
+    assert_eq!(fs::read(place.path("copy.db")).unwrap(), copy, "the copy is as it was");
+    assert_eq!(first["fence"], server.json(&place, &["store", "stats", "--json"])["fence"]);
+
+    // Issued and consumed after the look: the fence has to move when the copy is put to use.
+    let consumed = server.token();
+    assert_eq!(server.status(&consumed), 200);
+    server.stop();
+    assert_eq!(restore(&place, "copy.db").serve().status(&consumed), 401);
+}
+
+#[test]
+fn a_backup_needs_no_server() {
+    let place = Place::new();
+    let server = place.serve();
+    assert_eq!(server.status(&server.token()), 200);
+    server.stop();
+    place.print(&["store", "backup", "copy.db"]);
+    let elsewhere = Place::new();
+    elsewhere.print(&["store", "backup", "--data-dir", &place.name(DATA), "copy.db"]);
+    elsewhere.print(&["store", "backup", "--store", &format!("sqlite:{}", place.name(DATABASE)), "again.db"]);
+    for (place, name) in [(&place, "copy.db"), (&elsewhere, "copy.db"), (&elsewhere, "again.db")] {
+        let stats = place.print(&["store", "stats", "--offline", "--store", &format!("sqlite:{name}")]);
+        assert!(stats.contains("consumed  1\n"), "{stats}");
+    }
+}
+
+#[test]
+fn a_backup_replaces_nothing() {
+    let place = Place::new();
+    place.serve().stop();
+    place.write("precious", "text");
+    let said = place.refusal(&["store", "backup", "precious"], 1);
+    assert!(said.contains("precious exists already; name a new file"), "{said}");
+    assert_eq!(place.read("precious"), "text");
+    let said = place.refusal(&["store", "backup", "missing/copy.db"], 1);
+    assert!(said.contains("missing/copy.db cannot be written"), "{said}");
+    let said = place.refusal(&["store", "backup"], 2);
+    assert!(said.contains("<FILE>"), "{said}");
+}

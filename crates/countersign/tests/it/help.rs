@@ -1,0 +1,120 @@
+//! What users are told with `--help`, word by word.
+//!
+//! The expected texts are the files in `tests/help`, one for each command. After a change that is meant, write them
+//! anew and read the difference: `UPDATE_SNAPSHOTS=1 cargo test -p countersign --test it help`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use similar::TextDiff;
+
+use crate::fixture::Place;
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/help")
+}
+
+fn help(arguments: &[&str]) -> String {
+    let ended = Place::new().run_with(arguments, &[("COLUMNS", "100")], "");
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{arguments:?}");
+    ended.out
+}
+
+/// The subcommands that a help text lists.
+fn subcommands(text: &str) -> Vec<String> {
+    let (_, rest) = text.split_once("\nCommands:\n").unwrap_or_default();
+    rest.lines()
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.strip_prefix("  ")?.split(' ').next())
+        .filter(|name| !name.is_empty() && *name != "help")
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The help of `command` and of all its subcommands, by file name.
+fn collect(command: &[&str], texts: &mut BTreeMap<String, String>) {
+    let text = help(&[command, &["--help"]].concat());
+    let name = [&["countersign"], command].concat().join("-") + ".txt";
+    for subcommand in subcommands(&text) {
+        collect(&[command, &[&subcommand]].concat(), texts);
+    }
+    texts.insert(name, text);
+}
+
+#[test]
+fn the_help_of_every_command_is_as_it_was_read_last() {
+    let mut texts = BTreeMap::new();
+    collect(&[], &mut texts);
+    assert!(texts.len() > 10, "only {:?} were found", texts.keys());
+    let expected: BTreeMap<String, String> = fs::read_dir(directory())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| {
+            (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read_to_string(path).unwrap())
+        })
+        .collect();
+    if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+        for name in expected.keys().filter(|name| !texts.contains_key(*name)) {
+            fs::remove_file(directory().join(name)).unwrap();
+        }
+        for (name, text) in &texts {
+            fs::write(directory().join(name), text).unwrap();
+        }
+        return;
+    }
+    let names: std::collections::BTreeSet<&String> = texts.keys().chain(expected.keys()).collect();
+    let differences: String = names
+        .into_iter()
+        .filter_map(|name| {
+            let old = expected.get(name).map_or("", String::as_str);
+            let new = texts.get(name).map_or("", String::as_str);
+            let diff = TextDiff::from_lines(old, new);
+            (old != new).then(|| diff.unified_diff().header(name, "--help").to_string())
+        })
+        .collect();
+    assert!(
+        differences.is_empty(),
+        "the help texts have changed; if that is meant, run the test with UPDATE_SNAPSHOTS=1\n{differences}"
+    );
+}
+
+#[test]
+fn the_help_fits_a_terminal_and_is_the_same_in_all_its_forms() {
+    let mut texts = BTreeMap::new();
+    collect(&[], &mut texts);
+    for (name, text) in &texts {
+        let command: Vec<&str> = name.trim_end_matches(".txt").split('-').skip(1).collect();
+        assert_eq!(help(&[&command[..], &["-h"]].concat()), *text, "{name}: -h");
+        assert_eq!(help(&[&["help"], &command[..]].concat()), *text, "{name}: help");
+        for line in text.lines() {
+            assert!(line.chars().count() <= 100 && line == line.trim_end(), "{name}: {line:?}");
+        }
+    }
+}
+
+#[test]
+fn help_does_not_show_what_is_in_the_environment_and_may_be_secret() {
+    let place = Place::new();
+    let secret = [("COUNTERSIGN_STORE", "postgres://anna:hunter2@db/tokens")];
+    for command in [&["serve", "--help"][..], &["store", "stats", "--help"], &["store", "backup", "--help"]] {
+        let text = place.run_with(command, &secret, "").printed();
+        assert!(text.contains("--store") && !text.contains("hunter2"), "{text}");
+    }
+}
+
+#[test]
+fn a_command_that_is_not_one_is_told_what_there_is() {
+    let place = Place::new();
+    for arguments in [&[][..], &["token"], &["keys"], &["store"]] {
+        let said = place.refusal(arguments, 2);
+        assert!(said.contains("Usage: countersign") && said.contains("Commands:"), "{said}");
+    }
+    let said = place.refusal(&["tokens"], 2);
+    assert!(said.contains("unrecognized subcommand 'tokens'") && said.contains("'token'"), "{said}");
+}
+
+#[test]
+fn the_version_is_printed() {
+    assert_eq!(Place::new().print(&["--version"]), concat!("countersign ", env!("CARGO_PKG_VERSION")));
+}

@@ -1,0 +1,28 @@
+//! The `countersign` program as its users run it: real processes, real sockets, real files.
+//!
+//! Every test has a directory of its own, lets the system choose the ports, and ends what it started. Nothing waits for
+//! time to pass: what is waited for is an event, with [`PATIENCE`](process::PATIENCE) as the limit.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test's helpers fail as tests do"
+)]
+
+mod backup;
+mod fixture;
+mod help;
+mod http;
+mod keys;
+mod pipes;
+mod private_api;
+mod process;
+mod secrets;
+mod serving;
+mod settings;
+mod starting;
+mod stopping;
+mod store;
+mod tokens;
+mod wrong_server;

@@ -1,0 +1,109 @@
+//! The private API over the wire: its description, and its credential.
+
+use std::collections::BTreeSet;
+
+use reqwest::Method;
+
+use crate::fixture::Place;
+use crate::http::{self, send};
+
+/// Every route of `/v1`, by method. `{token}` stands for a token.
+const ROUTES: [(&str, &str); 8] = [
+    ("delete", "/v1/tokens/{token}"),
+    ("get", "/v1/keys"),
+    ("get", "/v1/store"),
+    ("get", "/v1/tokens/{token}"),
+    ("post", "/v1/keys/rotate"),
+    ("post", "/v1/store/fence"),
+    ("post", "/v1/store/purge"),
+    ("post", "/v1/tokens"),
+];
+
+#[test]
+fn the_openapi_document_describes_every_route_and_every_route_answers() {
+    let place = Place::new();
+    let server = place.serve();
+    let answer = http::get(&format!("{}/openapi.json", server.private));
+    assert_eq!((answer.status, answer.header("content-type")), (200, "application/json"));
+    let document = answer.json();
+    assert!(document["openapi"].as_str().unwrap().starts_with("3."), "{document}");
+    let described: BTreeSet<(&str, &str)> = document["paths"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .flat_map(|(path, item)| {
+            item.as_object().unwrap().keys().map(|method| (method.as_str(), path.as_str()))
+        })
+        .collect();
+    assert_eq!(described, BTreeSet::from(ROUTES));
+    for (method, path) in ROUTES {
+        let url = format!("{}{}", server.private, path.replace("{token}", &server.token()));
+        let method = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
+        let answer = send(method, &url, &[], "");
+        let documented = &document["paths"][path][answer_key(path, &described)]["responses"];
+        assert!((200..300).contains(&answer.status), "{path}: {answer:?}");
+        assert!(documented.is_object(), "{path}");
+    }
+}
+
+/// A method under which a path is described.
+fn answer_key<'a>(path: &str, described: &BTreeSet<(&'a str, &'a str)>) -> &'a str {
+    described.iter().find(|(_, described)| *described == path).unwrap().0
+}
+
+#[test]
+fn with_a_secret_set_the_private_api_asks_for_it_everywhere() {
+    let place = Place::new();
+    place.write("bearer", "  s3cret \n");
+    let server = place.serve_with(&["--private-bearer-file", "bearer"], &[]);
+    let paths =
+        ["/bugs", "/bugs/", "/openapi.json", "/nowhere"].into_iter().chain(ROUTES.map(|(_, path)| path));
+    for path in paths {
+        let url = format!("{}{path}", server.private);
+        for shown in [None, Some("Bearer wrong"), Some("Bearer "), Some("Basic s3cret"), Some("s3cret")] {
+            let headers: Vec<(&str, &str)> =
+                shown.map(|value| ("authorization", value)).into_iter().collect();
+            let answer = http::post(&url, &headers, "");
+            assert_eq!(answer.status, 401, "{path} {shown:?}");
+            assert!(answer.header("www-authenticate").starts_with("Bearer "), "{path}");
+        }
+    }
+    for path in ["healthz", "readyz"] {
+        assert_eq!(http::get(&format!("{}/{path}", server.private)).status, 200, "probes need none");
+    }
+    let call = http::document("newBugTrackerToken", &[]);
+    let answer =
+        http::post(&format!("{}/bugs", server.private), &[("authorization", "Bearer s3cret")], &call);
+    assert_eq!(server.status(&http::string(&answer.text)), 200);
+}
+
+#[test]
+fn commands_show_the_secret_that_they_are_given_a_file_with() {
+    let place = Place::new();
+    place.write("bearer", "s3cret\n");
+    place.write("wrong", "other\n");
+    let server = place.serve_with(&["--private-bearer-file", "bearer"], &[]);
+    let token = server.print(&place, &["token", "new", "--private-bearer-file", "bearer"]);
+    let variables = [("COUNTERSIGN_PRIVATE_BEARER_FILE", "bearer")];
+    let shown =
+        place.run_with(&["token", "show", &token, "--server", &server.private], &variables, "").printed();
+    assert!(shown.contains("status         live"), "{shown}");
+    server.print(&place, &["keys", "list", "--private-bearer-file", "bearer"]);
+    server.print(&place, &["store", "fence", "--private-bearer-file", "bearer"]);
+
+    for arguments in [&["token", "new"][..], &["token", "new", "--private-bearer-file", "wrong"]] {
+        let said = server.run(&place, arguments).refused(1);
+        assert!(said.contains("bearer token"), "{said}");
+    }
+    let said = server.run(&place, &["token", "new", "--private-bearer-file", "missing"]).refused(2);
+    assert!(said.contains("cannot read the bearer file missing"), "{said}");
+}
+
+#[test]
+fn a_web_page_cannot_use_the_private_api_of_who_looks_at_it() {
+    let place = Place::new();
+    let server = place.serve();
+    let url = format!("{}/v1/tokens", server.private);
+    assert_eq!(http::post(&url, &[("origin", "https://evil.example")], "").status, 403);
+    assert_eq!(http::post(&url, &[("origin", "http://localhost:3000")], "").status, 201);
+}

@@ -1,0 +1,167 @@
+//! That no token and no key is ever logged.
+
+use std::collections::BTreeSet;
+
+use reqwest::Method;
+use rustix::process::Signal;
+
+use crate::fixture::{Place, Server};
+use crate::http::{self, Raw, send};
+
+const RING: &str = "countersign-data/key-ring.toml";
+const JSON: (&str, &str) = ("content-type", "application/json");
+const XML: (&str, &str) = ("content-type", "text/xml");
+
+/// The secrets in the key ring, as Base64.
+fn secrets(place: &Place) -> BTreeSet<String> {
+    let ring = place.read(RING);
+    let found: BTreeSet<String> = ring
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("secret = \"")?.trim_end_matches('"').to_owned()))
+        .collect();
+    assert!(!found.is_empty());
+    found
+}
+
+/// Every way in which a token can be told to the public listener, good and bad.
+fn handshakes(server: &Server, token: &str) {
+    let url = server.handshake_url(token);
+    let form = ("content-type", "application/x-www-form-urlencoded");
+    send(Method::GET, &url, &[], "");
+    send(Method::PUT, &url, &[], token);
+    http::post(&url, &[form], &format!("audience={token}"));
+    http::post(&url, &[form], &format!("audience=https://evil.example/{token}"));
+    http::post(&url, &[JSON], &format!("{{\"audience\": \"{token}\"}}"));
+    http::post(&url, &[JSON], &format!("{{\"{token}"));
+    http::post(&url, &[("accept", "application/json"), ("idempotency-key", token)], "");
+    http::post(&url, &[], "");
+    http::post(&format!("{url}?token={token}"), &[("referer", &url), ("cookie", token)], "");
+    for path in [
+        format!("/token/{token}"),
+        format!("/token/{token}/"),
+        format!("/token/{token}/+other"),
+        format!("/token/{token}%00/+bugtracker-handshake"),
+        format!("/token/%ff{token}/+bugtracker-handshake"),
+        format!("/token/{token}x/%2Bbugtracker-handshake"),
+        format!("/token/{token}/+bugtracker-handshake/more"),
+        format!("/{token}"),
+        format!("//{token}//"),
+        format!("/healthz/{token}"),
+    ] {
+        raw(&server.public, &format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"));
+    }
+}
+
+/// Every way in which a token can be told to the private listener, good and bad.
+fn private_calls(server: &Server, token: &str) {
+    let url = |path: &str| format!("{}{path}", server.private);
+    for path in [format!("/v1/tokens/{token}"), format!("/v1/tokens/{token}x"), format!("/{token}?{token}")] {
+        for method in [Method::GET, Method::POST, Method::DELETE] {
+            send(method, &url(&path), &[("authorization", token), ("origin", token)], "");
+            http::get(&url(&path));
+        }
+    }
+    for method in ["getLoginToken", "revokeLoginToken", "newBugTrackerToken", "system.methodHelp", token] {
+        http::call(&server.private, method, &[token]);
+        http::call(&server.private, method, &[token, token]);
+    }
+    for body in [token.to_owned(), format!("<methodCall><{token}>"), format!("<!DOCTYPE {token}>")] {
+        http::post(&url("/bugs"), &[XML], &body);
+        http::post(&url("/v1/tokens"), &[JSON], &body);
+    }
+    for body in [
+        format!("{{\"audience\": \"{token}\"}}"),
+        format!("{{\"{token}\": 1}}"),
+        format!("{{\"claims\": {{\"{token}\": \"{token}\"}}}}"),
+        format!("{{\"claims\": \"{token}\"}}"),
+    ] {
+        http::post(&url("/v1/tokens"), &[JSON], &body);
+        http::post(&url("/v1/keys/rotate"), &[JSON], &body);
+        http::post(&url("/v1/store/fence"), &[JSON, ("content-encoding", token)], &body);
+    }
+}
+
+/// Sends what no HTTP client would send, and takes whatever comes.
+fn raw(url: &str, text: &str) -> String {
+    let mut raw = Raw::connect(url);
+    raw.send(text);
+    raw.rest()
+}
+
+fn malformed(server: &Server, token: &str) {
+    for url in [&server.public, &server.private] {
+        raw(url, &format!("{token}\r\n\r\n"));
+        raw(url, &format!("POST /token/{token} HTTP/9.9\r\n\r\n"));
+        raw(url, &format!("POST /token/{token}\u{7f} HTTP/1.1\r\n\r\n"));
+        raw(url, &format!("GET / HTTP/1.1\r\nHost: {token}\r\n{token}\r\n\r\n"));
+        raw(url, &format!("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: {token}\r\n\r\n"));
+    }
+    Raw::half_a_call(&server.private).0.send(token);
+}
+
+fn a_full_run(format: &str) {
+    let place = Place::new();
+    let server = place.serve_with(&["--log-format", format], &[("RUST_LOG", "trace")]);
+    let mut keys = secrets(&place);
+    let new = |more: &[&str]| server.print(&place, &[&["token", "new"], more].concat());
+    let bound = ["--audience", "https://trac.example.org/", "--claims", "{\"a\": 1}"];
+    let mut tokens = vec![server.token(), new(&[]), new(&bound), new(&["--ttl", "1h"])];
+
+    for token in &tokens {
+        handshakes(&server, token);
+        private_calls(&server, token);
+        malformed(&server, token);
+    }
+    server.print(&place, &["keys", "rotate"]);
+    keys.extend(secrets(&place));
+    let whole = place.read(RING);
+    for broken in [whole.replace("secret = \"", "secret = "), whole.replace("version", "virsion")] {
+        place.replace(RING, &broken, 0o600);
+        server.process.signal(Signal::HUP);
+        server.process.err.with(if broken.contains("virsion") { "`virsion`" } else { "keeping the old one" });
+    }
+    place.replace(RING, &whole, 0o600);
+    place.print(&["keys", "rotate", "--offline"]);
+    keys.extend(secrets(&place));
+    server.process.signal(Signal::HUP);
+    server.process.err.with("is in use");
+    server.print(&place, &["store", "fence"]);
+    tokens.push(server.token());
+    handshakes(&server, &tokens[4]);
+
+    let log = server.stop().err;
+    assert!(log.contains("DEBUG"), "so much is logged that something could be in it");
+    assert!(log.contains("a token was used a second time"), "{log}");
+    assert!(log.contains("a token was used by another tracker"), "{log}");
+    assert_eq!(keys.len(), 3);
+    for token in &tokens {
+        // The first letters name the key; the rest is the token.
+        assert!(!log.to_lowercase().contains(&token[12..28]), "the token {token} is in:\n{log}");
+    }
+    for secret in &keys {
+        assert!(!log.contains(&secret[..12]) && !log.contains(&secret[40..52]), "{secret} is in:\n{log}");
+    }
+}
+
+#[test]
+fn no_token_and_no_key_is_in_the_log_of_a_full_run() {
+    a_full_run("human");
+}
+
+#[test]
+fn nor_is_one_in_a_log_for_programs() {
+    a_full_run("json");
+}
+
+#[test]
+fn the_private_api_s_secret_is_not_logged_either() {
+    let place = Place::new();
+    place.write("bearer", "s3cretBearer\n");
+    let server = place.serve_with(&["--private-bearer-file", "bearer"], &[("RUST_LOG", "trace")]);
+    server.print(&place, &["token", "new", "--private-bearer-file", "bearer"]);
+    for shown in ["Bearer s3cretBearer", "Bearer s3cretBearers", "Basic s3cretBearer"] {
+        http::post(&format!("{}/v1/tokens", server.private), &[("authorization", shown)], "");
+    }
+    let log = server.stop().err;
+    assert!(!log.contains("s3cretBearer"), "{log}");
+}

@@ -1,0 +1,156 @@
+//! What keeps a server from starting, and what it says then.
+
+use std::net::TcpListener;
+use std::os::unix::fs::symlink;
+
+use crate::fixture::{DATA, Place};
+use crate::http;
+use crate::process::Process;
+
+/// The sentence with which a server does not start: the last line, whatever was logged before.
+fn refusal(place: &Place, arguments: &[&str], code: i32) -> String {
+    let said = Process::start(&mut place.serve_command(arguments, &[]), "").ended().refused(code);
+    let last = said.lines().last().unwrap_or_default();
+    last.strip_prefix("countersign: ").unwrap_or_else(|| panic!("{said}")).to_owned()
+}
+
+#[test]
+fn a_data_directory_has_one_server() {
+    let place = Place::new();
+    let server = place.serve();
+    let says = refusal(&place, &[], 1);
+    assert!(says.contains(&format!("is in use by process {}", server.process.id())), "{says}");
+    assert!(says.contains(DATA) && says.contains("--data-dir"), "{says}");
+    assert_eq!(server.status(&server.token()), 200, "the first one does not mind");
+    server.stop();
+    place.serve();
+}
+
+#[test]
+fn a_port_that_is_taken_is_named_with_the_flag_that_chooses_another() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for flag in ["--public-listen", "--private-listen"] {
+        let place = Place::new();
+        let says = refusal(&place, &[flag, &address], 1);
+        assert!(says.contains(&format!("cannot listen on {address}")), "{says}");
+        assert!(says.contains(&format!("choose another with {flag}")), "{says}");
+    }
+}
+
+#[test]
+fn a_key_ring_that_others_can_read_is_not_used() {
+    let place = Place::new();
+    place.serve().stop();
+    let ring = format!("{DATA}/key-ring.toml");
+    for mode in [0o644, 0o640, 0o604, 0o660] {
+        place.set_mode(&ring, mode);
+        let says = refusal(&place, &[], 1);
+        assert!(says.contains(&format!("mode 0{mode:o}")), "{says}");
+        assert!(says.contains(&format!("run `chmod 600 {ring}`")), "{says}");
+        let says = place.refusal(&["keys", "list", "--offline"], 1);
+        assert!(says.contains("chmod 600"), "{says}");
+    }
+    place.set_mode(&ring, 0o400);
+    let server = place.serve();
+    assert_eq!(server.status(&server.token()), 200);
+}
+
+#[test]
+fn a_key_ring_that_is_damaged_is_named_and_not_quoted() {
+    let place = Place::new();
+    place.serve().stop();
+    let ring = format!("{DATA}/key-ring.toml");
+    let whole = place.read(&ring);
+    let (before, secret) = whole.trim_end().split_once("secret = \"").unwrap();
+    let secret = secret.trim_end_matches('"');
+    for (damaged, reason) in [
+        (String::new(), "version"),
+        ("version = 1\n".to_owned(), "it holds no key"),
+        (whole.replace("version = 1", "version = 7"), "version 7"),
+        (format!("{before}secret = \"{}\"\n", &secret[..40]), "secret"),
+        (format!("{before}secret = \"{secret}"), "line"),
+        (format!("{before}secret = {secret}\n"), "line"),
+        (whole.replace("secret =", "secretive ="), "secretive"),
+        (whole.replace(['=', '"'], ""), "line"),
+    ] {
+        place.write(&ring, &damaged);
+        let says = refusal(&place, &[], 1);
+        assert!(says.starts_with(&format!("the key ring {ring}: ")) && says.contains(reason), "{says}");
+        assert!(!says.contains(&secret[..12]), "{says}");
+        assert_eq!(place.read(&ring), damaged, "it is not replaced");
+    }
+    place.write(&ring, &whole);
+    place.serve();
+}
+
+#[test]
+fn a_store_that_cannot_be_used_is_named() {
+    let place = Place::new();
+    place.write("text", &"no database, and long enough to be one.\n".repeat(100));
+    for (store, says) in [
+        ("redis:", "there is no `redis:` store"),
+        ("postgres://anna:hunter2@db/tokens", "no PostgreSQL store"),
+        ("tokens.db", "a store is named by a URL such as"),
+        ("sqlite:text", "text is damaged or not a database"),
+        ("sqlite:text/tokens.db", "text cannot be made"),
+    ] {
+        let said = refusal(&place, &["--store", store], 1);
+        assert!(said.contains(says) && !said.contains("hunter2"), "{store}: {said}");
+    }
+    place.write("file", "");
+    let said = refusal(&place, &["--data-dir", "file/data"], 1);
+    assert!(said.contains("cannot make the data directory file/data"), "{said}");
+    symlink("nowhere", place.path("dangling")).unwrap();
+    let said = refusal(&place, &["--data-dir", "dangling"], 1);
+    assert!(said.contains("dangling"), "{said}");
+}
+
+#[test]
+fn the_private_api_is_not_opened_to_everybody() {
+    let place = Place::new();
+    for address in ["0.0.0.0:0", "[::]:0", "[::ffff:0.0.0.0]:0", "192.0.2.1:0"] {
+        let says = refusal(&place, &["--private-listen", address], 1);
+        assert!(says.contains("--private-bearer-file"), "{says}");
+        assert!(says.contains("anybody could issue tokens") && says.contains(address), "{says}");
+    }
+}
+
+#[test]
+fn with_a_secret_the_private_api_can_be_anywhere() {
+    let place = Place::new();
+    place.write("bearer", "s3cret\n");
+    let server = place.serve_with(&["--private-bearer-file", "bearer", "--private-listen", "0.0.0.0:0"], &[]);
+    let (_, port) = server.private.rsplit_once(':').unwrap();
+    let here = format!("http://127.0.0.1:{port}");
+    assert_eq!(http::post(&format!("{here}/v1/tokens"), &[], "").status, 401);
+    let shown = [("authorization", "Bearer s3cret")];
+    assert_eq!(http::post(&format!("{here}/v1/tokens"), &shown, "").status, 201);
+}
+
+#[test]
+fn a_bearer_file_must_have_a_secret_in_it() {
+    let place = Place::new();
+    place.write("blank", " \n");
+    place.write("words", "two words\n");
+    for (file, says) in [
+        ("missing", "cannot read the bearer file missing"),
+        ("blank", "the bearer file blank must hold one line"),
+        ("words", "the bearer file words must hold one line"),
+    ] {
+        let said = refusal(&place, &["--private-bearer-file", file], 2);
+        assert!(said.contains(says), "{said}");
+    }
+}
+
+#[test]
+fn trackers_must_be_told_where_to_go() {
+    let place = Place::new();
+    for address in ["0.0.0.0:0", "[::]:0"] {
+        let says = refusal(&place, &["--public-listen", address], 2);
+        assert!(says.contains("public_url") && says.contains("https://HOST"), "{says}");
+    }
+    let server =
+        place.serve_with(&["--public-listen", "0.0.0.0:0", "--public-url", "https://lp.example.org"], &[]);
+    assert!(server.public.starts_with("http://0.0.0.0:"));
+}

@@ -1,0 +1,117 @@
+//! Commands that do not find the server they need.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{Shutdown, TcpListener};
+use std::thread;
+
+use crate::fixture::Place;
+
+/// Every kind of request that commands make.
+const COMMANDS: [&[&str]; 8] = [
+    &["token", "new"],
+    &["token", "show", "cs1abc"],
+    &["token", "revoke", "cs1abc"],
+    &["keys", "list"],
+    &["keys", "rotate"],
+    &["store", "stats"],
+    &["store", "purge"],
+    &["store", "fence"],
+];
+
+#[test]
+fn a_server_that_does_not_run_is_named_and_how_to_start_one() {
+    let place = Place::new();
+    // Bound and given back: nobody listens there.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("http://{address}");
+    for command in COMMANDS {
+        let said = place.refusal(&[command, &["--server", &url]].concat(), 1);
+        assert!(said.starts_with(&format!("countersign: no Countersign server answers at {url}")), "{said}");
+        assert!(
+            said.contains("start one with `countersign serve`") && said.contains("--server URL"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn what_is_no_url_is_wrong_usage() {
+    let place = Place::new();
+    for url in ["nonsense", "localhost:8087", "ftp://localhost/", "http://", ""] {
+        for command in COMMANDS {
+            let said = place.run(&[command, &["--server", url]].concat());
+            assert_eq!((said.code, said.out.as_str()), (Some(2), ""), "{url:?}: {said:?}");
+            assert!(
+                said.err.contains("http://HOST:PORT") || said.err.contains("--server <URL>"),
+                "{url:?}: {said:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn some_other_server_is_told_from_a_countersign() {
+    let place = Place::new();
+    for (status, content_type, body) in [
+        ("200 OK", "text/html", "<html>Welcome to nginx!</html>"),
+        ("404 Not Found", "text/html", "<html>404</html>"),
+        ("404 Not Found", "application/json", "{\"error\": \"no such page\"}"),
+        ("302 Found", "text/html", ""),
+    ] {
+        let url = serve(status, content_type, body);
+        for command in COMMANDS {
+            let said = place.refusal(&[command, &["--server", &url]].concat(), 1);
+            assert!(said.contains("is not the private API of a Countersign server"), "{status}: {said}");
+            assert!(said.contains(&url) && said.contains(status), "{said}");
+        }
+    }
+}
+
+#[test]
+fn an_answer_without_a_token_is_not_taken_for_one() {
+    let url = serve("200 OK", "application/json", "{}");
+    for command in [&["token", "new"][..], &["token", "new", "--json"]] {
+        let said = Place::new().refusal(&[command, &["--server", &url]].concat(), 1);
+        assert!(said.contains("no token in it; is it a Countersign server?"), "{said}");
+    }
+}
+
+#[test]
+fn the_public_listener_is_no_private_api() {
+    let place = Place::new();
+    let server = place.serve();
+    let said = place.refusal(&["token", "new", "--server", &server.public], 1);
+    assert!(said.contains("is not the private API of a Countersign server"), "{said}");
+}
+
+#[test]
+fn a_proxy_in_the_environment_does_not_come_between() {
+    let place = Place::new();
+    let server = place.serve();
+    let proxy = [("http_proxy", "http://127.0.0.1:1"), ("ALL_PROXY", "http://127.0.0.1:1")];
+    let ended = place.run_with(&["token", "new", "--server", &server.private], &proxy, "");
+    assert_eq!(server.status(&ended.printed()), 200);
+}
+
+/// A server that gives everybody the same answer, for as long as the test runs.
+fn serve(status: &str, content_type: &str, body: &str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let answer = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nLocation: {url}/elsewhere\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n{body}",
+        body.len()
+    );
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = BufReader::new(stream.try_clone().unwrap()).lines();
+            while head.next().is_some_and(|line| !line.unwrap().is_empty()) {}
+            stream.write_all(answer.as_bytes()).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+            // Only then close: what is left unread would break the connection before the answer is read.
+            let _ = io::copy(&mut stream, &mut io::sink());
+        }
+    });
+    url
+}
