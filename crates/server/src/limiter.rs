@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use countersign_core::{Clock, to_millis};
@@ -13,7 +13,7 @@ use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 
 /// The most addresses that are counted one by one, some 100 bytes each; further ones share one count.
-const MAX_ADDRESSES: usize = 100_000;
+pub const MAX_ADDRESSES: usize = 100_000;
 
 /// Counts the refusals that each address gets.
 ///
@@ -33,7 +33,7 @@ impl RefusalLimiter {
     /// Allows each address so many refusals a minute, all at once or spread; 0 allows any number.
     pub fn new(per_minute: u32, clock: Arc<dyn Clock>) -> Self {
         Self(NonZeroU32::new(per_minute).map(|per_minute| {
-            let clock = LimiterClock(clock);
+            let clock = LimiterClock::new(clock);
             let by_address =
                 RateLimiter::new(Quota::per_minute(per_minute), DashMapStateStore::default(), clock.clone());
             Limits { by_address, clock }
@@ -77,16 +77,39 @@ fn party(peer: IpAddr) -> IpAddr {
     }
 }
 
-/// The domain's clock, as the limiter wants it.
+/// The domain's clock, as the limiter wants it: when the wall clock steps back, no time passes. Otherwise every refusal
+/// until it is that late again would be one too many.
 #[derive(Clone, Debug)]
-struct LimiterClock(Arc<dyn Clock>);
+struct LimiterClock {
+    clock: Arc<dyn Clock>,
+    elapsed: Arc<Mutex<Elapsed>>,
+}
+
+#[derive(Debug)]
+struct Elapsed {
+    /// What the wall clock showed last, in milliseconds.
+    wall: i64,
+    /// How many milliseconds have passed.
+    millis: u64,
+}
+
+impl LimiterClock {
+    fn new(clock: Arc<dyn Clock>) -> Self {
+        let elapsed = Arc::new(Mutex::new(Elapsed { wall: to_millis(clock.now()), millis: 0 }));
+        Self { clock, elapsed }
+    }
+}
 
 impl governor::clock::Clock for LimiterClock {
     type Instant = Nanos;
 
     fn now(&self) -> Nanos {
-        let millis = u64::try_from(to_millis(self.0.now())).unwrap_or(0);
-        Nanos::from(millis.saturating_mul(1_000_000))
+        let wall = to_millis(self.clock.now());
+        let mut elapsed = self.elapsed.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed = u64::try_from(wall.saturating_sub(elapsed.wall)).unwrap_or(0);
+        elapsed.wall = wall;
+        elapsed.millis = elapsed.millis.saturating_add(passed);
+        Nanos::from(elapsed.millis.saturating_mul(1_000_000))
     }
 }
 
@@ -121,6 +144,24 @@ mod tests {
         clock.advance(Duration::from_secs(10));
         assert_eq!(limiter.count(address("192.0.2.1")), Ok(()));
         assert!(limiter.count(address("192.0.2.1")).is_err());
+    }
+
+    #[test]
+    fn a_clock_that_steps_back_locks_nobody_out() {
+        let (limiter, clock) = limiter(6);
+        let hour = Duration::from_hours(1);
+        let now = clock.now();
+        clock.set(countersign_core::after(now, hour));
+        for _ in 0..3 {
+            assert_eq!(limiter.count(address("192.0.2.1")), Ok(()));
+        }
+        clock.set(now);
+        for _ in 0..3 {
+            assert_eq!(limiter.count(address("192.0.2.1")), Ok(()));
+        }
+        assert_eq!(limiter.count(address("192.0.2.1")), Err(Duration::from_secs(10)), "nor does it forget");
+        clock.advance(Duration::from_secs(10));
+        assert_eq!(limiter.count(address("192.0.2.1")), Ok(()));
     }
 
     #[test]
