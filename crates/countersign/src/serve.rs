@@ -25,6 +25,7 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     start_logging(settings.log_format);
     let bearer = bearer(&settings)?;
     let signals = Signals::catch()?;
+    raise_descriptor_limit();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
 
     make_data_dir(&settings.data_dir)?;
@@ -75,6 +76,14 @@ fn start_logging(format: LogFormat) {
     match format {
         LogFormat::Human => logs.with_ansi(io::stderr().is_terminal()).init(),
         LogFormat::Json => logs.json().init(),
+    }
+}
+
+/// Takes as many file descriptors as the system grants: each connection needs one, and the usual 1024 are few.
+fn raise_descriptor_limit() {
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(descriptors) => tracing::debug!(descriptors, "may open so many files and connections"),
+        Err(error) => tracing::warn!(%error, "cannot raise the limit on open files (RLIMIT_NOFILE)"),
     }
 }
 

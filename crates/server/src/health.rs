@@ -1,13 +1,27 @@
 //! Whether the server lives, and whether it can serve.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use countersign_core::StoreError;
 
 use crate::App;
 use crate::problem::with_retry_after;
+
+/// How long a handshake, or a question whether one would work, waits for the store. It is less than
+/// [`REQUEST_TIMEOUT`](crate::limits::REQUEST_TIMEOUT), so that the caller is told that it was the store.
+pub const STORE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What a store is taken for that does not answer in time.
+pub(crate) fn store_hangs() -> StoreError {
+    StoreError::Unavailable(format!(
+        "it has not answered for {} seconds; check the disk that it is on",
+        STORE_TIMEOUT.as_secs()
+    ))
+}
 
 /// `GET /healthz`: the process answers.
 pub(crate) async fn alive() -> &'static str {
@@ -16,7 +30,8 @@ pub(crate) async fn alive() -> &'static str {
 
 /// `GET /readyz`: a token could be consumed now.
 pub(crate) async fn ready(State(app): State<Arc<App>>) -> Response {
-    match app.tokens.store().ready().await {
+    let ready = tokio::time::timeout(STORE_TIMEOUT, app.tokens.store().ready());
+    match ready.await.unwrap_or_else(|_| Err(store_hangs())) {
         Ok(()) => "ready\n".into_response(),
         Err(error) => {
             tracing::warn!(%error, "not ready");

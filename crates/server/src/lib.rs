@@ -6,6 +6,7 @@
 //! - [`public`]: the handshake, for bug trackers;
 //! - [`private`]: issuing, looking and revoking by XML-RPC and JSON, for the service that owns the server;
 //! - [`Server`]: two listeners, limits, and a graceful stop;
+//! - [`limits`]: how much of everything there may be;
 //! - [`KeyFile`]: the key ring on disk.
 
 mod address;
@@ -13,6 +14,7 @@ mod app;
 mod health;
 mod key_file;
 mod limiter;
+pub mod limits;
 mod listener;
 pub mod private;
 mod problem;
@@ -27,7 +29,7 @@ pub use address::{Address, NotAnAddress};
 pub use app::{App, Bearer, Names, SpentStatus};
 pub use key_file::{KeyFile, KeyFileError};
 pub use limiter::RefusalLimiter;
-pub use listener::{MAX_CONNECTIONS, Peer};
+pub use listener::Peer;
 pub use proxies::{ForwardedHeader, TrustedProxies};
 pub use server::{Door, Server, StartError};
 pub use tls::{Tls, TlsError, TlsFiles};

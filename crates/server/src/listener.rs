@@ -25,20 +25,28 @@ use crate::tls::Tls;
 
 /// How long a client may take to send a request's head, or to send nothing on a connection that is kept alive; and how
 /// long a TLS handshake may take.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a whole request may take, its body included.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long requests under way may take when the server stops.
-const GRACE: Duration = Duration::from_secs(10);
+pub const GRACE: Duration = Duration::from_secs(10);
 
 /// The most bytes of a request's head. A token with the longest audience and claims takes 2.5 KiB.
-const MAX_HEAD_BYTES: usize = 16 * 1024;
+pub const MAX_HEAD_BYTES: usize = 16 * 1024;
 
-/// The most connections that one listener serves at a time; further ones wait to be accepted. An idle one costs some
-/// 10 KiB, so that they all together stay within a few hundred MiB whatever they do.
+/// The most connections that one listener serves at a time; further ones wait to be accepted. `docs/limits.md` has what
+/// they cost. Fewer, if the process may not open as many files: the two listeners share what [`RESERVED_DESCRIPTORS`]
+/// leaves.
 pub const MAX_CONNECTIONS: usize = 16 * 1024;
+
+/// How many file descriptors no connection gets: for the store and its readers, the key ring, the certificates, the log.
+/// They add up to some 40.
+pub const RESERVED_DESCRIPTORS: usize = 48;
+
+/// How many connections a listener serves at least, whatever that takes.
+const MIN_CONNECTIONS: usize = 4;
 
 /// How long to wait when no connection can be accepted, which is mostly because the process has used up its file
 /// descriptors.
@@ -55,16 +63,26 @@ pub(crate) struct Listener {
     pub(crate) tls: Option<Arc<Tls>>,
 }
 
+/// How many connections the public and the private listener may have in a process with so many file descriptors. Without
+/// shares, a flood on the public one would leave none for the store and for the private API.
+pub(crate) fn share_descriptors(descriptors: usize) -> (usize, usize) {
+    let spare = descriptors.saturating_sub(RESERVED_DESCRIPTORS);
+    let private = (spare / 4).clamp(MIN_CONNECTIONS, MAX_CONNECTIONS);
+    let public = spare.saturating_sub(private).clamp(MIN_CONNECTIONS, MAX_CONNECTIONS);
+    (public, private)
+}
+
 enum Connection {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
 impl Listener {
-    /// Serves `router` until `stop` turns true, and then until the requests under way are answered.
-    pub(crate) async fn serve(self, router: Router, mut stop: watch::Receiver<bool>) {
+    /// Serves `router` on so many connections at a time until `stop` turns true, and then until the requests under way
+    /// are answered.
+    pub(crate) async fn serve(self, router: Router, room: usize, mut stop: watch::Receiver<bool>) {
         let connections = GracefulShutdown::new();
-        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let room = Arc::new(Semaphore::new(room));
         loop {
             let accepted = tokio::select! {
                 accepted = self.accept(&room) => accepted,
@@ -153,5 +171,26 @@ async fn answer(
     match tokio::time::timeout(REQUEST_TIMEOUT, router.oneshot(request)).await {
         Ok(answered) => answered,
         Err(_) => Ok((StatusCode::REQUEST_TIMEOUT, "The request took too long.").into_response()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_connection_gets_the_descriptors_that_the_rest_needs() {
+        for (descriptors, public, private) in [
+            (0, MIN_CONNECTIONS, MIN_CONNECTIONS),
+            (64, 12, 4),
+            (1024, 732, 244),
+            (20_000, 14_964, 4_988),
+            (usize::MAX, MAX_CONNECTIONS, MAX_CONNECTIONS),
+        ] {
+            assert_eq!(share_descriptors(descriptors), (public, private), "{descriptors}");
+            if descriptors > 2 * MIN_CONNECTIONS + RESERVED_DESCRIPTORS {
+                assert!(public + private + RESERVED_DESCRIPTORS <= descriptors, "{descriptors}");
+            }
+        }
     }
 }

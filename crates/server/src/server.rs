@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::address::{Address, Bound};
-use crate::listener::Listener;
+use crate::listener::{Listener, share_descriptors};
 use crate::tls::{Tls, TlsError, TlsFiles};
 use crate::{App, routes};
 
@@ -102,8 +102,11 @@ impl Server {
     ) {
         let tls = [self.public.tls.clone(), self.private.tls.clone()];
         let (stop, stopped) = watch::channel(false);
-        let public = tokio::spawn(self.public.serve(routes::public(Arc::clone(&app)), stopped.clone()));
-        let private = tokio::spawn(self.private.serve(routes::private(Arc::clone(&app)), stopped));
+        let (public_room, private_room) = share_descriptors(descriptors());
+        tracing::debug!(public = public_room, private = private_room, "connections at a time");
+        let routes = (routes::public(Arc::clone(&app)), routes::private(Arc::clone(&app)));
+        let public = tokio::spawn(self.public.serve(routes.0, public_room, stopped.clone()));
+        let private = tokio::spawn(self.private.serve(routes.1, private_room, stopped));
         let chores =
             [tokio::spawn(watch_files(Arc::clone(&app), tls, reload)), tokio::spawn(purge(Arc::clone(&app)))];
         shutdown.await;
@@ -128,6 +131,13 @@ impl Listener {
             (unix @ Address::Unix(_), _) => unix.to_string(),
         })
     }
+}
+
+/// How many file descriptors this process may have now.
+fn descriptors() -> usize {
+    // Where that cannot be asked, accepting fails when they run out, and is tried again.
+    let limit = rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
 fn load(files: Option<TlsFiles>) -> Result<Option<Arc<Tls>>, TlsError> {

@@ -14,8 +14,9 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use countersign_core::handshake::{Refusal, Verdict};
-use countersign_core::{LoginToken, Redemption};
+use countersign_core::{LoginToken, RedeemError, Redemption, StoreError};
 
+use crate::health::{STORE_TIMEOUT, store_hangs};
 use crate::problem::not_found;
 use crate::{App, Peer};
 
@@ -40,7 +41,7 @@ pub(crate) async fn handshake(
     let peer = app.proxies.client(peer, request.headers());
     let answers = answer::Answers { app: &app, json: attempt::wants_json(request.headers()) };
     let attempt = attempt::read(request).await;
-    match app.tokens.redeem(&text, &attempt, peer).await {
+    match in_time(app.tokens.redeem(&text, &attempt, peer)).await {
         Ok(Redemption { verdict: Verdict::Accepted { consumed, again }, token: Some(token) }) => {
             tracing::debug!(id = %token.id(), ?peer, again, "accepted");
             answers.accepted(&text, &token, consumed)
@@ -59,9 +60,19 @@ pub(crate) async fn handshake(
             answers.refused(&Refusal::NotOurs)
         }
         Err(error) => {
-            tracing::warn!(error = %error.0, "a handshake could not be answered");
-            answers.store_away(&error.0)
+            tracing::warn!(%error, "a handshake could not be answered");
+            answers.store_away(&error)
         }
+    }
+}
+
+/// Waits for the store, but not for ever: a disk that hangs fails like one that is full, so that the tracker is told 503.
+async fn in_time(
+    redeemed: impl Future<Output = Result<Redemption, RedeemError>>,
+) -> Result<Redemption, StoreError> {
+    match tokio::time::timeout(STORE_TIMEOUT, redeemed).await {
+        Ok(redeemed) => redeemed.map_err(|RedeemError(error)| error),
+        Err(_) => Err(store_hangs()),
     }
 }
 

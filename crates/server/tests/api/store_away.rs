@@ -62,6 +62,44 @@ async fn a_handshake_is_answered_503_and_issuing_goes_on() {
     }
 }
 
+/// A disk that hangs: whoever asks it waits for ever.
+#[derive(Debug)]
+struct Hangs;
+
+#[async_trait]
+impl TokenStore for Hangs {
+    async fn end(&self, _: TokenId, _: Timestamp, _: Ending) -> Result<End, StoreError> {
+        std::future::pending().await
+    }
+    async fn look(&self, _: TokenId, _: Timestamp) -> Result<End, StoreError> {
+        std::future::pending().await
+    }
+    async fn move_fence(&self, _: Timestamp) -> Result<Timestamp, StoreError> {
+        std::future::pending().await
+    }
+    async fn purge(&self, _: Timestamp) -> Result<u64, StoreError> {
+        std::future::pending().await
+    }
+    async fn stats(&self) -> Result<StoreStats, StoreError> {
+        std::future::pending().await
+    }
+    async fn ready(&self) -> Result<(), StoreError> {
+        std::future::pending().await
+    }
+    async fn close(&self) {}
+}
+
+/// On a clock that runs ahead whenever everybody waits.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_is_a_store_that_is_away() {
+    let server = Fixture::with(Options { store: Some(Arc::new(Hangs)), ..Options::default() });
+    let ready = Request::get("/readyz").body(Body::empty()).unwrap();
+    for answer in [server.handshake(&server.token()).await, server.public(ready).await] {
+        assert_eq!((answer.status, answer.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, "5"));
+    }
+    assert_eq!(server.handshake("nonsense").await.status, StatusCode::NOT_FOUND);
+}
+
 #[tokio::test]
 async fn the_private_api_says_why() {
     let server = server(StoreError::Unavailable("disk full".into()));

@@ -1,0 +1,9 @@
+//! Every limit of the server in one place; `docs/limits.md` says what a client sees of each.
+
+pub use crate::health::STORE_TIMEOUT;
+pub use crate::limiter::MAX_ADDRESSES;
+pub use crate::listener::{
+    GRACE, HEAD_TIMEOUT, MAX_CONNECTIONS, MAX_HEAD_BYTES, REQUEST_TIMEOUT, RESERVED_DESCRIPTORS,
+};
+pub use crate::private::MAX_BODY_BYTES as MAX_PRIVATE_BODY_BYTES;
+pub use crate::public::MAX_BODY_BYTES as MAX_PUBLIC_BODY_BYTES;
