@@ -5,6 +5,7 @@
 mod cli;
 mod demo;
 mod keys;
+mod log;
 mod login;
 mod output;
 mod remote;

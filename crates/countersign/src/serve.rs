@@ -1,7 +1,6 @@
 //! `countersign serve`.
 
 use std::fs::DirBuilder;
-use std::io::{self, IsTerminal};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,19 +9,19 @@ use countersign_core::{Clock, LoginTokenSet, OsEntropy, SystemClock};
 use countersign_server::{App, Bearer, KeyFile, Names, RefusalLimiter, Server};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
-use tracing_subscriber::EnvFilter;
 use url::Url;
 
+use crate::log;
 use crate::output::{Failure, print};
 use crate::remote::read_secret;
-use crate::settings::{LogFormat, Resolved, ServeArgs};
+use crate::settings::{Resolved, ServeArgs};
 
 /// The exit code of a process that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
 
 pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     let settings = args.resolve()?;
-    start_logging(settings.log_format);
+    let _log = log::start(settings.log_format)?;
     let bearer = bearer(&settings)?;
     let signals = Signals::catch()?;
     raise_descriptor_limit();
@@ -63,20 +62,6 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     server.run(app, Arc::clone(&reload), signals.stop(reload)).await;
     tracing::info!("stopped");
     Ok(())
-}
-
-fn start_logging(format: LogFormat) {
-    let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_target(false)
-        // A log that cannot be written would be complained about where nobody reads, and end the server.
-        .log_internal_errors(false);
-    match format {
-        LogFormat::Human => logs.with_ansi(io::stderr().is_terminal()).init(),
-        LogFormat::Json => logs.json().init(),
-    }
 }
 
 /// Takes as many file descriptors as the system grants: each connection needs one, and the usual 1024 are few.

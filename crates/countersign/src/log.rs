@@ -1,0 +1,111 @@
+//! The log, on standard error.
+//!
+//! A thread of its own writes it, so that no request waits for whoever reads it. When that one reads too slowly or not at
+//! all, lines are lost, and their number is logged. (`tracing-appender` does much the same, but may print to standard
+//! output, which belongs to the two lines of `serve`.)
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::output::Failure;
+use crate::settings::LogFormat;
+
+/// How many lines wait at most until they are written; further ones are lost. A line is mostly shorter than 300 bytes.
+const MAX_WAITING_LINES: usize = 8192;
+
+/// How long the end of the process waits for the last lines to be written.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Starts logging. What waits is written when the returned value is dropped.
+pub(crate) fn start(format: LogFormat) -> Result<Log, Failure> {
+    let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
+    let writer = start_writer(io::stderr())
+        .map_err(|error| Failure::failed(format!("cannot start the log's thread: {error}")))?;
+    let log = Log(writer.clone());
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(move || writer.clone())
+        .with_target(false)
+        // A log that cannot be written would be complained about where nobody reads, and end the server.
+        .log_internal_errors(false);
+    match format {
+        LogFormat::Human => logs.with_ansi(io::stderr().is_terminal()).init(),
+        LogFormat::Json => logs.json().init(),
+    }
+    Ok(log)
+}
+
+/// A log that is being written.
+#[derive(Debug)]
+pub(crate) struct Log(Writer);
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let (written, wait) = sync_channel(1);
+        if self.0.waiting.try_send(Message::Tell(written)).is_ok() {
+            // In vain if nobody reads the log.
+            let _ = wait.recv_timeout(PATIENCE);
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Message {
+    Line(Vec<u8>),
+    /// Say so when everything before this is written.
+    Tell(SyncSender<()>),
+}
+
+/// Takes lines and never waits.
+#[derive(Clone, Debug)]
+struct Writer {
+    waiting: SyncSender<Message>,
+    lost: Arc<AtomicU64>,
+}
+
+impl Write for Writer {
+    /// Each call brings one whole line.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if let Err(TrySendError::Full(_)) = self.waiting.try_send(Message::Line(line.to_vec())) {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn start_writer(output: impl Write + Send + 'static) -> io::Result<Writer> {
+    let (waiting, lines) = sync_channel(MAX_WAITING_LINES);
+    let lost = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&lost);
+    thread::Builder::new().name("log".to_owned()).spawn(move || write_all(output, &lines, &counted))?;
+    Ok(Writer { waiting, lost })
+}
+
+fn write_all(mut output: impl Write, lines: &Receiver<Message>, lost: &AtomicU64) {
+    for message in lines {
+        match message {
+            Message::Line(line) => {
+                // A log that cannot be written must not end the server.
+                let _ = output.write_all(&line);
+                let lost = lost.swap(0, Ordering::Relaxed);
+                if lost > 0 {
+                    tracing::warn!(lost, "lines of this log were lost, because it was not read fast enough");
+                }
+            }
+            Message::Tell(written) => {
+                let _ = output.flush();
+                let _ = written.send(());
+            }
+        }
+    }
+}
