@@ -5,8 +5,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use countersign_core::{Clock, LoginTokenSet, OsEntropy, SystemClock};
+use countersign_core::{Clock, KeyRing, LoginTokenSet, OsEntropy, SystemClock, TokenStore};
 use countersign_server::{App, Bearer, KeyFile, Names, RefusalLimiter, Server};
+use jiff::Timestamp;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use url::Url;
@@ -33,10 +34,7 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
         .await
         .map_err(Failure::failed)?;
     let key_file = KeyFile::new(settings.key_ring);
-    let (keys, new) = key_file.load_or_create(clock.now(), &OsEntropy).map_err(Failure::failed)?;
-    if new {
-        tracing::info!(file = %key_file.path().display(), "made a new key ring; whoever can read it can make tokens");
-    }
+    let keys = load_keys(&key_file, &*store, clock.now()).await?;
     let server =
         Server::bind(settings.public, settings.private, bearer.is_some()).await.map_err(Failure::failed)?;
     let public = server.public_url().map_err(Failure::failed)?;
@@ -70,6 +68,29 @@ fn raise_descriptor_limit() {
         Ok(descriptors) => tracing::debug!(descriptors, "may open so many files and connections"),
         Err(error) => tracing::warn!(%error, "cannot raise the limit on open files (RLIMIT_NOFILE)"),
     }
+}
+
+/// Reads the key ring. Without one, makes one, unless there is a sign that there has been one before: then it is at the
+/// wrong place or lost, and a new one in silence would refuse every token that was issued so far.
+async fn load_keys(key_file: &KeyFile, store: &dyn TokenStore, now: Timestamp) -> Result<KeyRing, Failure> {
+    let path = key_file.path();
+    if matches!(path.try_exists(), Ok(false)) {
+        let stats = store.stats().await.map_err(Failure::failed)?;
+        let remembered = stats.consumed + stats.revoked;
+        if remembered > 0 {
+            return Err(Failure::failed(format!(
+                "there is no key ring at {}, but the store remembers {remembered} tokens of one: put it back, or name its \
+                 place with --key-ring; if it is lost, move the store's file away too, with its -wal and -shm files \
+                 (no token that it remembers can come again), and start with new ones of both",
+                path.display()
+            )));
+        }
+    }
+    let (keys, new) = key_file.load_or_create(now, &OsEntropy).map_err(Failure::failed)?;
+    if new {
+        tracing::info!(file = %path.display(), "made a new key ring; whoever can read it can make tokens");
+    }
+    Ok(keys)
 }
 
 /// Makes the data directory for its owner only. A store may lie elsewhere, or in memory; the key ring still needs it.

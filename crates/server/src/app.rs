@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use countersign_core::LoginTokenSet;
+use countersign_core::{KeyRing, LoginTokenSet};
 use subtle::ConstantTimeEq;
 use url::Url;
 use zeroize::Zeroizing;
@@ -37,6 +37,12 @@ impl App {
         match tokio::task::spawn_blocking(move || app.key_file.reload_if_changed()).await {
             Ok(Some(Ok(ring))) => {
                 tracing::info!(keys = ring.keys().len(), "the key ring has changed on disk and is in use");
+                if !share_a_key(&self.tokens.keys(), &ring) {
+                    tracing::warn!(
+                        "the new key ring has none of the old keys: tokens issued so far are refused; if it is another \
+                         server's, put this server's own back"
+                    );
+                }
                 self.tokens.set_keys(ring);
             }
             Ok(Some(Err(error))) => {
@@ -45,6 +51,10 @@ impl App {
             Ok(None) | Err(_) => {}
         }
     }
+}
+
+fn share_a_key(one: &KeyRing, other: &KeyRing) -> bool {
+    one.keys().iter().any(|key| other.keys().iter().any(|same| same.id() == key.id()))
 }
 
 /// Who the issuer is.
