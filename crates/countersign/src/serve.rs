@@ -134,6 +134,9 @@ struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
+    /// Caught and not looked at, so that a file which may not grow any more (RLIMIT_FSIZE) fails one write and does not
+    /// end the process.
+    _file_too_long: Signal,
 }
 
 impl Signals {
@@ -145,6 +148,7 @@ impl Signals {
             interrupt: catch(SignalKind::interrupt())?,
             terminate: catch(SignalKind::terminate())?,
             hangup: catch(SignalKind::hangup())?,
+            _file_too_long: catch(SignalKind::from_raw(libc::SIGXFSZ))?,
         })
     }
 
