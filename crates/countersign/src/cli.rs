@@ -3,6 +3,7 @@
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::check_tracker::CheckTrackerCommand;
 use crate::keys::{KEY_PLACE, KeysCommand};
 use crate::login::LoginCommand;
 use crate::output::Failure;
@@ -43,6 +44,9 @@ pub(crate) enum Command {
     /// Log in to a bug tracker with a token of a running server
     #[command(after_help = crate::login::LOGIN_HELP)]
     Login(Box<LoginCommand>),
+    /// Check what a bug tracker's plugin does right and wrong, by playing its issuer
+    #[command(after_help = crate::check_tracker::CHECK_TRACKER_HELP)]
+    CheckTracker(Box<CheckTrackerCommand>),
     /// List and rotate the keys that seal tokens
     #[command(subcommand)]
     Keys(KeysCommand),

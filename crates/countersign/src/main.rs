@@ -2,6 +2,7 @@
 //!
 //! `serve` runs a token server. The other commands talk to a running server, or, with `--offline`, work on its files.
 
+mod check_tracker;
 mod cli;
 mod demo;
 mod keys;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
             Command::Demo => demo::run().await,
             Command::Token(command) => token::run(command).await,
             Command::Login(command) => login::run(*command).await,
+            Command::CheckTracker(command) => check_tracker::run(*command).await,
             Command::Keys(command) => keys::run(command).await,
             Command::Store(command) => store::run(command).await,
         }

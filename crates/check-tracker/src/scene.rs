@@ -1,0 +1,95 @@
+//! What happened when the steps of a check were taken.
+
+use std::time::Duration;
+
+use countersign_core::Audience;
+use http::{Method, StatusCode};
+use url::Url;
+
+use crate::Tracker;
+use crate::check::Step;
+use crate::cookies::{Cookie, live_cookies};
+use crate::question::Question;
+use crate::worker::{Answer, Outcome, outcome};
+
+/// The tracker, and what came of each step.
+pub(crate) struct Scene<'a> {
+    pub(crate) tracker: Tracker,
+    /// The tracker's base URL, as the worker reaches it.
+    pub(crate) base: &'a Url,
+    /// What the tracker is to state.
+    pub(crate) audience: &'a Audience,
+    pub(crate) visits: Vec<Visit>,
+}
+
+/// What came of one step.
+pub(crate) struct Visit {
+    pub(crate) step: Step,
+    /// What the worker brought; empty if nothing.
+    pub(crate) token: String,
+    pub(crate) tracker: Tracker,
+    pub(crate) answer: Result<Answer, Trouble>,
+    /// What the issuer was asked meanwhile.
+    pub(crate) heard: Heard,
+}
+
+/// What the issuer heard during one step.
+#[derive(Debug, Default)]
+pub(crate) struct Heard {
+    pub(crate) questions: Vec<Question>,
+    /// How many connections carried something that was not HTTP.
+    pub(crate) garbled: usize,
+    /// Whether somebody took the whole of a [`crate::check::Reply::LongBody`].
+    pub(crate) read_all: bool,
+}
+
+/// Why there is no answer of the tracker.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum Trouble {
+    #[error("it did not answer within {} s", .0.as_secs_f64())]
+    Late(Duration),
+    #[error("it did not answer: {0}")]
+    NoAnswer(String),
+}
+
+impl Visit {
+    pub(crate) fn answered(&self) -> Result<&Answer, String> {
+        self.answer.as_ref().map_err(ToString::to_string)
+    }
+
+    /// What the answer means; `Err` if there is none.
+    pub(crate) fn outcome(&self) -> Result<Outcome, String> {
+        self.answered().map(|answer| outcome(self.tracker, answer))
+    }
+
+    /// Whether the answer looks like a yes to a client of any kind: a redirect after a login is one.
+    pub(crate) fn seems_let_in(&self) -> bool {
+        let open = |status: StatusCode| status.is_success() || status.is_redirection();
+        match self.outcome() {
+            Ok(Outcome::LetIn) => true,
+            Ok(Outcome::Refused | Outcome::Other(_)) => {
+                self.tracker == Tracker::Trac && self.answered().is_ok_and(|answer| open(answer.status))
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// The session's cookies, if the worker was let in; otherwise what happened instead.
+    pub(crate) fn session(&self) -> Result<Vec<Cookie>, String> {
+        match self.outcome()? {
+            Outcome::LetIn => Ok(live_cookies(&self.answered()?.headers)),
+            Outcome::Refused => Err("the worker was not let in, though the issuer said yes".to_owned()),
+            Outcome::Other(what) => Err(format!("the worker was not let in, but met with {what}")),
+        }
+    }
+
+    /// The questions that could consume the token.
+    pub(crate) fn posts(&self) -> impl Iterator<Item = &Question> {
+        self.heard.questions.iter().filter(|question| question.method == Method::POST)
+    }
+
+    /// The first of these.
+    pub(crate) fn question(&self) -> Result<&Question, String> {
+        self.posts().next().ok_or_else(|| "the issuer was not asked with POST".to_owned())
+    }
+}

@@ -1,0 +1,274 @@
+//! The worker's side of the login, for each kind of tracker.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dxr::{MethodCall, MethodResponse, Value};
+use http::header::{CONTENT_TYPE, USER_AGENT, WWW_AUTHENTICATE};
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use rustls::{ClientConfig, RootCertStore};
+use url::Url;
+
+use crate::check::Bring;
+use crate::scene::Trouble;
+use crate::{CheckError, Tracker};
+
+/// The longest answer that is read, in bytes: an error page can be long.
+const MAX_ANSWER: usize = 1024 * 1024;
+
+/// More tags than this are no answer to a login: a real one has 40. The parser recurses, so there must be a limit.
+const MAX_TAGS: usize = 400;
+
+const AGENT: &str = concat!("countersign-check-tracker/", env!("CARGO_PKG_VERSION"));
+
+/// A client that comes to the tracker with tokens.
+pub(crate) struct Worker {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    timeout: Duration,
+}
+
+/// The tracker's answer, with all of its body.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    body: Bytes,
+}
+
+/// What an answer means.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) enum Outcome {
+    /// The worker is logged in.
+    LetIn,
+    /// It is not, and knows that it met the plugin: 401, or an XML-RPC fault.
+    Refused,
+    /// Something that a worker does not understand.
+    Other(String),
+}
+
+impl Worker {
+    pub(crate) fn new(timeout: Duration) -> Result<Self, CheckError> {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let tls = ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+            .with_safe_default_protocol_versions()
+            .map_err(CheckError::Tls)?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
+        // A connection of its own for every visit: nothing of one reaches the next.
+        let client = Client::builder(TokioExecutor::new())
+            .pool_max_idle_per_host(0)
+            .retry_canceled_requests(false)
+            .build(https);
+        Ok(Self { client, timeout })
+    }
+
+    /// Comes to the tracker once. `headers` replace those of the client's own.
+    pub(crate) async fn visit(
+        &self,
+        (tracker, base): (Tracker, &Url),
+        bring: Bring,
+        token: &str,
+        headers: HeaderMap,
+    ) -> Result<Answer, Trouble> {
+        let request = match tracker {
+            Tracker::Trac => trac(base, bring, token),
+            Tracker::Bugzilla => bugzilla(base, bring, token),
+        };
+        let mut request = request.map_err(|error| Trouble::NoAnswer(error.to_string()))?;
+        request.headers_mut().insert(USER_AGENT, http::HeaderValue::from_static(AGENT));
+        request.headers_mut().extend(headers);
+        let answer = tokio::time::timeout(self.timeout, self.exchange(request)).await;
+        answer.unwrap_or(Err(Trouble::Late(self.timeout)))
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer, Trouble> {
+        let (head, body) = self.client.request(request).await.map_err(|error| trouble(&error))?.into_parts();
+        let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| trouble(&*error))?;
+        Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes() })
+    }
+}
+
+/// `launchpad-auth/TOKEN`. Everything but letters and digits is percent-encoded, so that it arrives in its place.
+fn trac(base: &Url, bring: Bring, token: &str) -> http::Result<Request<Full<Bytes>>> {
+    let (method, last) = match bring {
+        Bring::Nothing => (Method::GET, "check"),
+        Bring::Look => (Method::HEAD, token),
+        Bring::Token | Bring::SameToken | Bring::Text(_) => (Method::GET, token),
+    };
+    let last = utf8_percent_encode(last, NON_ALPHANUMERIC);
+    Request::builder()
+        .method(method)
+        .uri(below(base, &format!("launchpad-auth/{last}")))
+        .body(Full::default())
+}
+
+/// The XML-RPC method `Launchpad.login`; to look is to call it by JSON-RPC with GET, which changes nothing in a Bugzilla.
+fn bugzilla(base: &Url, bring: Bring, token: &str) -> http::Result<Request<Full<Bytes>>> {
+    const METHOD: &str = "Launchpad.login";
+    let mut parameters = BTreeMap::new();
+    match bring {
+        Bring::Nothing => {}
+        Bring::Look => {
+            let query = format!("jsonrpc.cgi?method={METHOD}&params=%5B%7B%22token%22%3A%22{token}%22%7D%5D");
+            return Request::get(below(base, &query)).body(Full::default());
+        }
+        Bring::Token | Bring::SameToken | Bring::Text(_) => {
+            parameters.insert("token".to_owned(), Value::String(token.to_owned()));
+        }
+    }
+    let call = MethodCall { name: METHOD.into(), params: vec![Value::Struct(parameters)] };
+    let call = call.to_xml().unwrap_or_default();
+    Request::post(below(base, "xmlrpc.cgi"))
+        .header(CONTENT_TYPE, "text/xml; charset=utf-8")
+        .body(Full::from(format!("<?xml version=\"1.0\" encoding=\"utf-8\"?>{call}")))
+}
+
+fn below(base: &Url, path: &str) -> String {
+    format!("{}/{path}", base.as_str().trim_end_matches('/'))
+}
+
+/// What the answer to a login means.
+pub(crate) fn outcome(tracker: Tracker, answer: &Answer) -> Outcome {
+    let status = answer.status.as_u16();
+    match (tracker, status) {
+        (Tracker::Trac, 200) => Outcome::LetIn,
+        (Tracker::Trac, 401) => Outcome::Refused,
+        (Tracker::Bugzilla, 200) => match reading(&answer.body) {
+            Some(Reading::Fault { .. }) => Outcome::Refused,
+            Some(Reading::Value) => Outcome::LetIn,
+            None => Outcome::Other("something else than XML-RPC".to_owned()),
+        },
+        (Tracker::Trac | Tracker::Bugzilla, _) => Outcome::Other(format!("HTTP status {status}")),
+    }
+}
+
+/// The tracker's own words for a refusal: one line, in parentheses, at most 300 characters; empty if it has none.
+pub(crate) fn said(tracker: Tracker, answer: &Answer) -> String {
+    let text = match tracker {
+        Tracker::Trac => String::from_utf8_lossy(&answer.body).into_owned(),
+        Tracker::Bugzilla => match reading(&answer.body) {
+            Some(Reading::Fault { text, .. }) => text,
+            Some(Reading::Value) | None => String::new(),
+        },
+    };
+    let harmless: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect();
+    let line = harmless.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.is_empty() || line.starts_with('<') { String::new() } else { format!(" ({line})") }
+}
+
+/// Whether the answer to a worker that brought nothing shows that there is a plugin.
+pub(crate) fn detected(tracker: Tracker, answer: &Answer) -> Result<String, String> {
+    match (tracker, outcome(tracker, answer)) {
+        (Tracker::Trac, Outcome::Refused) if wants_password(&answer.headers) => {
+            Err("it answers 401 because the web server wants a password".to_owned())
+        }
+        (Tracker::Trac, Outcome::Refused) => Ok("it answers 401".to_owned()),
+        (Tracker::Bugzilla, Outcome::Refused) => match reading(&answer.body) {
+            // The latter is SOAP::Lite's.
+            Some(Reading::Fault { code, .. }) if matches!(code.as_str(), "-32601" | "Client") => {
+                Err("it has no method Launchpad.login".to_owned())
+            }
+            _ => Ok("the method Launchpad.login is there, and objects to a call without a token".to_owned()),
+        },
+        (_, Outcome::LetIn) => Err("it lets in whoever brings nothing".to_owned()),
+        (_, Outcome::Other(what)) => Err(format!("it answers with {what}")),
+    }
+}
+
+fn wants_password(headers: &HeaderMap) -> bool {
+    headers.get_all(WWW_AUTHENTICATE).iter().any(|challenge| {
+        let scheme = challenge.as_bytes().split(|byte| *byte == b' ').next().unwrap_or_default();
+        ["basic", "digest", "negotiate", "ntlm"]
+            .iter()
+            .any(|known| scheme.eq_ignore_ascii_case(known.as_bytes()))
+    })
+}
+
+enum Reading {
+    Value,
+    Fault { code: String, text: String },
+}
+
+fn reading(body: &[u8]) -> Option<Reading> {
+    let xml = std::str::from_utf8(body).ok()?;
+    if xml.matches('<').count() > MAX_TAGS {
+        return None;
+    }
+    // Perl writes the members of a fault in any order, and some libraries the code as text.
+    let fault = xml.split_once("<fault>").and_then(|(_, rest)| rest.rsplit_once("</fault>"));
+    let Some((value, _)) = fault else {
+        return MethodResponse::from_xml(xml).map(|_| Reading::Value).ok();
+    };
+    let Ok(Value::Struct(members)) = Value::from_xml(value.trim()) else { return None };
+    let text = |name| match members.get(name)? {
+        Value::Integer(number) => Some(number.to_string()),
+        Value::String(text) => Some(text.clone()),
+        _ => None,
+    };
+    Some(Reading::Fault { code: text("faultCode")?, text: text("faultString")? })
+}
+
+/// The innermost cause says most.
+fn trouble(error: &(dyn Error + 'static)) -> Trouble {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    Trouble::NoAnswer(cause.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(body: &str) -> Answer {
+        Answer {
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            body: Bytes::copy_from_slice(body.as_bytes()),
+        }
+    }
+
+    fn fault(members: &[(&str, &str)]) -> Answer {
+        let members = members
+            .iter()
+            .map(|(name, value)| format!("<member><name>{name}</name><value>{value}</value></member>"));
+        let members: String = members.collect();
+        answer(&format!(
+            "<?xml version=\"1.0\"?><methodResponse><fault><value><struct>{members}</struct></value></fault></methodResponse>"
+        ))
+    }
+
+    #[test]
+    fn a_fault_is_read_in_any_order_and_spelling() {
+        let (code, text) = (("faultCode", "<int>10705</int>"), ("faultString", "No &lt;b&gt;\n account."));
+        for members in [[code, text], [text, code], [("faultCode", "<string>Server</string>"), text]] {
+            let answer = fault(&members);
+            assert_eq!(outcome(Tracker::Bugzilla, &answer), Outcome::Refused);
+            assert_eq!(said(Tracker::Bugzilla, &answer), " (No <b> account.)");
+            assert!(detected(Tracker::Bugzilla, &answer).is_ok());
+        }
+        for code in ["<int>-32601</int>", "Client"] {
+            assert!(detected(Tracker::Bugzilla, &fault(&[("faultCode", code), text])).is_err(), "{code}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_xml_rpc_is_neither_yes_nor_no() {
+        let deep = format!("<methodResponse>{}", "<a>".repeat(10_000));
+        for body in ["", "<html></html>", "<fault>", "<fault></fault>", &deep] {
+            assert!(matches!(outcome(Tracker::Bugzilla, &answer(body)), Outcome::Other(_)), "{body:.40}");
+            assert_eq!(said(Tracker::Bugzilla, &answer(body)), "");
+        }
+        assert!(matches!(outcome(Tracker::Bugzilla, &fault(&[])), Outcome::Other(_)));
+    }
+}

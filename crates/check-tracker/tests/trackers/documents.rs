@@ -1,0 +1,15 @@
+//! What the documentation says about the checks.
+
+use countersign_check_tracker::{CHECKS, Weight};
+
+const TRACKERS: &str = include_str!("../../../../docs/trackers.md");
+
+#[test]
+fn the_table_of_checks_is_that_of_the_code() {
+    let rows = CHECKS.iter().map(|check| {
+        let advice = if check.weight == Weight::Should { " (advice)" } else { "" };
+        format!("| `{}`{advice} | {} |\n", check.name, check.rule)
+    });
+    let table = format!("| check | a plugin must |\n|---|---|\n{}\n", rows.collect::<String>());
+    assert!(TRACKERS.contains(&table), "docs/trackers.md must have this table:\n\n{table}");
+}

@@ -1,0 +1,208 @@
+//! `countersign check-tracker`: be the issuer for a while, and see what a bug tracker makes of it.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use countersign_check_tracker::{CHECKS, CheckError, Checker, Grade, Issuer, Report, Subject, Tracker};
+use countersign_core::OsEntropy;
+use jiff::SignedDuration;
+use tokio::time::Instant;
+
+use crate::output::{Failure, print, print_json};
+
+pub(crate) const CHECK_TRACKER_HELP: &str = "\
+Configure a tracker of your own, best one made for tests, with
+
+  auth_server = http://127.0.0.1:8099/token/%s/+bugtracker-handshake
+
+restart it, and run:
+
+  countersign check-tracker http://127.0.0.1:8000/trac --listen 127.0.0.1:8099
+
+The command is the issuer at that address and the worker that logs in, with tokens that it makes up. It talks to nobody \
+but the tracker. Each line is a check: pass, FAIL, or advice. The tracker keeps some dozens of sessions; they end as its \
+other sessions do.
+
+For an https tracker with an authority of your own, name that in the variable SSL_CERT_FILE.
+
+Exit codes: 0 nothing failed, 1 something failed or nothing could be checked, 2 wrong usage.";
+
+/// How long to wait for a tracker that could not be configured before.
+const WAIT_FOR_CONFIGURATION: Duration = Duration::from_mins(10);
+
+/// How long to wait between two attempts to meet the tracker.
+const BETWEEN_ATTEMPTS: Duration = Duration::from_secs(2);
+
+#[derive(Args, Debug)]
+pub(crate) struct CheckTrackerCommand {
+    /// The tracker's base URL
+    #[arg(value_name = "URL")]
+    url: String,
+    /// Where to be the issuer: a loopback or private address; port 0 takes a free port
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// How the worker logs in
+    #[arg(long, default_value = "trac", value_parser = PossibleValuesParser::new(Tracker::ALL.map(Tracker::name)).try_map(|name| name.parse::<Tracker>()))]
+    kind: Tracker,
+    /// The base URL that the tracker is to state, if that is another
+    #[arg(long, value_name = "URL")]
+    audience: Option<String>,
+    /// Make this check only; can be given more than once
+    #[arg(long, value_name = "CHECK", hide_possible_values = true, value_parser = PossibleValuesParser::new(CHECKS.iter().map(|check| check.name)))]
+    only: Vec<String>,
+    /// How long the tracker may take for an answer, such as 30s or 2m
+    #[arg(long, value_name = "DURATION", default_value = "30s")]
+    timeout: SignedDuration,
+    /// How long to wait for a tracker that is not configured yet [default: 10m with a free port, else 0s]
+    #[arg(long, value_name = "DURATION")]
+    wait: Option<SignedDuration>,
+    /// Print the findings as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(command: CheckTrackerCommand) -> Result<(), Failure> {
+    let timeout = Duration::try_from(command.timeout)
+        .ok()
+        .filter(|timeout| !timeout.is_zero())
+        .ok_or_else(|| Failure::usage("--timeout must be longer than nothing"))?;
+    let wait = match command.wait {
+        Some(wait) => Duration::try_from(wait).map_err(|_| Failure::usage("--wait must not be negative"))?,
+        None if command.listen.port() == 0 => WAIT_FOR_CONFIGURATION,
+        None => Duration::ZERO,
+    };
+    let subject = Subject::new(command.kind, &command.url, command.audience.as_deref())?.timeout(timeout);
+    let issuer = Issuer::listen(command.listen).await?;
+    say(&format!("The tracker must be configured with auth_server = {}", issuer.auth_server()));
+    let checker = Checker::new(issuer, subject, Arc::new(OsEntropy))?;
+    reach(&checker, wait).await?;
+
+    let mut printed = Ok(());
+    let report = checker
+        .run(&command.only, |finding| {
+            if !command.json && printed.is_ok() {
+                printed = print(finding);
+            }
+        })
+        .await?;
+    printed?;
+    if command.json {
+        let document = serde_json::to_value(&report).map_err(Failure::failed)?;
+        print_json(&document)?;
+    }
+    conclude(&report)
+}
+
+/// Waits until the tracker is there and asks this issuer.
+async fn reach(checker: &Checker, wait: Duration) -> Result<(), Failure> {
+    // None: longer than the clock can tell.
+    let deadline = Instant::now().checked_add(wait);
+    let mut told = false;
+    loop {
+        let Err(error) = checker.reach().await else { return Ok(()) };
+        if !error.may_pass() || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Err(error.into());
+        }
+        if !told {
+            say(&format!("Waiting, because {error}."));
+            told = true;
+        }
+        tokio::time::sleep(BETWEEN_ATTEMPTS).await;
+    }
+}
+
+fn conclude(report: &Report) -> Result<(), Failure> {
+    let (all, failed, advice) =
+        (report.findings.len(), report.count(Grade::Fail), report.count(Grade::Advice));
+    if failed > 0 {
+        return Err(Failure::failed(format!(
+            "{failed} of {all} checks failed; docs/trackers.md says what a plugin must do"
+        )));
+    }
+    say(&format!("Nothing failed in {all} checks; {advice} had advice to give."));
+    Ok(())
+}
+
+impl From<CheckError> for Failure {
+    fn from(error: CheckError) -> Self {
+        if error.is_usage() { Self::usage(error) } else { Self::failed(error) }
+    }
+}
+
+/// Tells a person. Standard output is for the findings.
+fn say(sentence: &str) {
+    let _ = writeln!(io::stderr(), "{sentence}");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::net::TcpListener;
+
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        check: CheckTrackerCommand,
+    }
+
+    fn line(arguments: &[&str]) -> Result<CheckTrackerCommand, clap::Error> {
+        Line::try_parse_from(["check-tracker"].iter().chain(arguments)).map(|line| line.check)
+    }
+
+    async fn failure(arguments: &[&str]) -> String {
+        format!("{:?}", run(line(arguments).unwrap()).await.unwrap_err())
+    }
+
+    /// A tracker that lets everybody in.
+    fn open_house() -> String {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                let _ = lines.take_while(|line| line.as_ref().is_ok_and(|line| !line.is_empty())).count();
+                let _ =
+                    stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+            }
+        });
+        url
+    }
+
+    #[tokio::test]
+    async fn a_failed_check_is_a_failure() {
+        let found = failure(&[&open_house(), "--only", "detection", "--only", "only-200"]).await;
+        assert!(found.contains("2 of 2 checks failed") && found.contains("code: 1"), "{found}");
+    }
+
+    #[tokio::test]
+    async fn a_tracker_that_is_not_there_is_not_waited_for_unless_wished() {
+        let free = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
+        let found = failure(&[&format!("http://{free}"), "--wait", "0s"]).await;
+        assert!(found.contains("Connection refused") && found.contains("code: 1"), "{found}");
+    }
+
+    #[tokio::test]
+    async fn wishes_that_cannot_be_met_are_wrong_usage() {
+        for (arguments, sentence) in [
+            (["trac.example.org", "--wait=0s"], "the tracker's URL is not an absolute URL"),
+            (["http://127.0.0.1:1", "--listen=0.0.0.0:0"], "0.0.0.0:0 is not an address of this machine"),
+            (["http://127.0.0.1:1", "--timeout=0s"], "--timeout must be longer than nothing"),
+            (["http://127.0.0.1:1", "--wait=-1s"], "--wait must not be negative"),
+            (["http://127.0.0.1:1", "--audience=trac"], "the audience is not an absolute URL"),
+        ] {
+            let found = failure(&arguments).await;
+            assert!(found.contains(sentence) && found.contains("code: 2"), "{found}");
+        }
+        assert!(line(&["http://127.0.0.1:1", "--only", "spelling"]).is_err());
+        assert!(line(&["http://127.0.0.1:1", "--kind", "jira"]).is_err());
+    }
+}
