@@ -140,46 +140,53 @@ impl PrivateApi {
         if let Some(claims) = &request.claims {
             body.insert("claims".to_owned(), claims.clone());
         }
-        self.call(Method::POST, &["v1", "tokens"], Some(body.into())).await
+        self.call(Method::POST, &["v1", "tokens"], Some(body.into()), "token_id").await
     }
 
     /// Shows a token.
     pub async fn token(&self, token: &str) -> Result<Value, ClientError> {
-        self.call(Method::GET, &["v1", "tokens", token], None).await
+        self.call(Method::GET, &["v1", "tokens", token], None, "token_id").await
     }
 
     /// Revokes a token.
     pub async fn revoke(&self, token: &str) -> Result<Value, ClientError> {
-        self.call(Method::DELETE, &["v1", "tokens", token], None).await
+        self.call(Method::DELETE, &["v1", "tokens", token], None, "revoked").await
     }
 
     /// Lists the keys.
     pub async fn keys(&self) -> Result<Value, ClientError> {
-        self.call(Method::GET, &["v1", "keys"], None).await
+        self.call(Method::GET, &["v1", "keys"], None, "keys").await
     }
 
     /// Adds a key that begins to seal after `activate_in`.
     pub async fn rotate_keys(&self, activate_in: Duration) -> Result<Value, ClientError> {
         let body = json!({ "activate_in": activate_in.as_secs() });
-        self.call(Method::POST, &["v1", "keys", "rotate"], Some(body)).await
+        self.call(Method::POST, &["v1", "keys", "rotate"], Some(body), "keys").await
     }
 
     /// Tells what is in the store.
     pub async fn store_stats(&self) -> Result<Value, ClientError> {
-        self.call(Method::GET, &["v1", "store"], None).await
+        self.call(Method::GET, &["v1", "store"], None, "kind").await
     }
 
     /// Removes old records.
     pub async fn purge_store(&self) -> Result<Value, ClientError> {
-        self.call(Method::POST, &["v1", "store", "purge"], None).await
+        self.call(Method::POST, &["v1", "store", "purge"], None, "purged").await
     }
 
     /// Moves the fence to now.
     pub async fn fence_store(&self) -> Result<Value, ClientError> {
-        self.call(Method::POST, &["v1", "store", "fence"], None).await
+        self.call(Method::POST, &["v1", "store", "fence"], None, "fence").await
     }
 
-    async fn call(&self, method: Method, path: &[&str], body: Option<Value>) -> Result<Value, ClientError> {
+    /// Calls an operation whose answer has the member `expected`; an answer without it is not this API's.
+    async fn call(
+        &self,
+        method: Method,
+        path: &[&str],
+        body: Option<Value>,
+        expected: &str,
+    ) -> Result<Value, ClientError> {
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             // Each part is percent-encoded: whatever is passed as a token stays one part of the path.
@@ -205,7 +212,7 @@ impl PrivateApi {
         let (status, answer) =
             self.transport.send(request).await.map_err(|error| self.unreachable(innermost(&error)))?;
         match serde_json::from_slice::<Value>(&answer) {
-            Ok(document) if status.is_success() => Ok(document),
+            Ok(document) if status.is_success() && document.get(expected).is_some() => Ok(document),
             Ok(problem) => Err(self.refusal(status, &problem)),
             Err(_) => Err(ClientError::NotCountersign { server: self.server.clone(), status }),
         }

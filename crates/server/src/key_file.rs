@@ -260,6 +260,15 @@ mod tests {
     }
 
     #[test]
+    fn a_ring_that_others_may_read_from_now_on_is_reported() {
+        let (_directory, file) = key_file();
+        file.load_or_create(noon(), &OsEntropy).unwrap();
+        fs::set_permissions(file.path(), fs::Permissions::from_mode(0o644)).unwrap();
+        let error = file.reload_if_changed().unwrap().unwrap_err().to_string();
+        assert!(error.contains("chmod 600"), "{error}");
+    }
+
+    #[test]
     fn a_bad_version_is_reported_once() {
         let (_directory, file) = key_file();
         file.load_or_create(noon(), &OsEntropy).unwrap();

@@ -8,6 +8,8 @@ use std::path::Path;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Version {
     inode: u64,
+    /// A file that others may read from now on is not what it was.
+    mode: u32,
     length: u64,
     modified: (i64, i64),
 }
@@ -16,6 +18,7 @@ impl Version {
     pub(crate) fn of(metadata: &Metadata) -> Self {
         Self {
             inode: metadata.ino(),
+            mode: metadata.mode(),
             length: metadata.len(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
         }
