@@ -19,7 +19,7 @@ async fn the_example_passes_every_check() {
     let url = format!("http://{}", listener.local_addr().unwrap());
     let auth_server = issuer.auth_server();
     let base = auth_server.strip_suffix("/token/%s/+bugtracker-handshake").unwrap();
-    let verifier = Verifier::builder(base).audience(&url).timeout(Duration::from_secs(1)).build().unwrap();
+    let verifier = Verifier::builder(base).audience(&url).timeout(Duration::from_secs(3)).build().unwrap();
     let app = tracker::tracker(LoginLayer::builder(verifier).build().unwrap());
     tokio::spawn(async move { axum::serve(listener, app).await });
 
