@@ -9,7 +9,7 @@ use jiff::SignedDuration;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use crate::output::{Failure, print, print_json, print_members};
+use crate::output::{Failure, member, print, print_json, print_members};
 use crate::remote::ServerArgs;
 use crate::settings::parse_duration;
 
@@ -70,10 +70,7 @@ async fn new(args: NewArgs) -> Result<(), Failure> {
     }
     let request = TokenRequest { audience: args.audience, ttl, claims };
     let document = args.server.connect()?.new_token(&request).await?;
-    let Some(token) = document.get("token_id").and_then(Value::as_str) else {
-        return Err(Failure::failed("the server's answer has no token in it; is it a Countersign server?"));
-    };
-    if args.json { print_json(&document) } else { print(token) }
+    if args.json { print_json(&document) } else { print(member(&document, "token_id")) }
 }
 
 async fn show(args: TokenArgs) -> Result<(), Failure> {
