@@ -24,6 +24,11 @@ impl Failure {
         Self { sentence: sentence.to_string(), code: 2 }
     }
 
+    /// The sentence alone.
+    pub(crate) fn into_sentence(self) -> String {
+        self.sentence
+    }
+
     /// Says so on standard error.
     pub(crate) fn report(self) -> ExitCode {
         let _ = writeln!(io::stderr(), "countersign: {}", self.sentence);

@@ -252,6 +252,18 @@ impl Settings {
     }
 }
 
+/// Reads the text of a configuration file as `countersign serve` does, but opens none of the files that it names.
+/// Returns what it decides about tokens.
+///
+/// # Errors
+///
+/// What is wrong with it, for a person.
+pub fn check(text: &str) -> Result<Policy, String> {
+    let settings = Settings::from_text(text).map_err(|error| error.to_string())?;
+    let resolved = settings.overlaid_with(&Settings::default()).and_then(Settings::resolve);
+    resolved.map(|resolved| resolved.policy).map_err(Failure::into_sentence)
+}
+
 /// Reads a duration of the command line.
 pub(crate) fn parse_duration(text: &str) -> Result<SignedDuration, &'static str> {
     text.parse().map_err(|_| "write a number and its unit, such as 90s, 5m or 24h")

@@ -54,7 +54,8 @@ pub(crate) async fn log_in(visit: &Visit<'_>, token: &str) -> Result<Session, Lo
     match answer.status {
         StatusCode::OK => {
             let cookies = cookies(&answer.headers, &url, visit.now);
-            if !cookies.iter().any(|cookie| cookie.name == COOKIE) {
+            // Another tracker with Trac's way in calls its session what it likes, but `trac_session` is nobody's login.
+            if !cookies.iter().any(|cookie| cookie.name == COOKIE || !cookie.name.starts_with("trac_")) {
                 return Err(LoginError::NoSession { cookie: COOKIE });
             }
             let user = said.as_str().strip_prefix("Logged in as ").map(str::to_owned);

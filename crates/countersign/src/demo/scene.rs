@@ -50,7 +50,7 @@ impl Scene {
         let handshakes =
             routes::public(Arc::clone(&app)).layer(from_fn_with_state(Arc::clone(&transcript), listen_in));
         let verifier = Verifier::builder(&issuer_url).audience(&tracker_url).build()?;
-        let pages = tracker_pages(LoginLayer::builder(verifier).cookie_name("trac_auth").build()?);
+        let pages = tracker_pages(LoginLayer::builder(verifier).build()?);
         for (listener, router) in [(issuer, handshakes.clone()), (tracker, pages.clone())] {
             tokio::spawn(async move { axum::serve(listener, router).await });
         }

@@ -145,6 +145,14 @@ async fn no_cookie_is_no_session() {
 }
 
 #[tokio::test]
+async fn another_tracker_with_the_same_way_in_may_call_its_session_what_it_likes() {
+    let stub =
+        trac(answer("200 OK", &[TEXT, "Set-Cookie: launchpad_session=a"], "Logged in as launchpad.\n")).await;
+    let session = run(&stub.login(Tracker::Trac)).await.unwrap();
+    assert_eq!(session.cookie_header(), "launchpad_session=a");
+}
+
+#[tokio::test]
 async fn without_the_plugin_there_is_no_token() {
     let sentence = broken(answer("404 Not Found", &[], "")).await;
     assert!(sentence.contains("install and enable countersign_trac"), "{sentence}");

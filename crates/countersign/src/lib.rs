@@ -1,0 +1,50 @@
+//! The `countersign` command.
+//!
+//! `serve` runs a token server. The other commands talk to a running server, or, with `--offline`, work on its files.
+
+mod check_tracker;
+mod cli;
+mod demo;
+mod keys;
+mod log;
+mod login;
+mod output;
+mod remote;
+mod serve;
+mod settings;
+mod store;
+mod token;
+
+use std::process::ExitCode;
+
+use crate::cli::{Cli, Command};
+use crate::output::Failure;
+
+pub use crate::settings::check as check_configuration;
+
+/// Runs the command that the process's arguments name.
+pub fn run() -> ExitCode {
+    let cli = match Cli::read() {
+        Ok(cli) => cli,
+        Err(failure) => return failure.report(),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::failed(format!("cannot start: {error}")).report(),
+    };
+    let done = runtime.block_on(async {
+        match cli.command {
+            Command::Serve(args) => serve::run(args).await,
+            Command::Demo => demo::run().await,
+            Command::Token(command) => token::run(command).await,
+            Command::Login(command) => login::run(*command).await,
+            Command::CheckTracker(command) => check_tracker::run(*command).await,
+            Command::Keys(command) => keys::run(command).await,
+            Command::Store(command) => store::run(command).await,
+        }
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
