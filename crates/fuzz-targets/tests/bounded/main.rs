@@ -1,0 +1,80 @@
+//! A bounded run of every target, on any toolchain: the seed corpus as it is, then random changes of it.
+//!
+//! An input that makes a target panic is shrunk and shown; put it into the corpus, and it is tried every time.
+
+#![expect(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "tests"
+)]
+
+mod mutation;
+mod seeds;
+
+use countersign_fuzz_targets::TARGETS;
+use proptest::test_runner::{Config, TestRunner};
+use seeds::Seeds;
+
+/// How many changed inputs each target gets.
+const CASES: u32 = 1000;
+
+fn run(name: &str) {
+    let (_, target) = TARGETS.iter().find(|(of, _)| *of == name).unwrap();
+    let seeds = Seeds::of(name);
+    for (file, input) in &seeds.inputs {
+        println!("{name}: {file}");
+        target(input);
+    }
+    // The input says more than the seed of the generator would, and survives a change of the generator.
+    let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
+    let outcome = TestRunner::new(config).run(&mutation::changed(seeds), |input| {
+        target(&input.0);
+        Ok(())
+    });
+    if let Err(error) = outcome {
+        panic!("{name}: {error}");
+    }
+}
+
+#[test]
+fn configuration() {
+    run("configuration");
+}
+
+#[test]
+fn handshake_request() {
+    run("handshake_request");
+}
+
+#[test]
+fn key_ring() {
+    run("key_ring");
+}
+
+#[test]
+fn names() {
+    run("names");
+}
+
+#[test]
+fn token_text() {
+    run("token_text");
+}
+
+#[test]
+fn xmlrpc_body() {
+    run("xmlrpc_body");
+}
+
+#[test]
+fn every_corpus_has_a_target_that_is_run_here_and_by_cargo_fuzz() {
+    let mut targets: Vec<&str> = TARGETS.iter().map(|(name, _)| *name).collect();
+    targets.sort_unstable();
+    assert_eq!(seeds::names("corpus", ""), targets);
+    assert_eq!(seeds::names("dictionaries", ".dict"), targets);
+    assert_eq!(seeds::names("fuzz_targets", ".rs"), targets);
+    let here = include_str!("main.rs");
+    assert!(targets.iter().all(|name| here.contains(&format!("run(\"{name}\")"))));
+}

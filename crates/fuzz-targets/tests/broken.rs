@@ -1,0 +1,183 @@
+//! What is broken is caught: each target is fed through code with a fault put in, and has to panic.
+
+#![expect(clippy::expect_used, reason = "tests")]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use countersign_core::seal::unseal;
+use countersign_core::{
+    Audience, Clock, End, Ending, KeyRing, KeyRingError, Policy, StoreError, StoreStats, TokenId, TokenStore,
+};
+use countersign_fuzz_targets::{configuration, handshake_request, key_ring, names, token_text, xmlrpc_body};
+use countersign_store::MemoryStore;
+use countersign_xmlrpc::Answer;
+use jiff::Timestamp;
+
+const SEALED: &[u8] = include_bytes!("../../../fuzz/corpus/token_text/sealed-bound");
+const TWICE: &[u8] = include_bytes!("../../../fuzz/corpus/handshake_request/twice");
+const RETRY: &[u8] = include_bytes!("../../../fuzz/corpus/handshake_request/retry");
+const REVOKED: &[u8] = include_bytes!("../../../fuzz/corpus/handshake_request/revoked");
+
+/// Whether this panics, and with these words.
+#[track_caller]
+fn is_caught(words: &str, broken: impl FnOnce()) {
+    let panic = catch_unwind(AssertUnwindSafe(broken)).expect_err("the fault is not caught");
+    let said =
+        panic.downcast_ref::<String>().cloned().or(panic.downcast_ref::<&str>().map(ToString::to_string));
+    let said = said.unwrap_or_default();
+    assert!(said.contains(words), "it is caught for another reason: {said}");
+}
+
+#[test]
+fn a_token_with_two_spellings() {
+    is_caught("a text is accepted that sealing does not give", || {
+        let upper = SEALED.to_ascii_uppercase();
+        token_text::check(&upper, |text, ring| unseal(&text.to_lowercase(), ring));
+    });
+}
+
+#[test]
+fn a_token_that_may_be_changed() {
+    let longer = include_bytes!("../../../fuzz/corpus/token_text/change-longer");
+    is_caught("a changed text is accepted", || {
+        token_text::check(longer, |text, ring| unseal(text.get(..71).unwrap_or(text), ring));
+    });
+}
+
+#[test]
+fn an_audience_that_is_not_normalised_at_once() {
+    is_caught("normalising twice changes something", || {
+        names::check(b"https://trac.example.org/a", |text| Audience::parse(&format!("{text}/x")));
+    });
+}
+
+#[test]
+fn a_key_ring_that_tells_its_secrets() {
+    let ring = include_bytes!("../../../fuzz/corpus/key_ring/short-secret");
+    is_caught("a secret is told", || {
+        key_ring::check(ring, |text| Err(KeyRingError::Format(text.to_owned())));
+    });
+}
+
+#[test]
+fn a_key_ring_that_is_not_the_one_in_the_text() {
+    is_caught("writing changes the ring", || {
+        let ring = include_bytes!("../../../fuzz/corpus/key_ring/one");
+        key_ring::check(ring, |text| {
+            let other = text.replace("id = \"00000000\"", "id = \"00000001\"");
+            if other == text { KeyRing::parse(&text.replace("0001", "0002")) } else { KeyRing::parse(&other) }
+        });
+    });
+}
+
+#[test]
+fn a_configuration_that_is_not_looked_at() {
+    let careless = |_: &str| Ok(Policy::default());
+    is_caught("spent_status = 404 is accepted", || configuration::check(b"spent_status = 404", careless));
+    is_caught("an unknown setting is accepted", || configuration::check(b"spent_status = 410", careless));
+    is_caught("no reason is given", || configuration::check(b"", |_| Err(String::new())));
+}
+
+#[test]
+fn a_response_that_is_not_xml() {
+    let call = include_bytes!("../../../fuzz/corpus/xmlrpc_body/python-one.xml");
+    is_caught("XML cannot carry", || {
+        xmlrpc_body::check(call, |answer| Answer {
+            document: answer.document.replace('é', "\u{8}"),
+            ..answer
+        });
+    });
+    is_caught("well-formed XML", || {
+        xmlrpc_body::check(call, |answer| Answer {
+            document: answer.document.replace("</value>", ""),
+            ..answer
+        });
+    });
+}
+
+#[test]
+fn a_fault_that_tells_a_token() {
+    let call = include_bytes!("../../../fuzz/corpus/xmlrpc_body/token-of-nobody.xml");
+    is_caught("a token is told", || {
+        xmlrpc_body::check(call, |answer| {
+            let document = answer.document.replace("that token", "cs1aaaaaabtro54vzcutvcvok3dmtdegv4b");
+            Answer { document, ..answer }
+        });
+    });
+}
+
+#[test]
+fn a_fault_that_is_the_servers() {
+    let call = include_bytes!("../../../fuzz/corpus/xmlrpc_body/unknown-method.xml");
+    is_caught("a caller cannot cause fault -32603", || {
+        xmlrpc_body::check(call, |answer| Answer {
+            fault_code: Some(-32603),
+            document: answer.document.replace("-32601", "-32603"),
+            ..answer
+        });
+    });
+}
+
+#[test]
+fn a_store_that_lets_everybody_redeem() {
+    is_caught("accepted twice, without the first key", || handshake_request::check(TWICE, generous));
+    is_caught("accepted twice, without the first key", || handshake_request::check(RETRY, generous));
+    is_caught("a token that was accepted is not consumed", || handshake_request::check(REVOKED, generous));
+}
+
+#[test]
+fn a_store_that_keeps_nothing() {
+    is_caught("a token that was accepted is not consumed", || handshake_request::check(TWICE, idle));
+}
+
+fn generous(clock: &dyn Clock) -> Arc<dyn TokenStore> {
+    Arc::new(Broken { inner: MemoryStore::new(clock), keeps: true })
+}
+
+fn idle(clock: &dyn Clock) -> Arc<dyn TokenStore> {
+    Arc::new(Broken { inner: MemoryStore::new(clock), keeps: false })
+}
+
+/// A store that answers every end with [`End::Recorded`].
+#[derive(Debug)]
+struct Broken {
+    inner: MemoryStore,
+    /// Whether it records what it can.
+    keeps: bool,
+}
+
+#[async_trait]
+impl TokenStore for Broken {
+    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<End, StoreError> {
+        if self.keeps {
+            self.inner.end(id, expires, ending).await?;
+        }
+        Ok(End::Recorded)
+    }
+
+    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError> {
+        self.inner.look(id, expires).await
+    }
+
+    async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {
+        self.inner.move_fence(line).await
+    }
+
+    async fn purge(&self, line: Timestamp) -> Result<u64, StoreError> {
+        self.inner.purge(line).await
+    }
+
+    async fn stats(&self) -> Result<StoreStats, StoreError> {
+        self.inner.stats().await
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        self.inner.ready().await
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}
