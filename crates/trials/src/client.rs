@@ -11,7 +11,7 @@ use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use uuid::Uuid;
 
@@ -20,6 +20,9 @@ use crate::history::{Key, Sight};
 
 /// An answer that takes longer than this counts as lost.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The tracker that bound tokens are for.
+const OWN_AUDIENCE: &str = "https://own.example/";
 
 /// Where a server is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,13 +65,19 @@ impl Connection {
         Ok(Self { sender, host })
     }
 
-    async fn ask(&mut self, method: Method, path: &str, extra: &[(&str, &str)]) -> Result<Reply, Lost> {
+    async fn ask(
+        &mut self,
+        method: Method,
+        path: &str,
+        extra: &[(&str, &str)],
+        body: String,
+    ) -> Result<Reply, Lost> {
         let mut request = Request::builder().method(method).uri(path).header(HOST, &self.host);
         request = request.header(ACCEPT, "application/json");
         for (name, value) in extra {
             request = request.header(*name, *value);
         }
-        let request = request.body(Full::default()).map_err(|error| Lost(error.to_string()))?;
+        let request = request.body(Full::from(body)).map_err(|error| Lost(error.to_string()))?;
         let answer = async {
             self.sender.ready().await?;
             let (head, body) = self.sender.send_request(request).await?.into_parts();
@@ -100,6 +109,10 @@ pub enum Answer {
     Accepted(Bytes),
     /// 401: the token is spent, for this reason; the last word of the problem's type.
     Spent(String),
+    /// 403: the token is bound to another tracker.
+    Forbidden,
+    /// 405: not with this method.
+    NotAllowed,
     /// "Ask again": 408, 429 or 503.
     Later(StatusCode),
     /// Anything else; no trial expects it.
@@ -111,6 +124,8 @@ impl fmt::Display for Answer {
         match self {
             Self::Accepted(_) => f.write_str("200"),
             Self::Spent(reason) => write!(f, "401 ({reason})"),
+            Self::Forbidden => f.write_str("403"),
+            Self::NotAllowed => f.write_str("405"),
             Self::Later(status) | Self::Other(status) => write!(f, "{status}"),
         }
     }
@@ -130,15 +145,38 @@ impl Tracker {
         Connection::open(address).await.map(Self)
     }
 
-    /// POSTs the handshake.
+    /// POSTs the handshake, as the tracker that bound tokens are for.
     pub async fn redeem(&mut self, token: &str, key: Option<Key>) -> Result<Answer, Lost> {
+        self.handshake(Method::POST, token, key, OWN_AUDIENCE).await
+    }
+
+    /// POSTs the handshake, as a tracker that no token is for.
+    pub async fn trespass(&mut self, token: &str) -> Result<Answer, Lost> {
+        self.handshake(Method::POST, token, None, "https://other.example/").await
+    }
+
+    /// GETs the handshake URL, as a curious browser.
+    pub async fn get(&mut self, token: &str) -> Result<Answer, Lost> {
+        self.handshake(Method::GET, token, None, OWN_AUDIENCE).await
+    }
+
+    async fn handshake(
+        &mut self,
+        method: Method,
+        token: &str,
+        key: Option<Key>,
+        audience: &str,
+    ) -> Result<Answer, Lost> {
         let path = format!("/token/{token}/+bugtracker-handshake");
         let key = key.map(|key| format!("trial-{key}"));
-        let headers: Vec<_> = key.iter().map(|key| ("idempotency-key", key.as_str())).collect();
-        let reply = self.0.ask(Method::POST, &path, &headers).await?;
+        let mut headers = vec![(CONTENT_TYPE.as_str(), "application/x-www-form-urlencoded")];
+        headers.extend(key.iter().map(|key| ("idempotency-key", key.as_str())));
+        let reply = self.0.ask(method, &path, &headers, format!("audience={audience}")).await?;
         Ok(match reply.status {
             StatusCode::OK => Answer::Accepted(reply.body),
             StatusCode::UNAUTHORIZED => Answer::Spent(reason(&reply.json())),
+            StatusCode::FORBIDDEN => Answer::Forbidden,
+            StatusCode::METHOD_NOT_ALLOWED => Answer::NotAllowed,
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
                 Answer::Later(reply.status)
             }
@@ -187,10 +225,11 @@ impl Issuer {
         Connection::open(target.private).await.map(Self)
     }
 
-    /// Issues an unbound token.
-    pub async fn issue(&mut self) -> Result<Issued, TrialError> {
+    /// Issues a token, for one tracker or, unbound, for any.
+    pub async fn issue(&mut self, bound: bool) -> Result<Issued, TrialError> {
         let json = [(CONTENT_TYPE.as_str(), "application/json")];
-        let reply = self.0.ask(Method::POST, "/v1/tokens", &json).await;
+        let wanted = if bound { json!({ "audience": OWN_AUDIENCE }) } else { json!({}) };
+        let reply = self.0.ask(Method::POST, "/v1/tokens", &json, wanted.to_string()).await;
         let reply = reply.map_err(|error| TrialError::setup("cannot issue a token", error))?;
         let document = reply.json();
         let member = |name| document.get(name).and_then(Value::as_str).map(str::to_owned);
@@ -202,24 +241,24 @@ impl Issuer {
         }
     }
 
-    /// Issues so many.
+    /// Issues so many bound ones.
     pub async fn issue_many(&mut self, count: usize) -> Result<Vec<Issued>, TrialError> {
         let mut tokens = Vec::with_capacity(count);
         for _ in 0..count {
-            tokens.push(self.issue().await?);
+            tokens.push(self.issue(true).await?);
         }
         Ok(tokens)
     }
 
     /// Takes a token back. `Ok(None)`: the server could not say.
     pub async fn revoke(&mut self, token: &str) -> Result<Option<bool>, Lost> {
-        let reply = self.0.ask(Method::DELETE, &format!("/v1/tokens/{token}"), &[]).await?;
+        let reply = self.0.ask(Method::DELETE, &format!("/v1/tokens/{token}"), &[], String::new()).await?;
         Ok(reply.json().get("revoked").and_then(Value::as_bool))
     }
 
     /// Looks how a token stands. `Ok(None)`: the server could not say.
     pub async fn look(&mut self, token: &str) -> Result<Option<Standing>, Lost> {
-        let reply = self.0.ask(Method::GET, &format!("/v1/tokens/{token}"), &[]).await?;
+        let reply = self.0.ask(Method::GET, &format!("/v1/tokens/{token}"), &[], String::new()).await?;
         if reply.status != StatusCode::OK {
             return Ok(None);
         }

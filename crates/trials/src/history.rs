@@ -37,6 +37,10 @@ pub enum Token {
 pub enum Op {
     /// A POST of the handshake, with this `Idempotency-Key`.
     Redeem(Option<Key>),
+    /// The same from a tracker that the token is not for.
+    Trespass,
+    /// Some other method than POST.
+    Get,
     /// The issuer takes it back.
     Revoke,
     /// The issuer looks how it stands.
@@ -50,6 +54,10 @@ pub enum Ret {
     Accepted,
     /// 401: consumed or revoked before.
     Refused,
+    /// 403.
+    Forbidden,
+    /// 405.
+    NotAllowed,
     /// Whether the revocation took effect.
     Revoked(bool),
     /// How it stands.
@@ -79,6 +87,8 @@ impl SequentialSpec for Token {
             }
             (Op::Redeem(Some(key)), Self::Consumed(Some(first))) if *key == first => Ret::Accepted,
             (Op::Redeem(_), Self::Consumed(_) | Self::Revoked) => Ret::Refused,
+            (Op::Trespass, _) => Ret::Forbidden,
+            (Op::Get, _) => Ret::NotAllowed,
             (Op::Revoke, Self::Live) => {
                 *self = Self::Revoked;
                 Ret::Revoked(true)

@@ -72,7 +72,7 @@ pub async fn run(target: Target, options: Options, say: Say<'_>) -> Result<Tally
     let mut direct = Tracker::connect(target).await.map_err(lost)?;
     let mut tally = Tally::default();
     while tally.tokens < options.count && began.elapsed() < options.limit {
-        let subject = Subject::new(issuer.issue().await?);
+        let subject = Subject::new(issuer.issue(true).await?);
         let when = if rng.random() { Break::BeforeTheAnswer } else { Break::AfterTheRequest };
         let mut tracker = Tracker::connect_to(proxy.address()?).await.map_err(lost)?;
         let (asked, answer) = tokio::join!(subject.redeem(&mut tracker, OWN), proxy.break_one(when));

@@ -72,7 +72,7 @@ pub async fn run(binary: PathBuf, rounds: u64, limit: Duration, say: Say<'_>) ->
 async fn while_running(launch: &Launch) -> Result<(), TrialError> {
     let server = launch.start().await?;
     let redeemed = redeem_some(server.target()).await?;
-    let live = Subject::new(issuer(server.target()).await?.issue().await?);
+    let live = Subject::new(issuer(server.target()).await?.issue(true).await?);
     remove_log(launch)?;
     let mut tracker = tracker(server.target()).await?;
     match tracker.redeem(&live.token.text, Some(1)).await {

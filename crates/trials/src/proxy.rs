@@ -39,12 +39,12 @@ impl Proxy {
     pub(crate) async fn break_one(&self, when: Break) -> io::Result<Option<Bytes>> {
         let (mut tracker, _) = self.listener.accept().await?;
         let mut server = TcpStream::connect(self.server).await?;
-        let request = read_until(&mut tracker, is_whole_request).await?;
+        let request = read_until(&mut tracker, is_whole).await?;
         server.write_all(&request).await?;
         match when {
             Break::AfterTheRequest => Ok(None),
             Break::BeforeTheAnswer => {
-                let answer = read_until(&mut server, is_whole_answer).await?;
+                let answer = read_until(&mut server, is_whole).await?;
                 Ok(answer.starts_with(b"HTTP/1.1 200 ").then(|| body(&answer)))
             }
         }
@@ -61,12 +61,8 @@ async fn read_until(from: &mut TcpStream, enough: fn(&[u8]) -> bool) -> io::Resu
     Ok(read)
 }
 
-/// The trials' requests have no body.
-fn is_whole_request(read: &[u8]) -> bool {
-    head_end(read).is_some()
-}
-
-fn is_whole_answer(read: &[u8]) -> bool {
+/// Whether this is a whole message, of either direction.
+fn is_whole(read: &[u8]) -> bool {
     let Some(end) = head_end(read) else { return false };
     let head = String::from_utf8_lossy(read.get(..end).unwrap_or_default()).to_ascii_lowercase();
     let length =

@@ -5,13 +5,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
+use rand::seq::IndexedRandom;
 use tokio::sync::{Barrier, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::client::{Answer, Issued, Issuer, Target, Tracker};
+use crate::client::{Answer, Issued, Issuer, Lost, Target, Tracker};
 use crate::history::{History, MAX_CONCURRENT, Op, Ret};
 use crate::{Say, TrialError};
 
@@ -60,7 +61,7 @@ impl fmt::Display for Tally {
 /// How a token is fought for.
 #[derive(Clone, Copy, Debug)]
 enum Contest {
-    /// Nobody has a key.
+    /// Nobody has a key, and the token is for anybody: the protocol as it was born.
     Strangers,
     /// Everybody has a key of their own.
     Rivals,
@@ -70,10 +71,13 @@ enum Contest {
     Revoked,
     /// Rivals, while the issuer looks.
     Watched,
+    /// Rivals, among callers who have no right to consume anything: other trackers, and other methods.
+    Bystanders,
 }
 
 impl Contest {
-    const ALL: [Self; 5] = [Self::Strangers, Self::Rivals, Self::Twins, Self::Revoked, Self::Watched];
+    const ALL: [Self; 6] =
+        [Self::Strangers, Self::Rivals, Self::Twins, Self::Revoked, Self::Watched, Self::Bystanders];
 
     /// What the caller with this number does.
     fn op(self, caller: u32) -> Op {
@@ -82,7 +86,9 @@ impl Contest {
             (Self::Twins, _) => Op::Redeem(Some(caller / 2)),
             (Self::Revoked, caller) if caller % 2 == 0 => Op::Revoke,
             (Self::Watched, 0) => Op::Look,
-            (Self::Rivals | Self::Revoked | Self::Watched, _) => Op::Redeem(Some(caller)),
+            (Self::Bystanders, caller) if caller % 3 == 0 => Op::Trespass,
+            (Self::Bystanders, caller) if caller % 3 == 1 => Op::Get,
+            (Self::Rivals | Self::Revoked | Self::Watched | Self::Bystanders, _) => Op::Redeem(Some(caller)),
         }
     }
 }
@@ -95,19 +101,27 @@ pub async fn run(target: Target, options: Options, say: Say<'_>) -> Result<Tally
     let began = Instant::now();
     let groups = options.groups.max(1);
     let mut running = JoinSet::new();
+    let (judged, mut rounds) = mpsc::channel(1024);
     for group in 0..groups {
         let share = options.count / groups + u64::from(group < options.count % groups);
         let rng = StdRng::seed_from_u64(options.seed.wrapping_add(group));
-        running.spawn(run_group(target, options, share, rng, began));
+        running.spawn(run_group(target, options, share, rng, began, judged.clone()));
     }
+    drop(judged);
     let mut tally = Tally::default();
-    while let Some(ended) = running.join_next().await {
-        let group = ended.map_err(|error| TrialError::setup("a group broke off", error))??;
-        tally.tokens += group.tokens;
-        tally.operations += group.operations;
-        tally.redeemed += group.redeemed;
-        tally.revoked += group.revoked;
-        say(&format!("{} of {} tokens", tally.tokens, options.count));
+    loop {
+        tokio::select! {
+            Some(round) = rounds.recv() => {
+                tally.add(round);
+                if tally.tokens.is_multiple_of(options.count.div_ceil(10)) {
+                    say(&format!("{} of {} tokens", tally.tokens, options.count));
+                }
+            }
+            Some(ended) = running.join_next() => {
+                ended.map_err(|error| TrialError::setup("a group broke off", error))??;
+            }
+            else => break,
+        }
     }
     tally.took = began.elapsed();
     Ok(tally)
@@ -119,7 +133,8 @@ async fn run_group(
     share: u64,
     mut rng: StdRng,
     began: Instant,
-) -> Result<Tally, TrialError> {
+    judged: mpsc::Sender<Round>,
+) -> Result<(), TrialError> {
     let lost = |error| TrialError::setup("the server cannot be reached", error);
     let mut issuer = Issuer::connect(target).await.map_err(lost)?;
     let start = Arc::new(Barrier::new(options.clients));
@@ -135,12 +150,13 @@ async fn run_group(
         callers.push(turns);
     }
     let ended = || TrialError::Setup("a caller broke off".to_owned());
-    let mut tally = Tally::default();
-    while tally.tokens < share && began.elapsed() < options.limit {
-        let token = Arc::new(issuer.issue().await?);
+    for _ in 0..share {
+        if began.elapsed() > options.limit {
+            break;
+        }
+        let contest = Contest::ALL.choose(&mut rng).copied().unwrap_or(Contest::Rivals);
+        let token = Arc::new(issuer.issue(!matches!(contest, Contest::Strangers)).await?);
         let history = Arc::new(History::new(&token.id.to_string()));
-        let contest =
-            Contest::ALL.get(rng.random_range(0..Contest::ALL.len())).copied().unwrap_or(Contest::Rivals);
         for (number, caller) in (0..).zip(&callers) {
             let turn =
                 Turn { token: Arc::clone(&token), history: Arc::clone(&history), op: contest.op(number) };
@@ -150,9 +166,9 @@ async fn run_group(
         for _ in 0..options.clients {
             answers.push(done.recv().await.ok_or_else(ended)??);
         }
-        judge(&history, &answers, &mut tally)?;
+        judged.send(judge(&history, &answers)?).await.map_err(|_| ended())?;
     }
-    Ok(tally)
+    Ok(())
 }
 
 /// What a caller is to do next.
@@ -196,12 +212,9 @@ impl Caller {
     /// Nothing fails in this trial, so an answer that is no answer is a surprise.
     async fn act(&mut self, token: &Issued, op: Op) -> Result<Ret, String> {
         match op {
-            Op::Redeem(key) => match self.tracker.redeem(&token.text, key).await {
-                Ok(Answer::Accepted(_)) => Ok(Ret::Accepted),
-                Ok(Answer::Spent(reason)) if reason == "replay" || reason == "revoked" => Ok(Ret::Refused),
-                Ok(other) => Err(other.to_string()),
-                Err(lost) => Err(lost.to_string()),
-            },
+            Op::Redeem(key) => read(self.tracker.redeem(&token.text, key).await),
+            Op::Trespass => read(self.tracker.trespass(&token.text).await),
+            Op::Get => read(self.tracker.get(&token.text).await),
             Op::Revoke => match self.issuer.revoke(&token.text).await {
                 Ok(Some(revoked)) => Ok(Ret::Revoked(revoked)),
                 Ok(None) => Err("something that is no answer".to_owned()),
@@ -216,22 +229,46 @@ impl Caller {
     }
 }
 
+fn read(answer: Result<Answer, Lost>) -> Result<Ret, String> {
+    match answer {
+        Ok(Answer::Accepted(_)) => Ok(Ret::Accepted),
+        Ok(Answer::Spent(reason)) if reason == "replay" || reason == "revoked" => Ok(Ret::Refused),
+        Ok(Answer::Forbidden) => Ok(Ret::Forbidden),
+        Ok(Answer::NotAllowed) => Ok(Ret::NotAllowed),
+        Ok(other) => Err(other.to_string()),
+        Err(lost) => Err(lost.to_string()),
+    }
+}
+
 /// Checks a history, and counts beside the checker, so that a fault of the checker's would be seen.
-fn judge(history: &History, answers: &[(Op, Ret)], tally: &mut Tally) -> Result<(), TrialError> {
+fn judge(history: &History, answers: &[(Op, Ret)]) -> Result<Round, TrialError> {
     history.check()?;
     let accepted = answers.iter().filter(|(_, ret)| *ret == Ret::Accepted);
     let keyless = accepted.clone().filter(|(op, _)| *op == Op::Redeem(None)).count();
     let keys: HashSet<_> = accepted.map(|(op, _)| *op).filter(|op| *op != Op::Redeem(None)).collect();
     let revocations = answers.iter().filter(|(_, ret)| *ret == Ret::Revoked(true)).count();
-    match (keyless + keys.len(), revocations) {
-        (1, 0) => tally.redeemed += 1,
-        (0, 1) => tally.revoked += 1,
+    let revoked = match (keyless + keys.len(), revocations) {
+        (1, 0) => false,
+        (0, 1) => true,
         (yes, revoked) => {
             let promise = format!("{yes} callers with different keys were accepted and {revoked} revoked");
             return Err(history.violation(&promise).into());
         }
+    };
+    Ok(Round { operations: u64::try_from(answers.len()).unwrap_or(0), revoked })
+}
+
+/// What became of one token.
+struct Round {
+    operations: u64,
+    revoked: bool,
+}
+
+impl Tally {
+    fn add(&mut self, Round { operations, revoked }: Round) {
+        self.tokens += 1;
+        self.operations += operations;
+        self.redeemed += u64::from(!revoked);
+        self.revoked += u64::from(revoked);
     }
-    tally.tokens += 1;
-    tally.operations += u64::try_from(answers.len()).unwrap_or(0);
-    Ok(())
 }

@@ -20,13 +20,12 @@ use tokio::time::Instant;
 
 use self::load::{End, load};
 use self::settle::{KEY_IS_SURELY_GOOD, settle};
-use self::wal::Wal;
-pub(crate) use self::wal::beside;
+use self::wal::{Salt, Wal, beside};
 use self::wreck::{Floor, Wreck, wreck};
 use crate::client::{Issuer, Tracker};
 use crate::process::{Launch, ServerProcess};
 use crate::subject::{Outcome, Subject};
-use crate::{Say, TrialError};
+use crate::{Say, TrialError, Violation};
 
 /// How many of the tokens of earlier cycles are tried again after each crash; all of them are at the end.
 const SAMPLE: usize = 32;
@@ -59,6 +58,8 @@ pub struct Tally {
     pub killed_while_starting: u64,
     /// Servers killed while they were making a new store.
     pub killed_at_first_start: u64,
+    /// Second servers that were started on the directory of a running one, and refused to start.
+    pub second_servers_refused: u64,
     /// Tokens, each with two rivals.
     pub tokens: u64,
     /// Tokens answered 200 before the crash.
@@ -88,7 +89,7 @@ impl fmt::Display for Tally {
         write!(
             f,
             "{} crashes under load in {:.0} s ({} of them orderly stops), {} more while starting, {} more at the \
-             very first start, {} checkpoints; \
+             very first start, {} second servers refused, {} checkpoints; \
              {} tokens: {} answered before the crash, {} not answered and consumed, {} not answered and live; \
              {} requests cut off; transactions nobody was answered about undone {} times; \
              {} tokens tried again at the end, none redeemed twice, none lost",
@@ -97,6 +98,7 @@ impl fmt::Display for Tally {
             self.stops,
             self.killed_while_starting,
             self.killed_at_first_start,
+            self.second_servers_refused,
             self.checkpoints,
             self.tokens,
             self.answered,
@@ -125,6 +127,7 @@ pub async fn run(binary: PathBuf, options: Options, say: Say<'_>) -> Result<Tall
         launch,
         options,
         rng: StdRng::seed_from_u64(options.seed),
+        log: None,
         redeemed: Vec::new(),
         tally: Tally::default(),
     };
@@ -150,6 +153,8 @@ struct Trial {
     launch: Launch,
     options: Options,
     rng: StdRng,
+    /// The generation that the log was last seen in.
+    log: Option<Salt>,
     /// Every token that was ever redeemed.
     redeemed: Vec<Arc<Vec<Subject>>>,
     tally: Tally,
@@ -160,7 +165,10 @@ impl Trial {
     async fn cycle(&mut self, server: ServerProcess) -> Result<ServerProcess, TrialError> {
         let began = Instant::now();
         let subjects = Arc::new(self.subjects(&server).await?);
-        let end = if self.rng.random_ratio(1, 10) { End::Stopped } else { End::Killed };
+        let end = if self.rng.random_ratio(1, 32) { End::Stopped } else { End::Killed };
+        if self.rng.random_ratio(1, 16) {
+            self.second_server().await?;
+        }
         let floor = Floor::of(&self.launch.database());
         let load = load(server, end, &subjects, &mut self.rng).await?;
         self.damage(end, floor, &subjects)?;
@@ -187,15 +195,16 @@ impl Trial {
     async fn subjects(&mut self, server: &ServerProcess) -> Result<Vec<Subject>, TrialError> {
         let lost = |error| TrialError::setup("the server cannot be reached", error);
         let mut issuer = Issuer::connect(server.target()).await.map_err(lost)?;
-        let tokens = issuer.issue_many(self.rng.random_range(8..=64)).await?;
+        let tokens = issuer.issue_many(self.rng.random_range(8..=96)).await?;
         Ok(tokens.into_iter().map(Subject::new).collect())
     }
 
     fn damage(&mut self, end: End, floor: Floor, subjects: &[Subject]) -> Result<(), TrialError> {
         let database = self.launch.database();
-        if Wal::read(&database).is_some_and(|wal| floor.is_older_generation(&wal)) {
-            self.tally.checkpoints += 1;
-        }
+        let salt = Wal::read(&database).map(|wal| wal.salt());
+        // An orderly stop empties the log; every other new generation follows a checkpoint under load.
+        self.tally.checkpoints += u64::from(self.log.is_some() && salt.is_some() && salt != self.log);
+        self.log = salt;
         if self.options.lose_log {
             for subject in subjects {
                 subject.history.note("the log was removed");
@@ -223,6 +232,22 @@ impl Trial {
         self.launch.start().await
     }
 
+    /// Nobody can run a second server on the same data.
+    async fn second_server(&mut self) -> Result<(), TrialError> {
+        match self.launch.start().await {
+            Err(TrialError::Setup(said)) if said.contains("is in use by process") => {
+                self.tally.second_servers_refused += 1;
+                Ok(())
+            }
+            Err(error) => Err(error),
+            Ok(_) => Err(Violation {
+                promise: "two servers run on the same data directory".to_owned(),
+                evidence: String::new(),
+            }
+            .into()),
+        }
+    }
+
     /// In a new directory, kills servers while they make the store and the key ring. The next one has to work.
     async fn first_start(&mut self) -> Result<(), TrialError> {
         let place = tempfile::tempdir()?;
@@ -233,7 +258,7 @@ impl Trial {
         }
         let server = launch.start().await?;
         let lost = |error| TrialError::setup("the server cannot be reached", error);
-        let token = Issuer::connect(server.target()).await.map_err(lost)?.issue().await?;
+        let token = Issuer::connect(server.target()).await.map_err(lost)?.issue(true).await?;
         let mut tracker = Tracker::connect(server.target()).await.map_err(lost)?;
         let subject = Subject::new(token);
         if subject.redeem(&mut tracker, Some(1)).await? != Outcome::Accepted {
