@@ -134,7 +134,7 @@ struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
-    /// Caught and not looked at, so that a file which may not grow any more (RLIMIT_FSIZE) fails one write and does not
+    /// Caught and not looked at, so that a file which may not grow any more (`RLIMIT_FSIZE`) fails one write and does not
     /// end the process.
     _file_too_long: Signal,
 }
