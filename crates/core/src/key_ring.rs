@@ -154,7 +154,7 @@ impl KeyRing {
             let line = error
                 .span()
                 .map_or(1, |span| text.get(..span.start).unwrap_or_default().lines().count().max(1));
-            KeyRingError::Format(format!("around line {line}: {}", without_long_words(error.message())))
+            KeyRingError::Format(format!("around line {line}: {}", without_secrets(error.message())))
         })?;
         if file.version != 1 {
             return Err(KeyRingError::Format(format!(
@@ -203,15 +203,19 @@ active_from = \"{active_from}\"
     }
 }
 
-/// Leaves long words out of a message. TOML's messages name values and fields that are not where they belong, and such
-/// a one may be a secret; no word of their own is as long.
-fn without_long_words(message: &str) -> String {
-    const LONGEST_WORD: usize = 20;
+/// Leaves out of one of TOML's messages what it tells of the text: the value in quotes that is of the wrong type, and any
+/// word as long as a good part of a secret, such as a field that is not known.
+fn without_secrets(message: &str) -> String {
+    const LONG: usize = 20;
     let is_base64 = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=');
-    let mut kept = String::with_capacity(message.len());
-    for piece in message.split_inclusive(|c| !is_base64(c)) {
+    let without_value = match (message.split_once('"'), message.rsplit_once('"')) {
+        (Some((before, _)), Some((_, after))) => format!("{before}\"…\"{after}"),
+        _ => message.to_owned(),
+    };
+    let mut kept = String::with_capacity(without_value.len());
+    for piece in without_value.split_inclusive(|c| !is_base64(c)) {
         let (word, end) = piece.split_at(piece.trim_end_matches(|c| !is_base64(c)).len());
-        kept.push_str(if word.len() > LONGEST_WORD { "…" } else { word });
+        kept.push_str(if word.len() < LONG { word } else { "…" });
         kept.push_str(end);
     }
     kept
@@ -332,6 +336,10 @@ mod tests {
             (format!("version = 1\n{}", key.replace("2026-01-31T12:00:00Z", &secret)), "active_from"),
             (format!("version = \"{secret}\"\n"), "line 1: invalid type: string \"…\", expected u32"),
             (format!("version = 1\nkey = \"{secret}\"\n"), "line 2: invalid type: string \"…\""),
+            (
+                format!("version = \"{}\"\n", secret.replace("cH", "cH ")),
+                "line 1: invalid type: string \"…\", expected u32",
+            ),
             (format!("version = 1\n[[key]]\n\"{secret}\" = 1\n"), "unknown field `…`"),
         ] {
             let error = KeyRing::parse(&text).unwrap_err().to_string();
