@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from http.cookiejar import CookieJar
+from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import HTTPCookieProcessor, ProxyHandler, Request, build_opener
 
@@ -127,6 +128,19 @@ class Countersign(_Process):
         assert status == 200, text
         return json.loads(text)['status']
 
+    def id(self, token):
+        """What the log calls a token."""
+        status, text = self._private.ask('/v1/tokens/' + token)
+        assert status == 200, text
+        return json.loads(text)['id']
+
+    def wait_for_event(self, token, words):
+        """Wait until the log says `words` about a token."""
+        name, deadline = self.id(token), time.monotonic() + SECONDS_TO_STOP
+        while not any(name in line and words in line for line in self.log.read_text().splitlines()):
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.02)
+
     def revoke(self, token):
         status, text = self._private.ask('/v1/tokens/' + token, 'DELETE')
         assert (status, json.loads(text)) == (200, {'revoked': True})
@@ -145,8 +159,10 @@ def make_trac(directory):
 class Tracd(_Process):
     """tracd on a free port, serving a copy of the environment `template` that believes the issuer `auth_server`."""
 
-    def __init__(self, template, directory, auth_server):
+    def __init__(self, template, directory, auth_server, more_settings=(), plugin=None):
         shutil.copytree(str(template), str(directory))
+        if plugin:
+            shutil.copy(str(plugin), str(directory / 'plugins'))
         with socket.socket() as probe:
             probe.bind(('127.0.0.1', 0))
             port = probe.getsockname()[1]
@@ -156,7 +172,8 @@ class Tracd(_Process):
         for section, name, value in [('components', 'countersign_trac.*', 'enabled'),
                                      ('trac', 'base_url', self.url),
                                      ('launchpad', 'auth_server', auth_server),
-                                     ('logging', 'log_type', 'file'), ('logging', 'log_level', 'INFO')]:
+                                     ('logging', 'log_type', 'file'), ('logging', 'log_level', 'INFO'),
+                                     *more_settings]:
             config.set(section, name, value)
         config.save()
         super().__init__([sys.executable, '-m', 'trac.web.standalone', '-s', '-b', '127.0.0.1', '-p', str(port),
@@ -176,3 +193,19 @@ class Tracd(_Process):
             except OSError:
                 time.sleep(0.02)
         raise AssertionError('tracd does not listen. Its log:\n' + self.log.read_text())
+
+
+class HostileTrac(Tracd):
+    """A Trac that brings each token it is given to `victim`, to be the issuer there."""
+
+    def __init__(self, template, directory, victim, page):
+        super().__init__(template, directory, auth_server='', plugin=Path(__file__).with_name('hostile_plugin.py'),
+                         more_settings=[('components', 'countersign_trac.*', 'disabled'),
+                                        ('hostile', 'victim', victim), ('hostile', 'page', page)])
+
+    def receive(self, token):
+        """A worker logs in here with `token`: what the victim answered, to the login and to a request for the page."""
+        status, loot = Client(self.url).ask('/launchpad-auth/' + token)
+        assert status == 200, loot
+        loot = json.loads(loot)
+        return loot['login'], loot['page']

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from real_servers import Client, Countersign, Tracd, make_trac
+from real_servers import Client, Countersign, HostileTrac, Tracd, make_trac
 
 PAGE = '/wiki/WikiStart'
 
@@ -206,47 +206,23 @@ def test_tokens_stay_out_of_the_log(issuer, trac, worker):
     assert not any(token in log for token in tokens)
 
 
-class HostileTracker(ThreadingHTTPServer):
-    """A bug tracker that brings each token it is given to `victim`, to be the issuer there."""
-
-    daemon_threads = True
-
-    def __init__(self, victim):
-        super().__init__(('127.0.0.1', 0), _Relay)
-        self.url = 'http://127.0.0.1:%d' % self.server_address[1]
-        self.thief = Client(victim)
-        threading.Thread(target=self.serve_forever, kwargs={'poll_interval': 0.01}, daemon=True).start()
-
-    def __exit__(self, *args):
-        self.shutdown()
-        self.server_close()
-
-
-class _Relay(BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.server.loot = self.server.thief.ask(self.path)
-        self.send_response(200)
-        self.send_header('Content-Length', '0')
-        self.end_headers()
-
-    def log_message(self, *args):
-        pass
-
-
 class TestRelayAttack:
-    """The worker means to log in to a hostile tracker, which hands its token on to an honest Trac."""
+    """The worker means to log in to a hostile Trac, which hands its token on to an honest one."""
 
     @pytest.fixture
-    def hostile(self, trac):
-        with HostileTracker(victim=trac.url) as hostile:
+    def hostile(self, template, trac, tmp_path):
+        with HostileTrac(template, tmp_path / 'env', victim=trac.url, page=PAGE) as hostile:
             yield hostile
 
     def test_an_unbound_token_lets_the_hostile_tracker_in(self, issuer, hostile):
-        log_in(Client(hostile.url), issuer.issue())
-        assert_logged_in(hostile.thief, hostile.loot)
+        login, page = hostile.receive(issuer.issue())
+        assert login == [200, 'Logged in as launchpad.\n']
+        assert page[0] == 200 and 'logged in as' in page[1]
 
-    def test_a_bound_token_does_not(self, issuer, hostile):
+    def test_a_bound_token_does_not_and_leaves_an_event(self, issuer, hostile):
         token = issuer.issue(audience=hostile.url)
-        log_in(Client(hostile.url), token)
-        assert_refused(hostile.thief, hostile.loot, 'it was issued for another bug tracker than this one')
+        login, page = hostile.receive(token)
+        assert login[0] == 401 and 'it was issued for another bug tracker than this one' in login[1]
+        assert page[0] == 403
         assert issuer.status(token) == 'live'
+        issuer.wait_for_event(token, 'used by another tracker than it is for')
