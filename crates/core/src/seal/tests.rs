@@ -58,6 +58,22 @@ fn a_token_of_version_one_stays_readable() {
 }
 
 #[test]
+fn numbers_in_claims_come_out_as_they_went_in() {
+    for number in [
+        "118446744073709551694",
+        "1.1844674407370957e20",
+        "0.1",
+        "-0.0",
+        "1e-7",
+        "5e-324",
+        "18446744073709551615",
+    ] {
+        let token = token(None, &format!("{{\"a\":{number}}}"));
+        assert_eq!(unseal(&sealed(&token, &ring()), &ring()), Ok(token), "{number}");
+    }
+}
+
+#[test]
 fn every_flipped_bit_and_every_cut_is_refused() {
     let ring = ring();
     let text = sealed(&token(Some("https://bugs.example.org/"), "{\"a\":1}"), &ring);
