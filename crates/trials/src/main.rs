@@ -38,6 +38,8 @@ enum Trial {
         #[arg(long, default_value_t = 4)]
         groups: u64,
         #[command(flatten)]
+        seed: Seed,
+        #[command(flatten)]
         common: Common,
     },
     /// The server is killed under load, its files are damaged, and it is started again
@@ -48,6 +50,8 @@ enum Trial {
         /// Remove the log after each crash, which loses answers: the trial has to fail
         #[arg(long)]
         lose_log: bool,
+        #[command(flatten)]
+        seed: Seed,
         #[command(flatten)]
         common: Common,
     },
@@ -65,6 +69,8 @@ enum Trial {
         #[arg(long, default_value_t = 1000)]
         count: u64,
         #[command(flatten)]
+        seed: Seed,
+        #[command(flatten)]
         common: Common,
     },
     /// Visit every state of a model of the protocol, with and without each defence
@@ -76,12 +82,16 @@ struct Common {
     /// Stop after so many seconds, whatever was reached
     #[arg(long, default_value_t = 3600)]
     seconds: u64,
-    /// Makes the choices of an earlier run again
-    #[arg(long)]
-    seed: Option<u64>,
     /// Where the evidence of a violation is written
     #[arg(long, value_name = "FILE", default_value = "countersign-violation.txt")]
     evidence: PathBuf,
+}
+
+#[derive(Args, Debug)]
+struct Seed {
+    /// Makes the choices of an earlier run again
+    #[arg(long)]
+    seed: Option<u64>,
 }
 
 fn main() -> ExitCode {
@@ -123,23 +133,23 @@ fn main() -> ExitCode {
 
 async fn hold(trial: Trial) -> Result<String, TrialError> {
     match trial {
-        Trial::Races { count, clients, groups, common } => {
+        Trial::Races { count, clients, groups, seed, common } => {
             let options =
-                races::Options { count, clients, groups, limit: common.limit(), seed: common.seed()? };
+                races::Options { count, clients, groups, limit: common.limit(), seed: seed.number()? };
             let (server, _place) = start().await?;
             let tally = races::run(server.target(), options, &say).await?;
             server.stop().await?;
             Ok(format!("races: {tally}"))
         }
-        Trial::Crashes { cycles, lose_log, common } => {
-            let options = crashes::Options { cycles, limit: common.limit(), seed: common.seed()?, lose_log };
+        Trial::Crashes { cycles, lose_log, seed, common } => {
+            let options = crashes::Options { cycles, limit: common.limit(), seed: seed.number()?, lose_log };
             Ok(format!("crashes: {}", crashes::run(find_binary()?, options, &say).await?))
         }
         Trial::LostLog { count, common } => {
             Ok(format!("lost-log: {}", lost_log::run(find_binary()?, count, common.limit(), &say).await?))
         }
-        Trial::LostAnswers { count, common } => {
-            let options = lost_answers::Options { count, limit: common.limit(), seed: common.seed()? };
+        Trial::LostAnswers { count, seed, common } => {
+            let options = lost_answers::Options { count, limit: common.limit(), seed: seed.number()? };
             let (server, _place) = start().await?;
             let tally = lost_answers::run(server.target(), options, &say).await?;
             server.stop().await?;
@@ -190,9 +200,11 @@ impl Common {
     fn limit(&self) -> Duration {
         Duration::from_secs(self.seconds)
     }
+}
 
-    /// The seed that was given, or a new one; printed in either case.
-    fn seed(&self) -> Result<u64, TrialError> {
+impl Seed {
+    /// The one that was given, or a new one; printed in either case.
+    fn number(&self) -> Result<u64, TrialError> {
         let seed = self.seed.map_or_else(new_seed, Ok)?;
         say(&format!("seed {seed}"));
         Ok(seed)

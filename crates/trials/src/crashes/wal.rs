@@ -3,6 +3,7 @@
 //! Format: <https://www.sqlite.org/fileformat2.html#walformat>. A header of 32 bytes, then frames: 24 bytes of header and
 //! a page. All numbers are big-endian.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -93,6 +94,15 @@ impl Wal {
             Some(from) if !self.is_copied(from, database) => from,
             _ => self.end,
         }
+    }
+
+    /// Where in the database the pages stand that the frames before `end` are new versions of, and how long a page is.
+    /// They are written there by the next checkpoint; a power cut in its midst can leave them half written.
+    pub(crate) fn pages(&self, end: usize) -> (Vec<usize>, usize) {
+        let frames = self.bytes.get(HEADER..end).unwrap_or_default().chunks_exact(FRAME_HEADER + self.page);
+        let numbers = frames.filter_map(|frame| usize::try_from(number(frame, 0)?).ok());
+        let unique: BTreeSet<_> = numbers.map(|number| number.saturating_sub(1) * self.page).collect();
+        (unique.into_iter().collect(), self.page)
     }
 
     /// Whether any page of the frames after `from` has been written to the database already.

@@ -9,6 +9,7 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
 use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
 use rand::{Rng, RngExt};
 use uuid::Uuid;
 
@@ -17,6 +18,9 @@ use crate::TrialError;
 
 /// The longest rubbish behind the end of a log, in bytes; some frames.
 const RUBBISH: usize = 16 * 1024;
+
+/// What a disk writes in one piece, in bytes.
+const SECTOR: usize = 512;
 
 /// What can happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +31,8 @@ pub(crate) enum Wreck {
     Cut,
     /// That part is overwritten with random bytes.
     Garble,
+    /// Pages of the database, of which the log has a newer version, are half written.
+    TearPages,
     /// Random bytes follow the last frame.
     AppendRubbish,
     /// Earlier frames of the same log follow the last one, once more.
@@ -38,9 +44,10 @@ pub(crate) enum Wreck {
 }
 
 impl Wreck {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Cut,
         Self::Garble,
+        Self::TearPages,
         Self::AppendRubbish,
         Self::AppendFrames,
         Self::RemoveIndex,
@@ -60,6 +67,7 @@ impl fmt::Display for Wreck {
             Self::None => "nothing happened to the files",
             Self::Cut => "the unanswered end of the log was cut",
             Self::Garble => "the unanswered end of the log was overwritten",
+            Self::TearPages => "pages that a checkpoint writes were torn",
             Self::AppendRubbish => "rubbish was written behind the log's last frame",
             Self::AppendFrames => "earlier frames were written behind the log's last frame",
             Self::RemoveIndex => "the log's index was removed",
@@ -115,6 +123,16 @@ pub(crate) fn wreck(
                 write_random(open()?, at, rng.random_range(1..=wal.bytes.len() - at), rng)?;
             }
             return Ok(at < wal.end());
+        }
+        Wreck::TearPages => {
+            let answered_until = wal.unanswered_from(floor, &fs::read(database)?, answered);
+            let (pages, length) = wal.pages(answered_until);
+            for page in pages.sample(rng, 3) {
+                // The first bytes of the database are the same in every version of it.
+                let from = *page + if *page == 0 { SECTOR } else { 0 };
+                let at = from + SECTOR * rng.random_range(0..(*page + length - from) / SECTOR);
+                write_random(OpenOptions::new().write(true).open(database)?, at, SECTOR, rng)?;
+            }
         }
         Wreck::AppendRubbish => write_random(open()?, wal.end(), rng.random_range(1..=RUBBISH), rng)?,
         Wreck::AppendFrames => {
