@@ -1,0 +1,106 @@
+//! The key ring: lost, vanished, another server's.
+
+use std::fs;
+
+use crate::http::seen;
+use crate::server::{Place, Server};
+
+async fn used_token(server: &Server) -> String {
+    let token = server.token().await;
+    assert_eq!(server.handshake(&token).await.status, 200);
+    token
+}
+
+async fn until_handshake_is(server: &Server, token: &str, status: u16) {
+    seen(&format!("status {status}"), async || {
+        (server.handshake(token).await.status == status).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_store_without_its_key_ring_is_not_served() {
+    let place = Place::new();
+    let server = place.start_unlimited().await;
+    let (used, live) = (used_token(&server).await, server.token().await);
+    server.stop().await;
+    let aside = place.data().join("aside");
+    fs::rename(place.key_ring(), &aside).unwrap();
+    let said = place.refused().await;
+    assert!(said.starts_with("there is no key ring at "), "{said}");
+    assert!(said.contains(
+        "put it back, or name its place with --key-ring; if it is lost, move the store's file away"
+    ));
+    assert!(!place.key_ring().exists(), "none is made");
+
+    fs::rename(&aside, place.key_ring()).unwrap();
+    let server = place.start_unlimited().await;
+    assert_eq!(server.handshake(&used).await.status, 401);
+    assert_eq!(server.handshake(&live).await.status, 200);
+    server.stop().await;
+
+    // If it is lost for good.
+    fs::remove_file(place.key_ring()).unwrap();
+    fs::remove_file(place.database()).unwrap();
+    let server = place.start_unlimited().await;
+    assert_eq!(server.handshake(&used).await.status, 404);
+    assert_eq!(server.handshake(&server.token().await).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_first_start_that_was_cut_short_is_not_held_against_it() {
+    let place = Place::new();
+    place.start().await.stop().await;
+    fs::remove_file(place.key_ring()).unwrap();
+    let server = place.start_unlimited().await;
+    assert_eq!(server.handshake(&server.token().await).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_key_ring_that_vanishes_stays_in_use() {
+    let place = Place::new();
+    let server = place.start_unlimited().await;
+    let token = server.token().await;
+    let aside = place.data().join("aside");
+    fs::rename(place.key_ring(), &aside).unwrap();
+    server.signal(libc::SIGHUP);
+    let said = place.logged("the key ring on disk cannot be used; keeping the old one").await;
+    assert!(said.contains("cannot read the key ring"), "{said}");
+    assert_eq!(server.handshake(&token).await.status, 200);
+    assert_eq!(server.handshake(&server.token().await).await.status, 200);
+    fs::rename(&aside, place.key_ring()).unwrap();
+    server.signal(libc::SIGHUP);
+    place.logged("the key ring has changed on disk and is in use").await;
+}
+
+#[tokio::test]
+async fn the_key_ring_of_another_server_opens_nothing() {
+    let (place, other) = (Place::new(), Place::new());
+    let server = place.start_unlimited().await;
+    let (used, live) = (used_token(&server).await, server.token().await);
+    other.start().await.stop().await;
+    let aside = place.data().join("aside");
+    fs::copy(place.key_ring(), &aside).unwrap();
+
+    // While it serves.
+    fs::rename(other.key_ring(), place.key_ring()).unwrap();
+    server.signal(libc::SIGHUP);
+    place.logged("the new key ring has none of the old keys: tokens issued so far are refused").await;
+    for token in [&used, &live] {
+        until_handshake_is(&server, token, 404).await;
+    }
+    server.stop().await;
+
+    // From its start on.
+    let server = place.start_unlimited().await;
+    for token in [&used, &live] {
+        assert_eq!(server.handshake(token).await.status, 404);
+    }
+    assert_eq!(server.handshake(&server.token().await).await.status, 200);
+
+    // Its own again.
+    fs::rename(&aside, place.key_ring()).unwrap();
+    server.signal(libc::SIGHUP);
+    until_handshake_is(&server, &used, 401).await;
+    assert_eq!(server.handshake(&live).await.status, 200);
+}

@@ -1,0 +1,118 @@
+//! `docs/limits.md` says what the code does.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use countersign_core::{
+    MAX_AUDIENCE_BYTES, MAX_CLAIMS_BYTES, MAX_KEYS, MAX_LIFETIME, Policy, RETRY_WINDOW, handshake, seal,
+};
+use countersign_server::limits;
+
+use crate::overload::{BASE_KIB, CONNECTION_KIB, QUEUE};
+
+const PAGE: &str = include_str!("../../../../docs/limits.md");
+
+/// The limits that are nobody's business but one module's, and that module.
+const LOG: &str = include_str!("../../src/log.rs");
+const SCHEMA: &str = include_str!("../../../store/src/sqlite/schema.rs");
+const SAMPLE: &str = include_str!("../../../../docs/countersign.sample.toml");
+
+fn number(number: usize) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+fn bytes(count: usize) -> String {
+    const KIB: usize = 1024;
+    const MIB: usize = 1024 * 1024;
+    match count {
+        MIB.. if count.is_multiple_of(MIB) => format!("{} MiB", number(count / MIB)),
+        KIB.. if count.is_multiple_of(KIB) => format!("{} KiB", number(count / KIB)),
+        _ => format!("{} bytes", number(count)),
+    }
+}
+
+fn time(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 3600.. if seconds.is_multiple_of(3600) => format!("{} h", seconds / 3600),
+        seconds @ 60.. if seconds.is_multiple_of(60) => format!("{} min", seconds / 60),
+        seconds => format!("{seconds} s"),
+    }
+}
+
+/// The number behind `before` in a source.
+fn stated(source: &str, before: &str) -> usize {
+    let after = source.split_once(before).unwrap_or_else(|| panic!("no {before}")).1;
+    let digits: String = after.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().unwrap()
+}
+
+fn limits() -> Vec<(&'static str, String)> {
+    let policy = Policy::default();
+    let lock_wait = stated(SCHEMA, "const LOCK_WAIT: Duration = Duration::from_secs(");
+    vec![
+        ("head of a request", bytes(limits::MAX_HEAD_BYTES)),
+        ("header lines", number(100)),
+        ("body, public listener", bytes(limits::MAX_PUBLIC_BODY_BYTES)),
+        ("body, private listener", bytes(limits::MAX_PRIVATE_BODY_BYTES)),
+        ("text of a token", format!("{} characters", number(seal::MAX_TEXT_CHARS))),
+        ("audience", bytes(MAX_AUDIENCE_BYTES)),
+        ("claims", bytes(MAX_CLAIMS_BYTES)),
+        ("XML nesting", number(countersign_xmlrpc::MAX_DEPTH)),
+        ("attributes of an XML element", number(countersign_xmlrpc::MAX_ATTRIBUTES)),
+        ("calls in a `system.multicall`", number(countersign_xmlrpc::MAX_CALLS)),
+        ("results of a `system.multicall`", bytes(countersign_xmlrpc::MAX_RESULTS_SIZE)),
+        ("a request's head, a TLS handshake, silence between requests", time(limits::HEAD_TIMEOUT)),
+        ("a whole request", time(limits::REQUEST_TIMEOUT)),
+        ("the store's answer", time(limits::STORE_TIMEOUT)),
+        ("another program's lock on the store", time(Duration::from_secs(u64::try_from(lock_wait).unwrap()))),
+        ("requests under way when the server stops", time(limits::GRACE)),
+        ("life of a token", time(policy.lifetime)),
+        ("longest life of a token", time(MAX_LIFETIME)),
+        ("asking again with the same `Idempotency-Key`", time(RETRY_WINDOW)),
+        ("a clock that is ahead", time(handshake::CLOCK_SKEW)),
+        ("record of a used token, after its expiry", time(policy.retention)),
+        ("connections of each listener", number(limits::MAX_CONNECTIONS)),
+        ("file descriptors kept from connections", number(limits::RESERVED_DESCRIPTORS)),
+        ("handshakes that wait for the store", number(QUEUE)),
+        ("refusals of one address in a minute", number(stated(SAMPLE, "refusals_per_minute = "))),
+        ("addresses whose refusals are counted", number(limits::MAX_ADDRESSES)),
+        ("keys in the ring", number(MAX_KEYS)),
+        ("log lines that wait to be written", number(stated(LOG, "const MAX_WAITING_LINES: usize = "))),
+        ("memory of a connection", bytes(usize::try_from(CONNECTION_KIB * 1024).unwrap())),
+        ("memory besides", bytes(usize::try_from(BASE_KIB * 1024).unwrap())),
+    ]
+}
+
+/// The first two columns of every row of a table whose second column is called `limit`.
+fn rows() -> BTreeSet<(&'static str, String)> {
+    let mut rows = BTreeSet::new();
+    let mut in_table = false;
+    for line in PAGE.lines() {
+        let mut columns = line.strip_prefix("| ").unwrap_or_default().split(" | ");
+        match (columns.next(), columns.next()) {
+            (Some(_), Some("limit")) => in_table = true,
+            (Some(what), Some(limit)) if in_table => {
+                rows.insert((what, limit.to_owned()));
+            }
+            _ => in_table &= line.starts_with("|-"),
+        }
+    }
+    rows
+}
+
+#[test]
+fn every_limit_is_on_the_page_as_it_is() {
+    let limits: BTreeSet<_> = limits().into_iter().collect();
+    let rows = rows();
+    let missing: Vec<_> = limits.difference(&rows).collect();
+    let wrong: Vec<_> = rows.difference(&limits).collect();
+    assert!(missing.is_empty() && wrong.is_empty(), "put {missing:#?} in the place of {wrong:#?}");
+}
