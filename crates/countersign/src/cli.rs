@@ -3,6 +3,7 @@
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::bench::BenchCommand;
 use crate::check_tracker::CheckTrackerCommand;
 use crate::keys::{KEY_PLACE, KeysCommand};
 use crate::login::LoginCommand;
@@ -47,6 +48,9 @@ pub(crate) enum Command {
     /// Check what a bug tracker's plugin does right and wrong, by playing its issuer
     #[command(after_help = crate::check_tracker::CHECK_TRACKER_HELP)]
     CheckTracker(Box<CheckTrackerCommand>),
+    /// Load a running server, check every answer, and say how long it takes
+    #[command(after_help = crate::bench::BENCH_HELP)]
+    Bench(Box<BenchCommand>),
     /// List and rotate the keys that seal tokens
     #[command(subcommand)]
     Keys(KeysCommand),

@@ -2,6 +2,7 @@
 //!
 //! `serve` runs a token server. The other commands talk to a running server, or, with `--offline`, work on its files.
 
+mod bench;
 mod check_tracker;
 mod cli;
 mod demo;
@@ -39,6 +40,7 @@ pub fn run() -> ExitCode {
             Command::Token(command) => token::run(command).await,
             Command::Login(command) => login::run(*command).await,
             Command::CheckTracker(command) => check_tracker::run(*command).await,
+            Command::Bench(command) => bench::run(*command).await,
             Command::Keys(command) => keys::run(command).await,
             Command::Store(command) => store::run(command).await,
         }

@@ -1,0 +1,107 @@
+//! The calls of the private API, and what their answers hold.
+
+use dxr::{FaultResponse, MethodCall, MethodResponse, Value};
+
+use crate::error::{Wrong, excerpt};
+
+/// The call that issues a token, bound to a tracker or not.
+pub(crate) fn new_token(tracker: Option<&str>) -> String {
+    call("newBugTrackerToken", tracker)
+}
+
+/// The call that describes a token.
+pub(crate) fn get_token(token: &str) -> String {
+    call("getLoginToken", Some(token))
+}
+
+fn call(method: &str, parameter: Option<&str>) -> String {
+    let params = parameter.map(|text| Value::String(text.to_owned())).into_iter().collect();
+    let call = MethodCall { name: method.into(), params };
+    // Strings are always expressible; a server would refuse an empty call by a fault.
+    call.to_xml().unwrap_or_default()
+}
+
+/// The token that a response holds.
+pub(crate) fn token(response: &[u8]) -> Result<String, Wrong> {
+    match value(response)? {
+        // What can stand in a path as it is, and what trackers' plugins accept.
+        Value::String(token) if is_token(&token) => Ok(token),
+        Value::String(_) => Err(Wrong::Body("a token has letters and digits only")),
+        _ => Err(Wrong::Body("a token is a string")),
+    }
+}
+
+/// The handshake URL in the description of a token.
+pub(crate) fn handshake_url(response: &[u8]) -> Result<String, Wrong> {
+    match value(response)? {
+        Value::Struct(mut members) => match members.remove("handshake_url") {
+            Some(Value::String(url)) => Ok(url),
+            _ => Err(Wrong::Body("it has no handshake_url")),
+        },
+        _ => Err(Wrong::Body("the description of a token is a struct")),
+    }
+}
+
+fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
+fn value(response: &[u8]) -> Result<Value, Wrong> {
+    let text = str::from_utf8(response).map_err(|_| Wrong::Body("it is not UTF-8"))?;
+    match MethodResponse::from_xml(text) {
+        Ok(response) => Ok(response.value),
+        Err(_) => match FaultResponse::from_xml(text) {
+            Ok(FaultResponse { fault }) => Err(Wrong::Fault(fault.code(), excerpt(fault.string()))),
+            Err(_) => Err(Wrong::Body("it is not a methodResponse")),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STRING: &str = "<?xml version=\"1.0\"?><methodResponse><params><param><value><string>T0</string></value>\
+                          </param></params></methodResponse>";
+
+    #[test]
+    fn tokens_are_read_and_nothing_else_is() {
+        assert_eq!(token(STRING.as_bytes()), Ok("T0".to_owned()));
+        assert_eq!(token(STRING.replace("<string>T0</string>", "T0").as_bytes()), Ok("T0".to_owned()));
+        for wrong in ["../x", "", "T 0"] {
+            let response = STRING.replace("T0", wrong);
+            assert!(matches!(token(response.as_bytes()), Err(Wrong::Body(_))), "{wrong}");
+        }
+        let number = STRING.replace("<string>T0</string>", "<int>5</int>");
+        assert!(matches!(token(number.as_bytes()), Err(Wrong::Body(_))));
+        for garbage in [&b"T0"[..], b"<html>", b"\xff", b""] {
+            assert!(matches!(token(garbage), Err(Wrong::Body(_))));
+        }
+    }
+
+    #[test]
+    fn faults_are_errors() {
+        let fault = "<methodResponse><fault><value><struct>\
+                     <member><name>faultCode</name><value><int>-32500</int></value></member>\
+                     <member><name>faultString</name><value><string>No.</string></value></member>\
+                     </struct></value></fault></methodResponse>";
+        assert_eq!(token(fault.as_bytes()), Err(Wrong::Fault(-32500, "No.".to_owned())));
+    }
+
+    #[test]
+    fn descriptions() {
+        let described = STRING.replace(
+            "<string>T0</string>",
+            "<struct><member><name>handshake_url</name><value>http://x/T0</value></member></struct>",
+        );
+        assert_eq!(handshake_url(described.as_bytes()), Ok("http://x/T0".to_owned()));
+        assert!(handshake_url(STRING.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn calls_carry_their_parameter() {
+        assert!(!new_token(None).contains("<value>"));
+        assert!(new_token(Some("http://x/?a&b")).contains("<string>http://x/?a&amp;b</string>"));
+        assert!(get_token("T0").contains("getLoginToken"));
+    }
+}
