@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use crate::client::Lost;
+
 /// Why a trial did not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum TrialError {
@@ -23,6 +25,12 @@ impl TrialError {
 impl From<Violation> for TrialError {
     fn from(violation: Violation) -> Self {
         Self::Violation(Box::new(violation))
+    }
+}
+
+impl From<Lost> for TrialError {
+    fn from(lost: Lost) -> Self {
+        Self::Setup(format!("the server cannot be reached: {lost}"))
     }
 }
 

@@ -65,16 +65,15 @@ impl fmt::Display for Tally {
 /// Holds the trial.
 pub async fn run(target: Target, options: Options, say: Say<'_>) -> Result<Tally, TrialError> {
     let began = Instant::now();
-    let lost = |error| TrialError::setup("the server cannot be reached", error);
     let mut rng = StdRng::seed_from_u64(options.seed);
-    let mut issuer = Issuer::connect(target).await.map_err(lost)?;
+    let mut issuer = Issuer::connect(target).await?;
     let proxy = Proxy::start(target.public).await?;
-    let mut direct = Tracker::connect(target).await.map_err(lost)?;
+    let mut direct = Tracker::connect(target).await?;
     let mut tally = Tally::default();
     while tally.tokens < options.count && began.elapsed() < options.limit {
         let subject = Subject::new(issuer.issue(true).await?);
         let when = if rng.random() { Break::BeforeTheAnswer } else { Break::AfterTheRequest };
-        let mut tracker = Tracker::connect_to(proxy.address()?).await.map_err(lost)?;
+        let mut tracker = Tracker::connect_to(proxy.address()?).await?;
         let (asked, answer) = tokio::join!(subject.redeem(&mut tracker, OWN), proxy.break_one(when));
         if asked? != Outcome::NoAnswer {
             return Err(TrialError::Setup("an answer came through a line that was cut".to_owned()));

@@ -72,18 +72,17 @@ pub async fn run(binary: PathBuf, rounds: u64, limit: Duration, say: Say<'_>) ->
 async fn while_running(launch: &Launch) -> Result<(), TrialError> {
     let server = launch.start().await?;
     let redeemed = redeem_some(server.target()).await?;
-    let live = Subject::new(issuer(server.target()).await?.issue(true).await?);
+    let live = Subject::new(Issuer::connect(server.target()).await?.issue(true).await?);
     remove_log(launch)?;
-    let mut tracker = tracker(server.target()).await?;
+    let mut tracker = Tracker::connect(server.target()).await?;
     match tracker.redeem(&live.token.text, Some(1)).await {
         Ok(Answer::Later(_)) => {}
         Ok(answer) => return Err(live.broken(&format!("a server without its log answered {answer}"))),
-        Err(error) => return Err(TrialError::setup("a server without its log gives no answer", error)),
+        Err(lost) => return Err(lost.into()),
     }
-    // It has saved the log when it gives up on it, or it could not have known; either way this ends it.
     server.stop().await?;
     let server = launch.start().await?;
-    let mut tracker = self::tracker(server.target()).await?;
+    let mut tracker = Tracker::connect(server.target()).await?;
     for subject in &redeemed {
         if subject.redeem(&mut tracker, None).await? != Outcome::Refused {
             return Err(subject.broken("redeemed twice, after the log was removed under a running server"));
@@ -101,10 +100,10 @@ async fn after_a_crash(launch: &Launch, tally: &mut Tally) -> Result<(), TrialEr
     remove_log(launch)?;
 
     let server = launch.start().await?;
-    let mut issuer = issuer(server.target()).await?;
+    let mut issuer = Issuer::connect(server.target()).await?;
     for subject in &redeemed {
-        let standing = issuer.look(&subject.token.text).await;
-        let live = standing.is_ok_and(|standing| standing.is_some_and(|s| s.sight == Some(Sight::Live)));
+        let standing = issuer.look(&subject.token.text).await?;
+        let live = standing.is_some_and(|standing| standing.sight == Some(Sight::Live));
         tally.live_without_fence += u64::from(live);
         tally.redeemed += 1;
     }
@@ -112,7 +111,7 @@ async fn after_a_crash(launch: &Launch, tally: &mut Tally) -> Result<(), TrialEr
 
     launch.run(&["store", "fence", "--offline"]).await?;
     let server = launch.start().await?;
-    let mut tracker = tracker(server.target()).await?;
+    let mut tracker = Tracker::connect(server.target()).await?;
     for subject in &redeemed {
         for key in [Some(1), None] {
             match tracker.redeem(&subject.token.text, key).await {
@@ -120,7 +119,7 @@ async fn after_a_crash(launch: &Launch, tally: &mut Tally) -> Result<(), TrialEr
                 Ok(answer) => {
                     return Err(subject.broken(&format!("behind the fence a token was answered {answer}")));
                 }
-                Err(error) => return Err(TrialError::setup("the server gives no answer", error)),
+                Err(lost) => return Err(lost.into()),
             }
         }
         tally.refused_with_fence += 1;
@@ -131,8 +130,8 @@ async fn after_a_crash(launch: &Launch, tally: &mut Tally) -> Result<(), TrialEr
 
 /// Issues some tokens and redeems them.
 async fn redeem_some(target: Target) -> Result<Vec<Subject>, TrialError> {
-    let tokens = issuer(target).await?.issue_many(TOKENS).await?;
-    let mut tracker = tracker(target).await?;
+    let tokens = Issuer::connect(target).await?.issue_many(TOKENS).await?;
+    let mut tracker = Tracker::connect(target).await?;
     let subjects: Vec<_> = tokens.into_iter().map(Subject::new).collect();
     for subject in &subjects {
         if subject.redeem(&mut tracker, Some(1)).await? != Outcome::Accepted {
@@ -140,12 +139,4 @@ async fn redeem_some(target: Target) -> Result<Vec<Subject>, TrialError> {
         }
     }
     Ok(subjects)
-}
-
-async fn tracker(target: Target) -> Result<Tracker, TrialError> {
-    Tracker::connect(target).await.map_err(|error| TrialError::setup("the server cannot be reached", error))
-}
-
-async fn issuer(target: Target) -> Result<Issuer, TrialError> {
-    Issuer::connect(target).await.map_err(|error| TrialError::setup("the server cannot be reached", error))
 }

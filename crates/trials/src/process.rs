@@ -20,7 +20,7 @@ pub const BIN_VARIABLE: &str = "COUNTERSIGN_BIN";
 /// How long a server may take to start or to stop.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// The name of the file in the data directory's place that gets what the server writes to standard error.
+/// Where the servers' standard error goes, beside the data directory.
 const LOG: &str = "server.log";
 
 /// Finds the server's binary: where [`BIN_VARIABLE`] says, or beside this program or its test directory.

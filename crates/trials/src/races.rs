@@ -135,16 +135,13 @@ async fn run_group(
     began: Instant,
     judged: mpsc::Sender<Round>,
 ) -> Result<(), TrialError> {
-    let lost = |error| TrialError::setup("the server cannot be reached", error);
-    let mut issuer = Issuer::connect(target).await.map_err(lost)?;
+    let mut issuer = Issuer::connect(target).await?;
     let start = Arc::new(Barrier::new(options.clients));
     let (results, mut done) = mpsc::channel(options.clients);
     let mut callers = Vec::new();
     for _ in 0..options.clients {
-        let caller = Caller {
-            tracker: Tracker::connect(target).await.map_err(lost)?,
-            issuer: Issuer::connect(target).await.map_err(lost)?,
-        };
+        let caller =
+            Caller { tracker: Tracker::connect(target).await?, issuer: Issuer::connect(target).await? };
         let (turns, inbox) = mpsc::channel(1);
         tokio::spawn(caller.take_turns(inbox, Arc::clone(&start), results.clone()));
         callers.push(turns);

@@ -97,7 +97,7 @@ impl Subject {
             Ok(None) => return Err(self.broken("the private API could not say how a token stands")),
             Err(lost) => {
                 self.history.lost(call, &lost);
-                return Err(TrialError::setup("the private API cannot be reached", lost));
+                return Err(lost.into());
             }
         };
         let Some(sight) = standing.sight else {

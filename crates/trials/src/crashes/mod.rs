@@ -193,8 +193,7 @@ impl Trial {
     }
 
     async fn subjects(&mut self, server: &ServerProcess) -> Result<Vec<Subject>, TrialError> {
-        let lost = |error| TrialError::setup("the server cannot be reached", error);
-        let mut issuer = Issuer::connect(server.target()).await.map_err(lost)?;
+        let mut issuer = Issuer::connect(server.target()).await?;
         let tokens = issuer.issue_many(self.rng.random_range(8..=96)).await?;
         Ok(tokens.into_iter().map(Subject::new).collect())
     }
@@ -257,9 +256,8 @@ impl Trial {
             self.tally.killed_at_first_start += 1;
         }
         let server = launch.start().await?;
-        let lost = |error| TrialError::setup("the server cannot be reached", error);
-        let token = Issuer::connect(server.target()).await.map_err(lost)?.issue(true).await?;
-        let mut tracker = Tracker::connect(server.target()).await.map_err(lost)?;
+        let token = Issuer::connect(server.target()).await?.issue(true).await?;
+        let mut tracker = Tracker::connect(server.target()).await?;
         let subject = Subject::new(token);
         if subject.redeem(&mut tracker, Some(1)).await? != Outcome::Accepted {
             return Err(
@@ -268,15 +266,14 @@ impl Trial {
         }
         server.kill().await?;
         let server = launch.start().await?;
-        let mut tracker = Tracker::connect(server.target()).await.map_err(lost)?;
+        let mut tracker = Tracker::connect(server.target()).await?;
         refused(&subject, &mut tracker).await?;
         server.kill().await
     }
 
     /// Tries some tokens of earlier cycles.
     async fn try_again(&mut self, server: &ServerProcess) -> Result<(), TrialError> {
-        let lost = |error| TrialError::setup("the server cannot be reached", error);
-        let mut tracker = Tracker::connect(server.target()).await.map_err(lost)?;
+        let mut tracker = Tracker::connect(server.target()).await?;
         for _ in 0..SAMPLE {
             let cycle = self.redeemed.choose(&mut self.rng);
             if let Some(subject) = cycle.and_then(|subjects| subjects.choose(&mut self.rng)) {
@@ -288,9 +285,8 @@ impl Trial {
 
     /// Tries all tokens that were ever redeemed, and looks at their records.
     async fn try_at_the_end(&mut self, server: &ServerProcess) -> Result<(), TrialError> {
-        let lost = |error| TrialError::setup("the server cannot be reached", error);
-        let mut tracker = Tracker::connect(server.target()).await.map_err(lost)?;
-        let mut issuer = Issuer::connect(server.target()).await.map_err(lost)?;
+        let mut tracker = Tracker::connect(server.target()).await?;
+        let mut issuer = Issuer::connect(server.target()).await?;
         for subject in self.redeemed.iter().flat_map(|subjects| subjects.iter()) {
             if subject.yes().is_some() {
                 refused(subject, &mut tracker).await?;

@@ -34,9 +34,8 @@ pub(super) async fn settle(
     with_keys: bool,
     rng: &mut StdRng,
 ) -> Result<Settled, TrialError> {
-    let lost = |error| TrialError::setup("the server that was just started cannot be reached", error);
-    let mut tracker = Tracker::connect(server.target()).await.map_err(lost)?;
-    let mut issuer = Issuer::connect(server.target()).await.map_err(lost)?;
+    let mut tracker = Tracker::connect(server.target()).await?;
+    let mut issuer = Issuer::connect(server.target()).await?;
     let restarted = SystemClock.now();
     let mut settled = Settled::default();
     for subject in subjects {
