@@ -14,7 +14,16 @@ pub(super) const LOCK_FILE: &str = "countersign.lock";
 /// The operating system's lock on the file decides. The process id in it is only for the sentence that the second
 /// process prints, and a file that a dead process left behind is no obstacle.
 #[derive(Debug)]
-pub(super) struct Lock(#[expect(dead_code, reason = "the open file is the lock")] File);
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    /// Gives the lock back by name. Closing the file would do, but for a child process that is just being started: until
+    /// it has become another program, it has the file open, too.
+    fn drop(&mut self) {
+        // The file is closed in any case.
+        let _ = self.0.unlock();
+    }
+}
 
 impl Lock {
     /// Takes the lock on `dir`, or says who has it.
