@@ -5,6 +5,7 @@ use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::bench::BenchCommand;
 use crate::check_tracker::CheckTrackerCommand;
+use crate::generate::{CompletionsCommand, ManCommand};
 use crate::keys::{KEY_PLACE, KeysCommand};
 use crate::login::LoginCommand;
 use crate::output::Failure;
@@ -57,6 +58,11 @@ pub(crate) enum Command {
     /// Look after the store of consumed tokens
     #[command(subcommand)]
     Store(StoreCommand),
+    /// Print a script that completes commands and flags in a shell
+    #[command(after_help = crate::generate::COMPLETIONS_HELP)]
+    Completions(CompletionsCommand),
+    /// Write the manual pages of all commands
+    Man(ManCommand),
 }
 
 impl Cli {

@@ -6,6 +6,7 @@ mod bench;
 mod check_tracker;
 mod cli;
 mod demo;
+mod generate;
 mod keys;
 mod log;
 mod login;
@@ -43,6 +44,8 @@ pub fn run() -> ExitCode {
             Command::Bench(command) => bench::run(*command).await,
             Command::Keys(command) => keys::run(command).await,
             Command::Store(command) => store::run(command).await,
+            Command::Completions(command) => generate::completions(&command),
+            Command::Man(command) => generate::man(&command),
         }
     });
     match done {

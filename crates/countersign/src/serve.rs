@@ -8,6 +8,7 @@ use std::sync::Arc;
 use countersign_core::{Clock, KeyRing, LoginTokenSet, OsEntropy, SystemClock, TokenStore};
 use countersign_server::{App, Bearer, KeyFile, Names, RefusalLimiter, Server};
 use jiff::Timestamp;
+use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use url::Url;
@@ -56,6 +57,7 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     });
     tracing::info!(data_dir = %settings.data_dir.display(), store = %settings.store, %public_url, "ready");
     print(format!("public {public}\nprivate {private}"))?;
+    tell_service_manager(NotifyState::Ready);
     let reload = Arc::new(Notify::new());
     server.run(app, Arc::clone(&reload), signals.stop(reload)).await;
     tracing::info!("stopped");
@@ -114,6 +116,13 @@ fn bearer(settings: &Resolved) -> Result<Option<Bearer>, Failure> {
     Ok(Some(bearer))
 }
 
+/// Tells the service manager that started this process how it stands (`sd_notify(3)`), if one wants to know.
+fn tell_service_manager(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "cannot tell the service manager how this server stands");
+    }
+}
+
 fn warn_without_tls(public_url: &Url) {
     let local = match public_url.host() {
         Some(url::Host::Domain(name)) => name == "localhost",
@@ -161,6 +170,7 @@ impl Signals {
                 _ = self.hangup.recv() => reload.notify_one(),
             }
         }
+        tell_service_manager(NotifyState::Stopping);
         tracing::info!("stopping after the requests under way; Ctrl-C stops at once");
         tokio::spawn(async move {
             self.interrupt.recv().await;

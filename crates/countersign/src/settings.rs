@@ -46,10 +46,12 @@ pub(crate) struct Settings {
     /// Where the store and the key ring are kept; made if missing [default: countersign-data]
     #[arg(long, env = "COUNTERSIGN_DATA_DIR", value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// Where bug trackers reach the handshake: IP:PORT or unix:PATH [default: 127.0.0.1:8080]
+    /// Where bug trackers reach the handshake: IP:PORT, unix:PATH, or systemd:NAME for a socket that the service manager
+    /// hands over [default: 127.0.0.1:8080]
     #[arg(long, env = "COUNTERSIGN_PUBLIC_LISTEN", value_name = "ADDR")]
     pub(crate) public_listen: Option<Address>,
-    /// Where the issuer's own processes reach the private API: IP:PORT or unix:PATH [default: 127.0.0.1:8087]
+    /// Where the issuer's own processes reach the private API: IP:PORT, unix:PATH or systemd:NAME
+    /// [default: 127.0.0.1:8087]
     #[arg(long, env = "COUNTERSIGN_PRIVATE_LISTEN", value_name = "ADDR")]
     pub(crate) private_listen: Option<Address>,
     /// The URL under which trackers see the public API; token URLs begin with it [default: where it listens]
@@ -277,7 +279,7 @@ fn loopback(port: u16) -> Address {
 fn has_a_name(address: &Address) -> bool {
     match address {
         Address::Tcp(address) => !address.ip().is_unspecified(),
-        Address::Unix(_) => false,
+        Address::Unix(_) | Address::Systemd(_) => false,
     }
 }
 

@@ -10,7 +10,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 
-/// An address to listen on: `HOST:PORT` in numbers, where port 0 takes any free port, or `unix:PATH`.
+use crate::inherited::Inherited;
+
+/// An address to listen on: `HOST:PORT` in numbers, where port 0 takes any free port, `unix:PATH`, or `systemd:NAME`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Address {
@@ -18,19 +20,25 @@ pub enum Address {
     Tcp(SocketAddr),
     /// A Unix socket, which only the server's own user can use.
     Unix(PathBuf),
+    /// A socket that the service manager listens on already and hands over under this name: `FileDescriptorName=` of a
+    /// systemd socket unit (`sd_listen_fds(3)`).
+    Systemd(String),
 }
 
 /// A text is not an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an address is an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080, or unix:PATH")]
+#[error(
+    "an address is an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080, or unix:PATH, or systemd:NAME"
+)]
 pub struct NotAnAddress;
 
 impl Address {
-    /// Whether only processes on this machine can reach it.
-    pub fn is_local(&self) -> bool {
+    /// Whether only processes on this machine can reach it; `None` if only the socket itself can tell.
+    pub fn is_local(&self) -> Option<bool> {
         match self {
-            Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
-            Self::Unix(_) => true,
+            Self::Tcp(address) => Some(address.ip().to_canonical().is_loopback()),
+            Self::Unix(_) => Some(true),
+            Self::Systemd(_) => None,
         }
     }
 }
@@ -39,10 +47,11 @@ impl FromStr for Address {
     type Err = NotAnAddress;
 
     fn from_str(text: &str) -> Result<Self, NotAnAddress> {
-        match text.strip_prefix("unix:") {
-            Some("") => Err(NotAnAddress),
-            Some(path) => Ok(Self::Unix(path.into())),
-            None => text.parse().map(Self::Tcp).map_err(|_| NotAnAddress),
+        match text.split_once(':') {
+            Some(("unix" | "systemd", "")) => Err(NotAnAddress),
+            Some(("unix", path)) => Ok(Self::Unix(path.into())),
+            Some(("systemd", name)) => Ok(Self::Systemd(name.to_owned())),
+            _ => text.parse().map(Self::Tcp).map_err(|_| NotAnAddress),
         }
     }
 }
@@ -72,15 +81,16 @@ impl fmt::Display for Address {
         match self {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Systemd(name) => write!(f, "systemd:{name}"),
         }
     }
 }
 
-/// A bound address. A Unix socket's file goes when this is dropped.
+/// A bound address. The file of a Unix socket goes when this is dropped, if this made it.
 #[derive(Debug)]
 pub(crate) enum Bound {
     Tcp(TcpListener),
-    Unix(UnixListener, SocketFile),
+    Unix(UnixListener, #[expect(dead_code, reason = "it is there to be dropped")] Option<SocketFile>),
 }
 
 /// The file of a Unix socket.
@@ -94,14 +104,16 @@ impl Drop for SocketFile {
 }
 
 impl Bound {
-    pub(crate) async fn to(address: &Address) -> io::Result<Self> {
+    /// Listens there. `inherited` has the sockets that the service manager handed over.
+    pub(crate) async fn to(address: &Address, inherited: &mut Inherited) -> io::Result<Self> {
         match address {
+            Address::Systemd(name) => inherited.take(name),
             Address::Tcp(address) => TcpListener::bind(address).await.map(Self::Tcp),
             Address::Unix(path) => {
                 remove_stale(path).await?;
                 let listener = UnixListener::bind(path)?;
                 std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-                Ok(Self::Unix(listener, SocketFile(path.clone())))
+                Ok(Self::Unix(listener, Some(SocketFile(path.clone()))))
             }
         }
     }
@@ -110,7 +122,10 @@ impl Bound {
     pub(crate) fn address(&self) -> io::Result<Address> {
         match self {
             Self::Tcp(listener) => listener.local_addr().map(Address::Tcp),
-            Self::Unix(_, SocketFile(path)) => Ok(Address::Unix(path.clone())),
+            Self::Unix(listener, _) => match listener.local_addr()?.as_pathname() {
+                Some(path) => Ok(Address::Unix(path.to_owned())),
+                None => Err(io::Error::new(io::ErrorKind::Unsupported, "a Unix socket needs a path")),
+            },
         }
     }
 }
@@ -139,17 +154,20 @@ mod tests {
     #[test]
     fn addresses_are_read_and_shown() {
         for (text, local) in [
-            ("127.0.0.1:8080", true),
-            ("[::1]:0", true),
-            ("[::ffff:127.0.0.1]:1", true),
-            ("0.0.0.0:80", false),
-            ("192.0.2.1:80", false),
-            ("unix:/run/countersign.sock", true),
+            ("127.0.0.1:8080", Some(true)),
+            ("[::1]:0", Some(true)),
+            ("[::ffff:127.0.0.1]:1", Some(true)),
+            ("0.0.0.0:80", Some(false)),
+            ("192.0.2.1:80", Some(false)),
+            ("unix:/run/countersign.sock", Some(true)),
+            ("systemd:public", None),
         ] {
             let address: Address = text.parse().unwrap();
             assert_eq!((address.to_string().as_str(), address.is_local()), (text, local));
         }
-        for text in ["", "localhost:80", "127.0.0.1", "unix:", "/run/a.sock", "http://127.0.0.1:80"] {
+        for text in
+            ["", "localhost:80", "127.0.0.1", "unix:", "systemd:", "/run/a.sock", "http://127.0.0.1:80"]
+        {
             assert_eq!(text.parse::<Address>(), Err(NotAnAddress), "{text}");
         }
     }
@@ -159,19 +177,23 @@ mod tests {
         let directory = tempfile::TempDir::new().unwrap();
         let path = directory.path().join("a.sock");
         let address = Address::Unix(path.clone());
-        let bound = Bound::to(&address).await.unwrap();
+        let mut inherited = Inherited::nothing();
+        let bound = Bound::to(&address, &mut inherited).await.unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(Bound::to(&address).await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(Bound::to(&address, &mut inherited).await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(bound);
         assert!(!path.exists());
         // A process that was killed leaves its socket behind.
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        let bound = Bound::to(&address).await.unwrap();
+        let bound = Bound::to(&address, &mut inherited).await.unwrap();
         assert_eq!(bound.address().unwrap(), address);
         drop(bound);
         std::fs::write(&path, "precious").unwrap();
-        assert_eq!(Bound::to(&address).await.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(
+            Bound::to(&address, &mut inherited).await.unwrap_err().kind(),
+            io::ErrorKind::AlreadyExists
+        );
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
     }
 }

@@ -12,6 +12,7 @@
 mod address;
 mod app;
 mod health;
+mod inherited;
 mod key_file;
 mod limiter;
 pub mod limits;

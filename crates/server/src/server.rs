@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::address::{Address, Bound};
+use crate::inherited::Inherited;
 use crate::listener::{Listener, share_descriptors};
 use crate::tls::{Tls, TlsError, TlsFiles};
 use crate::{App, routes};
@@ -38,7 +39,8 @@ pub struct Door {
 pub enum StartError {
     /// An address cannot be listened on.
     #[error(
-        "cannot listen on {address}: {error}; stop the program that uses it, or choose another with {flag}"
+        "cannot listen on {address}: {error}; {}choose another with {flag}",
+        if matches!(.address, Address::Systemd(_)) { "" } else { "stop the program that uses it, or " }
     )]
     Listen {
         /// The address.
@@ -73,12 +75,27 @@ impl Server {
     ) -> Result<Self, StartError> {
         let (public_tls, private_tls) = (load(public.tls)?, load(private.tls)?);
         let asks_for_certificates = private_tls.as_ref().is_some_and(|tls| tls.asks_for_certificates());
-        if !private.address.is_local() && !private_asks_for_bearer && !asks_for_certificates {
+        let is_for_anybody =
+            |local: Option<bool>| local == Some(false) && !private_asks_for_bearer && !asks_for_certificates;
+        if is_for_anybody(private.address.is_local()) {
             return Err(StartError::Exposed(private.address));
         }
+        let mut inherited = Inherited::from_environment();
+        let (public_flag, private_flag) = ("--public-listen", "--private-listen");
+        let public = bind(public.address, public_flag, &mut inherited).await?;
+        let asked = private.address.clone();
+        let private = bind(private.address, private_flag, &mut inherited).await?;
+        // Of a socket that was handed over it turns out only now.
+        match private.address() {
+            Ok(address) if is_for_anybody(address.is_local()) => return Err(StartError::Exposed(address)),
+            Ok(_) => {}
+            Err(error) => {
+                return Err(StartError::Listen { address: asked, flag: private_flag, error });
+            }
+        }
         Ok(Self {
-            public: Listener { bound: bind(public.address, "--public-listen").await?, tls: public_tls },
-            private: Listener { bound: bind(private.address, "--private-listen").await?, tls: private_tls },
+            public: Listener { bound: public, tls: public_tls },
+            private: Listener { bound: private, tls: private_tls },
         })
     }
 
@@ -128,7 +145,7 @@ impl Listener {
         Ok(match (self.bound.address()?, &self.tls) {
             (Address::Tcp(address), None) => format!("http://{address}"),
             (Address::Tcp(address), Some(_)) => format!("https://{address}"),
-            (unix @ Address::Unix(_), _) => unix.to_string(),
+            (other @ (Address::Unix(_) | Address::Systemd(_)), _) => other.to_string(),
         })
     }
 }
@@ -144,8 +161,9 @@ fn load(files: Option<TlsFiles>) -> Result<Option<Arc<Tls>>, TlsError> {
     files.map(|files| Tls::load(files).map(Arc::new)).transpose()
 }
 
-async fn bind(address: Address, flag: &'static str) -> Result<Bound, StartError> {
-    Bound::to(&address).await.map_err(|error| StartError::Listen { address, flag, error })
+async fn bind(address: Address, flag: &'static str, inherited: &mut Inherited) -> Result<Bound, StartError> {
+    let bound = Bound::to(&address, inherited).await;
+    bound.map_err(|error| StartError::Listen { address, flag, error })
 }
 
 /// Puts changed keys and certificates to use.

@@ -12,6 +12,7 @@
 
 mod backup;
 mod fixture;
+mod generated;
 mod help;
 mod http;
 mod keys;
@@ -19,6 +20,7 @@ mod pipes;
 mod private_api;
 mod process;
 mod secrets;
+mod service;
 mod serving;
 mod settings;
 mod starting;

@@ -1,0 +1,137 @@
+//! As a service: sockets that a service manager hands over, and what it is told.
+
+use std::fmt::Write;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::process::Command;
+
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::Signal;
+
+use crate::fixture::{Place, Server};
+use crate::http;
+use crate::process::{PATIENCE, Process};
+
+const PUBLIC_URL: (&str, &str) = ("COUNTERSIGN_PUBLIC_URL", "http://127.0.0.1:1");
+
+/// `countersign serve` as a service manager starts it: `sockets` from descriptor 3 on, and their `names`.
+fn activated(place: &Place, sockets: &[BorrowedFd<'_>], names: &str, arguments: &[&str]) -> Command {
+    let server = place.serve_command(arguments, &[PUBLIC_URL]);
+    let mut script = "LISTEN_PID=$$ exec \"$0\" \"$@\"".to_owned();
+    for (n, socket) in sockets.iter().enumerate() {
+        // What the shell hands on, it must have got.
+        fcntl_setfd(socket, FdFlags::empty()).unwrap();
+        write!(script, " {}<&{}", n + 3, socket.as_raw_fd()).unwrap();
+    }
+    let mut command = Command::new("bash");
+    command.args(["-c", &script]).arg(server.get_program()).args(server.get_args());
+    command.current_dir(server.get_current_dir().unwrap());
+    command.env("LISTEN_FDS", sockets.len().to_string()).env("LISTEN_FDNAMES", names);
+    for (name, value) in server.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command
+}
+
+const BOTH: [&str; 4] = ["--public-listen", "systemd:public", "--private-listen", "systemd:private"];
+
+fn fd(socket: &impl AsFd) -> BorrowedFd<'_> {
+    socket.as_fd()
+}
+
+#[test]
+fn it_serves_on_sockets_that_were_opened_for_it() {
+    let place = Place::new();
+    let public = TcpListener::bind("127.0.0.1:0").unwrap();
+    let private = TcpListener::bind("127.0.0.1:0").unwrap();
+    // The order is the service manager's, so names decide.
+    let mut command = activated(&place, &[fd(&private), fd(&public)], "private:public", &BOTH);
+    let server = Server::start(&mut command);
+    let url = |listener: &TcpListener| format!("http://{}", listener.local_addr().unwrap());
+    assert_eq!((&server.public, &server.private), (&url(&public), &url(&private)));
+    let token = server.token();
+    assert_eq!((server.status(&token), server.status(&token)), (200, 401));
+    server.stop();
+}
+
+#[test]
+fn a_unix_socket_that_was_opened_for_it_stays_when_it_ends() {
+    let place = Place::new();
+    let public = TcpListener::bind("127.0.0.1:0").unwrap();
+    let path = place.path("private.sock");
+    let private = UnixListener::bind(&path).unwrap();
+    let mut command = activated(&place, &[fd(&public), fd(&private)], "public:private", &BOTH);
+    let server = Server::start(&mut command);
+    assert_eq!(server.private, format!("unix:{}", path.display()));
+    let token = place.print(&["token", "new", "--server", &server.private]);
+    assert_eq!(server.status(&token), 200);
+    server.stop();
+    assert!(path.exists(), "it belongs to the service manager");
+}
+
+#[test]
+fn a_socket_that_is_open_to_anybody_needs_a_credential_however_it_was_opened() {
+    let place = Place::new();
+    let public = TcpListener::bind("127.0.0.1:0").unwrap();
+    let private = TcpListener::bind("0.0.0.0:0").unwrap();
+    let mut command = activated(&place, &[fd(&public), fd(&private)], "public:private", &BOTH);
+    let said = Process::start(&mut command, "").ended().refused(1);
+    assert!(said.contains("so that anybody could issue tokens") && said.contains("0.0.0.0:"), "{said}");
+}
+
+#[test]
+fn a_socket_that_was_not_handed_over_is_named() {
+    let place = Place::new();
+    let public = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut command = activated(&place, &[fd(&public)], "public", &BOTH);
+    let said = Process::start(&mut command, "").ended().refused(1);
+    assert!(
+        said.contains("cannot listen on systemd:private") && said.contains("FileDescriptorName=private"),
+        "{said}"
+    );
+
+    let said = place.refusal(&["serve", "--public-listen", "systemd:public"], 2);
+    assert!(said.contains("public_url has to say it"), "{said}");
+}
+
+#[test]
+fn one_socket_is_not_given_to_two_listeners() {
+    let place = Place::new();
+    let public = TcpListener::bind("127.0.0.1:0").unwrap();
+    let twice = ["--public-listen", "systemd:public", "--private-listen", "systemd:public"];
+    let mut command = activated(&place, &[fd(&public)], "public", &twice);
+    let said = Process::start(&mut command, "").ended().refused(1);
+    assert!(said.contains("cannot listen on systemd:public"), "{said}");
+}
+
+#[test]
+fn the_service_manager_is_told_when_it_is_ready_and_when_it_stops() {
+    let place = Place::new();
+    let path = place.path("notify.sock");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let heard = || {
+        let mut message = [0; 512];
+        let length = manager.recv(&mut message).unwrap();
+        String::from_utf8(message[..length].to_vec()).unwrap()
+    };
+    let mut server = place.serve_with(&[], &[("NOTIFY_SOCKET", path.to_str().unwrap())]);
+    assert_eq!(heard().trim_end(), "READY=1");
+    assert_eq!(http::get(&format!("{}/readyz", server.public)).status, 200, "and so it is");
+    server.process.signal(Signal::TERM);
+    assert_eq!(heard().trim_end(), "STOPPING=1");
+    assert_eq!(server.process.ended().code, Some(0));
+}
+
+#[test]
+fn a_service_manager_that_is_gone_does_no_harm() {
+    let place = Place::new();
+    let server = place.serve_with(&[], &[("NOTIFY_SOCKET", "/nonexistent/notify.sock")]);
+    assert_eq!(server.status(&server.token()), 200);
+    let log = server.stop().err;
+    assert!(log.contains("cannot tell the service manager"), "{log}");
+}

@@ -1,0 +1,63 @@
+//! Sockets that a service manager opened and hands over when it starts the server (`sd_listen_fds(3)`).
+//!
+//! So the server may use ports that its user could not open, and connections that come while it is restarted wait
+//! instead of being refused.
+
+use std::fmt;
+use std::io;
+
+use listenfd::ListenFd;
+use tokio::net::{TcpListener, UnixListener};
+
+use crate::address::Bound;
+
+/// What was handed over, and not taken yet.
+pub(crate) struct Inherited {
+    sockets: ListenFd,
+    /// A name for each of them, in the same order.
+    names: Vec<String>,
+}
+
+impl Inherited {
+    /// Reads `LISTEN_FDS`, `LISTEN_PID` and `LISTEN_FDNAMES`. Must be used once in the life of a process: a socket that
+    /// is taken twice is closed under its second owner.
+    pub(crate) fn from_environment() -> Self {
+        let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+        Self { sockets: ListenFd::from_env(), names: names.split(':').map(str::to_owned).collect() }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn nothing() -> Self {
+        Self { sockets: ListenFd::empty(), names: Vec::new() }
+    }
+
+    /// Takes the first socket of that name that is left.
+    pub(crate) fn take(&mut self, name: &str) -> io::Result<Bound> {
+        let indices =
+            (0..self.sockets.len()).filter(|&n| self.names.get(n).is_some_and(|known| known == name));
+        for index in indices {
+            // Asked for as the wrong kind, a socket stays where it is.
+            if let Ok(Some(listener)) = self.sockets.take_tcp_listener(index) {
+                listener.set_nonblocking(true)?;
+                return TcpListener::from_std(listener).map(Bound::Tcp);
+            }
+            if let Some(listener) = self.sockets.take_unix_listener(index)? {
+                listener.set_nonblocking(true)?;
+                return UnixListener::from_std(listener).map(|listener| Bound::Unix(listener, None));
+            }
+        }
+        Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            format!(
+                "no such socket was handed over; systemd does so for a socket unit with FileDescriptorName={name}, when it \
+                 is that unit's turn to start this server"
+            ),
+        ))
+    }
+}
+
+impl fmt::Debug for Inherited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inherited").field("names", &self.names).finish_non_exhaustive()
+    }
+}
