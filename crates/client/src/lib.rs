@@ -164,6 +164,17 @@ impl PrivateApi {
         self.call(Method::POST, &["v1", "keys", "rotate"], Some(body), "keys").await
     }
 
+    /// Takes a key out of the ring for good; with `rotate`, a new one comes in with the same step.
+    pub async fn revoke_key(&self, id: &str, rotate: bool) -> Result<Value, ClientError> {
+        let body = json!({ "id": id, "rotate": rotate });
+        self.call(Method::POST, &["v1", "keys", "revoke"], Some(body), "keys").await
+    }
+
+    /// Tells which servers serve from the store.
+    pub async fn nodes(&self) -> Result<Value, ClientError> {
+        self.call(Method::GET, &["v1", "nodes"], None, "nodes").await
+    }
+
     /// Tells what is in the store.
     pub async fn store_stats(&self) -> Result<Value, ClientError> {
         self.call(Method::GET, &["v1", "store"], None, "kind").await

@@ -1,10 +1,11 @@
 //! The keys that seal tokens.
 
 use std::fmt;
+use std::str::FromStr;
 
 use data_encoding::{BASE64, HEXLOWER};
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::{Entropy, EntropyError, MAX_LIFETIME, after};
@@ -20,9 +21,41 @@ const HEADER: &str = "\
 # `countersign keys rotate` adds a key. The newest key whose `active_from` has come seals; all of them open.
 ";
 
+/// The most revoked keys whose names a ring remembers; the oldest is forgotten first.
+pub const MAX_REVOKED: usize = 64;
+
 /// A key's name, which every token that it sealed carries in the clear.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct KeyId(pub(crate) [u8; 4]);
+
+/// The text is not the name of a key. It is not repeated: it may be a secret that was put into the wrong place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the name of a key is 8 hexadecimal digits in lower case")]
+pub struct NotAKeyId;
+
+impl FromStr for KeyId {
+    type Err = NotAKeyId;
+
+    fn from_str(text: &str) -> Result<Self, NotAKeyId> {
+        let bytes = HEXLOWER.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Self).ok_or(NotAKeyId)
+    }
+}
+
+impl TryFrom<String> for KeyId {
+    type Error = NotAKeyId;
+
+    fn try_from(text: String) -> Result<Self, NotAKeyId> {
+        text.parse()
+    }
+}
+
+impl From<KeyId> for String {
+    fn from(id: KeyId) -> Self {
+        id.to_string()
+    }
+}
 
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -79,6 +112,8 @@ impl fmt::Debug for Key {
 #[derive(Clone, Debug)]
 pub struct KeyRing {
     keys: Vec<Key>,
+    /// The names of keys that were taken out because they are not secret any more, oldest first.
+    revoked: Vec<KeyId>,
 }
 
 /// Why a text is not a key ring, or why a ring cannot be changed as asked.
@@ -93,6 +128,14 @@ pub enum KeyRingError {
     /// Two keys have the same id.
     #[error("key {0} stands in it twice; remove one of the two")]
     Duplicate(KeyId),
+    /// A key stands in it and is revoked in it.
+    #[error(
+        "key {0} stands in it although it is revoked; take the key out, and copy no older ring into this one"
+    )]
+    Revoked(KeyId),
+    /// There is no such key.
+    #[error("it holds no key {0}; `countersign keys list` shows those that it holds")]
+    Missing(KeyId),
     /// It would hold more than [`MAX_KEYS`].
     #[error(
         "it would hold more than {MAX_KEYS} keys; keys leave the ring a day after they were replaced, so rotate later"
@@ -106,7 +149,7 @@ pub enum KeyRingError {
 impl KeyRing {
     /// A ring with one new key, which seals from `now` on.
     pub fn generate(now: Timestamp, entropy: &dyn Entropy) -> Result<Self, EntropyError> {
-        Ok(Self { keys: vec![Key::generate(now, entropy)?] })
+        Ok(Self { keys: vec![Key::generate(now, entropy)?], revoked: Vec::new() })
     }
 
     /// The keys, oldest first.
@@ -123,22 +166,65 @@ impl KeyRing {
         self.keys.iter().find(|key| key.id == id)
     }
 
+    /// Whether it holds a key.
+    pub fn holds(&self, id: KeyId) -> bool {
+        self.key(id).is_some()
+    }
+
+    /// The keys that were revoked, oldest revocation first.
+    pub fn revoked(&self) -> &[KeyId] {
+        &self.revoked
+    }
+
+    /// Takes a key out of the ring and remembers that it must not come back: every token that it sealed is from then on
+    /// not one of this server's. Adds no other key; the last one cannot be taken out.
+    pub fn revoke(&mut self, id: KeyId) -> Result<(), KeyRingError> {
+        if !self.holds(id) {
+            return Err(KeyRingError::Missing(id));
+        }
+        if self.keys.len() == 1 {
+            return Err(KeyRingError::Empty);
+        }
+        self.keys.retain(|key| key.id != id);
+        self.revoked.push(id);
+        let too_many = self.revoked.len().saturating_sub(MAX_REVOKED);
+        self.revoked.drain(..too_many);
+        Ok(())
+    }
+
+    /// This ring, and the keys of another one that it neither holds nor has revoked, as far as there is room.
+    #[must_use]
+    pub fn with_keys_of(mut self, other: &Self) -> Self {
+        for key in other.keys.iter().rev() {
+            let wanted = !self.holds(key.id) && !self.revoked.contains(&key.id);
+            if wanted && self.keys.len() < MAX_KEYS {
+                self.keys.push(key.clone());
+            }
+        }
+        self.keys.sort_by_key(Key::active_from);
+        self
+    }
+
     /// Adds a new key that seals from `active_from` on, and drops the keys that no live token can need any more: those
-    /// whose successor has been sealing for longer than a token may live. Returns the new key's id.
+    /// whose successor has been sealing for longer than a token may live, unless they are among `keep`. Returns the new
+    /// key's id.
     pub fn rotate(
         &mut self,
         now: Timestamp,
         active_from: Timestamp,
+        keep: &[KeyId],
         entropy: &dyn Entropy,
     ) -> Result<KeyId, KeyRingError> {
         let successors: Vec<Timestamp> = self.keys.iter().skip(1).map(Key::active_from).collect();
         let mut successors = successors.into_iter();
-        self.keys.retain(|_| successors.next().is_none_or(|since| after(since, MAX_LIFETIME) >= now));
+        self.keys.retain(|key| {
+            successors.next().is_none_or(|since| after(since, MAX_LIFETIME) >= now) || keep.contains(&key.id)
+        });
         if self.keys.len() >= MAX_KEYS {
             return Err(KeyRingError::Full);
         }
         let mut key = Key::generate(active_from, entropy)?;
-        while self.key(key.id).is_some() {
+        while self.key(key.id).is_some() || self.revoked.contains(&key.id) {
             key = Key::generate(active_from, entropy)?;
         }
         let id = key.id;
@@ -174,12 +260,25 @@ impl KeyRing {
                 return Err(KeyRingError::Duplicate(key.id));
             }
         }
-        Ok(Self { keys })
+        let mut revoked = Vec::with_capacity(file.revoked.len());
+        for id in file.revoked {
+            revoked.push(id.parse().map_err(|error: NotAKeyId| KeyRingError::Format(error.to_string()))?);
+        }
+        if let Some(key) = keys.iter().find(|key| revoked.contains(&key.id)) {
+            return Err(KeyRingError::Revoked(key.id));
+        }
+        Ok(Self { keys, revoked })
     }
 
     /// The ring as text (TOML), secrets and all.
     pub fn to_text(&self) -> Zeroizing<String> {
         let mut text = Zeroizing::new(format!("{HEADER}version = 1\n"));
+        if !self.revoked.is_empty() {
+            let names: Vec<String> = self.revoked.iter().map(|id| format!("\"{id}\"")).collect();
+            for part in ["revoked = [", &names.join(", "), "]\n"] {
+                text.push_str(part);
+            }
+        }
         for key in &self.keys {
             let secret = Zeroizing::new(BASE64.encode(key.secret.as_slice()));
             let (id, active_from) = (key.id, key.active_from);
@@ -226,6 +325,8 @@ fn without_secrets(message: &str) -> String {
 struct RingText {
     version: u32,
     #[serde(default)]
+    revoked: Vec<String>,
+    #[serde(default)]
     key: Vec<KeyText>,
 }
 
@@ -242,10 +343,9 @@ impl TryFrom<KeyText> for Key {
 
     fn try_from(text: KeyText) -> Result<Self, Self::Error> {
         // What is no id is not repeated: it may be a secret that was put into the wrong line.
-        let id =
-            HEXLOWER.decode(text.id.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok()).ok_or_else(
-                || KeyRingError::Format("an `id` must be 8 hexadecimal digits in lower case".to_owned()),
-            )?;
+        let id: KeyId = text.id.parse().map_err(|_| {
+            KeyRingError::Format("an `id` must be 8 hexadecimal digits in lower case".to_owned())
+        })?;
         let wrong = |what: &str| KeyRingError::Format(format!("key {:?}: {what}", text.id));
         let active_from = text
             .active_from
@@ -254,7 +354,7 @@ impl TryFrom<KeyText> for Key {
         let decoded = Zeroizing::new(BASE64.decode(text.secret.as_bytes()).unwrap_or_default());
         let secret: [u8; SECRET_BYTES] =
             decoded.as_slice().try_into().map_err(|_| wrong("`secret` must be 64 bytes in Base64"))?;
-        Ok(Self { id: KeyId(id), active_from, secret: Zeroizing::new(secret) })
+        Ok(Self { id, active_from, secret: Zeroizing::new(secret) })
     }
 }
 
@@ -272,7 +372,7 @@ mod tests {
     #[test]
     fn text_round_trips() {
         let mut ring = KeyRing::generate(noon(), &OsEntropy).unwrap();
-        ring.rotate(noon(), noon() + Duration::from_mins(1), &OsEntropy).unwrap();
+        ring.rotate(noon(), noon() + Duration::from_mins(1), &[], &OsEntropy).unwrap();
         let again = KeyRing::parse(&ring.to_text()).unwrap();
         assert_eq!(again.keys().len(), 2);
         for (a, b) in ring.keys().iter().zip(again.keys()) {
@@ -285,7 +385,7 @@ mod tests {
         let mut ring = KeyRing::generate(noon(), &SequenceEntropy::default()).unwrap();
         let first = ring.keys()[0].id;
         let in_ten_minutes = noon() + Duration::from_mins(10);
-        let second = ring.rotate(noon(), in_ten_minutes, &OsEntropy).unwrap();
+        let second = ring.rotate(noon(), in_ten_minutes, &[], &OsEntropy).unwrap();
         assert_eq!(ring.sealing_key(noon()).unwrap().id, first);
         assert_eq!(ring.sealing_key(in_ten_minutes).unwrap().id, second);
         let before_all = noon() - Duration::from_hours(1);
@@ -296,22 +396,59 @@ mod tests {
     fn a_replaced_key_stays_as_long_as_a_token_may_live() {
         let mut ring = KeyRing::generate(noon(), &OsEntropy).unwrap();
         let first = ring.keys()[0].id;
-        ring.rotate(noon(), noon(), &OsEntropy).unwrap();
-        ring.rotate(noon() + MAX_LIFETIME, noon() + MAX_LIFETIME, &OsEntropy).unwrap();
+        ring.rotate(noon(), noon(), &[], &OsEntropy).unwrap();
+        ring.rotate(noon() + MAX_LIFETIME, noon() + MAX_LIFETIME, &[], &OsEntropy).unwrap();
         assert!(ring.key(first).is_some());
         let later = noon() + MAX_LIFETIME + Duration::from_secs(1);
-        ring.rotate(later, later, &OsEntropy).unwrap();
+        ring.rotate(later, later, &[], &OsEntropy).unwrap();
         assert!(ring.key(first).is_none());
         assert_eq!(ring.keys().len(), 3);
+    }
+
+    #[test]
+    fn a_key_that_is_still_in_use_stays() {
+        let mut ring = KeyRing::generate(noon(), &OsEntropy).unwrap();
+        let first = ring.keys()[0].id;
+        ring.rotate(noon(), noon(), &[], &OsEntropy).unwrap();
+        let later = noon() + MAX_LIFETIME + Duration::from_secs(1);
+        ring.rotate(later, later, &[first], &OsEntropy).unwrap();
+        assert!(ring.holds(first));
+        ring.rotate(later, later, &[], &OsEntropy).unwrap();
+        assert!(!ring.holds(first));
+    }
+
+    #[test]
+    fn a_revoked_key_is_gone_for_good() {
+        let mut ring = KeyRing::generate(noon(), &OsEntropy).unwrap();
+        let first = ring.keys()[0].id;
+        assert_eq!(ring.revoke(first), Err(KeyRingError::Empty), "one key must stay");
+        let second = ring.rotate(noon(), noon(), &[], &OsEntropy).unwrap();
+        let before = ring.to_text();
+        ring.revoke(first).unwrap();
+        assert_eq!(ring.revoke(first), Err(KeyRingError::Missing(first)));
+        let again = KeyRing::parse(&ring.to_text()).unwrap();
+        assert_eq!((again.keys().len(), again.keys()[0].id, again.revoked()), (1, second, &[first][..]));
+        let mended = before.replace("version = 1\n", &format!("version = 1\nrevoked = [\"{first}\"]\n"));
+        assert_eq!(KeyRing::parse(&mended).unwrap_err(), KeyRingError::Revoked(first));
+        let secret = BASE64.encode(&[7; 64]);
+        let misplaced = before.replace("version = 1\n", &format!("version = 1\nrevoked = [\"{secret}\"]\n"));
+        let error = KeyRing::parse(&misplaced).unwrap_err().to_string();
+        assert!(error.contains("8 hexadecimal") && !error.contains(&secret[..16]), "{error}");
+        for _ in 0..MAX_REVOKED {
+            let id = ring.rotate(noon(), noon(), &[], &OsEntropy).unwrap();
+            ring.revoke(id).unwrap();
+        }
+        assert_eq!(ring.revoked().len(), MAX_REVOKED);
+        assert!(!ring.revoked().contains(&first), "the oldest is forgotten first");
     }
 
     #[test]
     fn rotation_is_bounded() {
         let mut ring = KeyRing::generate(noon(), &OsEntropy).unwrap();
         for _ in 1..MAX_KEYS {
-            ring.rotate(noon(), noon(), &OsEntropy).unwrap();
+            ring.rotate(noon(), noon(), &[], &OsEntropy).unwrap();
         }
-        assert_eq!(ring.rotate(noon(), noon(), &OsEntropy), Err(KeyRingError::Full));
+        assert_eq!(ring.rotate(noon(), noon(), &[], &OsEntropy), Err(KeyRingError::Full));
         assert_eq!(ring.keys().len(), MAX_KEYS, "a refused rotation loses nothing");
     }
 

@@ -13,6 +13,7 @@
 //! - [`LoginTokenSet`]: issue, get, redeem, revoke; everything else serves these four;
 //! - [`handshake`]: the protocol's decisions as two pure functions;
 //! - [`TokenStore`]: what a store has to promise;
+//! - [`Roll`]: how several servers on one store agree on the key that seals;
 //! - [`seal`]: what the text of a token is made of.
 //!
 //! This crate knows no HTTP, no SQL and no files. Time comes from a [`Clock`], randomness from an [`Entropy`].
@@ -22,6 +23,7 @@ mod clock;
 mod entropy;
 pub mod handshake;
 mod key_ring;
+mod node;
 pub mod seal;
 mod set;
 mod store;
@@ -32,10 +34,13 @@ pub use countersign_audience::{Audience, AudienceError, MAX_AUDIENCE_BYTES};
 pub use claims::{Claims, ClaimsError, MAX_CLAIMS_BYTES};
 pub use clock::{Clock, ManualClock, SystemClock, after, before, from_millis, to_millis};
 pub use entropy::{Entropy, EntropyError, OsEntropy, SequenceEntropy};
-pub use key_ring::{Key, KeyId, KeyRing, KeyRingError, MAX_KEYS};
+pub use key_ring::{Key, KeyId, KeyRing, KeyRingError, MAX_KEYS, MAX_REVOKED, NotAKeyId};
+pub use node::{
+    CHECK_IN_PERIOD, HeldKey, LIVE, Lacking, Node, NodeId, REMEMBERED, Roll, SealedKey, SeenNode,
+};
 pub use set::{
-    GetError, IssueError, Issued, LoginTokenSet, Lookup, NewToken, Policy, RETRY_WINDOW, RedeemError,
-    Redemption, Status,
+    GetError, IssueError, Issued, JoinError, LoginTokenSet, Lookup, NewToken, News, NodeFacts, Policy,
+    RETRY_WINDOW, RedeemError, Redemption, Status,
 };
 pub use store::{Consumption, End, Ending, RetryKeyHash, StoreError, StoreStats, TokenStore};
 pub use token::{LoginToken, MAX_LIFETIME, TokenId, TokenText};

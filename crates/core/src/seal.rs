@@ -85,6 +85,16 @@ pub fn unseal(text: &str, ring: &KeyRing) -> Result<LoginToken, NotOurs> {
     read_content(&content).ok_or(NotOurs)
 }
 
+/// The key that a text names, if it has the form of a token; whether it is authentic is another question.
+pub(crate) fn key_of(text: &str) -> Option<KeyId> {
+    if text.len() > MAX_TEXT_CHARS {
+        return None;
+    }
+    let bytes = BASE32.decode(text.strip_prefix(PREFIX)?.as_bytes()).ok()?;
+    let (key_id, sealed) = bytes.split_first_chunk::<KEY_ID_BYTES>()?;
+    (sealed.len() >= TAG_BYTES + HEAD_BYTES).then_some(KeyId(*key_id))
+}
+
 fn associated_data(key: &KeyId) -> [&[u8]; 2] {
     [PREFIX.as_bytes(), &key.0]
 }

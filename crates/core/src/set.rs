@@ -1,5 +1,7 @@
 //! The set of all login tokens of a server: issue, get, redeem, revoke.
 
+mod nodes;
+
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -13,8 +15,14 @@ use crate::{
     MAX_LIFETIME, StoreError, TokenId, TokenStore, TokenText, after, before,
 };
 
+pub use self::nodes::{JoinError, News, NodeFacts};
+
 /// For how long the same `Idempotency-Key` gets the first answer again.
 pub const RETRY_WINDOW: Duration = Duration::from_mins(1);
+
+/// Why a token with an unknown key is not simply refused.
+const LACKS_A_KEY: &str = "the token may be sealed with a newer key, which another server has and this one does not; copy \
+                           the key ring of that server here";
 
 /// What the operator decides about tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,6 +153,7 @@ pub struct LoginTokenSet {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     policy: Policy,
+    nodes: nodes::Nodes,
 }
 
 impl LoginTokenSet {
@@ -156,7 +165,8 @@ impl LoginTokenSet {
         entropy: Arc<dyn Entropy>,
         policy: Policy,
     ) -> Self {
-        Self { keys: RwLock::new(Arc::new(keys)), store, clock, entropy, policy }
+        let (keys, nodes) = (RwLock::new(Arc::new(keys)), nodes::Nodes::default());
+        Self { keys, store, clock, entropy, policy, nodes }
     }
 
     /// Issues a token. Writes nothing: it succeeds also while the store is away.
@@ -176,7 +186,8 @@ impl LoginTokenSet {
             claims: wanted.claims,
         };
         let keys = self.keys();
-        let key = keys.sealing_key(now).ok_or(IssueError::NoKey)?;
+        let agreed = self.nodes.agreed().and_then(|agreed| keys.key(agreed));
+        let key = agreed.or_else(|| keys.sealing_key(now)).ok_or(IssueError::NoKey)?;
         let text = seal(&token, key)?;
         Ok(Issued { token, text })
     }
@@ -210,8 +221,12 @@ impl LoginTokenSet {
         attempt: &Attempt,
         by: Option<IpAddr>,
     ) -> Result<Redemption, RedeemError> {
-        let token = unseal(text, &self.keys()).ok();
+        let keys = self.keys();
+        let token = unseal(text, &keys).ok();
         let now = self.clock.now();
+        if token.is_none() && attempt.is_post && self.may_be_a_neighbours(text, &keys, now) {
+            return Err(RedeemError(StoreError::Unavailable(LACKS_A_KEY.to_owned())));
+        }
         let decision = decide(attempt, token.as_ref(), now);
         let answer = match &decision {
             Decision::Refuse(refusal) => {

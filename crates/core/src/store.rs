@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::TokenId;
+use crate::{Node, Roll, SeenNode, TokenId};
 
 /// Remembers which tokens' lives have ended.
 ///
@@ -55,6 +55,26 @@ pub trait TokenStore: Send + Sync + fmt::Debug {
 
     /// Succeeds if a token could be consumed now: the store can be reached and takes writes.
     async fn ready(&self) -> Result<(), StoreError>;
+
+    /// Whether several servers may serve from it at the same time.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// Writes down that a node serves from this store and what it says of itself, over what it said before; once that
+    /// is durable, tells who else has checked in. So of two nodes that check in at the same time at least one is told
+    /// of the other. Forgets the nodes that were last seen longer ago than [`REMEMBERED`](crate::REMEMBERED).
+    ///
+    /// What follows here is for stores that are nobody's but the caller's: it remembers nothing.
+    async fn check_in(&self, node: &Node) -> Result<Roll, StoreError> {
+        let seen = SeenNode { node: node.clone(), at: node.clock, live: node.serving, schema: 0 };
+        Ok(Roll { now: node.clock, nodes: vec![seen] })
+    }
+
+    /// Who has checked in, without checking in; `now` is the caller's clock, for a store that has none.
+    async fn roll(&self, now: Timestamp) -> Result<Roll, StoreError> {
+        Ok(Roll { now, nodes: Vec::new() })
+    }
 
     /// Waits for what is under way and closes. Later calls fail with [`StoreError::Unavailable`].
     async fn close(&self);

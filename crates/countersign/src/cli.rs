@@ -52,7 +52,7 @@ pub(crate) enum Command {
     /// Load a running server, check every answer, and say how long it takes
     #[command(after_help = crate::bench::BENCH_HELP)]
     Bench(Box<BenchCommand>),
-    /// List and rotate the keys that seal tokens
+    /// List, rotate and revoke the keys that seal tokens
     #[command(subcommand)]
     Keys(KeysCommand),
     /// Look after the store of consumed tokens

@@ -1,7 +1,7 @@
-//! `countersign keys`: list and rotate.
+//! `countersign keys`: list, rotate, revoke and new.
 
 use clap::{Args, Subcommand};
-use countersign_core::{Clock, KeyRing, OsEntropy, SystemClock, after};
+use countersign_core::{Clock, KeyId, KeyRing, OsEntropy, SystemClock, after};
 use countersign_server::KeyFile;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -17,7 +17,16 @@ pub(crate) enum KeysCommand {
     List(KeysArgs),
     /// Add a key that seals new tokens; the older ones still open theirs, and leave after a day
     Rotate(RotateArgs),
+    /// Take a stolen key out for good: every token that it sealed is refused from then on
+    #[command(after_help = REVOKE_HELP)]
+    Revoke(RevokeArgs),
+    /// Make a key ring where there is none, to be copied to several servers, or in place of one that was lost
+    New(NewArgs),
 }
+
+const REVOKE_HELP: &str = "\
+The name of the key stays in the ring, so that the key cannot come back with an older copy of the file. Other servers on \
+the same store stop using it within seconds; copy the ring to them all the same, before they are restarted.";
 
 /// The heading of the flags that name a key ring.
 pub(crate) const KEY_PLACE: &str = "Which key ring, with --offline";
@@ -59,6 +68,27 @@ pub(crate) struct RotateArgs {
     common: KeysArgs,
 }
 
+#[derive(Args, Debug)]
+pub(crate) struct RevokeArgs {
+    /// The key, by the name that `countersign keys list` shows
+    #[arg(value_name = "KEY")]
+    key: KeyId,
+    /// Add a new key in the same step, which seals at once; needed for the key that seals
+    #[arg(long)]
+    rotate: bool,
+    #[command(flatten)]
+    common: KeysArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct NewArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten, next_help_heading = "Which key ring")]
+    place: KeyPlace,
+}
+
 pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
     match command {
         KeysCommand::List(args) => {
@@ -74,14 +104,44 @@ pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
             let activate_in = whole_seconds(activate_in)?;
             let document = if args.offline {
                 let now = SystemClock.now();
-                let ring = args.place.key_file()?.rotate(now, after(now, activate_in), &OsEntropy);
+                let ring = args.place.key_file()?.rotate(now, after(now, activate_in), &[], &OsEntropy);
                 document(&ring.map_err(Failure::failed)?)
             } else {
                 args.server.connect()?.rotate_keys(activate_in).await?
             };
             report(&document, args.json)
         }
+        KeysCommand::Revoke(RevokeArgs { key, rotate, common: args }) => {
+            let document = if args.offline {
+                document(&revoke_offline(&args.place.key_file()?, key, rotate)?)
+            } else {
+                args.server.connect()?.revoke_key(&key.to_string(), rotate).await?
+            };
+            report(&document, args.json)
+        }
+        KeysCommand::New(NewArgs { json, place }) => {
+            let file = place.key_file()?;
+            let (ring, new) = file.load_or_create(SystemClock.now(), &OsEntropy).map_err(Failure::failed)?;
+            if !new {
+                return Err(Failure::failed(format!(
+                    "there is a key ring at {} already; use it, or add a key to it with `countersign keys rotate`",
+                    file.path().display()
+                )));
+            }
+            report(&document(&ring), json)
+        }
     }
+}
+
+fn revoke_offline(file: &KeyFile, key: KeyId, rotate: bool) -> Result<KeyRing, Failure> {
+    let now = SystemClock.now();
+    let ring = file.load().map_err(Failure::failed)?;
+    if !rotate && ring.sealing_key(now).is_some_and(|sealing| sealing.id() == key) {
+        return Err(Failure::failed(format!(
+            "key {key} is the one that seals; to replace it in the same step, add --rotate"
+        )));
+    }
+    file.revoke(key, rotate, now, &OsEntropy).map_err(Failure::failed)
 }
 
 impl KeyPlace {
@@ -104,6 +164,7 @@ fn document(ring: &KeyRing) -> Value {
                 "id": key.id().to_string(),
                 "active_from": key.active_from(),
                 "sealing": Some(key.id()) == sealing,
+                "waits_for": [],
             })
         })
         .collect();
@@ -120,10 +181,18 @@ fn report(document: &Value, json: bool) -> Result<(), Failure> {
     for key in keys {
         let sealing = key.get("sealing").and_then(Value::as_bool).unwrap_or(false);
         let active_from = member(key, "active_from");
+        let waits_for: Vec<&str> = key
+            .get("waits_for")
+            .and_then(Value::as_array)
+            .map(|nodes| nodes.iter().filter_map(Value::as_str).collect())
+            .unwrap_or_default();
         let usage = match active_from.parse::<Timestamp>() {
-            _ if sealing => "seals and opens",
-            Ok(active_from) if active_from > now => "opens; will seal from then on",
-            _ => "opens",
+            _ if sealing => "seals and opens".to_owned(),
+            _ if !waits_for.is_empty() => {
+                format!("opens; waits for {} to have it: copy the key ring there", waits_for.join(", "))
+            }
+            Ok(active_from) if active_from > now => "opens; will seal from then on".to_owned(),
+            _ => "opens".to_owned(),
         };
         lines.push(format!("{:8}  {active_from:30}  {usage}", member(key, "id")));
     }

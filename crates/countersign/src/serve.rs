@@ -5,8 +5,10 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use countersign_core::{Clock, KeyRing, LoginTokenSet, OsEntropy, SystemClock, TokenStore};
-use countersign_server::{App, Bearer, KeyFile, Names, RefusalLimiter, Server};
+use countersign_core::{
+    Clock, KeyRing, LoginTokenSet, NodeFacts, NodeId, OsEntropy, SystemClock, TokenStore,
+};
+use countersign_server::{App, Bearer, KeyFile, Names, RefusalLimiter, Server, log_news};
 use jiff::Timestamp;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -55,6 +57,7 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
         limiter: RefusalLimiter::new(settings.refusals_per_minute, clock),
         bearer,
     });
+    join(&app.tokens, private.clone()).await?;
     tracing::info!(data_dir = %settings.data_dir.display(), store = %settings.store, %public_url, "ready");
     print(format!("public {public}\nprivate {private}"))?;
     tell_service_manager(NotifyState::Ready);
@@ -77,13 +80,24 @@ fn raise_descriptor_limit() {
 async fn load_keys(key_file: &KeyFile, store: &dyn TokenStore, now: Timestamp) -> Result<KeyRing, Failure> {
     let path = key_file.path();
     if matches!(path.try_exists(), Ok(false)) {
+        let roll = store.roll(now).await.map_err(Failure::failed)?;
+        // The nodes of a shared store have one ring, which somebody has to hand around.
+        if let Some(seen) = roll.nodes.iter().filter(|_| store.is_shared()).max_by_key(|seen| seen.at) {
+            return Err(Failure::failed(format!(
+                "there is no key ring at {}, but {} serves from this store or did so lately: copy its key ring here, with \
+                 mode 0600; if it is lost, make a new one with `countersign keys new`, copy that to every server, and \
+                 every token issued so far is refused",
+                path.display(),
+                seen.node.label()
+            )));
+        }
         let stats = store.stats().await.map_err(Failure::failed)?;
         let remembered = stats.consumed + stats.revoked;
         if remembered > 0 {
             return Err(Failure::failed(format!(
                 "there is no key ring at {}, but the store remembers {remembered} tokens of one: put it back, or name its \
-                 place with --key-ring; if it is lost, move the store's file away too, with its -wal and -shm files \
-                 (no token that it remembers can come again), and start with new ones of both",
+                 place with --key-ring; if it is lost, make a new one with `countersign keys new`, and every token issued \
+                 so far is refused",
                 path.display()
             )));
         }
@@ -93,6 +107,18 @@ async fn load_keys(key_file: &KeyFile, store: &dyn TokenStore, now: Timestamp) -
         tracing::info!(file = %path.display(), "made a new key ring; whoever can read it can make tokens");
     }
     Ok(keys)
+}
+
+/// Checks in at the store, and says which tokens will be refused although they may be good.
+async fn join(tokens: &LoginTokenSet, private_url: String) -> Result<(), Failure> {
+    let facts = NodeFacts {
+        id: NodeId::generate(&**tokens.entropy()).map_err(Failure::failed)?,
+        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        private_url,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    tokens.join(facts).await.map_err(Failure::failed)?.iter().for_each(log_news);
+    Ok(())
 }
 
 /// Makes the data directory for its owner only. A store may lie elsewhere, or in memory; the key ring still needs it.

@@ -52,7 +52,7 @@ fn noon() -> Timestamp {
 pub fn ring() -> KeyRing {
     let entropy = SequenceEntropy::default();
     let mut ring = KeyRing::generate(noon(), &entropy).expect("a key");
-    ring.rotate(noon(), after(noon(), Duration::from_mins(1)), &entropy).expect("another key");
+    ring.rotate(noon(), after(noon(), Duration::from_mins(1)), &[], &entropy).expect("another key");
     ring
 }
 

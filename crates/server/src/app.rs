@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use countersign_core::{KeyRing, LoginTokenSet};
+use countersign_core::{KeyRing, LoginTokenSet, News};
 use subtle::ConstantTimeEq;
 use url::Url;
 use zeroize::Zeroizing;
@@ -36,20 +36,60 @@ impl App {
         let app = Arc::clone(self);
         match tokio::task::spawn_blocking(move || app.key_file.reload_if_changed()).await {
             Ok(Some(Ok(ring))) => {
-                tracing::info!(keys = ring.keys().len(), "the key ring has changed on disk and is in use");
-                if !share_a_key(&self.tokens.keys(), &ring) {
-                    tracing::warn!(
-                        "the new key ring has none of the old keys: tokens issued so far are refused; if it is another \
-                         server's, put this server's own back"
-                    );
+                let (keys, foreign) = (ring.keys().len(), !share_a_key(&self.tokens.keys(), &ring));
+                match self.tokens.replace_keys(ring).await {
+                    Ok(news) => {
+                        tracing::info!(keys, "the key ring has changed on disk and is in use");
+                        if foreign {
+                            tracing::warn!(
+                                "the new key ring has none of the old keys: tokens issued so far are refused; if it is \
+                                 another server's, put this server's own back"
+                            );
+                        }
+                        news.iter().for_each(log_news);
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "the key ring on disk is not taken up; keeping the old one");
+                    }
                 }
-                self.tokens.set_keys(ring);
             }
             Ok(Some(Err(error))) => {
                 tracing::error!(%error, "the key ring on disk cannot be used; keeping the old one");
             }
             Ok(None) | Err(_) => {}
         }
+    }
+
+    /// Tells the store, and so the other servers, which keys this one holds, and logs what comes of it.
+    pub async fn check_in(&self) {
+        match self.tokens.check_in().await {
+            Ok(news) => news.iter().for_each(log_news),
+            Err(error) => tracing::debug!(%error, "cannot check in; the key that seals stays as it is"),
+        }
+    }
+}
+
+/// Says what a server has found out about its keys and those of the others.
+pub fn log_news(news: &News) {
+    match news {
+        News::Seals(key) => tracing::info!(%key, "seals with this key"),
+        News::Revoked { key, node } => {
+            tracing::warn!(%key, node, "the key was revoked there and is not used here any more; copy that server's key ring here");
+        }
+        News::OnlyKeyRevoked { key, node } => {
+            tracing::error!(
+                %key, node, "the key was revoked there, and it is the only one here, so that it is still in use; copy that \
+                 server's key ring here now"
+            );
+        }
+        News::Lacks { key, node, live: true } => tracing::error!(
+            %key, node, "that server seals with a key that this one lacks: its tokens are answered 503 here; copy its key \
+             ring here"
+        ),
+        News::Lacks { key, node, live: false } => tracing::warn!(
+            %key, node, "the key ring lacks a key with which an earlier server on this store sealed: tokens of that \
+             server are refused. If this is another server's ring, put the right one back"
+        ),
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use countersign_core::{Entropy, KeyRing, KeyRingError};
+use countersign_core::{Entropy, KeyId, KeyRing, KeyRingError};
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
@@ -101,6 +101,11 @@ impl KeyFile {
             Err(KeyFileError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {}
             loaded => return loaded.map(|ring| (ring, false)),
         }
+        self.create(now, entropy)
+    }
+
+    /// Makes a ring with a new key; if there is a file already, reads that. Returns whether it made one.
+    fn create(&self, now: Timestamp, entropy: &dyn Entropy) -> Result<(KeyRing, bool), KeyFileError> {
         let ring = KeyRing::generate(now, entropy).map_err(|error| self.ring(error.into()))?;
         let made = self.write_beside(&ring)?;
         // A link, unlike a rename, fails if another process was faster: then its ring is the one.
@@ -118,18 +123,47 @@ impl KeyFile {
         }
     }
 
-    /// Adds a key that seals from `active_from` on, drops keys that are not needed any more, and returns the ring as it
-    /// then stands on disk. Several processes may do so at the same time.
+    /// Adds a key that seals from `active_from` on, drops keys that are not needed any more and not among `keep`, and
+    /// returns the ring as it then stands on disk. Several processes may do so at the same time.
     pub fn rotate(
         &self,
         now: Timestamp,
         active_from: Timestamp,
+        keep: &[KeyId],
         entropy: &dyn Entropy,
+    ) -> Result<KeyRing, KeyFileError> {
+        self.change(|ring| ring.rotate(now, active_from, keep, entropy).map(drop))
+    }
+
+    /// Takes a key out for good, and returns the ring as it then stands on disk. With `replacement`, a new key that seals
+    /// from `now` on comes in with the same step.
+    pub fn revoke(
+        &self,
+        key: KeyId,
+        replacement: bool,
+        now: Timestamp,
+        entropy: &dyn Entropy,
+    ) -> Result<KeyRing, KeyFileError> {
+        self.change(|ring| {
+            if !ring.holds(key) {
+                return Err(KeyRingError::Missing(key));
+            }
+            if replacement {
+                ring.rotate(now, now, &[key], entropy)?;
+            }
+            ring.revoke(key)
+        })
+    }
+
+    /// Replaces the ring by what `change` makes of it, while nobody else changes it.
+    fn change(
+        &self,
+        change: impl FnOnce(&mut KeyRing) -> Result<(), KeyRingError>,
     ) -> Result<KeyRing, KeyFileError> {
         let directory = File::open(self.directory()).map_err(|error| self.io("lock", error))?;
         directory.lock().map_err(|error| self.io("lock", error))?;
         let mut ring = self.load()?;
-        ring.rotate(now, active_from, entropy).map_err(|error| self.ring(error))?;
+        change(&mut ring).map_err(|error| self.ring(error))?;
         let made = self.write_beside(&ring)?;
         fs::rename(&made, &self.path).map_err(|error| self.io("replace", error))?;
         self.sync_directory()?;
@@ -239,7 +273,7 @@ mod tests {
         let reader = KeyFile::new(file.path().to_owned());
         reader.load().unwrap();
         assert!(reader.reload_if_changed().is_none());
-        let rotated = file.rotate(noon(), noon(), &OsEntropy).unwrap();
+        let rotated = file.rotate(noon(), noon(), &[], &OsEntropy).unwrap();
         assert_eq!(rotated.keys().len(), 2);
         assert_eq!(ids(&reader.reload_if_changed().unwrap().unwrap()), ids(&rotated));
         assert!(reader.reload_if_changed().is_none());
@@ -248,12 +282,27 @@ mod tests {
     }
 
     #[test]
+    fn a_revoked_key_is_not_in_the_file_any_more() {
+        let (_directory, file) = key_file();
+        let (ring, _) = file.load_or_create(noon(), &OsEntropy).unwrap();
+        let first = ring.keys()[0].id();
+        let alone = file.revoke(first, false, noon(), &OsEntropy).unwrap_err().to_string();
+        assert!(alone.contains("no key"), "{alone}");
+        let ring = file.revoke(first, true, noon(), &OsEntropy).unwrap();
+        assert_eq!((ring.keys().len(), ring.revoked()), (1, &[first][..]));
+        let text = fs::read_to_string(file.path()).unwrap();
+        assert_eq!(text.matches("secret = ").count(), 1, "its secret is gone");
+        let gone = file.revoke(first, true, noon(), &OsEntropy).unwrap_err().to_string();
+        assert!(gone.contains(&format!("no key {first}")), "{gone}");
+    }
+
+    #[test]
     fn rotations_at_the_same_time_are_all_kept() {
         let (_directory, file) = key_file();
         file.load_or_create(noon(), &OsEntropy).unwrap();
         std::thread::scope(|scope| {
             for _ in 0..8 {
-                scope.spawn(|| file.rotate(noon(), noon(), &OsEntropy).unwrap());
+                scope.spawn(|| file.rotate(noon(), noon(), &[], &OsEntropy).unwrap());
             }
         });
         assert_eq!(file.load().unwrap().keys().len(), 9);

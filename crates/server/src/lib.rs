@@ -27,7 +27,7 @@ mod tls;
 mod watched;
 
 pub use address::{Address, NotAnAddress};
-pub use app::{App, Bearer, Names, SpentStatus};
+pub use app::{App, Bearer, Names, SpentStatus, log_news};
 pub use key_file::{KeyFile, KeyFileError};
 pub use limiter::RefusalLimiter;
 pub use listener::Peer;

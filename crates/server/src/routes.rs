@@ -32,6 +32,8 @@ pub fn private(app: Arc<App>) -> Router {
         .routes(routes!(tokens::show, tokens::revoke))
         .routes(routes!(admin::list_keys))
         .routes(routes!(admin::rotate_keys))
+        .routes(routes!(admin::revoke_key))
+        .routes(routes!(admin::list_nodes))
         .routes(routes!(admin::store_stats))
         .routes(routes!(admin::purge_store))
         .routes(routes!(admin::fence_store))

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use countersign_core::CHECK_IN_PERIOD;
 use tokio::sync::watch;
 
 use crate::address::{Address, Bound};
@@ -17,6 +18,9 @@ const FILES_PERIOD: Duration = Duration::from_secs(2);
 
 /// How often old records are purged.
 const PURGE_PERIOD: Duration = Duration::from_mins(1);
+
+/// How often a server checks in that has its store for itself: only its successor will want to know which keys it had.
+const LONE_CHECK_IN_PERIOD: Duration = Duration::from_hours(1);
 
 /// A server that listens, and does not answer yet.
 #[derive(Debug)]
@@ -124,8 +128,11 @@ impl Server {
         let routes = (routes::public(Arc::clone(&app)), routes::private(Arc::clone(&app)));
         let public = tokio::spawn(self.public.serve(routes.0, public_room, stopped.clone()));
         let private = tokio::spawn(self.private.serve(routes.1, private_room, stopped));
-        let chores =
-            [tokio::spawn(watch_files(Arc::clone(&app), tls, reload)), tokio::spawn(purge(Arc::clone(&app)))];
+        let chores = [
+            tokio::spawn(watch_files(Arc::clone(&app), tls, reload)),
+            tokio::spawn(purge(Arc::clone(&app))),
+            tokio::spawn(check_in(Arc::clone(&app))),
+        ];
         shutdown.await;
         stop.send_replace(true);
         for listener in [public, private] {
@@ -135,6 +142,9 @@ impl Server {
         }
         for chore in chores {
             chore.abort();
+        }
+        if let Err(error) = app.tokens.leave().await {
+            tracing::debug!(%error, "cannot check out; the other servers notice by themselves");
         }
         app.tokens.store().close().await;
     }
@@ -185,6 +195,19 @@ async fn watch_files(app: Arc<App>, tls: [Option<Arc<Tls>>; 2], reload: Arc<toki
                 Ok(Ok(false)) | Err(_) => {}
             }
         }
+    }
+}
+
+/// Tells the store who serves from it.
+async fn check_in(app: Arc<App>) {
+    let period = if app.tokens.store().is_shared() { CHECK_IN_PERIOD } else { LONE_CHECK_IN_PERIOD };
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // It did when it started.
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        app.check_in().await;
     }
 }
 

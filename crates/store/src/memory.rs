@@ -4,24 +4,39 @@
 //! again; but tokens that were issued before the restart and not yet redeemed are refused as well.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use countersign_core::{Clock, End, Ending, StoreError, StoreStats, TokenId, TokenStore};
+use countersign_core::{
+    Clock, End, Ending, LIVE, Node, NodeId, REMEMBERED, Roll, SeenNode, StoreError, StoreStats, TokenId,
+    TokenStore, after,
+};
 use jiff::Timestamp;
 
 /// Keeps the records in this process's memory. See the [module](self): it forgets.
 #[derive(Debug)]
 pub struct MemoryStore {
     state: Mutex<State>,
+    /// The clock by which several servers go, if there may be several.
+    shared_clock: Option<Arc<dyn Clock>>,
 }
+
+/// The version of what is kept.
+const SCHEMA: u32 = 1;
 
 #[derive(Debug)]
 struct State {
     endings: BTreeMap<TokenId, Record>,
     fence: Timestamp,
     horizon: Timestamp,
+    nodes: BTreeMap<NodeId, Checked>,
     closed: bool,
+}
+
+#[derive(Debug)]
+struct Checked {
+    node: Node,
+    at: Timestamp,
 }
 
 #[derive(Debug)]
@@ -34,8 +49,19 @@ impl MemoryStore {
     /// A new, empty store, whose fence stands at the present moment.
     pub fn new(clock: &dyn Clock) -> Self {
         let now = clock.now();
-        let state = State { endings: BTreeMap::new(), fence: now, horizon: now, closed: false };
-        Self { state: Mutex::new(state) }
+        let state = State {
+            endings: BTreeMap::new(),
+            fence: now,
+            horizon: now,
+            nodes: BTreeMap::new(),
+            closed: false,
+        };
+        Self { state: Mutex::new(state), shared_clock: None }
+    }
+
+    /// The same, for several servers in this process, as a database of many nodes would be; for tests.
+    pub fn shared(clock: &Arc<dyn Clock>) -> Self {
+        Self { shared_clock: Some(Arc::clone(clock)), ..Self::new(&**clock) }
     }
 
     fn state(&self) -> Result<MutexGuard<'_, State>, StoreError> {
@@ -59,6 +85,17 @@ impl State {
         } else {
             End::Recorded
         }
+    }
+
+    /// In a store that is not shared, whoever else has checked in is gone.
+    fn roll(&self, now: Timestamp, shared: bool, me: Option<NodeId>) -> Roll {
+        let seen = |(id, seen): (&NodeId, &Checked)| {
+            let lately = if shared { now < after(seen.at, LIVE) } else { Some(*id) == me };
+            let live = seen.node.serving && lately;
+            SeenNode { node: seen.node.clone(), at: seen.at, live, schema: SCHEMA }
+        };
+        let remembered = self.nodes.iter().filter(|(_, seen)| after(seen.at, REMEMBERED) >= now);
+        Roll { now, nodes: remembered.map(seen).collect() }
     }
 }
 
@@ -97,7 +134,7 @@ impl TokenStore for MemoryStore {
             state.endings.values().filter(|record| matches!(record.ending, Ending::Revoked { .. })).count();
         Ok(StoreStats {
             kind: "memory",
-            schema: 1,
+            schema: SCHEMA,
             consumed: count(state.endings.len() - revoked),
             revoked: count(revoked),
             fence: state.fence,
@@ -108,6 +145,23 @@ impl TokenStore for MemoryStore {
 
     async fn ready(&self) -> Result<(), StoreError> {
         self.state().map(drop)
+    }
+
+    fn is_shared(&self) -> bool {
+        self.shared_clock.is_some()
+    }
+
+    async fn check_in(&self, node: &Node) -> Result<Roll, StoreError> {
+        let now = self.shared_clock.as_ref().map_or(node.clock, |clock| clock.now());
+        let mut state = self.state()?;
+        state.nodes.retain(|_, seen| after(seen.at, REMEMBERED) >= now);
+        state.nodes.insert(node.id, Checked { node: node.clone(), at: now });
+        Ok(state.roll(now, self.is_shared(), Some(node.id)))
+    }
+
+    async fn roll(&self, now: Timestamp) -> Result<Roll, StoreError> {
+        let now = self.shared_clock.as_ref().map_or(now, |clock| clock.now());
+        Ok(self.state()?.roll(now, self.is_shared(), None))
     }
 
     async fn close(&self) {
@@ -143,4 +197,24 @@ mod tests {
     }
 
     contract_tests!(Memory);
+
+    /// As a database of many nodes is.
+    mod shared {
+        use super::*;
+
+        struct SharedMemory;
+
+        #[async_trait]
+        impl Subject for SharedMemory {
+            async fn open(&self, clock: Arc<dyn Clock>) -> Arc<dyn TokenStore> {
+                Arc::new(MemoryStore::shared(&clock))
+            }
+
+            fn is_durable(&self) -> bool {
+                false
+            }
+        }
+
+        contract_tests!(SharedMemory);
+    }
 }

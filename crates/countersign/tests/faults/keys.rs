@@ -29,7 +29,7 @@ async fn a_store_without_its_key_ring_is_not_served() {
     let said = place.refused().await;
     assert!(said.starts_with("there is no key ring at "), "{said}");
     assert!(said.contains(
-        "put it back, or name its place with --key-ring; if it is lost, move the store's file away"
+        "put it back, or name its place with --key-ring; if it is lost, make a new one with `countersign keys new`"
     ));
     assert!(!place.key_ring().exists(), "none is made");
 

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use countersign_core::{
-    MAX_AUDIENCE_BYTES, MAX_CLAIMS_BYTES, MAX_KEYS, MAX_LIFETIME, Policy, RETRY_WINDOW, handshake, seal,
+    LIVE, MAX_AUDIENCE_BYTES, MAX_CLAIMS_BYTES, MAX_KEYS, MAX_LIFETIME, MAX_REVOKED, Policy, RETRY_WINDOW,
+    handshake, seal,
 };
 use countersign_server::limits;
 
@@ -85,6 +86,8 @@ fn limits() -> Vec<(&'static str, String)> {
         ("refusals of one address in a minute", number(stated(SAMPLE, "refusals_per_minute = "))),
         ("addresses whose refusals are counted", number(limits::MAX_ADDRESSES)),
         ("keys in the ring", number(MAX_KEYS)),
+        ("revoked keys whose names the ring remembers", number(MAX_REVOKED)),
+        ("a server that has not checked in at a shared store", time(LIVE)),
         ("log lines that wait to be written", number(stated(LOG, "const MAX_WAITING_LINES: usize = "))),
         ("memory of a connection", bytes(usize::try_from(CONNECTION_KIB * 1024).unwrap())),
         ("memory besides", bytes(usize::try_from(BASE_KIB * 1024).unwrap())),

@@ -66,6 +66,74 @@ fn rotate_takes_effect_at_once_and_old_tokens_stay_good() {
 }
 
 #[test]
+fn a_stolen_key_is_revoked() {
+    let place = Place::new();
+    let server = place.serve();
+    let stolen = server.token();
+    let (_, first) = ids(&server.json(&place, &["keys", "list", "--json"]));
+    let said = server.run(&place, &["keys", "revoke", &first]).refused(1);
+    assert!(said.contains("is the one that seals") && said.contains("rotate"), "{said}");
+    assert_eq!(server.status(&server.token()), 200, "nothing has changed");
+
+    let (keys, second) = ids(&server.json(&place, &["keys", "revoke", &first, "--rotate", "--json"]));
+    assert_eq!(keys.as_slice(), std::slice::from_ref(&second));
+    assert_ne!(second, first);
+    assert_eq!(server.status(&stolen), 404);
+    assert_eq!(server.status(&server.token()), 200);
+    let ring = place.read(RING);
+    assert_eq!(ring.matches("secret = ").count(), 1, "its secret is gone from the disk");
+    assert!(ring.contains(&format!("revoked = [\"{first}\"]")), "its name is not");
+    server.stop();
+    let server = place.serve();
+    assert_eq!(server.status(&stolen), 404, "for good");
+    let said = server.run(&place, &["keys", "revoke", &first]).refused(1);
+    assert!(said.contains(&format!("no key {first}")) && said.contains("keys list"), "{said}");
+    let said = server.run(&place, &["keys", "revoke", "stolen"]).refused(2);
+    assert!(said.contains("8 hexadecimal digits"), "{said}");
+}
+
+#[test]
+fn without_a_server_a_key_is_revoked_in_the_file() {
+    let place = Place::new();
+    let server = place.serve();
+    let stolen = server.token();
+    let (_, first) = ids(&offline(&place, &["list"]));
+    let said = place.refusal(&["keys", "revoke", &first, "--offline"], 1);
+    assert!(said.contains("is the one that seals") && said.contains("--rotate"), "{said}");
+    let (keys, second) = ids(&offline(&place, &["revoke", &first, "--rotate"]));
+    assert_eq!(keys, [second]);
+    server.process.signal(Signal::HUP);
+    server.process.err.with("the key ring has changed on disk and is in use");
+    assert_eq!(server.status(&stolen), 404);
+    assert_eq!(server.status(&server.token()), 200);
+}
+
+#[test]
+fn a_ring_is_made_once_to_be_handed_around() {
+    let place = Place::new();
+    let text = place.print(&["keys", "new", "--key-ring", "ring"]);
+    assert!(text.lines().nth(1).unwrap().ends_with("  seals and opens"), "{text}");
+    assert_eq!(place.mode("ring"), 0o600);
+    let ring = place.read("ring");
+    let said = place.refusal(&["keys", "new", "--key-ring", "ring"], 1);
+    assert!(said.contains("there is a key ring at ring already"), "{said}");
+    assert_eq!(place.read("ring"), ring);
+    let server = place.serve_with(&["--key-ring", "ring"], &[]);
+    assert_eq!(server.status(&server.token()), 200);
+    server.stop();
+
+    // In place of one that was lost: the server says why it refuses what was issued before.
+    let lost = place.serve_with(&["--key-ring", "ring"], &[]);
+    let token = lost.token();
+    lost.stop();
+    place.print(&["keys", "new", "--key-ring", "other"]);
+    let server = place.serve_with(&["--key-ring", "other"], &[]);
+    let log = server.process.err.with("lacks a key with which an earlier server on this store sealed");
+    assert!(log.contains(&ring[ring.find("id = ").unwrap() + 6..][..8]), "{log}");
+    assert_eq!(server.status(&token), 404);
+}
+
+#[test]
 fn a_key_can_be_handed_out_before_it_seals() {
     let place = Place::new();
     let server = place.serve();
@@ -184,12 +252,12 @@ fn a_ring_that_others_can_read_is_not_taken_up() {
 fn flags_for_the_file_are_not_passed_over_without_offline_nor_those_for_a_server_with_it() {
     let place = Place::new();
     let server = place.serve();
-    for command in ["list", "rotate"] {
+    for command in [&["list"][..], &["rotate"], &["revoke", "00000000"]] {
         for flag in ["--key-ring", "--data-dir", "--config"] {
-            let said = server.run(&place, &["keys", command, flag, "somewhere"]).refused(2);
+            let said = server.run(&place, &[&["keys"], command, &[flag, "somewhere"]].concat()).refused(2);
             assert!(said.contains(&format!("{flag} is for work without a server: add --offline")), "{said}");
         }
-        let said = server.run(&place, &["keys", command, "--offline"]).refused(2);
+        let said = server.run(&place, &[&["keys"], command, &["--offline"]].concat()).refused(2);
         assert!(said.contains("--server is about a running server"), "{said}");
     }
     let (keys, _) = ids(&server.json(&place, &["keys", "list", "--json"]));

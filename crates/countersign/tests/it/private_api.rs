@@ -4,16 +4,20 @@ use std::collections::BTreeSet;
 
 use reqwest::Method;
 
+use serde_json::json;
+
 use crate::fixture::Place;
 use crate::http::{self, send};
 
 /// Every route of `/v1`, by method. `{token}` stands for a token.
-const ROUTES: [(&str, &str); 8] = [
+const ROUTES: [(&str, &str); 10] = [
     ("delete", "/v1/tokens/{token}"),
     ("get", "/v1/keys"),
     ("get", "/v1/store"),
     ("get", "/v1/tokens/{token}"),
     ("post", "/v1/keys/rotate"),
+    ("post", "/v1/keys/revoke"),
+    ("get", "/v1/nodes"),
     ("post", "/v1/store/fence"),
     ("post", "/v1/store/purge"),
     ("post", "/v1/tokens"),
@@ -39,7 +43,15 @@ fn the_openapi_document_describes_every_route_and_every_route_answers() {
     for (method, path) in ROUTES {
         let url = format!("{}{}", server.private, path.replace("{token}", &server.token()));
         let method = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
-        let answer = send(method, &url, &[], "");
+        let key = http::get(&format!("{}/v1/keys", server.private)).json()["keys"][0]["id"].clone();
+        let (headers, body) = match path {
+            "/v1/keys/revoke" => (
+                &[("content-type", "application/json")][..],
+                json!({ "id": key, "rotate": true }).to_string(),
+            ),
+            _ => (&[][..], String::new()),
+        };
+        let answer = send(method, &url, headers, &body);
         let documented = &document["paths"][path][answer_key(path, &described)]["responses"];
         assert!((200..300).contains(&answer.status), "{path}: {answer:?}");
         assert!(documented.is_object(), "{path}");

@@ -143,7 +143,10 @@ async fn keys_are_listed_without_secrets_and_rotated_under_live_tokens() {
     let on_disk = std::fs::read_to_string(server.app.key_file.path()).unwrap();
     for key in keys {
         assert!(on_disk.contains(key["id"].as_str().unwrap()), "what is in use is on disk");
-        assert_eq!(key.as_object().unwrap().keys().collect::<Vec<_>>(), ["active_from", "id", "sealing"]);
+        assert_eq!(
+            key.as_object().unwrap().keys().collect::<Vec<_>>(),
+            ["active_from", "id", "sealing", "waits_for"]
+        );
     }
     for token in [before, server.token()] {
         assert_eq!(server.handshake(&token).await.status, StatusCode::OK);
@@ -198,7 +201,9 @@ async fn the_openapi_document_is_the_code_s_own() {
         paths,
         [
             "/v1/keys",
+            "/v1/keys/revoke",
             "/v1/keys/rotate",
+            "/v1/nodes",
             "/v1/store",
             "/v1/store/fence",
             "/v1/store/purge",

@@ -11,5 +11,6 @@ mod fixture;
 mod handshake;
 mod json;
 mod limits;
+mod nodes;
 mod store_away;
 mod xmlrpc;

@@ -15,6 +15,7 @@ mod endings;
 mod fixture;
 mod life;
 mod lines;
+mod nodes;
 mod races;
 
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use countersign_core::{Clock, TokenStore};
 pub use self::endings::*;
 pub use self::life::*;
 pub use self::lines::*;
+pub use self::nodes::*;
 pub use self::races::*;
 
 /// A place for one store.
@@ -35,6 +37,11 @@ pub trait Subject: Send + Sync {
 
     /// Whether the records are still there when the store is opened again.
     fn is_durable(&self) -> bool;
+
+    /// Whether the store tells by a clock of its own, and not by the one that it is opened with, who is still there.
+    fn goes_by_its_own_clock(&self) -> bool {
+        false
+    }
 }
 
 /// Makes a test of each case of the contract, for the [`Subject`] that the expression gives anew each time.
@@ -66,6 +73,11 @@ macro_rules! contract_tests {
             closing_answers_what_was_under_way,
             opening_again_finds_everything,
             opening_again_after_a_purge_keeps_the_horizon,
+            a_node_that_checks_in_is_on_the_roll,
+            nodes_see_each_other,
+            nodes_that_check_in_together_do_not_miss_each_other,
+            a_silent_node_is_remembered_for_a_day,
+            opening_again_finds_the_nodes,
         }
     };
     (@each $subject:expr; $($case:ident),* $(,)?) => {

@@ -19,6 +19,7 @@ mod backup;
 mod fault;
 mod files;
 mod lock;
+mod nodes;
 mod reader;
 mod records;
 mod schema;
@@ -33,7 +34,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use countersign_core::{
-    Clock, End, Ending, StoreError, StoreStats, TokenId, TokenStore, from_millis, to_millis,
+    Clock, End, Ending, Node, Roll, StoreError, StoreStats, TokenId, TokenStore, from_millis, to_millis,
 };
 use jiff::Timestamp;
 use rusqlite::Connection;
@@ -238,6 +239,17 @@ impl TokenStore for SqliteStore {
             return Ok(());
         }
         self.writer.call(move |batch| records::probe(batch.connection(), to_millis(now))).await
+    }
+
+    async fn check_in(&self, node: &Node) -> Result<Roll, StoreError> {
+        let (id, now) = (node.id, node.clock);
+        let node = node.clone();
+        self.writer.call_in_turn(move |batch| nodes::check_in(batch.connection(), &node)).await?;
+        self.readers.read(move |connection| nodes::roll(connection, now, Some(id))).await
+    }
+
+    async fn roll(&self, now: Timestamp) -> Result<Roll, StoreError> {
+        self.readers.read(move |connection| nodes::roll(connection, now, None)).await
     }
 
     async fn close(&self) {

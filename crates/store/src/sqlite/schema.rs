@@ -34,6 +34,12 @@ const STEPS: &[&str] = &[
         is_backup INTEGER NOT NULL,
         probed INTEGER NOT NULL
     ) STRICT;",
+    // 2: who serves from the store, as it said of itself: JSON.
+    "CREATE TABLE nodes (
+        id TEXT NOT NULL PRIMARY KEY,
+        seen INTEGER NOT NULL,
+        said TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;",
 ];
 
 /// The newest schema version that this build knows.

@@ -113,7 +113,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     let refused = place.try_open().await.unwrap_err();
     assert!(
         refused.to_string().ends_with(
-            "was written by a newer version of Countersign (schema 2, this version knows up to 1); install that \
+            "was written by a newer version of Countersign (schema 3, this version knows up to 2); install that \
              version again"
         ),
         "{refused}"
@@ -175,4 +175,21 @@ async fn a_commit_waits_for_the_disk() {
     assert_eq!(pragma("fullfsync").await, Ok(1.into()));
     assert_eq!(pragma("checkpoint_fullfsync").await, Ok(1.into()));
     assert_eq!(pragma("journal_mode").await, Ok("wal".to_owned().into()));
+}
+
+#[tokio::test]
+async fn a_store_of_the_first_schema_is_brought_up_to_date() {
+    let place = Place::new();
+    let store = place.open().await;
+    let token = place.token();
+    assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+    store.close().await;
+    drop(store);
+    let old = rusqlite::Connection::open(place.db()).unwrap();
+    old.execute_batch("DROP TABLE nodes; PRAGMA user_version = 1").unwrap();
+    old.close().unwrap();
+    let store = place.open().await;
+    assert_eq!(store.stats().await.unwrap().schema, schema::newest());
+    assert!(matches!(look(&store, token).await, End::Already(_)));
+    assert!(store.roll(place.clock.now()).await.unwrap().nodes.is_empty());
 }
