@@ -1,4 +1,6 @@
-//! `countersign store`: stats, purge, fence and backup.
+//! `countersign store`: stats, purge, fence, backup and copy.
+
+mod copy;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,6 +27,9 @@ pub(crate) enum StoreCommand {
     /// Copy the store to a file, also while a server uses it
     #[command(after_help = BACKUP_HELP)]
     Backup(BackupArgs),
+    /// Move the store to another place, while tokens are live
+    #[command(after_help = copy::COPY_HELP)]
+    Copy(copy::CopyArgs),
 }
 
 const BACKUP_HELP: &str = "\
@@ -136,6 +141,7 @@ pub(crate) async fn run(command: StoreCommand) -> Result<(), Failure> {
                 .map_err(Failure::failed)?;
             print(format!("backed up to {}", args.file.display()))
         }
+        StoreCommand::Copy(args) => copy::run(args).await,
     }
 }
 

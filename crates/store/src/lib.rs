@@ -16,6 +16,7 @@
 
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
+pub mod copy;
 pub mod memory;
 mod open;
 pub mod sqlite;

@@ -160,6 +160,30 @@ pub enum OpenError {
     /// A database of some other program.
     #[error("{} is not a Countersign store but some other program's database; name another path", .0.display())]
     Foreign(PathBuf),
+    /// The target of a copy that was cut short.
+    #[error(
+        "{} is an incomplete copy of {from}: complete it by running `countersign store copy` again with the same --from \
+         and --to, or remove it; until then {from} is the store to serve from, unless it says that it was handed over",
+        .path.display()
+    )]
+    Incomplete {
+        /// The database.
+        path: PathBuf,
+        /// What it is a copy of.
+        from: String,
+    },
+    /// The source of a copy.
+    #[error(
+        "{} was handed over to {to}: serve from there, with --store. If that copy was cut short, complete it by running \
+         `countersign store copy` again with the same --from and --to. To come back, copy in the other direction",
+        .path.display()
+    )]
+    HandedOver {
+        /// The database.
+        path: PathBuf,
+        /// What has taken its place.
+        to: String,
+    },
     /// Written by a newer version.
     #[error(
         "{} was written by a newer version of Countersign (schema {found}, this version knows up to {known}); \

@@ -11,6 +11,7 @@
 )]
 
 mod backup;
+mod copying;
 mod fixture;
 mod generated;
 mod help;

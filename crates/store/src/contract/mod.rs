@@ -11,6 +11,7 @@
     reason = "these are tests, for the tests of other modules and crates to call"
 )]
 
+mod copies;
 mod endings;
 mod fixture;
 mod life;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use countersign_core::{Clock, TokenStore};
 
+pub use self::copies::*;
 pub use self::endings::*;
 pub use self::life::*;
 pub use self::lines::*;

@@ -16,6 +16,7 @@
 //! every token issued before is refused.
 
 mod backup;
+mod copy;
 mod fault;
 mod files;
 mod lock;
@@ -41,6 +42,7 @@ use rusqlite::Connection;
 use tokio::task::spawn_blocking;
 
 pub use self::backup::{BackupError, backup};
+pub use self::copy::SqliteCopy;
 pub(crate) use self::lock::process_name;
 pub use self::writer::WriteCounts;
 
@@ -50,6 +52,7 @@ use self::reader::Readers;
 use self::schema::Access;
 use self::writer::{Connect, Writer};
 use crate::OpenError;
+use crate::copy::CopyState;
 
 /// The database's name in the data directory.
 pub const FILE_NAME: &str = "countersign.db";
@@ -148,8 +151,22 @@ fn make_place(path: &Path, make: bool) -> Result<Lock, OpenError> {
     Ok(lock)
 }
 
-/// Connects, checks and brings the database up to date.
+/// Connects, checks and brings the database up to date, for a server: only a database that no copy has a hand on.
 fn connect_first(path: &Path, clock: &dyn Clock, connect: &Connect) -> Result<Connection, OpenError> {
+    let connection = connect_first_for_copy(path, clock, connect)?;
+    match copy::state(&connection).map_err(|error| while_opening(path, &error))? {
+        CopyState::Serving { .. } => Ok(connection),
+        CopyState::Receiving { from, .. } => Err(OpenError::Incomplete { path: path.to_owned(), from }),
+        CopyState::HandedOver { to, .. } => Err(OpenError::HandedOver { path: path.to_owned(), to }),
+    }
+}
+
+/// Connects, checks and brings the database up to date.
+fn connect_first_for_copy(
+    path: &Path,
+    clock: &dyn Clock,
+    connect: &dyn Fn() -> rusqlite::Result<Connection>,
+) -> Result<Connection, OpenError> {
     let mut connection = connect().map_err(|error| while_opening(path, &error))?;
     if schema::recognize(&connection, path)? > 0 {
         schema::check(&connection, path)?;

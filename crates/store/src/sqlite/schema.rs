@@ -40,6 +40,15 @@ const STEPS: &[&str] = &[
         seen INTEGER NOT NULL,
         said TEXT NOT NULL
     ) STRICT, WITHOUT ROWID;",
+    // 3: whether a server may use it: 0 yes, 1 it receives the copy `copy` from the store `peer`, 2 it was handed over to
+    // the store `peer` by the copy `copy`.
+    "CREATE TABLE copying (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        state INTEGER NOT NULL,
+        copy TEXT,
+        peer TEXT
+    ) STRICT;
+    INSERT INTO copying (one, state) VALUES (1, 0);",
 ];
 
 /// The newest schema version that this build knows.
@@ -165,6 +174,12 @@ fn upgrade(transaction: &Transaction<'_>, version: u32, now: i64) -> rusqlite::R
     let moved = transaction
         .execute("UPDATE store SET is_backup = 0, fence = max(fence, ?1) WHERE is_backup = 1", (now,))?;
     Ok(moved == 1)
+}
+
+/// Whether there is a table of this name.
+pub(super) fn has_table(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?)";
+    connection.query_row(sql, (name,), |row| row.get(0))
 }
 
 fn pragma(connection: &Connection, name: &str) -> rusqlite::Result<i32> {

@@ -2,6 +2,7 @@
 
 mod backups;
 mod batches;
+mod copies;
 mod faults;
 mod opening;
 #[cfg(unix)]

@@ -113,7 +113,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     let refused = place.try_open().await.unwrap_err();
     assert!(
         refused.to_string().ends_with(
-            "was written by a newer version of Countersign (schema 3, this version knows up to 2); install that \
+            "was written by a newer version of Countersign (schema 4, this version knows up to 3); install that \
              version again"
         ),
         "{refused}"
@@ -186,7 +186,7 @@ async fn a_store_of_the_first_schema_is_brought_up_to_date() {
     store.close().await;
     drop(store);
     let old = rusqlite::Connection::open(place.db()).unwrap();
-    old.execute_batch("DROP TABLE nodes; PRAGMA user_version = 1").unwrap();
+    old.execute_batch("DROP TABLE nodes; DROP TABLE copying; PRAGMA user_version = 1").unwrap();
     old.close().unwrap();
     let store = place.open().await;
     assert_eq!(store.stats().await.unwrap().schema, schema::newest());

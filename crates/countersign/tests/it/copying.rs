@@ -1,0 +1,175 @@
+//! `countersign store copy`, with the servers of both stores.
+
+use std::process::Stdio;
+
+use rusqlite::{Connection, OpenFlags};
+use serde_json::Value;
+
+use crate::fixture::{Place, Server};
+use crate::process::Process;
+
+const FROM: &str = "sqlite:";
+const TO: &str = "sqlite:new/tokens.db";
+const COPY: [&str; 6] = ["store", "copy", "--from", FROM, "--to", TO];
+
+fn serve_on(place: &Place, store: &str) -> Server {
+    place.serve_with(&["--store", store], &[])
+}
+
+/// The sentence with which no server starts on a store.
+fn refusal(place: &Place, store: &str) -> String {
+    let ended = Process::start(&mut place.serve_command(&["--store", store], &[]), "").ended();
+    ended.refused(1)
+}
+
+#[test]
+fn a_store_moves_while_tokens_are_live() {
+    let place = Place::new();
+    let server = serve_on(&place, FROM);
+    let tokens: Vec<String> = (0..30).map(|_| server.token()).collect();
+    let mut answers = vec![Vec::new(); tokens.len()];
+    let ask =
+        |server: &Server, tokens: std::ops::Range<usize>, answers: &mut Vec<Vec<u16>>, all: &[String]| {
+            for token in tokens {
+                answers[token].push(server.status(&all[token]));
+            }
+        };
+    ask(&server, 0..10, &mut answers, &tokens);
+
+    let mut copying = Process::start(&mut place.command(COPY), "");
+    let said = copying.err.with(": this waits for it");
+    assert!(said.contains(&format!("(process {})", server.process.id())), "{said}");
+    assert!(refusal(&place, TO).contains("is in use by process"), "the target is not served meanwhile");
+    ask(&server, 0..20, &mut answers, &tokens);
+    server.stop();
+    let ended = copying.ended();
+    assert!(ended.code == Some(0) && ended.out.contains("copied 20 records"), "{ended:?}");
+
+    let said = refusal(&place, FROM);
+    assert!(said.contains("was handed over to sqlite:") && said.contains("new/tokens.db"), "{said}");
+    let server = serve_on(&place, TO);
+    for _ in 0..2 {
+        ask(&server, 0..30, &mut answers, &tokens);
+    }
+    for (token, answers) in answers.iter().enumerate() {
+        assert_eq!(answers.iter().filter(|status| **status == 200).count(), 1, "token {token}: {answers:?}");
+        assert_eq!(answers.iter().filter(|status| **status == 401).count(), answers.len() - 1);
+    }
+    server.stop();
+    assert!(place.print(&COPY).contains("has been copied"), "done is done");
+
+    // And back.
+    let back = ["store", "copy", "--from", TO, "--to", FROM, "--json"];
+    let document: Value = serde_json::from_str(&place.print(&back)).unwrap();
+    assert_eq!((&document["records"], &document["already"]), (&Value::from(30), &Value::from(false)));
+    assert!(refusal(&place, TO).contains("was handed over to"));
+    let server = serve_on(&place, FROM);
+    for token in &tokens {
+        assert_eq!(server.status(token), 401);
+    }
+}
+
+#[test]
+fn the_wrong_order_is_refused() {
+    let place = Place::new();
+    let server = serve_on(&place, FROM);
+    assert_eq!(server.status(&server.token()), 200);
+    let said = place.refusal(&[&COPY[..], &["--no-wait"]].concat(), 1);
+    assert!(said.contains("is in use by process"), "{said}");
+    let said = refusal(&place, TO);
+    assert!(said.contains("is an incomplete copy of sqlite:") && said.contains("store copy"), "{said}");
+    assert_eq!(server.status(&server.token()), 200, "the source does not mind");
+    server.stop();
+    serve_on(&place, FROM).stop();
+
+    let elsewhere = serve_on(&place, "sqlite:other/tokens.db");
+    assert_eq!(elsewhere.status(&elsewhere.token()), 200);
+    elsewhere.stop();
+    let said = place.refusal(&["store", "copy", "--from", FROM, "--to", "sqlite:other/tokens.db"], 1);
+    assert!(said.contains("is a store that serves and is not empty"), "{said}");
+    let said = place.refusal(&["store", "copy", "--from", "sqlite:other/tokens.db", "--to", TO], 1);
+    assert!(said.contains("is receiving a copy of sqlite:"), "{said}");
+    for (from, to, code, says) in [
+        (FROM, "sqlite:countersign-data/countersign.db", 2, "is both --from and --to"),
+        (FROM, "memory:", 2, "lives and dies with its server"),
+        ("sqlite:nowhere.db", TO, 1, "there is no store at"),
+        ("tokens.db", TO, 2, "a store is named by a URL"),
+    ] {
+        let said = place.refusal(&["store", "copy", "--from", from, "--to", to], code);
+        assert!(said.contains(says), "{from} {to}: {said}");
+    }
+    place.print(&COPY);
+    let said = place.refusal(&["store", "copy", "--from", FROM, "--to", "sqlite:third.db"], 1);
+    assert!(said.contains("has been handed over to sqlite:"), "{said}");
+}
+
+/// Killed when it has got so far, again and again, until there is nothing left to do: never do both stores serve.
+#[test]
+fn a_copy_that_is_killed_goes_on_where_it_was() {
+    let place = Place::new();
+    serve_on(&place, FROM).stop();
+    let database = Connection::open(place.path("countersign-data/countersign.db")).unwrap();
+    let (fence, count): (i64, i64) =
+        (database.query_row("SELECT fence FROM store", (), |row| row.get(0)).unwrap(), 20_000);
+    database
+        .execute(
+            "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?2)
+             INSERT INTO endings (id, expires, early, kind)
+             SELECT unhex(printf('%012x7%03x8%015x', ?1 + n, n % 4096, n)), ?1 + n + 300000, 200000, 0 FROM n",
+            (fence, count),
+        )
+        .unwrap();
+    drop(database);
+    let moments: [(&str, &dyn Fn() -> bool); 7] = [
+        ("the target is there", &|| place.path("new/tokens.db").exists()),
+        ("it receives", &|| state(&place, "new/tokens.db") == Some(1)),
+        ("something is copied", &|| records(&place, "new/tokens.db") > 0),
+        ("half of it is copied", &|| records(&place, "new/tokens.db") > count / 2),
+        ("all of it is copied", &|| records(&place, "new/tokens.db") == count),
+        ("the source is handed over", &|| state(&place, "countersign-data/countersign.db") == Some(2)),
+        ("the target serves", &|| {
+            state(&place, "new/tokens.db") == Some(0) && records(&place, "new/tokens.db") > 0
+        }),
+    ];
+    for (moment, has_come) in moments {
+        let mut child = place.command(COPY).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        while !has_come() && child.try_wait().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let states = [state(&place, "countersign-data/countersign.db"), state(&place, "new/tokens.db")];
+        let serving = states.iter().filter(|state| **state == Some(0)).count();
+        // A target that was just made and is empty knows of no token, and its fence refuses those of the source.
+        let fresh = states == [Some(0), Some(0)] && records(&place, "new/tokens.db") == 0;
+        assert!(serving <= 1 || fresh, "{states:?} when {moment}");
+    }
+    let said = place.print(&COPY);
+    assert!(said.contains("has been copied") || said.contains("copied 20000 records"), "{said}");
+    assert_eq!(records(&place, "new/tokens.db"), count);
+    assert_eq!(
+        (state(&place, "countersign-data/countersign.db"), state(&place, "new/tokens.db")),
+        (Some(2), Some(0))
+    );
+    assert!(refusal(&place, FROM).contains("was handed over"));
+    let server = serve_on(&place, TO);
+    assert_eq!(server.status(&server.token()), 200);
+}
+
+fn query(place: &Place, path: &str, sql: &str) -> Option<i64> {
+    if !place.path(path).exists() {
+        return None;
+    }
+    // Only to read: the last one who closes a database that he may write takes its log away.
+    let read = OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let database = Connection::open_with_flags(place.path(path), read).unwrap();
+    database.query_row(sql, (), |row| row.get(0)).ok()
+}
+
+fn state(place: &Place, path: &str) -> Option<i64> {
+    query(place, path, "SELECT state FROM copying")
+}
+
+fn records(place: &Place, path: &str) -> i64 {
+    query(place, path, "SELECT count(*) FROM endings").unwrap_or_default()
+}
