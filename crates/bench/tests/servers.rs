@@ -13,7 +13,8 @@ use axum::routing::{any, get, post};
 use countersign_bench::{BenchError, Limit, Options, Plan, Report, SystemStopwatch, Workload, run};
 use countersign_core::{Clock, KeyRing, LoginTokenSet, OsEntropy, Policy, SystemClock};
 use countersign_server::{
-    Address, App, Door, ForwardedHeader, KeyFile, Names, RefusalLimiter, Server, SpentStatus, TrustedProxies,
+    Address, App, Door, Events, ForwardedHeader, KeyFile, Names, RefusalLimiter, Server, SpentStatus,
+    TrustedProxies,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -47,6 +48,7 @@ fn real(policy: Policy, spent_status: SpentStatus, refusals_per_minute: u32) -> 
         let keys = KeyRing::generate(clock.now(), &OsEntropy).unwrap();
         let app = App {
             tokens: LoginTokenSet::new(keys, store, Arc::clone(&clock), Arc::new(OsEntropy), policy),
+            events: Arc::new(Events::unkept(Arc::clone(&clock), Arc::new(OsEntropy))),
             key_file: KeyFile::new(data.path().join("key-ring.toml")),
             names: Names::new("Launchpad".into(), &urls.0.parse().unwrap()),
             spent_status,

@@ -3,6 +3,7 @@
 //! [`PrivateApi`] has one method for each operation; what it returns is the server's own JSON document, as
 //! `/openapi.json` of the server describes it.
 
+mod follow;
 mod transport;
 
 use std::fmt;
@@ -13,10 +14,12 @@ use http_body_util::Full;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::{Method, Request, StatusCode};
 use serde_json::{Value, json};
-use url::Url;
+use url::{Position, Url};
 use zeroize::Zeroizing;
 
 use crate::transport::Transport;
+
+pub use crate::follow::{EventStream, News};
 
 /// Where the private API is unless somebody says otherwise.
 pub const DEFAULT_SERVER: &str = "http://127.0.0.1:8087";
@@ -63,6 +66,38 @@ pub struct TokenRequest {
     pub ttl: Option<Duration>,
     /// A JSON object for the tracker that redeems it.
     pub claims: Option<Value>,
+}
+
+/// Which events to list or to follow.
+#[derive(Clone, Debug, Default)]
+pub struct EventsRequest {
+    /// Their kinds, as the server calls them; empty for all.
+    pub kinds: Vec<String>,
+    /// Not older than this moment, as in RFC 3339.
+    pub since: Option<String>,
+    /// How many at most.
+    pub limit: Option<usize>,
+    /// What the page before this one had as its `next`.
+    pub after: Option<String>,
+}
+
+impl EventsRequest {
+    /// As a query; a stream knows kinds alone.
+    fn query(&self, listed: bool) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        if !self.kinds.is_empty() {
+            query.append_pair("kind", &self.kinds.join(","));
+        }
+        if listed {
+            let limit = self.limit.map(|limit| limit.to_string());
+            for (name, value) in [("since", &self.since), ("limit", &limit), ("after", &self.after)] {
+                if let Some(value) = value {
+                    query.append_pair(name, value);
+                }
+            }
+        }
+        query.finish()
+    }
 }
 
 /// Why a call failed. No text carries a token.
@@ -190,6 +225,29 @@ impl PrivateApi {
         self.call(Method::POST, &["v1", "store", "fence"], None, "fence").await
     }
 
+    /// Lists events, newest first.
+    pub async fn events(&self, request: &EventsRequest) -> Result<Value, ClientError> {
+        let query = request.query(true);
+        self.call_with(Method::GET, &["v1", "events"], Some(&query), None, "events").await
+    }
+
+    /// Follows the events of the request's kinds as they happen, from now on.
+    pub async fn follow_events(&self, request: &EventsRequest) -> Result<EventStream, ClientError> {
+        let query = request.query(false);
+        let request = self.request(Method::GET, &["v1", "events", "stream"], Some(&query), None)?;
+        let response =
+            self.transport.open(request).await.map_err(|error| self.unreachable(innermost(&error)))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(EventStream::new(response, self.server.clone()));
+        }
+        let answer = transport::read(response).await.map_err(|error| self.unreachable(innermost(&error)))?;
+        match serde_json::from_slice::<Value>(&answer) {
+            Ok(problem) => Err(self.refusal(status, &problem)),
+            Err(_) => Err(ClientError::NotCountersign { server: self.server.clone(), status }),
+        }
+    }
+
     /// Calls an operation whose answer has the member `expected`; an answer without it is not this API's.
     async fn call(
         &self,
@@ -198,12 +256,41 @@ impl PrivateApi {
         body: Option<Value>,
         expected: &str,
     ) -> Result<Value, ClientError> {
+        self.call_with(method, path, None, body, expected).await
+    }
+
+    async fn call_with(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: Option<&str>,
+        body: Option<Value>,
+        expected: &str,
+    ) -> Result<Value, ClientError> {
+        let request = self.request(method, path, query, body)?;
+        let (status, answer) =
+            self.transport.send(request).await.map_err(|error| self.unreachable(innermost(&error)))?;
+        match serde_json::from_slice::<Value>(&answer) {
+            Ok(document) if status.is_success() && document.get(expected).is_some() => Ok(document),
+            Ok(problem) => Err(self.refusal(status, &problem)),
+            Err(_) => Err(ClientError::NotCountersign { server: self.server.clone(), status }),
+        }
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: Option<&str>,
+        body: Option<Value>,
+    ) -> Result<Request<Full<Bytes>>, ClientError> {
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             // Each part is percent-encoded: whatever is passed as a token stays one part of the path.
             segments.pop_if_empty().extend(path);
         }
-        let target = url.path().to_owned();
+        url.set_query(query);
+        let target = url[Position::BeforePath..].to_owned();
         let mut request = Request::builder().method(method).uri(target).header(ACCEPT, "application/json");
         request = request.header(HOST, url.authority());
         if let Some(bearer) = &self.bearer {
@@ -217,16 +304,9 @@ impl PrivateApi {
             None => Bytes::new(),
         };
         // The builder refuses a credential that no header can carry; its own words could quote it.
-        let request = request
+        request
             .body(Full::new(body))
-            .map_err(|_| self.unreachable("the credential has characters that a header cannot carry"))?;
-        let (status, answer) =
-            self.transport.send(request).await.map_err(|error| self.unreachable(innermost(&error)))?;
-        match serde_json::from_slice::<Value>(&answer) {
-            Ok(document) if status.is_success() && document.get(expected).is_some() => Ok(document),
-            Ok(problem) => Err(self.refusal(status, &problem)),
-            Err(_) => Err(ClientError::NotCountersign { server: self.server.clone(), status }),
-        }
+            .map_err(|_| self.unreachable("the credential has characters that a header cannot carry"))
     }
 
     fn refusal(&self, status: StatusCode, problem: &Value) -> ClientError {

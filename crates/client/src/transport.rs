@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Request, StatusCode};
+use hyper::body::Incoming;
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
@@ -23,7 +24,7 @@ use crate::Credentials;
 /// How long an answer may take. Statistics of a very large store take some seconds.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// The longest answer that is read, in bytes. The longest that a server gives is a few KiB.
+/// The longest answer that is read, in bytes. The longest that a server gives is a page of events.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
 /// A way to a server.
@@ -50,11 +51,21 @@ impl Transport {
 
     /// Sends a request and reads its answer.
     pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> io::Result<(StatusCode, Bytes)> {
+        let exchanged = async {
+            let response = self.exchange(request).await?;
+            Ok((response.status(), read(response).await?))
+        };
+        let answered = tokio::time::timeout(TIMEOUT, exchanged).await;
+        answered.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))?
+    }
+
+    /// Sends a request, and leaves the body of its answer to be read as it comes.
+    pub(crate) async fn open(&self, request: Request<Full<Bytes>>) -> io::Result<Response<Incoming>> {
         let answered = tokio::time::timeout(TIMEOUT, self.exchange(request)).await;
         answered.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))?
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> io::Result<(StatusCode, Bytes)> {
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> io::Result<Response<Incoming>> {
         match self {
             Self::Unix(path) => converse(UnixStream::connect(path).await?, request).await,
             Self::Tcp { host, port, tls } => {
@@ -70,19 +81,22 @@ impl Transport {
     }
 }
 
-async fn converse<S>(stream: S, request: Request<Full<Bytes>>) -> io::Result<(StatusCode, Bytes)>
+/// Reads the body of an answer.
+pub(crate) async fn read(response: Response<Incoming>) -> io::Result<Bytes> {
+    let body =
+        Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await.map_err(io::Error::other)?;
+    Ok(body.to_bytes())
+}
+
+async fn converse<S>(stream: S, request: Request<Full<Bytes>>) -> io::Result<Response<Incoming>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    let connection = tokio::spawn(connection);
-    let response = sender.send_request(request).await.map_err(io::Error::other)?;
-    let status = response.status();
-    let body =
-        Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await.map_err(io::Error::other)?;
-    connection.abort();
-    Ok((status, body.to_bytes()))
+    // It ends when the answer has been read, or its reader is gone.
+    tokio::spawn(connection);
+    sender.send_request(request).await.map_err(io::Error::other)
 }
 
 fn tls_config(credentials: &Credentials) -> Result<ClientConfig, String> {

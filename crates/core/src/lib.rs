@@ -14,6 +14,7 @@
 //! - [`handshake`]: the protocol's decisions as two pure functions;
 //! - [`TokenStore`]: what a store has to promise;
 //! - [`Roll`]: how several servers on one store agree on the key that seals;
+//! - [`Event`] and [`EventStore`]: what operators get to see;
 //! - [`seal`]: what the text of a token is made of.
 //!
 //! This crate knows no HTTP, no SQL and no files. Time comes from a [`Clock`], randomness from an [`Entropy`].
@@ -21,6 +22,7 @@
 mod claims;
 mod clock;
 mod entropy;
+mod event;
 pub mod handshake;
 mod key_ring;
 mod node;
@@ -34,6 +36,10 @@ pub use countersign_audience::{Audience, AudienceError, MAX_AUDIENCE_BYTES};
 pub use claims::{Claims, ClaimsError, MAX_CLAIMS_BYTES};
 pub use clock::{Clock, ManualClock, SystemClock, after, before, from_millis, to_millis};
 pub use entropy::{Entropy, EntropyError, OsEntropy, SequenceEntropy};
+pub use event::{
+    Event, EventCursor, EventId, EventKind, EventQuery, EventStore, FirstUse, KindFilter, MAX_KEPT,
+    MAX_KEPT_ISSUED, MAX_NOTE_CHARS, Note, Reason, RequestId, kept_of,
+};
 pub use key_ring::{Key, KeyId, KeyRing, KeyRingError, MAX_KEYS, MAX_REVOKED, NotAKeyId};
 pub use node::{
     CHECK_IN_PERIOD, HeldKey, LIVE, Lacking, Node, NodeId, REMEMBERED, Roll, SealedKey, SeenNode,
@@ -42,5 +48,7 @@ pub use set::{
     GetError, IssueError, Issued, JoinError, LoginTokenSet, Lookup, NewToken, News, NodeFacts, Policy,
     RETRY_WINDOW, RedeemError, Redemption, Status,
 };
-pub use store::{Consumption, End, Ending, RetryKeyHash, StoreError, StoreStats, TokenStore};
+pub use store::{
+    Consumption, End, Ended, Ending, EndingQuery, RetryKeyHash, StoreError, StoreStats, TokenStore,
+};
 pub use token::{LoginToken, MAX_LIFETIME, TokenId, TokenText};

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::{Node, Roll, SeenNode, TokenId};
+use crate::{EventCursor, KindFilter, Node, Roll, SeenNode, TokenId};
 
 /// Remembers which tokens' lives have ended.
 ///
@@ -41,6 +41,12 @@ pub trait TokenStore: Send + Sync + fmt::Debug {
     /// How the token's life ended, as far as is on record; without changing anything. [`End::Recorded`] here means that
     /// it could still be ended.
     async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError>;
+
+    /// The lives that ended last, newest first: what an operator is shown. Changes nothing, and holds up nobody.
+    ///
+    /// A store need not look further than at the 200,000 tokens issued last (before the query's `after`), so that the
+    /// effort is bounded: of a busy store, the end of a token that was issued long before may be missing.
+    async fn endings(&self, query: &EndingQuery) -> Result<Vec<Ended>, StoreError>;
 
     /// Moves the fence to `line`, if that is later than where it stands. Returns where it stands then.
     async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError>;
@@ -90,6 +96,60 @@ pub enum Ending {
         /// When.
         at: Timestamp,
     },
+}
+
+impl Ending {
+    /// When.
+    pub fn at(&self) -> Timestamp {
+        match self {
+            Self::Consumed(consumption) => consumption.at,
+            Self::Revoked { at } => *at,
+        }
+    }
+
+    /// What kind of event it is.
+    pub fn kind(&self) -> KindFilter {
+        match self {
+            Self::Consumed(_) => KindFilter::Consumed,
+            Self::Revoked { .. } => KindFilter::Revoked,
+        }
+    }
+}
+
+/// An ending, and whose it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// The token.
+    pub id: TokenId,
+    /// How its life ended.
+    pub ending: Ending,
+}
+
+/// Which endings to show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndingQuery {
+    /// Whether consumptions.
+    pub consumed: bool,
+    /// Whether revocations.
+    pub revoked: bool,
+    /// Not older than this.
+    pub since: Timestamp,
+    /// Only those that come after this one in the list, which begins with the newest.
+    pub after: Option<EventCursor>,
+    /// So many at most.
+    pub limit: usize,
+}
+
+impl EndingQuery {
+    /// Whether it asks for this one.
+    pub fn covers(&self, ended: &Ended) -> bool {
+        let wanted = match ended.ending {
+            Ending::Consumed(_) => self.consumed,
+            Ending::Revoked { .. } => self.revoked,
+        };
+        let cursor = EventCursor { at: ended.ending.at(), id: ended.id.into() };
+        wanted && cursor.at >= self.since && self.after.is_none_or(|after| cursor < after)
+    }
 }
 
 /// A redemption on record.

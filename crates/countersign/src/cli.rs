@@ -5,6 +5,7 @@ use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::bench::BenchCommand;
 use crate::check_tracker::CheckTrackerCommand;
+use crate::events::EventsCommand;
 use crate::generate::{CompletionsCommand, ManCommand};
 use crate::keys::{KEY_PLACE, KeysCommand};
 use crate::login::LoginCommand;
@@ -52,6 +53,9 @@ pub(crate) enum Command {
     /// Load a running server, check every answer, and say how long it takes
     #[command(after_help = crate::bench::BENCH_HELP)]
     Bench(Box<BenchCommand>),
+    /// Show what happened: replays, relay attempts, refusals, rotated keys; and go on with what happens
+    #[command(after_help = crate::events::EVENTS_HELP)]
+    Events(Box<EventsCommand>),
     /// List, rotate and revoke the keys that seal tokens
     #[command(subcommand)]
     Keys(KeysCommand),

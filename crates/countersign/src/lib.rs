@@ -6,6 +6,7 @@ mod bench;
 mod check_tracker;
 mod cli;
 mod demo;
+mod events;
 mod generate;
 mod keys;
 mod log;
@@ -42,6 +43,7 @@ pub fn run() -> ExitCode {
             Command::Login(command) => login::run(*command).await,
             Command::CheckTracker(command) => check_tracker::run(*command).await,
             Command::Bench(command) => bench::run(*command).await,
+            Command::Events(command) => events::run(*command).await,
             Command::Keys(command) => keys::run(command).await,
             Command::Store(command) => store::run(command).await,
             Command::Completions(command) => generate::completions(&command),

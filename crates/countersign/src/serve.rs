@@ -8,7 +8,7 @@ use std::sync::Arc;
 use countersign_core::{
     Clock, KeyRing, LoginTokenSet, NodeFacts, NodeId, OsEntropy, SystemClock, TokenStore,
 };
-use countersign_server::{App, Bearer, KeyFile, Names, RefusalLimiter, Server, log_news};
+use countersign_server::{App, Bearer, Events, KeyFile, Names, RefusalLimiter, Server, log_news};
 use jiff::Timestamp;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -36,6 +36,8 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     let store = countersign_store::open(&settings.store, &settings.data_dir, Arc::clone(&clock))
         .await
         .map_err(Failure::failed)?;
+    let events =
+        countersign_store::open_events(&settings.store, &settings.data_dir).map_err(Failure::failed)?;
     let key_file = KeyFile::new(settings.key_ring);
     let keys = load_keys(&key_file, &*store, clock.now()).await?;
     let server =
@@ -50,6 +52,7 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     warn_without_tls(&public_url);
     let app = Arc::new(App {
         tokens: LoginTokenSet::new(keys, store, Arc::clone(&clock), Arc::new(OsEntropy), settings.policy),
+        events: Arc::new(Events::new(settings.events, events, Arc::clone(&clock), Arc::new(OsEntropy))),
         key_file,
         names: Names::new(settings.issuer, &public_url),
         spent_status: settings.spent_status,

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use clap::Args;
 use countersign_core::{MAX_LIFETIME, Policy};
-use countersign_server::{Address, Door, ForwardedHeader, SpentStatus, TlsFiles, TrustedProxies};
+use countersign_server::{
+    Address, Door, EventPolicy, ForwardedHeader, SpentStatus, TlsFiles, TrustedProxies,
+};
 use ipnet::IpNet;
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
@@ -28,6 +30,9 @@ SIGHUP reads the key ring and the TLS files again, if they have changed.";
 
 /// Where a configuration file is looked for when none is named; the first that exists is used.
 const FILES: [&str; 2] = ["countersign.toml", "/etc/countersign/countersign.toml"];
+
+/// The longest time that events can be kept: ten years.
+const MAX_EVENT_RETENTION: Duration = Duration::from_hours(10 * 365 * 24);
 
 /// Configuration as it is given: settings, and the file with more of them.
 #[derive(Args, Clone, Debug, Default)]
@@ -108,6 +113,13 @@ pub(crate) struct Settings {
     /// Where they say it: x-forwarded-for or forwarded [default: x-forwarded-for]
     #[arg(long, env = "COUNTERSIGN_FORWARDED_HEADER", value_name = "HEADER", hide_possible_values = true)]
     pub(crate) forwarded_header: Option<HeaderName>,
+    /// For how long events are kept, such as 720h; 0s for not at all [default: 720h]
+    #[arg(long, env = "COUNTERSIGN_EVENT_RETENTION", value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) event_retention: Option<SignedDuration>,
+    /// Keep an event for each token that is issued [default: false]
+    #[arg(long, env = "COUNTERSIGN_RECORD_ISSUED", value_name = "BOOL", num_args = 0..=1,
+          require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub(crate) record_issued: Option<bool>,
     /// How logs are written: human or json [default: human]
     #[arg(long, env = "COUNTERSIGN_LOG_FORMAT", value_name = "FORMAT", hide_possible_values = true)]
     pub(crate) log_format: Option<LogFormat>,
@@ -151,6 +163,7 @@ pub(crate) struct Resolved {
     pub(crate) policy: Policy,
     pub(crate) spent_status: SpentStatus,
     pub(crate) refusals_per_minute: u32,
+    pub(crate) events: EventPolicy,
     pub(crate) log_format: LogFormat,
 }
 
@@ -211,6 +224,17 @@ impl Settings {
             retention: duration("retention", self.retention, default.retention, 120, Duration::MAX)?,
             require_audience: self.require_audience.unwrap_or(default.require_audience),
         };
+        let default = EventPolicy::default();
+        let events = EventPolicy {
+            retention: duration(
+                "event_retention",
+                self.event_retention,
+                default.retention,
+                0,
+                MAX_EVENT_RETENTION,
+            )?,
+            record_issued: self.record_issued.unwrap_or(default.record_issued),
+        };
         let spent_status = match self.spent_status {
             None | Some(401) => SpentStatus::Unauthorized,
             Some(410) => SpentStatus::Gone,
@@ -249,6 +273,7 @@ impl Settings {
             policy,
             spent_status,
             refusals_per_minute: self.refusals_per_minute.unwrap_or(1000),
+            events,
             log_format: self.log_format.unwrap_or_default(),
         })
     }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use countersign_core::seal::unseal;
 use countersign_core::{
-    Audience, Clock, End, Ending, KeyRing, KeyRingError, Policy, StoreError, StoreStats, TokenId, TokenStore,
+    Audience, Clock, End, Ended, Ending, EndingQuery, KeyRing, KeyRingError, Policy, StoreError, StoreStats,
+    TokenId, TokenStore,
 };
 use countersign_fuzz_targets::{configuration, handshake_request, key_ring, names, token_text, xmlrpc_body};
 use countersign_store::MemoryStore;
@@ -159,6 +160,10 @@ impl TokenStore for Broken {
 
     async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError> {
         self.inner.look(id, expires).await
+    }
+
+    async fn endings(&self, query: &EndingQuery) -> Result<Vec<Ended>, StoreError> {
+        self.inner.endings(query).await
     }
 
     async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {

@@ -3,18 +3,21 @@
 use std::fmt;
 use std::sync::Arc;
 
-use countersign_core::{KeyRing, LoginTokenSet, News};
+use countersign_core::{Key, KeyId, KeyRing, LoginTokenSet, News};
 use subtle::ConstantTimeEq;
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::{KeyFile, RefusalLimiter, TrustedProxies};
+use crate::caller::Caller;
+use crate::{Events, KeyFile, RefusalLimiter, TrustedProxies};
 
 /// The state that the routes share.
 #[derive(Debug)]
 pub struct App {
     /// The domain.
     pub tokens: LoginTokenSet,
+    /// What happens.
+    pub events: Arc<Events>,
     /// Where the key ring is kept, for rotation.
     pub key_file: KeyFile,
     /// The issuer's name and URL.
@@ -36,7 +39,8 @@ impl App {
         let app = Arc::clone(self);
         match tokio::task::spawn_blocking(move || app.key_file.reload_if_changed()).await {
             Ok(Some(Ok(ring))) => {
-                let (keys, foreign) = (ring.keys().len(), !share_a_key(&self.tokens.keys(), &ring));
+                let old = self.tokens.keys();
+                let (keys, foreign) = (ring.keys().len(), !share_a_key(&old, &ring));
                 match self.tokens.replace_keys(ring).await {
                     Ok(news) => {
                         tracing::info!(keys, "the key ring has changed on disk and is in use");
@@ -47,6 +51,7 @@ impl App {
                             );
                         }
                         news.iter().for_each(log_news);
+                        self.tell_of_keys(&old, &Caller::default());
                     }
                     Err(error) => {
                         tracing::error!(%error, "the key ring on disk is not taken up; keeping the old one");
@@ -57,6 +62,17 @@ impl App {
                 tracing::error!(%error, "the key ring on disk cannot be used; keeping the old one");
             }
             Ok(None) | Err(_) => {}
+        }
+    }
+
+    /// Makes events of what has changed since `old` was the ring in use.
+    pub(crate) fn tell_of_keys(&self, old: &KeyRing, caller: &Caller) {
+        let ring = self.tokens.keys();
+        if let Some(key) = newest(&ring).filter(|key| newest(old) != Some(*key)) {
+            self.events.key_rotated(key, caller);
+        }
+        for key in ring.revoked().iter().filter(|key| !old.revoked().contains(key)) {
+            self.events.key_revoked(*key, caller);
         }
     }
 
@@ -91,6 +107,11 @@ pub fn log_news(news: &News) {
              server are refused. If this is another server's ring, put the right one back"
         ),
     }
+}
+
+/// The key that was added last.
+fn newest(ring: &KeyRing) -> Option<KeyId> {
+    ring.keys().last().map(Key::id)
 }
 
 fn share_a_key(one: &KeyRing, other: &KeyRing) -> bool {

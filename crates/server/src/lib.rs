@@ -5,12 +5,15 @@
 //! - [`routes`]: every route there is, on one screen;
 //! - [`public`]: the handshake, for bug trackers;
 //! - [`private`]: issuing, looking and revoking by XML-RPC and JSON, for the service that owns the server;
+//! - [`Events`]: what happens, and who gets to see it;
 //! - [`Server`]: two listeners, limits, and a graceful stop;
 //! - [`limits`]: how much of everything there may be;
 //! - [`KeyFile`]: the key ring on disk.
 
 mod address;
 mod app;
+mod caller;
+mod events;
 mod health;
 mod inherited;
 mod key_file;
@@ -28,6 +31,7 @@ mod watched;
 
 pub use address::{Address, NotAnAddress};
 pub use app::{App, Bearer, Names, SpentStatus, log_news};
+pub use events::{EventCounts, EventPolicy, Events};
 pub use key_file::{KeyFile, KeyFileError};
 pub use limiter::RefusalLimiter;
 pub use listener::Peer;

@@ -1,9 +1,13 @@
 //! Every limit of the server in one place; `docs/limits.md` says what a client sees of each.
 
+pub use crate::events::{
+    KEPT_EACH_MINUTE, MAX_BEHIND, MAX_FOLLOWERS, QUEUE as EVENT_QUEUE, RETENTION as EVENT_RETENTION,
+};
 pub use crate::health::STORE_TIMEOUT;
 pub use crate::limiter::MAX_ADDRESSES;
 pub use crate::listener::{
     GRACE, HEAD_TIMEOUT, MAX_CONNECTIONS, MAX_HEAD_BYTES, REQUEST_TIMEOUT, RESERVED_DESCRIPTORS,
 };
 pub use crate::private::MAX_BODY_BYTES as MAX_PRIVATE_BODY_BYTES;
+pub use crate::private::MAX_EVENTS;
 pub use crate::public::MAX_BODY_BYTES as MAX_PUBLIC_BODY_BYTES;

@@ -21,6 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower::ServiceExt;
 
 use crate::address::Bound;
+use crate::caller::{self, RequestIds, X_REQUEST_ID};
 use crate::tls::Tls;
 
 /// How long a client may take to send a request's head, or to send nothing on a connection that is kept alive; and how
@@ -72,6 +73,13 @@ pub(crate) fn share_descriptors(descriptors: usize) -> (usize, usize) {
     (public, private)
 }
 
+/// What answers requests, and names them.
+#[derive(Clone)]
+struct Service {
+    router: Router,
+    ids: Arc<RequestIds>,
+}
+
 enum Connection {
     Tcp(TcpStream),
     Unix(UnixStream),
@@ -80,9 +88,16 @@ enum Connection {
 impl Listener {
     /// Serves `router` on so many connections at a time until `stop` turns true, and then until the requests under way
     /// are answered.
-    pub(crate) async fn serve(self, router: Router, room: usize, mut stop: watch::Receiver<bool>) {
+    pub(crate) async fn serve(
+        self,
+        router: Router,
+        ids: Arc<RequestIds>,
+        room: usize,
+        mut stop: watch::Receiver<bool>,
+    ) {
         let connections = GracefulShutdown::new();
         let room = Arc::new(Semaphore::new(room));
+        let service = Service { router, ids };
         loop {
             let accepted = tokio::select! {
                 accepted = self.accept(&room) => accepted,
@@ -96,14 +111,16 @@ impl Listener {
                     continue;
                 }
             };
-            let (router, watcher, tls) = (router.clone(), connections.watcher(), self.tls.clone());
+            let (service, watcher, tls) = (service.clone(), connections.watcher(), self.tls.clone());
             tokio::spawn(async move {
                 let _permit = permit;
                 let served = match (connection, tls) {
-                    (Connection::Tcp(stream), None) => converse(stream, router, peer, watcher).await,
-                    (Connection::Tcp(stream), Some(tls)) => greet(stream, &tls, router, peer, watcher).await,
-                    (Connection::Unix(stream), None) => converse(stream, router, peer, watcher).await,
-                    (Connection::Unix(stream), Some(tls)) => greet(stream, &tls, router, peer, watcher).await,
+                    (Connection::Tcp(stream), None) => converse(stream, service, peer, watcher).await,
+                    (Connection::Tcp(stream), Some(tls)) => greet(stream, &tls, service, peer, watcher).await,
+                    (Connection::Unix(stream), None) => converse(stream, service, peer, watcher).await,
+                    (Connection::Unix(stream), Some(tls)) => {
+                        greet(stream, &tls, service, peer, watcher).await
+                    }
                 };
                 if let Err(reason) = served {
                     tracing::debug!(%reason, ?peer, "a connection ended early");
@@ -137,22 +154,22 @@ impl Listener {
 }
 
 /// Speaks TLS first.
-async fn greet<S>(stream: S, tls: &Tls, router: Router, peer: Peer, watcher: Watcher) -> Result<(), String>
+async fn greet<S>(stream: S, tls: &Tls, service: Service, peer: Peer, watcher: Watcher) -> Result<(), String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let greeted = tokio::time::timeout(HEAD_TIMEOUT, tls.acceptor().accept(stream)).await;
     let stream =
         greeted.map_err(|_| "no TLS handshake in time".to_owned())?.map_err(|error| error.to_string())?;
-    converse(stream, router, peer, watcher).await
+    converse(stream, service, peer, watcher).await
 }
 
 /// Speaks HTTP.
-async fn converse<S>(stream: S, router: Router, peer: Peer, watcher: Watcher) -> Result<(), String>
+async fn converse<S>(stream: S, service: Service, peer: Peer, watcher: Watcher) -> Result<(), String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(move |request| answer(router.clone(), peer, request));
+    let service = service_fn(move |request| answer(service.clone(), peer, request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -162,16 +179,20 @@ where
 }
 
 async fn answer(
-    router: Router,
+    service: Service,
     peer: Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let mut request = request.map(Body::new);
     request.extensions_mut().insert(peer);
-    match tokio::time::timeout(REQUEST_TIMEOUT, router.oneshot(request)).await {
-        Ok(answered) => answered,
-        Err(_) => Ok((StatusCode::REQUEST_TIMEOUT, "The request took too long.").into_response()),
-    }
+    let id = service.ids.next();
+    request.extensions_mut().insert(id);
+    let mut response = match tokio::time::timeout(REQUEST_TIMEOUT, service.router.oneshot(request)).await {
+        Ok(answered) => answered?,
+        Err(_) => (StatusCode::REQUEST_TIMEOUT, "The request took too long.").into_response(),
+    };
+    response.headers_mut().insert(X_REQUEST_ID, caller::header(id));
+    Ok(response)
 }
 
 #[cfg(test)]

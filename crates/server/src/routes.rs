@@ -8,7 +8,7 @@ use axum::routing::{any, get};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::private::{admin, guard, openapi, tokens, xmlrpc};
+use crate::private::{admin, events, guard, openapi, tokens, xmlrpc};
 use crate::problem::{not_found, with_common_headers};
 use crate::{App, health, public};
 
@@ -37,6 +37,8 @@ pub fn private(app: Arc<App>) -> Router {
         .routes(routes!(admin::store_stats))
         .routes(routes!(admin::purge_store))
         .routes(routes!(admin::fence_store))
+        .routes(routes!(events::list))
+        .routes(routes!(events::stream))
         .split_for_parts();
     Router::new()
         .route("/bugs", any(xmlrpc::answer))

@@ -8,6 +8,7 @@ use countersign_core::CHECK_IN_PERIOD;
 use tokio::sync::watch;
 
 use crate::address::{Address, Bound};
+use crate::caller::RequestIds;
 use crate::inherited::Inherited;
 use crate::listener::{Listener, share_descriptors};
 use crate::tls::{Tls, TlsError, TlsFiles};
@@ -126,8 +127,11 @@ impl Server {
         let (public_room, private_room) = share_descriptors(descriptors());
         tracing::debug!(public = public_room, private = private_room, "connections at a time");
         let routes = (routes::public(Arc::clone(&app)), routes::private(Arc::clone(&app)));
-        let public = tokio::spawn(self.public.serve(routes.0, public_room, stopped.clone()));
-        let private = tokio::spawn(self.private.serve(routes.1, private_room, stopped));
+        let ids = Arc::new(RequestIds::new(&**app.tokens.entropy()));
+        let public =
+            tokio::spawn(self.public.serve(routes.0, Arc::clone(&ids), public_room, stopped.clone()));
+        let private = tokio::spawn(self.private.serve(routes.1, ids, private_room, stopped));
+        tokio::spawn(Arc::clone(&app.events).write());
         let chores = [
             tokio::spawn(watch_files(Arc::clone(&app), tls, reload)),
             tokio::spawn(purge(Arc::clone(&app))),
@@ -135,6 +139,7 @@ impl Server {
         ];
         shutdown.await;
         stop.send_replace(true);
+        app.events.end_following();
         for listener in [public, private] {
             if let Err(error) = listener.await {
                 tracing::error!(%error, "a listener ended badly");
@@ -146,6 +151,7 @@ impl Server {
         if let Err(error) = app.tokens.leave().await {
             tracing::debug!(%error, "cannot check out; the other servers notice by themselves");
         }
+        app.events.close().await;
         app.tokens.store().close().await;
     }
 }
@@ -220,6 +226,11 @@ async fn purge(app: Arc<App>) {
             Ok(0) => {}
             Ok(purged) => tracing::info!(purged, "forgot tokens that expired long ago"),
             Err(error) => tracing::warn!(%error, "cannot purge; trying again in a minute"),
+        }
+        match app.events.purge().await {
+            Ok(0) => {}
+            Ok(purged) => tracing::debug!(purged, "forgot old events"),
+            Err(error) => tracing::warn!(%error, "cannot forget old events; trying again in a minute"),
         }
         app.limiter.forget_the_calm();
     }

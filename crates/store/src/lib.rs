@@ -8,6 +8,8 @@
 //! | `sqlite:`, `sqlite:PATH` | [`sqlite`]: one file on this machine, for one server. The default |
 //! | `memory:` | [`memory`]: **forgets everything** when the process ends; for tests and demonstrations |
 //!
+//! Events, which operators look at and no handshake waits for, are kept apart: see [`events`].
+//!
 //! Where to look first: [`open`] for the list of stores, `sqlite/writer.rs` for how many consumptions share one
 //! commit, `sqlite/records.rs` for the statement that decides who consumed a token, `contract` for the test-suite that
 //! every store passes.
@@ -17,10 +19,12 @@
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod copy;
+pub mod events;
 pub mod memory;
 mod open;
 pub mod sqlite;
 
+pub use events::open_events;
 pub use memory::MemoryStore;
 pub use open::{OpenError, StoreUrl, backup, open, open_existing};
 pub use sqlite::SqliteStore;

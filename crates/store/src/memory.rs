@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use countersign_core::{
-    Clock, End, Ending, LIVE, Node, NodeId, REMEMBERED, Roll, SeenNode, StoreError, StoreStats, TokenId,
-    TokenStore, after,
+    Clock, End, Ended, Ending, EndingQuery, LIVE, Node, NodeId, REMEMBERED, Roll, SeenNode, StoreError,
+    StoreStats, TokenId, TokenStore, after,
 };
 use jiff::Timestamp;
 
@@ -112,6 +112,15 @@ impl TokenStore for MemoryStore {
 
     async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError> {
         Ok(self.state()?.look(id, expires))
+    }
+
+    async fn endings(&self, query: &EndingQuery) -> Result<Vec<Ended>, StoreError> {
+        let state = self.state()?;
+        let all = state.endings.iter().map(|(&id, record)| Ended { id, ending: record.ending.clone() });
+        let mut found: Vec<Ended> = all.filter(|ended| query.covers(ended)).collect();
+        found.sort_by_key(|ended| std::cmp::Reverse((ended.ending.at(), ended.id)));
+        found.truncate(query.limit);
+        Ok(found)
     }
 
     async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {

@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use countersign_core::{
-    Clock, End, Ending, LoginTokenSet, OsEntropy, Policy, StoreError, StoreStats, SystemClock, TokenId,
-    TokenStore,
+    Clock, End, Ended, Ending, EndingQuery, LoginTokenSet, OsEntropy, Policy, StoreError, StoreStats,
+    SystemClock, TokenId, TokenStore,
 };
 use countersign_server::{
-    Address, App, Door, KeyFile, Names, RefusalLimiter, Server, SpentStatus, TrustedProxies,
+    Address, App, Door, Events, KeyFile, Names, RefusalLimiter, Server, SpentStatus, TrustedProxies,
 };
 use jiff::Timestamp;
 use tokio::sync::oneshot;
@@ -49,6 +49,10 @@ impl TokenStore for ReadThenWrite {
 
     async fn look(&self, id: TokenId, _: Timestamp) -> Result<End, StoreError> {
         Ok(self.endings().get(&id).map_or(End::Recorded, |ending| End::Already(ending.clone())))
+    }
+
+    async fn endings(&self, _: &EndingQuery) -> Result<Vec<Ended>, StoreError> {
+        Err(StoreError::Unavailable("this store shows nothing".to_owned()))
     }
 
     async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {
@@ -99,6 +103,7 @@ impl InProcess {
                 Arc::new(OsEntropy),
                 Policy::default(),
             ),
+            events: Arc::new(Events::unkept(Arc::clone(&clock), Arc::new(OsEntropy))),
             key_file,
             names: Names::new("Trials".to_owned(), &public_url),
             spent_status: SpentStatus::Unauthorized,

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 
 use super::*;
 use crate::handshake::{Refusal, StatedAudience};
-use crate::{ManualClock, SequenceEntropy, StoreStats};
+use crate::{Ended, EndingQuery, ManualClock, SequenceEntropy, StoreStats};
 
 /// The least a store can be; the real ones have a contract test-suite of their own.
 #[derive(Debug, Default)]
@@ -30,6 +30,10 @@ impl TokenStore for TestStore {
 
     async fn look(&self, id: TokenId, _expires: Timestamp) -> Result<End, StoreError> {
         Ok(self.endings.lock().unwrap().get(&id).cloned().map_or(End::Recorded, End::Already))
+    }
+
+    async fn endings(&self, _query: &EndingQuery) -> Result<Vec<Ended>, StoreError> {
+        Err(StoreError::Busy)
     }
 
     async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {

@@ -11,7 +11,9 @@ use axum::response::Response;
 use axum::{Extension, Router, routing::get};
 use countersign_core::{Clock, LoginTokenSet, OsEntropy, Policy, Status, SystemClock};
 use countersign_login::Session;
-use countersign_server::{App, KeyFile, Names, Peer, RefusalLimiter, SpentStatus, TrustedProxies, routes};
+use countersign_server::{
+    App, Events, KeyFile, Names, Peer, RefusalLimiter, SpentStatus, TrustedProxies, routes,
+};
 use countersign_verifier::{Login, LoginLayer, Verifier};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -112,6 +114,7 @@ async fn token_server(directory: &TempDir, public_url: &str) -> Set<App> {
     let (keys, _) = key_file.load_or_create(clock.now(), &OsEntropy)?;
     Ok(App {
         tokens: LoginTokenSet::new(keys, store, Arc::clone(&clock), Arc::new(OsEntropy), Policy::default()),
+        events: Arc::new(Events::unkept(Arc::clone(&clock), Arc::new(OsEntropy))),
         key_file,
         names: Names::new("Launchpad".to_owned(), &Url::parse(public_url)?),
         spent_status: SpentStatus::default(),

@@ -44,6 +44,8 @@ fn the_sample_file_is_the_defaults() {
         require_audience: Some(false),
         spent_status: Some(401),
         refusals_per_minute: Some(0),
+        event_retention: Some(SignedDuration::ZERO),
+        record_issued: Some(false),
         log_format: Some(LogFormat::Human),
     })
     .unwrap();
@@ -57,6 +59,7 @@ fn the_sample_file_is_the_defaults() {
     let default = Settings::default().resolve().unwrap();
     assert_eq!(sample.policy, default.policy);
     assert_eq!(sample.issuer, default.issuer);
+    assert_eq!(sample.events, default.events);
     assert_eq!(sample.data_dir, default.data_dir);
     assert_eq!(sample.key_ring, default.key_ring);
     assert_eq!(sample.store, default.store);
@@ -107,6 +110,8 @@ fn values_out_of_range_are_refused() {
         ("token_lifetime = '1500ms'", "whole seconds"),
         ("token_lifetime = '-5m'", "token_lifetime"),
         ("retention = '1m'", "retention"),
+        ("event_retention = '1500ms'", "event_retention"),
+        ("event_retention = '999999h'", "event_retention"),
         ("spent_status = 404", "401 or 410"),
         ("public_url = 'ftp://a.example'", "public_url"),
         ("public_url = 'https://a.example/?q'", "public_url"),

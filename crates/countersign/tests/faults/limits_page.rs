@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use countersign_core::{
-    LIVE, MAX_AUDIENCE_BYTES, MAX_CLAIMS_BYTES, MAX_KEYS, MAX_LIFETIME, MAX_REVOKED, Policy, RETRY_WINDOW,
-    handshake, seal,
+    LIVE, MAX_AUDIENCE_BYTES, MAX_CLAIMS_BYTES, MAX_KEPT, MAX_KEPT_ISSUED, MAX_KEYS, MAX_LIFETIME,
+    MAX_NOTE_CHARS, MAX_REVOKED, Policy, RETRY_WINDOW, handshake, seal,
 };
 use countersign_server::limits;
 
@@ -88,6 +88,24 @@ fn limits() -> Vec<(&'static str, String)> {
         ("keys in the ring", number(MAX_KEYS)),
         ("revoked keys whose names the ring remembers", number(MAX_REVOKED)),
         ("a server that has not checked in at a shared store", time(LIVE)),
+        ("events that wait to be written", number(limits::EVENT_QUEUE)),
+        (
+            "refusals of one reason in a minute that are events of their own",
+            number(usize::try_from(limits::KEPT_EACH_MINUTE).unwrap()),
+        ),
+        (
+            "events of one kind, or refusals of one reason, that are kept",
+            number(usize::try_from(MAX_KEPT).unwrap()),
+        ),
+        ("events of issued tokens that are kept", number(usize::try_from(MAX_KEPT_ISSUED).unwrap())),
+        (
+            "user agent, and tracker stated at a relay attempt, in an event",
+            format!("{MAX_NOTE_CHARS} characters"),
+        ),
+        ("events in an answer", number(limits::MAX_EVENTS)),
+        ("followers of events", number(limits::MAX_FOLLOWERS)),
+        ("events that a follower may be behind", number(limits::MAX_BEHIND)),
+        ("an event", time(limits::EVENT_RETENTION)),
         ("log lines that wait to be written", number(stated(LOG, "const MAX_WAITING_LINES: usize = "))),
         ("memory of a connection", bytes(usize::try_from(CONNECTION_KIB * 1024).unwrap())),
         ("memory besides", bytes(usize::try_from(BASE_KIB * 1024).unwrap())),

@@ -137,6 +137,7 @@ async fn a_flood_of_forged_tokens_does_not_reach_the_store() {
     let all = 32 * 20 * tokens.len();
     assert_eq!(flood(&server, &tokens, 20).await, (all, 0));
     assert_eq!(place.shim.read(Dial::Touches), touches, "neither read nor written");
+    assert!(place.bytes_of_events() < 512 * 1024, "events of it take bounded room");
     assert_memory_is_bounded(&server, 100);
 
     let honest = server.tokens(20).await;

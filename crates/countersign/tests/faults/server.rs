@@ -56,6 +56,12 @@ impl Place {
         self.data().join("countersign.db")
     }
 
+    /// What events take on disk, with their log.
+    pub(crate) fn bytes_of_events(&self) -> u64 {
+        let size = |name| self.data().join(name).metadata().map_or(0, |metadata| metadata.len());
+        size("countersign-events.db") + size("countersign-events.db-wal")
+    }
+
     pub(crate) fn key_ring(&self) -> PathBuf {
         self.data().join("key-ring.toml")
     }

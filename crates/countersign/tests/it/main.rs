@@ -12,6 +12,7 @@
 
 mod backup;
 mod copying;
+mod events;
 mod fixture;
 mod generated;
 mod help;

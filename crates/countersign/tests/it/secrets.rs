@@ -7,6 +7,7 @@ use rustix::process::Signal;
 
 use crate::fixture::{Place, Server};
 use crate::http::{self, Raw, send};
+use crate::process::Process;
 
 const RING: &str = "countersign-data/key-ring.toml";
 const JSON: (&str, &str) = ("content-type", "application/json");
@@ -107,7 +108,13 @@ fn a_full_run(format: &str) {
     let bound = ["--audience", "https://trac.example.org/", "--claims", "{\"a\": 1}"];
     let mut tokens = vec![server.token(), new(&[]), new(&bound), new(&["--ttl", "1h"])];
 
+    let follower =
+        Process::start(&mut place.command(["events", "--follow", "--json", "--server", &server.private]), "");
+    let agent = |token: &str| [("user-agent", format!("probe/1 ({token})"))];
     for token in &tokens {
+        let agent = agent(token);
+        let agent = agent.each_ref().map(|(name, value)| (*name, value.as_str()));
+        http::post(&server.handshake_url(token), &agent, "");
         handshakes(&server, token);
         private_calls(&server, token);
         malformed(&server, token);
@@ -129,7 +136,21 @@ fn a_full_run(format: &str) {
     tokens.push(server.token());
     handshakes(&server, &tokens[4]);
 
-    let log = server.stop().err;
+    let listed = server.print(&place, &["events", "--json", "--limit", "0"]);
+    assert!(listed.contains("probe/1") && listed.contains("relay") && listed.contains("replay"), "{listed}");
+    let ended = server.stop();
+    let mut log = ended.err;
+    for (name, text) in [("out", ended.out), ("events", listed), ("followed", follower.out.whole())] {
+        assert!(!text.is_empty(), "{name}");
+        log.push_str(&text);
+    }
+    // Ids and dates are no secrets, so that the files may be looked through as they are.
+    for file in place.files("countersign-data") {
+        if file != "key-ring.toml" {
+            let bytes = std::fs::read(place.path(&format!("countersign-data/{file}"))).unwrap();
+            log.push_str(&String::from_utf8_lossy(&bytes));
+        }
+    }
     assert!(log.contains("DEBUG"), "so much is logged that something could be in it");
     assert!(log.contains("a token was used a second time"), "{log}");
     assert!(log.contains("a token was used by another tracker"), "{log}");

@@ -10,7 +10,9 @@ use axum::http::{HeaderMap, Request, StatusCode};
 use countersign_core::{
     Audience, Claims, GetError, LoginTokenSet, ManualClock, NewToken, Policy, SequenceEntropy, Status,
 };
-use countersign_server::{App, KeyFile, Names, Peer, RefusalLimiter, SpentStatus, TrustedProxies, routes};
+use countersign_server::{
+    App, Events, KeyFile, Names, Peer, RefusalLimiter, SpentStatus, TrustedProxies, routes,
+};
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use tower::ServiceExt;
@@ -59,7 +61,14 @@ impl World {
         let clock = Arc::new(ManualClock::at(noon()));
         let entropy = Arc::new(SequenceEntropy::default());
         let app = Arc::new(App {
-            tokens: LoginTokenSet::new(ring(), store(&*clock), clock.clone(), entropy, Policy::default()),
+            tokens: LoginTokenSet::new(
+                ring(),
+                store(&*clock),
+                clock.clone(),
+                entropy.clone(),
+                Policy::default(),
+            ),
+            events: Arc::new(Events::unkept(clock.clone(), entropy.clone())),
             // Only the private API reads it.
             key_file: KeyFile::new(PathBuf::from("key-ring.toml")),
             names: Names::new("Launchpad".to_owned(), &"https://lp.example.org/".parse().expect("a URL")),

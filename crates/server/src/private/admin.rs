@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::caller::Caller;
 use crate::health::STORE_TIMEOUT;
 use crate::key_file::KeyFileError;
 use crate::private::body;
@@ -155,6 +156,7 @@ pub(crate) async fn list_keys(State(app): State<Arc<App>>) -> Json<KeysDocument>
 )]
 pub(crate) async fn rotate_keys(
     State(app): State<Arc<App>>,
+    caller: Caller,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<KeysDocument>, Problem> {
@@ -162,10 +164,16 @@ pub(crate) async fn rotate_keys(
     let now = app.tokens.clock().now();
     let active_from = after(now, Duration::from_secs(request.activate_in.into()));
     let keep = app.tokens.keys_in_use().await;
+    let old = app.tokens.keys();
     change_keys(&app, move |app| app.key_file.rotate(now, active_from, &keep, &**app.tokens.entropy()))
         .await?;
+    app.tell_of_keys(&old, &caller);
     let document = keys_document(&app);
-    tracing::info!(keys = document.keys.len(), "the key ring was rotated");
+    tracing::info!(
+        keys = document.keys.len(),
+        request = caller.request.map(display),
+        "the key ring was rotated"
+    );
     Ok(Json(document))
 }
 
@@ -180,6 +188,7 @@ pub(crate) async fn rotate_keys(
 )]
 pub(crate) async fn revoke_key(
     State(app): State<Arc<App>>,
+    caller: Caller,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<KeysDocument>, Problem> {
@@ -198,9 +207,11 @@ pub(crate) async fn revoke_key(
             ),
         ));
     }
+    let old = app.tokens.keys();
     change_keys(&app, move |app| app.key_file.revoke(key, request.rotate, now, &**app.tokens.entropy()))
         .await?;
-    tracing::warn!(%key, "the key was revoked: tokens that it sealed are refused");
+    app.tell_of_keys(&old, &caller);
+    tracing::warn!(%key, request = caller.request.map(display), "the key was revoked: tokens that it sealed are refused");
     Ok(Json(keys_document(&app)))
 }
 
@@ -303,12 +314,14 @@ pub(crate) async fn purge_store(
 )]
 pub(crate) async fn fence_store(
     State(app): State<Arc<App>>,
+    caller: Caller,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<FenceDocument>, Problem> {
     let Nothing {} = body::read_json(&headers, body).await?;
     let fence = app.tokens.fence().await.map_err(|error| store_problem(&error))?;
-    tracing::info!(%fence, "the fence was moved");
+    app.events.fence_moved(fence, &caller);
+    tracing::info!(%fence, request = caller.request.map(display), "the fence was moved");
     Ok(Json(FenceDocument { fence }))
 }
 

@@ -7,6 +7,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
+use countersign_core::seal::unseal;
 use countersign_core::{
     Audience, Claims, GetError, IssueError, Issued, LoginToken, Lookup, NewToken, Status, StoreError,
 };
@@ -16,6 +17,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::App;
+use crate::caller::Caller;
 use crate::private::body;
 use crate::problem::Problem;
 use crate::public::TOKEN_TYPE;
@@ -90,6 +92,7 @@ pub(crate) struct Revocation {
 )]
 pub(crate) async fn issue(
     State(app): State<Arc<App>>,
+    caller: Caller,
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<TokenDocument>), Problem> {
@@ -101,6 +104,7 @@ pub(crate) async fn issue(
             .map_err(|error| Problem::bad_request("claims", format!("The {error}.")))?,
     };
     let Issued { token, text } = app.tokens.issue(wanted).map_err(|error| issue_problem(&error))?;
+    app.events.issued(&token, &caller);
     Ok((StatusCode::CREATED, Json(document(&app, text.into_exposed(), &token, &Status::Live))))
 }
 
@@ -127,9 +131,13 @@ pub(crate) async fn show(
 )]
 pub(crate) async fn revoke(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(text): Path<String>,
 ) -> Result<Json<Revocation>, Problem> {
     let revoked = app.tokens.revoke(&text).await.map_err(|error| get_problem(&error))?;
+    if revoked {
+        app.events.revoked(|| unseal(&text, &app.tokens.keys()).ok(), &caller);
+    }
     Ok(Json(Revocation { revoked }))
 }
 

@@ -6,6 +6,7 @@ use axum::extract::{Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{Method as HttpMethod, StatusCode};
 use axum::response::{IntoResponse, Response};
+use countersign_core::seal::unseal;
 use countersign_core::{Audience, GetError, IssueError, LoginToken, Lookup, NewToken, Status};
 use countersign_xmlrpc::{
     Arguments, Fault, Method, Parameter, Service, Type, Value, date_time, fault, fault_document, respond,
@@ -13,14 +14,16 @@ use countersign_xmlrpc::{
 };
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use tracing::field::display;
 
 use crate::App;
+use crate::caller::Caller;
 use crate::private::body;
 use crate::problem::with_allow;
 use crate::public::TOKEN_TYPE;
 
 /// `POST /bugs`. A fault is an answer like any other: its status is 200.
-pub(crate) async fn answer(State(app): State<Arc<App>>, request: Request) -> Response {
+pub(crate) async fn answer(State(app): State<Arc<App>>, caller: Caller, request: Request) -> Response {
     if request.method() != HttpMethod::POST {
         let text = "XML-RPC calls are POST requests.";
         return with_allow((StatusCode::METHOD_NOT_ALLOWED, text).into_response(), "POST");
@@ -29,8 +32,9 @@ pub(crate) async fn answer(State(app): State<Arc<App>>, request: Request) -> Res
     let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let document = match body::read(body).await {
         Ok(body) => {
-            let answer = respond(&Bugs(&app), content_type, &body).await;
-            tracing::debug!(method = answer.method, fault = answer.fault_code, "called");
+            let answer = respond(&Bugs(&app, &caller), content_type, &body).await;
+            let request = caller.request.map(display);
+            tracing::debug!(method = answer.method, fault = answer.fault_code, request, "called");
             answer.document
         }
         Err(body::BodyError::TooLong) => fault_document(fault::body_too_large(body::MAX_BODY_BYTES)),
@@ -40,7 +44,7 @@ pub(crate) async fn answer(State(app): State<Arc<App>>, request: Request) -> Res
 }
 
 /// The methods of `/bugs`.
-struct Bugs<'a>(&'a App);
+struct Bugs<'a>(&'a App, &'a Caller);
 
 const METHODS: &[Method] = &[
     Method {
@@ -98,6 +102,7 @@ impl Bugs<'_> {
             .tokens
             .issue(NewToken { audience, ..NewToken::default() })
             .map_err(|error| issue_fault(&error))?;
+        self.0.events.issued(&issued.token, self.1);
         Ok(Value::String(issued.text.into_exposed()))
     }
 
@@ -108,6 +113,9 @@ impl Bugs<'_> {
 
     async fn revoke(&self, text: String) -> Result<Value, Fault> {
         let revoked = self.0.tokens.revoke(&text).await.map_err(|error| get_fault(&error))?;
+        if revoked {
+            self.0.events.revoked(|| unseal(&text, &self.0.tokens.keys()).ok(), self.1);
+        }
         Ok(Value::Boolean(revoked))
     }
 

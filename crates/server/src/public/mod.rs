@@ -15,7 +15,9 @@ use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use countersign_core::handshake::{Refusal, Verdict};
 use countersign_core::{LoginToken, RedeemError, Redemption, StoreError};
+use tracing::field::display;
 
+use crate::caller::Caller;
 use crate::health::{STORE_TIMEOUT, store_hangs};
 use crate::problem::not_found;
 use crate::{App, Peer};
@@ -39,28 +41,35 @@ pub(crate) async fn handshake(
         return not_found().await;
     }
     let peer = app.proxies.client(peer, request.headers());
+    let caller = Caller::of(peer, request.headers(), request.extensions());
     let answers = answer::Answers { app: &app, json: attempt::wants_json(request.headers()) };
     let attempt = attempt::read(request).await;
     match in_time(app.tokens.redeem(&text, &attempt, peer)).await {
         Ok(Redemption { verdict: Verdict::Accepted { consumed, again }, token: Some(token) }) => {
-            tracing::debug!(id = %token.id(), ?peer, again, "accepted");
+            tracing::debug!(id = %token.id(), ?peer, again, request = caller.request.map(display), "accepted");
+            if !again {
+                app.events.consumed(consumed, &token, &caller);
+            }
             answers.accepted(&text, &token, consumed)
         }
-        Ok(Redemption { verdict: Verdict::Refused(refusal), token }) => match app.limiter.count(peer) {
-            Ok(()) => {
-                log_refusal(&refusal, token.as_ref(), peer);
-                answers.refused(&refusal)
+        Ok(Redemption { verdict: Verdict::Refused(refusal), token }) => {
+            app.events.refused(&refusal, token.as_ref(), &attempt.audience, &caller);
+            match app.limiter.count(peer) {
+                Ok(()) => {
+                    log_refusal(&refusal, token.as_ref(), &caller);
+                    answers.refused(&refusal)
+                }
+                // A wrong method tells nothing about the token, and who asks so is not guessing.
+                Err(_) if refusal == Refusal::NotPost => answers.refused(&refusal),
+                Err(wait) => answers.too_many(wait),
             }
-            // A wrong method tells nothing about the token, and who asks so is not guessing.
-            Err(_) if refusal == Refusal::NotPost => answers.refused(&refusal),
-            Err(wait) => answers.too_many(wait),
-        },
+        }
         // `redeem` accepts nothing that it could not unseal.
         Ok(Redemption { verdict: Verdict::Accepted { .. }, token: None }) => {
             answers.refused(&Refusal::NotOurs)
         }
         Err(error) => {
-            tracing::warn!(%error, "a handshake could not be answered");
+            tracing::warn!(%error, request = caller.request.map(display), "a handshake could not be answered");
             answers.store_away(&error)
         }
     }
@@ -77,19 +86,20 @@ async fn in_time(
 }
 
 /// Logs what an operator should see: that somebody uses a token who should not have it.
-fn log_refusal(refusal: &Refusal, token: Option<&LoginToken>, peer: Option<std::net::IpAddr>) {
+fn log_refusal(refusal: &Refusal, token: Option<&LoginToken>, caller: &Caller) {
+    let (peer, request) = (caller.peer, caller.request.map(display));
     let Some(token) = token else {
-        tracing::debug!(?peer, reason = refusal.label(), "refused");
+        tracing::debug!(?peer, request, reason = refusal.label(), "refused");
         return;
     };
     let id = token.id();
     match refusal {
         Refusal::Replay(first) => {
-            tracing::warn!(%id, ?peer, first_at = %first.at, first_by = ?first.by, "a token was used a second time");
+            tracing::warn!(%id, ?peer, request, first_at = %first.at, first_by = ?first.by, "a token was used a second time");
         }
         Refusal::AudienceMismatch => {
-            let audience = token.audience().map(tracing::field::display);
-            tracing::warn!(%id, ?peer, audience, "a token was used by another tracker than it is for");
+            let audience = token.audience().map(display);
+            tracing::warn!(%id, ?peer, request, audience, "a token was used by another tracker than it is for");
         }
         Refusal::NotPost
         | Refusal::NotOurs
@@ -98,6 +108,6 @@ fn log_refusal(refusal: &Refusal, token: Option<&LoginToken>, peer: Option<std::
         | Refusal::Expired
         | Refusal::FromTheFuture
         | Refusal::Fenced
-        | Refusal::Revoked => tracing::info!(%id, ?peer, reason = refusal.label(), "refused"),
+        | Refusal::Revoked => tracing::info!(%id, ?peer, request, reason = refusal.label(), "refused"),
     }
 }

@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderMap, Request, StatusCode};
+use axum::http::{HeaderMap, Request, Response, StatusCode};
 use countersign_core::{
-    Audience, Clock, KeyRing, LoginTokenSet, ManualClock, NewToken, OsEntropy, Policy, TokenStore,
+    Audience, Clock, EventStore, KeyRing, LoginTokenSet, ManualClock, NewToken, OsEntropy, Policy, TokenStore,
 };
-use countersign_server::{App, KeyFile, Names, Peer, RefusalLimiter, SpentStatus, TrustedProxies, routes};
+use countersign_server::{
+    App, EventPolicy, Events, KeyFile, Names, Peer, RefusalLimiter, SpentStatus, TrustedProxies, routes,
+};
 use countersign_store::MemoryStore;
+use countersign_store::events::MemoryEvents;
 use http_body_util::BodyExt;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -37,6 +40,8 @@ pub(crate) struct Options {
     pub(crate) proxies: TrustedProxies,
     pub(crate) bearer: Option<&'static str>,
     pub(crate) store: Option<Arc<dyn TokenStore>>,
+    pub(crate) events: Option<Arc<dyn EventStore>>,
+    pub(crate) event_policy: EventPolicy,
 }
 
 /// A request's answer, read whole.
@@ -68,7 +73,14 @@ impl Fixture {
         let key_file = KeyFile::new(directory.path().join("key-ring.toml"));
         let (keys, _): (KeyRing, bool) = key_file.load_or_create(clock.now(), &OsEntropy).unwrap();
         let store = options.store.unwrap_or_else(|| Arc::new(MemoryStore::new(&*clock)));
+        let events = Events::new(
+            options.event_policy,
+            options.events.unwrap_or_else(|| Arc::new(MemoryEvents::default())),
+            clock.clone(),
+            Arc::new(OsEntropy),
+        );
         let app = Arc::new(App {
+            events: Arc::new(events),
             tokens: LoginTokenSet::new(keys, store, clock.clone(), Arc::new(OsEntropy), options.policy),
             key_file,
             names: Names::new("Launchpad".to_owned(), &"https://lp.example.org/".parse().unwrap()),
@@ -103,6 +115,12 @@ impl Fixture {
     /// Sends a request to the private listener.
     pub(crate) async fn private(&self, request: Request<Body>) -> Answer {
         send(&self.private, request, "127.0.0.1".parse().unwrap()).await
+    }
+
+    /// The same, for an answer that has no end.
+    pub(crate) async fn private_response(&self, mut request: Request<Body>) -> Response<Body> {
+        request.extensions_mut().insert(Peer(None));
+        self.private.clone().oneshot(request).await.unwrap()
     }
 
     /// The plainest handshake there is.

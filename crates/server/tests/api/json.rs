@@ -200,6 +200,8 @@ async fn the_openapi_document_is_the_code_s_own() {
     assert_eq!(
         paths,
         [
+            "/v1/events",
+            "/v1/events/stream",
             "/v1/keys",
             "/v1/keys/revoke",
             "/v1/keys/rotate",

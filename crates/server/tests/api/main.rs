@@ -7,6 +7,7 @@
     reason = "a test's helpers fail as tests do"
 )]
 
+mod events;
 mod fixture;
 mod handshake;
 mod json;

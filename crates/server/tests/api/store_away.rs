@@ -1,11 +1,16 @@
 //! A store that cannot be reached: fail closed, and say so.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
-use countersign_core::{End, Ending, StoreError, StoreStats, TokenId, TokenStore};
+use countersign_core::{
+    End, Ended, Ending, EndingQuery, Event, EventQuery, EventStore, StoreError, StoreStats, TokenId,
+    TokenStore,
+};
+use countersign_store::events::MemoryEvents;
 use jiff::Timestamp;
 
 use crate::fixture::{Fixture, JSON, Options, handshake_path, post};
@@ -21,6 +26,9 @@ impl TokenStore for Away {
     async fn look(&self, _: TokenId, _: Timestamp) -> Result<End, StoreError> {
         Err(self.0.clone())
     }
+    async fn endings(&self, _: &EndingQuery) -> Result<Vec<Ended>, StoreError> {
+        Err(self.0.clone())
+    }
     async fn move_fence(&self, _: Timestamp) -> Result<Timestamp, StoreError> {
         Err(self.0.clone())
     }
@@ -34,6 +42,44 @@ impl TokenStore for Away {
         Err(self.0.clone())
     }
     async fn close(&self) {}
+}
+
+/// A store of events that can be taken away.
+#[derive(Debug)]
+pub(crate) struct AwayEvents {
+    inner: Arc<MemoryEvents>,
+    away: AtomicBool,
+}
+
+impl AwayEvents {
+    pub(crate) fn new(inner: Arc<MemoryEvents>) -> Self {
+        Self { inner, away: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn set(&self, away: bool) {
+        self.away.store(away, Ordering::SeqCst);
+    }
+
+    fn there(&self) -> Result<&MemoryEvents, StoreError> {
+        if self.away.load(Ordering::SeqCst) {
+            return Err(StoreError::Unavailable("gone fishing".to_owned()));
+        }
+        Ok(&self.inner)
+    }
+}
+
+#[async_trait]
+impl EventStore for AwayEvents {
+    async fn append(&self, events: &[Event]) -> Result<(), StoreError> {
+        self.there()?.append(events).await
+    }
+    async fn events(&self, query: &EventQuery) -> Result<Vec<Event>, StoreError> {
+        self.there()?.events(query).await
+    }
+    async fn purge_events(&self, line: Timestamp) -> Result<u64, StoreError> {
+        self.there()?.purge_events(line).await
+    }
+    async fn close_events(&self) {}
 }
 
 fn server(error: StoreError) -> Fixture {
@@ -72,6 +118,9 @@ impl TokenStore for Hangs {
         std::future::pending().await
     }
     async fn look(&self, _: TokenId, _: Timestamp) -> Result<End, StoreError> {
+        std::future::pending().await
+    }
+    async fn endings(&self, _: &EndingQuery) -> Result<Vec<Ended>, StoreError> {
         std::future::pending().await
     }
     async fn move_fence(&self, _: Timestamp) -> Result<Timestamp, StoreError> {

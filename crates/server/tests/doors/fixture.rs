@@ -6,7 +6,7 @@ use std::time::Duration;
 use countersign_client::{Credentials, PrivateApi};
 use countersign_core::{LoginTokenSet, OsEntropy, Policy, SystemClock};
 use countersign_server::{
-    App, Bearer, Door, KeyFile, Names, RefusalLimiter, Server, SpentStatus, StartError, TlsFiles,
+    App, Bearer, Door, Events, KeyFile, Names, RefusalLimiter, Server, SpentStatus, StartError, TlsFiles,
     TrustedProxies,
 };
 use countersign_store::MemoryStore;
@@ -49,6 +49,7 @@ impl Running {
         let (public, private) = (server.public_url().unwrap(), server.private_url().unwrap());
         let app = Arc::new(App {
             tokens: LoginTokenSet::new(keys, store, clock.clone(), Arc::new(OsEntropy), Policy::default()),
+            events: Arc::new(Events::unkept(clock.clone(), Arc::new(OsEntropy))),
             key_file,
             names: Names::new("Launchpad".to_owned(), &"https://lp.example.org/".parse().unwrap()),
             spent_status: SpentStatus::default(),

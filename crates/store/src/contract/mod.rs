@@ -13,11 +13,13 @@
 
 mod copies;
 mod endings;
+pub mod events;
 mod fixture;
 mod life;
 mod lines;
 mod nodes;
 mod races;
+mod recent;
 
 use std::sync::Arc;
 
@@ -30,6 +32,7 @@ pub use self::life::*;
 pub use self::lines::*;
 pub use self::nodes::*;
 pub use self::races::*;
+pub use self::recent::*;
 
 /// A place for one store.
 #[async_trait]
@@ -69,6 +72,8 @@ macro_rules! contract_tests {
             consuming_and_revoking_race_for_one_end,
             purging_and_ending_go_on_together,
             a_moving_fence_lets_nothing_slip,
+            endings_are_listed_newest_first,
+            endings_are_listed_as_asked_for,
             stats_count_what_there_is,
             a_store_is_ready_until_it_is_closed,
             a_closed_store_says_so,

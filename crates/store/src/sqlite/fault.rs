@@ -7,7 +7,7 @@ use rusqlite::{Error, ErrorCode};
 use crate::OpenError;
 
 /// A sentence about a failed write or read: the cause, and the remedy.
-pub(super) fn sentence(path: &Path, error: &Error) -> String {
+pub(crate) fn sentence(path: &Path, error: &Error) -> String {
     let file = path.display();
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => {

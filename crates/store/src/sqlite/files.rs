@@ -16,7 +16,7 @@ pub(super) fn make_dir(dir: &Path) -> io::Result<()> {
 
 /// Makes an empty file for its owner only; it must not exist yet. `SQLite` gives its `-wal` and `-shm` files the same
 /// mode.
-pub(super) fn make_file(path: &Path) -> io::Result<()> {
+pub(crate) fn make_file(path: &Path) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
@@ -40,7 +40,7 @@ pub(super) fn dir_of(path: &Path) -> &Path {
 }
 
 /// `path` with `suffix` behind its name.
-pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
     PathBuf::from(name)

@@ -22,6 +22,7 @@ mod files;
 mod lock;
 mod nodes;
 mod reader;
+mod recent;
 mod records;
 mod schema;
 #[cfg(test)]
@@ -35,7 +36,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use countersign_core::{
-    Clock, End, Ending, Node, Roll, StoreError, StoreStats, TokenId, TokenStore, from_millis, to_millis,
+    Clock, End, Ended, Ending, EndingQuery, Node, Roll, StoreError, StoreStats, TokenId, TokenStore,
+    from_millis, to_millis,
 };
 use jiff::Timestamp;
 use rusqlite::Connection;
@@ -45,6 +47,13 @@ pub use self::backup::{BackupError, backup};
 pub use self::copy::SqliteCopy;
 pub(crate) use self::lock::process_name;
 pub use self::writer::WriteCounts;
+
+/// What the store of events, which is in a file of its own, does in the same way.
+pub(crate) mod shared {
+    pub(crate) use super::fault::sentence;
+    pub(crate) use super::files::{beside, make_file};
+    pub(crate) use super::records::{Address, first_id_at};
+}
 
 use self::fault::while_opening;
 use self::lock::Lock;
@@ -213,6 +222,11 @@ impl TokenStore for SqliteStore {
 
     async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError> {
         self.readers.read(move |connection| records::look(connection, id, expires)).await
+    }
+
+    async fn endings(&self, query: &EndingQuery) -> Result<Vec<Ended>, StoreError> {
+        let query = query.clone();
+        self.readers.read(move |connection| recent::endings(connection, &query)).await
     }
 
     async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {

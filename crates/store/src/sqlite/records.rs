@@ -105,7 +105,7 @@ fn find(connection: &Connection, id: TokenId) -> rusqlite::Result<Option<Ending>
         .optional()
 }
 
-fn read_ending(row: &Row<'_>) -> rusqlite::Result<Ending> {
+pub(super) fn read_ending(row: &Row<'_>) -> rusqlite::Result<Ending> {
     let at = from_millis(row.get(1)?);
     match row.get(0)? {
         CONSUMED => {
@@ -240,10 +240,10 @@ pub(super) fn purge_slice(
 }
 
 /// The 16 bytes of an id.
-pub(super) type IdBytes = [u8; 16];
+pub(crate) type IdBytes = [u8; 16];
 
 /// The first id that a token made at `millis` or later could have. `UUIDv7` begins with 48 bits of milliseconds.
-pub(super) fn first_id_at(millis: i64) -> IdBytes {
+pub(crate) fn first_id_at(millis: i64) -> IdBytes {
     let millis = u64::try_from(millis).unwrap_or(0).min((1 << 48) - 1);
     let mut id = [0; 16];
     for (to, from) in id.iter_mut().zip(millis.to_be_bytes().into_iter().skip(2)) {
@@ -261,7 +261,7 @@ pub(super) fn count(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
 }
 
 /// An address as 4 or 16 bytes.
-struct Address(IpAddr);
+pub(crate) struct Address(pub(crate) IpAddr);
 
 impl ToSql for Address {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {

@@ -11,7 +11,9 @@ use axum::http::header::{COOKIE, SET_COOKIE};
 use axum::http::{Request, Response, StatusCode};
 use axum::{Extension, Router};
 use countersign_core::{Audience, Clock, KeyRing, LoginTokenSet, NewToken, OsEntropy, Policy, SystemClock};
-use countersign_server::{App, KeyFile, Names, Peer, RefusalLimiter, SpentStatus, TrustedProxies, routes};
+use countersign_server::{
+    App, Events, KeyFile, Names, Peer, RefusalLimiter, SpentStatus, TrustedProxies, routes,
+};
 use countersign_store::MemoryStore;
 use countersign_verifier::{LoginLayer, Verifier, VerifyError};
 use tempfile::TempDir;
@@ -41,6 +43,7 @@ impl TokenServer {
                 Arc::new(OsEntropy),
                 Policy::default(),
             ),
+            events: Arc::new(Events::unkept(Arc::clone(&clock), Arc::new(OsEntropy))),
             key_file: KeyFile::new(keys.path().join("key-ring.toml")),
             names: Names::new("Launchpad".to_owned(), &url.parse().unwrap()),
             spent_status: SpentStatus::default(),

@@ -1,0 +1,101 @@
+//! Events as they happen: a stream of server-sent events (WHATWG HTML, section 9.2), as far as this server sends them.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::Response;
+use hyper::body::Incoming;
+use serde_json::Value;
+
+use crate::{ClientError, innermost};
+
+/// For how long a stream may be silent. The server says something every 15 seconds.
+const SILENCE: Duration = Duration::from_mins(1);
+
+/// The longest line that is read. An event takes about 1 KiB.
+const MAX_LINE_BYTES: usize = 64 * 1024;
+
+/// What a follower hears.
+#[derive(Clone, Debug, PartialEq)]
+pub enum News {
+    /// Something happened; the same document as in the list.
+    Event(Value),
+    /// So many events came faster than they were read, and are not told.
+    Missed(u64),
+}
+
+/// Events as they happen.
+pub struct EventStream {
+    server: String,
+    body: Incoming,
+    read: Vec<u8>,
+    /// What the lines since the last blank one have said.
+    name: String,
+    data: String,
+}
+
+impl fmt::Debug for EventStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventStream").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+impl EventStream {
+    pub(crate) fn new(response: Response<Incoming>, server: String) -> Self {
+        Self {
+            server,
+            body: response.into_body(),
+            read: Vec::new(),
+            name: String::new(),
+            data: String::new(),
+        }
+    }
+
+    /// Waits for what happens next; `None` when the server has ended the stream, as it does when it stops.
+    pub async fn next(&mut self) -> Result<Option<News>, ClientError> {
+        loop {
+            while let Some(end) = self.read.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.read.drain(..=end).collect();
+                if let Some(news) = self.take(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n'])) {
+                    return Ok(Some(news));
+                }
+            }
+            if self.read.len() > MAX_LINE_BYTES {
+                return Err(self.broken(&"it sent a line without an end"));
+            }
+            match tokio::time::timeout(SILENCE, self.body.frame()).await {
+                Err(_) => return Err(self.broken(&"it has been silent for a minute")),
+                Ok(None) => return Ok(None),
+                Ok(Some(Err(error))) => return Err(self.broken(innermost(&error))),
+                Ok(Some(Ok(frame))) => {
+                    self.read.extend_from_slice(&frame.into_data().unwrap_or_else(|_| Bytes::new()));
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, line: &str) -> Option<News> {
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match (line, field) {
+            ("", _) => {
+                let (name, data) = (std::mem::take(&mut self.name), std::mem::take(&mut self.data));
+                if name == "missed" {
+                    return data.parse().ok().map(News::Missed);
+                }
+                return serde_json::from_str(&data).ok().map(News::Event);
+            }
+            (_, "event") => value.clone_into(&mut self.name),
+            (_, "data") => self.data.push_str(value),
+            // Names and comments.
+            _ => {}
+        }
+        None
+    }
+
+    fn broken(&self, reason: &dyn fmt::Display) -> ClientError {
+        ClientError::Unreachable { server: self.server.clone(), reason: reason.to_string() }
+    }
+}

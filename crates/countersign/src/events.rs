@@ -1,0 +1,191 @@
+//! `countersign events`: what happened, and what happens.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use clap::Args;
+use countersign_client::{EventsRequest, News, PrivateApi};
+use countersign_core::{Clock, KindFilter, SystemClock, before};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+use crate::output::{Failure, member, print};
+use crate::remote::ServerArgs;
+use crate::settings::parse_duration;
+
+pub(crate) const EVENTS_HELP: &str = "\
+Kinds: issued, consumed, refused, revoked, replay, relay, key-rotated, key-revoked, fence-moved. Several are separated by commas.
+
+Oldest first. Events name tokens by their ids, which `countersign token show` prints. A redemption is told from its \
+record: when, and by which address. Tokens that are issued are kept as events only with the server's setting \
+record_issued; --follow tells of them in any case, as of everything else that happens on that server from then on. \
+Ctrl-C ends it.";
+
+/// The most events that the private API gives at once.
+const PAGE: usize = 1000;
+
+#[derive(Args, Debug)]
+pub(crate) struct EventsCommand {
+    /// Go on with what happens, until Ctrl-C
+    #[arg(long)]
+    follow: bool,
+    /// Only what happened in this time until now, such as 90s, 5m or 24h
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    since: Option<SignedDuration>,
+    /// Only these kinds, separated by commas
+    #[arg(long, value_name = "KINDS", value_delimiter = ',', value_parser = parse_kind)]
+    kind: Vec<KindFilter>,
+    /// The newest so many at most; 0 for all
+    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
+    limit: usize,
+    /// Print each event as JSON, in one line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+fn parse_kind(label: &str) -> Result<KindFilter, String> {
+    KindFilter::of_label(label).ok_or_else(|| {
+        let known: Vec<_> = KindFilter::ALL.iter().map(|kind| kind.label()).collect();
+        format!("the kinds are {}", known.join(", "))
+    })
+}
+
+pub(crate) async fn run(command: EventsCommand) -> Result<(), Failure> {
+    let since = match command.since {
+        Some(since) => {
+            let since =
+                Duration::try_from(since).map_err(|_| Failure::usage("--since cannot be negative"))?;
+            Some(before(SystemClock.now(), since).to_string())
+        }
+        None => None,
+    };
+    let kinds = command.kind.iter().map(|kind| kind.label().to_owned()).collect();
+    let request = EventsRequest { kinds, since, ..EventsRequest::default() };
+    let api = command.server.connect()?;
+    if !command.follow {
+        return show(&list(&api, request, command.limit).await?, command.json);
+    }
+    tokio::select! {
+        followed = follow(&api, request, &command) => followed,
+        // Whoever follows ends it so.
+        _ = tokio::signal::ctrl_c() => Ok(()),
+    }
+}
+
+async fn follow(api: &PrivateApi, request: EventsRequest, command: &EventsCommand) -> Result<(), Failure> {
+    // The stream is opened before the list is asked for, so that nothing falls between; what is in both is told once.
+    let mut stream = api.follow_events(&request).await?;
+    let listed = list(api, request, command.limit).await?;
+    show(&listed, command.json)?;
+    let mut told: HashSet<String> = listed.iter().map(|event| member(event, "id")).collect();
+    while let Some(news) = stream.next().await? {
+        match news {
+            News::Event(event) if told.remove(&member(&event, "id")) => {}
+            News::Event(event) => show(&[event], command.json)?,
+            News::Missed(missed) => {
+                let sentence = "events came too fast to be told; `countersign events` lists what was kept";
+                Failure::failed(format!("{missed} {sentence}")).report();
+            }
+        }
+    }
+    Err(Failure::failed("the server has stopped, so there is nothing to follow any more"))
+}
+
+/// The newest `limit` events, oldest first; 0 for all.
+async fn list(api: &PrivateApi, mut request: EventsRequest, limit: usize) -> Result<Vec<Value>, Failure> {
+    let mut left = if limit == 0 { usize::MAX } else { limit };
+    let mut events = Vec::new();
+    while left > 0 {
+        request.limit = Some(left.min(PAGE));
+        let document = api.events(&request).await?;
+        let page = document.get("events").and_then(Value::as_array).cloned().unwrap_or_default();
+        left = left.saturating_sub(page.len());
+        events.extend(page);
+        request.after = document.get("next").and_then(Value::as_str).map(str::to_owned);
+        if request.after.is_none() {
+            break;
+        }
+    }
+    events.reverse();
+    Ok(events)
+}
+
+fn show(events: &[Value], json: bool) -> Result<(), Failure> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<String> =
+        events.iter().map(|event| if json { event.to_string() } else { line(event) }).collect();
+    print(lines.join("\n"))
+}
+
+/// An event in a line, for a person.
+fn line(event: &Value) -> String {
+    let mut kind = member(event, "kind");
+    if event.get("reason").is_some() {
+        kind = format!("{kind} ({})", member(event, "reason"));
+    }
+    let at = member(event, "at");
+    // Whole milliseconds, so that the columns stay in place.
+    let at = at.parse::<Timestamp>().map_or(at, |at| format!("{at:.3}"));
+    let mut line = format!("{at}  {kind:22}");
+    let mut add = |what: String| {
+        line.push_str("  ");
+        line.push_str(&what);
+    };
+    match event.get("count").and_then(Value::as_u64) {
+        None | Some(1) => {}
+        Some(count) => add(format!("{count} more of them")),
+    }
+    for (name, before) in [
+        ("token", "token "),
+        ("peer", "by "),
+        ("audience", "for "),
+        ("stated", "stated "),
+        ("key", "key "),
+        ("fence", "to "),
+    ] {
+        if event.get(name).is_some() {
+            add(format!("{before}{}", member(event, name)));
+        }
+    }
+    if let Some(first) = event.get("first") {
+        let by = if first.get("peer").is_some() {
+            format!(" by {}", member(first, "peer"))
+        } else {
+            String::new()
+        };
+        add(format!("first used {}{by}", member(first, "at")));
+    }
+    for (name, before) in [("user_agent", "agent "), ("request", "request ")] {
+        if event.get(name).is_some() {
+            add(format!("{before}{}", member(event, name)));
+        }
+    }
+    line.trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_event_is_a_line_with_what_matters_first() {
+        let replay = json!({
+            "id": "0", "at": "2026-01-31T12:00:00.5Z", "kind": "replay", "token": "019b", "peer": "192.0.2.1",
+            "count": 1, "first": { "at": "2026-01-31T11:59:00Z", "peer": "198.51.100.1" }, "user_agent": "curl/8",
+            "request": "00ff",
+        });
+        assert_eq!(
+            line(&replay),
+            "2026-01-31T12:00:00.500Z  replay                  token 019b  by 192.0.2.1  first used \
+             2026-01-31T11:59:00Z by 198.51.100.1  agent curl/8  request 00ff"
+        );
+        let many = json!({ "id": "0", "at": "2026-01-31T12:00:00Z", "kind": "refused", "reason": "unknown", "count": 7 });
+        assert_eq!(line(&many), "2026-01-31T12:00:00.000Z  refused (unknown)       7 more of them");
+    }
+}

@@ -1,0 +1,142 @@
+//! `countersign events`, and the names of requests.
+
+use std::collections::BTreeSet;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::fixture::{Place, Server};
+use crate::http;
+use crate::process::Process;
+
+/// The events of these kinds, once there are so many.
+fn events(place: &Place, server: &Server, kind: &str, count: usize) -> Vec<Value> {
+    let list = || -> Vec<Value> {
+        let lines = server.print(place, &["events", "--json", "--kind", kind]);
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    // They are written a moment after the answer.
+    loop {
+        let events = list();
+        if events.len() >= count {
+            return events;
+        }
+    }
+}
+
+#[test]
+fn what_happened_is_listed_oldest_first_also_after_a_restart() {
+    let place = Place::new();
+    let server = place.serve();
+    let token = server.token();
+    assert_eq!((server.status(&token), server.status(&token)), (200, 401));
+    let replays = events(&place, &server, "replay", 1);
+    let id = server.look(&token)["id"].clone();
+    assert_eq!((&replays[0]["token"], &replays[0]["first"]["peer"]), (&id, &"127.0.0.1".into()));
+    assert_eq!(place.mode("countersign-data/countersign-events.db"), 0o600);
+    server.print(&place, &["store", "fence"]);
+    events(&place, &server, "fence-moved", 1);
+    server.stop();
+
+    let server = place.serve();
+    let text = server.print(&place, &["events"]);
+    let kinds: Vec<&str> = text.lines().map(|line| line.split_whitespace().nth(1).unwrap()).collect();
+    assert_eq!(kinds, ["consumed", "replay", "fence-moved"], "{text}");
+    assert!(text.contains(id.as_str().unwrap()) && text.contains("first used"), "{text}");
+    assert_eq!(
+        server.print(&place, &["events", "--limit", "1", "--kind", "consumed,replay"]),
+        text.lines().nth(1).unwrap()
+    );
+    assert_eq!(server.print(&place, &["events", "--since", "0s"]), "");
+    assert_eq!(server.print(&place, &["events", "--since", "1h", "--limit", "0"]), text);
+    let said = server.run(&place, &["events", "--kind", "bogus"]).refused(2);
+    assert!(said.contains("fence-moved"), "{said}");
+}
+
+#[test]
+fn a_follower_is_told_until_ctrl_c_or_until_the_server_stops() {
+    let place = Place::new();
+    let server = place.serve();
+    let early = server.token();
+    assert_eq!(server.status(&early), 200);
+    let follow = |more: &[&str]| {
+        let mut command = place.command(["events", "--follow", "--server", &server.private]);
+        command.args(more);
+        Process::start(&mut command, "")
+    };
+    let mut people = follow(&[]);
+    let mut programs = follow(&["--json", "--kind", "consumed"]);
+    for follower in [&people, &programs] {
+        follower.out.with(server.look(&early)["id"].as_str().unwrap());
+    }
+    let late = server.token();
+    let id = server.look(&late)["id"].as_str().unwrap().to_owned();
+    assert_eq!((server.status(&late), server.status(&late)), (200, 401));
+    people.out.with("replay");
+    people.out.with("issued");
+    let told: Value = serde_json::from_str(programs.out.lines(2).lines().nth(1).unwrap()).unwrap();
+    assert_eq!((&told["kind"], &told["token"]), (&"consumed".into(), &id.as_str().into()));
+
+    people.signal(Signal::INT);
+    let ended = people.ended();
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""));
+    assert_eq!(ended.out.matches(&id).count(), 3, "issued, consumed and shown again: {}", ended.out);
+    // A follower does not keep the server from stopping.
+    server.stop();
+    let ended = programs.ended();
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.err.contains("the server has stopped"), "{}", ended.err);
+}
+
+#[test]
+fn events_can_be_kept_of_issued_tokens_too_or_not_at_all() {
+    let place = Place::new();
+    let server = place.serve_with(&["--record-issued"], &[]);
+    server.token();
+    assert_eq!(events(&place, &server, "issued", 1).len(), 1);
+    server.stop();
+    let server = place.serve_with(&["--event-retention", "0s"], &[]);
+    let token = server.token();
+    assert_eq!((server.status(&token), server.status(&token)), (200, 401));
+    // What was kept before is forgotten, and nothing new is kept.
+    while !server.print(&place, &["events", "--kind", "issued,replay"]).is_empty() {}
+    server.stop();
+}
+
+#[test]
+fn every_answer_names_its_request_and_so_do_events_and_the_log() {
+    let place = Place::new();
+    let server = place.serve();
+    let token = server.token();
+    let mut names = BTreeSet::new();
+    for url in [format!("{}/healthz", server.public), format!("{}/nowhere", server.private)] {
+        names.insert(http::get(&url).header("x-request-id").to_owned());
+    }
+    assert_eq!(server.status(&token), 200);
+    let answer = http::post(&server.handshake_url(&token), &[("x-request-id", "mine")], "");
+    let name = answer.header("x-request-id").to_owned();
+    names.insert(name.clone());
+    assert_eq!(names.len(), 3, "each its own");
+    assert!(
+        names.iter().all(|name| name.len() == 16 && name.bytes().all(|b| b.is_ascii_hexdigit())),
+        "{names:?}"
+    );
+    assert_eq!(events(&place, &server, "replay", 1)[0]["request"], name.as_str());
+    let log = server.stop().err;
+    assert!(log.contains(&format!("request={name}")), "{log}");
+}
+
+#[test]
+fn a_store_of_events_that_cannot_be_used_stops_no_handshake() {
+    let place = Place::new();
+    let server = place.serve();
+    server.stop();
+    std::fs::create_dir(place.path("countersign-data/countersign-events.db")).unwrap();
+    let server = place.serve();
+    let token = server.token();
+    assert_eq!((server.status(&token), server.status(&token)), (200, 401));
+    server.process.err.with("events cannot be kept");
+    let token = server.token();
+    assert_eq!((server.status(&token), server.status(&token)), (200, 401));
+    server.stop();
+}

@@ -1,0 +1,75 @@
+//! Who asks, and how the request is called.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::extract::FromRequestParts;
+use axum::http::header::USER_AGENT;
+use axum::http::request::Parts;
+use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue};
+use countersign_core::{Entropy, Note, RequestId};
+
+use crate::Peer;
+
+/// The header with which every answer names its request.
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Who sent a request, as far as an event tells it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Caller {
+    pub(crate) peer: Option<IpAddr>,
+    pub(crate) request: Option<RequestId>,
+    user_agent: Option<HeaderValue>,
+}
+
+impl Caller {
+    /// Reads what came with a request; `peer` is the address that it comes from.
+    pub(crate) fn of(peer: Option<IpAddr>, headers: &HeaderMap, extensions: &Extensions) -> Self {
+        Self {
+            peer,
+            request: extensions.get().copied(),
+            // Only a reference is kept; it is read if there is an event to write.
+            user_agent: headers.get(USER_AGENT).cloned(),
+        }
+    }
+
+    /// What the asking program says it is.
+    pub(crate) fn user_agent(&self) -> Option<Note> {
+        self.user_agent.as_ref().and_then(|value| Note::clean(value.as_bytes()))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let peer = parts.extensions.get().and_then(|Peer(peer)| *peer);
+        Ok(Self::of(peer, &parts.headers, &parts.extensions))
+    }
+}
+
+/// Names requests. None is taken from outside: a stranger could give two requests one name.
+#[derive(Debug)]
+pub(crate) struct RequestIds(AtomicU64);
+
+impl RequestIds {
+    /// Begins anywhere, so that two runs of a server hardly share a name. Without randomness they may.
+    pub(crate) fn new(entropy: &dyn Entropy) -> Self {
+        let mut start = [0; 8];
+        let start = entropy.fill(&mut start).map_or(0, |()| u64::from_ne_bytes(start));
+        Self(AtomicU64::new(start))
+    }
+
+    /// The next name. An odd step visits every number before it comes back to one, and makes neighbours look apart.
+    pub(crate) fn next(&self) -> RequestId {
+        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+        RequestId(self.0.fetch_add(STEP, Ordering::Relaxed))
+    }
+}
+
+/// A request's name as the value of a header.
+pub(crate) fn header(id: RequestId) -> HeaderValue {
+    // Hexadecimal digits always make a header.
+    HeaderValue::from_str(&id.to_string()).unwrap_or_else(|_| HeaderValue::from_static(""))
+}

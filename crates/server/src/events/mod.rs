@@ -1,0 +1,301 @@
+//! What happens, on its way to those who look.
+//!
+//! ```text
+//! handler ──▶ flood ──▶ queue ──▶ writer ──▶ store      (kept for a while)
+//!               └─────▶ followers                       (told at once)
+//! ```
+//!
+//! No request waits for any of it: a full queue loses events, and counts them. What is on record anyway, that a token
+//! was redeemed or revoked, is told to followers and not written a second time.
+
+mod flood;
+mod writer;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use countersign_core::handshake::{Refusal, StatedAudience};
+use countersign_core::{
+    Clock, Entropy, Event, EventId, EventKind, EventQuery, EventStore, KeyId, LoginToken, Note, StoreError,
+    before,
+};
+use jiff::Timestamp;
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::caller::Caller;
+
+use self::flood::Flood;
+
+pub use self::flood::KEPT_EACH_MINUTE;
+pub use self::writer::QUEUE;
+
+/// How many may follow at a time.
+pub const MAX_FOLLOWERS: usize = 64;
+
+/// How many events a follower may be behind before it misses some.
+pub const MAX_BEHIND: usize = 1024;
+
+/// For how long events are kept unless a setting says otherwise.
+pub const RETENTION: Duration = Duration::from_hours(30 * 24);
+
+/// What the operator decides about events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventPolicy {
+    /// For how long they are kept; zero: not at all.
+    pub retention: Duration,
+    /// Whether each issued token is an event that is kept.
+    pub record_issued: bool,
+}
+
+impl Default for EventPolicy {
+    fn default() -> Self {
+        Self { retention: RETENTION, record_issued: false }
+    }
+}
+
+/// Takes in what happens. Cheap where nobody needs to know.
+#[derive(Debug)]
+pub struct Events {
+    policy: EventPolicy,
+    store: Arc<dyn EventStore>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    flood: Flood,
+    queue: mpsc::Sender<Message>,
+    /// What the writer takes when it begins.
+    waiting: Mutex<Option<mpsc::Receiver<Message>>>,
+    followers: broadcast::Sender<News>,
+    counts: Counts,
+}
+
+/// The store of events that are not kept.
+#[derive(Debug)]
+struct Nowhere;
+
+#[async_trait]
+impl EventStore for Nowhere {
+    async fn append(&self, _: &[Event]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn events(&self, _: &EventQuery) -> Result<Vec<Event>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn purge_events(&self, _: Timestamp) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+
+    async fn close_events(&self) {}
+}
+
+/// How many events went where.
+#[derive(Debug, Default)]
+struct Counts {
+    written: AtomicU64,
+    lost: AtomicU64,
+    summed_up: AtomicU64,
+}
+
+/// How many events went where, since the server was started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EventCounts {
+    /// Kept in the store.
+    pub written: u64,
+    /// Not kept, because too many waited, or the store was away.
+    pub lost: u64,
+    /// Not kept one by one, because there were too many of their kind in a minute; an event says how many.
+    pub summed_up: u64,
+    /// Waiting to be written now.
+    pub waiting: u64,
+}
+
+/// What a follower hears.
+#[derive(Clone, Debug)]
+pub(crate) enum News {
+    Event(Arc<Event>),
+    /// The server stops.
+    End,
+}
+
+#[derive(Debug)]
+enum Message {
+    Event(Event),
+    /// Say so when everything before this is written, and write no more.
+    Close(oneshot::Sender<()>),
+}
+
+impl Events {
+    /// Events that are kept in `store` as the policy says.
+    pub fn new(
+        policy: EventPolicy,
+        store: Arc<dyn EventStore>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Self {
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        Self {
+            policy,
+            store,
+            clock,
+            entropy,
+            flood: Flood::default(),
+            queue,
+            waiting: Mutex::new(Some(waiting)),
+            followers: broadcast::Sender::new(MAX_BEHIND),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Events that followers are told, and that nobody keeps.
+    pub fn unkept(clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
+        let policy = EventPolicy { retention: Duration::ZERO, record_issued: false };
+        Self::new(policy, Arc::new(Nowhere), clock, entropy)
+    }
+
+    /// A token was issued.
+    pub(crate) fn issued(&self, token: &LoginToken, caller: &Caller) {
+        if self.policy.record_issued || self.is_followed() {
+            self.happened(token.created(), EventKind::Issued, Some(token), caller, self.policy.record_issued);
+        }
+    }
+
+    /// A token was redeemed, which is on record.
+    pub(crate) fn consumed(&self, at: Timestamp, token: &LoginToken, caller: &Caller) {
+        if self.is_followed() {
+            self.happened(at, EventKind::Consumed, Some(token), caller, false);
+        }
+    }
+
+    /// A token was revoked, which is on record. `token` is only asked for if somebody wants to know.
+    pub(crate) fn revoked(&self, token: impl FnOnce() -> Option<LoginToken>, caller: &Caller) {
+        if self.is_followed() {
+            self.happened(self.clock.now(), EventKind::Revoked, token().as_ref(), caller, false);
+        }
+    }
+
+    /// A handshake was refused.
+    pub(crate) fn refused(
+        &self,
+        refusal: &Refusal,
+        token: Option<&LoginToken>,
+        stated: &StatedAudience,
+        caller: &Caller,
+    ) {
+        let now = self.clock.now();
+        if !self.flood.admit(refusal, now) {
+            self.counts.summed_up.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let stated = match stated {
+            StatedAudience::Tracker(audience) => Note::clean(audience.as_str().as_bytes()),
+            StatedAudience::None | StatedAudience::Unreadable(_) => None,
+        };
+        self.happened(now, EventKind::of(refusal, stated), token, caller, true);
+    }
+
+    /// There is another newest key.
+    pub(crate) fn key_rotated(&self, key: KeyId, caller: &Caller) {
+        self.happened(self.clock.now(), EventKind::KeyRotated { key }, None, caller, true);
+    }
+
+    /// A key was revoked.
+    pub(crate) fn key_revoked(&self, key: KeyId, caller: &Caller) {
+        self.happened(self.clock.now(), EventKind::KeyRevoked { key }, None, caller, true);
+    }
+
+    /// The fence was moved.
+    pub(crate) fn fence_moved(&self, fence: Timestamp, caller: &Caller) {
+        self.happened(self.clock.now(), EventKind::FenceMoved { fence }, None, caller, true);
+    }
+
+    /// Tells followers, and has it kept if `keep` says so.
+    fn happened(
+        &self,
+        at: Timestamp,
+        kind: EventKind,
+        token: Option<&LoginToken>,
+        caller: &Caller,
+        keep: bool,
+    ) {
+        let id = match token {
+            // It is on record under this name.
+            Some(token) if kind.filter().is_an_ending() => token.id().into(),
+            _ => match EventId::generate(at, &*self.entropy) {
+                Ok(id) => id,
+                // Without randomness no token is issued either, and that is complained about.
+                Err(_) => return self.lose(1),
+            },
+        };
+        self.tell(
+            Event {
+                id,
+                at,
+                kind,
+                token: token.map(LoginToken::id),
+                audience: token.and_then(LoginToken::audience).map(|audience| audience.as_str().to_owned()),
+                peer: caller.peer,
+                user_agent: caller.user_agent(),
+                request: caller.request,
+                count: 1,
+            },
+            keep,
+        );
+    }
+
+    fn tell(&self, event: Event, keep: bool) {
+        if self.is_followed() {
+            // An error means that the last one has just gone.
+            let _ = self.followers.send(News::Event(Arc::new(event.clone())));
+        }
+        if keep && self.keeps() && self.queue.try_send(Message::Event(event)).is_err() {
+            self.lose(1);
+        }
+    }
+
+    fn lose(&self, events: u64) {
+        self.counts.lost.fetch_add(events, Ordering::Relaxed);
+    }
+
+    fn keeps(&self) -> bool {
+        !self.policy.retention.is_zero()
+    }
+
+    fn is_followed(&self) -> bool {
+        self.followers.receiver_count() > 0
+    }
+
+    /// Hears everything from now on; `None` if too many do already.
+    pub(crate) fn follow(&self) -> Option<broadcast::Receiver<News>> {
+        (self.followers.receiver_count() < MAX_FOLLOWERS).then(|| self.followers.subscribe())
+    }
+
+    /// Lets the followers go, so that a server which stops need not wait for them.
+    pub(crate) fn end_following(&self) {
+        // An error means that there is none.
+        let _ = self.followers.send(News::End);
+    }
+
+    /// Where they are kept.
+    pub fn store(&self) -> &Arc<dyn EventStore> {
+        &self.store
+    }
+
+    /// How many went where.
+    pub fn counts(&self) -> EventCounts {
+        let waiting = self.queue.max_capacity() - self.queue.capacity();
+        EventCounts {
+            written: self.counts.written.load(Ordering::Relaxed),
+            lost: self.counts.lost.load(Ordering::Relaxed),
+            summed_up: self.counts.summed_up.load(Ordering::Relaxed),
+            waiting: u64::try_from(waiting).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Forgets those that have been kept long enough, and the oldest of a kind that there are too many of.
+    pub(crate) async fn purge(&self) -> Result<u64, StoreError> {
+        self.store.purge_events(before(self.clock.now(), self.policy.retention)).await
+    }
+}

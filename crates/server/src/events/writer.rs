@@ -1,0 +1,193 @@
+//! From the queue to the store, in batches.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use countersign_core::{Event, EventId};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::{Events, Message};
+
+/// How many events wait at most; further ones are lost.
+pub const QUEUE: usize = 4096;
+
+/// How many are written at a time.
+const BATCH: usize = 512;
+
+/// How long a batch gathers: a flood costs four transactions a second, and an operator waits no longer than that.
+const GATHER: Duration = Duration::from_millis(250);
+
+/// How long to wait before a store that is away is tried again.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether there is something to sum up or to complain about.
+const ROUND: Duration = Duration::from_secs(5);
+
+/// How long a server that stops waits for its events to be written.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+impl Events {
+    /// Writes what happens until it is closed, as [`Server::run`](crate::Server::run) has it done. To be run once.
+    pub async fn write(self: Arc<Self>) {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(waiting) = waiting else { return };
+        Writer { events: self, waiting, batch: Vec::new(), closing: None, failing: false, lost_before: 0 }
+            .run()
+            .await;
+    }
+
+    /// Writes what still waits, and closes the store of events.
+    pub(crate) async fn close(&self) {
+        let (written, wait) = oneshot::channel();
+        let closed = async {
+            if self.queue.send(Message::Close(written)).await.is_ok() {
+                // An error means that there is no writer.
+                let _ = wait.await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, closed).await.is_err() {
+            tracing::warn!("the last events were not written in time and are lost");
+        }
+        self.store.close_events().await;
+    }
+}
+
+struct Writer {
+    events: Arc<Events>,
+    waiting: mpsc::Receiver<Message>,
+    /// What is to be written next.
+    batch: Vec<Event>,
+    closing: Option<oneshot::Sender<()>>,
+    /// Whether the last batch could not be written.
+    failing: bool,
+    /// How many had been lost when that was last complained about.
+    lost_before: u64,
+}
+
+impl Writer {
+    async fn run(mut self) {
+        let mut rounds = tokio::time::interval_at(Instant::now() + ROUND, ROUND);
+        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut messages = Vec::new();
+        while self.closing.is_none() {
+            tokio::select! {
+                received = self.waiting.recv_many(&mut messages, BATCH) => {
+                    if received == 0 {
+                        return;
+                    }
+                    self.take(&mut messages);
+                }
+                _ = rounds.tick() => {
+                    self.sum_up(false);
+                    self.complain();
+                }
+            }
+            self.write().await;
+            if self.closing.is_none() {
+                tokio::time::sleep(GATHER).await;
+            }
+        }
+        self.finish().await;
+    }
+
+    fn take(&mut self, messages: &mut Vec<Message>) {
+        for message in messages.drain(..) {
+            match message {
+                Message::Event(event) => self.batch.push(event),
+                Message::Close(written) => self.closing = Some(written),
+            }
+        }
+    }
+
+    /// Writes the batch. While the store is away it is tried again, and what comes meanwhile waits in the queue.
+    async fn write(&mut self) {
+        while !self.batch.is_empty() {
+            let written = self.events.store.append(&self.batch).await;
+            match written {
+                Ok(()) => {
+                    let count = u64::try_from(self.batch.len()).unwrap_or(0);
+                    self.events.counts.written.fetch_add(count, Ordering::Relaxed);
+                    self.batch.clear();
+                    if std::mem::take(&mut self.failing) {
+                        tracing::info!("events are kept again");
+                    }
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut self.failing, true) {
+                        tracing::error!(%error, "events cannot be kept; handshakes go on, and what does not fit into the queue is lost");
+                    }
+                    if self.closing.is_some() {
+                        self.events.lose(u64::try_from(self.batch.len()).unwrap_or(0));
+                        self.batch.clear();
+                        return;
+                    }
+                    self.pause().await;
+                }
+            }
+        }
+    }
+
+    /// Waits before the store is tried again, but not when the server stops meanwhile.
+    async fn pause(&mut self) {
+        let until = Instant::now() + PAUSE;
+        self.complain();
+        // Only a full queue is emptied here, and only to see whether it is to be closed: the events in it stay.
+        while Instant::now() < until && self.closing.is_none() {
+            if self.batch.len() < BATCH {
+                match tokio::time::timeout_at(until, self.waiting.recv()).await {
+                    Ok(Some(message)) => self.take(&mut vec![message]),
+                    Ok(None) | Err(_) => return,
+                }
+            } else {
+                tokio::time::sleep_until(until).await;
+            }
+        }
+    }
+
+    /// Makes events of what was too much to be kept one by one.
+    fn sum_up(&mut self, at_the_end: bool) {
+        let events = &self.events;
+        let now = events.clock.now();
+        for (kind, count) in events.flood.sum_up(now, at_the_end) {
+            let Ok(id) = EventId::generate(now, &*events.entropy) else { return };
+            let event = Event {
+                id,
+                at: now,
+                kind,
+                token: None,
+                audience: None,
+                peer: None,
+                user_agent: None,
+                request: None,
+                count,
+            };
+            events.tell(event, true);
+        }
+    }
+
+    fn complain(&mut self) {
+        let lost = self.events.counts().lost;
+        let more = lost - self.lost_before;
+        if more > 0 {
+            tracing::warn!(more, "events were lost, because they came faster than they could be kept");
+            self.lost_before = lost;
+        }
+    }
+
+    async fn finish(mut self) {
+        self.sum_up(true);
+        self.waiting.close();
+        let mut messages = Vec::new();
+        while self.waiting.recv_many(&mut messages, BATCH).await > 0 {
+            self.take(&mut messages);
+            self.write().await;
+        }
+        self.complain();
+        if let Some(written) = self.closing.take() {
+            // An error means that nobody waits any more.
+            let _ = written.send(());
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! What operators get to see.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use countersign_server::EventPolicy;
+use countersign_server::limits::{EVENT_QUEUE, KEPT_EACH_MINUTE, MAX_FOLLOWERS};
+use countersign_store::events::MemoryEvents;
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+
+use crate::fixture::{FORM, Fixture, Options, TRAC, handshake_path, post};
+
+/// A server whose events are written, in a time that runs ahead whenever everybody waits.
+fn server(options: Options) -> Fixture {
+    let server = Fixture::with(options);
+    tokio::spawn(Arc::clone(&server.app.events).write());
+    server
+}
+
+fn issuing() -> Options {
+    Options {
+        event_policy: EventPolicy { record_issued: true, ..EventPolicy::default() },
+        ..Options::default()
+    }
+}
+
+async fn get(server: &Fixture, path: &str) -> Value {
+    let answer = server.private(Request::get(path).body(Body::empty()).unwrap()).await;
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    answer.json()
+}
+
+/// The list, once all that waits has been written.
+async fn events(server: &Fixture, query: &str) -> Vec<Value> {
+    while server.app.events.counts().waiting > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    get(server, &format!("/v1/events?{query}")).await["events"].as_array().unwrap().clone()
+}
+
+fn kinds(events: &[Value]) -> Vec<String> {
+    let word = |event: &Value, name| event[name].as_str().map(str::to_owned);
+    let kind = |event| [word(event, "kind"), word(event, "reason")].into_iter().flatten().collect::<Vec<_>>();
+    events.iter().map(|event| kind(event).join("/")).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn everything_that_happens_is_told_newest_first_with_who_and_when() {
+    let server = server(issuing());
+    let issue =
+        post("/v1/tokens").header("content-type", "application/json").header("user-agent", "worker/1");
+    let body = Body::from(json!({ "audience": TRAC }).to_string());
+    let issued = server.private(issue.body(body).unwrap()).await.json();
+    let (token, id) = (issued["token_id"].as_str().unwrap(), &issued["id"]);
+    let handshake = |audience: &str| {
+        post(&handshake_path(token))
+            .header("content-type", FORM)
+            .header("user-agent", "trac/1.6\t")
+            .body(Body::from(format!("audience={audience}")))
+            .unwrap()
+    };
+    let step = || server.clock.advance(Duration::from_secs(1));
+    step();
+    server.public(handshake("https://evil.example/")).await;
+    step();
+    assert_eq!(server.public(handshake(TRAC)).await.status, StatusCode::OK);
+    step();
+    server.public(handshake(TRAC)).await;
+    step();
+    server.handshake("cs1nonsense").await;
+    step();
+    server.private(post("/v1/store/fence").body(Body::empty()).unwrap()).await;
+    step();
+    let ring = server.private(post("/v1/keys/rotate").body(Body::empty()).unwrap()).await.json();
+    step();
+    let other = server.private(post("/v1/tokens").body(Body::empty()).unwrap()).await.json();
+    let other = other["token_id"].as_str().unwrap();
+    step();
+    server.private(Request::delete(format!("/v1/tokens/{other}")).body(Body::empty()).unwrap()).await;
+
+    let events = events(&server, "").await;
+    assert_eq!(
+        kinds(&events),
+        [
+            "revoked",
+            "issued",
+            "key-rotated",
+            "fence-moved",
+            "refused/unknown",
+            "replay",
+            "consumed",
+            "relay",
+            "issued"
+        ]
+    );
+    assert_eq!(events[2]["key"], ring["keys"][1]["id"]);
+    assert_eq!(events[3]["fence"], "2026-01-31T12:00:05.001Z");
+    assert_eq!(events[4]["token"], Value::Null, "nothing is known of it");
+    let replay = &events[5];
+    assert_eq!((&replay["token"], &replay["audience"]), (id, &json!(TRAC)));
+    assert_eq!((&replay["peer"], &replay["user_agent"]), (&json!("192.0.2.7"), &json!("trac/1.6")));
+    assert_eq!(replay["at"], "2026-01-31T12:00:03Z");
+    assert_eq!(replay["first"], json!({ "at": "2026-01-31T12:00:02Z", "peer": "192.0.2.7" }));
+    let consumed = &events[6];
+    assert_eq!((&consumed["token"], &consumed["peer"]), (id, &json!("192.0.2.7")));
+    assert_eq!(events[7]["stated"], "https://evil.example/");
+    assert_eq!((&events[8]["token"], &events[8]["user_agent"]), (id, &json!("worker/1")));
+    assert_eq!(events[8]["peer"], "127.0.0.1");
+    assert!(events.iter().all(|event| !event.to_string().contains(&token[12..28])), "no token: {events:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_on_record_anyway_is_not_written_and_issuing_only_if_asked_for() {
+    let server = server(Options::default());
+    let issued = server.private(post("/v1/tokens").body(Body::empty()).unwrap()).await.json();
+    server.handshake(issued["token_id"].as_str().unwrap()).await;
+    assert_eq!(kinds(&events(&server, "").await), ["consumed"]);
+    assert_eq!(server.app.events.counts().written, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_list_can_be_filtered_and_turned_over() {
+    let server = server(Options::default());
+    for nth in 0..4 {
+        let token = server.token();
+        server.clock.advance(Duration::from_mins(1));
+        server.handshake(&token).await;
+        // The second use falls into the millisecond of the first one, but for the last.
+        server.clock.advance(Duration::from_secs(u64::from(nth == 3)));
+        server.handshake(&token).await;
+    }
+    let all = events(&server, "").await;
+    assert_eq!(all.len(), 8);
+    assert_eq!(kinds(&events(&server, "kind=replay&limit=2").await), ["replay", "replay"]);
+    assert_eq!(kinds(&events(&server, "kind=relay,consumed").await), ["consumed"; 4]);
+    assert_eq!(kinds(&events(&server, "kind=relay&kind=revoked").await), [""; 0]);
+    assert_eq!(events(&server, "since=2026-01-31T12:03:00Z").await.len(), 4);
+    for limit in 1..=8 {
+        let (mut turned, mut after) = (Vec::new(), String::new());
+        loop {
+            let page = get(&server, &format!("/v1/events?limit={limit}{after}")).await;
+            turned.extend(page["events"].as_array().unwrap().clone());
+            let Some(next) = page["next"].as_str() else { break };
+            after = format!("&after={next}");
+        }
+        assert_eq!(turned, all, "{limit} at a time");
+    }
+    for (query, says) in [
+        ("kind=other", "key-rotated"),
+        ("since=yesterday", "RFC 3339"),
+        ("after=1", "next"),
+        ("limit=0", "1 to 1000"),
+        ("limit=1001", "1 to 1000"),
+        ("colour=red", "kind, since"),
+    ] {
+        let request = Request::get(format!("/v1/events?{query}")).body(Body::empty()).unwrap();
+        let answer = server.private(request).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{query}");
+        assert!(answer.json()["detail"].as_str().unwrap().contains(says), "{query}: {answer:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_forged_tokens_takes_bounded_room_and_hides_no_replay() {
+    let server = server(Options::default());
+    let token = server.token();
+    server.handshake(&token).await;
+    let limit = usize::try_from(KEPT_EACH_MINUTE).unwrap();
+    for _ in 0..limit + 500 {
+        server.handshake("cs1forged").await;
+    }
+    server.handshake(&token).await;
+    server.clock.advance(Duration::from_mins(1));
+    let forged = events(&server, "kind=refused&limit=1000").await;
+    assert_eq!(forged.len(), limit + 1);
+    assert_eq!(forged[0]["count"], 500, "the others are summed up");
+    assert_eq!(kinds(&events(&server, "kind=replay").await), ["replay"]);
+    let counts = server.app.events.counts();
+    assert_eq!((counts.summed_up, counts.lost), (500, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_away_loses_what_does_not_fit_and_comes_back() {
+    let kept = Arc::new(MemoryEvents::default());
+    let away = Arc::new(super::store_away::AwayEvents::new(kept));
+    let server = server(Options { events: Some(away.clone()), ..issuing() });
+    away.set(true);
+    let more = 100;
+    let (mut issued, mut counts) = (0, server.app.events.counts());
+    while counts.lost < more {
+        let answer = server.private(post("/v1/tokens").body(Body::empty()).unwrap()).await;
+        assert_eq!(answer.status, StatusCode::CREATED, "nothing waits for events");
+        issued += 1;
+        counts = server.app.events.counts();
+    }
+    assert!(counts.waiting >= u64::try_from(EVENT_QUEUE).unwrap() - 1, "{counts:?}");
+    let list = Request::get("/v1/events").body(Body::empty()).unwrap();
+    assert_eq!(server.private(list).await.status, StatusCode::SERVICE_UNAVAILABLE);
+
+    away.set(false);
+    while server.app.events.counts().written < issued - more {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(events(&server, "limit=1000").await.len(), 1000);
+    assert_eq!(server.app.events.counts().lost, more);
+}
+
+#[tokio::test]
+async fn a_follower_hears_what_happens_from_then_on() {
+    let server = Fixture::new();
+    let request = || Request::get("/v1/events/stream?kind=consumed,replay").body(Body::empty()).unwrap();
+    let response = server.private_response(request()).await;
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let mut body = response.into_body();
+    let mut next = async || {
+        let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        String::from_utf8(frame.to_vec()).unwrap()
+    };
+    assert!(next().await.starts_with(':'), "it begins with a comment");
+    let token = server.token();
+    server.handshake(&token).await;
+    server.handshake("cs1forged").await;
+    server.handshake(&token).await;
+    for kind in ["consumed", "replay"] {
+        let told = next().await;
+        assert!(told.contains(&format!("event: {kind}\n")), "{told}");
+        let data = told.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
+        let event: Value = serde_json::from_str(data).unwrap();
+        assert_eq!((&event["kind"], &event["peer"]), (&json!(kind), &json!("192.0.2.7")));
+    }
+    let mut others = Vec::new();
+    for _ in 1..MAX_FOLLOWERS {
+        others.push(server.private_response(request()).await);
+    }
+    assert_eq!(server.private_response(request()).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    drop(others);
+    assert_eq!(server.private_response(request()).await.status(), StatusCode::OK);
+}

@@ -1,0 +1,227 @@
+//! What every store of events has to do: the sentences of [`EventStore`]'s documentation as tests.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use countersign_core::{
+    Entropy, Event, EventCursor, EventId, EventKind, EventQuery, EventStore, FirstUse, KindFilter, MAX_KEPT,
+    Note, Reason, RequestId, SequenceEntropy, StoreError, TokenId, after,
+};
+use jiff::Timestamp;
+
+use super::fixture::beginning;
+
+/// A place for one store of events.
+#[async_trait]
+pub trait EventSubject: Send + Sync {
+    /// Opens the store that is in this place. The one before has been closed or dropped.
+    async fn open(&self) -> Arc<dyn EventStore>;
+
+    /// Whether the events are still there when the store is opened again.
+    fn is_durable(&self) -> bool;
+}
+
+/// Makes a test of each case of the contract, for the [`EventSubject`] that the expression gives anew each time.
+#[macro_export]
+macro_rules! event_contract_tests {
+    ($subject:expr) => {
+        $crate::event_contract_tests! { @each $subject;
+            every_event_comes_back_as_it_was,
+            an_event_is_kept_once,
+            events_are_listed_a_page_at_a_time,
+            events_are_listed_as_asked_for,
+            old_events_are_forgotten,
+            a_flood_of_one_kind_leaves_the_others,
+            a_closed_store_of_events_says_so,
+        }
+    };
+    (@each $subject:expr; $($case:ident),* $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                $crate::contract::events::$case(&$subject).await;
+            }
+        )*
+    };
+}
+
+pub use crate::event_contract_tests;
+
+fn everything() -> EventQuery {
+    EventQuery { kinds: Vec::new(), since: Timestamp::MIN, after: None, limit: 1000 }
+}
+
+/// A plain event at a moment.
+fn event(at: Timestamp, kind: EventKind, entropy: &dyn Entropy) -> Event {
+    let id = EventId::generate(at, entropy).expect("a counter never runs dry");
+    Event { id, at, kind, token: None, audience: None, peer: None, user_agent: None, request: None, count: 1 }
+}
+
+fn unknown() -> EventKind {
+    EventKind::Refused(Reason::Unknown)
+}
+
+/// One of each kind, oldest first, a second apart.
+fn one_of_each() -> Vec<Event> {
+    let entropy = SequenceEntropy::default();
+    let mut at = beginning();
+    let mut kinds = vec![
+        EventKind::Issued,
+        EventKind::Replay(Some(FirstUse { at: beginning(), by: Some([198, 51, 100, 7].into()) })),
+        EventKind::Replay(Some(FirstUse { at: beginning(), by: None })),
+        EventKind::Replay(None),
+        EventKind::Relay { stated: Note::clean(b"https://other.example/") },
+        EventKind::Relay { stated: None },
+        EventKind::KeyRotated { key: "00c0ffee".parse().expect("a key's name") },
+        EventKind::KeyRevoked { key: "deadbeef".parse().expect("a key's name") },
+        EventKind::FenceMoved { fence: beginning() },
+    ];
+    kinds.extend(Reason::ALL.iter().map(|&reason| EventKind::Refused(reason)));
+    let mut next = || {
+        at = after(at, Duration::from_secs(1));
+        at
+    };
+    let mut events: Vec<Event> = kinds.into_iter().map(|kind| event(next(), kind, &entropy)).collect();
+    let mut full = event(next(), unknown(), &entropy);
+    full.token = Some(TokenId::generate(beginning(), &entropy).expect("a counter never runs dry"));
+    full.audience = Some("https://trac.example.org/".to_owned());
+    full.peer = Some("2001:db8::7".parse().expect("an address"));
+    full.user_agent = Note::clean(b"curl/8.5 '; DROP TABLE events; --");
+    full.request = Some(RequestId(u64::MAX));
+    full.count = 12_345;
+    events.push(full);
+    events
+}
+
+/// Every kind, and every member with and without a value.
+pub async fn every_event_comes_back_as_it_was(subject: &dyn EventSubject) {
+    let mut events = one_of_each();
+    let store = subject.open().await;
+    assert_eq!(store.events(&everything()).await, Ok(Vec::new()), "a new store is empty");
+    store.append(&events).await.expect("the store answers");
+    events.reverse();
+    assert_eq!(store.events(&everything()).await, Ok(events.clone()));
+    store.close_events().await;
+    drop(store);
+    if subject.is_durable() {
+        assert_eq!(subject.open().await.events(&everything()).await, Ok(events));
+    }
+}
+
+/// A batch whose answer was lost may be appended again.
+pub async fn an_event_is_kept_once(subject: &dyn EventSubject) {
+    let events = one_of_each();
+    let store = subject.open().await;
+    store.append(&[]).await.expect("nothing is no trouble");
+    store.append(&events).await.expect("the store answers");
+    store.append(&events).await.expect("the store answers");
+    assert_eq!(store.events(&everything()).await.map(|found| found.len()), Ok(events.len()));
+}
+
+/// Nothing twice and nothing left out, also where many share a millisecond, and where the page ended at the end of a
+/// token's life, whose id says another moment than that of the end.
+pub async fn events_are_listed_a_page_at_a_time(subject: &dyn EventSubject) {
+    let entropy = SequenceEntropy::default();
+    let second = after(beginning(), Duration::from_millis(1));
+    let mut events: Vec<Event> = [beginning(), beginning(), beginning(), second, second]
+        .map(|at| event(at, unknown(), &entropy))
+        .into();
+    let store = subject.open().await;
+    store.append(&events).await.expect("the store answers");
+    events.sort_by_key(|event| std::cmp::Reverse(event.id));
+    for limit in 1..=5 {
+        let mut query = EventQuery { limit, ..everything() };
+        let mut pages = Vec::new();
+        loop {
+            let page = store.events(&query).await.expect("the store answers");
+            let Some(last) = page.last() else { break };
+            query.after = Some(EventCursor { at: last.at, id: last.id });
+            pages.extend(page);
+        }
+        assert_eq!(pages, events, "{limit} at a time");
+    }
+    let (first, last) = (EventId::from_bytes([0; 16]), EventId::from_bytes([0xff; 16]));
+    for (at, id, left) in
+        [(second, last, 5), (second, first, 3), (beginning(), last, 3), (beginning(), first, 0)]
+    {
+        let query = EventQuery { after: Some(EventCursor { at, id }), ..everything() };
+        assert_eq!(store.events(&query).await.map(|found| found.len()), Ok(left), "after {at} {id}");
+    }
+}
+
+/// By kinds, by age, and how many.
+pub async fn events_are_listed_as_asked_for(subject: &dyn EventSubject) {
+    let events = one_of_each();
+    let store = subject.open().await;
+    store.append(&events).await.expect("the store answers");
+    for kind in KindFilter::ALL {
+        let found =
+            store.events(&EventQuery { kinds: vec![*kind], ..everything() }).await.expect("an answer");
+        let expected = events.iter().filter(|event| event.kind.filter() == *kind).count();
+        assert_eq!(found.len(), expected, "{kind:?}");
+        assert!(found.iter().all(|event| event.kind.filter() == *kind), "{found:?}");
+    }
+    let kinds = vec![KindFilter::Relay, KindFilter::FenceMoved];
+    let found = store.events(&EventQuery { kinds, ..everything() }).await.map(|found| found.len());
+    assert_eq!(found, Ok(3));
+    let since = events.iter().rev().nth(4).expect("there are more").at;
+    let found = store.events(&EventQuery { since, ..everything() }).await.map(|found| found.len());
+    assert_eq!(found, Ok(5));
+    let found = store.events(&EventQuery { limit: 2, ..everything() }).await.expect("an answer");
+    assert_eq!(found.iter().collect::<Vec<_>>(), events.iter().rev().take(2).collect::<Vec<_>>());
+}
+
+/// What happened before the line goes, and nothing else.
+pub async fn old_events_are_forgotten(subject: &dyn EventSubject) {
+    let events = one_of_each();
+    let store = subject.open().await;
+    assert_eq!(store.purge_events(Timestamp::MAX).await, Ok(0), "there is nothing yet");
+    store.append(&events).await.expect("the store answers");
+    assert_eq!(store.purge_events(beginning()).await, Ok(0));
+    let line = events[4].at;
+    assert_eq!(store.purge_events(line).await, Ok(4));
+    let found = store.events(&everything()).await.expect("an answer");
+    assert_eq!(found.len(), events.len() - 4);
+    assert!(found.iter().all(|event| event.at >= line), "{found:?}");
+}
+
+/// Of the kind there were too many of, the newest stay; the others all stay.
+pub async fn a_flood_of_one_kind_leaves_the_others(subject: &dyn EventSubject) {
+    let entropy = SequenceEntropy::default();
+    let store = subject.open().await;
+    let mut rare = vec![event(beginning(), EventKind::Replay(None), &entropy)];
+    rare.push(event(beginning(), EventKind::Refused(Reason::Expired), &entropy));
+    store.append(&rare).await.expect("the store answers");
+    let many = usize::try_from(MAX_KEPT).expect("a moderate number") + 7;
+    let flood: Vec<Event> = (0..many)
+        .map(|nth| {
+            let at =
+                after(beginning(), Duration::from_millis(u64::try_from(nth).expect("a moderate number")));
+            event(at, unknown(), &entropy)
+        })
+        .collect();
+    for batch in flood.chunks(10_000) {
+        store.append(batch).await.expect("the store answers");
+    }
+    assert_eq!(store.purge_events(Timestamp::MIN).await, Ok(7));
+    let all = EventQuery { limit: 2 * many, ..everything() };
+    let found = store.events(&all).await.expect("an answer");
+    assert_eq!(found.len(), many - 7 + rare.len());
+    for kept in rare.iter().chain(flood.get(7)) {
+        assert!(found.contains(kept), "{kept:?}");
+    }
+    assert!(!found.contains(&flood[6]));
+}
+
+/// Nothing is kept, found or purged any more.
+pub async fn a_closed_store_of_events_says_so(subject: &dyn EventSubject) {
+    let events = one_of_each();
+    let store = subject.open().await;
+    store.append(&events).await.expect("the store answers");
+    store.close_events().await;
+    store.close_events().await;
+    assert!(matches!(store.append(&events).await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(store.events(&everything()).await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(store.purge_events(Timestamp::MAX).await, Err(StoreError::Unavailable(_))));
+}

@@ -1,0 +1,77 @@
+//! Events that are forgotten with the process.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use countersign_core::{
+    Event, EventCursor, EventId, EventQuery, EventStore, KindFilter, Reason, StoreError, kept_of,
+};
+use jiff::Timestamp;
+
+/// Keeps events in this process's memory, as [`MemoryStore`](crate::MemoryStore) keeps endings.
+#[derive(Debug, Default)]
+pub struct MemoryEvents {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    events: BTreeMap<EventId, Event>,
+    closed: bool,
+}
+
+impl MemoryEvents {
+    fn state(&self) -> Result<MutexGuard<'_, State>, StoreError> {
+        // Every change of the state is a single step, so a panic elsewhere cannot have left it half done.
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.closed { Err(StoreError::Unavailable("it has been closed".to_owned())) } else { Ok(state) }
+    }
+}
+
+#[async_trait]
+impl EventStore for MemoryEvents {
+    async fn append(&self, events: &[Event]) -> Result<(), StoreError> {
+        let mut state = self.state()?;
+        for event in events {
+            state.events.entry(event.id).or_insert_with(|| event.clone());
+        }
+        Ok(())
+    }
+
+    async fn events(&self, query: &EventQuery) -> Result<Vec<Event>, StoreError> {
+        let state = self.state()?;
+        let mut found: Vec<Event> = state
+            .events
+            .values()
+            .filter(|event| query.covers(event.kind.filter(), event.at, event.id))
+            .cloned()
+            .collect();
+        found.sort_by_key(|event| std::cmp::Reverse(EventCursor { at: event.at, id: event.id }));
+        found.truncate(query.limit);
+        Ok(found)
+    }
+
+    async fn purge_events(&self, line: Timestamp) -> Result<u64, StoreError> {
+        let mut state = self.state()?;
+        let before = state.events.len();
+        let mut kept: HashMap<(KindFilter, Option<Reason>), u64> = HashMap::new();
+        let mut gone = Vec::new();
+        for event in state.events.values().rev() {
+            let of_its_kind = kept.entry((event.kind.filter(), event.kind.reason())).or_default();
+            if event.at < line || *of_its_kind >= kept_of(event.kind.filter()) {
+                gone.push(event.id);
+            } else {
+                *of_its_kind += 1;
+            }
+        }
+        for id in gone {
+            state.events.remove(&id);
+        }
+        Ok(u64::try_from(before - state.events.len()).unwrap_or(u64::MAX))
+    }
+
+    async fn close_events(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+    }
+}

@@ -1,0 +1,437 @@
+//! Events in a `SQLite` file beside the database of endings.
+//!
+//! A commit here is not synced: after a power cut the last seconds may be missing, and that is all events are worth. One
+//! connection writes, on the blocking threads of the runtime and one batch at a time; each question has a connection of
+//! its own. A connection that failed is given up, so that writing goes on by itself when the cause is gone.
+
+use std::cmp::Ordering;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use countersign_core::{
+    Event, EventId, EventKind, EventQuery, EventStore, FirstUse, KindFilter, Note, Reason, RequestId,
+    StoreError, TokenId, from_millis, kept_of, to_millis,
+};
+use jiff::Timestamp;
+use rusqlite::types::Value;
+use rusqlite::{Connection, ErrorCode, OpenFlags, Row, TransactionBehavior, params_from_iter};
+use tokio::task::spawn_blocking;
+
+use crate::sqlite::shared::{Address, beside, first_id_at, make_file, sentence};
+
+/// Says in the file's header whose it is: `cste`.
+const APPLICATION_ID: i32 = 0x6373_7465;
+
+/// The schema's version. Events are history and nothing else, so a file of another version is put aside, and not
+/// converted.
+const VERSION: i32 = 1;
+
+/// `kind` is the kind's label, and for a refusal `refused/` and the reason's. `line` is when a replayed token was first
+/// used, or where the fence was moved to; `note` the tracker that was stated at a relay attempt, or the name of a key.
+const SCHEMA: &str = "
+    CREATE TABLE events (
+        id BLOB NOT NULL PRIMARY KEY,
+        kind TEXT NOT NULL,
+        token BLOB,
+        audience TEXT,
+        peer BLOB,
+        user_agent TEXT,
+        request INTEGER,
+        count INTEGER NOT NULL,
+        line INTEGER,
+        first_by BLOB,
+        note TEXT
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX events_by_kind ON events (kind, id);";
+
+/// For how long a connection waits for another one's lock.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+
+/// How many events one slice of a purge removes, so that appending need not wait for all of it.
+const SLICE: i64 = 5000;
+
+/// A store of events in a file.
+#[derive(Clone, Debug)]
+pub struct SqliteEvents(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    path: PathBuf,
+    writer: Mutex<Writer>,
+}
+
+#[derive(Debug)]
+enum Writer {
+    Idle,
+    Open(Connection),
+    Closed,
+}
+
+impl SqliteEvents {
+    /// The events that go with the database at `database`: `countersign-events.db` beside `countersign.db`.
+    pub fn beside(database: &Path) -> Self {
+        let mut name = database.file_stem().unwrap_or_default().to_owned();
+        name.push("-events.db");
+        let path = database.with_file_name(name);
+        // The working directory may change.
+        let path = std::path::absolute(&path).unwrap_or(path);
+        Self(Arc::new(Inner { path, writer: Mutex::new(Writer::Idle) }))
+    }
+
+    /// Where they are.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// Runs `work` with the writing connection, on a thread where it may block.
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let inner = Arc::clone(&self.0);
+        on_a_thread(move || {
+            let mut writer = inner.writer.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut connection = match std::mem::replace(&mut *writer, Writer::Idle) {
+                Writer::Open(connection) => connection,
+                Writer::Idle => inner.open_or_replace()?,
+                Writer::Closed => {
+                    *writer = Writer::Closed;
+                    return Err(StoreError::Unavailable("it has been closed".to_owned()));
+                }
+            };
+            let result = work(&mut connection).map_err(|error| inner.unavailable(&error))?;
+            *writer = Writer::Open(connection);
+            Ok(result)
+        })
+        .await
+    }
+
+    /// Runs `work` with a connection that only reads; `None` if nothing has ever been written.
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<Option<T>, StoreError> {
+        let inner = Arc::clone(&self.0);
+        on_a_thread(move || {
+            if matches!(*inner.writer.lock().unwrap_or_else(PoisonError::into_inner), Writer::Closed) {
+                return Err(StoreError::Unavailable("it has been closed".to_owned()));
+            }
+            if !inner.path.exists() {
+                return Ok(None);
+            }
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let found = Connection::open_with_flags(&inner.path, flags).and_then(|connection| {
+                connection.busy_timeout(LOCK_WAIT)?;
+                if is_ours(&connection)? { work(&connection).map(Some) } else { Ok(None) }
+            });
+            found.map_err(|error| inner.unavailable(&error))
+        })
+        .await
+    }
+}
+
+async fn on_a_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(StoreError::Unavailable(format!("this was cut short: {error}"))))
+}
+
+impl Inner {
+    fn unavailable(&self, error: &rusqlite::Error) -> StoreError {
+        StoreError::Unavailable(sentence(&self.path, error))
+    }
+
+    /// Opens the file. One that is damaged, or of another version, is put aside: history is not worth a server that does
+    /// not tell what happens now.
+    fn open_or_replace(&self) -> Result<Connection, StoreError> {
+        match self.open() {
+            Ok(Some(connection)) => Ok(connection),
+            Ok(None) => self.replace("it is of another version or not a file of events"),
+            Err(error) if is_damage(&error) => self.replace(&error.to_string()),
+            Err(error) => Err(self.unavailable(&error)),
+        }
+    }
+
+    /// `None`: the file is not one of ours.
+    fn open(&self) -> rusqlite::Result<Option<Connection>> {
+        match make_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(rusqlite::Error::SqliteFailure(
+                    rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN),
+                    Some(error.to_string()),
+                ));
+            }
+            _ => {}
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut connection = Connection::open_with_flags(&self.path, flags)?;
+        connection.busy_timeout(LOCK_WAIT)?;
+        connection.pragma_update(None, "trusted_schema", false)?;
+        // What is not ours is not changed.
+        if !is_empty(&connection)? && !is_ours(&connection)? {
+            return Ok(None);
+        }
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        connection.pragma_update(None, "journal_size_limit", 4 * 1024 * 1024)?;
+        // Pages that a purge empties go back to the disk a few at a time.
+        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+        connection.query_row("PRAGMA journal_mode = WAL", (), |_| Ok(()))?;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if is_empty(&transaction)? {
+            transaction.execute_batch(SCHEMA)?;
+            transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+            transaction.pragma_update(None, "user_version", VERSION)?;
+        } else if !is_ours(&transaction)? {
+            return Ok(None);
+        }
+        transaction.commit()?;
+        Ok(Some(connection))
+    }
+
+    fn replace(&self, reason: &str) -> Result<Connection, StoreError> {
+        let aside = beside(&self.path, ".aside");
+        let moved = fs::rename(&self.path, &aside).and_then(|()| {
+            for suffix in ["-wal", "-shm"] {
+                match fs::remove_file(beside(&self.path, suffix)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
+            Ok(())
+        });
+        moved.map_err(|error| {
+            StoreError::Unavailable(format!(
+                "{} cannot be used ({reason}), nor put aside ({error}); move it away",
+                self.path.display()
+            ))
+        })?;
+        tracing::warn!(
+            file = %self.path.display(), aside = %aside.display(), reason,
+            "the events so far cannot be read and were put aside; tokens are not touched by that"
+        );
+        match self.open() {
+            Ok(Some(connection)) => Ok(connection),
+            Ok(None) => Err(StoreError::Unavailable("another program writes the file of events".to_owned())),
+            Err(error) => Err(self.unavailable(&error)),
+        }
+    }
+}
+
+fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("SELECT count(*) = 0 FROM sqlite_schema", (), |row| row.get(0))
+}
+
+fn is_ours(connection: &Connection) -> rusqlite::Result<bool> {
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
+    Ok(pragma("application_id")? == APPLICATION_ID && pragma("user_version")? == VERSION)
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
+#[async_trait]
+impl EventStore for SqliteEvents {
+    async fn append(&self, events: &[Event]) -> Result<(), StoreError> {
+        let events = events.to_vec();
+        self.write(move |connection| {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            for event in &events {
+                insert(&transaction, event)?;
+            }
+            transaction.commit()
+        })
+        .await
+    }
+
+    async fn events(&self, query: &EventQuery) -> Result<Vec<Event>, StoreError> {
+        let query = query.clone();
+        Ok(self.read(move |connection| select(connection, &query)).await?.unwrap_or_default())
+    }
+
+    async fn purge_events(&self, line: Timestamp) -> Result<u64, StoreError> {
+        if !self.0.path.exists() {
+            return Ok(0);
+        }
+        let mut removed = 0;
+        loop {
+            let slice = self.write(move |connection| purge_slice(connection, line)).await?;
+            removed += slice;
+            if slice == 0 {
+                return Ok(removed);
+            }
+        }
+    }
+
+    async fn close_events(&self) {
+        let inner = Arc::clone(&self.0);
+        let closed = on_a_thread(move || {
+            *inner.writer.lock().unwrap_or_else(PoisonError::into_inner) = Writer::Closed;
+            Ok(())
+        });
+        // It can only fail because the process is ending.
+        let _ = closed.await;
+    }
+}
+
+/// A kind as it stands in the table.
+fn code(kind: KindFilter, reason: Option<Reason>) -> String {
+    match reason {
+        Some(reason) => format!("{}/{}", kind.label(), reason.label()),
+        None => kind.label().to_owned(),
+    }
+}
+
+/// Every code there is.
+fn codes() -> impl Iterator<Item = (KindFilter, String)> {
+    KindFilter::ALL.iter().flat_map(|&kind| {
+        let reasons: Vec<Option<Reason>> = match kind {
+            KindFilter::Refused => Reason::ALL.iter().copied().map(Some).collect(),
+            _ => vec![None],
+        };
+        reasons.into_iter().map(move |reason| (kind, code(kind, reason)))
+    })
+}
+
+fn insert(connection: &Connection, event: &Event) -> rusqlite::Result<()> {
+    let (line, first_by, note) = match &event.kind {
+        EventKind::Replay(Some(first)) => (Some(first.at), first.by, None),
+        EventKind::Relay { stated } => (None, None, stated.as_ref().map(|note| note.as_str().to_owned())),
+        EventKind::KeyRotated { key } | EventKind::KeyRevoked { key } => (None, None, Some(key.to_string())),
+        EventKind::FenceMoved { fence } => (Some(*fence), None, None),
+        EventKind::Issued
+        | EventKind::Consumed
+        | EventKind::Refused(_)
+        | EventKind::Revoked
+        | EventKind::Replay(None) => (None, None, None),
+    };
+    connection
+        .prepare_cached(
+            "INSERT INTO events \
+             (id, kind, token, audience, peer, user_agent, request, count, line, first_by, note) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        )?
+        .execute((
+            event.id.as_bytes(),
+            code(event.kind.filter(), event.kind.reason()),
+            event.token.as_ref().map(TokenId::as_bytes),
+            &event.audience,
+            event.peer.map(Address),
+            event.user_agent.as_ref().map(Note::as_str),
+            event.request.map(|RequestId(id)| id.cast_signed()),
+            i64::try_from(event.count).unwrap_or(i64::MAX),
+            line.map(to_millis),
+            first_by.map(Address),
+            note,
+        ))
+        .map(drop)
+}
+
+fn select(connection: &Connection, query: &EventQuery) -> rusqlite::Result<Vec<Event>> {
+    let mut sql = "SELECT id, kind, token, audience, peer, user_agent, request, count, line, first_by, note \
+                   FROM events WHERE id >= ?"
+        .to_owned();
+    let mut values = vec![Value::Blob(first_id_at(to_millis(query.since)).to_vec())];
+    if let Some(after) = query.after {
+        // An event's id begins with its moment. The cursor may be at the end of a token's life, whose id is the token's
+        // and begins with another one; then all events of the cursor's moment come before it, or all after it.
+        let at = to_millis(after.at);
+        let bound = match after.id.made().cmp(&after.at) {
+            Ordering::Equal => *after.id.as_bytes(),
+            Ordering::Less => first_id_at(at),
+            Ordering::Greater => first_id_at(at + 1),
+        };
+        sql.push_str(" AND id < ?");
+        values.push(Value::Blob(bound.to_vec()));
+    }
+    if !query.kinds.is_empty() {
+        let wanted: Vec<Value> =
+            codes().filter(|(kind, _)| query.wants(*kind)).map(|(_, code)| Value::Text(code)).collect();
+        sql.push_str(" AND kind IN (");
+        sql.push_str(&vec!["?"; wanted.len()].join(", "));
+        sql.push(')');
+        values.extend(wanted);
+    }
+    sql.push_str(" ORDER BY id DESC LIMIT ?");
+    values.push(Value::Integer(i64::try_from(query.limit).unwrap_or(i64::MAX)));
+    let mut statement = connection.prepare(&sql)?;
+    let rows = statement.query_map(params_from_iter(values), read)?;
+    // A later version may know kinds that this one does not.
+    rows.filter_map(Result::transpose).collect()
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<Option<Event>> {
+    let id = EventId::from_bytes(row.get(0)?);
+    let code: String = row.get(1)?;
+    let line: Option<i64> = row.get(8)?;
+    let first_by = row.get::<_, Option<Address>>(9)?.map(|Address(by)| by);
+    let note: Option<String> = row.get(10)?;
+    let Some(kind) = kind_of(&code, line.map(from_millis), first_by, note.as_deref()) else {
+        return Ok(None);
+    };
+    Ok(Some(Event {
+        id,
+        at: id.made(),
+        kind,
+        token: row.get::<_, Option<[u8; 16]>>(2)?.map(TokenId::from_bytes),
+        audience: row.get(3)?,
+        peer: row.get::<_, Option<Address>>(4)?.map(|Address(peer)| peer),
+        user_agent: row.get::<_, Option<String>>(5)?.and_then(|text| Note::clean(text.as_bytes())),
+        request: row.get::<_, Option<i64>>(6)?.map(|id| RequestId(id.cast_unsigned())),
+        count: u64::try_from(row.get::<_, i64>(7)?).unwrap_or(1),
+    }))
+}
+
+fn kind_of(
+    code: &str,
+    line: Option<Timestamp>,
+    first_by: Option<IpAddr>,
+    note: Option<&str>,
+) -> Option<EventKind> {
+    let (kind, reason) = match code.split_once('/') {
+        Some((kind, reason)) => (kind, Some(reason)),
+        None => (code, None),
+    };
+    Some(match KindFilter::of_label(kind)? {
+        KindFilter::Issued => EventKind::Issued,
+        KindFilter::Consumed => EventKind::Consumed,
+        KindFilter::Refused => EventKind::Refused(Reason::of_label(reason?)?),
+        KindFilter::Revoked => EventKind::Revoked,
+        KindFilter::Replay => EventKind::Replay(line.map(|at| FirstUse { at, by: first_by })),
+        KindFilter::Relay => EventKind::Relay { stated: note.and_then(|note| Note::clean(note.as_bytes())) },
+        KindFilter::KeyRotated => EventKind::KeyRotated { key: note?.parse().ok()? },
+        KindFilter::KeyRevoked => EventKind::KeyRevoked { key: note?.parse().ok()? },
+        KindFilter::FenceMoved => EventKind::FenceMoved { fence: line? },
+    })
+}
+
+/// Removes some of what is too old, or too many. Returns how many; 0: there is nothing left to remove.
+fn purge_slice(connection: &mut Connection, line: Timestamp) -> rusqlite::Result<u64> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let mut removed = transaction
+        .prepare_cached(
+            "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE id < ? ORDER BY id LIMIT ?)",
+        )?
+        .execute((first_id_at(to_millis(line)), SLICE))?;
+    for (kind, code) in codes() {
+        // The newest one that is too many: it and everything before it goes.
+        removed += transaction
+            .prepare_cached(
+                "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE kind = ?1 AND id <= \
+                 (SELECT id FROM events WHERE kind = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2) ORDER BY id LIMIT ?3)",
+            )?
+            .execute((&code, i64::try_from(kept_of(kind)).unwrap_or(i64::MAX), SLICE))?;
+    }
+    transaction.commit()?;
+    if removed > 0 {
+        connection.execute_batch("PRAGMA incremental_vacuum(1000)")?;
+    }
+    Ok(u64::try_from(removed).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,121 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use countersign_core::{
+    Event, EventId, EventKind, EventQuery, EventStore, Reason, SequenceEntropy, StoreError, from_millis,
+};
+use jiff::Timestamp;
+use tempfile::TempDir;
+
+use super::{MemoryEvents, SqliteEvents, open_events};
+use crate::contract::events::{EventSubject, event_contract_tests};
+
+struct Memory;
+
+#[async_trait]
+impl EventSubject for Memory {
+    async fn open(&self) -> Arc<dyn EventStore> {
+        Arc::new(MemoryEvents::default())
+    }
+
+    fn is_durable(&self) -> bool {
+        false
+    }
+}
+
+mod memory {
+    use super::*;
+    event_contract_tests!(Memory);
+}
+
+struct InAFile(TempDir);
+
+impl InAFile {
+    fn new() -> Self {
+        Self(TempDir::new().unwrap())
+    }
+}
+
+#[async_trait]
+impl EventSubject for InAFile {
+    async fn open(&self) -> Arc<dyn EventStore> {
+        Arc::new(SqliteEvents::beside(&self.0.path().join("countersign.db")))
+    }
+
+    fn is_durable(&self) -> bool {
+        true
+    }
+}
+
+mod sqlite {
+    use super::*;
+    event_contract_tests!(InAFile::new());
+}
+
+fn an_event() -> Event {
+    let at = from_millis(1_767_225_600_123);
+    Event {
+        id: EventId::generate(at, &SequenceEntropy::default()).unwrap(),
+        at,
+        kind: EventKind::Refused(Reason::Unknown),
+        token: None,
+        audience: None,
+        peer: None,
+        user_agent: None,
+        request: None,
+        count: 1,
+    }
+}
+
+async fn found(store: &dyn EventStore) -> Result<usize, StoreError> {
+    let all = EventQuery { kinds: Vec::new(), since: Timestamp::MIN, after: None, limit: 10 };
+    store.events(&all).await.map(|events| events.len())
+}
+
+#[tokio::test]
+async fn they_are_beside_the_store_and_only_for_its_owner() {
+    let dir = TempDir::new().unwrap();
+    let store = open_events("sqlite:", dir.path()).unwrap();
+    assert_eq!(found(&*store).await, Ok(0));
+    assert!(fs::read_dir(dir.path()).unwrap().next().is_none(), "a question makes no file");
+    store.append(&[an_event()]).await.unwrap();
+    let path = dir.path().join("countersign-events.db");
+    assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+
+    let elsewhere = format!("sqlite:{}", dir.path().join("tokens.sqlite").display());
+    open_events(&elsewhere, Path::new("/nowhere")).unwrap().append(&[an_event()]).await.unwrap();
+    assert!(dir.path().join("tokens-events.db").exists());
+    assert!(open_events("redis:", dir.path()).is_err());
+}
+
+#[tokio::test]
+async fn a_file_that_is_damaged_or_something_else_is_put_aside() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("countersign-events.db");
+    let other = rusqlite::Connection::open(dir.path().join("other")).unwrap();
+    other.execute_batch("CREATE TABLE a (b)").unwrap();
+    drop(other);
+    for content in [b"no database".repeat(1000), fs::read(dir.path().join("other")).unwrap()] {
+        fs::write(&path, &content).unwrap();
+        let store = SqliteEvents::beside(&dir.path().join("countersign.db"));
+        store.append(&[an_event()]).await.unwrap();
+        assert_eq!(found(&store).await, Ok(1));
+        let aside = fs::read(dir.path().join("countersign-events.db.aside")).unwrap();
+        assert!(aside == content, "nothing of it was changed");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_becomes_unusable_is_reported_and_it_goes_on_when_it_can() {
+    let dir = TempDir::new().unwrap();
+    let place = dir.path().join("place");
+    let store = SqliteEvents::beside(&place.join("countersign.db"));
+    let error = store.append(&[an_event()]).await.unwrap_err().to_string();
+    assert!(error.contains("cannot be opened"), "{error}");
+    fs::create_dir(&place).unwrap();
+    store.append(&[an_event()]).await.unwrap();
+    assert_eq!(found(&store).await, Ok(1));
+}
