@@ -59,6 +59,11 @@ pub trait TokenStore: Send + Sync + fmt::Debug {
     /// What there is. May take a second with many millions of records, without holding up anybody else.
     async fn stats(&self) -> Result<StoreStats, StoreError>;
 
+    /// How much it has written since it was opened; `None` if it does not count.
+    fn counts(&self) -> Option<StoreCounts> {
+        None
+    }
+
     /// Succeeds if a token could be consumed now: the store can be reached and takes writes.
     async fn ready(&self) -> Result<(), StoreError>;
 
@@ -232,6 +237,19 @@ impl StoreError {
             Self::Unavailable(_) => Duration::from_secs(5),
         }
     }
+}
+
+/// How much a store has written since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreCounts {
+    /// Calls answered after a commit.
+    pub calls: u64,
+    /// Commits: under load, fewer than calls.
+    pub commits: u64,
+    /// Batches that failed as a whole.
+    pub failures: u64,
+    /// Calls that wait for their turn now.
+    pub waiting: u64,
 }
 
 /// What is in a store.

@@ -20,6 +20,7 @@ mod key_file;
 mod limiter;
 pub mod limits;
 mod listener;
+mod metrics;
 pub mod private;
 mod problem;
 mod proxies;

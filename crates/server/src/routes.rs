@@ -10,7 +10,7 @@ use utoipa_axum::routes;
 
 use crate::private::{admin, events, guard, openapi, tokens, xmlrpc};
 use crate::problem::{not_found, with_common_headers};
-use crate::{App, health, public};
+use crate::{App, health, metrics, public};
 
 /// What bug trackers reach.
 pub fn public(app: Arc<App>) -> Router {
@@ -45,6 +45,7 @@ pub fn private(app: Arc<App>) -> Router {
         .route("/bugs/", any(xmlrpc::answer))
         .merge(json)
         .route("/openapi.json", get(async move || axum::Json(document)))
+        .route("/metrics", get(metrics::metrics))
         .fallback(not_found)
         .layer(from_fn_with_state(Arc::clone(&app), guard::admit))
         // Probes need no credential: they tell nothing but whether the server lives.

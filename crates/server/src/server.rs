@@ -222,7 +222,9 @@ async fn purge(app: Arc<App>) {
     let mut ticks = tokio::time::interval(PURGE_PERIOD);
     loop {
         ticks.tick().await;
-        match app.tokens.purge().await {
+        let purged = app.tokens.purge().await;
+        app.events.tally().purged(purged.as_ref().copied());
+        match purged {
             Ok(0) => {}
             Ok(purged) => tracing::info!(purged, "forgot tokens that expired long ago"),
             Err(error) => tracing::warn!(%error, "cannot purge; trying again in a minute"),

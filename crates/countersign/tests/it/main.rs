@@ -18,6 +18,7 @@ mod generated;
 mod help;
 mod http;
 mod keys;
+mod metrics;
 mod pipes;
 mod private_api;
 mod process;

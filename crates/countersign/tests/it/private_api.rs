@@ -72,7 +72,7 @@ fn with_a_secret_set_the_private_api_asks_for_it_everywhere() {
     let place = Place::new();
     place.write("bearer", "  s3cret \n");
     let server = place.serve_with(&["--private-bearer-file", "bearer"], &[]);
-    let paths = ["/bugs", "/bugs/", "/openapi.json", "/nowhere", "/v1/events/stream"]
+    let paths = ["/bugs", "/bugs/", "/openapi.json", "/nowhere", "/metrics", "/v1/events/stream"]
         .into_iter()
         .chain(ROUTES.map(|(_, path)| path));
     for path in paths {

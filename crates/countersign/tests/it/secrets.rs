@@ -138,9 +138,12 @@ fn a_full_run(format: &str) {
 
     let listed = server.print(&place, &["events", "--json", "--limit", "0"]);
     assert!(listed.contains("probe/1") && listed.contains("relay") && listed.contains("replay"), "{listed}");
+    let metrics = http::get(&format!("{}/metrics", server.private)).text;
     let ended = server.stop();
     let mut log = ended.err;
-    for (name, text) in [("out", ended.out), ("events", listed), ("followed", follower.out.whole())] {
+    for (name, text) in
+        [("out", ended.out), ("metrics", metrics), ("events", listed), ("followed", follower.out.whole())]
+    {
         assert!(!text.is_empty(), "{name}");
         log.push_str(&text);
     }

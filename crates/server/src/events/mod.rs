@@ -25,6 +25,7 @@ use jiff::Timestamp;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::caller::Caller;
+use crate::metrics::Tally;
 
 use self::flood::Flood;
 
@@ -68,6 +69,7 @@ pub struct Events {
     waiting: Mutex<Option<mpsc::Receiver<Message>>>,
     followers: broadcast::Sender<News>,
     counts: Counts,
+    tally: Tally,
 }
 
 /// The store of events that are not kept.
@@ -110,6 +112,8 @@ pub struct EventCounts {
     pub summed_up: u64,
     /// Waiting to be written now.
     pub waiting: u64,
+    /// Who follows now.
+    pub followers: u64,
 }
 
 /// What a follower hears.
@@ -146,6 +150,7 @@ impl Events {
             waiting: Mutex::new(Some(waiting)),
             followers: broadcast::Sender::new(MAX_BEHIND),
             counts: Counts::default(),
+            tally: Tally::new(),
         }
     }
 
@@ -157,6 +162,7 @@ impl Events {
 
     /// A token was issued.
     pub(crate) fn issued(&self, token: &LoginToken, caller: &Caller) {
+        self.tally.issued();
         if self.policy.record_issued || self.is_followed() {
             self.happened(token.created(), EventKind::Issued, Some(token), caller, self.policy.record_issued);
         }
@@ -171,6 +177,7 @@ impl Events {
 
     /// A token was revoked, which is on record. `token` is only asked for if somebody wants to know.
     pub(crate) fn revoked(&self, token: impl FnOnce() -> Option<LoginToken>, caller: &Caller) {
+        self.tally.revoked();
         if self.is_followed() {
             self.happened(self.clock.now(), EventKind::Revoked, token().as_ref(), caller, false);
         }
@@ -278,6 +285,11 @@ impl Events {
         let _ = self.followers.send(News::End);
     }
 
+    /// What is counted.
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
     /// Where they are kept.
     pub fn store(&self) -> &Arc<dyn EventStore> {
         &self.store
@@ -291,6 +303,7 @@ impl Events {
             lost: self.counts.lost.load(Ordering::Relaxed),
             summed_up: self.counts.summed_up.load(Ordering::Relaxed),
             waiting: u64::try_from(waiting).unwrap_or(u64::MAX),
+            followers: u64::try_from(self.followers.receiver_count()).unwrap_or(u64::MAX),
         }
     }
 

@@ -303,7 +303,9 @@ pub(crate) async fn purge_store(
     body: Body,
 ) -> Result<Json<PurgeDocument>, Problem> {
     let Nothing {} = body::read_json(&headers, body).await?;
-    let purged = app.tokens.purge().await.map_err(|error| store_problem(&error))?;
+    let purged = app.tokens.purge().await;
+    app.events.tally().purged(purged.as_ref().copied());
+    let purged = purged.map_err(|error| store_problem(&error))?;
     Ok(Json(PurgeDocument { purged }))
 }
 

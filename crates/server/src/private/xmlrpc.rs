@@ -14,6 +14,7 @@ use countersign_xmlrpc::{
 };
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use tokio::time::Instant;
 use tracing::field::display;
 
 use crate::App;
@@ -28,6 +29,7 @@ pub(crate) async fn answer(State(app): State<Arc<App>>, caller: Caller, request:
         let text = "XML-RPC calls are POST requests.";
         return with_allow((StatusCode::METHOD_NOT_ALLOWED, text).into_response(), "POST");
     }
+    let started = Instant::now();
     let (head, body) = request.into_parts();
     let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let document = match body::read(body).await {
@@ -40,6 +42,7 @@ pub(crate) async fn answer(State(app): State<Arc<App>>, caller: Caller, request:
         Err(body::BodyError::TooLong) => fault_document(fault::body_too_large(body::MAX_BODY_BYTES)),
         Err(body::BodyError::Broken) => fault_document(fault::invalid_call("the call did not arrive whole")),
     };
+    app.events.tally().call(started.elapsed());
     ([(CONTENT_TYPE, countersign_xmlrpc::CONTENT_TYPE)], document).into_response()
 }
 

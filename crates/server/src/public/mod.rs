@@ -15,10 +15,12 @@ use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use countersign_core::handshake::{Refusal, Verdict};
 use countersign_core::{LoginToken, RedeemError, Redemption, StoreError};
+use tokio::time::Instant;
 use tracing::field::display;
 
 use crate::caller::Caller;
 use crate::health::{STORE_TIMEOUT, store_hangs};
+use crate::metrics::Outcome;
 use crate::problem::not_found;
 use crate::{App, Peer};
 
@@ -40,11 +42,14 @@ pub(crate) async fn handshake(
     if view != VIEW {
         return not_found().await;
     }
+    let started = Instant::now();
     let peer = app.proxies.client(peer, request.headers());
     let caller = Caller::of(peer, request.headers(), request.extensions());
     let answers = answer::Answers { app: &app, json: attempt::wants_json(request.headers()) };
     let attempt = attempt::read(request).await;
-    match in_time(app.tokens.redeem(&text, &attempt, peer)).await {
+    let redeemed = in_time(app.tokens.redeem(&text, &attempt, peer)).await;
+    app.events.tally().handshake(outcome(&redeemed), started.elapsed());
+    match redeemed {
         Ok(Redemption { verdict: Verdict::Accepted { consumed, again }, token: Some(token) }) => {
             tracing::debug!(id = %token.id(), ?peer, again, request = caller.request.map(display), "accepted");
             if !again {
@@ -61,7 +66,10 @@ pub(crate) async fn handshake(
                 }
                 // A wrong method tells nothing about the token, and who asks so is not guessing.
                 Err(_) if refusal == Refusal::NotPost => answers.refused(&refusal),
-                Err(wait) => answers.too_many(wait),
+                Err(wait) => {
+                    app.events.tally().limited();
+                    answers.too_many(wait)
+                }
             }
         }
         // `redeem` accepts nothing that it could not unseal.
@@ -72,6 +80,16 @@ pub(crate) async fn handshake(
             tracing::warn!(%error, request = caller.request.map(display), "a handshake could not be answered");
             answers.store_away(&error)
         }
+    }
+}
+
+/// What is counted.
+fn outcome(redeemed: &Result<Redemption, StoreError>) -> Outcome<'_> {
+    match redeemed {
+        Ok(Redemption { verdict: Verdict::Accepted { again: false, .. }, .. }) => Outcome::Accepted,
+        Ok(Redemption { verdict: Verdict::Accepted { again: true, .. }, .. }) => Outcome::Repeated,
+        Ok(Redemption { verdict: Verdict::Refused(refusal), .. }) => Outcome::Refused(refusal.label()),
+        Err(error) => Outcome::Unanswered(error),
     }
 }
 

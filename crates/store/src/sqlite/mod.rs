@@ -36,8 +36,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use countersign_core::{
-    Clock, End, Ended, Ending, EndingQuery, Node, Roll, StoreError, StoreStats, TokenId, TokenStore,
-    from_millis, to_millis,
+    Clock, End, Ended, Ending, EndingQuery, Node, Roll, StoreCounts, StoreError, StoreStats, TokenId,
+    TokenStore, from_millis, to_millis,
 };
 use jiff::Timestamp;
 use rusqlite::Connection;
@@ -262,6 +262,11 @@ impl TokenStore for SqliteStore {
     async fn stats(&self) -> Result<StoreStats, StoreError> {
         let path = self.path.clone();
         self.readers.read(move |connection| reader::stats(connection, &path)).await
+    }
+
+    fn counts(&self) -> Option<StoreCounts> {
+        let WriteCounts { calls, commits, failures } = self.writer.counts();
+        Some(StoreCounts { calls, commits, failures, waiting: self.writer.waiting() })
     }
 
     async fn ready(&self) -> Result<(), StoreError> {

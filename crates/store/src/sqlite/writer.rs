@@ -210,6 +210,12 @@ impl Writer {
         }
     }
 
+    /// How many calls wait for their turn.
+    pub(super) fn waiting(&self) -> u64 {
+        let waiting = self.queue().map_or(0, |queue| queue.max_capacity() - queue.capacity());
+        u64::try_from(waiting).unwrap_or(u64::MAX)
+    }
+
     /// Finishes what is queued, writes the log back and ends the thread.
     pub(super) async fn close(&self) {
         if let Ok(queue) = self.queue() {

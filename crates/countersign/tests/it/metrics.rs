@@ -1,0 +1,136 @@
+//! `/metrics`, and what in `contrib/` reads it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use crate::fixture::{Place, Server};
+use crate::http;
+
+const ALERTS: &str = include_str!("../../../../contrib/prometheus/alerts.yml");
+const DASHBOARD: &str = include_str!("../../../../contrib/grafana/dashboard.json");
+const PAGE: &str = include_str!("../../../../docs/operating.md");
+
+/// Every series with its labels as they are printed, and its value.
+fn series(server: &Server) -> BTreeMap<String, f64> {
+    let answer = http::get(&format!("{}/metrics", server.private));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(answer.header("content-type").starts_with("application/openmetrics-text"), "{answer:?}");
+    assert!(answer.text.ends_with("# EOF\n"), "{}", answer.text);
+    let lines = answer.text.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            (name.to_owned(), value.parse().unwrap())
+        })
+        .collect()
+}
+
+/// The names of the series, without labels.
+fn names(series: &BTreeMap<String, f64>) -> BTreeSet<&str> {
+    series.keys().map(|name| name.split('{').next().unwrap()).collect()
+}
+
+/// The names of series in a text: words that begin as they do.
+fn named(text: &str) -> BTreeSet<&str> {
+    text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+        .filter(|word| word.starts_with("countersign_") || word.starts_with("process_"))
+        .collect()
+}
+
+fn outcome(outcome: &str) -> String {
+    format!("countersign_handshakes_total{{outcome=\"{outcome}\"}}")
+}
+
+#[test]
+fn what_happens_is_counted() {
+    let place = Place::new();
+    let server = place.serve_with(&["--refusals-per-minute", "3"], &[]);
+    let fresh = series(&server);
+    assert_eq!(fresh[&outcome("replay")].to_bits(), 0.0_f64.to_bits(), "it is there before the first one");
+    let token = server.token();
+    assert_eq!((server.status(&token), server.status(&token)), (200, 401));
+    let key = [("idempotency-key", "mine")];
+    let second = server.token();
+    for _ in 0..2 {
+        assert_eq!(http::post(&server.handshake_url(&second), &key, "").status, 200);
+    }
+    let bound = server.print(&place, &["token", "new", "--audience", "https://trac.example.org/"]);
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    http::post(&server.handshake_url(&bound), &form, "audience=https://evil.example/");
+    for _ in 0..3 {
+        server.redeem("cs1forged");
+    }
+    server.print(&place, &["token", "revoke", &bound]);
+    let series = series(&server);
+    for (name, count) in [
+        (outcome("accepted"), 2.0),
+        (outcome("repeated"), 1.0),
+        (outcome("replay"), 1.0),
+        (outcome("audience-mismatch"), 1.0),
+        (outcome("unknown"), 3.0),
+        (outcome("busy"), 0.0),
+        ("countersign_handshakes_limited_total".to_owned(), 2.0),
+        ("countersign_handshake_duration_seconds_count".to_owned(), 8.0),
+        ("countersign_xmlrpc_duration_seconds_count".to_owned(), 2.0),
+        ("countersign_tokens_issued_total".to_owned(), 3.0),
+        ("countersign_tokens_revoked_total".to_owned(), 1.0),
+        ("countersign_keys".to_owned(), 1.0),
+        ("countersign_store_failures_total".to_owned(), 0.0),
+        (format!("countersign_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION")), 1.0),
+    ] {
+        assert!((series[&name] - count).abs() < 0.5, "{name} is {}, not {count}", series[&name]);
+    }
+    assert!(series["countersign_store_calls_total"] >= series["countersign_store_commits_total"]);
+    assert!(series["countersign_store_commits_total"] >= 3.0);
+    assert!(series["process_resident_memory_bytes"] > 1e6 && series["process_open_fds"] > 5.0, "{series:?}");
+    assert!(series["countersign_sealing_key_active_from_timestamp_seconds"] > 1.7e9);
+    assert!(series.len() < 100, "few series, and none for each address or token: {series:?}");
+}
+
+#[test]
+fn every_series_that_alerts_and_the_dashboard_name_exists_and_the_page_explains_all() {
+    let place = Place::new();
+    let server = place.serve();
+    let series = series(&server);
+    let known = names(&series);
+    // The page calls a histogram by its name, and queries name its parts.
+    let is_known = |text: &str, name: &str| {
+        known.contains(name) || (text == "operating.md" && known.contains(&*format!("{name}_bucket")))
+    };
+    for (what, text) in [("alerts.yml", ALERTS), ("dashboard.json", DASHBOARD), ("operating.md", PAGE)] {
+        let wrong: Vec<_> = named(text).into_iter().filter(|name| !is_known(what, name)).collect();
+        assert!(wrong.is_empty(), "{what} names series that do not exist: {wrong:?}\nof {known:?}");
+        assert!(named(text).len() > 5, "{what} names some");
+    }
+    let base = |name: &str| {
+        let end = ["_bucket", "_sum", "_count"]
+            .iter()
+            .find(|end| name.ends_with(**end) && name.contains("duration"));
+        end.map_or(name.to_owned(), |end| name.strip_suffix(end).unwrap().to_owned())
+    };
+    for name in known {
+        assert!(PAGE.contains(&format!("`{}", base(name))), "docs/operating.md does not explain {name}");
+    }
+    let outcomes: BTreeSet<&str> =
+        ALERTS.split("outcome=\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+    for label in outcomes {
+        assert!(series.contains_key(&outcome(label)), "there is no outcome {label}");
+    }
+    let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
+    assert!(
+        dashboard["panels"].as_array().unwrap().iter().all(|panel| !panel["targets"][0]["expr"].is_null())
+    );
+}
+
+#[test]
+fn metrics_are_private() {
+    let place = Place::new();
+    place.write("bearer", "s3cret\n");
+    let server = place.serve_with(&["--private-bearer-file", "bearer"], &[]);
+    assert_eq!(http::get(&format!("{}/metrics", server.public)).status, 404);
+    assert_eq!(http::get(&format!("{}/metrics", server.private)).status, 401);
+    let shown = [("authorization", "Bearer s3cret")];
+    let url = format!("{}/metrics", server.private);
+    assert_eq!(http::send(reqwest::Method::GET, &url, &shown, "").status, 200);
+}

@@ -1,0 +1,218 @@
+//! What Prometheus reads: counts of what happened, and how things stand.
+//!
+//! [`Tally`] is counted up as requests are answered; everything else is looked up when somebody asks. No label has values
+//! that a stranger chooses, so that the number of series is fixed.
+
+mod process;
+mod standing;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use countersign_core::{Reason, StoreError};
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::App;
+use crate::problem::Problem;
+
+/// The media type of the answer (`OpenMetrics` 1.0), which every Prometheus since 2.5 reads.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The upper ends of the classes of latencies, in seconds: from what arithmetic takes to what a disk that hangs does.
+const LATENCIES: [f64; 12] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 20.0];
+
+/// A label and its value.
+type Label = [(&'static str, &'static str); 1];
+
+/// What is counted as requests are answered.
+pub(crate) struct Tally {
+    registry: Registry,
+    handshakes: Family<Label, Counter>,
+    handshake_seconds: Histogram,
+    call_seconds: Histogram,
+    limited: Counter,
+    issued: Counter,
+    revoked: Counter,
+    purged: Counter,
+    purge_failures: Counter,
+}
+
+/// How a handshake was answered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Outcome<'a> {
+    /// 200, and the token is consumed.
+    Accepted,
+    /// 200 again, to the same `Idempotency-Key`.
+    Repeated,
+    /// The label of a refusal.
+    Refused(&'static str),
+    /// 503.
+    Unanswered(&'a StoreError),
+}
+
+impl Outcome<'_> {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Repeated => "repeated",
+            Self::Refused(reason) => reason,
+            Self::Unanswered(StoreError::Busy) => "busy",
+            Self::Unanswered(StoreError::Unavailable(_)) => "store-unavailable",
+        }
+    }
+
+    /// Every label, so that each series begins at 0 and not with its first event, which a rate would not see.
+    fn labels() -> impl Iterator<Item = &'static str> {
+        let others = ["accepted", "repeated", "replay", "audience-mismatch", "busy", "store-unavailable"];
+        others.into_iter().chain(Reason::ALL.iter().map(|reason| reason.label()))
+    }
+}
+
+impl Tally {
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::default();
+        let handshakes = Family::<Label, Counter>::default();
+        for outcome in Outcome::labels() {
+            let _ = handshakes.get_or_create(&[("outcome", outcome)]);
+        }
+        registry.register(
+            "countersign_handshakes",
+            "Handshakes, by how they were answered",
+            handshakes.clone(),
+        );
+        let handshake_seconds = Histogram::new(LATENCIES);
+        registry.register(
+            "countersign_handshake_duration_seconds",
+            "How long handshakes took, the wait for the disk included",
+            handshake_seconds.clone(),
+        );
+        let call_seconds = Histogram::new(LATENCIES);
+        registry.register(
+            "countersign_xmlrpc_duration_seconds",
+            "How long XML-RPC calls took",
+            call_seconds.clone(),
+        );
+        let mut counter = |name: &str, help: &str| {
+            let counter = Counter::default();
+            registry.register(name, help, counter.clone());
+            counter
+        };
+        let limited = counter(
+            "countersign_handshakes_limited",
+            "Refusals withheld with 429 from addresses with too many",
+        );
+        let issued = counter("countersign_tokens_issued", "Tokens issued");
+        let revoked = counter("countersign_tokens_revoked", "Tokens revoked while they were live");
+        let purged =
+            counter("countersign_purged_records", "Records of tokens forgotten long after their expiry");
+        let purge_failures = counter("countersign_purge_failures", "Purges that the store could not do");
+        Self {
+            registry,
+            handshakes,
+            handshake_seconds,
+            call_seconds,
+            limited,
+            issued,
+            revoked,
+            purged,
+            purge_failures,
+        }
+    }
+
+    pub(crate) fn handshake(&self, outcome: Outcome<'_>, took: Duration) {
+        self.handshakes.get_or_create(&[("outcome", outcome.label())]).inc();
+        self.handshake_seconds.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn call(&self, took: Duration) {
+        self.call_seconds.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn limited(&self) {
+        self.limited.inc();
+    }
+
+    pub(crate) fn issued(&self) {
+        self.issued.inc();
+    }
+
+    pub(crate) fn revoked(&self) {
+        self.revoked.inc();
+    }
+
+    /// A purge removed so many records, or failed.
+    pub(crate) fn purged(&self, outcome: Result<u64, &StoreError>) {
+        match outcome {
+            Ok(records) => self.purged.inc_by(records),
+            Err(_) => self.purge_failures.inc(),
+        };
+    }
+}
+
+impl fmt::Debug for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tally").finish_non_exhaustive()
+    }
+}
+
+/// `GET /metrics`, for Prometheus.
+pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
+    let mut text = String::new();
+    let written = encode_registry(&mut text, &app.events.tally().registry)
+        .and_then(|()| encode_registry(&mut text, &standing::registry(&app)))
+        .and_then(|()| encode_eof(&mut text));
+    match written {
+        Ok(()) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+        Err(_) => {
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The metrics cannot be written.")
+                .into_response()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_core::Consumption;
+    use countersign_core::handshake::{Refusal, Unreadable};
+    use jiff::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn every_outcome_is_there_from_the_start() {
+        let known: Vec<_> = Outcome::labels().collect();
+        let first = Consumption { at: Timestamp::UNIX_EPOCH, by: None, retry_key: None };
+        let refusals = [
+            Refusal::NotPost,
+            Refusal::NotOurs,
+            Refusal::AudienceMissing,
+            Refusal::AudienceUnreadable(Unreadable::Twice),
+            Refusal::AudienceMismatch,
+            Refusal::Expired,
+            Refusal::FromTheFuture,
+            Refusal::Fenced,
+            Refusal::Revoked,
+            Refusal::Replay(first),
+        ];
+        let away = StoreError::Unavailable(String::new());
+        let outcomes = refusals.iter().map(|refusal| Outcome::Refused(refusal.label())).chain([
+            Outcome::Accepted,
+            Outcome::Repeated,
+            Outcome::Unanswered(&StoreError::Busy),
+            Outcome::Unanswered(&away),
+        ]);
+        for outcome in outcomes {
+            assert!(known.contains(&outcome.label()), "{outcome:?}");
+        }
+        assert_eq!(known.len(), 14);
+    }
+}

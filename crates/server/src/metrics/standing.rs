@@ -1,0 +1,106 @@
+//! How things stand when somebody asks.
+
+use countersign_core::Key;
+use prometheus_client::encoding::EncodeMetric;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use crate::App;
+
+use super::process;
+
+/// Everything that is looked up and not counted.
+pub(super) fn registry(app: &App) -> Registry {
+    let mut standing = Standing(Registry::default());
+    standing.build();
+    standing.keys(app);
+    standing.store(app);
+    standing.events(app);
+    standing.process();
+    standing.0
+}
+
+struct Standing(Registry);
+
+impl Standing {
+    fn put<M>(&mut self, name: &str, help: &str, metric: M)
+    where
+        M: EncodeMetric + Send + Sync + std::fmt::Debug + 'static,
+    {
+        self.0.register(name, help, metric);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, count: u64) {
+        self.put(name, help, ConstCounter::new(count));
+    }
+
+    /// A number that goes up and down. Beyond what Prometheus can tell apart it makes no difference.
+    fn gauge(&mut self, name: &str, help: &str, value: u64) {
+        self.put(name, help, ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)));
+    }
+
+    fn build(&mut self) {
+        let labels = [("version", env!("CARGO_PKG_VERSION"))];
+        self.put("countersign_build", "The version of the program", Info::new(labels));
+    }
+
+    fn keys(&mut self, app: &App) {
+        let ring = app.tokens.keys();
+        self.gauge("countersign_keys", "Keys in the ring", count(ring.keys().len()));
+        let sealing = app.tokens.sealing_key(&ring, app.tokens.clock().now());
+        if let Some(key) = ring.keys().iter().find(|key| Some(key.id()) == sealing).map(Key::active_from) {
+            self.put(
+                "countersign_sealing_key_active_from_timestamp_seconds",
+                "From when on the key that seals now has been allowed to, in seconds since 1970",
+                ConstGauge::new(key.as_second()),
+            );
+        }
+    }
+
+    fn store(&mut self, app: &App) {
+        let Some(counts) = app.tokens.store().counts() else { return };
+        self.counter("countersign_store_calls", "Writes that the store has committed", counts.calls);
+        self.counter(
+            "countersign_store_commits",
+            "Commits: under load, many writes share one",
+            counts.commits,
+        );
+        self.counter("countersign_store_failures", "Batches of writes that failed", counts.failures);
+        self.gauge("countersign_store_queue_depth", "Writes that wait for their turn", counts.waiting);
+    }
+
+    fn events(&mut self, app: &App) {
+        let counts = app.events.counts();
+        self.counter("countersign_events_written", "Events kept", counts.written);
+        self.counter("countersign_events_lost", "Events lost, because too many waited", counts.lost);
+        self.counter(
+            "countersign_events_summed_up",
+            "Refusals of which an event tells only how many there were",
+            counts.summed_up,
+        );
+        self.gauge("countersign_events_queue_depth", "Events that wait to be kept", counts.waiting);
+        self.gauge("countersign_events_followers", "Who follows events now", counts.followers);
+    }
+
+    fn process(&mut self) {
+        let process = process::look();
+        for (name, help, value) in [
+            ("process_resident_memory_bytes", "Resident memory", process.resident_bytes),
+            ("process_open_fds", "Open file descriptors", process.open_files),
+            ("process_max_fds", "File descriptors that the process may open", process.max_files),
+        ] {
+            if let Some(value) = value {
+                self.gauge(name, help, value);
+            }
+        }
+        if let Some(seconds) = process.cpu_seconds {
+            self.put("process_cpu_seconds", "Processor time, user and system", ConstCounter::new(seconds));
+        }
+    }
+}
+
+fn count(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
