@@ -33,11 +33,10 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
 
     make_data_dir(&settings.data_dir)?;
     // The store comes before the keys: it makes sure that this is the only server on its directory.
-    let store = countersign_store::open(&settings.store, &settings.data_dir, Arc::clone(&clock))
+    let store = countersign_store::open(&settings.store, Arc::clone(&clock), Arc::new(OsEntropy))
         .await
         .map_err(Failure::failed)?;
-    let events =
-        countersign_store::open_events(&settings.store, &settings.data_dir).map_err(Failure::failed)?;
+    let events = countersign_store::open_events(&settings.store);
     let key_file = KeyFile::new(settings.key_ring);
     let keys = load_keys(&key_file, &*store, clock.now()).await?;
     let server =
@@ -61,7 +60,7 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
         bearer,
     });
     join(&app.tokens, private.clone()).await?;
-    tracing::info!(data_dir = %settings.data_dir.display(), store = %settings.store, %public_url, "ready");
+    tracing::info!(data_dir = %settings.data_dir.display(), store = %settings.store.url, %public_url, "ready");
     print(format!("public {public}\nprivate {private}"))?;
     tell_service_manager(NotifyState::Ready);
     let reload = Arc::new(Notify::new());

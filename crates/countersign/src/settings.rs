@@ -11,6 +11,8 @@ use countersign_core::{MAX_LIFETIME, Policy};
 use countersign_server::{
     Address, Door, EventPolicy, ForwardedHeader, SpentStatus, TlsFiles, TrustedProxies,
 };
+use countersign_store::StorePlace;
+use countersign_store::postgres::{PostgresOptions, SchemaName};
 use ipnet::IpNet;
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
@@ -62,10 +64,19 @@ pub(crate) struct Settings {
     /// The URL under which trackers see the public API; token URLs begin with it [default: where it listens]
     #[arg(long, env = "COUNTERSIGN_PUBLIC_URL", value_name = "URL")]
     pub(crate) public_url: Option<Url>,
-    /// Where it is kept which tokens were consumed: sqlite: in the data directory, sqlite:PATH, or memory:, which
-    /// forgets when the server stops [default: sqlite:]
+    /// Where it is kept which tokens were consumed: sqlite: in the data directory, sqlite:PATH, a postgres: URL for
+    /// several servers, or memory:, which forgets when the server stops [default: sqlite:]
     #[arg(long, env = "COUNTERSIGN_STORE", value_name = "URL")]
     pub(crate) store: Option<String>,
+    /// A file with the password for a PostgreSQL store, read anew for each connection [default: as in the URL]
+    #[arg(long, env = "COUNTERSIGN_STORE_PASSWORD_FILE", value_name = "FILE")]
+    pub(crate) store_password_file: Option<PathBuf>,
+    /// The schema in which a PostgreSQL store keeps its tables [default: countersign]
+    #[arg(long, env = "COUNTERSIGN_STORE_SCHEMA", value_name = "NAME")]
+    pub(crate) store_schema: Option<String>,
+    /// Authorities (PEM) that a PostgreSQL store's certificate may come from [default: the system's]
+    #[arg(long, env = "COUNTERSIGN_STORE_CA_FILE", value_name = "FILE")]
+    pub(crate) store_ca_file: Option<PathBuf>,
     /// The keys that seal tokens; made if missing [default: key-ring.toml in the data directory]
     #[arg(long, env = "COUNTERSIGN_KEY_RING", value_name = "FILE")]
     pub(crate) key_ring: Option<PathBuf>,
@@ -156,7 +167,7 @@ pub(crate) struct Resolved {
     pub(crate) proxies: TrustedProxies,
     /// `None`: the address that is listened on.
     pub(crate) public_url: Option<Url>,
-    pub(crate) store: String,
+    pub(crate) store: StorePlace,
     pub(crate) key_ring: PathBuf,
     pub(crate) private_bearer_file: Option<PathBuf>,
     pub(crate) issuer: String,
@@ -265,7 +276,18 @@ impl Settings {
                 },
             },
             public_url: self.public_url,
-            store: self.store.unwrap_or_else(|| "sqlite:".to_owned()),
+            store: StorePlace {
+                url: self.store.as_deref().unwrap_or("sqlite:").parse().map_err(Failure::usage)?,
+                data_dir: data_dir.clone(),
+                postgres: PostgresOptions {
+                    password_file: self.store_password_file,
+                    schema: match self.store_schema {
+                        Some(name) => name.parse().map_err(Failure::usage)?,
+                        None => SchemaName::default(),
+                    },
+                    ca_file: self.store_ca_file,
+                },
+            },
             key_ring: self.key_ring.unwrap_or_else(|| data_dir.join("key-ring.toml")),
             data_dir,
             private_bearer_file: self.private_bearer_file,

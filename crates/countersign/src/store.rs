@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use countersign_core::{Clock, SystemClock, TokenStore, after, before};
-use countersign_store::{OpenError, StoreUrl, sqlite};
+use countersign_core::{Clock, OsEntropy, SystemClock, TokenStore, after, before};
+use countersign_store::{StoreUrl, postgres};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 
@@ -30,9 +30,24 @@ pub(crate) enum StoreCommand {
     /// Move the store to another place, while tokens are live
     #[command(after_help = copy::COPY_HELP)]
     Copy(copy::CopyArgs),
+    /// Make or upgrade the tables of a PostgreSQL store, with a role that may
+    #[command(after_help = MIGRATE_HELP)]
+    Migrate(MigrateArgs),
 }
 
+const MIGRATE_HELP: &str = "\
+A server makes and upgrades its tables by itself if its role may create a schema. To let it serve with a role that may \
+not, run this once, and after each upgrade that asks for it, with the role that is to own the tables:
+
+  countersign store migrate --store postgres://owner@db.example.org/countersign --grant-to countersign
+
+The role that is granted to may then read and write records, and nothing else. It must exist already. Servers of the \
+version before go on serving meanwhile.";
+
 const BACKUP_HELP: &str = "\
+This is for SQLite. A PostgreSQL store is backed up by PostgreSQL's own means (pg_dump, or a base backup and its log); \
+after restoring one, run `countersign store fence --offline` before you serve.
+
 To restore: stop the server, remove countersign.db with its -wal and -shm files from the data directory, put the \
 copy there as countersign.db, and start the server. Tokens issued before that moment are refused, because the copy \
 does not know which of them were consumed after it was made.
@@ -44,7 +59,7 @@ pub(crate) const STORE_PLACE: &str = "Which store, with --offline";
 
 #[derive(Args, Debug)]
 pub(crate) struct StoreArgs {
-    /// Work on the store itself; for purge and fence no server may be using it
+    /// Work on the store itself; for purge and fence no server may be using it, unless it is in PostgreSQL
     #[arg(long)]
     offline: bool,
     /// Print JSON
@@ -75,6 +90,18 @@ pub(crate) struct BackupArgs {
     place: StorePlace,
 }
 
+#[derive(Args, Debug)]
+pub(crate) struct MigrateArgs {
+    /// The role that serves
+    #[arg(long, value_name = "ROLE")]
+    grant_to: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten, next_help_heading = "Which store")]
+    place: StorePlace,
+}
+
 /// Where a store is, without a server to ask.
 #[derive(Args, Debug)]
 pub(crate) struct StorePlace {
@@ -87,6 +114,15 @@ pub(crate) struct StorePlace {
     /// Its URL, if it is not the one in the data directory
     #[arg(long, env = "COUNTERSIGN_STORE", value_name = "URL", hide_env_values = true)]
     store: Option<String>,
+    /// A file with the password for a PostgreSQL store
+    #[arg(long, env = "COUNTERSIGN_STORE_PASSWORD_FILE", value_name = "FILE")]
+    store_password_file: Option<PathBuf>,
+    /// The schema in which a PostgreSQL store keeps its tables [default: countersign]
+    #[arg(long, env = "COUNTERSIGN_STORE_SCHEMA", value_name = "NAME")]
+    store_schema: Option<String>,
+    /// Authorities (PEM) that a PostgreSQL store's certificate may come from [default: the system's]
+    #[arg(long, env = "COUNTERSIGN_STORE_CA_FILE", value_name = "FILE")]
+    store_ca_file: Option<PathBuf>,
 }
 
 impl StorePlace {
@@ -95,13 +131,16 @@ impl StorePlace {
         let mut args = ServeArgs { config: self.config.clone(), ..ServeArgs::default() };
         args.settings.data_dir.clone_from(&self.data_dir);
         args.settings.store.clone_from(&self.store);
+        args.settings.store_password_file.clone_from(&self.store_password_file);
+        args.settings.store_schema.clone_from(&self.store_schema);
+        args.settings.store_ca_file.clone_from(&self.store_ca_file);
         args.settings.retention = retention;
         args.resolve()
     }
 }
 
 async fn open(resolved: &Resolved) -> Result<Arc<dyn TokenStore>, Failure> {
-    countersign_store::open_existing(&resolved.store, &resolved.data_dir, Arc::new(SystemClock))
+    countersign_store::open_existing(&resolved.store, Arc::new(SystemClock), Arc::new(OsEntropy))
         .await
         .map_err(Failure::failed)
 }
@@ -110,7 +149,7 @@ pub(crate) async fn run(command: StoreCommand) -> Result<(), Failure> {
     match command {
         StoreCommand::Stats(args) => {
             let document = if args.offline {
-                offline_stats(&args)?
+                offline_stats(&args).await?
             } else {
                 args.server.connect()?.store_stats().await?
             };
@@ -136,26 +175,21 @@ pub(crate) async fn run(command: StoreCommand) -> Result<(), Failure> {
         }
         StoreCommand::Backup(args) => {
             let resolved = args.place.resolve(None)?;
-            countersign_store::backup(&resolved.store, &resolved.data_dir, &args.file)
-                .await
-                .map_err(Failure::failed)?;
+            countersign_store::backup(&resolved.store, &args.file).await.map_err(Failure::failed)?;
             print(format!("backed up to {}", args.file.display()))
         }
         StoreCommand::Copy(args) => copy::run(args).await,
+        StoreCommand::Migrate(args) => migrate(&args).await,
     }
 }
 
 /// Only looks, also while a server has the store open. To open a backup as a store would count as restoring it: its
 /// fence would move now, and not when it is put to use.
-fn offline_stats(args: &StoreArgs) -> Result<Value, Failure> {
+async fn offline_stats(args: &StoreArgs) -> Result<Value, Failure> {
     let resolved = args.place.resolve(None)?;
-    let stats = match resolved.store.parse().map_err(Failure::failed)? {
-        StoreUrl::Sqlite(path) => {
-            sqlite::inspect(&path.unwrap_or_else(|| resolved.data_dir.join(sqlite::FILE_NAME)))
-        }
-        StoreUrl::Memory => Err(OpenError::OnlyInMemory),
-    };
-    let stats = stats.map_err(Failure::failed)?;
+    let stats = countersign_store::inspect(&resolved.store, Arc::new(SystemClock), Arc::new(OsEntropy))
+        .await
+        .map_err(Failure::failed)?;
     Ok(json!({
         "kind": stats.kind,
         "schema": stats.schema,
@@ -182,4 +216,25 @@ async fn offline_fence(args: &StoreArgs) -> Result<Value, Failure> {
         store.move_fence(after(SystemClock.now(), Duration::from_millis(1))).await.map_err(Failure::failed);
     store.close().await;
     Ok(json!({ "fence": fence? }))
+}
+
+/// Makes or upgrades the tables.
+async fn migrate(args: &MigrateArgs) -> Result<(), Failure> {
+    let place = args.place.resolve(None)?.store;
+    let StoreUrl::Postgres(url) = &place.url else {
+        return Err(Failure::usage(
+            "only a PostgreSQL store is migrated by hand; others are brought up to date when a server opens them",
+        ));
+    };
+    let clock = Arc::new(SystemClock);
+    let (before, after) =
+        postgres::migrate(url, &place.postgres, clock, Arc::new(OsEntropy), args.grant_to.as_deref())
+            .await
+            .map_err(Failure::failed)?;
+    let document = json!({ "before": before, "schema": after, "granted_to": args.grant_to });
+    if args.json {
+        print_json(&document)
+    } else {
+        print_members(&document, &["before", "schema", "granted_to"])
+    }
 }

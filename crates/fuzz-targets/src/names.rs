@@ -49,6 +49,13 @@ fn check_store(text: &str) {
             let default = matches!(text, "sqlite:" | "sqlite://") && file.starts_with(data_dir);
             assert!(default || matches!(named, Some("" | "//")), "{text:?} is {}", file.display());
         }
+        Ok(StoreUrl::Postgres(url)) => {
+            // What is shown has no password, and names the same place when it is given again.
+            let shown = url.to_string();
+            if let Ok(again) = shown.parse::<StoreUrl>() {
+                assert_eq!(again.to_string(), shown, "{text:?} is shown as {shown:?}");
+            }
+        }
         Ok(StoreUrl::Memory) => assert_eq!(text, "memory:"),
         Err(_) => {}
     }

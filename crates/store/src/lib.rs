@@ -6,12 +6,14 @@
 //! | URL | store |
 //! |---|---|
 //! | `sqlite:`, `sqlite:PATH` | [`sqlite`]: one file on this machine, for one server. The default |
+//! | `postgres://USER@HOST/DATABASE` | [`postgres`]: a PostgreSQL database, for any number of servers |
 //! | `memory:` | [`memory`]: **forgets everything** when the process ends; for tests and demonstrations |
 //!
 //! Events, which operators look at and no handshake waits for, are kept apart: see [`events`].
 //!
 //! Where to look first: [`open`] for the list of stores, `sqlite/writer.rs` for how many consumptions share one
-//! commit, `sqlite/records.rs` for the statement that decides who consumed a token, `contract` for the test-suite that
+//! commit, `sqlite/records.rs` for the statement that decides who consumed a token, `postgres/sql.rs` for the one that does
+//! so for many servers, `contract` for the test-suite that
 //! every store passes.
 //!
 //! A new store is a module here, a line in `open.rs`, and a run of the contract.
@@ -22,9 +24,11 @@ pub mod copy;
 pub mod events;
 pub mod memory;
 mod open;
+pub mod postgres;
 pub mod sqlite;
 
 pub use events::open_events;
 pub use memory::MemoryStore;
-pub use open::{OpenError, StoreUrl, backup, open, open_existing};
+pub use open::{OpenError, StorePlace, StoreUrl, backup, inspect, open, open_existing};
+pub use postgres::PostgresStore;
 pub use sqlite::SqliteStore;

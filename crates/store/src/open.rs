@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use countersign_core::{Clock, TokenStore};
+use countersign_core::{Clock, Entropy, StoreStats, TokenStore};
 
 use crate::memory::MemoryStore;
+use crate::postgres;
+use crate::postgres::{PostgresOptions, PostgresStore, PostgresUrl};
 use crate::sqlite::{self, SqliteStore};
 
 /// Which store, as its URL says it. To add one, add it here; the compiler then asks for it in [`open`].
@@ -17,6 +19,8 @@ pub enum StoreUrl {
     /// `sqlite:` or `sqlite:PATH`: see [`sqlite`]. A relative path begins at the current directory; without one, it is
     /// [`sqlite::FILE_NAME`] in the data directory.
     Sqlite(Option<PathBuf>),
+    /// `postgres://USER:PASSWORD@HOST:PORT/DATABASE`: see [`postgres`](crate::postgres).
+    Postgres(Box<PostgresUrl>),
     /// `memory:`: see [`memory`](crate::memory). **It forgets everything when the process ends.**
     Memory,
 }
@@ -26,8 +30,26 @@ impl StoreUrl {
     pub fn database(&self, data_dir: &Path) -> Option<PathBuf> {
         match self {
             Self::Sqlite(path) => Some(sqlite_path(path.as_deref(), data_dir)),
-            Self::Memory => None,
+            Self::Postgres(_) | Self::Memory => None,
         }
+    }
+}
+
+/// Where a store is, and what is needed to get there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StorePlace {
+    /// Which store.
+    pub url: StoreUrl,
+    /// Where a store without a place of its own puts its files; it is made, for its owner only, if it is missing.
+    pub data_dir: PathBuf,
+    /// What is said about a PostgreSQL store beside its URL.
+    pub postgres: PostgresOptions,
+}
+
+impl StorePlace {
+    /// The store of this URL, without further options.
+    pub fn new(url: &str, data_dir: &Path) -> Result<Self, OpenError> {
+        Ok(Self { url: url.parse()?, data_dir: data_dir.to_owned(), postgres: PostgresOptions::default() })
     }
 }
 
@@ -53,7 +75,7 @@ impl FromStr for StoreUrl {
             }
             "memory" if rest.is_empty() => Ok(Self::Memory),
             "memory" => Err(OpenError::Options),
-            "postgres" | "postgresql" => Err(OpenError::NoPostgres),
+            "postgres" | "postgresql" => Ok(Self::Postgres(Box::new(url.parse()?))),
             _ => Err(OpenError::UnknownScheme(scheme.to_owned())),
         }
     }
@@ -64,52 +86,77 @@ impl fmt::Display for StoreUrl {
         match self {
             Self::Sqlite(None) => f.write_str("sqlite:"),
             Self::Sqlite(Some(path)) => write!(f, "sqlite:{}", path.display()),
+            Self::Postgres(url) => write!(f, "{url}"),
             Self::Memory => f.write_str("memory:"),
         }
     }
 }
 
-/// Opens the store that `url` names, and makes it if there is none yet. `data_dir` is where a store without a place of
-/// its own puts its files; it is made, for its owner only, if it is missing.
+/// Opens the store at `place`, and makes it if there is none yet.
 ///
 /// Needs a tokio runtime, here and for everything that the store does afterwards.
 pub async fn open(
-    url: &str,
-    data_dir: &Path,
+    place: &StorePlace,
     clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
 ) -> Result<Arc<dyn TokenStore>, OpenError> {
-    match url.parse()? {
+    match &place.url {
         StoreUrl::Sqlite(path) => {
-            Ok(Arc::new(SqliteStore::open(&sqlite_path(path.as_deref(), data_dir), clock).await?))
+            Ok(Arc::new(SqliteStore::open(&sqlite_path(path.as_deref(), &place.data_dir), clock).await?))
+        }
+        StoreUrl::Postgres(url) => {
+            Ok(Arc::new(PostgresStore::open(url, &place.postgres, clock, entropy).await?))
         }
         StoreUrl::Memory => Ok(Arc::new(MemoryStore::new(&*clock))),
     }
 }
 
-/// Opens the store that `url` names for administration: as [`open`], but a store that does not exist yet is
-/// [`OpenError::Missing`], so that a mistyped path is not answered with a new, empty store.
+/// Opens the store at `place` for administration: as [`open`], but a store that does not exist yet is an error, so that a
+/// mistyped place is not answered with a new, empty store.
 pub async fn open_existing(
-    url: &str,
-    data_dir: &Path,
+    place: &StorePlace,
     clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
 ) -> Result<Arc<dyn TokenStore>, OpenError> {
-    match url.parse()? {
+    match &place.url {
         StoreUrl::Sqlite(path) => {
-            Ok(Arc::new(SqliteStore::open_existing(&sqlite_path(path.as_deref(), data_dir), clock).await?))
+            let path = sqlite_path(path.as_deref(), &place.data_dir);
+            Ok(Arc::new(SqliteStore::open_existing(&path, clock).await?))
+        }
+        StoreUrl::Postgres(url) => {
+            Ok(Arc::new(PostgresStore::open_existing(url, &place.postgres, clock, entropy).await?))
         }
         StoreUrl::Memory => Err(OpenError::OnlyInMemory),
     }
 }
 
-/// Copies the store that `url` names into the file `to`, also while a server has it open. The copy moves its own fence
-/// when it is first opened, so that no token consumed after the copy was made becomes live again.
-pub async fn backup(url: &str, data_dir: &Path, to: &Path) -> Result<(), sqlite::BackupError> {
-    match url.parse()? {
+/// What is in the store at `place`, also while servers use it; changes nothing.
+pub async fn inspect(
+    place: &StorePlace,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+) -> Result<StoreStats, OpenError> {
+    match &place.url {
         StoreUrl::Sqlite(path) => {
-            let (from, to) = (sqlite_path(path.as_deref(), data_dir), to.to_owned());
+            let path = sqlite_path(path.as_deref(), &place.data_dir);
+            let stats = tokio::task::spawn_blocking(move || sqlite::inspect(&path)).await;
+            stats.map_err(|error| OpenError::Unusable(format!("looking was cut short: {error}")))?
+        }
+        StoreUrl::Postgres(url) => postgres::inspect(url, &place.postgres, clock, entropy).await,
+        StoreUrl::Memory => Err(OpenError::OnlyInMemory),
+    }
+}
+
+/// Copies the store at `place` into the file `to`, also while a server has it open. The copy moves its own fence when it
+/// is first opened, so that no token consumed after the copy was made becomes live again.
+pub async fn backup(place: &StorePlace, to: &Path) -> Result<(), sqlite::BackupError> {
+    match &place.url {
+        StoreUrl::Sqlite(path) => {
+            let (from, to) = (sqlite_path(path.as_deref(), &place.data_dir), to.to_owned());
             let copied = tokio::task::spawn_blocking(move || sqlite::backup(&from, &to)).await;
             copied.map_err(|error| sqlite::BackupError::CutShort(error.to_string()))?
         }
+        StoreUrl::Postgres(_) => Err(OpenError::BackupElsewhere.into()),
         StoreUrl::Memory => Err(OpenError::OnlyInMemory.into()),
     }
 }
@@ -118,17 +165,84 @@ pub async fn backup(url: &str, data_dir: &Path, to: &Path) -> Result<(), sqlite:
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Not a URL.
-    #[error("a store is named by a URL such as `sqlite:/var/lib/countersign/countersign.db` or `memory:`")]
+    #[error(
+        "a store is named by a URL such as `sqlite:/var/lib/countersign/countersign.db`, \
+         `postgres://countersign@db.example.org/countersign` or `memory:`"
+    )]
     NoScheme,
     /// No store of that name.
-    #[error("there is no `{0}:` store; this build knows `sqlite:` (or `sqlite:PATH`) and `memory:`")]
+    #[error(
+        "there is no `{0}:` store; there are `sqlite:` (or `sqlite:PATH`), `postgres://USER@HOST/DATABASE` and `memory:`"
+    )]
     UnknownScheme(String),
-    /// Not built in.
-    #[error("this build has no PostgreSQL store; use `sqlite:` (or `sqlite:PATH`)")]
-    NoPostgres,
     /// The URL says more than it may.
-    #[error("a store's URL takes no options: write `sqlite:`, `sqlite:PATH` or `memory:`")]
+    #[error("this store's URL takes no options: write `sqlite:`, `sqlite:PATH` or `memory:`")]
     Options,
+    /// The URL of a PostgreSQL store cannot be understood.
+    #[error(
+        "the store's URL cannot be understood ({0}); write postgres://USER@HOST:PORT/DATABASE, with options behind a ?, \
+         and write other characters than letters and digits as %XX"
+    )]
+    PostgresUrl(String),
+    /// An `sslmode` that there is not.
+    #[error("sslmode in the store's URL must be disable, prefer, require, verify-ca or verify-full")]
+    SslMode,
+    /// Not the name of a schema.
+    #[error(
+        "store_schema must be lower-case letters, digits and _, at most 63, must not begin with a digit or with pg_"
+    )]
+    SchemaName,
+    /// The authorities' file cannot be used.
+    #[error("the authorities of the store's certificate cannot be read from {}: {reason}", .path.display())]
+    CaFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Nobody has made the tables yet.
+    #[error(
+        "there is no store in {place}; check the store's URL and store_schema, or make one with `countersign store \
+         migrate`"
+    )]
+    NoSchema {
+        /// The database.
+        place: String,
+    },
+    /// The tables were made by a newer version.
+    #[error(
+        "the tables in {place} were made by a newer version of Countersign (schema {found}, this version knows up to \
+         {known}); install that version"
+    )]
+    NewerSchema {
+        /// The database.
+        place: String,
+        /// Its schema's version.
+        found: u32,
+        /// The newest that is known here.
+        known: u32,
+    },
+    /// The tables are old or not there, and this role may not change that.
+    #[error(
+        "{place} has schema {found}, this version needs {known}, and its role may not change that ({reason}); run \
+         `countersign store migrate --grant-to ROLE` with a role that may, where ROLE is the one that serves"
+    )]
+    MayNotMigrate {
+        /// The database.
+        place: String,
+        /// The version that is there; 0: none.
+        found: u32,
+        /// The version that is needed.
+        known: u32,
+        /// What the database says.
+        reason: String,
+    },
+    /// What is in a database server is saved by its own means.
+    #[error(
+        "a PostgreSQL store is backed up by PostgreSQL's own means: pg_dump, or a base backup with its log (PITR). After \
+         restoring one, run `countersign store fence --offline` before you serve"
+    )]
+    BackupElsewhere,
     /// There is nothing to administrate.
     #[error("a `memory:` store lives and dies with its server; there is nothing to open from outside")]
     OnlyInMemory,
@@ -227,13 +341,21 @@ mod tests {
     use std::path::{Path, PathBuf};
     use std::sync::Arc;
 
-    use countersign_core::{Clock, ManualClock, from_millis};
+    use countersign_core::{Clock, Entropy, ManualClock, SequenceEntropy, from_millis};
 
-    use super::{OpenError, StoreUrl, backup, open, open_existing};
+    use super::{OpenError, StorePlace, StoreUrl, backup, open, open_existing};
     use crate::sqlite::{BackupError, inspect};
 
     fn clock() -> Arc<dyn Clock> {
         Arc::new(ManualClock::at(from_millis(1_767_225_600_000)))
+    }
+
+    fn entropy() -> Arc<dyn Entropy> {
+        Arc::new(SequenceEntropy::default())
+    }
+
+    fn place(url: &str, data_dir: &Path) -> StorePlace {
+        StorePlace::new(url, data_dir).unwrap()
     }
 
     #[test]
@@ -261,9 +383,11 @@ mod tests {
     #[test]
     fn other_urls_are_refused_and_no_password_is_repeated() {
         for (url, part) in [
-            ("postgres://anna:hunter2@db/tokens", "no PostgreSQL store"),
-            ("postgresql://anna:hunter2@db/tokens", "no PostgreSQL store"),
-            ("redis://anna:hunter2@db", "no `redis:` store; this build knows `sqlite:`"),
+            ("postgres://anna:hunter2@db/tokens?hunter=hunter2", "unknown option `hunter`"),
+            ("postgresql://anna:hunter2@db:hunter2/tokens", "cannot be understood"),
+            ("postgres://anna:hunter2@db/tokens?sslmode=hunter2", "sslmode in the store's URL must be"),
+            ("postgres:", "cannot be understood"),
+            ("redis://anna:hunter2@db", "there is no `redis:` store; there are `sqlite:`"),
             ("hunter2", "named by a URL such as"),
             ("", "named by a URL such as"),
             ("sqlite:tokens.db?mode=ro&hunter2", "takes no options"),
@@ -287,31 +411,34 @@ mod tests {
     async fn the_default_is_a_file_in_the_data_directory() {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
-        assert!(matches!(open_existing("sqlite:", &data, clock()).await, Err(OpenError::Missing(_))));
-        let store = open("sqlite:", &data, clock()).await.unwrap();
+        assert!(matches!(
+            open_existing(&place("sqlite:", &data), clock(), entropy()).await,
+            Err(OpenError::Missing(_))
+        ));
+        let store = open(&place("sqlite:", &data), clock(), entropy()).await.unwrap();
         assert_eq!(store.stats().await.unwrap().kind, "sqlite");
         assert!(data.join("countersign.db").exists());
         store.close().await;
-        open_existing("sqlite:", &data, clock()).await.unwrap();
+        open_existing(&place("sqlite:", &data), clock(), entropy()).await.unwrap();
     }
 
     #[tokio::test]
     async fn a_store_in_use_is_backed_up_by_its_url() {
         let dir = tempfile::tempdir().unwrap();
         let copy = dir.path().join("copy.db");
-        let store = open("sqlite:", dir.path(), clock()).await.unwrap();
-        backup("sqlite:", dir.path(), &copy).await.unwrap();
+        let store = open(&place("sqlite:", dir.path()), clock(), entropy()).await.unwrap();
+        backup(&place("sqlite:", dir.path()), &copy).await.unwrap();
         assert_eq!(inspect(&copy).unwrap().fence, store.stats().await.unwrap().fence);
-        let refused = backup("memory:", dir.path(), &dir.path().join("other.db")).await.unwrap_err();
+        let refused = backup(&place("memory:", dir.path()), &dir.path().join("other.db")).await.unwrap_err();
         assert!(matches!(refused, BackupError::Source(OpenError::OnlyInMemory)), "{refused}");
     }
 
     #[tokio::test]
     async fn memory_needs_no_directory() {
-        let store = open("memory:", Path::new("/nonexistent"), clock()).await.unwrap();
+        let store = open(&place("memory:", Path::new("/nonexistent")), clock(), entropy()).await.unwrap();
         assert_eq!(store.stats().await.unwrap().kind, "memory");
         assert!(matches!(
-            open_existing("memory:", Path::new("/nonexistent"), clock()).await,
+            open_existing(&place("memory:", Path::new("/nonexistent")), clock(), entropy()).await,
             Err(OpenError::OnlyInMemory)
         ));
     }
@@ -321,7 +448,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();
-        let error = open("sqlite:", &file.join("data"), clock()).await.unwrap_err().to_string();
+        let error =
+            open(&place("sqlite:", &file.join("data")), clock(), entropy()).await.unwrap_err().to_string();
         assert!(error.contains("file/data cannot be made: "), "{error}");
     }
 }

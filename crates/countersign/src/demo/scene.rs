@@ -14,6 +14,7 @@ use countersign_login::Session;
 use countersign_server::{
     App, Events, KeyFile, Names, Peer, RefusalLimiter, SpentStatus, TrustedProxies, routes,
 };
+use countersign_store::StorePlace;
 use countersign_verifier::{Login, LoginLayer, Verifier};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -109,7 +110,8 @@ impl Scene {
 
 async fn token_server(directory: &TempDir, public_url: &str) -> Set<App> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let store = countersign_store::open("sqlite:", directory.path(), Arc::clone(&clock)).await?;
+    let place = StorePlace::new("sqlite:", directory.path())?;
+    let store = countersign_store::open(&place, Arc::clone(&clock), Arc::new(OsEntropy)).await?;
     let key_file = KeyFile::new(directory.path().join("key-ring.toml"));
     let (keys, _) = key_file.load_or_create(clock.now(), &OsEntropy)?;
     Ok(App {

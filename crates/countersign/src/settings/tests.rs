@@ -29,6 +29,9 @@ fn the_sample_file_is_the_defaults() {
         private_listen: Some(loopback(0)),
         public_url: Some("https://a.example".parse().unwrap()),
         store: Some(String::new()),
+        store_password_file: Some(PathBuf::new()),
+        store_schema: Some(String::new()),
+        store_ca_file: Some(PathBuf::new()),
         key_ring: Some(PathBuf::new()),
         public_tls_certificate: Some(PathBuf::new()),
         public_tls_key: Some(PathBuf::new()),
@@ -62,7 +65,8 @@ fn the_sample_file_is_the_defaults() {
     assert_eq!(sample.events, default.events);
     assert_eq!(sample.data_dir, default.data_dir);
     assert_eq!(sample.key_ring, default.key_ring);
-    assert_eq!(sample.store, default.store);
+    assert_eq!(sample.store.url, default.store.url);
+    assert_eq!(sample.store.postgres.schema, default.store.postgres.schema);
     assert_eq!(
         (sample.public.address, sample.private.address, sample.spent_status, sample.refusals_per_minute),
         (default.public.address, default.private.address, default.spent_status, default.refusals_per_minute)
@@ -119,6 +123,8 @@ fn values_out_of_range_are_refused() {
         ("public_listen = 'unix:/run/a.sock'", "public_url"),
         ("public_tls_key = 'a.pem'", "public_tls_certificate"),
         ("private_client_ca = 'a.pem'", "private_tls_certificate"),
+        ("store = 'tokens.db'", "a store is named by a URL such as"),
+        ("store_schema = 'Tokens'", "store_schema must be lower-case letters"),
         ("issuer = ' '", "issuer"),
         ("issuer = \"two\\nlines\"", "issuer"),
     ] {

@@ -20,6 +20,7 @@ mod http;
 mod keys;
 mod metrics;
 mod pipes;
+mod postgres;
 mod private_api;
 mod process;
 mod secrets;

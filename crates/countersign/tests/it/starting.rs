@@ -88,14 +88,14 @@ fn a_key_ring_that_is_damaged_is_named_and_not_quoted() {
 fn a_store_that_cannot_be_used_is_named() {
     let place = Place::new();
     place.write("text", &"no database, and long enough to be one.\n".repeat(100));
-    for (store, says) in [
-        ("redis:", "there is no `redis:` store"),
-        ("postgres://anna:hunter2@db/tokens", "no PostgreSQL store"),
-        ("tokens.db", "a store is named by a URL such as"),
-        ("sqlite:text", "text is damaged or not a database"),
-        ("sqlite:text/tokens.db", "text cannot be made"),
+    for (store, code, says) in [
+        ("redis:", 2, "there is no `redis:` store"),
+        ("postgres://anna:hunter2@db:port/tokens", 2, "the store's URL cannot be understood"),
+        ("tokens.db", 2, "a store is named by a URL such as"),
+        ("sqlite:text", 1, "text is damaged or not a database"),
+        ("sqlite:text/tokens.db", 1, "text cannot be made"),
     ] {
-        let said = refusal(&place, &["--store", store], 1);
+        let said = refusal(&place, &["--store", store], code);
         assert!(said.contains(says) && !said.contains("hunter2"), "{store}: {said}");
     }
     place.write("file", "");

@@ -1,6 +1,6 @@
 //! The ends of a copy, by their URLs. A store that can be copied has its line here.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use countersign_core::Clock;
@@ -13,7 +13,7 @@ use crate::{OpenError, StoreUrl};
 /// a password.
 pub fn name(url: &str, data_dir: &Path) -> Result<String, OpenError> {
     let url: StoreUrl = url.parse()?;
-    let Some(path) = url.database(data_dir) else { return Err(OpenError::OnlyInMemory) };
+    let path = file(&url, data_dir)?;
     let absolute = std::path::absolute(&path).and_then(|path| match path.canonicalize() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(path),
         found => found,
@@ -24,10 +24,19 @@ pub fn name(url: &str, data_dir: &Path) -> Result<String, OpenError> {
     }
 }
 
+fn file(url: &StoreUrl, data_dir: &Path) -> Result<PathBuf, OpenError> {
+    match url {
+        StoreUrl::Postgres(_) => {
+            Err(OpenError::Unusable("a PostgreSQL store can be neither end of a copy".to_owned()))
+        }
+        StoreUrl::Sqlite(_) | StoreUrl::Memory => url.database(data_dir).ok_or(OpenError::OnlyInMemory),
+    }
+}
+
 /// The store that `url` names, to read from while a server uses it.
 pub async fn reading(url: &str, data_dir: &Path) -> Result<Arc<dyn CopyEnd>, OpenError> {
     let url: StoreUrl = url.parse()?;
-    let Some(path) = url.database(data_dir) else { return Err(OpenError::OnlyInMemory) };
+    let path = file(&url, data_dir)?;
     Ok(Arc::new(SqliteCopy::reading(&path).await?))
 }
 
@@ -43,6 +52,6 @@ pub async fn owning(
     make: bool,
 ) -> Result<Arc<dyn CopyEnd>, OpenError> {
     let url: StoreUrl = url.parse()?;
-    let Some(path) = url.database(data_dir) else { return Err(OpenError::OnlyInMemory) };
+    let path = file(&url, data_dir)?;
     Ok(Arc::new(SqliteCopy::owning(&path, clock, make).await?))
 }

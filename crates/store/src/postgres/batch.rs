@@ -1,0 +1,239 @@
+//! A batch: endings that travel in one statement, and what becomes of them when its answer is lost.
+//!
+//! Every row carries its batch's nonce. So the same statement can be sent again on another connection: rows that an
+//! earlier attempt wrote are in its way, and the nonce tells them from those of somebody else, even if time, address and
+//! key are the same. If the earlier attempt is still under way, the new one waits for it, first at the stripe's lock, then
+//! at the key.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use countersign_core::{End, Ending, StoreError};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
+
+use super::Core;
+use super::fault::Failure;
+use super::rows::{Columns, Seen, Token, unreadable, uuid};
+use super::session::{Session, take};
+use super::sql::{Query, STRIPES, Table};
+
+/// How long a batch is tried before its callers are told that nobody knows. Less than the server waits for its store.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long one statement may take before its connection is given up and another one asks.
+const STATEMENT: Duration = Duration::from_secs(6);
+
+/// How long to wait after the first failed attempt; twice as long after each further one, up to the second.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// A call that waits.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) token: Token,
+    pub(super) ending: Ending,
+    pub(super) caller: oneshot::Sender<Result<End, StoreError>>,
+}
+
+impl Item {
+    fn answer(self, answer: Result<End, StoreError>) {
+        // An error means that the caller has gone away.
+        let _ = self.caller.send(answer);
+    }
+}
+
+impl Core {
+    /// Carries out all of these and answers them.
+    pub(super) async fn run(&self, items: Vec<Item>) {
+        let mut tables: HashMap<Table, Vec<Item>> = HashMap::new();
+        for item in items {
+            tables.entry(item.token.table()).or_default().push(item);
+        }
+        // Tokens live for a day at most, so there are hardly ever more tables than one or two.
+        for (table, mut items) in tables {
+            while !items.is_empty() {
+                items = self.run_in(table, items).await;
+            }
+        }
+    }
+
+    /// Carries out the first call for each id, and answers the others for the same id by it where that is possible.
+    /// Returns those that are left.
+    async fn run_in(&self, table: Table, items: Vec<Item>) -> Vec<Item> {
+        let mut batch = Batch::new(table);
+        let mut firsts: Vec<Item> = Vec::with_capacity(items.len());
+        let mut others: Vec<(usize, Item)> = Vec::new();
+        let mut places: HashMap<Uuid, usize> = HashMap::with_capacity(items.len());
+        for item in items {
+            let id = uuid(item.token.id);
+            if let Some(place) = places.get(&id) {
+                others.push((*place, item));
+            } else {
+                places.insert(id, firsts.len());
+                firsts.push(item);
+            }
+        }
+        batch.entries = firsts
+            .iter()
+            .map(|item| Entry { token: item.token, ending: item.ending.clone(), end: None })
+            .collect();
+        let outcome = self.settle(&mut batch).await;
+        let mut left = Vec::new();
+        for (place, item) in others {
+            let first = batch.entries.get(place);
+            match first.and_then(|entry| entry.end.as_ref().map(|end| (end, &entry.ending))) {
+                Some((End::Recorded, ending) | (End::Already(ending), _)) => {
+                    item.answer(Ok(End::Already(ending.clone())));
+                }
+                Some((End::Fenced, _)) => item.answer(Ok(End::Fenced)),
+                Some((End::Forgotten, _)) => left.push(item),
+                None => item.answer(Err(lost(&outcome))),
+            }
+        }
+        for (item, entry) in firsts.into_iter().zip(batch.entries) {
+            item.answer(entry.end.ok_or_else(|| lost(&outcome)));
+        }
+        left
+    }
+
+    /// Sends the batch until each of its entries has an answer, or time is up.
+    async fn settle(&self, batch: &mut Batch) -> Result<(), String> {
+        if let Some(reason) = self.health.away() {
+            return Err(reason);
+        }
+        let mut random = [0; 8];
+        self.entropy.fill(&mut random).map_err(|error| error.to_string())?;
+        batch.nonce = i64::from_be_bytes(random);
+        let deadline = Instant::now() + PATIENCE;
+        let mut pause = PAUSES.0;
+        loop {
+            let failure = match self.attempt(batch, deadline).await {
+                Ok(true) => return Ok(()),
+                // A row that was in the way is gone, or somebody moves a line: look again.
+                Ok(false) => None,
+                Err(failure) => Some(failure),
+            };
+            if let Some(failure) = &failure {
+                self.note(failure);
+                batch.is_uncertain |= matches!(failure, Failure::Lost { .. });
+                // Nothing was kept, and asking again would not change that.
+                if !batch.is_uncertain && !failure.is_contention() {
+                    return Err(failure.reason().to_owned());
+                }
+            }
+            if Instant::now() + pause >= deadline {
+                let reason =
+                    failure.map_or_else(|| "it is in a state of change".to_owned(), Failure::into_reason);
+                return Err(reason);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+
+    /// Sends it once. Returns whether every entry has an answer now; those that have keep it.
+    async fn attempt(&self, batch: &mut Batch, deadline: Instant) -> Result<bool, Failure> {
+        let mut session = take(&self.writers, deadline, &self.place).await?;
+        let limit = deadline.min(Instant::now() + STATEMENT);
+        match timeout_at(limit, batch.send(&mut session)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Failure::silence(&self.place)),
+        }
+    }
+}
+
+fn lost(outcome: &Result<(), String>) -> StoreError {
+    let reason = outcome.as_ref().err().cloned();
+    StoreError::Unavailable(reason.unwrap_or_else(|| "it gave no answer".to_owned()))
+}
+
+/// Endings that go into one table, each with an id of its own.
+#[derive(Debug)]
+struct Batch {
+    table: Table,
+    nonce: i64,
+    entries: Vec<Entry>,
+    /// Whether an attempt has been sent whose answer is not known.
+    is_uncertain: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    token: Token,
+    ending: Ending,
+    end: Option<End>,
+}
+
+impl Batch {
+    fn new(table: Table) -> Self {
+        Self { table, nonce: 0, entries: Vec::new(), is_uncertain: false }
+    }
+
+    /// Inserts, and if that does not answer everything, looks.
+    async fn send(&mut self, session: &mut Session) -> Result<bool, Failure> {
+        if self.insert(session).await? {
+            return Ok(true);
+        }
+        self.look(session).await
+    }
+
+    /// Records those that have no answer yet. The database decides about each row; what it returns is what this statement
+    /// has written and committed.
+    async fn insert(&mut self, session: &mut Session) -> Result<bool, Failure> {
+        // In the same order on every node: two batches wait for each other in one direction only.
+        let mut open: Vec<&mut Entry> = self.entries.iter_mut().filter(|entry| entry.end.is_none()).collect();
+        open.sort_unstable_by_key(|entry| entry.token.id);
+        let mut columns = Columns::default();
+        for entry in &open {
+            columns.push(entry.token, &entry.ending);
+        }
+        let stripe = i16::try_from(self.nonce.rem_euclid(STRIPES.into())).unwrap_or(0);
+        let rows = session
+            .query(
+                Query::End(self.table),
+                &[
+                    &self.nonce,
+                    &stripe,
+                    &columns.ids,
+                    &columns.created,
+                    &columns.expires,
+                    &columns.ended,
+                    &columns.kinds,
+                    &columns.peers,
+                    &columns.retry_keys,
+                ],
+            )
+            .await?;
+        let missing = open.len() - rows.len().min(open.len());
+        for row in &rows {
+            let id: Uuid = row.try_get(0).map_err(|error| unreadable(&error, session.place()))?;
+            if let Ok(n) = columns.ids.binary_search(&id)
+                && let Some(entry) = open.get_mut(n)
+            {
+                entry.end = Some(End::Recorded);
+            }
+        }
+        Ok(missing == 0)
+    }
+
+    /// Finds out about the rest, as it stands after the insert.
+    async fn look(&mut self, session: &mut Session) -> Result<bool, Failure> {
+        let mut open: HashMap<Uuid, &mut Entry> = HashMap::new();
+        for entry in self.entries.iter_mut().filter(|entry| entry.end.is_none()) {
+            open.insert(uuid(entry.token.id), entry);
+        }
+        let ids: Vec<Uuid> = open.keys().copied().collect();
+        let rows = session.query(Query::Look(self.table), &[&ids]).await?;
+        for row in &rows {
+            let seen = Seen::read(row).map_err(|error| unreadable(&error, session.place()))?;
+            let Some(entry) = open.get_mut(&seen.id) else { continue };
+            entry.end = match seen.record {
+                Some((_, nonce)) if nonce == self.nonce => Some(End::Recorded),
+                Some((ending, _)) => Some(End::Already(ending)),
+                None => Some(entry.token.judge(seen.lines)).filter(|end| *end != End::Recorded),
+            };
+        }
+        Ok(self.entries.iter().all(|entry| entry.end.is_some()))
+    }
+}

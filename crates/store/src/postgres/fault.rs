@@ -1,0 +1,172 @@
+//! What went wrong, what it means for what was sent, and what the operator can do about it.
+
+use std::error::Error as _;
+
+use tokio_postgres::Error;
+use tokio_postgres::error::{DbError, Severity, SqlState};
+
+/// Why a request was not answered as it should have been.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// There is no connection, so nothing was sent.
+    Unreachable {
+        /// A sentence for the operator.
+        reason: String,
+    },
+    /// No connection was free in time, so nothing was sent.
+    Overdue {
+        /// A sentence for the operator.
+        reason: String,
+    },
+    /// The server refused it, and has kept nothing of it.
+    Refused {
+        /// A sentence for the operator.
+        reason: String,
+        /// What the server calls it.
+        code: SqlState,
+    },
+    /// It was sent and no answer came. It may have been carried out, or may still be.
+    Lost {
+        /// A sentence for the operator.
+        reason: String,
+    },
+}
+
+impl Failure {
+    pub(super) fn reason(&self) -> &str {
+        match self {
+            Self::Unreachable { reason }
+            | Self::Overdue { reason }
+            | Self::Refused { reason, .. }
+            | Self::Lost { reason } => reason,
+        }
+    }
+
+    pub(super) fn into_reason(self) -> String {
+        match self {
+            Self::Unreachable { reason }
+            | Self::Overdue { reason }
+            | Self::Refused { reason, .. }
+            | Self::Lost { reason } => reason,
+        }
+    }
+
+    /// Whether the same request may succeed at the next attempt, because two transactions were in each other's way.
+    pub(super) fn is_contention(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if [
+            &SqlState::T_R_SERIALIZATION_FAILURE,
+            &SqlState::T_R_DEADLOCK_DETECTED,
+            &SqlState::LOCK_NOT_AVAILABLE,
+        ].contains(&code))
+    }
+
+    /// Whether the server refused it with this code.
+    pub(super) fn is(&self, wanted: &[&SqlState]) -> bool {
+        matches!(self, Self::Refused { code, .. } if wanted.contains(&code))
+    }
+
+    /// A request was sent, and this came back. `place` says where the database is, without a password.
+    pub(super) fn of_request(error: &Error, place: &str) -> Self {
+        match error.as_db_error() {
+            Some(refusal) if is_certain(refusal) => {
+                Self::Refused { reason: sentence(refusal, place), code: refusal.code().clone() }
+            }
+            Some(refusal) => Self::Lost { reason: sentence(refusal, place) },
+            None => {
+                let reason =
+                    format!("the connection to {place} broke ({}); it goes on by itself", causes(error));
+                Self::Lost { reason }
+            }
+        }
+    }
+
+    /// No connection came about.
+    pub(super) fn of_connecting(error: &Error, place: &str) -> Self {
+        let reason = match error.as_db_error() {
+            Some(refusal) => sentence(refusal, place),
+            None if error.to_string().contains("TLS") => format!(
+                "TLS to {place} cannot be set up ({}); if its certificate is from an authority of your own, name that with \
+                 store_ca_file; if it has none, only sslmode=disable or sslmode=prefer in the store's URL will do",
+                causes(error)
+            ),
+            None => format!(
+                "{place} cannot be reached ({}); start it, or check the store's URL and the network",
+                causes(error)
+            ),
+        };
+        Self::Unreachable { reason }
+    }
+
+    /// The server has not answered in time.
+    pub(super) fn silence(place: &str) -> Self {
+        Self::Lost {
+            reason: format!("{place} does not answer; check it and the network, and it goes on by itself"),
+        }
+    }
+}
+
+/// Whether a refusal means that nothing was kept. Only what is known to mean it: a session that was ended may have
+/// committed before, and distributed databases say by 40003 that they cannot tell.
+fn is_certain(refusal: &DbError) -> bool {
+    let is_error = match refusal.parsed_severity() {
+        Some(severity) => severity == Severity::Error,
+        None => refusal.severity() == "ERROR",
+    };
+    let code = refusal.code().code();
+    is_error && code != "40003" && !code.starts_with("08") && !code.starts_with("57")
+}
+
+/// The cause, and the remedy.
+fn sentence(refusal: &DbError, place: &str) -> String {
+    let says = format!("{}, {}", refusal.message(), refusal.code().code());
+    let code = refusal.code();
+    if *code == SqlState::READ_ONLY_SQL_TRANSACTION {
+        format!(
+            "{place} is read-only ({says}): a standby, or default_transaction_read_only is set; name the primary in the \
+             store's URL (with several hosts, add target_session_attrs=read-write), and it goes on by itself"
+        )
+    } else if *code == SqlState::DISK_FULL {
+        format!("the disk of {place} is full ({says}); make room, and it goes on by itself")
+    } else if *code == SqlState::INSUFFICIENT_PRIVILEGE {
+        format!(
+            "the role that serves may not do what it must in {place} ({says}); run `countersign store migrate \
+             --grant-to ROLE` with the role that owns the schema"
+        )
+    } else if [&SqlState::UNDEFINED_TABLE, &SqlState::UNDEFINED_COLUMN, &SqlState::INVALID_SCHEMA_NAME]
+        .contains(&code)
+    {
+        format!(
+            "{place} has not the tables that it had ({says}); put them back, or restart the server to begin with an \
+             empty store, which refuses the tokens issued so far"
+        )
+    } else if [&SqlState::INVALID_PASSWORD, &SqlState::INVALID_AUTHORIZATION_SPECIFICATION].contains(&code) {
+        format!(
+            "{place} does not let this user in ({says}); check the user in the store's URL, its password \
+             (store_password_file), and the server's pg_hba.conf"
+        )
+    } else if *code == SqlState::INVALID_CATALOG_NAME {
+        format!("{place} is not there ({says}); create that database, or name another in the store's URL")
+    } else if *code == SqlState::TOO_MANY_CONNECTIONS {
+        format!("{place} takes no more connections ({says}); raise its max_connections, or close some")
+    } else if [&SqlState::ADMIN_SHUTDOWN, &SqlState::CRASH_SHUTDOWN, &SqlState::CANNOT_CONNECT_NOW]
+        .contains(&code)
+    {
+        format!("{place} is stopping or starting ({says}); it goes on by itself")
+    } else {
+        format!("{place} does not work as it should: {says}")
+    }
+}
+
+/// An error and its causes in one line.
+fn causes(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        cause = inner.source();
+    }
+    text
+}

@@ -1,0 +1,507 @@
+//! The store of many servers: one PostgreSQL database, or one that speaks its language.
+//!
+//! What it relies on: a unique key on the token's id, which decides who redeems it, on whatever node; commits that are on
+//! the server's disk before they return; row locks that last until the commit.
+//!
+//! Where to look first: `sql.rs` has every statement, `batch.rs` what happens to a commit whose answer was lost, `lanes.rs`
+//! how many consumptions share a commit, `purge.rs` how a day is forgotten at once, `schema.rs` the tables.
+//!
+//! # Tables
+//!
+//! The endings are in eight tables, by the day in the token's id. Two lines, the fence and the horizon, are in the table
+//! `lines`, 64 times over: a batch locks one row of it until it is committed, and who moves a line has to lock them all. So
+//! a line never moves while a batch is under way that has read it, and batches do not wait for each other.
+//!
+//! # When the database is away
+//!
+//! The first call that finds it so says so to everybody: until it is back, calls fail at once. Meanwhile one task tries to
+//! connect.
+
+mod batch;
+mod fault;
+mod health;
+mod lanes;
+mod nodes;
+mod purge;
+mod recent;
+mod rows;
+mod schema;
+mod session;
+mod settings;
+mod sql;
+#[cfg(test)]
+mod tests;
+mod tls;
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use countersign_core::{
+    Clock, End, Ended, Ending, EndingQuery, Entropy, Node, Roll, StoreError, StoreStats, TokenId, TokenStore,
+    from_millis, to_millis,
+};
+use jiff::Timestamp;
+use tokio::time::{Instant, timeout_at};
+
+pub use self::settings::{DEFAULT_SCHEMA, PostgresOptions, PostgresUrl, SchemaName};
+
+use self::fault::Failure;
+use self::health::Health;
+use self::lanes::{LANES, Lanes, QUEUE};
+use self::purge::Memory;
+use self::rows::{Columns, Lines, Seen, Token, counts, unreadable, uuid};
+use self::schema::{Change, Trouble};
+use self::session::{Manager, Pool, Session, pool, take};
+use self::sql::{Line, Query, STRIPES, Sql, Table};
+use crate::OpenError;
+
+/// How many connections are for everything but consuming.
+const READERS: usize = 3;
+
+/// How long a look, or whatever else is asked of a person, is tried.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often somebody looks whether the database is back.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// In place of a time: never, or not since something failed.
+const NEVER: i64 = i64::MIN;
+
+/// A store in a PostgreSQL database. See the [module](self).
+///
+/// Dropping it without [`close`](TokenStore::close) loses nothing that was answered.
+pub struct PostgresStore {
+    core: Arc<Core>,
+    lanes: Lanes,
+}
+
+/// What the lanes and the rest share.
+struct Core {
+    /// Where the database is, for people.
+    place: Arc<str>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    writers: Pool,
+    readers: Pool,
+    health: Health,
+    /// When something was last written, unless something failed since; [`NEVER`] then.
+    written: AtomicI64,
+    purged: Memory,
+    me: std::sync::Weak<Self>,
+}
+
+/// Work with a session.
+type Job<'s, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send + 's>>;
+
+/// What does it, again if need be.
+type Work<T> = Box<dyn for<'s> Fn(&'s mut Session) -> Job<'s, T> + Send + Sync>;
+
+fn work<T, F>(does: F) -> Work<T>
+where
+    F: for<'s> Fn(&'s mut Session) -> Job<'s, T> + Send + Sync + 'static,
+{
+    Box::new(does)
+}
+
+impl PostgresStore {
+    /// Opens the store, and makes or upgrades its tables if that is needed and allowed.
+    pub async fn open(
+        url: &PostgresUrl,
+        options: &PostgresOptions,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self, OpenError> {
+        let core = Core::new(url, options, clock, entropy)?;
+        core.bring_up(Change::Make).await?;
+        Ok(Self::start(core))
+    }
+
+    /// The same, but tables that are not there, or a database that cannot be reached, is an error.
+    pub async fn open_existing(
+        url: &PostgresUrl,
+        options: &PostgresOptions,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self, OpenError> {
+        let core = Core::new(url, options, clock, entropy)?;
+        core.bring_up(Change::Upgrade).await?;
+        Ok(Self::start(core))
+    }
+
+    fn start(core: Arc<Core>) -> Self {
+        let lanes = Lanes::start(&core, LANES, QUEUE);
+        Self { core, lanes }
+    }
+
+    fn usable(&self) -> Result<(), StoreError> {
+        self.core.health.trouble().map_or(Ok(()), |reason| Err(StoreError::Unavailable(reason)))
+    }
+}
+
+/// Makes or upgrades the tables, and lets the role `grant_to` serve from them. Returns the versions before and after.
+pub async fn migrate(
+    url: &PostgresUrl,
+    options: &PostgresOptions,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    grant_to: Option<&str>,
+) -> Result<(u32, u32), OpenError> {
+    let core = Core::new(url, options, clock, entropy)?;
+    let before = core.bring_up_without_writing(Change::Make).await?;
+    if let Some(role) = grant_to {
+        let mut session =
+            take(&core.readers, Instant::now() + PATIENCE, &core.place).await.map_err(Trouble::from)?;
+        schema::grant(&mut session, role).await.map_err(Trouble::from)?;
+    }
+    Ok((before, schema::newest()))
+}
+
+/// What is in the store, also while servers use it; changes nothing.
+pub async fn inspect(
+    url: &PostgresUrl,
+    options: &PostgresOptions,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+) -> Result<StoreStats, OpenError> {
+    let core = Core::new(url, options, clock, entropy)?;
+    let mut session =
+        take(&core.readers, Instant::now() + PATIENCE, &core.place).await.map_err(Trouble::from)?;
+    schema::recognize(&mut session).await?;
+    Ok(stats(&mut session).await.map_err(Trouble::from)?)
+}
+
+impl From<Trouble> for OpenError {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Database(failure) => Self::Unusable(failure.into_reason()),
+            Trouble::Schema(error) => error,
+        }
+    }
+}
+
+impl Core {
+    fn new(
+        url: &PostgresUrl,
+        options: &PostgresOptions,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Arc<Self>, OpenError> {
+        let place: Arc<str> = url.to_string().into();
+        let ca_file = options.ca_file.as_ref().or(url.ca_file());
+        let tls = tls::connector(url.mode(), ca_file.map(std::path::PathBuf::as_path))?;
+        let sql = Arc::new(Sql::new(options.schema.clone()));
+        let manager = || {
+            Manager::new(
+                url.config().clone(),
+                url.mode(),
+                tls.clone(),
+                options.password_file.clone(),
+                Arc::clone(&sql),
+                Arc::clone(&place),
+            )
+        };
+        let writers = pool(manager(), LANES + 1).map_err(OpenError::Unusable)?;
+        let readers = pool(manager(), READERS).map_err(OpenError::Unusable)?;
+        Ok(Arc::new_cyclic(|me| Self {
+            place,
+            clock,
+            entropy,
+            writers,
+            readers,
+            health: Health::default(),
+            written: AtomicI64::new(NEVER),
+            purged: Memory::default(),
+            me: me.clone(),
+        }))
+    }
+
+    /// Looks after the tables, then sees whether a token could be consumed.
+    async fn bring_up(&self, change: Change) -> Result<u32, Trouble> {
+        let before = self.bring_up_without_writing(change).await?;
+        let mut session = take(&self.writers, Instant::now() + PATIENCE, &self.place).await?;
+        self.try_out(&mut session).await?;
+        Ok(before)
+    }
+
+    async fn bring_up_without_writing(&self, change: Change) -> Result<u32, Trouble> {
+        let mut session = take(&self.readers, Instant::now() + PATIENCE, &self.place).await?;
+        schema::bring_up(&mut session, change, to_millis(self.clock.now())).await
+    }
+
+    /// Sends an empty batch, which needs the same rights as a full one, and writes something.
+    async fn try_out(&self, session: &mut Session) -> Result<(), Failure> {
+        let nothing = Columns::default();
+        session
+            .query(
+                Query::End(Table::at(to_millis(self.clock.now()))),
+                &[
+                    &0_i64,
+                    &0_i16,
+                    &nothing.ids,
+                    &nothing.created,
+                    &nothing.expires,
+                    &nothing.ended,
+                    &nothing.kinds,
+                    &nothing.peers,
+                    &nothing.retry_keys,
+                ],
+            )
+            .await?;
+        self.probe(session).await
+    }
+
+    async fn probe(&self, session: &mut Session) -> Result<(), Failure> {
+        let now = to_millis(self.clock.now());
+        let stripe = i16::try_from(now.rem_euclid(STRIPES.into())).unwrap_or(0);
+        session.execute(Query::Probe, &[&stripe, &now]).await?;
+        self.written.store(now, Ordering::Release);
+        Ok(())
+    }
+
+    /// Remembers what a failure says about the database.
+    fn note(&self, failure: &Failure) {
+        if failure.is_contention() {
+            return;
+        }
+        self.written.store(NEVER, Ordering::Release);
+        if matches!(failure, Failure::Lost { .. }) || self.health.is_closed() {
+            // The connection broke. Whether the database is away is seen when the next one is made.
+            return;
+        }
+        if self.health.went(failure.reason()) {
+            // A server that became a standby keeps its connections: only new ones find the one that takes writes.
+            self.writers.retain(|_, _| false);
+            self.readers.retain(|_, _| false);
+            tokio::spawn(look_for(self.me.clone()));
+        }
+    }
+
+    /// Does something that may be done twice, on a connection that is not for consuming.
+    async fn ask<T: Send + 'static>(&self, work: Work<T>) -> Result<T, Failure> {
+        self.ask_until(work, purge::patience()).await
+    }
+
+    async fn ask_until<T: Send + 'static>(&self, work: Work<T>, deadline: Instant) -> Result<T, Failure> {
+        let mut pause = Duration::from_millis(20);
+        loop {
+            let outcome = match take(&self.readers, deadline, &self.place).await {
+                Ok(mut session) => match timeout_at(deadline, work(&mut session)).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => Err(Failure::silence(&self.place)),
+                },
+                Err(failure) => Err(failure),
+            };
+            let failure = match outcome {
+                Ok(value) => return Ok(value),
+                Err(failure) => failure,
+            };
+            if matches!(failure, Failure::Unreachable { .. }) {
+                self.note(&failure);
+            }
+            let again = failure.is_contention() || matches!(failure, Failure::Lost { .. });
+            if !again || Instant::now() + pause >= deadline {
+                return Err(failure);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    }
+}
+
+/// Tries to reach the database until it is there and usable.
+async fn look_for(core: std::sync::Weak<Core>) {
+    loop {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        let Some(core) = core.upgrade() else { return };
+        if core.health.is_closed() {
+            return;
+        }
+        match core.bring_up(Change::Make).await {
+            Ok(_) => return core.health.returned(),
+            Err(trouble) => {
+                core.health.went(&OpenError::from(trouble).to_string());
+            }
+        }
+    }
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore").field("place", &self.core.place).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+fn unavailable(failure: Failure) -> StoreError {
+    StoreError::Unavailable(failure.into_reason())
+}
+
+impl PostgresStore {
+    async fn ask<T: Send + 'static>(&self, work: Work<T>) -> Result<T, StoreError> {
+        self.usable()?;
+        self.core.ask_until(work, Instant::now() + PATIENCE).await.map_err(unavailable)
+    }
+
+    async fn move_line(&self, line: Line, to: i64) -> Result<i64, StoreError> {
+        self.ask(work(move |session| {
+            Box::pin(async move {
+                let script = session.sql().move_line(line, to);
+                let values = session.script(&script, "stands").await?;
+                let stands = values.first().and_then(Option::as_deref).and_then(|stands| stands.parse().ok());
+                stands.ok_or_else(|| Failure::silence(session.place()))
+            })
+        }))
+        .await
+    }
+}
+
+#[async_trait]
+impl TokenStore for PostgresStore {
+    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<End, StoreError> {
+        self.usable()?;
+        let end = self.lanes.end(Token::new(id, expires), ending).await?;
+        if end == End::Recorded {
+            self.core.written.store(to_millis(self.core.clock.now()), Ordering::Release);
+        }
+        Ok(end)
+    }
+
+    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError> {
+        let token = Token::new(id, expires);
+        self.ask(work(move |session| {
+            Box::pin(async move {
+                let rows = session.query(Query::Look(token.table()), &[&vec![uuid(token.id)]]).await?;
+                let seen = rows.first().map(Seen::read).transpose();
+                match seen.map_err(|error| unreadable(&error, session.place()))? {
+                    Some(Seen { record: Some((ending, _)), .. }) => Ok(End::Already(ending)),
+                    Some(Seen { lines, .. }) => Ok(token.judge(lines)),
+                    None => Err(no_lines(session.place())),
+                }
+            })
+        }))
+        .await
+    }
+
+    async fn endings(&self, query: &EndingQuery) -> Result<Vec<Ended>, StoreError> {
+        let query = Arc::new(query.clone());
+        self.ask(work(move |session| {
+            let query = Arc::clone(&query);
+            Box::pin(async move { recent::endings(session, &query).await })
+        }))
+        .await
+    }
+
+    async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {
+        self.move_line(Line::Fence, to_millis(line)).await.map(from_millis)
+    }
+
+    async fn purge(&self, line: Timestamp) -> Result<u64, StoreError> {
+        let horizon = self.move_line(Line::Horizon, to_millis(line)).await?;
+        self.core.remove_expired(horizon).await.map_err(unavailable)
+    }
+
+    async fn stats(&self) -> Result<StoreStats, StoreError> {
+        self.ask(work(|session| Box::pin(stats(session)))).await
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        self.usable()?;
+        if self.lanes.room() == 0 {
+            return Err(StoreError::Busy);
+        }
+        // A clock that stepped back says nothing about how long ago it was.
+        let now = to_millis(self.core.clock.now());
+        let written = self.core.written.load(Ordering::Acquire);
+        if written != NEVER && (0..1000).contains(&now.saturating_sub(written)) {
+            return Ok(());
+        }
+        let deadline = Instant::now() + PATIENCE;
+        let core = &self.core;
+        let probed = async {
+            let mut session = take(&core.writers, deadline, &core.place).await?;
+            timeout_at(deadline, core.probe(&mut session))
+                .await
+                .unwrap_or_else(|_| Err(Failure::silence(&core.place)))
+        };
+        probed.await.map_err(|failure| {
+            core.note(&failure);
+            unavailable(failure)
+        })
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    async fn check_in(&self, node: &Node) -> Result<Roll, StoreError> {
+        let node = Arc::new(node.clone());
+        self.ask(work(move |session| {
+            let node = Arc::clone(&node);
+            Box::pin(async move { nodes::check_in(session, &node).await })
+        }))
+        .await
+    }
+
+    async fn roll(&self, _: Timestamp) -> Result<Roll, StoreError> {
+        self.ask(work(|session| Box::pin(nodes::roll(session)))).await
+    }
+
+    async fn close(&self) {
+        if self.core.health.close() {
+            self.lanes.close().await;
+            self.core.writers.close();
+            self.core.readers.close();
+        } else {
+            self.lanes.close().await;
+        }
+    }
+}
+
+async fn stats(session: &mut Session) -> Result<StoreStats, Failure> {
+    let lines = session.query(Query::Lines, &[]).await?;
+    let rows = session.query(Query::Stats, &[]).await?;
+    let schema = schema::version(session).await?;
+    let read = || -> Result<_, tokio_postgres::Error> {
+        let lines = lines
+            .first()
+            .map(|row| {
+                Ok::<_, tokio_postgres::Error>(Lines { fence: row.try_get(0)?, horizon: row.try_get(1)? })
+            })
+            .transpose()?;
+        Ok((lines, counts(&rows)?))
+    };
+    let (lines, (consumed, revoked)) = read().map_err(|error| unreadable(&error, session.place()))?;
+    let Some(lines) = lines else { return Err(no_lines(session.place())) };
+    let bytes = match session.query(Query::Bytes, &[]).await {
+        Ok(rows) => rows.first().and_then(|row| row.try_get::<_, i64>(0).ok()),
+        // Not every database can say it.
+        Err(_) => None,
+    };
+    Ok(StoreStats {
+        kind: "postgres",
+        schema,
+        consumed,
+        revoked,
+        fence: from_millis(lines.fence),
+        horizon: from_millis(lines.horizon),
+        bytes: bytes.map(i64::unsigned_abs),
+    })
+}
+
+fn no_lines(place: &str) -> Failure {
+    Failure::Unreachable {
+        reason: format!(
+            "{place} has lost the store's lines; put a backup of the schema back, and move the fence"
+        ),
+    }
+}

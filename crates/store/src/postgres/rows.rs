@@ -1,0 +1,144 @@
+//! Endings as the database's columns, and back.
+
+use std::net::IpAddr;
+
+use countersign_core::{
+    Consumption, End, Ending, MAX_LIFETIME, RetryKeyHash, TokenId, from_millis, to_millis,
+};
+use jiff::Timestamp;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::fault::Failure;
+use super::sql::Table;
+
+const CONSUMED: i16 = 0;
+const REVOKED: i16 = 1;
+
+/// Fence and horizon, in milliseconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lines {
+    pub(super) fence: i64,
+    pub(super) horizon: i64,
+}
+
+/// A token, as far as the store is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Token {
+    pub(super) id: TokenId,
+    pub(super) created: i64,
+    /// No later than the longest life allows, so that a table can be emptied by arithmetic alone.
+    pub(super) expires: i64,
+}
+
+impl Token {
+    pub(super) fn new(id: TokenId, expires: Timestamp) -> Self {
+        let created = to_millis(id.created());
+        Self { id, created, expires: to_millis(expires).min(created.saturating_add(longest_life())) }
+    }
+
+    pub(super) fn table(&self) -> Table {
+        Table::of(self.id)
+    }
+
+    /// What these lines say of it, if it has no record.
+    pub(super) fn judge(&self, lines: Lines) -> End {
+        if self.created < lines.fence {
+            End::Fenced
+        } else if self.expires < lines.horizon {
+            End::Forgotten
+        } else {
+            End::Recorded
+        }
+    }
+}
+
+/// [`MAX_LIFETIME`] in milliseconds.
+pub(super) fn longest_life() -> i64 {
+    i64::try_from(MAX_LIFETIME.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The first id that a token made at `millis` or later could have. `UUIDv7` begins with 48 bits of milliseconds.
+pub(super) fn first_id_at(millis: i64) -> Uuid {
+    let millis = u128::try_from(millis).unwrap_or(0).min((1 << 48) - 1);
+    Uuid::from_u128(millis << 80)
+}
+
+pub(super) fn uuid(id: TokenId) -> Uuid {
+    Uuid::from_bytes(*id.as_bytes())
+}
+
+/// The columns of a batch.
+#[derive(Debug, Default)]
+pub(super) struct Columns {
+    pub(super) ids: Vec<Uuid>,
+    pub(super) created: Vec<i64>,
+    pub(super) expires: Vec<i64>,
+    pub(super) ended: Vec<i64>,
+    pub(super) kinds: Vec<i16>,
+    pub(super) peers: Vec<Option<IpAddr>>,
+    pub(super) retry_keys: Vec<Option<Vec<u8>>>,
+}
+
+impl Columns {
+    pub(super) fn push(&mut self, token: Token, ending: &Ending) {
+        let (kind, at, peer, retry_key) = match ending {
+            Ending::Consumed(Consumption { at, by, retry_key }) => (CONSUMED, at, *by, retry_key.as_ref()),
+            Ending::Revoked { at } => (REVOKED, at, None, None),
+        };
+        self.ids.push(uuid(token.id));
+        self.created.push(token.created);
+        self.expires.push(token.expires);
+        self.ended.push(to_millis(*at));
+        self.kinds.push(kind);
+        self.peers.push(peer);
+        self.retry_keys.push(retry_key.map(|key| key.as_bytes().to_vec()));
+    }
+}
+
+/// A row of [`Query::Look`](super::sql::Query::Look).
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) lines: Lines,
+    pub(super) id: Uuid,
+    /// The record, and the nonce of the batch that wrote it.
+    pub(super) record: Option<(Ending, i64)>,
+}
+
+impl Seen {
+    pub(super) fn read(row: &Row) -> Result<Self, tokio_postgres::Error> {
+        let lines = Lines { fence: row.try_get(0)?, horizon: row.try_get(1)? };
+        let id = row.try_get(2)?;
+        if row.try_get::<_, Option<i16>>(3)?.is_none() {
+            return Ok(Self { lines, id, record: None });
+        }
+        let ending = read_ending(row, 3)?;
+        Ok(Self { lines, id, record: Some((ending, row.try_get(7)?)) })
+    }
+}
+
+/// Reads kind, time, address and retry key, which are in this order from a column on.
+pub(super) fn read_ending(row: &Row, column: usize) -> Result<Ending, tokio_postgres::Error> {
+    let at = from_millis(row.try_get(column + 1)?);
+    if row.try_get::<_, i16>(column)? == REVOKED {
+        return Ok(Ending::Revoked { at });
+    }
+    let key: Option<&[u8]> = row.try_get(column + 3)?;
+    let retry_key = key.and_then(|key| key.try_into().ok()).map(RetryKeyHash::from_bytes);
+    Ok(Ending::Consumed(Consumption { at, by: row.try_get(column + 2)?, retry_key }))
+}
+
+/// How many endings there are of each kind: consumed and revoked.
+pub(super) fn counts(rows: &[Row]) -> Result<(u64, u64), tokio_postgres::Error> {
+    let (mut consumed, mut revoked) = (0, 0);
+    for row in rows {
+        let count = row.try_get::<_, i64>(1)?.unsigned_abs();
+        if row.try_get::<_, i16>(0)? == REVOKED { revoked += count } else { consumed += count }
+    }
+    Ok((consumed, revoked))
+}
+
+/// A failure to read a row: the tables are not what they were.
+pub(super) fn unreadable(error: &tokio_postgres::Error, place: &str) -> Failure {
+    Failure::of_request(error, place)
+}

@@ -1,0 +1,188 @@
+//! What the database looks like, and how an older one becomes a newer one, on whatever node comes first.
+
+use std::time::Duration;
+
+use tokio_postgres::error::SqlState;
+
+use super::fault::Failure;
+use super::session::Session;
+use super::sql::{STRIPES, Table};
+use crate::OpenError;
+
+/// The steps from an empty schema to the present one; `{s}` is the schema. Step n leads to version n; a step that was
+/// released is never changed. Nodes of the version before go on serving while a step is taken, and afterwards: it may
+/// add, and must not take away what they use.
+const STEPS: &[&str] = &[
+    // 1: the lines, in as many rows as there are stripes, and the endings. Times are milliseconds since 1970. `id` is the
+    // token's UUIDv7: as UUID it takes 16 bytes, and distributed databases split a table by it. `kind` is 0 for consumed
+    // and 1 for revoked. `nonce` is the same for all rows that one batch wrote, and for no others.
+    "{lines}; {endings}",
+    // 2: who serves from the store, as it said of itself: JSON. `seen` is by the database's clock.
+    "CREATE TABLE {s}.nodes (id TEXT PRIMARY KEY, seen BIGINT NOT NULL, schema INT NOT NULL, said TEXT NOT NULL)",
+];
+
+/// How often a migration that met another one is tried again.
+const ATTEMPTS: u32 = 200;
+
+/// How long the first of them waits; the others up to so many times as long.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// The newest schema version that this build knows.
+pub(super) fn newest() -> u32 {
+    u32::try_from(STEPS.len()).unwrap_or(u32::MAX)
+}
+
+/// What may be done to a schema that is not there or not the newest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Make it, or bring it up to date.
+    Make,
+    /// Bring it up to date. One that is not there is an error.
+    Upgrade,
+}
+
+/// Why the schema cannot be used.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// The database did not do as asked.
+    Database(Failure),
+    /// What is there cannot be used.
+    Schema(OpenError),
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        Self::Database(failure)
+    }
+}
+
+/// The schema's version; 0: there is none.
+pub(super) async fn version(session: &mut Session) -> Result<u32, Failure> {
+    let text = session.sql().version();
+    match session.script(&text, "max").await {
+        Ok(values) => {
+            let version = values.first().and_then(Option::as_deref).and_then(|version| version.parse().ok());
+            Ok(version.unwrap_or(0))
+        }
+        Err(failure) if failure.is(&[&SqlState::UNDEFINED_TABLE, &SqlState::INVALID_SCHEMA_NAME]) => {
+            session.recovered();
+            Ok(0)
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Brings the schema to the newest version, as far as `change` allows. A new one gets its fence at `now`. Returns the
+/// version that was there before.
+pub(super) async fn bring_up(session: &mut Session, change: Change, now: i64) -> Result<u32, Trouble> {
+    let before = version(session).await?;
+    let mut found = before;
+    let mut attempts = 0;
+    while found != newest() {
+        check(session, found, change)?;
+        attempts += 1;
+        match step(session, found, now).await {
+            Ok(()) => {}
+            Err(failure) if failure.is(&[&SqlState::INSUFFICIENT_PRIVILEGE]) => {
+                return Err(Trouble::Schema(OpenError::MayNotMigrate {
+                    place: session.place().to_owned(),
+                    found,
+                    known: newest(),
+                    reason: failure.into_reason(),
+                }));
+            }
+            Err(failure) if met_another(&failure) && attempts < ATTEMPTS => {
+                session.script("ROLLBACK", "").await?;
+                tokio::time::sleep(PAUSE * (attempts % 10)).await;
+            }
+            Err(failure) => return Err(failure.into()),
+        }
+        found = version(session).await?;
+    }
+    Ok(before)
+}
+
+/// Refuses a schema that is not there or not of this version or an older one. Changes nothing.
+pub(super) async fn recognize(session: &mut Session) -> Result<u32, Trouble> {
+    let found = version(session).await?;
+    check(session, found, Change::Upgrade)?;
+    Ok(found)
+}
+
+fn check(session: &Session, found: u32, change: Change) -> Result<(), Trouble> {
+    let place = session.place().to_owned();
+    if found > newest() {
+        return Err(Trouble::Schema(OpenError::NewerSchema { place, found, known: newest() }));
+    }
+    if found == 0 && change == Change::Upgrade {
+        return Err(Trouble::Schema(OpenError::NoSchema { place }));
+    }
+    Ok(())
+}
+
+/// Takes the next step in one transaction. The row of its version comes first: the key lets one node at a time pass.
+async fn step(session: &mut Session, found: u32, now: i64) -> Result<(), Failure> {
+    let s = session.sql().schema().quoted();
+    if found == 0 {
+        let text = session.sql().has_schema();
+        // Even for a schema that is there, this asks for the right to make one.
+        let is_there = !session.rows(&text).await?.is_empty();
+        let make = if is_there { String::new() } else { format!("CREATE SCHEMA IF NOT EXISTS {s};") };
+        let script = format!(
+            "BEGIN; {make} \
+             CREATE TABLE IF NOT EXISTS {s}.migrations (version INT PRIMARY KEY, applied BIGINT NOT NULL); COMMIT"
+        );
+        session.script(&script, "").await?;
+    }
+    let index = usize::try_from(found).unwrap_or(usize::MAX);
+    let step = STEPS.get(index).map(|step| fill_in(step, &s, now)).unwrap_or_default();
+    let script = format!(
+        "BEGIN; INSERT INTO {s}.migrations (version, applied) VALUES ({}, {now}); {step}; COMMIT",
+        found + 1
+    );
+    session.script(&script, "").await?;
+    Ok(())
+}
+
+fn fill_in(step: &str, s: &str, now: i64) -> String {
+    let rows =
+        (0..STRIPES).map(|stripe| format!("({stripe}, {now}, {now}, {now})")).collect::<Vec<_>>().join(", ");
+    let lines = format!(
+        "CREATE TABLE {s}.lines (stripe SMALLINT PRIMARY KEY, fence BIGINT NOT NULL, horizon BIGINT NOT NULL, \
+         probed BIGINT NOT NULL); INSERT INTO {s}.lines (stripe, fence, horizon, probed) VALUES {rows}"
+    );
+    let endings = Table::all().map(|table| {
+        format!(
+            "CREATE TABLE {s}.{table} (id UUID PRIMARY KEY, expires BIGINT NOT NULL, ended BIGINT NOT NULL, \
+             nonce BIGINT NOT NULL, kind SMALLINT NOT NULL, peer INET, retry_key BYTEA)"
+        )
+    });
+    step.replace("{lines}", &lines)
+        .replace("{endings}", &endings.collect::<Vec<_>>().join("; "))
+        .replace("{s}", s)
+}
+
+/// Whether another node was at the same step: it took the number, or made the same thing in the catalogue.
+fn met_another(failure: &Failure) -> bool {
+    failure.is_contention()
+        || failure.is(&[
+            &SqlState::UNIQUE_VIOLATION,
+            &SqlState::DUPLICATE_TABLE,
+            &SqlState::DUPLICATE_SCHEMA,
+            &SqlState::DUPLICATE_OBJECT,
+        ])
+        // "tuple concurrently updated", which has no code of its own.
+        || failure.is(&[&SqlState::INTERNAL_ERROR])
+}
+
+/// Lets `role` serve: read and write the records, and no more.
+pub(super) async fn grant(session: &mut Session, role: &str) -> Result<(), Failure> {
+    let s = session.sql().schema().quoted();
+    let role = role.replace('"', "\"\"");
+    let script = format!(
+        "BEGIN; GRANT USAGE ON SCHEMA {s} TO \"{role}\"; \
+         GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA {s} TO \"{role}\"; \
+         REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON {s}.migrations FROM \"{role}\"; COMMIT"
+    );
+    session.script(&script, "").await.map(drop)
+}

@@ -1,0 +1,188 @@
+//! How to reach the database: what its URL says, and what is said beside it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use percent_encoding::percent_decode_str;
+use tokio_postgres::Config;
+use tokio_postgres::config::{Host, SslMode};
+
+use crate::OpenError;
+
+/// The schema in which the tables are, unless another is named.
+pub const DEFAULT_SCHEMA: &str = "countersign";
+
+/// What a `postgres:` store needs to know besides its URL.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PostgresOptions {
+    /// A file whose first line is the password. It is read for each connection, so that it can be changed.
+    pub password_file: Option<PathBuf>,
+    /// The schema in which the tables are.
+    pub schema: SchemaName,
+    /// The authorities (PEM) that the server's certificate may come from, in place of the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// The name of a schema: a lower-case letter or `_`, then those and digits, at most 63 in all, and not beginning with
+/// `pg_`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SchemaName(String);
+
+impl SchemaName {
+    /// The name as it is.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// The name as it stands in a statement.
+    pub(super) fn quoted(&self) -> String {
+        format!("\"{}\"", self.0)
+    }
+}
+
+impl Default for SchemaName {
+    fn default() -> Self {
+        Self(DEFAULT_SCHEMA.to_owned())
+    }
+}
+
+impl FromStr for SchemaName {
+    type Err = OpenError;
+
+    fn from_str(name: &str) -> Result<Self, OpenError> {
+        let first = |c: char| c.is_ascii_lowercase() || c == '_';
+        let sound = name.len() <= 63
+            && name.chars().next().is_some_and(first)
+            && name.chars().all(|c| first(c) || c.is_ascii_digit())
+            && !name.starts_with("pg_");
+        if sound { Ok(Self(name.to_owned())) } else { Err(OpenError::SchemaName) }
+    }
+}
+
+/// A `postgres:` URL. It may hold a password, so its `Debug` and its `Display` leave out everything but the user, the
+/// hosts and the database.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PostgresUrl {
+    config: Config,
+    mode: TlsMode,
+    ca_file: Option<PathBuf>,
+}
+
+/// How far the connection is protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TlsMode {
+    /// Not at all.
+    Disable,
+    /// Encrypted if the server can. Whose server it is, nobody checks.
+    Prefer,
+    /// Encrypted, and the server shows a certificate for its name from an authority that is trusted.
+    Verify,
+}
+
+impl PostgresUrl {
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(super) fn mode(&self) -> TlsMode {
+        self.mode
+    }
+
+    pub(super) fn ca_file(&self) -> Option<&PathBuf> {
+        self.ca_file.as_ref()
+    }
+
+    /// Whether all its hosts are this machine.
+    fn is_local(config: &Config) -> bool {
+        config.get_hosts().iter().all(|host| match host {
+            Host::Tcp(name) => {
+                name == "localhost"
+                    || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+            }
+            #[cfg(unix)]
+            Host::Unix(_) => true,
+        }) && config.get_hostaddrs().iter().all(std::net::IpAddr::is_loopback)
+    }
+}
+
+impl FromStr for PostgresUrl {
+    type Err = OpenError;
+
+    /// Reads the URL as `libpq` does, but for `sslmode`: `require` and `verify-ca` check as much as `verify-full`, and
+    /// that is the default too, unless the server is on this machine.
+    fn from_str(url: &str) -> Result<Self, OpenError> {
+        let (place, parameters) = url.split_once('?').unwrap_or((url, ""));
+        let (mut mode, mut ca_file, mut kept) = (None, None, Vec::new());
+        for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
+            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            let value = percent_decode_str(value).decode_utf8_lossy();
+            match name {
+                "sslmode" => {
+                    mode = Some(match &*value {
+                        "disable" => TlsMode::Disable,
+                        "prefer" => TlsMode::Prefer,
+                        "require" | "verify-ca" | "verify-full" => TlsMode::Verify,
+                        _ => return Err(OpenError::SslMode),
+                    });
+                }
+                "sslrootcert" if value == "system" => {}
+                "sslrootcert" => ca_file = Some(PathBuf::from(value.into_owned())),
+                _ => kept.push(parameter),
+            }
+        }
+        let rest = if kept.is_empty() { place.to_owned() } else { format!("{place}?{}", kept.join("&")) };
+        let mut config: Config = rest.parse().map_err(|error: tokio_postgres::Error| {
+            // The reason names a parameter, never its value.
+            let reason =
+                std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+            OpenError::PostgresUrl(reason)
+        })?;
+        if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+            return Err(OpenError::PostgresUrl("it names no host".to_owned()));
+        }
+        let local = Self::is_local(&config);
+        let mode = mode.unwrap_or(if local { TlsMode::Prefer } else { TlsMode::Verify });
+        config.ssl_mode(match mode {
+            TlsMode::Disable => SslMode::Disable,
+            TlsMode::Prefer => SslMode::Prefer,
+            TlsMode::Verify => SslMode::Require,
+        });
+        Ok(Self { config, mode, ca_file })
+    }
+}
+
+impl fmt::Display for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("postgres://")?;
+        if let Some(user) = self.config.get_user() {
+            write!(f, "{user}@")?;
+        }
+        let ports = self.config.get_ports();
+        let hostaddrs = self.config.get_hostaddrs();
+        for n in 0..self.config.get_hosts().len().max(hostaddrs.len()) {
+            if n > 0 {
+                f.write_str(",")?;
+            }
+            match (self.config.get_hosts().get(n), hostaddrs.get(n)) {
+                (Some(Host::Tcp(name)), _) if name.contains(':') => write!(f, "[{name}]")?,
+                (Some(Host::Tcp(name)), _) => f.write_str(name)?,
+                #[cfg(unix)]
+                (Some(Host::Unix(path)), _) => write!(f, "{}", path.display())?,
+                (None, Some(address)) => write!(f, "{address}")?,
+                (None, None) => {}
+            }
+            // One port for all hosts, or one for each.
+            if let Some(port) = ports.get(n).or(ports.first()) {
+                write!(f, ":{port}")?;
+            }
+        }
+        write!(f, "/{}", self.config.get_dbname().or(self.config.get_user()).unwrap_or_default())
+    }
+}
+
+impl fmt::Debug for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PostgresUrl({self})")
+    }
+}

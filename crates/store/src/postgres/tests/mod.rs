@@ -1,0 +1,95 @@
+//! The contract, and what only a store in a database can get wrong.
+
+mod batches;
+mod settings;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use countersign_core::{
+    Clock, Consumption, End, Ending, ManualClock, OsEntropy, SequenceEntropy, StoreError, TokenId,
+    TokenStore, after, from_millis,
+};
+use countersign_test_postgres::Place;
+use jiff::Timestamp;
+
+use super::{PostgresOptions, PostgresStore, PostgresUrl};
+use crate::OpenError;
+use crate::contract::{Subject, contract_tests};
+
+struct Postgres(Place);
+
+#[async_trait]
+impl Subject for Postgres {
+    async fn open(&self, clock: Arc<dyn Clock>) -> Arc<dyn TokenStore> {
+        Arc::new(try_open(&self.0, clock).await.unwrap())
+    }
+
+    fn is_durable(&self) -> bool {
+        true
+    }
+
+    fn goes_by_its_own_clock(&self) -> bool {
+        true
+    }
+}
+
+contract_tests!(Postgres(Place::new()));
+
+fn options(schema: &str) -> PostgresOptions {
+    PostgresOptions { schema: schema.parse().unwrap(), ..PostgresOptions::default() }
+}
+
+fn url(text: &str) -> PostgresUrl {
+    text.parse().unwrap()
+}
+
+async fn try_open(place: &Place, clock: Arc<dyn Clock>) -> Result<PostgresStore, OpenError> {
+    PostgresStore::open(&url(place.url()), &options(place.schema()), clock, Arc::new(OsEntropy)).await
+}
+
+/// A schema, a clock and tokens.
+struct World {
+    place: Place,
+    clock: Arc<ManualClock>,
+    entropy: SequenceEntropy,
+}
+
+/// An id and when it expires.
+type Token = (TokenId, Timestamp);
+
+impl World {
+    fn new() -> Self {
+        Self::at(Place::new())
+    }
+
+    fn at(place: Place) -> Self {
+        Self {
+            place,
+            clock: Arc::new(ManualClock::at(from_millis(1_767_225_600_123))),
+            entropy: SequenceEntropy::default(),
+        }
+    }
+
+    async fn open(&self) -> PostgresStore {
+        try_open(&self.place, Arc::clone(&self.clock) as Arc<dyn Clock>).await.unwrap()
+    }
+
+    fn token(&self) -> Token {
+        let now = self.clock.now();
+        (TokenId::generate(now, &self.entropy).unwrap(), after(now, Duration::from_mins(5)))
+    }
+
+    fn tokens(&self, count: usize) -> Vec<Token> {
+        (0..count).map(|_| self.token()).collect()
+    }
+}
+
+fn consumption(at: Timestamp) -> Ending {
+    Ending::Consumed(Consumption { at, by: Some([192, 0, 2, 1].into()), retry_key: None })
+}
+
+async fn consume(store: &PostgresStore, (id, expires): Token) -> Result<End, StoreError> {
+    store.end(id, expires, consumption(id.created())).await
+}

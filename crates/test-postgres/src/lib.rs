@@ -1,0 +1,177 @@
+//! PostgreSQL for tests.
+//!
+//! [`shared`] is the URL of the server that all tests of a run share: the one that `COUNTERSIGN_TEST_POSTGRES` names, as
+//! `./test` does, or one that this process starts and that goes with it. [`Cluster`] is one of a test's own, to stop and
+//! start. [`Place`] is an empty schema. Both servers are started by `tests/postgres/run`, which says what is missing if
+//! PostgreSQL is not installed.
+
+#![expect(clippy::expect_used, clippy::panic, clippy::missing_panics_doc, reason = "for tests")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+
+/// Names a server for the tests. The user of this URL has to be a superuser.
+pub const VARIABLE: &str = "COUNTERSIGN_TEST_POSTGRES";
+
+/// The URL of the server that all tests share.
+pub fn shared() -> String {
+    static OWN: OnceLock<Cluster> = OnceLock::new();
+    std::env::var(VARIABLE).unwrap_or_else(|_| OWN.get_or_init(|| Cluster::start(&[])).url().to_owned())
+}
+
+/// A server of one's own, which is removed when this is dropped, or its process ends.
+#[derive(Debug)]
+pub struct Cluster {
+    url: String,
+    script: Mutex<Script>,
+}
+
+#[derive(Debug)]
+struct Script {
+    child: Child,
+    /// `None` only while it is dropped.
+    commands: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Cluster {
+    /// Starts a server, with these options of `tests/postgres/run`.
+    pub fn start(options: &[&str]) -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/postgres/run");
+        let mut command = Command::new(script);
+        command.args(options).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("bash and tests/postgres/run are there");
+        let commands = child.stdin.take();
+        let mut answers = BufReader::new(child.stdout.take().expect("it is a pipe"));
+        let mut url = String::new();
+        answers.read_line(&mut url).expect("the script can be read");
+        // The script has said why on standard error.
+        assert!(url.starts_with("postgres://"), "PostgreSQL could not be started; the reason is above");
+        Self { url: url.trim_end().to_owned(), script: Mutex::new(Script { child, commands, answers }) }
+    }
+
+    /// Its URL, for a superuser.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Shuts it down; what is under way is cut off.
+    pub fn stop(&self) {
+        self.tell("stop");
+    }
+
+    /// Ends it as a power cut of its machine would, but for the disk.
+    pub fn crash(&self) {
+        self.tell("crash");
+    }
+
+    /// Starts it again.
+    pub fn start_again(&self) {
+        self.tell("start");
+    }
+
+    fn tell(&self, what: &str) {
+        let mut script = self.script.lock().unwrap_or_else(PoisonError::into_inner);
+        let commands = script.commands.as_mut().expect("it is open until it is dropped");
+        writeln!(commands, "{what}").expect("the script listens");
+        let mut answer = String::new();
+        script.answers.read_line(&mut answer).expect("the script can be read");
+        assert_eq!(answer, "done\n", "PostgreSQL would not {what}; the reason is above");
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let script = self.script.get_mut().unwrap_or_else(PoisonError::into_inner);
+        script.commands = None;
+        let _ = script.child.wait();
+    }
+}
+
+/// A connection for a test's own statements.
+pub async fn connect(url: &str) -> Client {
+    let (client, connection) =
+        tokio_postgres::connect(url, NoTls).await.expect("the server takes connections");
+    tokio::spawn(connection);
+    client
+}
+
+/// Runs statements; the first column of what they returned.
+pub async fn run(url: &str, statements: &str) -> Vec<String> {
+    let messages = connect(url).await.simple_query(statements).await;
+    let messages = messages.unwrap_or_else(|error| panic!("{statements}: {error:?}"));
+    let values = messages.into_iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or_default().to_owned()),
+        _ => None,
+    });
+    values.collect()
+}
+
+/// A name that nothing else on the server has, for a schema, a database or a role.
+pub fn new_name() -> String {
+    format!("test_{}", uuid::Uuid::new_v4().simple())
+}
+
+/// An empty schema in the shared server, or rather the name for one. It goes when this is dropped.
+#[derive(Debug)]
+pub struct Place {
+    url: String,
+    schema: String,
+}
+
+impl Place {
+    /// A place in the shared server.
+    pub fn new() -> Self {
+        Self::at(&shared())
+    }
+
+    /// A place in this server.
+    pub fn at(url: &str) -> Self {
+        Self { url: url.to_owned(), schema: new_name() }
+    }
+
+    /// The server's URL.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The schema's name.
+    pub fn schema(&self) -> &str {
+        &self.schema
+    }
+
+    /// Runs statements in which `{s}` is the schema; the first column of what they returned.
+    pub async fn run(&self, statements: &str) -> Vec<String> {
+        run(&self.url, &statements.replace("{s}", &self.schema)).await
+    }
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // A server of the run's own goes as a whole.
+        if std::env::var_os(VARIABLE).is_none() {
+            return;
+        }
+        let (url, drop) = (self.url.clone(), format!("DROP SCHEMA IF EXISTS {} CASCADE", self.schema));
+        // A test's runtime cannot be waited on here.
+        let dropped = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+            runtime.block_on(async {
+                let (client, connection) = tokio_postgres::connect(&url, NoTls).await.ok()?;
+                tokio::spawn(connection);
+                client.batch_execute(&format!("SET client_min_messages = warning; {drop}")).await.ok()
+            })
+        });
+        let _ = dropped.join();
+    }
+}
