@@ -85,6 +85,10 @@ impl fmt::Display for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sqlite(None) => f.write_str("sqlite:"),
+            // Two slashes at the beginning would be read as those before a host.
+            Self::Sqlite(Some(path)) if path.as_os_str().as_encoded_bytes().starts_with(b"//") => {
+                write!(f, "sqlite://{}", path.display())
+            }
             Self::Sqlite(Some(path)) => write!(f, "sqlite:{}", path.display()),
             Self::Postgres(url) => write!(f, "{url}"),
             Self::Memory => f.write_str("memory:"),
@@ -367,6 +371,7 @@ mod tests {
             ("sqlite:tokens.db", sqlite("tokens.db")),
             ("sqlite:/srv/tokens.db", sqlite("/srv/tokens.db")),
             ("sqlite:///srv/my tokens.db", sqlite("/srv/my tokens.db")),
+            ("sqlite:////srv/tokens.db", sqlite("//srv/tokens.db")),
             ("sqlite://state/tokens.db", sqlite("state/tokens.db")),
             ("memory:", StoreUrl::Memory),
         ] {

@@ -103,22 +103,6 @@ impl Launch {
         Ok(())
     }
 
-    /// Runs another command of the binary on the data directory, to its end.
-    pub async fn run(&self, arguments: &[&str]) -> Result<(), TrialError> {
-        let output = Command::new(&self.binary)
-            .args(arguments)
-            .arg("--data-dir")
-            .arg(self.data_dir())
-            .output()
-            .await
-            .map_err(|error| TrialError::setup("cannot run the server's binary", error))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let said = String::from_utf8_lossy(&output.stderr);
-        Err(TrialError::Setup(format!("`countersign {}` failed: {}", arguments.join(" "), said.trim())))
-    }
-
     fn spawn(&self) -> Result<(Child, ChildStdout), TrialError> {
         let log = OpenOptions::new().create(true).append(true).open(self.place.join(LOG))?;
         let mut child = Command::new(&self.binary)

@@ -51,17 +51,72 @@ pub(super) fn wal_of(path: &Path) -> PathBuf {
     beside(path, "-wal")
 }
 
+/// The mark that a database has lost its log, from when that is seen until the fence has been moved.
+pub(super) fn lost_log_mark(path: &Path) -> PathBuf {
+    beside(path, "-log-lost")
+}
+
+/// Marks a database whose log is missing: answers that were given may have stood in it. A database that has ever been
+/// opened has a log, if an empty one, because this store never removes it; and `SQLite` makes a new one in silence. So
+/// this comes before every connection, and the mark stays until somebody has moved the fence.
+///
+/// Returns whether the database is marked.
+pub(super) fn mark_lost_log(path: &Path) -> io::Result<bool> {
+    let mark = lost_log_mark(path);
+    if mark.try_exists()? {
+        return Ok(true);
+    }
+    // The header is read only where it matters: closing a file gives up all of this process's locks on it.
+    if wal_of(path).try_exists()? || write_version(path)? != Some(WITH_LOG) {
+        return Ok(false);
+    }
+    mark_lost_log_now(path).map(|()| true)
+}
+
+/// Marks a database whose log is known to be lost.
+pub(super) fn mark_lost_log_now(path: &Path) -> io::Result<()> {
+    make_file_if_missing(&lost_log_mark(path))
+}
+
+/// Makes an empty log for a database that has everything in itself, so that none is missed.
+pub(super) fn ensure_log(path: &Path) -> io::Result<()> {
+    make_file_if_missing(&wal_of(path))
+}
+
+fn make_file_if_missing(path: &Path) -> io::Result<()> {
+    match make_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Takes the mark away, after the fence has been moved.
+pub(super) fn unmark_lost_log(path: &Path) -> io::Result<()> {
+    match fs::remove_file(lost_log_mark(path)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => sync_dir(path),
+    }
+}
+
+/// The header's "file format write version" (`SQLite` file format, section 1.3): without a log.
+const WITHOUT_LOG: u8 = 1;
+/// With one.
+const WITH_LOG: u8 = 2;
+
+fn write_version(path: &Path) -> io::Result<Option<u8>> {
+    const WRITE_VERSION: usize = 18;
+    let mut header = Vec::with_capacity(100);
+    File::open(path)?.take(100).read_to_end(&mut header)?;
+    Ok(header.get(WRITE_VERSION).copied())
+}
+
 /// Removes the write-ahead log of a database that was there before, if a backup was put in the database's place and the
 /// log forgotten: `SQLite` would mix the two. A backup's header says that no log belongs to it.
 ///
 /// Only for a database that no connection of this process has open: closing a file gives up all of `SQLite`'s locks on it.
 pub(super) fn remove_stale_wal(path: &Path) -> io::Result<bool> {
-    // The header's "file format write version": 1 without a log, 2 with one (SQLite file format, section 1.3).
-    const WRITE_VERSION: usize = 18;
-    let mut header = Vec::with_capacity(100);
-    File::open(path)?.take(100).read_to_end(&mut header)?;
     let wal = wal_of(path);
-    if header.get(WRITE_VERSION) != Some(&1) || !wal.exists() {
+    if write_version(path)? != Some(WITHOUT_LOG) || !wal.exists() {
         return Ok(false);
     }
     fs::remove_file(wal)?;

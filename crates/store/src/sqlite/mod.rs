@@ -13,9 +13,11 @@
 //! [`SqliteStore::backup`], or [`backup`] from another process, copies a store while it is in use. To restore, stop the
 //! server, remove `countersign.db` with its `-wal` and `-shm`, and put the copy there as `countersign.db`. Tokens
 //! consumed after the backup are unknown to it; so the first server that opens it moves the fence to that moment, and
-//! every token issued before is refused.
+//! every token issued before is refused. The same happens to a database whose log is missing: whoever removed it may have
+//! removed answers that were given.
 
 mod backup;
+mod checkup;
 mod copy;
 mod fault;
 mod files;
@@ -55,6 +57,7 @@ pub(crate) mod shared {
     pub(crate) use super::records::{Address, first_id_at};
 }
 
+use self::checkup::{CHECKED_AT_ONCE, Checkup};
 use self::fault::while_opening;
 use self::lock::Lock;
 use self::reader::Readers;
@@ -74,11 +77,14 @@ pub struct SqliteStore {
     clock: Arc<dyn Clock>,
     writer: Writer,
     readers: Readers,
+    /// Only while a large database is looked through, or was.
+    checkup: Option<Checkup>,
 }
 
 impl SqliteStore {
     /// Opens the database at `path`, and makes it and its directory if they are missing: the directory with mode 0700,
-    /// the file with 0600. Checks the whole file for damage, which takes about two seconds for each gigabyte.
+    /// the file with 0600. Looks through the whole file for damage: before this returns if it is small, and beside its
+    /// use if it is not. Found then, damage ends all writing: see `checkup.rs`.
     pub async fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
         Self::open_on_a_thread(path, clock, true).await
     }
@@ -98,7 +104,7 @@ impl SqliteStore {
         let opened = spawn_blocking(move || {
             let connect_path = path.clone();
             let connect = Box::new(move || schema::connect(&connect_path, Access::Write));
-            Self::open_with(path, clock, make, connect, writer::QUEUE)
+            Self::open_with(path, clock, make, connect, writer::QUEUE, CHECKED_AT_ONCE)
         });
         opened
             .await
@@ -111,13 +117,17 @@ impl SqliteStore {
         make: bool,
         connect: Connect,
         queue: usize,
+        checked_at_once: u64,
     ) -> Result<Self, OpenError> {
+        let files = |error| OpenError::Files { doing: "used", path: path.clone(), error };
         let lock = make_place(&path, make)?;
-        let connection = connect_first(&path, &*clock, &connect)?;
+        let is_small = path.metadata().map_err(files)?.len() <= checked_at_once;
+        let connection = connect_first(&path, &*clock, &connect, is_small)?;
         let readers = Readers::new(path.clone());
         let writer = Writer::start(path.clone(), connect, connection, lock, Arc::clone(&clock), queue)
-            .map_err(|error| OpenError::Files { doing: "used", path: path.clone(), error })?;
-        Ok(Self { path, clock, writer, readers })
+            .map_err(files)?;
+        let checkup = (!is_small).then(|| Checkup::start(path.clone(), writer.shared())).transpose()?;
+        Ok(Self { path, clock, writer, readers, checkup })
     }
 
     /// Copies the store into `to`, which must not exist, while it is in use. See [Backups](self#backups).
@@ -161,8 +171,13 @@ fn make_place(path: &Path, make: bool) -> Result<Lock, OpenError> {
 }
 
 /// Connects, checks and brings the database up to date, for a server: only a database that no copy has a hand on.
-fn connect_first(path: &Path, clock: &dyn Clock, connect: &Connect) -> Result<Connection, OpenError> {
-    let connection = connect_first_for_copy(path, clock, connect)?;
+fn connect_first(
+    path: &Path,
+    clock: &dyn Clock,
+    connect: &Connect,
+    check: bool,
+) -> Result<Connection, OpenError> {
+    let connection = connect_first_for_copy(path, clock, connect, check)?;
     match copy::state(&connection).map_err(|error| while_opening(path, &error))? {
         CopyState::Serving { .. } => Ok(connection),
         CopyState::Receiving { from, .. } => Err(OpenError::Incomplete { path: path.to_owned(), from }),
@@ -170,17 +185,23 @@ fn connect_first(path: &Path, clock: &dyn Clock, connect: &Connect) -> Result<Co
     }
 }
 
-/// Connects, checks and brings the database up to date.
+/// Connects, checks if that is asked for, and brings the database up to date.
 fn connect_first_for_copy(
     path: &Path,
     clock: &dyn Clock,
     connect: &dyn Fn() -> rusqlite::Result<Connection>,
+    check: bool,
 ) -> Result<Connection, OpenError> {
+    let files = |error| OpenError::Files { doing: "read", path: path.to_owned(), error };
+    let lost_log = files::mark_lost_log(path).map_err(files)?;
     let mut connection = connect().map_err(|error| while_opening(path, &error))?;
-    if schema::recognize(&connection, path)? > 0 {
+    if schema::recognize(&connection, path)? > 0 && check {
         schema::check(&connection, path)?;
     }
-    schema::prepare(&mut connection, path, clock)?;
+    schema::prepare(&mut connection, path, clock, lost_log)?;
+    if lost_log {
+        files::unmark_lost_log(path).map_err(files)?;
+    }
     Ok(connection)
 }
 
@@ -201,6 +222,11 @@ fn connect_to_read(path: &Path) -> Result<Connection, OpenError> {
     if !path.exists() {
         return Err(OpenError::Missing(path.to_owned()));
     }
+    files::mark_lost_log(path).map_err(|error| OpenError::Files {
+        doing: "read",
+        path: path.to_owned(),
+        error,
+    })?;
     let connection = schema::connect(path, Access::Read).map_err(|error| while_opening(path, &error))?;
     if schema::recognize(&connection, path)? == 0 {
         return Err(OpenError::Missing(path.to_owned()));
@@ -290,6 +316,9 @@ impl TokenStore for SqliteStore {
 
     async fn close(&self) {
         self.readers.close().await;
+        if let Some(checkup) = &self.checkup {
+            checkup.stop();
+        }
         self.writer.close().await;
     }
 }

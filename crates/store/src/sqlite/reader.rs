@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
 use super::fault::sentence;
-use super::files::wal_of;
+use super::files::{mark_lost_log, wal_of};
 use super::records::{self, Lines};
 use super::schema::{Access, connect};
 use super::writer::closed;
@@ -44,9 +44,7 @@ impl Readers {
     {
         let _turn = self.0.turns.acquire().await.map_err(|_| closed())?;
         let inner = Arc::clone(&self.0);
-        let outcome = spawn_blocking(move || {
-            inner.read(work).map_err(|error| StoreError::Unavailable(sentence(&inner.path, &error)))
-        });
+        let outcome = spawn_blocking(move || inner.read(work).map_err(StoreError::Unavailable));
         outcome
             .await
             .unwrap_or_else(|error| Err(StoreError::Unavailable(format!("a read was cut short: {error}"))))
@@ -63,13 +61,17 @@ impl Readers {
 }
 
 impl Inner {
-    fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, String> {
+        let fault = |error: rusqlite::Error| sentence(&self.path, &error);
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let connection = match idle {
-            Some(connection) => connection,
-            None => connect(&self.path, Access::Read)?,
+        let connection = if let Some(connection) = idle {
+            connection
+        } else {
+            mark_lost_log(&self.path)
+                .map_err(|error| format!("{} cannot be read: {error}", self.path.display()))?;
+            connect(&self.path, Access::Read).map_err(fault)?
         };
-        let result = consistently(&connection, work)?;
+        let result = consistently(&connection, work).map_err(fault)?;
         // One that failed is not used again.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
         Ok(result)

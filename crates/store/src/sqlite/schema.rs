@@ -131,8 +131,14 @@ pub(super) fn check(connection: &Connection, path: &Path) -> Result<(), OpenErro
     }
 }
 
-/// Brings the database to the newest schema. A new one gets its fence; one that is a backup gets it moved.
-pub(super) fn prepare(connection: &mut Connection, path: &Path, clock: &dyn Clock) -> Result<(), OpenError> {
+/// Brings the database to the newest schema. A new one gets its fence; one that is a backup, or has lost its log, gets it
+/// moved.
+pub(super) fn prepare(
+    connection: &mut Connection,
+    path: &Path,
+    clock: &dyn Clock,
+    lost_log: bool,
+) -> Result<(), OpenError> {
     let failed = |error: rusqlite::Error| while_opening(path, &error);
     recognize(connection, path)?;
     let mode: String =
@@ -145,11 +151,21 @@ pub(super) fn prepare(connection: &mut Connection, path: &Path, clock: &dyn Cloc
     // Nobody can write between this look and the commit.
     let version = recognize(&transaction, path)?;
     let moved = upgrade(&transaction, version, now).map_err(failed)?;
+    if lost_log {
+        transaction.execute("UPDATE store SET fence = max(fence, ?1)", (now,)).map_err(failed)?;
+    }
     transaction.commit().map_err(failed)?;
     if moved {
         tracing::warn!(
             database = %path.display(),
             "the store was restored from a backup: every token issued before this moment is refused"
+        );
+    }
+    if lost_log {
+        tracing::warn!(
+            database = %path.display(),
+            "the store's -wal file is missing, and with it perhaps what was consumed last: every token issued before \
+             this moment is refused"
         );
     }
     Ok(())

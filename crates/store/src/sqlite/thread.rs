@@ -10,7 +10,7 @@ use rusqlite::Connection;
 use tokio::sync::mpsc;
 
 use super::fault::sentence;
-use super::files::{Identity, wal_of};
+use super::files::{Identity, ensure_log, mark_lost_log_now, wal_of};
 use super::records::Lines;
 use super::writer::{Batch, Connect, Job, Message, NEVER, Shared};
 
@@ -157,6 +157,9 @@ impl Thread {
         if let Some(reason) = &self.lost_log {
             return Err(reason.clone());
         }
+        if let Some(damage) = self.shared.damage.get() {
+            return Err(damage.clone());
+        }
         let path = self.path.display();
         match Identity::of(&self.path) {
             Ok(place) if place == self.place => {}
@@ -182,12 +185,19 @@ impl Thread {
     /// connection still has it, so it writes it back now.
     fn save_lost_log(&mut self) -> String {
         let removed = format!("the file {}-wal was removed while it was in use", self.path.display());
+        // The next start takes a missing log for a lost one, and moves the fence.
         let reason = match self.write_log_back() {
-            Ok(true) => format!("{removed}; what was in it has been saved. Restart the server"),
-            Ok(false) | Err(_) => format!(
-                "{removed}, and the last tokens' endings with it; restart the server and move the fence, so that no \
-                 token can be used twice"
-            ),
+            Ok(true) if ensure_log(&self.path).is_ok() => {
+                format!("{removed}; what was in it has been saved. Restart the server")
+            }
+            _ => {
+                // Where not even this can be written, the log is still missing, which says the same.
+                let _ = mark_lost_log_now(&self.path);
+                format!(
+                    "{removed}, and the last tokens' endings with it; restart the server, which then refuses every \
+                     token issued so far, so that none can be used twice"
+                )
+            }
         };
         self.connection = None;
         self.lost_log.insert(reason).clone()

@@ -8,8 +8,8 @@
 //! further: the next batch begins with a new one. So the thread comes back by itself when the cause is gone.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::{io, thread};
 
@@ -47,6 +47,8 @@ pub(super) struct Shared {
     pub(super) calls: AtomicU64,
     pub(super) commits: AtomicU64,
     pub(super) failures: AtomicU64,
+    /// What the look through a large database found; nothing is written then.
+    pub(super) damage: OnceLock<String>,
 }
 
 /// In place of a time: never, or not since something failed.
@@ -153,6 +155,7 @@ impl Writer {
             calls: AtomicU64::new(0),
             commits: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            damage: OnceLock::new(),
         });
         let thread = Thread::new(path, connect, connection, clock, Arc::clone(&shared))?;
         let thread = thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
@@ -200,6 +203,11 @@ impl Writer {
             // A clock that stepped back says nothing about how long ago it was.
             written => (0..1000).contains(&(to_millis(now).saturating_sub(written))),
         }
+    }
+
+    /// What the thread says, for one who has something to say to it.
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
     }
 
     pub(super) fn counts(&self) -> WriteCounts {

@@ -2,8 +2,10 @@
 
 mod backups;
 mod batches;
+mod checkups;
 mod copies;
 mod faults;
+mod lost_logs;
 mod opening;
 #[cfg(unix)]
 mod processes;
@@ -94,8 +96,15 @@ impl Place {
             tamper(&connection)?;
             Ok(connection)
         });
-        SqliteStore::open_with(self.db(), Arc::clone(&self.clock) as Arc<dyn Clock>, true, connect, queue)
-            .unwrap()
+        SqliteStore::open_with(
+            self.db(),
+            Arc::clone(&self.clock) as Arc<dyn Clock>,
+            true,
+            connect,
+            queue,
+            u64::MAX,
+        )
+        .unwrap()
     }
 
     fn token(&self) -> Token {

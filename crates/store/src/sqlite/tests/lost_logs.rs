@@ -1,0 +1,102 @@
+//! A write-ahead log that is gone: answers that were given may have stood in it.
+
+use std::fs;
+use std::time::Duration;
+
+use countersign_core::{Clock, End, TokenStore};
+
+use super::super::files::{beside, lost_log_mark, wal_of};
+use super::super::inspect;
+use super::{Place, Token, consume, look, reason};
+
+/// A store that has crashed with a consumption in its log only.
+async fn crashed() -> (Place, Token) {
+    let place = Place::new();
+    let store = place.open().await;
+    store.close().await;
+    drop(store);
+    let store = place.open().await;
+    let token = place.token();
+    assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+    drop(store);
+    assert!(fs::metadata(wal_of(&place.db())).unwrap().len() > 0);
+    place.clock.advance(Duration::from_millis(1));
+    (place, token)
+}
+
+fn remove_log(place: &Place) {
+    fs::remove_file(wal_of(&place.db())).unwrap();
+    fs::remove_file(beside(&place.db(), "-shm")).unwrap();
+}
+
+#[tokio::test]
+async fn a_log_lost_after_a_crash_makes_no_token_live_again() {
+    let (place, token) = crashed().await;
+    remove_log(&place);
+    let store = place.open().await;
+    assert_eq!(consume(&store, token).await, Ok(End::Fenced));
+    assert_eq!(consume(&store, place.token()).await, Ok(End::Recorded));
+    let fence = store.stats().await.unwrap().fence;
+    assert_eq!(fence, place.clock.now());
+
+    // Once is enough.
+    drop(store);
+    assert!(!lost_log_mark(&place.db()).exists());
+    place.clock.advance(Duration::from_secs(1));
+    assert_eq!(place.open().await.stats().await.unwrap().fence, fence);
+}
+
+#[tokio::test]
+async fn a_crash_with_its_log_moves_no_fence() {
+    let (place, token) = crashed().await;
+    let live = place.token();
+    place.clock.advance(Duration::from_millis(1));
+    let store = place.open().await;
+    assert!(matches!(look(&store, token).await, End::Already(_)));
+    assert_eq!(consume(&store, live).await, Ok(End::Recorded));
+}
+
+#[tokio::test]
+async fn who_looks_first_does_not_hide_it() {
+    let (place, token) = crashed().await;
+    remove_log(&place);
+    // SQLite makes a new log for every connection.
+    inspect(&place.db()).unwrap();
+    assert!(wal_of(&place.db()).exists());
+    assert_eq!(consume(&place.open().await, token).await, Ok(End::Fenced));
+}
+
+#[tokio::test]
+async fn a_start_that_is_cut_short_does_not_hide_it() {
+    let (place, token) = crashed().await;
+    remove_log(&place);
+    // It has connected, and dies before it has moved the fence.
+    super::super::files::mark_lost_log(&place.db()).unwrap();
+    drop(super::schema::connect(&place.db(), super::Access::Write).unwrap());
+    fs::write(wal_of(&place.db()), b"").unwrap();
+    assert_eq!(consume(&place.open().await, token).await, Ok(End::Fenced));
+}
+
+#[tokio::test]
+async fn a_log_that_could_not_be_saved_is_a_lost_one() {
+    let place = Place::new();
+    let store = place.open_tampered(16, |connection| connection.busy_timeout(Duration::ZERO));
+    let token = place.token();
+    // Who reads an old state keeps the log from being written back.
+    let reader = rusqlite::Connection::open(place.db()).unwrap();
+    reader.execute_batch("BEGIN").unwrap();
+    reader.query_row("SELECT count(*) FROM endings", (), |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+    fs::remove_file(wal_of(&place.db())).unwrap();
+    let reason = reason(consume(&store, place.token()).await);
+    assert!(
+        reason.ends_with("refuses every token issued so far, so that none can be used twice"),
+        "{reason}"
+    );
+    drop(store);
+    drop(reader);
+    place.clock.advance(Duration::from_millis(1));
+    let store = place.open().await;
+    assert_eq!(store.stats().await.unwrap().fence, place.clock.now());
+    assert!(matches!(consume(&store, token).await, Ok(End::Already(_) | End::Fenced)));
+}
