@@ -21,8 +21,40 @@ fn call(method: &str, parameter: Option<&str>) -> String {
     call.to_xml().unwrap_or_default()
 }
 
+/// Reads the tokens of many responses from one server.
+///
+/// A server writes the same document around every token. So the first response is read as XML, and a later one that
+/// begins and ends with the very same bytes, and has nothing but a token between, needs no parser: the load generator
+/// shall not take the time that it measures.
+#[derive(Debug, Default)]
+pub(crate) struct Tokens {
+    around: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Tokens {
+    /// The token that a response holds.
+    pub(crate) fn read(&mut self, response: &[u8]) -> Result<String, Wrong> {
+        if let Some((before, after)) = &self.around
+            && let Some(rest) = response.strip_prefix(before.as_slice())
+            && let Some(text) = rest.strip_suffix(after.as_slice())
+            && let Ok(text) = str::from_utf8(text)
+            && is_token(text)
+        {
+            return Ok(text.to_owned());
+        }
+        let token = token(response)?;
+        let mut places = response.windows(token.len()).enumerate();
+        let place = places.find(|(_, window)| *window == token.as_bytes()).map(|(place, _)| place);
+        self.around = place.and_then(|place| {
+            let (before, rest) = response.split_at_checked(place)?;
+            Some((before.to_owned(), rest.get(token.len()..)?.to_owned()))
+        });
+        Ok(token)
+    }
+}
+
 /// The token that a response holds.
-pub(crate) fn token(response: &[u8]) -> Result<String, Wrong> {
+fn token(response: &[u8]) -> Result<String, Wrong> {
     match value(response)? {
         // What can stand in a path as it is, and what trackers' plugins accept.
         Value::String(token) if is_token(&token) => Ok(token),
@@ -77,6 +109,22 @@ mod tests {
         for garbage in [&b"T0"[..], b"<html>", b"\xff", b""] {
             assert!(matches!(token(garbage), Err(Wrong::Body(_))));
         }
+    }
+
+    #[test]
+    fn later_tokens_are_read_as_carefully_as_the_first() {
+        let mut tokens = Tokens::default();
+        for text in ["T0", "T1", "another2"] {
+            assert_eq!(tokens.read(STRING.replace("T0", text).as_bytes()), Ok(text.to_owned()));
+        }
+        // The same document in another spelling, which takes the parser.
+        assert_eq!(tokens.read(STRING.replace("<string>T0</string>", "T3").as_bytes()), Ok("T3".to_owned()));
+        assert_eq!(tokens.read(STRING.replace("T0", "T4").as_bytes()), Ok("T4".to_owned()));
+        for wrong in ["../x", "", "T 0", "T</string><string>0"] {
+            let response = STRING.replace("T0", wrong);
+            assert!(tokens.read(response.as_bytes()).is_err(), "{wrong}");
+        }
+        assert!(tokens.read(&STRING.as_bytes()[..STRING.len() - 1]).is_err());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::error::{BenchError, Failed, Wrong};
 use crate::link::Link;
 use crate::recorder::{Progress, Recorder, Times};
 use crate::report::Report;
+use crate::rpc::Tokens;
 use crate::schedule::{Limit, Plan, Schedule};
 use crate::target::{Endpoint, Handshakes};
 use crate::work::{Calls, Site, Worker, handshake_url, issue};
@@ -167,7 +168,7 @@ async fn find(options: &Options) -> Result<Site, BenchError> {
             let server = private.url.clone();
             move |wrong: Wrong| Failed { step, server, wrong }
         };
-        let token = issue(&mut link, &calls).await.map_err(failed(Step::Issue))?;
+        let token = issue(&mut link, &calls, &mut Tokens::default()).await.map_err(failed(Step::Issue))?;
         let url = handshake_url(&mut link, &calls, &token).await.map_err(failed(Step::Describe))?;
         Handshakes::discovered(&url, &token, options.allow_remote).await?
     };

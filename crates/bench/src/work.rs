@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::clock::Stopwatch;
 use crate::error::{Failed, Wrong, excerpt};
 use crate::link::Link;
-use crate::rpc;
+use crate::rpc::{self, Tokens};
 use crate::target::{Endpoint, Handshakes};
 use crate::workload::{Step, Workload};
 
@@ -89,10 +89,10 @@ fn with_body(head: &str, body: &str) -> Vec<u8> {
 }
 
 /// Takes a token.
-pub(crate) async fn issue(private: &mut Link, calls: &Calls) -> Result<String, Wrong> {
+pub(crate) async fn issue(private: &mut Link, calls: &Calls, tokens: &mut Tokens) -> Result<String, Wrong> {
     let answer = private.ask(&calls.issue).await?;
     let body = private.body(&answer);
-    if answer.status == 200 { rpc::token(body) } else { Err(unexpected(answer.status, body)) }
+    if answer.status == 200 { tokens.read(body) } else { Err(unexpected(answer.status, body)) }
 }
 
 /// Asks where a token's handshake is.
@@ -113,6 +113,7 @@ pub(crate) struct Worker {
     private: Link,
     public: Link,
     request: Vec<u8>,
+    tokens: Tokens,
     /// The token that is replayed, or that forged ones are made of.
     token: String,
     renewed: Duration,
@@ -127,6 +128,7 @@ impl Worker {
             private: Link::to(&site.private),
             public: Link::to(&site.public),
             request: Vec::new(),
+            tokens: Tokens::default(),
             token: String::new(),
             renewed: Duration::ZERO,
             forged: 0,
@@ -194,7 +196,9 @@ impl Worker {
     }
 
     async fn issue(&mut self) -> Result<String, (Step, Wrong)> {
-        issue(&mut self.private, &self.site.calls).await.map_err(|wrong| (Step::Issue, wrong))
+        issue(&mut self.private, &self.site.calls, &mut self.tokens)
+            .await
+            .map_err(|wrong| (Step::Issue, wrong))
     }
 
     async fn redeem(&mut self, step: Step) -> Result<(), (Step, Wrong)> {

@@ -76,7 +76,7 @@ pub(crate) async fn not_found() -> Response {
 }
 
 /// The headers of every answer: nothing here may be kept by a cache or guessed at by a browser.
-pub(crate) async fn with_common_headers(mut response: Response) -> Response {
+pub(crate) fn with_common_headers(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

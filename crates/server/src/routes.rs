@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::middleware::{from_fn_with_state, map_response};
+use axum::middleware::from_fn_with_state;
 use axum::routing::{any, get};
+use tower::util::MapResponseLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -21,7 +22,7 @@ pub fn public(app: Arc<App>) -> Router {
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .fallback(not_found)
-        .layer(map_response(with_common_headers))
+        .layer(MapResponseLayer::new(with_common_headers))
         .with_state(app)
 }
 
@@ -51,6 +52,6 @@ pub fn private(app: Arc<App>) -> Router {
         // Probes need no credential: they tell nothing but whether the server lives.
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
-        .layer(map_response(with_common_headers))
+        .layer(MapResponseLayer::new(with_common_headers))
         .with_state(app)
 }
