@@ -58,8 +58,13 @@ impl From<ClientError> for Failure {
 
 /// Reads a secret that stands alone in a file.
 pub(crate) fn read_secret(path: &Path) -> Result<Zeroizing<String>, Failure> {
+    read_secret_in("bearer", path)
+}
+
+/// The same, of the file that goes by that name.
+pub(crate) fn read_secret_in(what: &str, path: &Path) -> Result<Zeroizing<String>, Failure> {
     let text = fs::read_to_string(path).map(Zeroizing::new).map_err(|error| {
-        Failure::usage(format!("cannot read the bearer file {}: {error}", path.display()))
+        Failure::usage(format!("cannot read the {what} file {}: {error}", path.display()))
     })?;
     Ok(Zeroizing::new(text.trim().to_owned()))
 }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use countersign_core::{
     Clock, KeyRing, LoginTokenSet, NodeFacts, NodeId, OsEntropy, SystemClock, TokenStore,
 };
-use countersign_server::{App, Bearer, Events, KeyFile, Names, RefusalLimiter, Server, log_news};
+use countersign_server::limits::ALARM_PAUSE;
+use countersign_server::{App, Bearer, Events, KeyFile, Names, RefusalLimiter, Server, Webhook, log_news};
 use jiff::Timestamp;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -17,7 +18,7 @@ use url::Url;
 
 use crate::log;
 use crate::output::{Failure, print};
-use crate::remote::read_secret;
+use crate::remote::{read_secret, read_secret_in};
 use crate::settings::{Resolved, ServeArgs};
 
 /// The exit code of a process that Ctrl-C ended.
@@ -27,6 +28,7 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     let settings = args.resolve()?;
     let _log = log::start(settings.log_format)?;
     let bearer = bearer(&settings)?;
+    let webhook = webhook(&settings)?;
     let signals = Signals::catch()?;
     raise_descriptor_limit();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -37,6 +39,11 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
         .await
         .map_err(Failure::failed)?;
     let events = countersign_store::open_events(&settings.store);
+    let events = Events::new(settings.events, events, Arc::clone(&clock), Arc::new(OsEntropy));
+    let events = match webhook {
+        Some(webhook) => events.with_alarms(webhook, ALARM_PAUSE),
+        None => events,
+    };
     let key_file = KeyFile::new(settings.key_ring);
     let keys = load_keys(&key_file, &*store, clock.now()).await?;
     let server =
@@ -51,7 +58,7 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     warn_without_tls(&public_url);
     let app = Arc::new(App {
         tokens: LoginTokenSet::new(keys, store, Arc::clone(&clock), Arc::new(OsEntropy), settings.policy),
-        events: Arc::new(Events::new(settings.events, events, Arc::clone(&clock), Arc::new(OsEntropy))),
+        events: Arc::new(events),
         key_file,
         names: Names::new(settings.issuer, &public_url),
         spent_status: settings.spent_status,
@@ -149,6 +156,13 @@ fn tell_service_manager(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
         tracing::warn!(%error, "cannot tell the service manager how this server stands");
     }
+}
+
+/// Where alarms go.
+fn webhook(settings: &Resolved) -> Result<Option<Webhook>, Failure> {
+    let Some((url, secret)) = &settings.alarms else { return Ok(None) };
+    let secret = read_secret_in("alarm secret", secret)?;
+    Webhook::new(url, &secret, None).map(Some).map_err(Failure::usage)
 }
 
 fn warn_without_tls(public_url: &Url) {

@@ -131,6 +131,13 @@ pub(crate) struct Settings {
     #[arg(long, env = "COUNTERSIGN_RECORD_ISSUED", value_name = "BOOL", num_args = 0..=1,
           require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     pub(crate) record_issued: Option<bool>,
+    /// Where an alarm is posted when a token is replayed or relayed: an https URL, signed as Standard Webhooks has it
+    /// [default: nowhere]
+    #[arg(long, env = "COUNTERSIGN_ALARM_WEBHOOK", value_name = "URL")]
+    pub(crate) alarm_webhook: Option<Url>,
+    /// A file with the secret that alarms are signed with: whsec_ and Base64
+    #[arg(long, env = "COUNTERSIGN_ALARM_SECRET_FILE", value_name = "FILE")]
+    pub(crate) alarm_secret_file: Option<PathBuf>,
     /// How logs are written: human or json [default: human]
     #[arg(long, env = "COUNTERSIGN_LOG_FORMAT", value_name = "FORMAT", hide_possible_values = true)]
     pub(crate) log_format: Option<LogFormat>,
@@ -175,6 +182,8 @@ pub(crate) struct Resolved {
     pub(crate) spent_status: SpentStatus,
     pub(crate) refusals_per_minute: u32,
     pub(crate) events: EventPolicy,
+    /// Where alarms go, and the file with the secret.
+    pub(crate) alarms: Option<(Url, PathBuf)>,
     pub(crate) log_format: LogFormat,
 }
 
@@ -246,6 +255,11 @@ impl Settings {
             )?,
             record_issued: self.record_issued.unwrap_or(default.record_issued),
         };
+        let alarms = match (self.alarm_webhook, self.alarm_secret_file) {
+            (Some(webhook), Some(secret)) => Some((webhook, secret)),
+            (None, None) => None,
+            _ => return Err(Failure::usage("alarms take both alarm_webhook and alarm_secret_file")),
+        };
         let spent_status = match self.spent_status {
             None | Some(401) => SpentStatus::Unauthorized,
             Some(410) => SpentStatus::Gone,
@@ -296,6 +310,7 @@ impl Settings {
             spent_status,
             refusals_per_minute: self.refusals_per_minute.unwrap_or(1000),
             events,
+            alarms,
             log_format: self.log_format.unwrap_or_default(),
         })
     }

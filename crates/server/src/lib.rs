@@ -11,6 +11,7 @@
 //! - [`KeyFile`]: the key ring on disk.
 
 mod address;
+mod alarms;
 mod app;
 mod caller;
 mod events;
@@ -31,6 +32,7 @@ mod tls;
 mod watched;
 
 pub use address::{Address, NotAnAddress};
+pub use alarms::{Webhook, WebhookError};
 pub use app::{App, Bearer, Names, SpentStatus, log_news};
 pub use events::{EventCounts, EventPolicy, Events};
 pub use key_file::{KeyFile, KeyFileError};

@@ -8,6 +8,7 @@ use countersign_core::CHECK_IN_PERIOD;
 use tokio::sync::watch;
 
 use crate::address::{Address, Bound};
+use crate::alarms::Alarms;
 use crate::caller::RequestIds;
 use crate::inherited::Inherited;
 use crate::listener::{Listener, share_descriptors};
@@ -136,6 +137,7 @@ impl Server {
             tokio::spawn(watch_files(Arc::clone(&app), tls, reload)),
             tokio::spawn(purge(Arc::clone(&app))),
             tokio::spawn(check_in(Arc::clone(&app))),
+            tokio::spawn(Arc::clone(&app.events).deliver_alarms()),
         ];
         shutdown.await;
         stop.send_replace(true);
@@ -150,6 +152,12 @@ impl Server {
         }
         if let Err(error) = app.tokens.leave().await {
             tracing::debug!(%error, "cannot check out; the other servers notice by themselves");
+        }
+        if let Some(waiting) = app.events.alarms().map(Alarms::waiting).filter(|waiting| *waiting > 0) {
+            tracing::warn!(
+                waiting,
+                "alarms were still to be delivered; `countersign events` has what they were about"
+            );
         }
         app.events.close().await;
         app.tokens.store().close().await;

@@ -1,6 +1,10 @@
 //! That no token and no key is ever logged.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::sync::mpsc;
+use std::thread;
 
 use reqwest::Method;
 use rustix::process::Signal;
@@ -10,6 +14,7 @@ use crate::http::{self, Raw, send};
 use crate::process::Process;
 
 const RING: &str = "countersign-data/key-ring.toml";
+const ALARM_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const JSON: (&str, &str) = ("content-type", "application/json");
 const XML: (&str, &str) = ("content-type", "text/xml");
 
@@ -100,9 +105,49 @@ fn malformed(server: &Server, token: &str) {
     Raw::half_a_call(&server.private).0.send(token);
 }
 
+/// Takes alarms, and hands out each as it came; its URL has a secret in it, as many have.
+fn receiver() -> (String, mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/hook/sEcretHookPath", listener.local_addr().unwrap());
+    let (sender, alarms) = mpsc::channel();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.unwrap());
+            // A message: its head, and as much of a body as the head says; on one connection, many.
+            loop {
+                let (mut message, mut length) = (String::new(), 0);
+                while !message.ends_with("\r\n\r\n") {
+                    let start = message.len();
+                    if stream.read_line(&mut message).unwrap_or(0) == 0 {
+                        break;
+                    }
+                    if let Some(number) = message[start..].to_lowercase().strip_prefix("content-length:") {
+                        length = number.trim().parse().unwrap();
+                    }
+                }
+                let mut body = vec![0; length];
+                if length == 0 || stream.read_exact(&mut body).is_err() {
+                    break;
+                }
+                message.push_str(&String::from_utf8(body).unwrap());
+                stream.get_mut().write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+                if sender.send(message).is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    (url, alarms)
+}
+
 fn a_full_run(format: &str) {
     let place = Place::new();
-    let server = place.serve_with(&["--log-format", format], &[("RUST_LOG", "trace")]);
+    let (webhook, alarms) = receiver();
+    place.write("alarm-secret", ALARM_SECRET);
+    let server = place.serve_with(
+        &["--log-format", format, "--alarm-webhook", &webhook, "--alarm-secret-file", "alarm-secret"],
+        &[("RUST_LOG", "trace")],
+    );
     let mut keys = secrets(&place);
     let new = |more: &[&str]| server.print(&place, &[&["token", "new"], more].concat());
     let bound = ["--audience", "https://trac.example.org/", "--claims", "{\"a\": 1}"];
@@ -138,12 +183,22 @@ fn a_full_run(format: &str) {
 
     let listed = server.print(&place, &["events", "--json", "--limit", "0"]);
     assert!(listed.contains("probe/1") && listed.contains("relay") && listed.contains("replay"), "{listed}");
+    let mut posted = Vec::new();
+    for kind in ["countersign.relay", "countersign.replay"] {
+        while !posted.iter().any(|alarm: &String| alarm.contains(kind)) {
+            posted.push(alarms.recv().unwrap());
+        }
+    }
     let metrics = http::get(&format!("{}/metrics", server.private)).text;
     let ended = server.stop();
     let mut log = ended.err;
-    for (name, text) in
-        [("out", ended.out), ("metrics", metrics), ("events", listed), ("followed", follower.out.whole())]
-    {
+    for (name, text) in [
+        ("out", ended.out),
+        ("metrics", metrics),
+        ("alarms", posted.concat()),
+        ("events", listed),
+        ("followed", follower.out.whole()),
+    ] {
         assert!(!text.is_empty(), "{name}");
         log.push_str(&text);
     }
@@ -157,6 +212,9 @@ fn a_full_run(format: &str) {
     assert!(log.contains("DEBUG"), "so much is logged that something could be in it");
     assert!(log.contains("a token was used a second time"), "{log}");
     assert!(log.contains("a token was used by another tracker"), "{log}");
+    assert!(!log.contains(&ALARM_SECRET[6..]), "the alarms' secret");
+    // The receiver's own head has its path, and nobody else may.
+    assert_eq!(log.matches("sEcretHookPath").count(), posted.len(), "only where alarms were sent");
     assert_eq!(keys.len(), 3);
     for token in &tokens {
         // The first letters name the key; the rest is the token.

@@ -24,6 +24,7 @@ use countersign_core::{
 use jiff::Timestamp;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+use crate::alarms::{Alarms, Webhook};
 use crate::caller::Caller;
 use crate::metrics::Tally;
 
@@ -70,6 +71,7 @@ pub struct Events {
     followers: broadcast::Sender<News>,
     counts: Counts,
     tally: Tally,
+    alarms: Option<Alarms>,
 }
 
 /// The store of events that are not kept.
@@ -151,6 +153,7 @@ impl Events {
             followers: broadcast::Sender::new(MAX_BEHIND),
             counts: Counts::default(),
             tally: Tally::new(),
+            alarms: None,
         }
     }
 
@@ -158,6 +161,14 @@ impl Events {
     pub fn unkept(clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
         let policy = EventPolicy { retention: Duration::ZERO, record_issued: false };
         Self::new(policy, Arc::new(Nowhere), clock, entropy)
+    }
+
+    /// The same, with alarms for replays and relay attempts. `pause` is how long to wait before a delivery is tried for
+    /// the second time: [`ALARM_PAUSE`](crate::limits::ALARM_PAUSE) everywhere but in a test.
+    #[must_use]
+    pub fn with_alarms(mut self, webhook: Webhook, pause: Duration) -> Self {
+        self.alarms = Some(Alarms::new(webhook, pause));
+        self
     }
 
     /// A token was issued.
@@ -253,6 +264,9 @@ impl Events {
     }
 
     fn tell(&self, event: Event, keep: bool) {
+        if let Some(alarms) = &self.alarms {
+            alarms.raise(&event);
+        }
         if self.is_followed() {
             // An error means that the last one has just gone.
             let _ = self.followers.send(News::Event(Arc::new(event.clone())));
@@ -283,6 +297,18 @@ impl Events {
     pub(crate) fn end_following(&self) {
         // An error means that there is none.
         let _ = self.followers.send(News::End);
+    }
+
+    /// Delivers alarms, if there are to be any, as [`Server::run`](crate::Server::run) has it done. To be run once.
+    pub async fn deliver_alarms(self: Arc<Self>) {
+        if let Some(alarms) = &self.alarms {
+            alarms.deliver(&*self.clock, &*self.entropy).await;
+        }
+    }
+
+    /// Where alarms go, if anywhere.
+    pub(crate) fn alarms(&self) -> Option<&Alarms> {
+        self.alarms.as_ref()
     }
 
     /// What is counted.

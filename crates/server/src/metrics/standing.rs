@@ -81,6 +81,16 @@ impl Standing {
             counts.summed_up,
         );
         self.gauge("countersign_events_queue_depth", "Events that wait to be kept", counts.waiting);
+        let alarms = app.events.alarms();
+        let (delivered, failed) =
+            alarms.map_or((0, 0), |alarms| (alarms.delivered.get(), alarms.failed.get()));
+        self.counter("countersign_alarms_delivered", "Alarms that the receiver took", delivered);
+        self.counter("countersign_alarms_failed", "Alarms given up, or lost because too many waited", failed);
+        self.gauge(
+            "countersign_alarms_queue_depth",
+            "Alarms that wait to be delivered",
+            alarms.map_or(0, |alarms| count(alarms.waiting())),
+        );
         self.gauge("countersign_events_followers", "Who follows events now", counts.followers);
     }
 

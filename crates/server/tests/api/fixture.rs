@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -10,7 +11,8 @@ use countersign_core::{
     Audience, Clock, EventStore, KeyRing, LoginTokenSet, ManualClock, NewToken, OsEntropy, Policy, TokenStore,
 };
 use countersign_server::{
-    App, EventPolicy, Events, KeyFile, Names, Peer, RefusalLimiter, SpentStatus, TrustedProxies, routes,
+    App, EventPolicy, Events, KeyFile, Names, Peer, RefusalLimiter, SpentStatus, TrustedProxies, Webhook,
+    routes,
 };
 use countersign_store::MemoryStore;
 use countersign_store::events::MemoryEvents;
@@ -42,6 +44,7 @@ pub(crate) struct Options {
     pub(crate) store: Option<Arc<dyn TokenStore>>,
     pub(crate) events: Option<Arc<dyn EventStore>>,
     pub(crate) event_policy: EventPolicy,
+    pub(crate) alarms: Option<(Webhook, Duration)>,
 }
 
 /// A request's answer, read whole.
@@ -79,6 +82,10 @@ impl Fixture {
             clock.clone(),
             Arc::new(OsEntropy),
         );
+        let events = match options.alarms {
+            Some((webhook, pause)) => events.with_alarms(webhook, pause),
+            None => events,
+        };
         let app = Arc::new(App {
             events: Arc::new(events),
             tokens: LoginTokenSet::new(keys, store, clock.clone(), Arc::new(OsEntropy), options.policy),

@@ -7,6 +7,7 @@
     reason = "a test's helpers fail as tests do"
 )]
 
+mod alarms;
 mod events;
 mod fixture;
 mod handshake;

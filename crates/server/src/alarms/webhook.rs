@@ -1,0 +1,198 @@
+//! One delivery: signed as Standard Webhooks 1.0 has it (<https://www.standardwebhooks.com>), and posted.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::header::{CONTENT_TYPE, USER_AGENT};
+use axum::http::{Request, StatusCode, Uri};
+use bytes::Bytes;
+use data_encoding::BASE64;
+use http_body_util::Full;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use jiff::Timestamp;
+use ring::hmac;
+use tokio_rustls::rustls::crypto::ring as tls_ring;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use url::{Host, Url};
+
+/// How long a receiver may take for its answer.
+pub const ALARM_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How many bytes a secret may have (Standard Webhooks, "Symmetric signatures").
+const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
+
+const AGENT: &str = concat!("countersign/", env!("CARGO_PKG_VERSION"));
+
+/// Where alarms go, and how they are signed. Its `Debug` tells neither the secret nor the URL, which often is one.
+pub struct Webhook {
+    uri: Uri,
+    host: String,
+    secret: hmac::Key,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+}
+
+/// Why alarms cannot be sent as asked. No text repeats the URL or the secret.
+#[derive(Debug, thiserror::Error)]
+pub enum WebhookError {
+    /// The URL will not do.
+    #[error(
+        "alarm_webhook must be an https URL without a user name, or an http URL on this machine's loopback"
+    )]
+    Url,
+    /// The secret will not do.
+    #[error(
+        "the alarm secret must be `whsec_` and 24 to 64 random bytes in Base64 behind it; \
+         `echo whsec_$(head -c 32 /dev/urandom | base64)` makes one"
+    )]
+    Secret,
+    /// TLS cannot be set up.
+    #[error("alarms cannot be sent: {0}")]
+    Tls(String),
+}
+
+impl Webhook {
+    /// A receiver at `url`, which `secret` tells that it was this server. `authorities` (PEM) stand in place of those
+    /// that this machine trusts.
+    pub fn new(url: &Url, secret: &str, authorities: Option<&[u8]>) -> Result<Self, WebhookError> {
+        let is_local = match url.host() {
+            Some(Host::Domain(name)) => name == "localhost",
+            Some(Host::Ipv4(address)) => address.is_loopback(),
+            Some(Host::Ipv6(address)) => address.is_loopback(),
+            None => return Err(WebhookError::Url),
+        };
+        let is_safe = url.scheme() == "https" || (url.scheme() == "http" && is_local);
+        if !is_safe || !url.username().is_empty() || url.password().is_some() {
+            return Err(WebhookError::Url);
+        }
+        let uri: Uri = url.as_str().parse().map_err(|_| WebhookError::Url)?;
+        let secret = secret.strip_prefix("whsec_").and_then(|text| BASE64.decode(text.as_bytes()).ok());
+        let secret =
+            secret.filter(|secret| SECRET_BYTES.contains(&secret.len())).ok_or(WebhookError::Secret)?;
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls(authorities)?)
+            .https_or_http()
+            .enable_http1()
+            .build();
+        Ok(Self {
+            uri,
+            host: url.host_str().unwrap_or_default().to_owned(),
+            secret: hmac::Key::new(hmac::HMAC_SHA256, &secret),
+            client: Client::builder(TokioExecutor::new()).build(connector),
+        })
+    }
+
+    /// The receiver's host, which the log may tell.
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Posts a message. Follows no redirect: only a 2xx is success.
+    ///
+    /// # Errors
+    ///
+    /// What went wrong, in words that repeat nothing of the receiver's answer.
+    pub(super) async fn deliver(&self, id: &str, now: Timestamp, body: &str) -> Result<(), String> {
+        let timestamp = now.as_second();
+        let signature = hmac::sign(&self.secret, format!("{id}.{timestamp}.{body}").as_bytes());
+        let request = Request::post(self.uri.clone())
+            .header(CONTENT_TYPE, "application/json")
+            .header(USER_AGENT, AGENT)
+            .header("webhook-id", id)
+            .header("webhook-timestamp", timestamp)
+            .header("webhook-signature", format!("v1,{}", BASE64.encode(signature.as_ref())))
+            .body(Full::new(Bytes::from(body.to_owned())))
+            .map_err(|error| error.to_string())?;
+        let answered = tokio::time::timeout(ALARM_TIMEOUT, self.client.request(request)).await;
+        let response = answered
+            .map_err(|_| format!("no answer for {} seconds", ALARM_TIMEOUT.as_secs()))?
+            .map_err(|error| innermost(&error).to_string())?;
+        match response.status() {
+            status if status.is_success() => Ok(()),
+            status if status.is_redirection() => {
+                Err(format!("it redirects ({status}), which is not followed"))
+            }
+            StatusCode::GONE => Err("it answers 410 Gone: name another alarm_webhook".to_owned()),
+            status => Err(format!("it answers {status}")),
+        }
+    }
+}
+
+impl fmt::Debug for Webhook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Webhook").field("host", &self.host).finish_non_exhaustive()
+    }
+}
+
+fn tls(authorities: Option<&[u8]>) -> Result<ClientConfig, WebhookError> {
+    let failed = |error: &dyn fmt::Display| WebhookError::Tls(error.to_string());
+    let mut roots = RootCertStore::empty();
+    match authorities {
+        Some(pem) => {
+            for certificate in CertificateDer::pem_slice_iter(pem) {
+                let certificate = certificate.map_err(|error| failed(&error))?;
+                roots.add(certificate).map_err(|error| failed(&error))?;
+            }
+        }
+        // Without any, nothing can be verified, and every delivery says so.
+        None => {
+            let _ = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(tls_ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().map_err(|error| failed(&error))?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// The cause behind an error and its causes, which says most in the fewest words.
+fn innermost<'e>(error: &'e (dyn std::error::Error + 'static)) -> &'e dyn std::error::Error {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+    #[test]
+    fn a_receiver_must_be_safe_to_talk_to_and_nothing_secret_is_repeated() {
+        let url = |text: &str| text.parse::<Url>().unwrap();
+        for (text, fits) in [
+            ("https://hooks.example.org/s3cret", true),
+            ("http://127.0.0.1:9/s3cret", true),
+            ("http://[::1]:9/s3cret", true),
+            ("http://localhost/s3cret", true),
+            ("http://hooks.example.org/s3cret", false),
+            ("https://anna:s3cret@hooks.example.org/", false),
+            ("ftp://localhost/s3cret", false),
+            ("unix:/s3cret", false),
+        ] {
+            let webhook = Webhook::new(&url(text), SECRET, Some(&[]));
+            assert_eq!(webhook.is_ok(), fits, "{text}");
+            assert!(!format!("{webhook:?}").contains("s3cret"), "{webhook:?}");
+        }
+        for secret in ["", "whsec_", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_c2hvcnQ=", "whsec_!!!!"] {
+            let error = Webhook::new(&url("https://a.example"), secret, Some(&[])).unwrap_err().to_string();
+            assert!(error.contains("whsec_") && (secret.len() < 8 || !error.contains(secret)), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_signature_is_that_of_the_specification_s_example() {
+        // The example of the Standard Webhooks' reference libraries.
+        let webhook = Webhook::new(&"https://a.example".parse().unwrap(), SECRET, Some(&[])).unwrap();
+        let signed = "msg_p5jXN8AQM9LWM0D4loKWxJek.1614265330.{\"test\": 2432232314}";
+        let signature = hmac::sign(&webhook.secret, signed.as_bytes());
+        assert_eq!(BASE64.encode(signature.as_ref()), "g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+    }
+}

@@ -1,0 +1,216 @@
+//! Alarms, with a receiver that is hard to please.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Request as HttpRequest, StatusCode};
+use axum::response::{IntoResponse, Response};
+use countersign_server::Webhook;
+use countersign_server::limits::{ALARM_ATTEMPTS, ALARM_QUEUE, KEPT_EACH_MINUTE};
+use data_encoding::BASE64;
+use http_body_util::BodyExt;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use crate::fixture::{FORM, Fixture, Options, TRAC, handshake_path, post};
+
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+/// What a receiver was sent.
+#[derive(Debug)]
+struct Received {
+    headers: HeaderMap,
+    body: String,
+}
+
+impl Received {
+    fn header(&self, name: &str) -> &str {
+        self.headers[name].to_str().unwrap()
+    }
+
+    /// Verifies it as the specification says, and reads it.
+    fn verified(&self) -> Value {
+        let (id, timestamp) = (self.header("webhook-id"), self.header("webhook-timestamp"));
+        let signed = format!("{id}.{timestamp}.{}", self.body);
+        let key = BASE64.decode(SECRET.strip_prefix("whsec_").unwrap().as_bytes()).unwrap();
+        let signature = format!("v1,{}", BASE64.encode(&hmac_sha256(&key, signed.as_bytes())));
+        assert!(self.header("webhook-signature").split(' ').any(|one| one == signature), "{self:?}");
+        serde_json::from_str(&self.body).unwrap()
+    }
+}
+
+/// RFC 2104, for keys of at most a block.
+fn hmac_sha256(key: &[u8], message: &[u8]) -> Vec<u8> {
+    let pad = |with: u8| -> Vec<u8> { (0..64).map(|at| key.get(at).copied().unwrap_or(0) ^ with).collect() };
+    let inner = Sha256::digest([&pad(0x36), message].concat());
+    Sha256::digest([&pad(0x5c)[..], &inner[..]].concat()).to_vec()
+}
+
+type Answers = Arc<Mutex<Vec<Response>>>;
+
+/// A receiver that gives these answers, the last one first, and then 200; its URL, and what it is sent.
+async fn receiver(answers: Vec<Response>) -> (String, mpsc::UnboundedReceiver<Received>) {
+    let (sender, received) = mpsc::unbounded_channel();
+    let answers: Answers = Arc::new(Mutex::new(answers));
+    let take = async |State((answers, sender)): State<(Answers, mpsc::UnboundedSender<Received>)>,
+                      request: Request| {
+        let (head, body) = request.into_parts();
+        let body = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
+        sender.send(Received { headers: head.headers, body }).unwrap();
+        let answer = answers.lock().unwrap().pop();
+        answer.unwrap_or_else(|| StatusCode::OK.into_response())
+    };
+    let router = Router::new().fallback(take).with_state((answers, sender));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/alarms", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    (url, received)
+}
+
+fn server(url: &str) -> Fixture {
+    let webhook = Webhook::new(&url.parse().unwrap(), SECRET, None).unwrap();
+    // Attempts come as fast as they can.
+    let server = Fixture::with(Options { alarms: Some((webhook, Duration::ZERO)), ..Options::default() });
+    tokio::spawn(Arc::clone(&server.app.events).deliver_alarms());
+    server
+}
+
+async fn replay(server: &Fixture) -> String {
+    let token = server.token();
+    assert_eq!(server.handshake(&token).await.status, StatusCode::OK);
+    assert_eq!(server.handshake(&token).await.status, StatusCode::UNAUTHORIZED);
+    token
+}
+
+/// The value of a series.
+async fn series(server: &Fixture, name: &str) -> u64 {
+    let metrics = server.private(HttpRequest::get("/metrics").body(Body::empty()).unwrap()).await.text;
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
+}
+
+#[tokio::test]
+async fn replays_and_relays_are_told_signed_and_without_the_token() {
+    let (url, mut received) = receiver(Vec::new()).await;
+    let server = server(&url);
+    server.handshake("cs1forged").await;
+    let replayed = replay(&server).await;
+    let bound = server.token_for(TRAC);
+    let relay = post(&handshake_path(&bound)).header("content-type", FORM);
+    server.public(relay.body(Body::from("audience=https://evil.example/")).unwrap()).await;
+
+    let first = received.recv().await.unwrap();
+    let told = first.verified();
+    assert_eq!((&told["type"], &told["data"]["kind"]), (&"countersign.replay".into(), &"replay".into()));
+    assert_eq!(told["data"]["token"], server.look(&replayed).await["id"]);
+    assert_eq!(told["data"]["first"]["peer"], "192.0.2.7");
+    assert_eq!(told["timestamp"], "2026-01-31T12:00:00Z");
+    assert_eq!(first.header("webhook-id"), told["data"]["id"]);
+    assert_eq!(first.header("webhook-timestamp"), "1769860800");
+    assert_eq!(first.header("content-type"), "application/json");
+    let second = received.recv().await.unwrap();
+    let told = second.verified();
+    assert_eq!(
+        (&told["type"], &told["data"]["stated"]),
+        (&"countersign.relay".into(), &"https://evil.example/".into())
+    );
+    for (received, token) in [(first, &replayed), (second, &bound)] {
+        assert!(!format!("{received:?}").contains(&token[12..28]), "{received:?}");
+    }
+    assert!(received.try_recv().is_err(), "a forged token is no alarm");
+}
+
+#[tokio::test]
+async fn what_is_not_taken_is_sent_again_with_the_same_id_and_no_redirect_is_followed() {
+    let elsewhere = receiver(Vec::new()).await;
+    let redirect = (StatusCode::TEMPORARY_REDIRECT, [("location", elsewhere.0.clone())], "").into_response();
+    let refusals = [StatusCode::INTERNAL_SERVER_ERROR, StatusCode::TOO_MANY_REQUESTS, StatusCode::NOT_FOUND];
+    let mut answers: Vec<Response> = refusals.map(IntoResponse::into_response).into();
+    answers.push(redirect);
+    let (url, mut received) = receiver(answers).await;
+    let server = server(&url);
+    replay(&server).await;
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        server.clock.advance(Duration::from_secs(1));
+        let attempt = received.recv().await.unwrap();
+        attempt.verified();
+        ids.push(attempt.header("webhook-id").to_owned());
+    }
+    ids.dedup();
+    assert_eq!(ids.len(), 1, "it is one message");
+    replay(&server).await;
+    assert_ne!(received.recv().await.unwrap().header("webhook-id"), ids[0], "the next one");
+    let mut elsewhere = elsewhere.1;
+    assert!(elsewhere.try_recv().is_err(), "nothing was sent where it was redirected to");
+    while series(&server, "countersign_alarms_delivered_total").await < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(series(&server, "countersign_alarms_failed_total").await, 0);
+}
+
+#[tokio::test]
+async fn a_receiver_that_never_takes_it_is_given_up_and_the_next_alarm_comes() {
+    let attempts = usize::try_from(ALARM_ATTEMPTS).unwrap();
+    let refusals = (0..attempts).map(|_| StatusCode::SERVICE_UNAVAILABLE.into_response()).collect();
+    let (url, mut received) = receiver(refusals).await;
+    let server = server(&url);
+    replay(&server).await;
+    replay(&server).await;
+    let mut ids = Vec::new();
+    for _ in 0..=attempts {
+        ids.push(received.recv().await.unwrap().header("webhook-id").to_owned());
+    }
+    assert!(ids[..attempts].iter().all(|id| *id == ids[0]) && ids[attempts] != ids[0], "{ids:?}");
+    assert_eq!(series(&server, "countersign_alarms_failed_total").await, 1);
+}
+
+#[tokio::test]
+async fn a_receiver_that_is_slow_holds_up_no_handshake_and_what_does_not_fit_is_counted() {
+    // It takes connections and never answers.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = server(&format!("http://{}/", listener.local_addr().unwrap()));
+    let kept = usize::try_from(KEPT_EACH_MINUTE).unwrap();
+    let mut replays = 0;
+    while series(&server, "countersign_alarms_failed_total").await == 0 {
+        replay(&server).await;
+        replays += 1;
+        if replays % kept == 0 {
+            server.clock.advance(Duration::from_mins(1));
+        }
+    }
+    assert!((ALARM_QUEUE..ALARM_QUEUE + 3).contains(&replays), "{replays}");
+    assert_eq!(series(&server, "countersign_alarms_queue_depth").await, u64::try_from(ALARM_QUEUE).unwrap());
+}
+
+#[tokio::test]
+async fn a_receiver_whose_certificate_cannot_be_verified_is_told_nothing() {
+    let rcgen::CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let other = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap().cert.pem();
+    for (authority, is_told) in [(cert.pem(), true), (other, false)] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
+        let webhook = Webhook::new(&url.parse().unwrap(), SECRET, Some(authority.as_bytes())).unwrap();
+        let alarms = Some((webhook, Duration::ZERO));
+        let server = Fixture::with(Options { alarms, ..Options::default() });
+        tokio::spawn(Arc::clone(&server.app.events).deliver_alarms());
+        let (chain, key) = (vec![cert.der().clone()], signing_key.serialize_der().try_into().unwrap());
+        let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+        let config = tokio_rustls::rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        replay(&server).await;
+        let accepted = acceptor.accept(listener.accept().await.unwrap().0).await;
+        assert_eq!(accepted.is_ok(), is_told, "{:?}", accepted.err());
+    }
+}
