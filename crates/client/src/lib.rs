@@ -18,6 +18,7 @@ use url::{Position, Url};
 use zeroize::Zeroizing;
 
 use crate::transport::Transport;
+pub use crate::transport::{Probe, probe};
 
 pub use crate::follow::{EventStream, News};
 

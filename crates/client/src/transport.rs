@@ -127,3 +127,72 @@ fn tls_config(credentials: &Credentials) -> Result<ClientConfig, String> {
         .with_client_auth_cert(chain, key)
         .map_err(|error| format!("the client certificate cannot be used: {error}"))
 }
+
+/// What a web server says to a GET. No redirect is followed.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    /// Its status.
+    pub status: StatusCode,
+    /// Where it would send the caller.
+    pub location: Option<String>,
+    /// The body, as text; empty if it is longer than a few KiB.
+    pub body: String,
+    /// The certificate that it showed, if it speaks TLS. It has been verified.
+    pub certificate: Option<CertificateDer<'static>>,
+}
+
+/// Asks a web server that need not be a private API, with a GET and without any credential.
+///
+/// # Errors
+///
+/// Why there is no answer, for a person; also if its certificate is not valid.
+pub async fn probe(url: &Url) -> Result<Probe, String> {
+    let answered = tokio::time::timeout(PROBE_TIMEOUT, probe_now(url)).await;
+    answered
+        .map_err(|_| format!("no answer in {} s", PROBE_TIMEOUT.as_secs()))?
+        .map_err(|error| error.to_string())
+}
+
+/// How long an answer to a probe may take.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest body of an answer to a probe that is read, in bytes.
+const MAX_PROBE_BYTES: usize = 4096;
+
+async fn probe_now(url: &Url) -> io::Result<Probe> {
+    let transport = Transport::to_url(url, &Credentials::default()).map_err(io::Error::other)?;
+    let Transport::Tcp { host, port, tls } = transport else { return Err(io::ErrorKind::Unsupported.into()) };
+    let request = Request::get(url.path()).header(hyper::header::HOST, url.authority());
+    let request = request.body(Full::new(Bytes::new())).map_err(io::Error::other)?;
+    let stream = TcpStream::connect((host.as_str(), port)).await?;
+    match tls {
+        None => probe_over(stream, request).await,
+        Some((connector, name)) => {
+            let stream = connector.connect(name, stream).await?;
+            let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+            let certificate = shown.map(|certificate| certificate.clone().into_owned());
+            Ok(Probe { certificate, ..probe_over(stream, request).await? })
+        }
+    }
+}
+
+async fn probe_over<S>(stream: S, request: Request<Full<Bytes>>) -> io::Result<Probe>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    let connection = tokio::spawn(connection);
+    let response = sender.send_request(request).await.map_err(io::Error::other)?;
+    let (head, body) = response.into_parts();
+    let location = head.headers.get(hyper::header::LOCATION).and_then(|value| value.to_str().ok());
+    let location = location.filter(|_| head.status.is_redirection()).map(str::to_owned);
+    let body = Limited::new(body, MAX_PROBE_BYTES)
+        .collect()
+        .await
+        .map(http_body_util::Collected::to_bytes)
+        .unwrap_or_default();
+    connection.abort();
+    let body = String::from_utf8_lossy(&body).into_owned();
+    Ok(Probe { status: head.status, location, body, certificate: None })
+}

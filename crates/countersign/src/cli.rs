@@ -5,6 +5,7 @@ use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::bench::BenchCommand;
 use crate::check_tracker::CheckTrackerCommand;
+use crate::doctor::DoctorCommand;
 use crate::events::EventsCommand;
 use crate::generate::{CompletionsCommand, ManCommand};
 use crate::keys::{KEY_PLACE, KeysCommand};
@@ -62,6 +63,9 @@ pub(crate) enum Command {
     /// Look after the store of consumed tokens
     #[command(subcommand)]
     Store(StoreCommand),
+    /// Look at everything that an operator can get wrong, and say what to do
+    #[command(after_help = crate::doctor::DOCTOR_HELP)]
+    Doctor(Box<DoctorCommand>),
     /// Print a script that completes commands and flags in a shell
     #[command(after_help = crate::generate::COMPLETIONS_HELP)]
     Completions(CompletionsCommand),

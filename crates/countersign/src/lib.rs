@@ -6,6 +6,7 @@ mod bench;
 mod check_tracker;
 mod cli;
 mod demo;
+mod doctor;
 mod events;
 mod generate;
 mod keys;
@@ -46,6 +47,7 @@ pub fn run() -> ExitCode {
             Command::Events(command) => events::run(*command).await,
             Command::Keys(command) => keys::run(command).await,
             Command::Store(command) => store::run(command).await,
+            Command::Doctor(command) => doctor::run(*command).await,
             Command::Completions(command) => generate::completions(&command),
             Command::Man(command) => generate::man(&command),
         }

@@ -12,6 +12,7 @@
 
 mod backup;
 mod copying;
+mod doctor;
 mod events;
 mod fixture;
 mod generated;

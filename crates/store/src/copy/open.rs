@@ -27,7 +27,9 @@ pub fn name(url: &str, data_dir: &Path) -> Result<String, OpenError> {
 fn file(url: &StoreUrl, data_dir: &Path) -> Result<PathBuf, OpenError> {
     match url {
         StoreUrl::Postgres(_) => {
-            Err(OpenError::Unusable("a PostgreSQL store can be neither end of a copy".to_owned()))
+            let sentence = "a PostgreSQL store can be neither end of a copy; to change to one, or from one, begin with a \
+                            new store: it refuses every token that was issued before";
+            Err(OpenError::Unusable(sentence.to_owned()))
         }
         StoreUrl::Sqlite(_) | StoreUrl::Memory => url.database(data_dir).ok_or(OpenError::OnlyInMemory),
     }

@@ -18,6 +18,7 @@
 //! connect.
 
 mod batch;
+mod examine;
 mod fault;
 mod health;
 mod lanes;
@@ -48,6 +49,7 @@ use countersign_core::{
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
 
+pub use self::examine::{DatabaseExamination, examine};
 pub use self::settings::{DEFAULT_SCHEMA, PostgresOptions, PostgresUrl, SchemaName};
 
 use self::fault::Failure;

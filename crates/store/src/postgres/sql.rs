@@ -248,3 +248,11 @@ pub(super) const DURABILITY: &str =
 
 /// Waits for the disk at each commit, and for a synchronous standby's disk if there is one.
 pub(super) const SYNCHRONOUS: &str = "SET synchronous_commit = on";
+
+/// What an operator may have set that makes commits forgettable. `reset_val` is what counts before a session sets anything.
+pub(super) const WHAT_IS_SET: &str = "SELECT name, reset_val FROM pg_catalog.pg_settings WHERE name IN \
+    ('fsync', 'full_page_writes', 'synchronous_commit', 'default_transaction_read_only')";
+
+/// PostgreSQL's own: whether this is a standby, and who follows. Without the role `pg_monitor`, `sync_state` is null.
+pub(super) const IS_STANDBY: &str = "SELECT pg_catalog.pg_is_in_recovery() AS standby";
+pub(super) const STANDBYS: &str = "SELECT application_name, sync_state FROM pg_catalog.pg_stat_replication";

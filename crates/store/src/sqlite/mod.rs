@@ -212,6 +212,44 @@ pub fn inspect(path: &Path) -> Result<StoreStats, OpenError> {
         .map_err(|error| while_opening(path, &error))
 }
 
+/// What a look into a database finds.
+#[derive(Clone, Debug)]
+pub struct Examination {
+    /// How much is in it.
+    pub stats: StoreStats,
+    /// Whether a server may use it.
+    pub state: CopyState,
+    /// Which servers have used it. Whether one does now cannot be seen from the outside.
+    pub roll: Roll,
+    /// What is damaged, if anything is.
+    pub damage: Option<String>,
+}
+
+/// Looks through the database at `path`, also while a server has it open; changes nothing. Takes about two seconds for
+/// each gigabyte.
+pub fn examine(path: &Path, now: Timestamp) -> Result<Examination, OpenError> {
+    let connection = connect_to_read(path)?;
+    let damage = match schema::check(&connection, path) {
+        Ok(()) => None,
+        Err(OpenError::Damaged { detail, .. }) => Some(detail),
+        Err(other) => return Err(other),
+    };
+    reader::consistently(&connection, |connection| {
+        let state = if schema::has_table(connection, "copying")? {
+            copy::state(connection)?
+        } else {
+            CopyState::Serving { made_by: None }
+        };
+        let roll = if schema::has_table(connection, "nodes")? {
+            nodes::roll(connection, now, None)?
+        } else {
+            Roll { now, nodes: Vec::new() }
+        };
+        Ok(Examination { stats: reader::stats(connection, path)?, state, roll, damage })
+    })
+    .map_err(|error| while_opening(path, &error))
+}
+
 /// A read connection to a store that this process may not have the lock of.
 fn connect_to_read(path: &Path) -> Result<Connection, OpenError> {
     let path = &*std::path::absolute(path).map_err(|error| OpenError::Files {

@@ -1,6 +1,7 @@
 //! The contract, and what only a store in a database can get wrong.
 
 mod batches;
+mod examining;
 mod settings;
 
 use std::sync::Arc;

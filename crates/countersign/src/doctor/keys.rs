@@ -1,0 +1,210 @@
+//! The key ring, and the other servers' rings.
+
+use countersign_core::{Key, MAX_KEYS, Node, SeenNode};
+use jiff::SignedDuration;
+use serde_json::Value;
+
+use super::context::Context;
+use super::finding::Finding;
+
+/// A sealing key that is older than this should be replaced.
+const OLD: SignedDuration = SignedDuration::from_hours(365 * 24);
+
+/// The ring itself: whether it can be used, its keys' number and age, and whether it is the one that the store knows.
+pub(super) fn ring(context: &Context) -> Vec<Finding> {
+    let ring = match &context.ring {
+        None => return Vec::new(),
+        Some(Err(error)) => {
+            return vec![Finding::error(
+                error.to_string(),
+                "put the right ring back; if it is lost, `countersign keys new` makes another, and every token issued so \
+                 far is refused",
+            )];
+        }
+        Some(Ok(ring)) => ring,
+    };
+    let mut findings = Vec::new();
+    if let Some(sealing) = ring.sealing_key(context.now) {
+        let age = context.now.duration_since(sealing.active_from());
+        if age < SignedDuration::ZERO {
+            findings.push(Finding::warning(
+                format!("no key may seal before {}, by this machine's clock", sealing.active_from()),
+                "look at the clock; the server seals with the oldest key meanwhile",
+            ));
+        } else if age > OLD {
+            findings.push(Finding::note(
+                format!("key {} has been sealing since {}", sealing.id(), sealing.active_from()),
+                "replace it with `countersign keys rotate`; nothing is interrupted",
+            ));
+        }
+    }
+    if ring.keys().len() > MAX_KEYS / 2 {
+        findings.push(Finding::warning(
+            format!("there are {} keys in the ring, of {MAX_KEYS} at most", ring.keys().len()),
+            "rotate less often; keys leave the ring a day after they were replaced",
+        ));
+    }
+    if let Some(stored) = context.stored() {
+        for lacking in stored.roll.lacking(None, ring) {
+            let (key, node) = (lacking.key, lacking.by.node.label());
+            findings.push(if lacking.by.live {
+                Finding::error(
+                    format!("the ring lacks key {key}, with which {node} seals"),
+                    "copy the key ring of that server here; its tokens are refused otherwise",
+                )
+            } else {
+                Finding::warning(
+                    format!("the ring lacks key {key}, with which {node} sealed until {}", lacking.by.at),
+                    "if this is another server's ring, put the right one back; tokens of that key are refused",
+                )
+            });
+        }
+    }
+    if findings.is_empty() {
+        let sealing = ring.sealing_key(context.now).map(Key::id);
+        let seals = sealing.map_or_else(String::new, |key| format!(", and key {key} may seal"));
+        findings.push(Finding::ok(format!("{} in the ring{seals}", count(ring.keys().len(), "key"))));
+    }
+    if let Some(served) = context.served() {
+        waiting(&served.keys, &mut findings);
+    }
+    findings
+}
+
+/// Keys that wait for servers.
+fn waiting(document: &Value, findings: &mut Vec<Finding>) {
+    let keys = document.get("keys").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    for key in keys {
+        let waits_for: Vec<&str> = key
+            .get("waits_for")
+            .and_then(Value::as_array)
+            .map(|nodes| nodes.iter().filter_map(Value::as_str).collect())
+            .unwrap_or_default();
+        if !waits_for.is_empty() {
+            let id = key.get("id").and_then(Value::as_str).unwrap_or_default();
+            findings.push(Finding::warning(
+                format!("key {id} waits for {} to have it, and does not seal", waits_for.join(", ")),
+                "copy this server's key ring there",
+            ));
+        }
+    }
+}
+
+/// The servers on the same store: whether their rings, versions and schemas are the same.
+pub(super) fn nodes(context: &Context) -> Vec<Finding> {
+    let Some(stored) = context.stored() else { return Vec::new() };
+    let live: Vec<_> = stored.roll.nodes.iter().filter(|seen| seen.live).collect();
+    compare(&live)
+}
+
+fn compare(live: &[&SeenNode]) -> Vec<Finding> {
+    let Some(first) = live.first() else { return Vec::new() };
+    let mut findings = Vec::new();
+    for seen in live.iter().skip(1) {
+        let (node, other) = (&seen.node, &first.node);
+        let differs = |what: &str, here: String, there: String, remedy: &str| {
+            Finding::warning(
+                format!("{} has {what} {there}, and {} has {here}", node.label(), other.label()),
+                remedy.to_owned(),
+            )
+        };
+        let names = |node: &Node| {
+            let mut names: Vec<String> = node.keys.iter().map(|key| key.id.to_string()).collect();
+            names.sort_unstable();
+            names.join(" ")
+        };
+        if names(node) != names(other) {
+            findings.push(differs(
+                "the keys",
+                names(other),
+                names(node),
+                "copy the key ring that has them all to every server; a new key waits until they all hold it",
+            ));
+        }
+        if node.version != other.version {
+            findings.push(differs(
+                "version",
+                other.version.clone(),
+                node.version.clone(),
+                "install the same version everywhere; two of them are for the time of an upgrade only",
+            ));
+        }
+        if seen.schema != first.schema {
+            findings.push(differs(
+                "schema",
+                first.schema.to_string(),
+                seen.schema.to_string(),
+                "install the same version everywhere",
+            ));
+        }
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok(format!("{} on this store, all alike", count(live.len(), "server"))));
+    }
+    findings
+}
+
+fn count(number: usize, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_core::{HeldKey, KeyRing, NodeId, OsEntropy};
+
+    use super::super::finding::Level;
+    use super::*;
+
+    fn node(host: &str, ring: &KeyRing) -> SeenNode {
+        let now = "2026-01-31T12:00:00Z".parse().unwrap();
+        let held = |key: &Key| HeldKey { id: key.id(), active_from: key.active_from() };
+        let node = Node {
+            id: NodeId::generate(&OsEntropy).unwrap(),
+            host: host.to_owned(),
+            private_url: "http://127.0.0.1:8087".to_owned(),
+            version: "0.1.0".to_owned(),
+            serving: true,
+            clock: now,
+            keys: ring.keys().iter().map(held).collect(),
+            sealing: None,
+            sealed: Vec::new(),
+            revoked: Vec::new(),
+        };
+        SeenNode { node, at: now, live: true, schema: 1 }
+    }
+
+    #[test]
+    fn servers_that_differ_are_told() {
+        let now = "2026-01-31T12:00:00Z".parse().unwrap();
+        let ring = KeyRing::generate(now, &OsEntropy).unwrap();
+        let (alpha, mut beta) = (node("alpha", &ring), node("beta", &ring));
+        let alike = compare(&[&alpha, &beta]);
+        assert_eq!((alike.len(), alike[0].level), (1, Level::Ok), "{alike:?}");
+        beta.node.version = "0.2.0".to_owned();
+        beta.schema = 2;
+        beta.node.keys = node("beta", &KeyRing::generate(now, &OsEntropy).unwrap()).node.keys;
+        let told: Vec<String> = compare(&[&alpha, &beta])
+            .into_iter()
+            .map(|finding| {
+                assert_eq!(finding.level, Level::Warning);
+                finding.sentence
+            })
+            .collect();
+        for part in ["has the keys", "has version 0.2.0", "has schema 2"] {
+            assert!(told.iter().any(|sentence| sentence.contains(part)), "{part}: {told:?}");
+        }
+        assert_eq!(compare(&[]), []);
+    }
+
+    #[test]
+    fn a_key_that_waits_is_told() {
+        let document = serde_json::json!({ "keys": [
+            { "id": "0fb7f4be", "waits_for": [] },
+            { "id": "c2a1d06e", "waits_for": ["beta (http://10.0.0.2:8087)"] },
+        ] });
+        let mut findings = Vec::new();
+        waiting(&document, &mut findings);
+        assert_eq!(findings.len(), 1);
+        assert!(findings[0].sentence.contains("c2a1d06e waits for beta"), "{findings:?}");
+    }
+}

@@ -1,0 +1,192 @@
+//! The configuration, and the files that it names.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use countersign_store::StoreUrl;
+use jiff::{SignedDuration, Timestamp};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use x509_parser::parse_x509_certificate;
+
+use super::context::Context;
+use super::finding::Finding;
+
+/// A certificate that expires sooner than this is to be renewed.
+const RENEW_BEFORE: SignedDuration = SignedDuration::from_hours(14 * 24);
+
+/// What the configuration says, and whether it is wise.
+pub(super) fn configuration(context: &Context) -> Vec<Finding> {
+    let settings = match &context.settings {
+        Ok(settings) => settings,
+        Err(wrong) => {
+            return vec![Finding::error(
+                format!("it cannot be used: {wrong}"),
+                "mend it; docs/countersign.sample.toml has every setting. What depends on it was not checked",
+            )];
+        }
+    };
+    let mut findings = Vec::new();
+    if settings.store.url == StoreUrl::Memory {
+        findings.push(Finding::warning(
+            "the store is in memory: it forgets everything when the server stops",
+            "set `store` to sqlite: for anything but a demonstration",
+        ));
+    }
+    if !settings.policy.require_audience {
+        findings.push(Finding::note(
+            "tokens that are bound to no tracker are issued when asked for; a hostile tracker can pass such a token on",
+            "set `require_audience = true` as soon as all your trackers state who they are",
+        ));
+    }
+    if settings.refusals_per_minute == 0 {
+        findings.push(Finding::note(
+            "refusals are not limited, so that guessing costs an address nothing but its time",
+            "set `refusals_per_minute` unless a proxy in front limits requests",
+        ));
+    }
+    let guarded = settings.private_bearer_file.is_some()
+        || settings.private.tls.as_ref().is_some_and(|tls| tls.client_authorities.is_some());
+    if settings.private.address.is_local() == Some(false) && !guarded {
+        findings.push(Finding::error(
+            format!("the private API would be open to anybody who reaches {}", settings.private.address),
+            "give it a secret (private_bearer_file) or let it ask for certificates (private_client_ca); the server does \
+             not start like this",
+        ));
+    }
+    if findings.iter().all(|finding| finding.level < super::finding::Level::Warning) {
+        findings.push(Finding::ok("it can be used"));
+    }
+    findings
+}
+
+/// Who may read and write what.
+pub(super) fn files(context: &Context) -> Vec<Finding> {
+    let Ok(settings) = &context.settings else { return Vec::new() };
+    let mut findings = Vec::new();
+    directory(&settings.data_dir, &mut findings);
+    secret("the key ring", &settings.key_ring, &mut findings);
+    if let Some(path) = &settings.private_bearer_file {
+        secret("the bearer secret", path, &mut findings);
+    }
+    for tls in [&settings.public.tls, &settings.private.tls].into_iter().flatten() {
+        secret("the TLS key", &tls.key, &mut findings);
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok("the data directory and the secrets are their owner's alone"));
+    }
+    findings
+}
+
+fn directory(path: &Path, findings: &mut Vec<Finding>) {
+    let shown = path.display();
+    match fs::metadata(path) {
+        Err(error) => findings.push(Finding::error(
+            format!("the data directory {shown} cannot be looked at: {error}"),
+            "start the server once to make it, or name the right one with --data-dir; run this as the server's user",
+        )),
+        Ok(metadata) => {
+            let mode = metadata.mode() & 0o7777;
+            if mode & 0o022 != 0 {
+                findings.push(Finding::error(
+                    format!("others may write to the data directory {shown} (mode {mode:04o}), and so make used tokens good again"),
+                    format!("run `chmod 700 {shown}`"),
+                ));
+            } else if mode & 0o055 != 0 {
+                findings.push(Finding::warning(
+                    format!("others may look into the data directory {shown} (mode {mode:04o})"),
+                    format!("run `chmod 700 {shown}`"),
+                ));
+            }
+            owner("the data directory", path, &metadata, findings);
+        }
+    }
+}
+
+fn secret(what: &str, path: &Path, findings: &mut Vec<Finding>) {
+    let shown = path.display();
+    match fs::metadata(path) {
+        Err(error) => findings.push(Finding::error(
+            format!("{what} {shown} cannot be looked at: {error}"),
+            "put it there, or name the right place; run this as the server's user",
+        )),
+        Ok(metadata) => {
+            let mode = metadata.mode() & 0o7777;
+            if mode & 0o077 != 0 {
+                findings.push(Finding::error(
+                    format!("{what} {shown} can be read by other users (mode {mode:04o})"),
+                    format!("run `chmod 600 {shown}`, and if anybody may have read it, replace it"),
+                ));
+            }
+            owner(what, path, &metadata, findings);
+        }
+    }
+}
+
+fn owner(what: &str, path: &Path, metadata: &fs::Metadata, findings: &mut Vec<Finding>) {
+    let me = rustix::process::geteuid().as_raw();
+    if metadata.uid() != me {
+        findings.push(Finding::warning(
+            format!(
+                "{what} {} belongs to user {}, and this is run by user {me}",
+                path.display(),
+                metadata.uid()
+            ),
+            "make it belong to the user that the server runs as, and run this as that user",
+        ));
+    }
+}
+
+/// Until when the certificates of the listeners are valid.
+pub(super) fn certificates(context: &Context) -> Vec<Finding> {
+    let Ok(settings) = &context.settings else { return Vec::new() };
+    let doors = [("public", &settings.public.tls), ("private", &settings.private.tls)];
+    let mut findings = Vec::new();
+    for (name, tls) in doors {
+        let Some(tls) = tls else { continue };
+        let what = format!("the {name} listener's certificate {}", tls.certificates.display());
+        findings.push(match read_certificate(&tls.certificates) {
+            Ok(certificate) => expiry(&what, &certificate, context.now),
+            Err(reason) => Finding::error(
+                format!("{what} cannot be used: {reason}"),
+                "put a chain of certificates there, in PEM, the server's own first",
+            ),
+        });
+    }
+    findings
+}
+
+fn read_certificate(path: &Path) -> Result<CertificateDer<'static>, String> {
+    CertificateDer::from_pem_file(path).map_err(|error| error.to_string())
+}
+
+/// How long a certificate is still good for.
+pub(super) fn expiry(what: &str, certificate: &CertificateDer<'_>, now: Timestamp) -> Finding {
+    let Ok((_, parsed)) = parse_x509_certificate(certificate) else {
+        return Finding::error(format!("{what} is not an X.509 certificate"), "replace it");
+    };
+    let moment = |time: x509_parser::time::ASN1Time| {
+        Timestamp::from_second(time.timestamp()).unwrap_or(Timestamp::MAX)
+    };
+    let (from, until) = (moment(parsed.validity().not_before), moment(parsed.validity().not_after));
+    if from > now {
+        return Finding::error(
+            format!("{what} is not valid before {from}"),
+            "replace it, or look at this machine's clock",
+        );
+    }
+    if until <= now {
+        return Finding::error(
+            format!("{what} expired at {until}"),
+            "renew it; the server takes a new file up by itself",
+        );
+    }
+    if until.duration_since(now) < RENEW_BEFORE {
+        return Finding::warning(
+            format!("{what} expires at {until}"),
+            "renew it, and see why that has not happened by itself",
+        );
+    }
+    Finding::ok(format!("{what} is valid until {until}"))
+}

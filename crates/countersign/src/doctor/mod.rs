@@ -1,0 +1,150 @@
+//! `countersign doctor`: looks at everything that an operator can get wrong, and says what to do.
+//!
+//! [`CHECKS`] is the list of what is looked at. To add a check, write a function from [`Context`] to findings, in the
+//! module of its subject, and name it there.
+
+mod context;
+mod finding;
+mod keys;
+mod local;
+mod public;
+mod store;
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use clap::Args;
+use countersign_core::{Clock, SystemClock};
+use serde_json::json;
+
+use self::context::Context;
+use self::finding::{Finding, Level};
+use crate::output::{Failure, print, print_json};
+use crate::remote::ServerArgs;
+use crate::settings::ServeArgs;
+
+pub(crate) const DOCTOR_HELP: &str = "\
+It reads the configuration as `countersign serve` with the same flags would, looks at the files, asks the running server, \
+the store and the public URL, and changes nothing. Run it as the user that the server runs as. With --offline it asks no \
+server and looks at the store itself, also while one uses it.
+
+Findings are `ok`, `note` (worth knowing), `warning` (look after it) and `error` (something does not work, or is not safe).
+
+Exit codes: 0 no errors, whatever the warnings; 1 errors; 2 wrong usage.";
+
+#[derive(Args, Debug)]
+pub(crate) struct DoctorCommand {
+    /// Ask no server; look at the files and the store alone
+    #[arg(long)]
+    offline: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+    #[command(flatten, next_help_heading = "Configuration, as for serve")]
+    place: DoctorPlace,
+}
+
+/// Which configuration to look at.
+#[derive(Args, Debug)]
+pub(crate) struct DoctorPlace {
+    /// The server's configuration file, if it is not at its usual place
+    #[arg(long, env = "COUNTERSIGN_CONFIG", value_name = "FILE")]
+    config: Option<std::path::PathBuf>,
+    /// The data directory
+    #[arg(long, env = "COUNTERSIGN_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<std::path::PathBuf>,
+    /// The key ring
+    #[arg(long, env = "COUNTERSIGN_KEY_RING", value_name = "FILE")]
+    key_ring: Option<std::path::PathBuf>,
+    /// The store's URL
+    #[arg(long, env = "COUNTERSIGN_STORE", value_name = "URL", hide_env_values = true)]
+    store: Option<String>,
+    /// A file with the password for a PostgreSQL store
+    #[arg(long, env = "COUNTERSIGN_STORE_PASSWORD_FILE", value_name = "FILE")]
+    store_password_file: Option<std::path::PathBuf>,
+    /// The schema in which a PostgreSQL store keeps its tables [default: countersign]
+    #[arg(long, env = "COUNTERSIGN_STORE_SCHEMA", value_name = "NAME")]
+    store_schema: Option<String>,
+    /// Authorities (PEM) that a PostgreSQL store's certificate may come from [default: the system's]
+    #[arg(long, env = "COUNTERSIGN_STORE_CA_FILE", value_name = "FILE")]
+    store_ca_file: Option<std::path::PathBuf>,
+    /// The URL under which trackers see the public API
+    #[arg(long, env = "COUNTERSIGN_PUBLIC_URL", value_name = "URL")]
+    public_url: Option<url::Url>,
+}
+
+type Findings<'c> = Pin<Box<dyn Future<Output = Vec<Finding>> + Send + 'c>>;
+
+/// Something to look at.
+struct Check {
+    /// In a word or two.
+    name: &'static str,
+    run: for<'c> fn(&'c Context) -> Findings<'c>,
+}
+
+/// Everything that is looked at, in the order in which it is told.
+const CHECKS: &[Check] = &[
+    Check { name: "configuration", run: |context| Box::pin(async { local::configuration(context) }) },
+    Check { name: "files", run: |context| Box::pin(async { local::files(context) }) },
+    Check { name: "certificates", run: |context| Box::pin(async { local::certificates(context) }) },
+    Check { name: "keys", run: |context| Box::pin(async { keys::ring(context) }) },
+    Check { name: "server", run: |context| Box::pin(async { store::server(context) }) },
+    Check { name: "store", run: |context| Box::pin(async { store::store(context) }) },
+    Check { name: "durability", run: |context| Box::pin(async { store::durability(context) }) },
+    Check { name: "disk", run: |context| Box::pin(async { store::disk(context) }) },
+    Check { name: "clock", run: |context| Box::pin(async { store::clock(context) }) },
+    Check { name: "nodes", run: |context| Box::pin(async { keys::nodes(context) }) },
+    Check { name: "public URL", run: |context| Box::pin(public::url(context)) },
+    Check { name: "proxies", run: |context| Box::pin(async { public::proxies(context) }) },
+];
+
+pub(crate) async fn run(command: DoctorCommand) -> Result<(), Failure> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let mut args = ServeArgs { config: command.place.config, ..ServeArgs::default() };
+    args.settings.data_dir = command.place.data_dir;
+    args.settings.key_ring = command.place.key_ring;
+    args.settings.store = command.place.store;
+    args.settings.store_password_file = command.place.store_password_file;
+    args.settings.store_schema = command.place.store_schema;
+    args.settings.store_ca_file = command.place.store_ca_file;
+    args.settings.public_url = command.place.public_url;
+    let server = if command.offline { None } else { Some(command.server.connect()?) };
+    let context = Context::gather(args, server, clock).await;
+    let mut all = Vec::new();
+    for check in CHECKS {
+        let mut findings = (check.run)(&context).await;
+        findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
+        all.extend(findings.into_iter().map(|finding| (check.name, finding)));
+    }
+    report(&all, command.json)?;
+    match all.iter().filter(|(_, finding)| finding.level == Level::Error).count() {
+        0 => Ok(()),
+        1 => Err(Failure::failed("1 error was found; see above for what to do")),
+        errors => Err(Failure::failed(format!("{errors} errors were found; see above for what to do"))),
+    }
+}
+
+fn report(findings: &[(&str, Finding)], json: bool) -> Result<(), Failure> {
+    if json {
+        let findings: Vec<_> = findings
+            .iter()
+            .map(|(check, finding)| {
+                json!({
+                    "check": check,
+                    "level": finding.level.word(),
+                    "finding": finding.sentence,
+                    "remedy": finding.remedy,
+                })
+            })
+            .collect();
+        return print_json(&json!({ "findings": findings }));
+    }
+    let mut lines = Vec::with_capacity(findings.len());
+    for (check, finding) in findings {
+        lines.push(format!("{:7}  {check}: {}", finding.level.word(), finding.sentence));
+        lines.extend(finding.remedy.iter().map(|remedy| format!("{:7}    {remedy}", "")));
+    }
+    print(lines.join("\n"))
+}

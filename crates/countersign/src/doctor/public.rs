@@ -1,0 +1,106 @@
+//! What trackers see.
+
+use countersign_client::probe;
+use url::Url;
+
+use super::context::Context;
+use super::finding::{Finding, Level};
+use super::local::expiry;
+
+/// What the server answers to a GET of a handshake.
+const ONLY_POST: &str = "Only POST requests are accepted for bugtracker handshakes.";
+
+/// Whether the public URL leads to the server: a GET of a handshake is answered 405, in the server's own words. No
+/// redirect is followed.
+pub(super) async fn url(context: &Context) -> Vec<Finding> {
+    let Ok(settings) = &context.settings else { return Vec::new() };
+    let Some(public_url) = &settings.public_url else {
+        return vec![Finding::note(
+            "public_url is not set, so token URLs begin with the address that is listened on",
+            "set it to the https URL under which trackers reach this server",
+        )];
+    };
+    if context.server.is_none() {
+        return vec![Finding::note("it was not asked, because of --offline", "run this without --offline")];
+    }
+    let mut findings = Vec::new();
+    if public_url.scheme() == "http" && !is_loopback(public_url) {
+        findings.push(Finding::warning(
+            format!("{public_url} is without TLS: anybody between a tracker and this server can answer in its place"),
+            "use https, with a proxy in front or public_tls_certificate",
+        ));
+    }
+    let mut asked = public_url.clone();
+    if let Ok(mut segments) = asked.path_segments_mut() {
+        segments.pop_if_empty().extend(["token", "doctor", "+bugtracker-handshake"]);
+    }
+    let answer = match probe(&asked).await {
+        Ok(answer) => answer,
+        Err(reason) => {
+            findings.push(Finding::error(
+                format!("{public_url} does not answer: {reason}"),
+                "see that its name resolves, that the proxy runs and forwards /token/, and that the certificate is valid; \
+                 if this machine is not meant to reach it, try from one that a tracker runs on",
+            ));
+            return findings;
+        }
+    };
+    findings.extend(
+        answer
+            .certificate
+            .map(|certificate| expiry("the certificate of the public URL", &certificate, context.now)),
+    );
+    let status = answer.status;
+    if status.as_u16() == 405 && answer.body.trim_end() == ONLY_POST {
+        findings.push(Finding::ok(format!("{public_url} leads to a Countersign server")));
+    } else if let Some(location) = answer.location {
+        findings.push(Finding::error(
+            format!("{public_url} redirects to {location}; trackers do not follow redirects"),
+            "set public_url to where the server is, or have the proxy forward rather than redirect",
+        ));
+    } else {
+        findings.push(Finding::error(
+            format!("{public_url} does not lead to a Countersign server: a GET of a handshake is answered {status}, not 405"),
+            "have the proxy forward the path /token/ unchanged to public_listen",
+        ));
+    }
+    findings
+}
+
+/// Whom the server believes where requests come from.
+pub(super) fn proxies(context: &Context) -> Vec<Finding> {
+    let Ok(settings) = &context.settings else { return Vec::new() };
+    let mut findings = Vec::new();
+    let networks = &settings.proxies.networks;
+    for network in networks.iter().filter(|network| network.prefix_len() == 0) {
+        findings.push(Finding::error(
+            format!("trusted_proxies has {network}: anybody may say that a request comes from elsewhere"),
+            "name your proxies alone, such as 127.0.0.1/32",
+        ));
+    }
+    let is_behind = settings.public_url.as_ref().is_some_and(|url| !is_loopback(url))
+        && settings.public.address.is_local() == Some(true);
+    if networks.is_empty() && is_behind {
+        findings.push(Finding::warning(
+            "public_listen is on this machine alone, and public_url is not, so a proxy stands between; it is not among \
+             trusted_proxies, and all trackers share its address and its limit on refusals",
+            "set trusted_proxies to the proxy's address, and have it set X-Forwarded-For",
+        ));
+    }
+    if findings.iter().all(|finding| finding.level == Level::Ok) {
+        findings.push(Finding::ok(match networks.len() {
+            0 => "none is believed, and none seems to be needed".to_owned(),
+            _ => "they are named; whether they set the header themselves cannot be seen from here".to_owned(),
+        }));
+    }
+    findings
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}

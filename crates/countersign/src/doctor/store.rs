@@ -1,0 +1,331 @@
+//! The server, its store, the disk and the clock.
+
+use std::path::Path;
+use std::time::Duration;
+
+use countersign_core::handshake::CLOCK_SKEW;
+use countersign_core::{CHECK_IN_PERIOD, MAX_LIFETIME};
+use countersign_store::StoreUrl;
+use countersign_store::copy::CopyState;
+use countersign_store::postgres::DatabaseExamination;
+use jiff::SignedDuration;
+use serde_json::Value;
+
+use super::context::Context;
+use super::finding::Finding;
+
+/// With less than this free, the store may soon take no more writes.
+const LITTLE_ROOM: u64 = 1024 * 1024 * 1024;
+
+/// With less than this free it is a matter of minutes.
+const NO_ROOM: u64 = 64 * 1024 * 1024;
+
+/// Whether the running server answers.
+pub(super) fn server(context: &Context) -> Vec<Finding> {
+    match &context.server {
+        None => Vec::new(),
+        Some(Err(reason)) => {
+            vec![Finding::error(reason.clone(), "start it, or look at the rest alone with --offline")]
+        }
+        Some(Ok(served)) => {
+            let mut findings = Vec::new();
+            let this = served.nodes.get("this").and_then(Value::as_str);
+            let nodes = served.nodes.get("nodes").and_then(Value::as_array);
+            let me = nodes.and_then(|nodes| {
+                nodes.iter().find(|node| this.is_some() && node.get("id").and_then(Value::as_str) == this)
+            });
+            let version = me.and_then(|node| node.get("version")).and_then(Value::as_str);
+            match version {
+                Some(version) if version != env!("CARGO_PKG_VERSION") => findings.push(Finding::warning(
+                    format!("it runs version {version}, and this is {}", env!("CARGO_PKG_VERSION")),
+                    "restart it, so that the installed version runs",
+                )),
+                _ => findings.push(Finding::ok("it answers")),
+            }
+            if let Err(reason) = &served.store {
+                findings.push(Finding::error(
+                    format!("no token can be consumed: {reason}"),
+                    "see its log; it comes back by itself when the cause is gone",
+                ));
+            }
+            findings
+        }
+    }
+}
+
+/// The store: whether it can be opened, whole, and is meant to be served from.
+pub(super) fn store(context: &Context) -> Vec<Finding> {
+    let stored = match &context.store {
+        None => return Vec::new(),
+        Some(Err(reason)) => {
+            let in_memory =
+                context.settings.as_ref().is_ok_and(|settings| settings.store.url == StoreUrl::Memory);
+            return if in_memory {
+                vec![Finding::note(reason.clone(), "ask its server, without --offline")]
+            } else {
+                vec![Finding::error(reason.clone(), "mend that; no server starts on this store")]
+            };
+        }
+        Some(Ok(stored)) => stored,
+    };
+    let mut findings = Vec::new();
+    match &stored.state {
+        CopyState::Serving { .. } => {}
+        CopyState::Receiving { from, .. } => findings.push(Finding::error(
+            format!("it is an incomplete copy of {from}, and no server may use it"),
+            "complete it by running `countersign store copy` again, or serve from the other one",
+        )),
+        CopyState::HandedOver { to, .. } => findings.push(Finding::error(
+            format!("it was handed over to {to}, and no server may use it"),
+            "serve from there; set `store`",
+        )),
+    }
+    if let Some(damage) = &stored.damage {
+        findings.push(Finding::error(
+            format!("it is damaged: {damage}"),
+            "stop the server, and put a backup in its place; tokens issued before are refused then",
+        ));
+    }
+    if let Some(file) = &stored.file
+        && rustix::fs::access(file, rustix::fs::Access::WRITE_OK).is_err()
+    {
+        findings.push(Finding::error(
+            format!("{} cannot be written by this user", file.display()),
+            "make it belong to the user that the server runs as, and run this as that user",
+        ));
+    }
+    if stored.stats.fence > context.now {
+        findings.push(Finding::error(
+            format!(
+                "its fence stands at {}, which is still to come: every token is refused until then",
+                stored.stats.fence
+            ),
+            "set this machine's clock right; if the fence is wrong, begin with a new store",
+        ));
+    }
+    if findings.is_empty() {
+        let stats = &stored.stats;
+        let size = stats.bytes.map_or_else(String::new, |bytes| format!(", {} KiB", bytes / 1024));
+        findings.push(Finding::ok(format!(
+            "{} (schema {}): {} consumed and {} revoked on record{size}",
+            stats.kind, stats.schema, stats.consumed, stats.revoked
+        )));
+    }
+    findings
+}
+
+/// Whether a database server keeps what it has committed.
+pub(super) fn durability(context: &Context) -> Vec<Finding> {
+    let Some(database) = context.stored().and_then(|stored| stored.database.as_ref()) else {
+        return Vec::new();
+    };
+    let longest = context.settings.as_ref().map_or(MAX_LIFETIME, |settings| settings.policy.lifetime);
+    judge(database, longest)
+}
+
+fn judge(database: &DatabaseExamination, lifetime: Duration) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let is = |name: &str, value: &str| {
+        database.settings.iter().any(|(setting, is)| setting == name && is == value)
+    };
+    if database.is_standby {
+        findings.push(Finding::error(
+            "the database is a standby, and takes no writes",
+            "name the primary in `store`, or promote this one, and run `countersign store fence` then",
+        ));
+    } else if is("default_transaction_read_only", "on") {
+        findings.push(Finding::error(
+            "the database takes no writes (default_transaction_read_only is on)",
+            "set it off for the role that serves",
+        ));
+    }
+    if is("fsync", "off") {
+        findings.push(Finding::error(
+            "fsync is off: a power cut forgets which tokens were used, and damages the database",
+            "set fsync = on in postgresql.conf and restart PostgreSQL",
+        ));
+    }
+    if is("full_page_writes", "off") {
+        findings.push(Finding::error(
+            "full_page_writes is off: a power cut can damage the database",
+            "set full_page_writes = on, unless its file system never tears a page",
+        ));
+    }
+    if is("synchronous_commit", "off") || is("synchronous_commit", "local") {
+        findings.push(Finding::note(
+            "synchronous_commit is not on by default; Countersign sets it on for its own sessions",
+            "nothing, unless something between (a pooler) forbids setting it",
+        ));
+    }
+    for (name, how) in &database.standbys {
+        match how.as_deref() {
+            Some("sync" | "quorum" | "potential") => {}
+            Some(_) => findings.push(Finding::warning(
+                format!(
+                    "the standby {name:?} follows asynchronously: if it is promoted, it may have forgotten which tokens \
+                     were used last, and these are good again for as long as tokens live ({} s, unless one was issued \
+                     for longer)",
+                    lifetime.as_secs()
+                ),
+                "name it in synchronous_standby_names; or run `countersign store fence` after a promotion, before serving",
+            )),
+            None => findings.push(Finding::note(
+                format!("the standby {name:?} follows; this role may not know whether synchronously"),
+                "grant pg_monitor to the role that this is run with, or ask the database's administrator",
+            )),
+        }
+    }
+    if findings.iter().all(|finding| finding.level < super::finding::Level::Warning) {
+        findings.push(Finding::ok("what is committed is kept, as far as can be told from here"));
+    }
+    findings
+}
+
+/// How much room there is.
+pub(super) fn disk(context: &Context) -> Vec<Finding> {
+    let Ok(settings) = &context.settings else { return Vec::new() };
+    // The room on a database's own machine cannot be seen from here.
+    let database = context.stored().and_then(|stored| stored.file.as_deref());
+    let place = database.and_then(Path::parent).unwrap_or(&settings.data_dir);
+    let Ok(room) = rustix::fs::statvfs(place) else { return Vec::new() };
+    let free = room.f_bavail.saturating_mul(room.f_frsize);
+    vec![room_finding(&place.display().to_string(), free)]
+}
+
+fn room_finding(place: &str, free: u64) -> Finding {
+    let shown = format!("{} MiB are free at {place}", free / (1024 * 1024));
+    let remedy = "make room; when it is full, no token is consumed";
+    if free < NO_ROOM {
+        Finding::error(shown, remedy)
+    } else if free < LITTLE_ROOM {
+        Finding::warning(shown, remedy)
+    } else {
+        Finding::ok(shown)
+    }
+}
+
+/// Whether the clocks of this machine, the store and the servers agree.
+pub(super) fn clock(context: &Context) -> Vec<Finding> {
+    let Some(stored) = context.stored() else { return Vec::new() };
+    let mut findings = Vec::new();
+    let here = context.now.duration_since(stored.roll.now).abs();
+    skew("this machine's clock and the store's", here, &mut findings);
+    for seen in stored.roll.nodes.iter().filter(|seen| seen.live) {
+        let apart = seen.node.clock.duration_since(seen.at).abs();
+        skew(&format!("the clocks of {} and the store", seen.node.label()), apart, &mut findings);
+    }
+    let latest = stored.roll.nodes.iter().map(|seen| seen.at).max();
+    if let Some(latest) = latest.filter(|latest| latest.duration_since(context.now) > tolerance()) {
+        findings.push(Finding::error(
+            format!("a server checked in at {latest}, which is still to come: this clock has stepped back"),
+            "set the clock right, and keep it right (chrony, systemd-timesyncd)",
+        ));
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok("no clock is off, as far as can be told from here"));
+    }
+    findings
+}
+
+/// How far clocks may be apart before it is worth a word.
+fn tolerance() -> SignedDuration {
+    SignedDuration::try_from(CHECK_IN_PERIOD).unwrap_or(SignedDuration::ZERO)
+}
+
+fn skew(whose: &str, apart: SignedDuration, findings: &mut Vec<Finding>) {
+    let allowed = SignedDuration::try_from(CLOCK_SKEW).unwrap_or(SignedDuration::ZERO);
+    let sentence = format!("{whose} are {} s apart", apart.as_secs());
+    let remedy = "set them right, and keep them right (chrony, systemd-timesyncd)";
+    if apart > allowed {
+        findings.push(Finding::error(
+            format!("{sentence}: tokens of one server are from the future for another"),
+            remedy,
+        ));
+    } else if apart > tolerance() {
+        findings.push(Finding::warning(sentence, remedy));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_core::{Roll, StoreStats};
+
+    use super::super::finding::Level;
+    use super::*;
+
+    fn database(
+        settings: &[(&str, &str)],
+        standbys: &[(&str, Option<&str>)],
+        is_standby: bool,
+    ) -> Vec<Finding> {
+        let now = "2026-01-31T12:00:00Z".parse().unwrap();
+        let stats = StoreStats {
+            kind: "postgres",
+            schema: 2,
+            consumed: 0,
+            revoked: 0,
+            fence: now,
+            horizon: now,
+            bytes: None,
+        };
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let follows = |(name, how): &(&str, Option<&str>)| ((*name).to_owned(), how.map(str::to_owned));
+        let examined = DatabaseExamination {
+            stats,
+            roll: Roll { now, nodes: Vec::new() },
+            settings: settings.iter().map(own).collect(),
+            is_standby,
+            standbys: standbys.iter().map(follows).collect(),
+        };
+        judge(&examined, Duration::from_mins(5))
+    }
+
+    #[test]
+    fn a_database_that_may_forget_is_found_out() {
+        let found = |findings: Vec<Finding>, level: Level, part: &str| {
+            assert!(
+                findings.iter().any(|found| found.level == level && found.sentence.contains(part)),
+                "{part}: {findings:?}"
+            );
+        };
+        let well = [("fsync", "on"), ("full_page_writes", "on"), ("synchronous_commit", "on")];
+        assert_eq!(database(&well, &[("b", Some("sync")), ("c", Some("quorum"))], false).len(), 1);
+        found(database(&well, &[], false), Level::Ok, "is kept");
+        found(database(&[("fsync", "off")], &[], false), Level::Error, "fsync is off");
+        found(database(&[("full_page_writes", "off")], &[], false), Level::Error, "can damage");
+        found(database(&[("synchronous_commit", "off")], &[], false), Level::Note, "not on by default");
+        found(
+            database(&[("default_transaction_read_only", "on")], &[], false),
+            Level::Error,
+            "takes no writes",
+        );
+        found(database(&well, &[], true), Level::Error, "is a standby");
+        found(
+            database(&well, &[("b", Some("async"))], false),
+            Level::Warning,
+            "as long as tokens live (300 s",
+        );
+        found(database(&well, &[("b", None)], false), Level::Note, "may not know");
+    }
+
+    #[test]
+    fn little_room_is_a_warning_and_none_an_error() {
+        let level = |free| room_finding("/srv", free).level;
+        assert_eq!(level(u64::MAX), Level::Ok);
+        assert_eq!(level(LITTLE_ROOM - 1), Level::Warning);
+        assert_eq!(level(NO_ROOM - 1), Level::Error);
+    }
+
+    #[test]
+    fn clocks_may_be_a_little_apart() {
+        let level = |seconds| {
+            let mut findings = Vec::new();
+            skew("two clocks", SignedDuration::from_secs(seconds), &mut findings);
+            findings.first().map(|finding| finding.level)
+        };
+        assert_eq!(
+            [level(0), level(5), level(6), level(30), level(31)],
+            [None, None, Some(Level::Warning), Some(Level::Warning), Some(Level::Error)]
+        );
+    }
+}

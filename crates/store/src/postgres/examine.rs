@@ -1,0 +1,63 @@
+//! A look at the database for an operator: what is in it, and whether it could forget what it has committed.
+
+use std::sync::Arc;
+
+use countersign_core::{Clock, Entropy, Roll, StoreStats};
+use tokio::time::Instant;
+
+use super::schema::Trouble;
+use super::session::{Session, take};
+use super::{Core, PATIENCE, PostgresOptions, PostgresUrl, nodes, schema, sql, stats};
+use crate::OpenError;
+
+/// What a look into the database finds.
+#[derive(Clone, Debug)]
+pub struct DatabaseExamination {
+    /// How much is in the store.
+    pub stats: StoreStats,
+    /// Which servers use it.
+    pub roll: Roll,
+    /// `fsync`, `full_page_writes`, `synchronous_commit` and `default_transaction_read_only`, as far as the database has
+    /// them, as they are before a session sets them.
+    pub settings: Vec<(String, String)>,
+    /// Whether it is a standby itself, which takes no writes.
+    pub is_standby: bool,
+    /// The standbys that follow it, and how: `sync`, `quorum`, `potential` or `async`; `None`: this role may not know.
+    pub standbys: Vec<(String, Option<String>)>,
+}
+
+/// Looks at the store and its database; changes nothing.
+pub async fn examine(
+    url: &PostgresUrl,
+    options: &PostgresOptions,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+) -> Result<DatabaseExamination, OpenError> {
+    let core = Core::new(url, options, clock, entropy)?;
+    let mut session =
+        take(&core.readers, Instant::now() + PATIENCE, &core.place).await.map_err(Trouble::from)?;
+    schema::recognize(&mut session).await?;
+    let stats = stats(&mut session).await.map_err(Trouble::from)?;
+    let roll = nodes::roll(&mut session).await.map_err(Trouble::from)?;
+    let settings = pairs(&mut session, sql::WHAT_IS_SET).await;
+    let standby = pairs(&mut session, sql::IS_STANDBY).await;
+    let standbys = pairs(&mut session, sql::STANDBYS).await;
+    Ok(DatabaseExamination {
+        stats,
+        roll,
+        settings: settings.into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect(),
+        is_standby: standby.first().is_some_and(|(answer, _)| answer == "t"),
+        standbys,
+    })
+}
+
+/// The first two columns of what a statement returns. Not every database knows every statement; those that do not have
+/// nothing to say.
+async fn pairs(session: &mut Session, text: &str) -> Vec<(String, Option<String>)> {
+    let Ok(rows) = session.rows(text).await else {
+        session.recovered();
+        return Vec::new();
+    };
+    let column = |row: &tokio_postgres::SimpleQueryRow, at| row.try_get(at).ok().flatten().map(str::to_owned);
+    rows.iter().map(|row| (column(row, 0).unwrap_or_default(), column(row, 1))).collect()
+}
