@@ -7,6 +7,10 @@
 
 #![expect(clippy::expect_used, clippy::panic, clippy::missing_panics_doc, reason = "for tests")]
 
+mod proxy;
+
+pub use proxy::{Cut, Proxy};
+
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};

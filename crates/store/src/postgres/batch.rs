@@ -6,6 +6,7 @@
 //! at the key.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use countersign_core::{End, Ending, StoreError};
@@ -79,6 +80,16 @@ impl Core {
             .map(|item| Entry { token: item.token, ending: item.ending.clone(), end: None })
             .collect();
         let outcome = self.settle(&mut batch).await;
+        match &outcome {
+            Ok(()) => {
+                let calls = u64::try_from(firsts.len() + others.len()).unwrap_or(0);
+                self.counts.calls.fetch_add(calls, Ordering::Relaxed);
+                self.counts.commits.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(_) => {
+                self.counts.failures.fetch_add(1, Ordering::Relaxed);
+            }
+        }
         let mut left = Vec::new();
         for (place, item) in others {
             let first = batch.entries.get(place);
@@ -117,8 +128,14 @@ impl Core {
             if let Some(failure) = &failure {
                 self.note(failure);
                 batch.is_uncertain |= matches!(failure, Failure::Lost { .. });
+                // Made wrong on purpose, to see that the tests would find it out.
+                #[cfg(test)]
+                if self.guesses.load(Ordering::Relaxed) && batch.is_uncertain {
+                    batch.entries.iter_mut().for_each(|entry| entry.end = Some(End::Recorded));
+                    return Ok(());
+                }
                 // Nothing was kept, and asking again would not change that.
-                if !batch.is_uncertain && !failure.is_contention() {
+                if !batch.is_uncertain && !failure.is_contention() && !failure.is_locked() {
                     return Err(failure.reason().to_owned());
                 }
             }

@@ -56,8 +56,12 @@ impl Failure {
         matches!(self, Self::Refused { code, .. } if [
             &SqlState::T_R_SERIALIZATION_FAILURE,
             &SqlState::T_R_DEADLOCK_DETECTED,
-            &SqlState::LOCK_NOT_AVAILABLE,
         ].contains(&code))
+    }
+
+    /// Whether something held a lock for longer than was waited for.
+    pub(super) fn is_locked(&self) -> bool {
+        self.is(&[&SqlState::LOCK_NOT_AVAILABLE])
     }
 
     /// Whether the server refused it with this code.

@@ -38,13 +38,13 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use countersign_core::{
-    Clock, End, Ended, Ending, EndingQuery, Entropy, Node, Roll, StoreError, StoreStats, TokenId, TokenStore,
-    from_millis, to_millis,
+    Clock, End, Ended, Ending, EndingQuery, Entropy, Node, Roll, StoreCounts, StoreError, StoreStats,
+    TokenId, TokenStore, from_millis, to_millis,
 };
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
@@ -94,7 +94,19 @@ struct Core {
     /// When something was last written, unless something failed since; [`NEVER`] then.
     written: AtomicI64,
     purged: Memory,
+    /// How much has been written.
+    counts: Counts,
+    /// Takes a lost answer for a good one.
+    #[cfg(test)]
+    guesses: std::sync::atomic::AtomicBool,
     me: std::sync::Weak<Self>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    calls: AtomicU64,
+    commits: AtomicU64,
+    failures: AtomicU64,
 }
 
 /// Work with a session.
@@ -218,6 +230,9 @@ impl Core {
             health: Health::default(),
             written: AtomicI64::new(NEVER),
             purged: Memory::default(),
+            counts: Counts::default(),
+            #[cfg(test)]
+            guesses: std::sync::atomic::AtomicBool::new(false),
             me: me.clone(),
         }))
     }
@@ -267,7 +282,7 @@ impl Core {
 
     /// Remembers what a failure says about the database.
     fn note(&self, failure: &Failure) {
-        if failure.is_contention() {
+        if failure.is_contention() || failure.is_locked() {
             return;
         }
         self.written.store(NEVER, Ordering::Release);
@@ -414,6 +429,18 @@ impl TokenStore for PostgresStore {
 
     async fn stats(&self) -> Result<StoreStats, StoreError> {
         self.ask(work(|session| Box::pin(stats(session)))).await
+    }
+
+    fn counts(&self) -> Option<StoreCounts> {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let Counts { calls, commits, failures } = &self.core.counts;
+        let waiting = QUEUE.saturating_sub(self.lanes.room());
+        Some(StoreCounts {
+            calls: read(calls),
+            commits: read(commits),
+            failures: read(failures),
+            waiting: u64::try_from(waiting).unwrap_or(u64::MAX),
+        })
     }
 
     async fn ready(&self) -> Result<(), StoreError> {

@@ -93,7 +93,7 @@ impl Core {
                 self.purged.with(table, |memory| *memory = TableMemory::default());
                 Ok(rows)
             }
-            Err(failure) if failure.is_contention() => {
+            Err(failure) if failure.is_contention() || failure.is_locked() => {
                 tracing::info!(
                     %table,
                     reason = failure.reason(),

@@ -2,7 +2,11 @@
 
 mod batches;
 mod examining;
+mod lost;
+mod purging;
+mod schemas;
 mod settings;
+mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;

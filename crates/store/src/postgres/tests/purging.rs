@@ -1,0 +1,116 @@
+//! Forgetting a day at once.
+
+use std::time::Duration;
+
+use countersign_core::{Clock, End, TokenStore, after, before, from_millis, to_millis};
+
+use super::super::sql::{DAY, Table};
+use super::{Token, World, consume};
+
+const HOUR: Duration = Duration::from_hours(1);
+
+/// Fills the table of `token` with so many rows like its own, which came to be at the same time.
+async fn fill(world: &World, (id, expires): Token, rows: u32) {
+    let table = Table::of(id);
+    let millis = to_millis(id.created());
+    let insert = format!(
+        "INSERT INTO {{s}}.{table} SELECT (lpad(to_hex({millis}), 12, '0') || '7000a' || lpad(to_hex(n), 15, '0'))::UUID, \
+         {}, 0, 0, 0, NULL, NULL FROM generate_series(1, {rows}) AS n",
+        to_millis(expires)
+    );
+    world.place.run(&insert).await;
+}
+
+/// Which file of the database server the table is in.
+async fn file(world: &World, table: Table) -> String {
+    world.place.run(&format!("SELECT pg_relation_filenode('{{s}}.{table}')")).await.concat()
+}
+
+async fn rows(world: &World, table: Table) -> String {
+    world.place.run(&format!("SELECT count(*) FROM {{s}}.{table}")).await.concat()
+}
+
+#[tokio::test]
+async fn a_day_that_is_over_goes_as_a_whole() {
+    let world = World::new();
+    let store = world.open().await;
+    let day = world.token();
+    fill(&world, day, 30_000).await;
+    assert_eq!(consume(&store, day).await, Ok(End::Recorded));
+    let table = Table::of(day.0);
+    let before_purge = file(&world, table).await;
+
+    // All are dead, and they are many: nothing is deleted one by one.
+    world.clock.advance(HOUR);
+    assert_eq!(store.purge(world.clock.now()).await, Ok(0));
+    assert_eq!(rows(&world, table).await, "30001");
+    assert_eq!(file(&world, table).await, before_purge);
+
+    // A row is younger than a token may live, counted back from the horizon: still not.
+    world.clock.set(after(day.0.created(), Duration::from_hours(24)));
+    assert_eq!(store.purge(world.clock.now()).await, Ok(0));
+    world.clock.advance(Duration::from_millis(1));
+    assert_eq!(store.purge(world.clock.now()).await, Ok(30_001));
+    assert_ne!(file(&world, table).await, before_purge, "it was emptied by TRUNCATE");
+    assert_eq!(rows(&world, table).await, "0");
+    let size = world.place.run(&format!("SELECT pg_relation_size('{{s}}.{table}')")).await;
+    assert_eq!(size, ["0"], "nothing is left to clean up");
+    assert_eq!(consume(&store, day).await, Ok(End::Forgotten));
+    assert_eq!(store.purge(world.clock.now()).await, Ok(0));
+    assert_eq!(consume(&store, world.token()).await, Ok(End::Recorded));
+}
+
+/// A row of the next round of the ring is in the table: it lives, and the dead ones around it wait.
+#[tokio::test]
+async fn a_table_with_a_newer_row_is_not_emptied() {
+    let world = World::new();
+    let store = world.open().await;
+    let old = world.token();
+    fill(&world, old, 30_000).await;
+    world.clock.set(from_millis(to_millis(old.0.created()) + 8 * DAY));
+    let new = world.token();
+    assert_eq!(Table::of(new.0), Table::of(old.0));
+    assert_eq!(consume(&store, new).await, Ok(End::Recorded));
+    assert_eq!(store.purge(before(world.clock.now(), HOUR)).await, Ok(0));
+    assert!(matches!(consume(&store, new).await, Ok(End::Already(_))));
+    assert_eq!(rows(&world, Table::of(new.0)).await, "30001");
+}
+
+/// Kept for longer than the ring of tables goes round, rows are deleted one by one, however many.
+#[tokio::test]
+async fn with_a_long_retention_the_dead_go_and_the_living_stay() {
+    let world = World::new();
+    let store = world.open().await;
+    let old = world.token();
+    fill(&world, old, 30_000).await;
+    world.clock.set(from_millis(to_millis(old.0.created()) + 8 * DAY));
+    let new = world.token();
+    assert_eq!(consume(&store, new).await, Ok(End::Recorded));
+    let line = before(world.clock.now(), Duration::from_hours(7 * 24));
+    assert_eq!(store.purge(line).await, Ok(30_000));
+    assert!(matches!(consume(&store, new).await, Ok(End::Already(_))));
+    assert_eq!(rows(&world, Table::of(new.0)).await, "1");
+}
+
+/// Something has the table locked: the purge gives up on it soon, and handshakes go on.
+#[tokio::test]
+async fn a_table_that_is_locked_is_left_for_later() {
+    let world = World::new();
+    let store = world.open().await;
+    let old = world.token();
+    fill(&world, old, 10).await;
+    let table = Table::of(old.0);
+    let client = countersign_test_postgres::connect(world.place.url()).await;
+    let reads = format!("BEGIN; SELECT count(*) FROM {}.{table}", world.place.schema());
+    client.batch_execute(&reads).await.unwrap();
+    world.clock.advance(Duration::from_hours(48));
+    assert_eq!(store.purge(world.clock.now()).await, Ok(0));
+    assert_eq!(consume(&store, world.token()).await, Ok(End::Recorded));
+    client.batch_execute("COMMIT").await.unwrap();
+    for _ in 0..20 {
+        if store.purge(world.clock.now()).await == Ok(10) {
+            return;
+        }
+    }
+    panic!("it was never emptied");
+}

@@ -1,0 +1,175 @@
+//! Making and upgrading the tables, with and without the right to.
+
+use std::sync::Arc;
+
+use countersign_core::{Clock, End, TokenStore, to_millis};
+use countersign_test_postgres::{connect, new_name, run};
+
+use super::super::schema::newest;
+use super::super::{PostgresStore, migrate};
+use super::{World, consume, options, try_open, url};
+use crate::OpenError;
+
+/// Many nodes open the same empty place at the same moment. Each round is a new place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_start_together_make_one_store() {
+    for _ in 0..4 {
+        let world = Arc::new(World::new());
+        let opening: Vec<_> = (0..8)
+            .map(|_| {
+                let world = Arc::clone(&world);
+                tokio::spawn(async move { world.open().await })
+            })
+            .collect();
+        let mut stores = Vec::new();
+        for opened in opening {
+            stores.push(opened.await.unwrap());
+        }
+        let token = world.token();
+        assert_eq!(consume(&stores[0], token).await, Ok(End::Recorded));
+        for store in &stores[1..] {
+            assert!(matches!(consume(store, token).await, Ok(End::Already(_))));
+        }
+        assert_eq!(stores[0].stats().await.unwrap().fence, world.clock.now());
+        let versions = world.place.run("SELECT version FROM {s}.migrations ORDER BY version").await;
+        let expected: Vec<String> = (1..=newest()).map(|version| version.to_string()).collect();
+        assert_eq!(versions, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused_and_left_alone() {
+    let world = World::new();
+    world.open().await.close().await;
+    world.place.run("INSERT INTO {s}.migrations VALUES (1000, 0)").await;
+    let refused = try_open(&world.place, Arc::clone(&world.clock) as Arc<dyn Clock>).await.unwrap_err();
+    assert!(matches!(refused, OpenError::NewerSchema { found: 1000, .. }), "{refused}");
+    assert!(refused.to_string().contains("install that version"), "{refused}");
+}
+
+#[tokio::test]
+async fn an_older_schema_is_brought_up_to_date() {
+    let world = World::new();
+    let store = world.open().await;
+    let token = world.token();
+    assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+    world.place.run("DROP TABLE {s}.nodes; DELETE FROM {s}.migrations WHERE version > 1").await;
+    let store = world.open().await;
+    assert_eq!(store.stats().await.unwrap().schema, newest());
+    assert!(matches!(consume(&store, token).await, Ok(End::Already(_))));
+}
+
+/// Two real roles: one owns the tables, the other serves.
+#[tokio::test]
+async fn a_role_that_may_only_read_and_write_records_serves() {
+    let world = World::new();
+    let (owner, server) = (new_name(), new_name());
+    let url_of = |role: &str| {
+        let (_, rest) = world.place.url().split_once('@').unwrap();
+        format!("postgres://{role}:secret@{rest}")
+    };
+    run(
+        world.place.url(),
+        &format!(
+            "CREATE ROLE {owner} LOGIN PASSWORD 'secret'; CREATE ROLE {server} LOGIN PASSWORD 'secret'; \
+             CREATE SCHEMA {} AUTHORIZATION {owner}",
+            world.place.schema()
+        ),
+    )
+    .await;
+    let clock = || Arc::clone(&world.clock) as Arc<dyn Clock>;
+    let entropy = || Arc::new(countersign_core::OsEntropy);
+    let options = options(world.place.schema());
+    let open = |role: &str| {
+        let (url, options) = (url(&url_of(role)), options.clone());
+        async move { PostgresStore::open(&url, &options, clock(), entropy()).await }
+    };
+
+    let refused = open(&server).await.unwrap_err().to_string();
+    assert!(refused.contains("countersign store migrate --grant-to ROLE"), "{refused}");
+    let migrated = migrate(&url(&url_of(&owner)), &options, clock(), entropy(), None).await.unwrap();
+    assert_eq!(migrated, (0, newest()));
+    let refused = open(&server).await.unwrap_err().to_string();
+    assert!(refused.contains("countersign store migrate --grant-to ROLE"), "not granted yet: {refused}");
+    let granted = migrate(&url(&url_of(&owner)), &options, clock(), entropy(), Some(&server)).await.unwrap();
+    assert_eq!(granted, (newest(), newest()));
+
+    let store = open(&server).await.unwrap();
+    assert_eq!(consume(&store, world.token()).await, Ok(End::Recorded));
+    store.move_fence(world.clock.now()).await.unwrap();
+    world.clock.advance(std::time::Duration::from_hours(1));
+    assert_eq!(store.purge(world.clock.now()).await, Ok(1));
+    store.ready().await.unwrap();
+    store.stats().await.unwrap();
+
+    // It may do nothing else.
+    let client = connect(&url_of(&server)).await;
+    for forbidden in
+        ["DROP TABLE {s}.lines", "CREATE TABLE {s}.mine ()", "INSERT INTO {s}.migrations VALUES (9, 9)"]
+    {
+        let refused =
+            client.batch_execute(&forbidden.replace("{s}", world.place.schema())).await.unwrap_err();
+        assert_eq!(refused.code().unwrap().code(), "42501", "{forbidden}");
+    }
+
+    // A step that is due is not taken by a role that may not.
+    world.place.run("DELETE FROM {s}.migrations WHERE version > 1").await;
+    let refused = open(&server).await.unwrap_err().to_string();
+    assert!(refused.contains("has schema 1") && refused.contains("countersign store migrate"), "{refused}");
+}
+
+#[tokio::test]
+async fn what_a_role_has_weakened_is_set_right() {
+    let world = World::new();
+    let role = new_name();
+    run(
+        world.place.url(),
+        &format!(
+            "CREATE ROLE {role} SUPERUSER LOGIN PASSWORD 'secret'; ALTER ROLE {role} SET synchronous_commit = off; \
+             ALTER ROLE {role} SET statement_timeout = '1ms'; ALTER ROLE {role} SET lock_timeout = '1ms'"
+        ),
+    )
+    .await;
+    let (_, rest) = world.place.url().split_once('@').unwrap();
+    let store = PostgresStore::open(
+        &url(&format!("postgres://{role}:secret@{rest}")),
+        &options(world.place.schema()),
+        Arc::clone(&world.clock) as Arc<dyn Clock>,
+        Arc::new(countersign_core::OsEntropy),
+    )
+    .await
+    .unwrap();
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_mins(1);
+    for pool in [&store.core.writers, &store.core.readers] {
+        let mut session = super::super::session::take(pool, deadline, "").await.unwrap();
+        for (setting, value) in
+            [("synchronous_commit", "on"), ("statement_timeout", "0"), ("lock_timeout", "0")]
+        {
+            let set = session.script(&format!("SHOW {setting}"), setting).await.unwrap();
+            assert_eq!(set, [Some(value.to_owned())], "{setting}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_takes_no_writes_is_named() {
+    let world = World::new();
+    world.open().await.close().await;
+    let role = new_name();
+    let sql = format!(
+        "CREATE ROLE {role} SUPERUSER LOGIN PASSWORD 'secret'; ALTER ROLE {role} SET default_transaction_read_only = on"
+    );
+    run(world.place.url(), &sql).await;
+    let (_, rest) = world.place.url().split_once('@').unwrap();
+    let refused = PostgresStore::open(
+        &url(&format!("postgres://{role}:secret@{rest}")),
+        &options(world.place.schema()),
+        Arc::clone(&world.clock) as Arc<dyn Clock>,
+        Arc::new(countersign_core::OsEntropy),
+    )
+    .await
+    .unwrap_err()
+    .to_string();
+    assert!(refused.contains("is read-only") && refused.contains("target_session_attrs"), "{refused}");
+    assert_eq!(to_millis(world.clock.now()), 1_767_225_600_123);
+}
