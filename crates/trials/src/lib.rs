@@ -20,6 +20,7 @@ pub mod history;
 pub mod lost_answers;
 pub mod lost_log;
 pub mod model;
+pub mod nodes;
 pub mod process;
 mod proxy;
 pub mod races;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use countersign_core::{Entropy, OsEntropy};
 use countersign_trials::process::{Launch, find_binary};
-use countersign_trials::{TrialError, crashes, lost_answers, lost_log, model, races};
+use countersign_trials::{TrialError, crashes, lost_answers, lost_log, model, nodes, races};
 
 const AFTER_HELP: &str = "\
 The server is the one that COUNTERSIGN_BIN names, or the one built beside this program. Data is kept in a temporary
@@ -50,6 +50,19 @@ enum Trial {
         /// Remove the log after each crash, which loses answers: the trial has to fail
         #[arg(long)]
         lose_log: bool,
+        #[command(flatten)]
+        seed: Seed,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Several servers on one PostgreSQL: servers are killed, the database crashes, lines to it are cut
+    Nodes {
+        /// How many servers
+        #[arg(long, default_value_t = 3)]
+        nodes: usize,
+        /// How many times something happens
+        #[arg(long, default_value_t = 100)]
+        cycles: u64,
         #[command(flatten)]
         seed: Seed,
         #[command(flatten)]
@@ -145,6 +158,10 @@ async fn hold(trial: Trial) -> Result<String, TrialError> {
             let options = crashes::Options { cycles, limit: common.limit(), seed: seed.number()?, lose_log };
             Ok(format!("crashes: {}", crashes::run(find_binary()?, options, &say).await?))
         }
+        Trial::Nodes { nodes, cycles, seed, common } => {
+            let options = nodes::Options { nodes, cycles, limit: common.limit(), seed: seed.number()? };
+            Ok(format!("nodes: {}", nodes::run(find_binary()?, options, &say).await?))
+        }
         Trial::LostLog { count, common } => {
             Ok(format!("lost-log: {}", lost_log::run(find_binary()?, count, common.limit(), &say).await?))
         }
@@ -189,6 +206,7 @@ impl Trial {
         match self {
             Self::Races { common, .. }
             | Self::Crashes { common, .. }
+            | Self::Nodes { common, .. }
             | Self::LostLog { common, .. }
             | Self::LostAnswers { common, .. } => Some(common.evidence.clone()),
             Self::Model => None,

@@ -58,12 +58,20 @@ pub fn find_binary() -> Result<PathBuf, TrialError> {
 pub struct Launch {
     binary: PathBuf,
     place: PathBuf,
+    /// The store's URL; `None` for the one in the data directory.
+    store: Option<String>,
 }
 
 impl Launch {
     /// Servers that keep their data below `place`, which exists.
     pub fn new(binary: PathBuf, place: &Path) -> Self {
-        Self { binary, place: place.to_owned() }
+        Self { binary, place: place.to_owned(), store: None }
+    }
+
+    /// The same, with the store at this URL.
+    #[must_use]
+    pub fn on(self, store: &str) -> Self {
+        Self { store: Some(store.to_owned()), ..self }
     }
 
     /// The binary.
@@ -113,6 +121,7 @@ impl Launch {
             // A refusal has to come from the record, not from the clock or the limiter.
             .args(["--token-lifetime", "24h", "--refusals-per-minute", "0"])
             .env("RUST_LOG", "error")
+            .env("COUNTERSIGN_STORE", self.store.as_deref().unwrap_or("sqlite:"))
             .current_dir(&self.place)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

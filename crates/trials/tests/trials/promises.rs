@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use countersign_trials::process::{Launch, find_binary};
-use countersign_trials::{Say, crashes, lost_answers, lost_log, races};
+use countersign_trials::{Say, crashes, lost_answers, lost_log, nodes, races};
 
 const LIMIT: Duration = Duration::from_mins(2);
 /// Any will do; this one makes a failure repeatable.
@@ -40,6 +40,16 @@ async fn a_lost_answer_is_given_again_to_its_key_alone() {
     assert_eq!(tally.tokens, 100);
     assert!(tally.answers_lost > 0 && tally.requests_cut > 0 && tally.refused > 0, "{tally}");
     assert!(server.stop().await.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_on_one_database_redeem_each_token_once() {
+    for nodes in [2, 3] {
+        let options = nodes::Options { nodes, cycles: 4, limit: LIMIT, seed: SEED };
+        let tally = nodes::run(find_binary().unwrap(), options, SILENT).await.unwrap();
+        assert_eq!((tally.cycles, tally.killed, tally.database_crashes), (4, 2, 1));
+        assert!(tally.cuts > 0 && tally.unanswered > 0 && tally.answered > 0, "{tally}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
