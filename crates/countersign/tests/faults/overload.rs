@@ -160,7 +160,9 @@ async fn a_flood_from_one_address_becomes_429_and_a_good_token_passes() {
     let (not_found, too_many) = flood(&server, &tokens, 10).await;
     assert!(not_found >= 1000, "{not_found} in all, and 1000 a minute are allowed");
     assert!(too_many > 0, "of {not_found}");
-    assert_eq!(server.handshake("cs1forged").await.status, 429);
+    // One more refusal is allowed every 60 ms, so any single one may be.
+    let (_, too_many) = flood(&server, &tokens, 1).await;
+    assert!(too_many > 0);
     assert_eq!(server.handshake(&server.token().await).await.status, 200);
     assert_memory_is_bounded(&server, 100);
 }
