@@ -280,25 +280,23 @@ pub enum OpenError {
     Foreign(PathBuf),
     /// The target of a copy that was cut short.
     #[error(
-        "{} is an incomplete copy of {from}: complete it by running `countersign store copy` again with the same --from \
-         and --to, or remove it; until then {from} is the store to serve from, unless it says that it was handed over",
-        .path.display()
+        "{place} is an incomplete copy of {from}: complete it by running `countersign store copy` again with the same --from \
+         and --to, or remove it; until then {from} is the store to serve from, unless it says that it was handed over"
     )]
     Incomplete {
         /// The database.
-        path: PathBuf,
+        place: String,
         /// What it is a copy of.
         from: String,
     },
     /// The source of a copy.
     #[error(
-        "{} was handed over to {to}: serve from there, with --store. If that copy was cut short, complete it by running \
-         `countersign store copy` again with the same --from and --to. To come back, copy in the other direction",
-        .path.display()
+        "{place} was handed over to {to}: serve from there, with --store. If that copy was cut short, complete it by running \
+         `countersign store copy` again with the same --from and --to. To come back, copy in the other direction"
     )]
     HandedOver {
         /// The database.
-        path: PathBuf,
+        place: String,
         /// What has taken its place.
         to: String,
     },

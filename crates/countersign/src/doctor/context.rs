@@ -90,7 +90,7 @@ async fn look_into(settings: &Resolved, clock: Arc<dyn Clock>) -> Result<Stored,
         return Ok(Stored {
             stats: examined.stats.clone(),
             roll: examined.roll.clone(),
-            state: CopyState::Serving { made_by: None },
+            state: examined.state.clone(),
             damage: None,
             file: None,
             database: Some(examined),

@@ -1,14 +1,15 @@
 //! `countersign store copy`: moves a store, while tokens are live.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use countersign_core::{Clock, OsEntropy, SystemClock};
-use countersign_store::OpenError;
+use countersign_core::{Clock, Entropy, OsEntropy, SystemClock};
 use countersign_store::copy::{self, Begun, Copy, CopyEnd, Progress};
+use countersign_store::postgres::SchemaName;
+use countersign_store::{OpenError, StorePlace};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
@@ -16,9 +17,15 @@ use crate::output::{Failure, print, print_json};
 use crate::settings::ServeArgs;
 
 pub(super) const COPY_HELP: &str = "\
-Nothing need be stopped to begin: most of the work is done while the server goes on. Then the command waits until the \
-server that uses the source has stopped, hands the source over, copies what has changed, reads both stores back and \
-compares them. Only then may a server use the target; start it with --store URL, and with the same key ring.
+Nothing need be stopped to begin: most of the work is done while the server goes on. Then the command hands the source \
+over, copies what has changed, reads both stores back and compares them. Only then may a server use the target; start it \
+with --store URL, and with the same key ring.
+
+If the source is SQLite, the command first waits until its server has stopped. If it is PostgreSQL, it waits for nobody: \
+from that moment on all servers that use the source answer handshakes with 503.
+
+A password in a URL may be seen in the list of processes; name a file instead. The settings of the store beside its URL \
+hold for both ends, unless they are told apart with --to-store-schema and --to-store-password-file.
 
 From the handing over on the source refuses every server, so that no token can be used in both. If the command is cut \
 short, at any moment, give it again: it goes on. Until then the source serves, or neither does; never both.
@@ -49,21 +56,68 @@ pub(crate) struct CopyArgs {
     /// The data directory, for stores that are named without a place
     #[arg(long, env = "COUNTERSIGN_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    #[command(flatten, next_help_heading = "A PostgreSQL store")]
+    postgres: PostgresArgs,
+}
+
+#[derive(Args, Debug)]
+struct PostgresArgs {
+    /// A file with its password
+    #[arg(long, env = "COUNTERSIGN_STORE_PASSWORD_FILE", value_name = "FILE")]
+    store_password_file: Option<PathBuf>,
+    /// The schema in which it keeps its tables [default: countersign]
+    #[arg(long, env = "COUNTERSIGN_STORE_SCHEMA", value_name = "NAME")]
+    store_schema: Option<String>,
+    /// Authorities (PEM) that its certificate may come from [default: the system's]
+    #[arg(long, env = "COUNTERSIGN_STORE_CA_FILE", value_name = "FILE")]
+    store_ca_file: Option<PathBuf>,
+    /// For --to alone, in place of --store-password-file
+    #[arg(long, value_name = "FILE")]
+    to_store_password_file: Option<PathBuf>,
+    /// For --to alone, in place of --store-schema
+    #[arg(long, value_name = "NAME")]
+    to_store_schema: Option<SchemaName>,
+}
+
+impl CopyArgs {
+    /// The two stores.
+    fn places(&self) -> Result<(StorePlace, StorePlace), Failure> {
+        let mut serve = ServeArgs { config: self.config.clone(), ..ServeArgs::default() };
+        serve.settings.data_dir.clone_from(&self.data_dir);
+        serve.settings.store_password_file.clone_from(&self.postgres.store_password_file);
+        serve.settings.store_schema.clone_from(&self.postgres.store_schema);
+        serve.settings.store_ca_file.clone_from(&self.postgres.store_ca_file);
+        let settings = serve.resolve()?;
+        let place = |url: &str| -> Result<StorePlace, Failure> {
+            Ok(StorePlace {
+                url: url.parse().map_err(|error: OpenError| Failure::usage(error))?,
+                data_dir: settings.data_dir.clone(),
+                postgres: settings.store.postgres.clone(),
+            })
+        };
+        let (from, mut to) = (place(&self.from)?, place(&self.to)?);
+        if let Some(file) = &self.postgres.to_store_password_file {
+            to.postgres.password_file = Some(file.clone());
+        }
+        if let Some(schema) = &self.postgres.to_store_schema {
+            to.postgres.schema = schema.clone();
+        }
+        Ok((from, to))
+    }
 }
 
 pub(super) async fn run(args: CopyArgs) -> Result<(), Failure> {
-    let mut settings = ServeArgs { config: args.config.clone(), ..ServeArgs::default() };
-    settings.settings.data_dir.clone_from(&args.data_dir);
-    let data_dir = settings.resolve()?.data_dir;
-    let name = |url: &str| copy::name(url, &data_dir).map_err(Failure::usage);
-    let (from, to) = (name(&args.from)?, name(&args.to)?);
+    let (from_place, to_place) = args.places()?;
+    let name = |place: &StorePlace| copy::name(place).map_err(Failure::usage);
+    let (from, to) = (name(&from_place)?, name(&to_place)?);
     if from == to {
         return Err(Failure::usage(format!("{from} is both --from and --to; name two stores")));
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let source = copy::reading(&args.from, &data_dir).await.map_err(Failure::failed)?;
-    let target =
-        copy::owning(&args.to, &data_dir, Arc::clone(&clock), true).await.map_err(Failure::failed)?;
+    let entropy: Arc<dyn Entropy> = Arc::new(OsEntropy);
+    let source = copy::reading(&from_place, Arc::clone(&clock), Arc::clone(&entropy)).await;
+    let source = source.map_err(Failure::failed)?;
+    let target = copy::owning(&to_place, Arc::clone(&clock), entropy, true).await.map_err(Failure::failed)?;
     let begun = Copy::begin(&*source, &from, &*target, &to, &OsEntropy).await.map_err(Failure::failed)?;
     let summary = match begun {
         Begun::Done => None,
@@ -72,7 +126,7 @@ pub(super) async fn run(args: CopyArgs) -> Result<(), Failure> {
             copy.bulk(&*source, &*target, &bar).await.map_err(Failure::failed)?;
             bar.finish();
             drop(source);
-            let source = own(&args, &data_dir, &from, clock).await?;
+            let source = own(args.no_wait, &from_place, &from, clock).await?;
             let bar = Bar::new("completing");
             let summary = copy.finish(&*source, &*target, &bar).await.map_err(Failure::failed)?;
             bar.finish();
@@ -101,22 +155,22 @@ pub(super) async fn run(args: CopyArgs) -> Result<(), Failure> {
         Some(summary) => print(format!(
             "copied {} records to {to}; both stores were read back and have the SHA-256 {}\n{from} refuses every server \
              from now on; serve with --store {}",
-            summary.records, summary.digest, args.to
+            summary.records, summary.digest, to_place.url
         )),
     }
 }
 
 /// Takes the source over, as soon as no server has it.
 async fn own(
-    args: &CopyArgs,
-    data_dir: &Path,
+    no_wait: bool,
+    place: &StorePlace,
     from: &str,
     clock: Arc<dyn Clock>,
 ) -> Result<Arc<dyn CopyEnd>, Failure> {
     let mut told = false;
     loop {
-        match copy::owning(&args.from, data_dir, Arc::clone(&clock), false).await {
-            Err(OpenError::InUse { pid, .. }) if !args.no_wait => {
+        match copy::owning(place, Arc::clone(&clock), Arc::new(OsEntropy), false).await {
+            Err(OpenError::InUse { pid, .. }) if !no_wait => {
                 if !std::mem::replace(&mut told, true) {
                     let process = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
                     let _ = writeln!(

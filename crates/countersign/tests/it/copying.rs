@@ -2,10 +2,12 @@
 
 use std::process::Stdio;
 
+use countersign_test_postgres::{new_name, shared};
 use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 
 use crate::fixture::{Place, Server};
+use crate::http;
 use crate::process::Process;
 
 const FROM: &str = "sqlite:";
@@ -92,7 +94,7 @@ fn the_wrong_order_is_refused() {
     for (from, to, code, says) in [
         (FROM, "sqlite:countersign-data/countersign.db", 2, "is both --from and --to"),
         (FROM, "memory:", 2, "lives and dies with its server"),
-        (FROM, "postgres://anna:hunter2@db/tokens", 2, "begin with a new store"),
+        (FROM, "postgres://anna:hunter2@127.0.0.1:1/tokens", 1, "127.0.0.1:1/tokens cannot be reached"),
         ("sqlite:nowhere.db", TO, 1, "there is no store at"),
         ("tokens.db", TO, 2, "a store is named by a URL"),
     ] {
@@ -102,6 +104,80 @@ fn the_wrong_order_is_refused() {
     place.print(&COPY);
     let said = place.refusal(&["store", "copy", "--from", FROM, "--to", "sqlite:third.db"], 1);
     assert!(said.contains("has been handed over to sqlite:"), "{said}");
+}
+
+/// Every token is used once over three stores, and a server that goes on running on a store of the past never says yes.
+#[test]
+fn a_store_moves_to_postgresql_and_back_while_tokens_are_live() {
+    let place = Place::new();
+    let (url, schema) = (shared(), new_name());
+    let flags = ["--store-schema", &schema];
+    let copy = |from: &str, to: &str| -> Vec<String> {
+        [&["store", "copy", "--from", from, "--to", to, "--json"][..], &flags]
+            .concat()
+            .into_iter()
+            .map(str::to_owned)
+            .collect()
+    };
+    let on = |store: &str| place.serve_with(&[&["--store", store][..], &flags].concat(), &[]);
+    let refusal_of = |store: &str| {
+        let arguments = [&["--store", store][..], &flags].concat();
+        Process::start(&mut place.serve_command(&arguments, &[]), "").ended().refused(1)
+    };
+    let records = |out: &str| serde_json::from_str::<Value>(out).unwrap()["records"].clone();
+
+    let server = on(FROM);
+    let tokens: Vec<String> = (0..50).map(|_| server.token()).collect();
+    let mut answers = vec![Vec::new(); tokens.len()];
+    let mut ask = |server: &Server, range: std::ops::Range<usize>| {
+        for token in range {
+            answers[token].push(server.status(&tokens[token]));
+        }
+    };
+    ask(&server, 0..10);
+    let arguments = copy(FROM, &url);
+    let mut copying = Process::start(&mut place.command(arguments.iter().map(String::as_str)), "");
+    let said = copying.err.with(": this waits for it");
+    assert!(!said.contains("postgres:postgres"), "{said}");
+    let said = refusal_of(&url);
+    assert!(said.contains("is an incomplete copy of sqlite:"), "{said}");
+    ask(&server, 0..20);
+    server.stop();
+    let ended = copying.ended();
+    assert_eq!((ended.code, records(&ended.out)), (Some(0), Value::from(20)), "{ended:?}");
+    assert!(!ended.out.contains("postgres:postgres"), "{ended:?}");
+    let said = refusal_of(FROM);
+    let name = format!("(schema {schema}): serve from there");
+    assert!(said.contains("was handed over to postgres://127.0.0.1:") && said.contains(&name), "{said}");
+
+    let running = on(&url);
+    ask(&running, 0..30);
+    // Back, and nobody stops the server.
+    let arguments = copy(&url, TO);
+    let back: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    assert_eq!(records(&place.print(&back)), Value::from(30));
+    ask(&running, 0..50);
+    let answer = running.redeem(&tokens[49]);
+    assert_eq!((answer.status, answer.header("retry-after")), (503, "5"), "{answer:?}");
+    assert_eq!(http::get(&format!("{}/readyz", running.public)).status, 503);
+    running.process.err.with("was handed over to sqlite:");
+    let said = refusal_of(&url);
+    assert!(said.contains("was handed over to sqlite:") && said.contains("new/tokens.db"), "{said}");
+    let said =
+        place.refusal(&["store", "copy", "--from", &url, "--to", "sqlite:third.db", flags[0], flags[1]], 1);
+    assert!(said.contains("has been handed over to sqlite:"), "the wrong order is refused: {said}");
+    assert_eq!(serde_json::from_str::<Value>(&place.print(&back)).unwrap()["already"], true, "done is done");
+    let doctor = place.run(&["doctor", "--offline", "--store", &url, flags[0], flags[1]]);
+    assert!(doctor.out.contains("it was handed over to sqlite:"), "{doctor:?}");
+    running.stop();
+    let server = on(TO);
+    for _ in 0..2 {
+        ask(&server, 0..50);
+    }
+    for (token, answers) in answers.iter().enumerate() {
+        assert_eq!(answers.iter().filter(|status| **status == 200).count(), 1, "token {token}: {answers:?}");
+        assert_eq!(answers.iter().filter(|status| **status == 503).count(), 1, "token {token}: {answers:?}");
+    }
 }
 
 /// Killed when it has got so far, again and again, until there is nothing left to do: never do both stores serve.

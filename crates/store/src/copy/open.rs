@@ -1,19 +1,22 @@
-//! The ends of a copy, by their URLs. A store that can be copied has its line here.
+//! The ends of a copy, by their places. A store that can be copied has its line here.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use countersign_core::Clock;
+use countersign_core::{Clock, Entropy};
 
 use super::CopyEnd;
+use crate::postgres::PostgresCopy;
 use crate::sqlite::SqliteCopy;
-use crate::{OpenError, StoreUrl};
+use crate::{OpenError, StorePlace, StoreUrl};
 
-/// What people, and the other end of the copy, call the store that `url` names: the same for every spelling, and without
-/// a password.
-pub fn name(url: &str, data_dir: &Path) -> Result<String, OpenError> {
-    let url: StoreUrl = url.parse()?;
-    let path = file(&url, data_dir)?;
+/// What people, and the other end of the copy, call the store at `place`: the same for every spelling, and without a
+/// password.
+pub fn name(place: &StorePlace) -> Result<String, OpenError> {
+    if let StoreUrl::Postgres(url) = &place.url {
+        return Ok(PostgresCopy::name(url, &place.postgres));
+    }
+    let path = file(place)?;
     let absolute = std::path::absolute(&path).and_then(|path| match path.canonicalize() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(path),
         found => found,
@@ -24,36 +27,41 @@ pub fn name(url: &str, data_dir: &Path) -> Result<String, OpenError> {
     }
 }
 
-fn file(url: &StoreUrl, data_dir: &Path) -> Result<PathBuf, OpenError> {
-    match url {
-        StoreUrl::Postgres(_) => {
-            let sentence = "a PostgreSQL store can be neither end of a copy; to change to one, or from one, begin with a \
-                            new store: it refuses every token that was issued before";
-            Err(OpenError::Unusable(sentence.to_owned()))
+fn file(place: &StorePlace) -> Result<PathBuf, OpenError> {
+    place.url.database(&place.data_dir).ok_or(OpenError::OnlyInMemory)
+}
+
+/// The store at `place`, to read from while servers use it.
+pub async fn reading(
+    place: &StorePlace,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+) -> Result<Arc<dyn CopyEnd>, OpenError> {
+    match &place.url {
+        StoreUrl::Postgres(url) => {
+            Ok(Arc::new(PostgresCopy::reading(url, &place.postgres, clock, entropy).await?))
         }
-        StoreUrl::Sqlite(_) | StoreUrl::Memory => url.database(data_dir).ok_or(OpenError::OnlyInMemory),
+        StoreUrl::Sqlite(_) | StoreUrl::Memory => Ok(Arc::new(SqliteCopy::reading(&file(place)?).await?)),
     }
 }
 
-/// The store that `url` names, to read from while a server uses it.
-pub async fn reading(url: &str, data_dir: &Path) -> Result<Arc<dyn CopyEnd>, OpenError> {
-    let url: StoreUrl = url.parse()?;
-    let path = file(&url, data_dir)?;
-    Ok(Arc::new(SqliteCopy::reading(&path).await?))
-}
-
-/// The store that `url` names, to change it; made if `make` says so.
+/// The store at `place`, to change it; made if `make` says so.
 ///
 /// # Errors
 ///
 /// [`OpenError::InUse`] while a server has it that cannot be told to end no more tokens' lives.
 pub async fn owning(
-    url: &str,
-    data_dir: &Path,
+    place: &StorePlace,
     clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
     make: bool,
 ) -> Result<Arc<dyn CopyEnd>, OpenError> {
-    let url: StoreUrl = url.parse()?;
-    let path = file(&url, data_dir)?;
-    Ok(Arc::new(SqliteCopy::owning(&path, clock, make).await?))
+    match &place.url {
+        StoreUrl::Postgres(url) => {
+            Ok(Arc::new(PostgresCopy::owning(url, &place.postgres, clock, entropy, make).await?))
+        }
+        StoreUrl::Sqlite(_) | StoreUrl::Memory => {
+            Ok(Arc::new(SqliteCopy::owning(&file(place)?, clock, make).await?))
+        }
+    }
 }

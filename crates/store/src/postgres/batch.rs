@@ -14,11 +14,11 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use super::Core;
 use super::fault::Failure;
 use super::rows::{Columns, Seen, Token, unreadable, uuid};
 use super::session::{Session, take};
 use super::sql::{Query, STRIPES, Table};
+use super::{Core, no_lines};
 
 /// How long a batch is tried before its callers are told that nobody knows. Less than the server waits for its store.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -242,6 +242,9 @@ impl Batch {
         }
         let ids: Vec<Uuid> = open.keys().copied().collect();
         let rows = session.query(Query::Look(self.table), &[&ids]).await?;
+        if rows.is_empty() && !ids.is_empty() {
+            return Err(no_lines(session.place()));
+        }
         for row in &rows {
             let seen = Seen::read(row).map_err(|error| unreadable(&error, session.place()))?;
             let Some(entry) = open.get_mut(&seen.id) else { continue };

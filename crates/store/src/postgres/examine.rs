@@ -7,14 +7,17 @@ use tokio::time::Instant;
 
 use super::schema::Trouble;
 use super::session::{Session, take};
-use super::{Core, PATIENCE, PostgresOptions, PostgresUrl, nodes, schema, sql, stats};
+use super::{Core, PATIENCE, PostgresOptions, PostgresUrl, copy, nodes, schema, sql, stats};
 use crate::OpenError;
+use crate::copy::CopyState;
 
 /// What a look into the database finds.
 #[derive(Clone, Debug)]
 pub struct DatabaseExamination {
     /// How much is in the store.
     pub stats: StoreStats,
+    /// Whether a server may use it.
+    pub state: CopyState,
     /// Which servers use it.
     pub roll: Roll,
     /// `fsync`, `full_page_writes`, `synchronous_commit` and `default_transaction_read_only`, as far as the database has
@@ -38,12 +41,14 @@ pub async fn examine(
         take(&core.readers, Instant::now() + PATIENCE, &core.place).await.map_err(Trouble::from)?;
     schema::recognize(&mut session).await?;
     let stats = stats(&mut session).await.map_err(Trouble::from)?;
+    let may_serve = copy::state(&mut session).await.map_err(Trouble::from)?;
     let roll = nodes::roll(&mut session).await.map_err(Trouble::from)?;
     let settings = pairs(&mut session, sql::WHAT_IS_SET).await;
     let standby = pairs(&mut session, sql::IS_STANDBY).await;
     let standbys = pairs(&mut session, sql::STANDBYS).await;
     Ok(DatabaseExamination {
         stats,
+        state: may_serve,
         roll,
         settings: settings.into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect(),
         is_standby: standby.first().is_some_and(|(answer, _)| answer == "t"),

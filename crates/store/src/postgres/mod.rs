@@ -18,6 +18,7 @@
 //! connect.
 
 mod batch;
+mod copy;
 mod examine;
 mod fault;
 mod health;
@@ -49,6 +50,7 @@ use countersign_core::{
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
 
+pub use self::copy::PostgresCopy;
 pub use self::examine::{DatabaseExamination, examine};
 pub use self::settings::{DEFAULT_SCHEMA, PostgresOptions, PostgresUrl, SchemaName};
 
@@ -237,10 +239,11 @@ impl Core {
         }))
     }
 
-    /// Looks after the tables, then sees whether a token could be consumed.
+    /// Looks after the tables, then sees whether a server may use the store and whether a token could be consumed.
     async fn bring_up(&self, change: Change) -> Result<u32, Trouble> {
         let before = self.bring_up_without_writing(change).await?;
         let mut session = take(&self.writers, Instant::now() + PATIENCE, &self.place).await?;
+        copy::must_serve(&mut session).await?;
         self.try_out(&mut session).await?;
         Ok(before)
     }
@@ -275,7 +278,9 @@ impl Core {
     async fn probe(&self, session: &mut Session) -> Result<(), Failure> {
         let now = to_millis(self.clock.now());
         let stripe = i16::try_from(now.rem_euclid(STRIPES.into())).unwrap_or(0);
-        session.execute(Query::Probe, &[&stripe, &now]).await?;
+        if session.execute(Query::Probe, &[&stripe, &now]).await? == 0 {
+            return Err(no_lines(&self.place));
+        }
         self.written.store(now, Ordering::Release);
         Ok(())
     }
@@ -375,7 +380,7 @@ impl PostgresStore {
                 let script = session.sql().move_line(line, to);
                 let values = session.script(&script, "stands").await?;
                 let stands = values.first().and_then(Option::as_deref).and_then(|stands| stands.parse().ok());
-                stands.ok_or_else(|| Failure::silence(session.place()))
+                stands.ok_or_else(|| no_lines(session.place()))
             })
         }))
         .await
@@ -510,7 +515,10 @@ async fn stats(session: &mut Session) -> Result<StoreStats, Failure> {
         Ok((lines, counts(&rows)?))
     };
     let (lines, (consumed, revoked)) = read().map_err(|error| unreadable(&error, session.place()))?;
-    let Some(lines) = lines else { return Err(no_lines(session.place())) };
+    let lines = match lines {
+        Some(lines) => lines,
+        None => copy::lines_put_away(session).await?,
+    };
     let bytes = match session.query(Query::Bytes, &[]).await {
         Ok(rows) => rows.first().and_then(|row| row.try_get::<_, i64>(0).ok()),
         // Not every database can say it.
@@ -530,7 +538,8 @@ async fn stats(session: &mut Session) -> Result<StoreStats, Failure> {
 fn no_lines(place: &str) -> Failure {
     Failure::Unreachable {
         reason: format!(
-            "{place} has lost the store's lines; put a backup of the schema back, and move the fence"
+            "{place} ends no tokens' lives: it was handed over to another store, or receives a copy, or has lost its table \
+             `lines`; `countersign doctor` says which, and what to do"
         ),
     }
 }

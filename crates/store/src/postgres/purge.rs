@@ -196,7 +196,8 @@ async fn empty(session: &mut Session, table: Table, first_live: Uuid) -> Result<
     let has = |name: &str| found.iter().any(|row| row.columns().iter().any(|column| column.name() == name));
     let (newer, some) = (has("newer"), has("some"));
     session.in_transaction();
-    if newer || !some {
+    // Without stripes to hold, the store does not serve, and a copy may be writing to it.
+    if newer || !some || !has("stripe") {
         session.rows("ROLLBACK").await?;
         return Ok(0);
     }

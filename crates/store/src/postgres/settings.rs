@@ -93,6 +93,27 @@ impl PostgresUrl {
         self.ca_file.as_ref()
     }
 
+    /// Which database, whoever asks for it: its hosts, their ports, and its name.
+    pub(super) fn database(&self) -> String {
+        let ports = self.config.get_ports();
+        let hostaddrs = self.config.get_hostaddrs();
+        let hosts = self.config.get_hosts();
+        let places = (0..hosts.len().max(hostaddrs.len())).map(|n| {
+            let host = match (hosts.get(n), hostaddrs.get(n)) {
+                (Some(Host::Tcp(name)), _) if name.contains(':') => format!("[{name}]"),
+                (Some(Host::Tcp(name)), _) => name.clone(),
+                #[cfg(unix)]
+                (Some(Host::Unix(path)), _) => path.display().to_string(),
+                (None, Some(address)) => address.to_string(),
+                (None, None) => String::new(),
+            };
+            format!("{host}:{}", ports.get(n).or(ports.first()).unwrap_or(&5432))
+        });
+        let places = places.collect::<Vec<_>>().join(",");
+        let database = self.config.get_dbname().or(self.config.get_user()).unwrap_or_default();
+        format!("postgres://{places}/{database}")
+    }
+
     /// Whether all its hosts are this machine.
     fn is_local(config: &Config) -> bool {
         config.get_hosts().iter().all(|host| match host {

@@ -88,12 +88,49 @@ pub(super) enum Query {
     ForgetNodes,
     /// The database's clock; and the nodes, as far as they have not been silent for so long. Parameter: milliseconds.
     Roll,
-    /// The lines.
+    /// The lines, of a store that serves.
     Lines,
+    /// What a copy needs.
+    Copy(CopyQuery),
     /// How many endings there are of each kind.
     Stats,
     /// Bytes on disk. PostgreSQL's and YugabyteDB's; elsewhere it may fail.
     Bytes,
+}
+
+/// A statement that is for copies of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum CopyQuery {
+    /// Whether a server may use the store: state, copy, the other store; and the lines, if it may not.
+    Copying,
+    /// The same, and nobody else changes it until the transaction ends.
+    LockCopying,
+    /// Changes that. Parameters: state, copy, the other store.
+    SetCopying,
+    /// Puts the lines away until [`Restore`](Self::Restore): first these two, in one transaction. Each batch that has
+    /// begun is committed before the second one returns, and none begins after the commit.
+    LockFirstLine,
+    KeepLines,
+    Withdraw,
+    /// Says where the lines are to be. Parameters: fence, horizon.
+    SetLines,
+    /// Puts the lines back. Parameter: the stripes.
+    Restore,
+    /// Whether a token's life has ended in the store, or a server has ever used it.
+    IsUsed,
+    /// The records whose ids come after one, in their order. Parameters: after which id, how many.
+    Page,
+    /// The records whose ids come after one and not after another. Parameters: the two.
+    Range,
+    /// The greatest id on record.
+    Last,
+    /// Removes records. Parameter: ids.
+    Remove(Table),
+    /// Inserts records. Parameters: a column of each: ids, when they expire, when they ended, kinds, addresses, retry keys.
+    Insert(Table),
+    /// Removes all records; and what nodes said of themselves.
+    RemoveAll,
+    ForgetEveryNode,
 }
 
 /// The statements, for a schema of this name.
@@ -161,6 +198,7 @@ impl Sql {
                  LEFT JOIN {s}.nodes AS n ON n.seen >= clock.now - $1 ORDER BY n.id"
             ),
             Query::Lines => format!("SELECT fence, horizon FROM {s}.lines WHERE stripe = 0"),
+            Query::Copy(query) => self.text_for_copy(query),
             Query::Stats => format!(
                 "SELECT kind, count(*) FROM ({}) AS every GROUP BY kind",
                 every_table(|table| format!("SELECT kind FROM {s}.{table}"), " UNION ALL ")
@@ -169,6 +207,73 @@ impl Sql {
                 "SELECT ({})::BIGINT",
                 every_table(|table| format!("pg_total_relation_size('{s}.{table}')"), " + ")
             ),
+        }
+    }
+
+    fn text_for_copy(&self, query: CopyQuery) -> String {
+        let s = self.schema.quoted();
+        match query {
+            CopyQuery::Copying => {
+                format!("SELECT state, copy, peer, fence, horizon FROM {s}.copying WHERE one = 0")
+            }
+            CopyQuery::LockCopying => {
+                format!("SELECT state, copy, peer, fence, horizon FROM {s}.copying WHERE one = 0 FOR UPDATE")
+            }
+            CopyQuery::SetCopying => {
+                format!("UPDATE {s}.copying SET state = $1, copy = $2, peer = $3 WHERE one = 0")
+            }
+            CopyQuery::LockFirstLine => format!("SELECT stripe FROM {s}.lines WHERE stripe = 0 FOR UPDATE"),
+            CopyQuery::KeepLines => format!(
+                "UPDATE {s}.copying SET fence = line.fence, horizon = line.horizon FROM {s}.lines AS line \
+                 WHERE one = 0 AND line.stripe = 0"
+            ),
+            CopyQuery::Withdraw => format!("DELETE FROM {s}.lines"),
+            CopyQuery::SetLines => format!("UPDATE {s}.copying SET fence = $1, horizon = $2 WHERE one = 0"),
+            CopyQuery::Restore => format!(
+                "INSERT INTO {s}.lines (stripe, fence, horizon, probed) SELECT w.stripe, c.fence, c.horizon, c.fence \
+                 FROM {s}.copying AS c CROSS JOIN unnest($1::SMALLINT[]) AS w (stripe) WHERE c.one = 0"
+            ),
+            CopyQuery::IsUsed => format!(
+                "SELECT {} OR EXISTS (SELECT 1 FROM {s}.nodes)",
+                every_table(|table| format!("EXISTS (SELECT 1 FROM {s}.{table})"), " OR ")
+            ),
+            CopyQuery::Page => format!(
+                "SELECT kind, ended, peer, retry_key, id, expires FROM ({}) AS every ORDER BY id LIMIT $2",
+                every_table(
+                    |table| format!(
+                        "(SELECT kind, ended, peer, retry_key, id, expires FROM {s}.{table} WHERE id > $1 \
+                         ORDER BY id LIMIT $2)"
+                    ),
+                    " UNION ALL "
+                )
+            ),
+            CopyQuery::Range => every_table(
+                |table| {
+                    format!(
+                        "SELECT kind, ended, peer, retry_key, id, expires FROM {s}.{table} \
+                         WHERE id > $1 AND id <= $2"
+                    )
+                },
+                " UNION ALL ",
+            ),
+            CopyQuery::Last => format!(
+                "SELECT id FROM ({}) AS every ORDER BY id DESC LIMIT 1",
+                every_table(
+                    |table| format!("(SELECT id FROM {s}.{table} ORDER BY id DESC LIMIT 1)"),
+                    " UNION ALL "
+                )
+            ),
+            CopyQuery::Remove(table) => format!("DELETE FROM {s}.{table} WHERE id = ANY($1::UUID[])"),
+            CopyQuery::Insert(table) => format!(
+                "INSERT INTO {s}.{table} (id, expires, ended, kind, peer, retry_key, nonce) \
+                 SELECT w.id, w.expires, w.ended, w.kind, w.peer, w.retry_key, 0 FROM \
+                 unnest($1::UUID[], $2::BIGINT[], $3::BIGINT[], $4::SMALLINT[], $5::INET[], $6::BYTEA[]) \
+                 AS w (id, expires, ended, kind, peer, retry_key)"
+            ),
+            CopyQuery::RemoveAll => {
+                format!("TRUNCATE {}", every_table(|table| format!("{s}.{table}"), ", "))
+            }
+            CopyQuery::ForgetEveryNode => format!("DELETE FROM {s}.nodes"),
         }
     }
 

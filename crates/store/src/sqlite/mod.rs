@@ -180,8 +180,12 @@ fn connect_first(
     let connection = connect_first_for_copy(path, clock, connect, check)?;
     match copy::state(&connection).map_err(|error| while_opening(path, &error))? {
         CopyState::Serving { .. } => Ok(connection),
-        CopyState::Receiving { from, .. } => Err(OpenError::Incomplete { path: path.to_owned(), from }),
-        CopyState::HandedOver { to, .. } => Err(OpenError::HandedOver { path: path.to_owned(), to }),
+        CopyState::Receiving { from, .. } => {
+            Err(OpenError::Incomplete { place: path.display().to_string(), from })
+        }
+        CopyState::HandedOver { to, .. } => {
+            Err(OpenError::HandedOver { place: path.display().to_string(), to })
+        }
     }
 }
 

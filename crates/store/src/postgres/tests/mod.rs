@@ -1,6 +1,7 @@
 //! The contract, and what only a store in a database can get wrong.
 
 mod batches;
+mod copies;
 mod examining;
 mod lost;
 mod purging;
