@@ -126,7 +126,7 @@ async fn what_a_role_has_weakened_is_set_right() {
         world.place.url(),
         &format!(
             "CREATE ROLE {role} SUPERUSER LOGIN PASSWORD 'secret'; ALTER ROLE {role} SET synchronous_commit = off; \
-             ALTER ROLE {role} SET statement_timeout = '1ms'; ALTER ROLE {role} SET lock_timeout = '1ms'"
+             ALTER ROLE {role} SET statement_timeout = '1s'; ALTER ROLE {role} SET lock_timeout = '1s'"
         ),
     )
     .await;
