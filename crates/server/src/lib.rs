@@ -16,6 +16,7 @@ mod app;
 mod caller;
 mod events;
 mod health;
+mod history;
 mod inherited;
 mod key_file;
 mod limiter;

@@ -10,5 +10,5 @@ pub use crate::listener::{
     GRACE, HEAD_TIMEOUT, MAX_CONNECTIONS, MAX_HEAD_BYTES, REQUEST_TIMEOUT, RESERVED_DESCRIPTORS,
 };
 pub use crate::private::MAX_BODY_BYTES as MAX_PRIVATE_BODY_BYTES;
-pub use crate::private::MAX_EVENTS;
+pub use crate::private::{MAX_EVENTS, MAX_VIEWERS};
 pub use crate::public::MAX_BODY_BYTES as MAX_PUBLIC_BODY_BYTES;

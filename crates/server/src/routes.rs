@@ -9,6 +9,7 @@ use tower::util::MapResponseLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::private::page::{self, Page};
 use crate::private::{admin, events, guard, openapi, tokens, xmlrpc};
 use crate::problem::{not_found, with_common_headers};
 use crate::{App, health, metrics, public};
@@ -49,9 +50,24 @@ pub fn private(app: Arc<App>) -> Router {
         .route("/metrics", get(metrics::metrics))
         .fallback(not_found)
         .layer(from_fn_with_state(Arc::clone(&app), guard::admit))
+        .merge(operators_page(&app))
         // Probes need no credential: they tell nothing but whether the server lives.
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .layer(MapResponseLayer::new(with_common_headers))
         .with_state(app)
+}
+
+/// What an operator's browser reaches.
+fn operators_page(app: &Arc<App>) -> Router<Arc<App>> {
+    Router::new()
+        .route("/", get(page::show))
+        .route("/page/token", get(page::home).post(page::token))
+        .route("/page/live", get(page::live))
+        .route("/page/style.css", get(page::style))
+        .route("/page/script.js", get(page::script))
+        .route("/page/icon.svg", get(page::icon))
+        .layer(from_fn_with_state(Arc::clone(app), guard::admit_to_page))
+        .layer(MapResponseLayer::new(page::with_page_headers))
+        .with_state(Arc::new(Page::new(Arc::clone(app))))
 }

@@ -21,6 +21,9 @@ const FILES_PERIOD: Duration = Duration::from_secs(2);
 /// How often old records are purged.
 const PURGE_PERIOD: Duration = Duration::from_mins(1);
 
+/// How often it is noted how many handshakes there were: each minute of the page's chart is right to so much.
+const HISTORY_PERIOD: Duration = Duration::from_secs(1);
+
 /// How often a server checks in that has its store for itself: only its successor will want to know which keys it had.
 const LONE_CHECK_IN_PERIOD: Duration = Duration::from_hours(1);
 
@@ -138,6 +141,7 @@ impl Server {
             tokio::spawn(purge(Arc::clone(&app))),
             tokio::spawn(check_in(Arc::clone(&app))),
             tokio::spawn(Arc::clone(&app.events).deliver_alarms()),
+            tokio::spawn(look_at_handshakes(Arc::clone(&app))),
         ];
         shutdown.await;
         stop.send_replace(true);
@@ -222,6 +226,16 @@ async fn check_in(app: Arc<App>) {
     loop {
         ticks.tick().await;
         app.check_in().await;
+    }
+}
+
+/// Notes how many handshakes there are in each minute.
+async fn look_at_handshakes(app: Arc<App>) {
+    let mut ticks = tokio::time::interval(HISTORY_PERIOD);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        ticks.tick().await;
+        app.events.look_at_handshakes();
     }
 }
 

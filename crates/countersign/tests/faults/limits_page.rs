@@ -107,6 +107,7 @@ fn limits() -> Vec<(&'static str, String)> {
         ("attempts to deliver an alarm", number(usize::try_from(limits::ALARM_ATTEMPTS).unwrap())),
         ("the answer to an alarm", time(limits::ALARM_TIMEOUT)),
         ("followers of events", number(limits::MAX_FOLLOWERS)),
+        ("viewers of the operators' page, with news coming in", number(limits::MAX_VIEWERS)),
         ("events that a follower may be behind", number(limits::MAX_BEHIND)),
         ("an event", time(limits::EVENT_RETENTION)),
         ("log lines that wait to be written", number(stated(LOG, "const MAX_WAITING_LINES: usize = "))),

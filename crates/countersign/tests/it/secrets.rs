@@ -87,6 +87,18 @@ fn private_calls(server: &Server, token: &str) {
     }
 }
 
+/// What the operators' page answers to a token that is pasted into its form.
+fn pasted(server: &Server, token: &str) -> String {
+    let headers = [("origin", &*server.private), ("content-type", "application/x-www-form-urlencoded")];
+    let form = |body: String| http::post(&format!("{}/page/token", server.private), &headers, &body).text;
+    let looked = form(format!("token={token}&do=look"));
+    assert!(looked.contains("id=\"answer\""), "{looked}");
+    form(format!("token={token}&do=revoke"))
+        + &form(format!("token={token}x"))
+        + &form(format!("{token}={token}"))
+        + &looked
+}
+
 /// Sends what no HTTP client would send, and takes whatever comes.
 fn raw(url: &str, text: &str) -> String {
     let mut raw = Raw::connect(url);
@@ -189,12 +201,14 @@ fn a_full_run(format: &str) {
             posted.push(alarms.recv().unwrap());
         }
     }
+    let pages: String = tokens.iter().map(|token| pasted(&server, token)).collect();
     let metrics = http::get(&format!("{}/metrics", server.private)).text;
     let ended = server.stop();
     let mut log = ended.err;
     for (name, text) in [
         ("out", ended.out),
         ("metrics", metrics),
+        ("pages", pages),
         ("alarms", posted.concat()),
         ("events", listed),
         ("followed", follower.out.whole()),

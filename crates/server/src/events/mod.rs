@@ -22,10 +22,11 @@ use countersign_core::{
     before,
 };
 use jiff::Timestamp;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::alarms::{Alarms, Webhook};
 use crate::caller::Caller;
+use crate::history::History;
 use crate::metrics::Tally;
 
 use self::flood::Flood;
@@ -71,6 +72,9 @@ pub struct Events {
     followers: broadcast::Sender<News>,
     counts: Counts,
     tally: Tally,
+    history: History,
+    /// Whether the server stops.
+    ended: watch::Sender<bool>,
     alarms: Option<Alarms>,
 }
 
@@ -142,6 +146,7 @@ impl Events {
         entropy: Arc<dyn Entropy>,
     ) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
+        let history = History::new(clock.now());
         Self {
             policy,
             store,
@@ -153,6 +158,8 @@ impl Events {
             followers: broadcast::Sender::new(MAX_BEHIND),
             counts: Counts::default(),
             tally: Tally::new(),
+            history,
+            ended: watch::Sender::new(false),
             alarms: None,
         }
     }
@@ -297,6 +304,23 @@ impl Events {
     pub(crate) fn end_following(&self) {
         // An error means that there is none.
         let _ = self.followers.send(News::End);
+        self.ended.send_replace(true);
+    }
+
+    /// Resolves when the server stops.
+    pub(crate) async fn ended(&self) {
+        // An error means that there is no server any more.
+        let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
+    }
+
+    /// Notes how many handshakes there have been by now.
+    pub(crate) fn look_at_handshakes(&self) {
+        self.history.look(self.clock.now(), self.tally.handshakes());
+    }
+
+    /// How many handshakes there were in each minute.
+    pub(crate) fn history(&self) -> &History {
+        &self.history
     }
 
     /// Delivers alarms, if there are to be any, as [`Server::run`](crate::Server::run) has it done. To be run once.

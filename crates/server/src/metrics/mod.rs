@@ -22,6 +22,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::App;
+use crate::history::Handshakes;
 use crate::problem::Problem;
 
 /// The media type of the answer (`OpenMetrics` 1.0), which every Prometheus since 2.5 reads.
@@ -133,6 +134,32 @@ impl Tally {
         self.handshake_seconds.observe(took.as_secs_f64());
     }
 
+    /// How many handshakes were answered so, for each way of answering.
+    pub(crate) fn outcomes(&self) -> Vec<(&'static str, u64)> {
+        let count = |outcome| self.handshakes.get_or_create(&[("outcome", outcome)]).get();
+        Outcome::labels().map(|outcome| (outcome, count(outcome))).collect()
+    }
+
+    /// How many handshakes there were, in a few numbers.
+    pub(crate) fn handshakes(&self) -> Handshakes {
+        let mut handshakes = Handshakes::default();
+        for (outcome, count) in self.outcomes() {
+            *match outcome {
+                "accepted" | "repeated" => &mut handshakes.accepted,
+                "replay" => &mut handshakes.replays,
+                "audience-mismatch" => &mut handshakes.relays,
+                "busy" | "store-unavailable" => &mut handshakes.unanswered,
+                _ => &mut handshakes.refused,
+            } += count;
+        }
+        handshakes
+    }
+
+    /// How many tokens were issued, and how many revoked.
+    pub(crate) fn tokens(&self) -> (u64, u64) {
+        (self.issued.get(), self.revoked.get())
+    }
+
     pub(crate) fn call(&self, took: Duration) {
         self.call_seconds.observe(took.as_secs_f64());
     }
@@ -177,6 +204,11 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
                 .into_response()
         }
     }
+}
+
+/// A number of things, as a metric.
+pub(crate) fn count(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use prometheus_client::registry::Registry;
 
 use crate::App;
 
-use super::process;
+use super::{count, process};
 
 /// Everything that is looked up and not counted.
 pub(super) fn registry(app: &App) -> Registry {
@@ -109,8 +109,4 @@ impl Standing {
             self.put("process_cpu_seconds", "Processor time, user and system", ConstCounter::new(seconds));
         }
     }
-}
-
-fn count(count: usize) -> u64 {
-    u64::try_from(count).unwrap_or(u64::MAX)
 }

@@ -34,7 +34,7 @@ pub(crate) const DEFAULT_EVENTS: usize = 100;
 pub const MAX_EVENTS: usize = 1000;
 
 /// How often a stream without events says that it still lives.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
+pub(crate) const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 
 /// A page of events.
 #[derive(Debug, Serialize, ToSchema)]
@@ -157,7 +157,7 @@ pub(crate) async fn list(
     State(app): State<Arc<App>>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<EventsDocument>, Problem> {
-    let query = read_query(query.as_deref().unwrap_or_default())?;
+    let query = read_query(query.as_deref().unwrap_or_default(), DEFAULT_EVENTS)?;
     let events = find(&app, &query).await?;
     let next = events.get(query.limit.saturating_sub(1)).map(cursor_text);
     Ok(Json(EventsDocument { events: events.iter().map(Into::into).collect(), next }))
@@ -215,7 +215,7 @@ pub(crate) async fn stream(
     State(app): State<Arc<App>>,
     RawQuery(query): RawQuery,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Problem> {
-    let query = read_query(query.as_deref().unwrap_or_default())?;
+    let query = read_query(query.as_deref().unwrap_or_default(), DEFAULT_EVENTS)?;
     let news = app.events.follow().ok_or_else(|| {
         let detail = "Too many follow the events already; try again when one of them has stopped.";
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-followers", detail)
@@ -247,9 +247,9 @@ fn told(news: Receiver<News>, query: EventQuery) -> impl Stream<Item = Result<ss
     })
 }
 
-fn read_query(text: &str) -> Result<EventQuery, Problem> {
-    let mut query =
-        EventQuery { kinds: Vec::new(), since: Timestamp::MIN, after: None, limit: DEFAULT_EVENTS };
+/// Reads what a list is asked for; `limit` is how many there are unless it says otherwise.
+pub(crate) fn read_query(text: &str, limit: usize) -> Result<EventQuery, Problem> {
+    let mut query = EventQuery { kinds: Vec::new(), since: Timestamp::MIN, after: None, limit };
     for (name, value) in form_urlencoded::parse(text.as_bytes()) {
         let wrong = |detail: String| Problem::bad_request("query", detail);
         match &*name {
@@ -286,7 +286,8 @@ fn read_query(text: &str) -> Result<EventQuery, Problem> {
     Ok(query)
 }
 
-fn cursor_text(event: &Event) -> String {
+/// Where a list ends, for the one that goes on.
+pub(crate) fn cursor_text(event: &Event) -> String {
     format!("{}-{:032x}", to_millis(event.at), u128::from_be_bytes(*event.id.as_bytes()))
 }
 

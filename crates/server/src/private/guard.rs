@@ -1,42 +1,118 @@
-//! Who may use the private API.
+//! Who may use the private API, and the page for operators.
 
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, ORIGIN};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use url::{Host, Url};
 
-use crate::App;
 use crate::problem::{Problem, with_challenge};
+use crate::{App, Peer};
 
-/// Lets a request pass if it shows the credential that is asked for, and does not come from a web page of somebody
-/// else that a person on this machine happens to look at.
+/// With which browsers say how a request's page and its target are related (W3C Fetch Metadata).
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+
+/// Lets a request to the API pass if it shows the credential that is asked for, and does not come from a web page of
+/// somebody else that a person on this machine happens to look at.
 pub(crate) async fn admit(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    if let Some(bearer) = &app.bearer {
-        let shown = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
-        if !bearer.is_shown_by(shown) {
-            let detail = "Show the private API's bearer token: Authorization: Bearer …";
-            let problem = Problem::new(StatusCode::UNAUTHORIZED, "credential", detail);
-            return with_challenge(problem.into_response(), "Bearer realm=\"countersign\"");
-        }
+    let headers = request.headers();
+    if let Some(bearer) = &app.bearer
+        && !bearer.is_shown_by(authorization(headers))
+    {
+        let detail = "Show the private API's bearer token: Authorization: Bearer …";
+        let problem = Problem::new(StatusCode::UNAUTHORIZED, "credential", detail);
+        return with_challenge(problem.into_response(), "Bearer realm=\"countersign\"");
+    }
+    if let Err(problem) = is_called_by_its_name(&app, &request) {
+        return problem.into_response();
     }
     // Browsers name the page's origin with every request that can change something, and pages cannot prevent it.
-    if let Some(origin) = request.headers().get(ORIGIN)
+    if let Some(origin) = headers.get(ORIGIN)
         && !origin.to_str().is_ok_and(is_local)
     {
-        let detail = "Web pages of other sites may not use the private API.";
-        return Problem::new(StatusCode::FORBIDDEN, "foreign-origin", detail).into_response();
+        return foreign().into_response();
     }
     next.run(request).await
 }
 
+/// Lets a request to the page pass. A browser shows the credential as a password, and the page is used by itself alone:
+/// not even another page of this machine may do so.
+pub(crate) async fn admit_to_page(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    if let Some(bearer) = &app.bearer
+        && !bearer.is_shown_by(authorization(headers))
+        && !bearer.is_shown_by_browser(authorization(headers))
+    {
+        let detail = "The password is the private API's bearer secret; any name will do.\n";
+        let challenge = "Basic realm=\"countersign\", charset=\"UTF-8\"";
+        return with_challenge((StatusCode::UNAUTHORIZED, detail).into_response(), challenge);
+    }
+    if let Err(problem) = is_called_by_its_name(&app, &request) {
+        return problem.into_response();
+    }
+    if !is_from_the_page_itself(request.method(), headers) {
+        return foreign().into_response();
+    }
+    next.run(request).await
+}
+
+fn authorization(headers: &HeaderMap) -> &[u8] {
+    headers.get(AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default()
+}
+
+fn foreign() -> Problem {
+    Problem::new(
+        StatusCode::FORBIDDEN,
+        "foreign-origin",
+        "Web pages of other sites may not use the private API.",
+    )
+}
+
+/// Whether a request is addressed to this machine. A web page of somebody else can have its own name point here, and then
+/// its requests are of its own origin for a browser (DNS rebinding); only the name that they are addressed to shows it.
+/// Where a bearer is asked for, such a page has none to show. From elsewhere nobody comes without one but by TLS, which
+/// checks the name itself; and to a Unix socket no browser connects.
+fn is_called_by_its_name(app: &App, request: &Request) -> Result<(), Problem> {
+    let from_here = matches!(request.extensions().get(), Some(Peer(Some(peer))) if peer.is_loopback());
+    let Some(host) = request.headers().get(HOST).filter(|_| from_here && app.bearer.is_none()) else {
+        return Ok(());
+    };
+    let is_ours = host.to_str().is_ok_and(|host| is_local_or_a_number(&format!("http://{host}")));
+    if is_ours {
+        return Ok(());
+    }
+    Err(Problem::new(
+        StatusCode::FORBIDDEN,
+        "foreign-host",
+        "Without a bearer secret, the private API answers only to localhost and to numbers such as 127.0.0.1, so that no \
+         web page can reach it under a name of its own. Use one of those, or set private_bearer_file.",
+    ))
+}
+
+/// Whether a request comes from the page that it goes to, or from a person who opens it.
+fn is_from_the_page_itself(method: &Method, headers: &HeaderMap) -> bool {
+    let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    if method != Method::GET && method != Method::HEAD {
+        // Every browser names the origin here.
+        let origin = text(&ORIGIN).and_then(|origin| origin.split_once("://"));
+        if origin.map(|(_, host)| host) != text(&HOST) || origin.is_none() {
+            return false;
+        }
+    }
+    match text(&SEC_FETCH_SITE) {
+        None | Some("same-origin" | "none") => true,
+        // A link to it may be anywhere.
+        Some(_) => method == Method::GET && text(&SEC_FETCH_MODE) == Some("navigate"),
+    }
+}
+
 /// Whether an origin is this machine by number or as `localhost`. Any other name could be made to point here.
 fn is_local(origin: &str) -> bool {
-    let url = Url::parse(origin).ok();
-    match url.as_ref().and_then(Url::host) {
+    match host(origin) {
         Some(Host::Domain(name)) => name == "localhost",
         Some(Host::Ipv4(address)) => address.is_loopback(),
         Some(Host::Ipv6(address)) => address.is_loopback(),
@@ -44,9 +120,22 @@ fn is_local(origin: &str) -> bool {
     }
 }
 
+/// Whether it is `localhost` or any number: a number is not looked up, so that it cannot point elsewhere.
+fn is_local_or_a_number(url: &str) -> bool {
+    match host(url) {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(_) | Host::Ipv6(_)) => true,
+        None => false,
+    }
+}
+
+fn host(url: &str) -> Option<Host> {
+    Url::parse(url).ok()?.host().map(|host| host.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::is_local;
+    use super::*;
 
     #[test]
     fn local_origins() {
@@ -62,5 +151,35 @@ mod tests {
         ] {
             assert_eq!(is_local(origin), local, "{origin}");
         }
+    }
+
+    #[test]
+    fn only_the_page_uses_the_page() {
+        let (get, post) = (Method::GET, Method::POST);
+        let host = ("host", "127.0.0.1:8087");
+        let own = ("origin", "http://127.0.0.1:8087");
+        for (method, more, admitted) in [
+            (&get, vec![], true),
+            (&get, vec![("sec-fetch-site", "none")], true),
+            (&get, vec![("sec-fetch-site", "same-origin")], true),
+            (&get, vec![("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")], true),
+            (&get, vec![("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")], false),
+            (&get, vec![("sec-fetch-site", "same-site"), ("sec-fetch-mode", "cors")], false),
+            (&post, vec![], false),
+            (&post, vec![own], true),
+            (&post, vec![own, ("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "navigate")], true),
+            (&post, vec![own, ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")], false),
+            (&post, vec![("origin", "null")], false),
+            (&post, vec![("origin", "http://127.0.0.1:9999")], false),
+            (&post, vec![("origin", "http://localhost:8087")], false),
+            (&post, vec![("origin", "https://evil.example")], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for (name, value) in more.iter().chain([&host]) {
+                headers.insert(*name, HeaderValue::from_static(value));
+            }
+            assert_eq!(is_from_the_page_itself(method, &headers), admitted, "{method} {more:?}");
+        }
+        assert!(!is_from_the_page_itself(&post, &HeaderMap::new()), "no host, and no origin either");
     }
 }

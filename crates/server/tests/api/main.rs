@@ -14,5 +14,6 @@ mod handshake;
 mod json;
 mod limits;
 mod nodes;
+mod page;
 mod store_away;
 mod xmlrpc;

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use crate::fixture::{Fixture, JSON, Options, handshake_path, post};
 
 #[derive(Debug)]
-struct Away(StoreError);
+pub(crate) struct Away(pub(crate) StoreError);
 
 #[async_trait]
 impl TokenStore for Away {

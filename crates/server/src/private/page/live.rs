@@ -1,0 +1,85 @@
+//! The page's pieces, each again whenever it changes.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{RawQuery, State};
+use axum::http::StatusCode;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use countersign_core::EventQuery;
+use futures_util::Stream;
+use futures_util::stream::unfold;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use crate::private::events::{SIGN_OF_LIFE, read_query};
+use crate::problem::Problem;
+
+use super::parts::Parts;
+use super::{EVENTS, Page};
+
+/// How many may have the page open, with news coming in.
+pub const MAX_VIEWERS: usize = 16;
+
+/// How long an open page rests between two looks.
+const REST: Duration = Duration::from_secs(2);
+
+/// How many times as long it rests as a look takes: with every viewer there may be, looking takes a third of one
+/// processor at most, however large the store is.
+const REST_RATIO: u32 = 50;
+
+/// Somebody who has the page open.
+struct Viewer {
+    page: Arc<Page>,
+    query: EventQuery,
+    /// What the browser has.
+    shown: Parts,
+    waiting: VecDeque<Event>,
+    rest: Duration,
+    _room: OwnedSemaphorePermit,
+}
+
+/// `GET /page/live`: server-sent events, named like the pieces, with their HTML.
+pub(crate) async fn live(
+    State(page): State<Arc<Page>>,
+    RawQuery(query): RawQuery,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
+    let query = read_query(query.as_deref().unwrap_or_default(), EVENTS)?;
+    let room = Arc::clone(&page.viewers).try_acquire_owned().map_err(|_| {
+        let detail = "Too many have the page open already; close one.";
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-viewers", detail)
+    })?;
+    let viewer = Viewer {
+        page,
+        query,
+        shown: Parts::default(),
+        waiting: VecDeque::new(),
+        rest: Duration::ZERO,
+        _room: room,
+    };
+    let told = unfold(viewer, |mut viewer| async move { Some((Ok(viewer.next().await?), viewer)) });
+    Ok(Sse::new(told).keep_alive(KeepAlive::new().interval(SIGN_OF_LIFE)))
+}
+
+impl Viewer {
+    /// What to send next; `None` when the server stops.
+    async fn next(&mut self) -> Option<Event> {
+        while self.waiting.is_empty() {
+            let page = Arc::clone(&self.page);
+            tokio::select! {
+                () = page.app.events.ended() => return None,
+                () = tokio::time::sleep(self.rest) => {}
+            }
+            let began = Instant::now();
+            let parts = Parts::of(&page.state(&self.query).await);
+            for (name, html) in parts.differing_from(&self.shown) {
+                self.waiting.push_back(Event::default().event(name).data(html));
+            }
+            self.shown = parts;
+            self.rest = REST.max(began.elapsed() * REST_RATIO);
+        }
+        self.waiting.pop_front()
+    }
+}

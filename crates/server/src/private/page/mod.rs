@@ -1,0 +1,169 @@
+//! The page that operators look at.
+//!
+//! ```text
+//! App ──state──▶ how things stand ──parts──▶ pieces of HTML ──▶ the page, and then each piece that changes (live)
+//! ```
+//!
+//! It is rendered here, works without a script, and loads nothing from elsewhere. Handshakes do not know of it: it reads
+//! the counters of `/metrics` and the list of `/v1/events`, and how long it rests depends on how long that takes.
+
+mod chart;
+mod live;
+mod parts;
+mod state;
+mod token;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use askama::Template;
+use axum::extract::{RawQuery, State};
+use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_FRAME_OPTIONS};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Redirect, Response};
+use countersign_core::{EventQuery, KindFilter};
+use tokio::sync::{Mutex, Semaphore};
+
+use crate::App;
+use crate::problem::Problem;
+
+use self::parts::Parts;
+use self::state::Standing;
+use self::token::Answer;
+use super::events::{cursor_text, read_query};
+
+pub use self::live::MAX_VIEWERS;
+pub(crate) use self::live::live;
+pub(crate) use self::token::token;
+
+/// How many events the page has unless asked for more.
+const EVENTS: usize = 50;
+
+/// How long the page waits for a store before it says that it is away.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Nothing runs and nothing is shown but what comes from here; and no page of others has it in a frame.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+                      form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// What the page's routes share.
+#[derive(Debug)]
+pub(crate) struct Page {
+    app: Arc<App>,
+    /// How the store stood lately, so that many viewers ask it no more often than one.
+    standing: Mutex<Option<Standing>>,
+    /// Room for those who have the page open.
+    viewers: Arc<Semaphore>,
+}
+
+impl Page {
+    pub(crate) fn new(app: Arc<App>) -> Self {
+        Self { app, standing: Mutex::default(), viewers: Arc::new(Semaphore::new(MAX_VIEWERS)) }
+    }
+
+    /// The whole page; `answer` is what was asked about a token.
+    async fn render(&self, query: &EventQuery, answer: Option<Answer>) -> Response {
+        let state = self.state(query).await;
+        let older = state.events.as_ref().ok().filter(|events| events.len() == query.limit);
+        let whole = Whole {
+            issuer: &self.app.names.issuer,
+            node: state.node.clone(),
+            shared: self.app.tokens.store().is_shared(),
+            answer,
+            kinds: KindFilter::ALL.iter().map(|kind| (kind.label(), query.kinds.contains(kind))).collect(),
+            first_page: query.after.is_none(),
+            older: older.and_then(|events| events.last()).map(|last| address(query, &cursor_text(last))),
+            parts: Parts::of(&state),
+        };
+        match whole.render() {
+            Ok(html) => html_response(html),
+            // Writing to memory does not fail.
+            Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        }
+    }
+}
+
+/// The page.
+#[derive(Template)]
+#[template(path = "page.html")]
+struct Whole<'a> {
+    issuer: &'a str,
+    node: String,
+    shared: bool,
+    answer: Option<Answer>,
+    /// Each kind of event, and whether it is asked for.
+    kinds: Vec<(&'static str, bool)>,
+    first_page: bool,
+    /// Where older events are.
+    older: Option<String>,
+    parts: Parts,
+}
+
+/// `GET /`: the page.
+pub(crate) async fn show(State(page): State<Arc<Page>>, RawQuery(query): RawQuery) -> Response {
+    match read_query(query.as_deref().unwrap_or_default(), EVENTS) {
+        Ok(query) => page.render(&query, None).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// Whoever opens a form's address without the form.
+pub(crate) async fn home() -> Redirect {
+    Redirect::to("/")
+}
+
+/// `GET /page/style.css`.
+pub(crate) async fn style() -> Response {
+    asset("text/css; charset=utf-8", include_str!("../../../templates/page.css"))
+}
+
+/// `GET /page/script.js`.
+pub(crate) async fn script() -> Response {
+    asset("text/javascript; charset=utf-8", include_str!("../../../templates/page.js"))
+}
+
+/// `GET /page/icon.svg`.
+pub(crate) async fn icon() -> Response {
+    asset("image/svg+xml", include_str!("../../../templates/icon.svg"))
+}
+
+fn asset(media_type: &'static str, text: &'static str) -> Response {
+    ([(CONTENT_TYPE, media_type)], text).into_response()
+}
+
+fn html_response(html: String) -> Response {
+    ([(CONTENT_TYPE, "text/html; charset=utf-8")], html).into_response()
+}
+
+/// The headers of everything that belongs to the page. The origin is what the form is recognized by, so that it is told
+/// to this server, and to no other.
+pub(crate) fn with_page_headers(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (CONTENT_SECURITY_POLICY, POLICY),
+        (REFERRER_POLICY, "same-origin"),
+        (X_FRAME_OPTIONS, "DENY"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// The page's address with these kinds of events, from a place in the list on.
+fn address(query: &EventQuery, after: &str) -> String {
+    let mut text = form_urlencoded::Serializer::new(String::new());
+    for kind in &query.kinds {
+        text.append_pair("kind", kind.label());
+    }
+    if query.limit != EVENTS {
+        text.append_pair("limit", &query.limit.to_string());
+    }
+    format!("/?{}#events-title", text.append_pair("after", after).finish())
+}
+
+/// Everything, with nothing filtered.
+fn newest() -> Result<EventQuery, Problem> {
+    read_query("", EVENTS)
+}

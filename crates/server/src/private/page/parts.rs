@@ -1,0 +1,395 @@
+//! The pieces of the page that change, each as HTML. The templates escape whatever they are given.
+
+use std::fmt::Write as _;
+
+use askama::Template;
+use countersign_core::{Event, EventKind, Reason};
+use jiff::Timestamp;
+
+use crate::history::Handshakes;
+
+use super::chart::{Chart, chart};
+use super::state::{KeyState, State};
+
+/// How many minutes back it counts that handshakes could not be answered.
+const LATELY: usize = 5;
+
+/// The pieces, each with the `id` of the element that it is in.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Parts(Vec<(&'static str, String)>);
+
+impl Parts {
+    /// Renders them all.
+    pub(super) fn of(state: &State) -> Self {
+        let verdict = Verdict::of(state);
+        let chart = chart(&state.minutes);
+        Self(vec![
+            ("verdict", html(&verdict)),
+            ("counts", html(&Counts::of(state))),
+            ("chart", html(&ChartPart(&chart))),
+            ("minutes", html(&Minutes(&chart))),
+            ("events", html(&Events::of(state))),
+            ("keys", html(&Keys::of(state))),
+            ("store", html(&Store::of(state))),
+        ])
+    }
+
+    /// The HTML of one.
+    pub(super) fn get(&self, name: &str) -> &str {
+        self.0.iter().find(|(known, _)| *known == name).map_or("", |(_, html)| html)
+    }
+
+    /// Those that are not the same in `others`.
+    pub(super) fn differing_from(&self, others: &Self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.0
+            .iter()
+            .filter(|(name, html)| others.get(name) != html)
+            .map(|(name, html)| (*name, html.as_str()))
+    }
+}
+
+fn html(part: &impl Template) -> String {
+    // Writing to memory does not fail.
+    part.render().unwrap_or_default()
+}
+
+/// A moment, for people and for programs.
+#[derive(Clone)]
+pub(super) struct Moment {
+    pub(super) text: String,
+    pub(super) machine: String,
+}
+
+pub(super) fn moment(time: Timestamp) -> Moment {
+    Moment { text: time.strftime("%Y-%m-%d %H:%M:%S").to_string(), machine: time.to_string() }
+}
+
+/// How long ago, in the largest unit of which there are two. It is not to change with every second.
+fn age(now: Timestamp, then: Timestamp) -> String {
+    let seconds = now.duration_since(then).as_secs();
+    if seconds < 0 {
+        return "in the future".to_owned();
+    }
+    let (count, unit) = [(86_400, "days"), (3_600, "hours"), (60, "minutes")]
+        .into_iter()
+        .map(|(length, unit)| (seconds / length, unit))
+        .find(|(count, _)| *count >= 2)
+        .unwrap_or_default();
+    if count == 0 { "just now".to_owned() } else { format!("{count} {unit} ago") }
+}
+
+/// A number with its thousands apart.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (nth, digit) in digits.chars().enumerate() {
+        if nth > 0 && (digits.len() - nth).is_multiple_of(3) {
+            // Narrow, and no place to break a line.
+            text.push('\u{202f}');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn times(count: u64, one: &str, many: &str) -> String {
+    if count == 1 { format!("1 {one}") } else { format!("{} {many}", grouped(count)) }
+}
+
+/// Whether all is well.
+#[derive(Template)]
+#[template(path = "verdict.html")]
+struct Verdict {
+    class: &'static str,
+    headline: &'static str,
+    findings: Vec<String>,
+}
+
+impl Verdict {
+    fn of(state: &State) -> Self {
+        let mut findings = Vec::new();
+        if let Err(why) = &state.standing.ready {
+            findings.push(format!("No token can be redeemed: {why}"));
+        }
+        let broken = !findings.is_empty();
+
+        let mut hour = Handshakes::default();
+        state.minutes.iter().for_each(|minute| hour += *minute);
+        let tries: Vec<_> =
+            [(hour.replays, "replay", "replays"), (hour.relays, "relay attempt", "relay attempts")]
+                .into_iter()
+                .filter(|(count, ..)| *count > 0)
+                .map(|(count, one, many)| times(count, one, many))
+                .collect();
+        if !tries.is_empty() {
+            findings.push(format!("{} in the last hour: see the events.", tries.join(" and ")));
+        }
+        let attacked = !tries.is_empty();
+
+        let lately = state.minutes.iter().rev().take(LATELY).map(|minute| minute.unanswered).sum::<u64>();
+        if lately > 0 {
+            let handshakes = times(lately, "handshake", "handshakes");
+            findings.push(format!("{handshakes} could not be answered in the last {LATELY} minutes (503)."));
+        }
+        if state.events_lost > 0 {
+            let events = times(state.events_lost, "event was", "events were");
+            findings.push(format!("{events} lost since the start, because too many waited to be kept."));
+        }
+        if let Some((_, failed @ 1.., _)) = state.alarms {
+            let alarms = times(failed, "alarm", "alarms");
+            findings.push(format!("{alarms} could not be delivered since the start; see the server's log."));
+        }
+        for key in state.keys.iter().filter(|key| !key.waits_for.is_empty()) {
+            findings.push(format!(
+                "Key {} does not seal yet: {} lacks it.",
+                key.id,
+                key.waits_for.join(", ")
+            ));
+        }
+        let (class, headline) = match (broken, attacked, findings.is_empty()) {
+            (true, ..) => ("bad", "It does not work"),
+            (_, true, _) => ("bad", "Somebody tries something"),
+            (.., true) => ("good", "All is well"),
+            _ => ("worth-a-look", "It works, and something is worth a look"),
+        };
+        Self { class, headline, findings }
+    }
+}
+
+/// What there has been since the start.
+#[derive(Template)]
+#[template(path = "counts.html")]
+struct Counts {
+    now: Moment,
+    started: Moment,
+    up: String,
+    tiles: Vec<Tile>,
+    /// Refusals that are nothing to be alarmed about, by reason.
+    reasons: Vec<(&'static str, String)>,
+}
+
+/// A number and what it counts.
+struct Tile {
+    name: &'static str,
+    count: String,
+    class: &'static str,
+}
+
+impl Counts {
+    fn of(state: &State) -> Self {
+        let handshakes = &state.handshakes;
+        let class = |count: u64, class| if count == 0 { "" } else { class };
+        let tiles = [
+            ("issued", state.issued, ""),
+            ("consumed", handshakes.accepted, ""),
+            ("revoked", state.revoked, ""),
+            ("refused", handshakes.refused, ""),
+            ("replays", handshakes.replays, class(handshakes.replays, "alarming")),
+            ("relay attempts", handshakes.relays, class(handshakes.relays, "alarming")),
+            ("unanswered", handshakes.unanswered, class(handshakes.unanswered, "worth-a-look")),
+        ];
+        let reasons = Reason::ALL.iter().map(|reason| reason.label());
+        let count =
+            |reason| state.outcomes.iter().find(|(known, _)| *known == reason).map_or(0, |(_, count)| *count);
+        Self {
+            now: moment(state.now),
+            started: moment(state.started),
+            up: age(state.now, state.started),
+            tiles: tiles
+                .into_iter()
+                .map(|(name, count, class)| Tile { name, count: grouped(count), class })
+                .collect(),
+            reasons: reasons.map(|reason| (reason, grouped(count(reason)))).collect(),
+        }
+    }
+}
+
+/// The chart.
+#[derive(Template)]
+#[template(path = "chart.html")]
+struct ChartPart<'a>(&'a Chart);
+
+/// The chart as a table.
+#[derive(Template)]
+#[template(path = "minutes.html")]
+struct Minutes<'a>(&'a Chart);
+
+/// What happened.
+#[derive(Template)]
+#[template(path = "events.html")]
+struct Events {
+    rows: Vec<EventRow>,
+    /// Why there are none to show.
+    trouble: Option<String>,
+}
+
+struct EventRow {
+    at: Moment,
+    kind: String,
+    class: &'static str,
+    /// What belongs to it, each with its name.
+    facts: Vec<(&'static str, String)>,
+}
+
+impl Events {
+    fn of(state: &State) -> Self {
+        match &state.events {
+            Ok(events) => Self { rows: events.iter().map(row).collect(), trouble: None },
+            Err(why) => Self { rows: Vec::new(), trouble: Some(why.clone()) },
+        }
+    }
+}
+
+fn row(event: &Event) -> EventRow {
+    let mut kind = event.kind.label().to_owned();
+    if let Some(reason) = event.kind.reason() {
+        let _ = write!(kind, ": {}", reason.label());
+    }
+    if event.count > 1 {
+        let _ = write!(kind, " ({} of them)", grouped(event.count));
+    }
+    let class = match event.kind {
+        EventKind::Replay(_) | EventKind::Relay { .. } => "alarming",
+        EventKind::Consumed => "accepted",
+        EventKind::Refused(_) => "refused",
+        _ => "",
+    };
+    let text = |text: &dyn ToString| Some(text.to_string());
+    let (mut first, mut stated, mut key, mut fence) = (None, None, None, None);
+    match &event.kind {
+        EventKind::Replay(Some(use_before)) => {
+            let by = use_before.by.map(|peer| format!(" by {peer}")).unwrap_or_default();
+            first = Some(format!("{}{by}", moment(use_before.at).text));
+        }
+        EventKind::Relay { stated: Some(note) } => stated = text(&note.as_str()),
+        EventKind::KeyRotated { key: id } | EventKind::KeyRevoked { key: id } => key = text(id),
+        EventKind::FenceMoved { fence: line } => fence = Some(moment(*line).text),
+        _ => {}
+    }
+    let facts = [
+        ("by", event.peer.and_then(|peer| text(&peer))),
+        ("first used", first),
+        ("for", event.audience.clone()),
+        ("shown by", stated),
+        ("agent", event.user_agent.as_ref().and_then(|note| text(&note.as_str()))),
+        ("key", key),
+        ("fence", fence),
+        ("token", event.token.and_then(|id| text(&id))),
+        ("request", event.request.and_then(|id| text(&id))),
+    ];
+    let facts = facts.into_iter().filter_map(|(name, fact)| Some((name, fact?))).collect();
+    EventRow { at: moment(event.at), kind, class, facts }
+}
+
+/// The key ring.
+#[derive(Template)]
+#[template(path = "keys.html")]
+struct Keys {
+    rows: Vec<KeyRow>,
+}
+
+struct KeyRow {
+    id: String,
+    since: Moment,
+    age: String,
+    role: String,
+}
+
+impl Keys {
+    fn of(state: &State) -> Self {
+        let row = |key: &KeyState| KeyRow {
+            id: key.id.clone(),
+            since: moment(key.active_from),
+            age: age(state.now, key.active_from),
+            role: if key.sealing {
+                "seals and opens".to_owned()
+            } else if !key.waits_for.is_empty() {
+                format!("waits for {}", key.waits_for.join(", "))
+            } else if key.active_from > state.now {
+                "will seal".to_owned()
+            } else {
+                "opens".to_owned()
+            },
+        };
+        Self { rows: state.keys.iter().map(row).collect() }
+    }
+}
+
+/// The store.
+#[derive(Template)]
+#[template(path = "store.html")]
+struct Store {
+    facts: Vec<(&'static str, String)>,
+    /// The other servers on it.
+    neighbours: Vec<String>,
+}
+
+impl Store {
+    fn of(state: &State) -> Self {
+        let ready = match &state.standing.ready {
+            Ok(()) => "takes tokens".to_owned(),
+            Err(why) => why.clone(),
+        };
+        let mut facts = vec![("state", ready)];
+        if let Some(stats) = &state.standing.stats {
+            facts.extend([
+                ("kind", stats.kind.to_owned()),
+                (
+                    "records",
+                    format!("{} consumed, {} revoked", grouped(stats.consumed), grouped(stats.revoked)),
+                ),
+                ("refuses tokens from before", moment(stats.fence).text),
+            ]);
+            facts.extend(
+                stats.bytes.map(|bytes| ("on disk", format!("{} KiB", grouped(bytes.div_ceil(1024))))),
+            );
+        }
+        if let Some(counts) = state.counts {
+            let writes = format!("{} in {} commits", grouped(counts.calls), grouped(counts.commits));
+            facts.extend([
+                ("writes", writes),
+                ("failed batches", grouped(counts.failures)),
+                ("waiting", grouped(counts.waiting)),
+            ]);
+        }
+        facts.push((
+            "alarms",
+            match state.alarms {
+                None => "nobody is told (alarm_webhook is not set)".to_owned(),
+                Some((delivered, failed, waiting)) => format!(
+                    "{} delivered, {} given up, {} waiting",
+                    grouped(delivered),
+                    grouped(failed),
+                    grouped(waiting)
+                ),
+            },
+        ));
+        Self { facts, neighbours: state.neighbours.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_core::from_millis;
+
+    use super::*;
+
+    #[test]
+    fn ages_and_numbers_are_for_people() {
+        let now = from_millis(1_767_225_600_000);
+        for (seconds, text) in [
+            (0, "just now"),
+            (119, "just now"),
+            (120, "2 minutes ago"),
+            (7_200, "2 hours ago"),
+            (172_799, "47 hours ago"),
+            (172_800, "2 days ago"),
+            (-1, "in the future"),
+        ] {
+            assert_eq!(age(now, from_millis(1_767_225_600_000 - 1000 * seconds)), text);
+        }
+        for (number, text) in [(0, "0"), (999, "999"), (1_000, "1 000"), (1_234_567, "1 234 567")] {
+            assert_eq!(grouped(number), text.replace(' ', "\u{202f}"));
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! How things stand, as far as the page shows it.
+
+use std::time::Duration;
+
+use countersign_core::{Event, EventQuery, StoreCounts, StoreError, StoreStats};
+use jiff::Timestamp;
+use tokio::time::timeout;
+
+use crate::history::Handshakes;
+use crate::metrics::count;
+use crate::private::events::find;
+
+use super::{PATIENCE, Page};
+
+/// For how long it is believed that the store works.
+const READY_HOLDS: Duration = Duration::from_secs(5);
+
+/// For how long its size is: counting the records of a large store takes a while.
+const STATS_HOLD: Duration = Duration::from_mins(1);
+
+/// Everything that the page tells.
+pub(super) struct State {
+    pub(super) now: Timestamp,
+    pub(super) started: Timestamp,
+    pub(super) node: String,
+    pub(super) issued: u64,
+    pub(super) revoked: u64,
+    /// Since the start, by how they were answered.
+    pub(super) outcomes: Vec<(&'static str, u64)>,
+    pub(super) handshakes: Handshakes,
+    /// The last hour.
+    pub(super) minutes: Vec<Handshakes>,
+    /// `Err` says why there are none to show.
+    pub(super) events: Result<Vec<Event>, String>,
+    pub(super) events_lost: u64,
+    /// Delivered, given up, and waiting; `None` if nobody is alarmed.
+    pub(super) alarms: Option<(u64, u64, u64)>,
+    pub(super) keys: Vec<KeyState>,
+    pub(super) standing: Standing,
+    pub(super) counts: Option<StoreCounts>,
+    /// The other servers on the store that serve now.
+    pub(super) neighbours: Vec<String>,
+}
+
+/// A key.
+pub(super) struct KeyState {
+    pub(super) id: String,
+    pub(super) active_from: Timestamp,
+    pub(super) sealing: bool,
+    pub(super) waits_for: Vec<String>,
+}
+
+/// How the store stood when it was asked.
+#[derive(Clone, Debug)]
+pub(super) struct Standing {
+    asked: Timestamp,
+    counted: Timestamp,
+    /// Whether a token could be consumed.
+    pub(super) ready: Result<(), String>,
+    pub(super) stats: Option<StoreStats>,
+}
+
+impl Page {
+    /// Looks at everything.
+    pub(super) async fn state(&self, query: &EventQuery) -> State {
+        let app = &self.app;
+        let now = app.tokens.clock().now();
+        app.events.look_at_handshakes();
+        let events = match timeout(PATIENCE, find(app, query)).await {
+            Ok(found) => found.map_err(|problem| problem.detail().to_owned()),
+            Err(_) => Err("The store has not answered yet.".to_owned()),
+        };
+        let (issued, revoked) = app.events.tally().tokens();
+        let ring = app.tokens.keys();
+        let sealing = app.tokens.sealing_key(&ring, now);
+        let keys = ring.keys().iter().rev().map(|key| KeyState {
+            id: key.id().to_string(),
+            active_from: key.active_from(),
+            sealing: Some(key.id()) == sealing,
+            waits_for: app.tokens.waits_for(key.id()),
+        });
+        let me = app.tokens.node_id();
+        let roll = app.tokens.roll().filter(|_| app.tokens.store().is_shared());
+        let seen = roll.iter().flat_map(|roll| &roll.nodes);
+        let (mine, others): (Vec<_>, Vec<_>) =
+            seen.filter(|seen| seen.live).partition(|seen| Some(seen.node.id) == me);
+        State {
+            now,
+            started: app.events.history().started(),
+            node: mine.first().map_or("this server".to_owned(), |seen| seen.node.label()),
+            issued,
+            revoked,
+            outcomes: app.events.tally().outcomes(),
+            handshakes: app.events.tally().handshakes(),
+            minutes: app.events.history().minutes(now),
+            events,
+            events_lost: app.events.counts().lost,
+            alarms: app
+                .events
+                .alarms()
+                .map(|alarms| (alarms.delivered.get(), alarms.failed.get(), count(alarms.waiting()))),
+            keys: keys.collect(),
+            standing: self.standing(now).await,
+            counts: app.tokens.store().counts(),
+            neighbours: others.iter().map(|seen| seen.node.label()).collect(),
+        }
+    }
+
+    /// Asks the store, unless somebody has just done so. Who comes meanwhile waits for that answer.
+    async fn standing(&self, now: Timestamp) -> Standing {
+        let mut kept = self.standing.lock().await;
+        let before = kept.take();
+        if let Some(standing) = &before
+            && is_within(standing.asked, now, READY_HOLDS)
+        {
+            return kept.insert(standing.clone()).clone();
+        }
+        let store = self.app.tokens.store();
+        let ready = match timeout(PATIENCE, store.ready()).await {
+            Ok(ready) => ready.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("the store has not answered for {} seconds", PATIENCE.as_secs())),
+        };
+        let (counted, stats) = match before {
+            Some(Standing { counted, stats: Some(stats), .. }) if is_within(counted, now, STATS_HOLD) => {
+                (counted, Some(stats))
+            }
+            _ if ready.is_err() => (now, None),
+            _ => (now, timeout(PATIENCE, store.stats()).await.ok().and_then(Result::<_, StoreError>::ok)),
+        };
+        kept.insert(Standing { asked: now, counted, ready, stats }).clone()
+    }
+}
+
+/// Whether a moment is at most so long ago, and not ahead.
+fn is_within(then: Timestamp, now: Timestamp, span: Duration) -> bool {
+    let ago = now.duration_since(then);
+    !ago.is_negative() && ago.unsigned_abs() < span
+}

@@ -1,0 +1,123 @@
+//! What a token is, for whoever pastes one. It comes in the body of a request and goes nowhere else: neither into an address,
+//! nor into a log, nor into the answer, which has its id.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use countersign_core::seal::unseal;
+use countersign_core::{GetError, Lookup, Status};
+use zeroize::Zeroizing;
+
+use crate::caller::Caller;
+use crate::private::body;
+use crate::problem::Problem;
+
+use super::parts::{Moment, moment};
+use super::{Page, newest};
+
+/// What is said of a token.
+pub(super) enum Answer {
+    /// There is none to be known.
+    No(String),
+    /// It is one of ours.
+    Known(Box<Known>),
+}
+
+/// A token, without its text.
+pub(super) struct Known {
+    /// What came of revoking it, if that was asked for.
+    pub(super) done: Option<&'static str>,
+    pub(super) id: String,
+    pub(super) status: &'static str,
+    /// When its life ended, and by which address.
+    pub(super) ended: Option<(Moment, Option<String>)>,
+    pub(super) audience: Option<String>,
+    pub(super) created: Moment,
+    pub(super) expires: Moment,
+}
+
+/// What the form asks for.
+#[derive(Default)]
+struct Form {
+    token: Zeroizing<String>,
+    revoke: bool,
+}
+
+/// `POST /page/token`: looks a token up, or revokes it.
+pub(crate) async fn token(State(page): State<Arc<Page>>, caller: Caller, body: Body) -> Response {
+    let Ok(body) = body::read(body).await else {
+        return Problem::bad_request("body", "The form did not arrive whole.").into_response();
+    };
+    let form = read_form(&body);
+    let (status, answer) = page.answer(&form, &caller).await;
+    match newest() {
+        Ok(query) => (status, page.render(&query, Some(answer)).await).into_response(),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+fn read_form(body: &[u8]) -> Form {
+    let mut form = Form::default();
+    for (name, value) in form_urlencoded::parse(body) {
+        match &*name {
+            "token" => form.token = Zeroizing::new(value.trim().to_owned()),
+            "do" => form.revoke = value == "revoke",
+            _ => {}
+        }
+    }
+    form
+}
+
+impl Page {
+    async fn answer(&self, form: &Form, caller: &Caller) -> (StatusCode, Answer) {
+        let answered = async {
+            let done = if form.revoke { Some(self.revoke(&form.token, caller).await?) } else { None };
+            Ok((done, self.app.tokens.get(&form.token).await?))
+        };
+        match answered.await {
+            Ok((done, lookup)) => (StatusCode::OK, Answer::Known(Box::new(known(done, &lookup)))),
+            Err(error) => {
+                let status = match error {
+                    GetError::NotOurs(_) => StatusCode::NOT_FOUND,
+                    GetError::Forgotten { .. } => StatusCode::GONE,
+                    GetError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+                };
+                (status, Answer::No(error.to_string()))
+            }
+        }
+    }
+
+    async fn revoke(&self, text: &str, caller: &Caller) -> Result<&'static str, GetError> {
+        let app = &self.app;
+        if app.tokens.revoke(text).await? {
+            app.events.revoked(|| unseal(text, &app.tokens.keys()).ok(), caller);
+            Ok("It is revoked: nobody can redeem it any more.")
+        } else {
+            Ok("There was nothing to revoke: its life had ended already.")
+        }
+    }
+}
+
+fn known(done: Option<&'static str>, Lookup { token, status }: &Lookup) -> Known {
+    let (status, ended) = match status {
+        Status::Live => ("live", None),
+        Status::Consumed(first) => {
+            ("consumed", Some((moment(first.at), first.by.map(|peer| peer.to_string()))))
+        }
+        Status::Revoked { at } => ("revoked", Some((moment(*at), None))),
+        Status::Expired => ("expired", None),
+        Status::Fenced => ("fenced", None),
+    };
+    Known {
+        done,
+        id: token.id().to_string(),
+        status,
+        ended,
+        audience: token.audience().map(ToString::to_string),
+        created: moment(token.created()),
+        expires: moment(token.expires()),
+    }
+}

@@ -1,0 +1,319 @@
+//! The page for operators, as a browser gets it; `tests/page/run` looks at it in one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use countersign_core::StoreError;
+use countersign_server::limits::MAX_VIEWERS;
+use data_encoding::BASE64;
+use http_body_util::BodyExt;
+
+use crate::fixture::{Answer, FORM, Fixture, Options, TRAC, handshake_path, post};
+use crate::store_away::Away;
+
+const HOST: &str = "127.0.0.1:8087";
+const ORIGIN: &str = "http://127.0.0.1:8087";
+
+fn get(path: &str) -> Request<Body> {
+    Request::get(path).header("host", HOST).body(Body::empty()).unwrap()
+}
+
+/// Sends the form as a browser does from the page.
+async fn send_form(server: &Fixture, token: &str, what: &str) -> Answer {
+    let form = post("/page/token").header("host", HOST).header("origin", ORIGIN).header("content-type", FORM);
+    let body = format!("token=+{token}%0A&do={what}");
+    server.private(form.body(Body::from(body)).unwrap()).await
+}
+
+/// The page, once all that waits has been written.
+async fn page(server: &Fixture, path: &str) -> String {
+    while server.app.events.counts().waiting > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let answer = server.private(get(path)).await;
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    assert_eq!(answer.header("content-type"), "text/html; charset=utf-8");
+    answer.text
+}
+
+fn server() -> Fixture {
+    let server = Fixture::new();
+    tokio::spawn(Arc::clone(&server.app.events).write());
+    server
+}
+
+/// The number on a tile.
+fn tile(page: &str, name: &str) -> u64 {
+    let (_, rest) = page.split_once(&format!("<dt>{name}</dt><dd>")).unwrap();
+    rest.split_once('<').unwrap().0.parse().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_shows_at_a_glance_how_things_stand() {
+    let server = server();
+    let quiet = page(&server, "/").await;
+    assert!(quiet.contains("All is well"), "{quiet}");
+    assert!(quiet.contains("There was no handshake in the last hour."));
+    assert!(quiet.contains("seals and opens") && quiet.contains("takes tokens"));
+    assert!(quiet.contains("alarm_webhook is not set"), "it says that nobody would be told");
+
+    let token = server.token_for(TRAC);
+    let stated = |audience: &str| {
+        let body = Body::from(format!("audience={audience}"));
+        post(&handshake_path(&token)).header("content-type", FORM).body(body).unwrap()
+    };
+    server.public(stated(TRAC)).await;
+    page(&server, "/").await;
+    server.clock.advance(Duration::from_mins(1));
+    server.public(stated("https://evil.example/")).await;
+    server.public(stated(TRAC)).await;
+    server.handshake("cs1nonsense").await;
+    let tried = page(&server, "/").await;
+    assert!(tried.contains("Somebody tries something"), "{tried}");
+    assert!(tried.contains("1 replay and 1 relay attempt in the last hour"));
+    for (name, count) in [
+        ("consumed", 1),
+        ("refused", 1),
+        ("replays", 1),
+        ("relay attempts", 1),
+        ("unanswered", 0),
+        ("unknown", 1),
+        ("expired", 0),
+    ] {
+        assert_eq!(tile(&tried, name), count, "{name}");
+    }
+    assert!(tried.contains("4 handshakes in the last hour: 1 accepted, 1 refused, 1 replays, 1 relay"));
+    assert_eq!(tried.matches("<rect class=\"alarming\"").count(), 1);
+    assert_eq!(tried.matches("<th scope=\"row\">1</th><td>1</td><td>0</td><td>0</td>").count(), 1);
+
+    server.clock.advance(Duration::from_hours(1));
+    let later = page(&server, "/").await;
+    assert!(later.contains("All is well"), "{later}");
+    assert_eq!(tile(&later, "replays"), 1, "the count stays");
+    assert!(later.contains("<strong>replay</strong>"), "and so does the event");
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_are_filtered_and_turned_over() {
+    let server = server();
+    let token = server.token();
+    for _ in 0..3 {
+        server.clock.advance(Duration::from_secs(1));
+        server.handshake(&token).await;
+    }
+    server.handshake("cs1nonsense").await;
+    let all = page(&server, "/").await;
+    assert_eq!(all.matches("<strong>replay</strong>").count(), 2);
+    assert!(all.contains("<strong>refused: unknown</strong>") && all.contains("<strong>consumed</strong>"));
+    let replays = page(&server, "/?kind=replay&limit=1").await;
+    assert_eq!(replays.matches("<strong>").count(), 1);
+    assert!(replays.contains("value=\"replay\" checked"), "{replays}");
+    let (_, rest) = replays.split_once("<a href=\"/?kind=replay&#38;limit=1&#38;after=").unwrap();
+    let older = format!("/?kind=replay&limit=1&after={}", rest.split_once('#').unwrap().0);
+    let older = page(&server, &older).await;
+    assert_eq!(older.matches("<strong>replay</strong>").count(), 1);
+    assert!(older.contains(">Newest</a>"));
+    assert_eq!(server.private(get("/?kind=other")).await.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_strangers_send_is_shown_and_not_run() {
+    let server = server();
+    let token = server.token_for(TRAC);
+    let markup = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>";
+    let request = post(&handshake_path(&token))
+        .header("content-type", FORM)
+        .header("user-agent", markup)
+        .body(Body::from("audience=https://evil.example/%3Cscript%3Ealert(3)%3C/script%3E\"'"))
+        .unwrap();
+    assert_eq!(server.public(request).await.status, StatusCode::FORBIDDEN);
+    let page = page(&server, "/").await;
+    assert!(page.contains("<strong>relay</strong>"), "{page}");
+    assert!(
+        page.contains("&#60;script&#62;alert(1)&#60;/script&#62;&#34;&#39;&#38;&#60;img src=x"),
+        "{page}"
+    );
+    assert!(!page.contains("<img") && !page.contains("alert(1)</script>") && !page.contains("\"'"), "{page}");
+    // The page's own script is the only one, and none is inline.
+    assert_eq!(page.matches("<script").count(), 1);
+    assert!(page.contains("<script src=\"/page/script.js\" defer></script>"));
+    assert!(!page.contains("style=") && !page.contains("<style"), "{page}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_looked_up_and_revoked_and_never_shown() {
+    let server = server();
+    let bound = send_form(&server, &server.token_for(TRAC), "look").await;
+    assert!(bound.text.contains(TRAC), "{bound:?}");
+    let token = server.token();
+    let looked = send_form(&server, &token, "look").await;
+    assert_eq!(looked.status, StatusCode::OK);
+    let id = server.look(&token).await["id"].as_str().unwrap().to_owned();
+    assert!(
+        looked.text.contains("<dd class=\"status\">live</dd>") && looked.text.contains(&id),
+        "{looked:?}"
+    );
+    assert!(looked.text.contains("any tracker"));
+
+    let revoked = send_form(&server, &token, "revoke").await;
+    assert!(revoked.text.contains("It is revoked"), "{revoked:?}");
+    assert!(revoked.text.contains("<dd class=\"status\">revoked</dd>"));
+    assert_eq!(server.handshake(&token).await.status, StatusCode::UNAUTHORIZED);
+    let again = send_form(&server, &token, "revoke").await;
+    assert!(again.text.contains("nothing to revoke"), "{again:?}");
+    assert_eq!(tile(&again.text, "revoked"), 1);
+
+    let used = server.token();
+    server.handshake(&used).await;
+    let consumed = send_form(&server, &used, "look").await;
+    assert!(consumed.text.contains("by 192.0.2.7"), "{consumed:?}");
+
+    let forged = format!("{token}x");
+    let unknown = send_form(&server, &forged, "look").await;
+    assert_eq!(unknown.status, StatusCode::NOT_FOUND);
+    for (answer, token) in
+        [(looked, &token), (revoked, &token), (again, &token), (consumed, &used), (unknown, &forged)]
+    {
+        assert!(!answer.text.contains(&token[12..28]), "{answer:?}");
+    }
+    let redirected = server.private(get("/page/token")).await;
+    assert_eq!((redirected.status, redirected.header("location")), (StatusCode::SEE_OTHER, "/"));
+}
+
+#[tokio::test]
+async fn no_other_page_can_use_it_whatever_its_name() {
+    let server = Fixture::new();
+    let token = server.token();
+    let forged = |host: &str, origin: Option<&str>, site: Option<&str>| {
+        let mut request = post("/page/token").header("host", host).header("content-type", FORM);
+        for (name, value) in [("origin", origin), ("sec-fetch-site", site)] {
+            if let Some(value) = value {
+                request = request.header(name, value);
+            }
+        }
+        request.body(Body::from(format!("token={token}&do=revoke"))).unwrap()
+    };
+    for (host, origin, site) in [
+        (HOST, Some("https://evil.example"), Some("cross-site")),
+        (HOST, Some("null"), None),
+        (HOST, Some("http://127.0.0.1:9999"), Some("same-site")),
+        (HOST, Some("http://localhost:8087"), None),
+        (HOST, None, None),
+        (HOST, Some(ORIGIN), Some("cross-site")),
+        ("evil.example:8087", Some("http://evil.example:8087"), Some("same-origin")),
+    ] {
+        let answer = server.private(forged(host, origin, site)).await;
+        assert_eq!(answer.status, StatusCode::FORBIDDEN, "{host} {origin:?} {site:?}");
+    }
+    assert_eq!(server.look(&token).await["status"], "live");
+    // A name that points here is nobody's way to read, either; neither the page nor the API.
+    for path in ["/", "/page/live", "/v1/events", "/v1/keys", "/metrics", "/bugs"] {
+        let rebound = Request::get(path).header("host", "evil.example:8087").body(Body::empty()).unwrap();
+        let answer = server.private(rebound).await;
+        assert_eq!(answer.status, StatusCode::FORBIDDEN, "{path}");
+        assert!(answer.text.contains("foreign-host"), "{answer:?}");
+    }
+    for host in ["localhost:8087", "127.0.0.1", "[::1]:8087", "LOCALHOST"] {
+        let request = Request::get("/").header("host", host).body(Body::empty()).unwrap();
+        assert_eq!(server.private(request).await.status, StatusCode::OK, "{host}");
+    }
+    let image = Request::get("/page/style.css").header("host", HOST).header("sec-fetch-site", "cross-site");
+    let image = image.header("sec-fetch-mode", "no-cors").body(Body::empty()).unwrap();
+    assert_eq!(server.private(image).await.status, StatusCode::FORBIDDEN);
+    assert_eq!(server.private(forged(HOST, Some(ORIGIN), Some("same-origin"))).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn every_answer_of_it_says_what_a_browser_may_do() {
+    let server = Fixture::new();
+    for (path, media_type) in [
+        ("/", "text/html; charset=utf-8"),
+        ("/page/style.css", "text/css; charset=utf-8"),
+        ("/page/script.js", "text/javascript; charset=utf-8"),
+        ("/page/icon.svg", "image/svg+xml"),
+    ] {
+        let answer = server.private(get(path)).await;
+        assert_eq!((answer.status, answer.header("content-type")), (StatusCode::OK, media_type), "{path}");
+        let policy = answer.header("content-security-policy");
+        assert!(policy.starts_with("default-src 'none'; ") && !policy.contains("unsafe"), "{policy}");
+        assert!(policy.contains("frame-ancestors 'none'") && policy.contains("base-uri 'none'"));
+        assert_eq!(answer.header("x-frame-options"), "DENY");
+        assert_eq!(answer.header("referrer-policy"), "same-origin");
+        assert_eq!(answer.header("x-content-type-options"), "nosniff");
+    }
+}
+
+#[tokio::test]
+async fn a_browser_shows_the_secret_as_its_password() {
+    let server = Fixture::with(Options { bearer: Some("s3cret"), ..Options::default() });
+    let basic = |pair: &str| format!("Basic {}", BASE64.encode(pair.as_bytes()));
+    let with = |path: &str, shown: &str| {
+        let request = Request::get(path).header("host", "tokens.example.org").header("authorization", shown);
+        request.body(Body::empty()).unwrap()
+    };
+    for path in ["/", "/page/live", "/page/token", "/page/style.css", "/page/script.js"] {
+        let answer = server.private(get(path)).await;
+        assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{path}");
+        assert_eq!(answer.header("www-authenticate"), "Basic realm=\"countersign\", charset=\"UTF-8\"");
+        assert_eq!(server.private(with(path, &basic("me:s3cre"))).await.status, StatusCode::UNAUTHORIZED);
+    }
+    for shown in [&basic("me:s3cret"), &basic(":s3cret"), "Bearer s3cret"] {
+        assert_eq!(server.private(with("/", shown)).await.status, StatusCode::OK, "{shown}");
+    }
+    // A browser sends it along with whatever it is made to ask for, so that the API takes none of it.
+    assert_eq!(server.private(with("/v1/keys", &basic("me:s3cret"))).await.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_page_is_sent_what_changes_and_nothing_else() {
+    let server = Fixture::new();
+    let live = || Request::get("/page/live?kind=replay").body(Body::empty()).unwrap();
+    let response = server.private_response(live()).await;
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let mut body = response.into_body();
+    let mut next = async || {
+        loop {
+            let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
+            let text = String::from_utf8(frame.to_vec()).unwrap();
+            if !text.starts_with(':') {
+                return text;
+            }
+        }
+    };
+    for part in ["verdict", "counts", "chart", "minutes", "events", "keys", "store"] {
+        let sent = next().await;
+        assert!(sent.starts_with(&format!("event: {part}\ndata: ")), "{sent}");
+    }
+    assert_eq!(server.app.events.counts().followers, 0, "no handshake makes an event for its sake");
+    server.clock.advance(Duration::from_secs(1));
+    let counts = next().await;
+    assert!(counts.starts_with("event: counts\n"), "only the time has changed: {counts}");
+    let token = server.token();
+    server.handshake(&token).await;
+    server.handshake(&token).await;
+    let verdict = next().await;
+    assert!(verdict.starts_with("event: verdict\n") && verdict.contains("1 replay"), "{verdict}");
+
+    let mut others = Vec::new();
+    for _ in 1..MAX_VIEWERS {
+        others.push(server.private_response(live()).await);
+    }
+    assert_eq!(server.private_response(live()).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    others.pop();
+    assert_eq!(server.private_response(live()).await.status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_away_is_what_the_page_says_first() {
+    let away = Arc::new(Away(StoreError::Unavailable("the disk is full".to_owned())));
+    let server = Fixture::with(Options { store: Some(away), ..Options::default() });
+    server.handshake(&server.token()).await;
+    let page = page(&server, "/").await;
+    assert!(page.contains("It does not work") && page.contains("No token can be redeemed"), "{page}");
+    assert!(page.contains("1 handshake could not be answered in the last 5 minutes (503)"), "{page}");
+    assert!(page.contains("The events cannot be read."), "{page}");
+    assert!(page.contains("the disk is full"), "it is for the operator: {page}");
+}
