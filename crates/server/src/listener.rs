@@ -123,7 +123,7 @@ impl Listener {
                     }
                 };
                 if let Err(reason) = served {
-                    tracing::debug!(%reason, ?peer, "a connection ended early");
+                    tracing::debug!(%reason, peer = peer.0.map(tracing::field::display), "a connection ended early");
                 }
             });
         }

@@ -225,6 +225,7 @@ fn a_full_run(format: &str) {
     }
     assert!(log.contains("DEBUG"), "so much is logged that something could be in it");
     assert!(log.contains("a token was used a second time"), "{log}");
+    assert!(log.contains("127.0.0.1") && !log.contains("Some(127.0.0.1)"), "addresses are for people: {log}");
     assert!(log.contains("a token was used by another tracker"), "{log}");
     assert!(!log.contains(&ALARM_SECRET[6..]), "the alarms' secret");
     // The receiver's own head has its path, and nobody else may.

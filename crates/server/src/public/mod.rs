@@ -51,7 +51,7 @@ pub(crate) async fn handshake(
     app.events.tally().handshake(outcome(&redeemed), started.elapsed());
     match redeemed {
         Ok(Redemption { verdict: Verdict::Accepted { consumed, again }, token: Some(token) }) => {
-            tracing::debug!(id = %token.id(), ?peer, again, request = caller.request.map(display), "accepted");
+            tracing::debug!(id = %token.id(), peer = peer.map(display), again, request = caller.request.map(display), "accepted");
             if !again {
                 app.events.consumed(consumed, &token, &caller);
             }
@@ -105,19 +105,19 @@ async fn in_time(
 
 /// Logs what an operator should see: that somebody uses a token who should not have it.
 fn log_refusal(refusal: &Refusal, token: Option<&LoginToken>, caller: &Caller) {
-    let (peer, request) = (caller.peer, caller.request.map(display));
+    let (peer, request) = (caller.peer.map(display), caller.request.map(display));
     let Some(token) = token else {
-        tracing::debug!(?peer, request, reason = refusal.label(), "refused");
+        tracing::debug!(peer, request, reason = refusal.label(), "refused");
         return;
     };
     let id = token.id();
     match refusal {
         Refusal::Replay(first) => {
-            tracing::warn!(%id, ?peer, request, first_at = %first.at, first_by = ?first.by, "a token was used a second time");
+            tracing::warn!(%id, peer, request, first_at = %first.at, first_by = first.by.map(display), "a token was used a second time");
         }
         Refusal::AudienceMismatch => {
             let audience = token.audience().map(display);
-            tracing::warn!(%id, ?peer, request, audience, "a token was used by another tracker than it is for");
+            tracing::warn!(%id, peer, request, audience, "a token was used by another tracker than it is for");
         }
         Refusal::NotPost
         | Refusal::NotOurs
@@ -126,6 +126,6 @@ fn log_refusal(refusal: &Refusal, token: Option<&LoginToken>, caller: &Caller) {
         | Refusal::Expired
         | Refusal::FromTheFuture
         | Refusal::Fenced
-        | Refusal::Revoked => tracing::info!(%id, ?peer, request, reason = refusal.label(), "refused"),
+        | Refusal::Revoked => tracing::info!(%id, peer, request, reason = refusal.label(), "refused"),
     }
 }
