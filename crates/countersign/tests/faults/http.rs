@@ -64,7 +64,8 @@ impl Wire {
 
     /// Sends a request with so many header lines, each with its end.
     pub(crate) async fn request(&mut self, method: &str, path: &str, headers: &str) {
-        let request = format!("{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n{headers}\r\n");
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n{headers}\r\n");
         self.send(request.as_bytes()).await;
     }
 
