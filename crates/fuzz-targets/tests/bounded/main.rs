@@ -1,5 +1,8 @@
 //! A bounded run of every target, on any toolchain: the seed corpus as it is, then random changes of it.
 //!
+//! The changes are the same in every run, so that what passes here passes elsewhere. `COUNTERSIGN_FUZZ_CASES=N` looks for
+//! new faults instead, with N changes for each target that no run before had.
+//!
 //! An input that makes a target panic is shrunk and shown; put it into the corpus, and it is tried every time.
 
 #![expect(
@@ -14,7 +17,7 @@ mod mutation;
 mod seeds;
 
 use countersign_fuzz_targets::TARGETS;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, TestRng, TestRunner};
 use seeds::Seeds;
 
 /// How many changed inputs each target gets.
@@ -29,7 +32,13 @@ fn run(name: &str) {
     }
     // The input says more than the seed of the generator would, and survives a change of the generator.
     let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
-    let outcome = TestRunner::new(config).run(&mutation::changed(seeds), |input| {
+    let mut runner = if let Ok(cases) = std::env::var("COUNTERSIGN_FUZZ_CASES") {
+        TestRunner::new(Config { cases: cases.parse().unwrap(), ..config })
+    } else {
+        let same = TestRng::deterministic_rng(config.rng_algorithm);
+        TestRunner::new_with_rng(config, same)
+    };
+    let outcome = runner.run(&mutation::changed(seeds), |input| {
         target(&input.0);
         Ok(())
     });

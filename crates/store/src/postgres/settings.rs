@@ -1,10 +1,12 @@
 //! How to reach the database: what its URL says, and what is said beside it.
 
 use std::fmt;
+#[cfg(unix)]
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, percent_decode_str, percent_encode};
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode};
 
@@ -174,10 +176,11 @@ impl FromStr for PostgresUrl {
 }
 
 impl fmt::Display for PostgresUrl {
+    /// As a URL again, so each part is escaped: a host with a `/` in it stays a host.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("postgres://")?;
         if let Some(user) = self.config.get_user() {
-            write!(f, "{user}@")?;
+            write!(f, "{}@", escaped(user))?;
         }
         let ports = self.config.get_ports();
         let hostaddrs = self.config.get_hostaddrs();
@@ -186,10 +189,15 @@ impl fmt::Display for PostgresUrl {
                 f.write_str(",")?;
             }
             match (self.config.get_hosts().get(n), hostaddrs.get(n)) {
-                (Some(Host::Tcp(name)), _) if name.contains(':') => write!(f, "[{name}]")?,
-                (Some(Host::Tcp(name)), _) => f.write_str(name)?,
+                (Some(Host::Tcp(name)), _) if name.contains(':') => {
+                    write!(f, "[{}]", percent_encode(name.as_bytes(), ESCAPED_IN_BRACKETS))?;
+                }
+                (Some(Host::Tcp(name)), _) => write!(f, "{}", escaped(name))?,
                 #[cfg(unix)]
-                (Some(Host::Unix(path)), _) => write!(f, "{}", path.display())?,
+                (Some(Host::Unix(path)), _) => {
+                    write!(f, "{}", percent_encode(path.as_os_str().as_bytes(), ESCAPED))?;
+                }
+                (None, Some(address)) if address.is_ipv6() => write!(f, "[{address}]")?,
                 (None, Some(address)) => write!(f, "{address}")?,
                 (None, None) => {}
             }
@@ -198,8 +206,18 @@ impl fmt::Display for PostgresUrl {
                 write!(f, ":{port}")?;
             }
         }
-        write!(f, "/{}", self.config.get_dbname().or(self.config.get_user()).unwrap_or_default())
+        let database = self.config.get_dbname().or(self.config.get_user()).unwrap_or_default();
+        write!(f, "/{}", escaped(database))
     }
+}
+
+/// All but what stands for itself in every part of a URL (RFC 3986, section 2.3).
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+const ESCAPED_IN_BRACKETS: &AsciiSet = &ESCAPED.remove(b':');
+
+fn escaped(part: &str) -> PercentEncode<'_> {
+    percent_encode(part.as_bytes(), ESCAPED)
 }
 
 impl fmt::Debug for PostgresUrl {

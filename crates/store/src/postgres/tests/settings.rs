@@ -10,12 +10,17 @@ fn a_url_is_shown_without_its_password() {
         ("postgres://anna:hunter2@db.example.org:5433/tokens", "postgres://anna@db.example.org:5433/tokens"),
         ("postgresql://anna:hunter2@db/tokens?connect_timeout=3", "postgres://anna@db:5432/tokens"),
         ("postgres://anna@a:1,b:2/tokens?password=hunter2", "postgres://anna@a:1,b:2/tokens"),
-        ("postgres://anna:hunter2@%2Frun%2Fpostgresql/tokens", "postgres://anna@/run/postgresql:5432/tokens"),
+        (
+            "postgres://anna:hunter2@%2Frun%2Fpostgresql/tokens",
+            "postgres://anna@%2Frun%2Fpostgresql:5432/tokens",
+        ),
         (
             "postgres:///tokens?host=/run/postgresql&user=anna&password=hunter2",
-            "postgres://anna@/run/postgresql/tokens",
+            "postgres://anna@%2Frun%2Fpostgresql/tokens",
         ),
         ("postgres://anna:hunter2@[::1]:5433/tokens", "postgres://anna@[::1]:5433/tokens"),
+        ("postgres:///tokens?hostaddr=::1&user=anna", "postgres://anna@[::1]/tokens"),
+        ("postgres://a%3Ab%40c:hunter2@d%2Fb/to%3Fkens", "postgres://a%3Ab%40c@d%2Fb:5432/to%3Fkens"),
     ] {
         let url = url(given);
         assert_eq!(url.to_string(), shown);
