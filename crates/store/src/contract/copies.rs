@@ -264,6 +264,13 @@ pub async fn the_wrong_order_is_refused(from: &dyn CopyPlace, to: &dyn CopyPlace
     onward.copy().await.expect("it is copied");
     let refused = world.copy().await.expect_err("the source is no more");
     assert_eq!(refused, CopyError::HandedOver { from: from.name(), to: third.name() });
+
+    // The one that was handed over may be replaced by who has its records, and by nobody else.
+    let refused =
+        World { from: to, to: from, ..World::new(to, from) }.copy().await.expect_err("not its copy");
+    let (to, taken_by) = (from.name(), third.name());
+    assert_eq!(refused, CopyError::TargetHandedOver { to, taken_by, from: other.from.name() });
+    World::new(third, from).copy().await.expect("it comes back");
 }
 
 /// Only the copy that a store receives may write to it, and a token has one ending.

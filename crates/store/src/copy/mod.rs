@@ -100,6 +100,19 @@ pub enum CopyError {
         /// Where its records come from.
         from: String,
     },
+    /// The target was handed over to somewhere else, and its records may not be complete there.
+    #[error(
+        "{to} was handed over to {taken_by}, which {from} is not: its records may be missing from there still. Name a new \
+         place with --to; or, when {taken_by} serves, remove {to} yourself"
+    )]
+    TargetHandedOver {
+        /// The target.
+        to: String,
+        /// Who has taken its place.
+        taken_by: String,
+        /// The source.
+        from: String,
+    },
     /// The source was handed over to somewhere else.
     #[error("{from} has been handed over to {to} already; copy from there, or complete that copy")]
     HandedOver {
@@ -235,6 +248,13 @@ impl Copy {
                 } else {
                     Err(CopyError::TargetTaken { to: to.to_owned(), from: other })
                 }
+            }
+            // What was handed over may hold the only records that there are, as long as its own copy is incomplete. One
+            // that serves shows that it was completed.
+            (CopyState::Serving { made_by }, CopyState::HandedOver { copy: other, to: taken_by })
+                if made_by.as_ref() != Some(&other) =>
+            {
+                Err(CopyError::TargetHandedOver { to: to.to_owned(), taken_by, from: from.to_owned() })
             }
             (CopyState::Serving { .. }, CopyState::Serving { .. } | CopyState::HandedOver { .. }) => {
                 let id = CopyId::generate(entropy)?;
