@@ -30,10 +30,9 @@ pub(crate) async fn admit(State(app): State<Arc<App>>, request: Request, next: N
     if let Err(problem) = is_called_by_its_name(&app, &request) {
         return problem.into_response();
     }
-    // Browsers name the page's origin with every request that can change something, and pages cannot prevent it.
-    if let Some(origin) = headers.get(ORIGIN)
-        && !origin.to_str().is_ok_and(is_local)
-    {
+    // Browsers name the page's origin with every request that can change something, and pages cannot prevent it. One
+    // that another program of this machine serves is foreign too.
+    if headers.contains_key(ORIGIN) && !is_of_one_origin(headers) {
         return foreign().into_response();
     }
     next.run(request).await
@@ -95,42 +94,33 @@ fn is_called_by_its_name(app: &App, request: &Request) -> Result<(), Problem> {
 
 /// Whether a request comes from the page that it goes to, or from a person who opens it.
 fn is_from_the_page_itself(method: &Method, headers: &HeaderMap) -> bool {
-    let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    if method != Method::GET && method != Method::HEAD {
-        // Every browser names the origin here.
-        let origin = text(&ORIGIN).and_then(|origin| origin.split_once("://"));
-        if origin.map(|(_, host)| host) != text(&HOST) || origin.is_none() {
-            return false;
-        }
+    if method != Method::GET && method != Method::HEAD && !is_of_one_origin(headers) {
+        return false;
     }
-    match text(&SEC_FETCH_SITE) {
+    match text(headers, &SEC_FETCH_SITE) {
         None | Some("same-origin" | "none") => true,
         // A link to it may be anywhere.
-        Some(_) => method == Method::GET && text(&SEC_FETCH_MODE) == Some("navigate"),
+        Some(_) => method == Method::GET && text(headers, &SEC_FETCH_MODE) == Some("navigate"),
     }
 }
 
-/// Whether an origin is this machine by number or as `localhost`. Any other name could be made to point here.
-fn is_local(origin: &str) -> bool {
-    match host(origin) {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
+/// Whether a request says that the page which makes it comes from the very host and port that it goes to.
+fn is_of_one_origin(headers: &HeaderMap) -> bool {
+    let origin = text(headers, &ORIGIN).and_then(|origin| origin.split_once("://"));
+    origin.is_some_and(|(_, host)| text(headers, &HOST) == Some(host))
+}
+
+fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
+    headers.get(name)?.to_str().ok()
 }
 
 /// Whether it is `localhost` or any number: a number is not looked up, so that it cannot point elsewhere.
 fn is_local_or_a_number(url: &str) -> bool {
-    match host(url) {
+    match Url::parse(url).ok().as_ref().and_then(Url::host) {
         Some(Host::Domain(name)) => name == "localhost",
         Some(Host::Ipv4(_) | Host::Ipv6(_)) => true,
         None => false,
     }
-}
-
-fn host(url: &str) -> Option<Host> {
-    Url::parse(url).ok()?.host().map(|host| host.to_owned())
 }
 
 #[cfg(test)]
@@ -138,18 +128,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn local_origins() {
-        for (origin, local) in [
+    fn one_origin_is_one_host_and_port() {
+        for (origin, host, one) in [
+            ("http://localhost:8087", "localhost:8087", true),
+            ("http://[::1]:8087", "[::1]:8087", true),
+            ("http://localhost:3000", "localhost:8087", false),
+            ("http://127.0.0.1:8087", "localhost:8087", false),
+            ("https://evil.example", "localhost:8087", false),
+            ("null", "localhost:8087", false),
+            ("", "", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(ORIGIN, HeaderValue::from_static(origin));
+            assert!(!is_of_one_origin(&headers), "{origin} without a host");
+            headers.insert(HOST, HeaderValue::from_static(host));
+            assert_eq!(is_of_one_origin(&headers), one, "{origin} at {host}");
+        }
+    }
+
+    #[test]
+    fn a_number_points_nowhere_else() {
+        for (url, is_one) in [
             ("http://localhost:8087", true),
             ("http://127.0.0.1:8087", true),
             ("http://[::1]:8087", true),
+            ("http://192.0.2.1", true),
             ("https://evil.example", false),
             ("http://localhost.evil.example", false),
-            ("http://192.0.2.1", false),
-            ("null", false),
             ("", false),
         ] {
-            assert_eq!(is_local(origin), local, "{origin}");
+            assert_eq!(is_local_or_a_number(url), is_one, "{url}");
         }
     }
 

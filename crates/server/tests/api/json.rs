@@ -185,9 +185,14 @@ async fn a_foreign_web_page_may_not_use_the_private_api() {
     for (origin, status) in [
         ("https://evil.example", StatusCode::FORBIDDEN),
         ("null", StatusCode::FORBIDDEN),
+        ("http://127.0.0.1:9999", StatusCode::FORBIDDEN),
         ("http://127.0.0.1:8087", StatusCode::CREATED),
     ] {
-        let request = post("/v1/tokens").header("origin", origin).body(Body::empty()).unwrap();
+        let request = post("/v1/tokens")
+            .header("host", "127.0.0.1:8087")
+            .header("origin", origin)
+            .body(Body::empty())
+            .unwrap();
         assert_eq!(server.private(request).await.status, status, "{origin}");
     }
 }
