@@ -16,6 +16,10 @@ const PAGE: &str = include_str!("../../../../docs/limits.md");
 /// The limits that are nobody's business but one module's, and that module.
 const LOG: &str = include_str!("../../src/log.rs");
 const SCHEMA: &str = include_str!("../../../store/src/sqlite/schema.rs");
+const POSTGRES: &str = include_str!("../../../store/src/postgres/mod.rs");
+const POSTGRES_BATCH: &str = include_str!("../../../store/src/postgres/batch.rs");
+const POSTGRES_LANES: &str = include_str!("../../../store/src/postgres/lanes.rs");
+const POSTGRES_SESSION: &str = include_str!("../../../store/src/postgres/session.rs");
 const SAMPLE: &str = include_str!("../../../../docs/countersign.sample.toml");
 
 fn number(number: usize) -> String {
@@ -55,9 +59,14 @@ fn stated(source: &str, before: &str) -> usize {
     digits.parse().unwrap()
 }
 
+/// The seconds behind the name of a constant in a source.
+fn seconds(source: &str, constant: &str) -> String {
+    let seconds = stated(source, &format!("const {constant}: Duration = Duration::from_secs("));
+    time(Duration::from_secs(u64::try_from(seconds).unwrap()))
+}
+
 fn limits() -> Vec<(&'static str, String)> {
     let policy = Policy::default();
-    let lock_wait = stated(SCHEMA, "const LOCK_WAIT: Duration = Duration::from_secs(");
     vec![
         ("head of a request", bytes(limits::MAX_HEAD_BYTES)),
         ("header lines", number(100)),
@@ -73,7 +82,7 @@ fn limits() -> Vec<(&'static str, String)> {
         ("a request's head, a TLS handshake, silence between requests", time(limits::HEAD_TIMEOUT)),
         ("a whole request", time(limits::REQUEST_TIMEOUT)),
         ("the store's answer", time(limits::STORE_TIMEOUT)),
-        ("another program's lock on the store", time(Duration::from_secs(u64::try_from(lock_wait).unwrap()))),
+        ("another program's lock on the store", seconds(SCHEMA, "LOCK_WAIT")),
         ("requests under way when the server stops", time(limits::GRACE)),
         ("life of a token", time(policy.lifetime)),
         ("longest life of a token", time(MAX_LIFETIME)),
@@ -111,6 +120,13 @@ fn limits() -> Vec<(&'static str, String)> {
         ("events that a follower may be behind", number(limits::MAX_BEHIND)),
         ("an event", time(limits::EVENT_RETENTION)),
         ("log lines that wait to be written", number(stated(LOG, "const MAX_WAITING_LINES: usize = "))),
+        ("making a connection to PostgreSQL", seconds(POSTGRES_SESSION, "CONNECT")),
+        ("a statement that consumes", seconds(POSTGRES_BATCH, "STATEMENT")),
+        ("a batch of handshakes and revocations, with all attempts", seconds(POSTGRES_BATCH, "PATIENCE")),
+        ("a look at a token, and all else that is asked", seconds(POSTGRES, "PATIENCE")),
+        ("batches of a server under way", number(stated(POSTGRES_LANES, "const LANES: usize = "))),
+        ("handshakes in a batch", number(stated(POSTGRES_LANES, "const BATCH: usize = "))),
+        ("connections of a server for all else", number(stated(POSTGRES, "const READERS: usize = "))),
         ("memory of a connection", bytes(usize::try_from(CONNECTION_KIB * 1024).unwrap())),
         ("memory besides", bytes(usize::try_from(BASE_KIB * 1024).unwrap())),
     ]
