@@ -16,12 +16,13 @@ use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
+use super::calls::unavailable;
 use super::fault::Failure;
 use super::rows::{Columns, Lines as Millis, Token, read_ending, unreadable, uuid};
 use super::schema::{self, Change as SchemaChange, Trouble};
 use super::session::{Session, take};
 use super::sql::{CopyQuery, Query, STRIPES, Table};
-use super::{Core, PATIENCE, PostgresOptions, PostgresUrl, no_lines, unavailable, work};
+use super::{Core, PATIENCE, PostgresOptions, PostgresUrl, no_lines, work};
 use crate::OpenError;
 use crate::copy::{CopyEnd, CopyError, CopyId, CopyState, Lines, Record};
 

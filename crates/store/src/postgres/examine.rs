@@ -5,9 +5,10 @@ use std::sync::Arc;
 use countersign_core::{Clock, Entropy, Roll, StoreStats};
 use tokio::time::Instant;
 
+use super::calls::stats;
 use super::schema::Trouble;
 use super::session::{Session, take};
-use super::{Core, PATIENCE, PostgresOptions, PostgresUrl, copy, nodes, schema, sql, stats};
+use super::{Core, PATIENCE, PostgresOptions, PostgresUrl, copy, nodes, schema, sql};
 use crate::OpenError;
 use crate::copy::CopyState;
 

@@ -18,6 +18,7 @@
 //! connect.
 
 mod batch;
+mod calls;
 mod copy;
 mod examine;
 mod fault;
@@ -42,26 +43,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use countersign_core::{
-    Clock, End, Ended, Ending, EndingQuery, Entropy, Node, Roll, StoreCounts, StoreError, StoreStats,
-    TokenId, TokenStore, from_millis, to_millis,
-};
-use jiff::Timestamp;
+use countersign_core::{Clock, Entropy, StoreError, StoreStats, to_millis};
 use tokio::time::{Instant, timeout_at};
 
 pub use self::copy::PostgresCopy;
 pub use self::examine::{DatabaseExamination, examine};
 pub use self::settings::{DEFAULT_SCHEMA, PostgresOptions, PostgresUrl, SchemaName};
 
+use self::calls::stats;
 use self::fault::Failure;
 use self::health::Health;
 use self::lanes::{LANES, Lanes, QUEUE};
 use self::purge::Memory;
-use self::rows::{Columns, Lines, Seen, Token, counts, unreadable, uuid};
+use self::rows::Columns;
 use self::schema::{Change, Trouble};
 use self::session::{Manager, Pool, Session, pool, take};
-use self::sql::{Line, Query, STRIPES, Sql, Table};
+use self::sql::{Query, STRIPES, Sql, Table};
 use crate::OpenError;
 
 /// How many connections are for everything but consuming.
@@ -362,177 +359,6 @@ impl fmt::Debug for Core {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Core").field("place", &self.place).finish_non_exhaustive()
     }
-}
-
-fn unavailable(failure: Failure) -> StoreError {
-    StoreError::Unavailable(failure.into_reason())
-}
-
-impl PostgresStore {
-    async fn ask<T: Send + 'static>(&self, work: Work<T>) -> Result<T, StoreError> {
-        self.usable()?;
-        self.core.ask_until(work, Instant::now() + PATIENCE).await.map_err(unavailable)
-    }
-
-    async fn move_line(&self, line: Line, to: i64) -> Result<i64, StoreError> {
-        self.ask(work(move |session| {
-            Box::pin(async move {
-                let script = session.sql().move_line(line, to);
-                let values = session.script(&script, "stands").await?;
-                let stands = values.first().and_then(Option::as_deref).and_then(|stands| stands.parse().ok());
-                stands.ok_or_else(|| no_lines(session.place()))
-            })
-        }))
-        .await
-    }
-}
-
-#[async_trait]
-impl TokenStore for PostgresStore {
-    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<End, StoreError> {
-        self.usable()?;
-        let end = self.lanes.end(Token::new(id, expires), ending).await?;
-        if end == End::Recorded {
-            self.core.written.store(to_millis(self.core.clock.now()), Ordering::Release);
-        }
-        Ok(end)
-    }
-
-    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError> {
-        let token = Token::new(id, expires);
-        self.ask(work(move |session| {
-            Box::pin(async move {
-                let rows = session.query(Query::Look(token.table()), &[&vec![uuid(token.id)]]).await?;
-                let seen = rows.first().map(Seen::read).transpose();
-                match seen.map_err(|error| unreadable(&error, session.place()))? {
-                    Some(Seen { record: Some((ending, _)), .. }) => Ok(End::Already(ending)),
-                    Some(Seen { lines, .. }) => Ok(token.judge(lines)),
-                    None => Err(no_lines(session.place())),
-                }
-            })
-        }))
-        .await
-    }
-
-    async fn endings(&self, query: &EndingQuery) -> Result<Vec<Ended>, StoreError> {
-        let query = Arc::new(query.clone());
-        self.ask(work(move |session| {
-            let query = Arc::clone(&query);
-            Box::pin(async move { recent::endings(session, &query).await })
-        }))
-        .await
-    }
-
-    async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {
-        self.move_line(Line::Fence, to_millis(line)).await.map(from_millis)
-    }
-
-    async fn purge(&self, line: Timestamp) -> Result<u64, StoreError> {
-        let horizon = self.move_line(Line::Horizon, to_millis(line)).await?;
-        self.core.remove_expired(horizon).await.map_err(unavailable)
-    }
-
-    async fn stats(&self) -> Result<StoreStats, StoreError> {
-        self.ask(work(|session| Box::pin(stats(session)))).await
-    }
-
-    fn counts(&self) -> Option<StoreCounts> {
-        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let Counts { calls, commits, failures } = &self.core.counts;
-        let waiting = QUEUE.saturating_sub(self.lanes.room());
-        Some(StoreCounts {
-            calls: read(calls),
-            commits: read(commits),
-            failures: read(failures),
-            waiting: u64::try_from(waiting).unwrap_or(u64::MAX),
-        })
-    }
-
-    async fn ready(&self) -> Result<(), StoreError> {
-        self.usable()?;
-        if self.lanes.room() == 0 {
-            return Err(StoreError::Busy);
-        }
-        // A clock that stepped back says nothing about how long ago it was.
-        let now = to_millis(self.core.clock.now());
-        let written = self.core.written.load(Ordering::Acquire);
-        if written != NEVER && (0..1000).contains(&now.saturating_sub(written)) {
-            return Ok(());
-        }
-        let deadline = Instant::now() + PATIENCE;
-        let core = &self.core;
-        let probed = async {
-            let mut session = take(&core.writers, deadline, &core.place).await?;
-            timeout_at(deadline, core.probe(&mut session))
-                .await
-                .unwrap_or_else(|_| Err(Failure::silence(&core.place)))
-        };
-        probed.await.map_err(|failure| {
-            core.note(&failure);
-            unavailable(failure)
-        })
-    }
-
-    fn is_shared(&self) -> bool {
-        true
-    }
-
-    async fn check_in(&self, node: &Node) -> Result<Roll, StoreError> {
-        let node = Arc::new(node.clone());
-        self.ask(work(move |session| {
-            let node = Arc::clone(&node);
-            Box::pin(async move { nodes::check_in(session, &node).await })
-        }))
-        .await
-    }
-
-    async fn roll(&self, _: Timestamp) -> Result<Roll, StoreError> {
-        self.ask(work(|session| Box::pin(nodes::roll(session)))).await
-    }
-
-    async fn close(&self) {
-        if self.core.health.close() {
-            self.lanes.close().await;
-            self.core.writers.close();
-            self.core.readers.close();
-        } else {
-            self.lanes.close().await;
-        }
-    }
-}
-
-async fn stats(session: &mut Session) -> Result<StoreStats, Failure> {
-    let lines = session.query(Query::Lines, &[]).await?;
-    let rows = session.query(Query::Stats, &[]).await?;
-    let schema = schema::version(session).await?;
-    let read = || -> Result<_, tokio_postgres::Error> {
-        let lines = lines
-            .first()
-            .map(|row| {
-                Ok::<_, tokio_postgres::Error>(Lines { fence: row.try_get(0)?, horizon: row.try_get(1)? })
-            })
-            .transpose()?;
-        Ok((lines, counts(&rows)?))
-    };
-    let (lines, (consumed, revoked)) = read().map_err(|error| unreadable(&error, session.place()))?;
-    let lines = match lines {
-        Some(lines) => lines,
-        None => copy::lines_put_away(session).await?,
-    };
-    let bytes = match session.query(Query::Bytes, &[]).await {
-        Ok(rows) => rows.first().and_then(|row| row.try_get::<_, i64>(0).ok()),
-        // Not every database can say it.
-        Err(_) => None,
-    };
-    Ok(StoreStats {
-        kind: "postgres",
-        schema,
-        consumed,
-        revoked,
-        fence: from_millis(lines.fence),
-        horizon: from_millis(lines.horizon),
-        bytes: bytes.map(i64::unsigned_abs),
-    })
 }
 
 fn no_lines(place: &str) -> Failure {
