@@ -75,7 +75,7 @@ const NEVER: i64 = i64::MIN;
 
 /// A store in a PostgreSQL database. See the [module](self).
 ///
-/// Dropping it without [`close`](TokenStore::close) loses nothing that was answered.
+/// Dropping it without [`close`](countersign_core::TokenStore::close) loses nothing that was answered.
 pub struct PostgresStore {
     core: Arc<Core>,
     lanes: Lanes,
