@@ -39,6 +39,7 @@ pub use events::{EventCounts, EventPolicy, Events};
 pub use key_file::{KeyFile, KeyFileError};
 pub use limiter::RefusalLimiter;
 pub use listener::Peer;
+pub use problem::PROBLEMS;
 pub use proxies::{ForwardedHeader, TrustedProxies};
 pub use server::{Door, Server, StartError};
 pub use tls::{Tls, TlsError, TlsFiles};

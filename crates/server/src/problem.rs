@@ -12,6 +12,47 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+/// Every reason for a refusal, with its statuses and what it means. Stable.
+pub const PROBLEMS: &[(&str, &str, &str)] = &[
+    ("audience", "400", "what a token is to be bound to is not the base URL of a tracker"),
+    ("audience-mismatch", "403", "the token is for another bug tracker"),
+    ("audience-missing", "403", "the token is for one bug tracker, and none was stated"),
+    ("audience-required", "400", "this server issues only tokens that are bound to a bug tracker"),
+    (
+        "audience-unreadable",
+        "403",
+        "the token is for one bug tracker, and what was stated is not its base URL",
+    ),
+    ("body", "400", "the body is not as `/openapi.json` describes it, or did not arrive whole"),
+    ("body-too-long", "413", "the body is longer than allowed"),
+    ("busy", "503", "too many handshakes wait for the store"),
+    ("cannot-issue", "503", "there is no key that seals, or no randomness"),
+    ("claims", "400", "the claims are too long, or are not a JSON object"),
+    ("content-type", "415", "the body is not said to be JSON"),
+    ("credential", "401", "the private API's bearer secret was not shown"),
+    ("expired", "401 or 410", "the token's time is over"),
+    ("fenced", "401 or 410", "the token was issued before the store's fence"),
+    ("foreign-host", "403", "without a bearer secret, the request is not addressed to localhost or a number"),
+    ("foreign-origin", "403", "a web page of another site asks"),
+    ("forgotten", "410", "the token expired so long ago that its record is gone"),
+    ("from-the-future", "401 or 410", "the token was made later than this server's clock shows"),
+    ("internal", "500", "something broke off that should not; the log has more"),
+    ("key-id", "400", "the id is not one of a key"),
+    ("key-ring", "409 or 503", "the key ring does not allow the change, or could not be written"),
+    ("key-seals", "409", "the key to revoke is the one that seals, and `rotate` was not asked for"),
+    ("method", "405", "a handshake is a POST"),
+    ("query", "400", "the query of `/v1/events` has a mistake"),
+    ("replay", "401 or 410", "the token was consumed before"),
+    ("revoked", "401 or 410", "the token was taken back"),
+    ("store-unavailable", "503", "the store cannot be used now"),
+    ("too-long", "400", "the token's text would be too long"),
+    ("too-many-followers", "503", "too many follow events already"),
+    ("too-many-refusals", "429", "too many handshakes of this address were refused"),
+    ("too-many-viewers", "503", "too many look at the operators' page already"),
+    ("ttl", "400", "the lifetime is not one that a token can have"),
+    ("unknown", "404", "not a token of this server"),
+];
+
 /// A refusal: what a program needs to tell it from others, and a sentence for a person.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct Problem {
@@ -27,8 +68,9 @@ pub(crate) struct Problem {
 }
 
 impl Problem {
-    /// A problem of the given reason.
+    /// A problem of the given reason, one of [`PROBLEMS`].
     pub(crate) fn new(status: StatusCode, reason: &str, detail: impl Into<Cow<'static, str>>) -> Self {
+        debug_assert!(PROBLEMS.iter().any(|(known, ..)| *known == reason), "{reason} is not in PROBLEMS");
         Self {
             kind: format!("urn:countersign:problem:{reason}"),
             title: status.canonical_reason().unwrap_or_default(),

@@ -24,6 +24,7 @@ mod pipes;
 mod postgres;
 mod private_api;
 mod process;
+mod reference;
 mod secrets;
 mod service;
 mod serving;

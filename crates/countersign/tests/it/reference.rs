@@ -1,0 +1,253 @@
+//! `docs/reference.md`, which is written from the program itself.
+//!
+//! After a change that is meant, write it anew and read the difference:
+//! `UPDATE_SNAPSHOTS=1 cargo test -p countersign --test it reference`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+use countersign_core::{KindFilter, Reason};
+use countersign_server::PROBLEMS;
+use serde_json::Value;
+use similar::TextDiff;
+
+use crate::fixture::Place;
+use crate::http;
+
+const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference.md");
+const ROUTES: &str = include_str!("../../../server/src/routes.rs");
+
+const HEAD: &str = "\
+# Reference
+
+Every setting, route, metric, event, problem and exit code. A test writes this page from the program and compares it;
+edit the code, not the page. The numbers are in [limits.md](limits.md), and every command explains itself with `--help`.
+";
+
+fn row(page: &mut String, cells: &[&str]) {
+    let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
+    writeln!(page, "| {} |", cells.join(" | ")).unwrap();
+}
+
+fn table(page: &mut String, columns: &[&str]) {
+    page.push('\n');
+    row(page, columns);
+    writeln!(page, "|{}", "---|".repeat(columns.len())).unwrap();
+}
+
+/// The flags that a help text explains, each with its value and its explanation.
+fn flags(help: &str) -> Vec<(String, String)> {
+    let mut flags: Vec<(String, String)> = Vec::new();
+    for line in
+        help.lines().skip_while(|line| *line != "Options:").skip(1).take_while(|line| !line.is_empty())
+    {
+        let (flag, text) = line
+            .split_once("  --")
+            .map_or(("", line), |(_, flag)| flag.split_once("  ").unwrap_or((flag, "")));
+        if !flag.is_empty() {
+            flags.push((format!("--{flag}"), text.trim().to_owned()));
+        } else if let Some((_, explained)) = flags.last_mut().filter(|_| line.starts_with("         ")) {
+            explained.push(' ');
+            explained.push_str(text.trim());
+        }
+    }
+    flags
+}
+
+fn settings(place: &Place, page: &mut String) {
+    page.push_str(
+        "\n## Settings\n\nA flag of `countersign serve` beats a variable, which beats the configuration file;\n\
+         [countersign.sample.toml](countersign.sample.toml) is such a file, and says more of each.\n",
+    );
+    table(page, &["flag", "variable", "key", "default", "what it is"]);
+    let help = place.run_with(&["serve", "--help"], &[("COLUMNS", "100")], "").printed();
+    let flags = flags(&help);
+    assert!(flags.len() > 20, "{flags:?}");
+    for (flag, text) in flags {
+        let name = flag.trim_start_matches('-');
+        let name = name.split([' ', '[']).next().unwrap();
+        let key = name.replace('-', "_");
+        let variable = format!("`COUNTERSIGN_{}`", key.to_uppercase());
+        let (text, default) =
+            text.strip_suffix(']').and_then(|text| text.split_once(" [default: ")).unwrap_or((&text, "-"));
+        // The file cannot name itself.
+        let key = if name == "config" { "-".to_owned() } else { format!("`{key}`") };
+        row(page, &[&format!("`{flag}`"), &variable, &key, default, text]);
+    }
+}
+
+/// The paths and methods that a function of `routes.rs` adds by hand.
+fn routes_of(function: &str) -> Vec<(&'static str, &'static str)> {
+    let (_, body) = ROUTES.split_once(&format!("fn {function}(")).unwrap();
+    let body = body.split("\n}\n").next().unwrap();
+    let routes = body.split(".route(\"").skip(1).map(|route| {
+        let (path, handler) = route.split_once("\", ").unwrap();
+        let methods = match handler.split('\n').next().unwrap() {
+            handler if handler.contains(".post(") => "GET, POST",
+            handler if handler.starts_with("get(") => "GET",
+            _ => "POST",
+        };
+        (path, methods)
+    });
+    routes.collect()
+}
+
+/// What a route does that is in no `OpenAPI` document.
+fn purpose(path: &str) -> &'static str {
+    match path {
+        "/token/{token}/{view}" => "Redeems a token",
+        "/tokens/{token}/{view}" => "The same, in the spelling of older tracker plugins",
+        "/bugs" | "/bugs/" => "XML-RPC: `newBugTrackerToken`, `getLoginToken`, `revokeLoginToken`",
+        "/openapi.json" => "Describes the JSON API",
+        "/metrics" => "Tells Prometheus",
+        "/healthz" => "Whether the server lives",
+        "/readyz" => "Whether tokens can be redeemed now",
+        "/" => "The operators' page",
+        "/page/token" => "Its form that looks up or revokes a token",
+        "/page/live" => "Its news, as server-sent events",
+        "/page/style.css" | "/page/script.js" | "/page/icon.svg" => "A part of it",
+        path => panic!("say here what {path} does"),
+    }
+}
+
+fn routes(document: &Value, page: &mut String) {
+    page.push_str("\n## Routes\n\nOn the public listener:\n");
+    table(page, &["path", "method", "what it does"]);
+    for (path, methods) in routes_of("public") {
+        let shown = path.replace("{view}", "+bugtracker-handshake");
+        row(page, &[&format!("`{shown}`"), methods, purpose(path)]);
+    }
+    page.push_str("\nOn the private listener; `/openapi.json` describes the JSON ones in full:\n");
+    table(page, &["path", "method", "what it does"]);
+    for (path, methods) in routes_of("private").into_iter().chain(routes_of("operators_page")) {
+        row(page, &[&format!("`{path}`"), methods, purpose(path)]);
+    }
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        for (method, operation) in operations.as_object().unwrap() {
+            let summary = operation["summary"].as_str().unwrap().replace('\n', " ");
+            let sentence = summary.split(". ").next().unwrap().trim_end_matches('.');
+            row(page, &[&format!("`{path}`"), &method.to_uppercase(), sentence]);
+        }
+    }
+}
+
+/// What `/metrics` says of itself. A counter's series has `_total` behind the name that is described.
+fn metrics(text: &str, page: &mut String) {
+    page.push_str(
+        "\n## Metrics\n\nAt `/metrics` on the private listener. Those that begin with `countersign_store_` are there if the \
+         store writes in batches.\n",
+    );
+    table(page, &["series", "type", "what it is", "labels"]);
+    let describing = |what: &str| {
+        let start = format!("# {what} ");
+        text.lines()
+            .filter_map(move |line| line.strip_prefix(&start)?.split_once(' '))
+            .collect::<BTreeMap<_, _>>()
+    };
+    let helps = describing("HELP");
+    for (name, kind) in describing("TYPE") {
+        let end = match kind {
+            "counter" => "_total",
+            "info" => "_info",
+            _ => "",
+        };
+        let labels: BTreeSet<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix(name)?.strip_prefix(end)?.strip_prefix('{')?.split_once('='))
+            .map(|(label, _)| label)
+            .collect();
+        let labels = labels.into_iter().collect::<Vec<_>>().join(", ");
+        row(page, &[&format!("`{name}{end}`"), kind, helps[name].trim_end_matches('.'), &labels]);
+    }
+    page.push_str("\nThe outcomes of `countersign_handshakes_total`:\n");
+    let outcomes: BTreeSet<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("countersign_handshakes_total{outcome=\"")?.split('"').next())
+        .collect();
+    assert!(outcomes.len() > 10, "{outcomes:?}");
+    let outcomes: Vec<String> = outcomes.iter().map(|outcome| format!("`{outcome}`")).collect();
+    writeln!(page, "{}.", outcomes.join(", ")).unwrap();
+}
+
+fn meaning(kind: KindFilter) -> &'static str {
+    match kind {
+        KindFilter::Issued => "a token was issued; kept only with `record_issued`",
+        KindFilter::Consumed => "a token was redeemed",
+        KindFilter::Refused => "a handshake was refused, for one of the reasons below",
+        KindFilter::Revoked => "a token was taken back",
+        KindFilter::Replay => "a used token was shown again; an alarm",
+        KindFilter::Relay => "a token was shown by another tracker than it is bound to; an alarm",
+        KindFilter::KeyRotated => "there is another key that seals, or will",
+        KindFilter::KeyRevoked => "a key was taken out because it is not secret any more",
+        KindFilter::FenceMoved => "every token issued before this moment is refused",
+    }
+}
+
+fn events(page: &mut String) {
+    page.push_str("\n## Events\n\nWhat `countersign events --kind` and `/v1/events?kind=` ask for:\n");
+    table(page, &["kind", "what happened"]);
+    for kind in KindFilter::ALL {
+        row(page, &[&format!("`{}`", kind.label()), meaning(*kind)]);
+    }
+    let reasons: Vec<String> = Reason::ALL.iter().map(|reason| format!("`{}`", reason.label())).collect();
+    writeln!(
+        page,
+        "\nThe reasons of `refused` mean what the problems of that name do:\n{}.",
+        reasons.join(", ")
+    )
+    .unwrap();
+}
+
+fn problems(page: &mut String) {
+    page.push_str(
+        "\n## Problems\n\nA refusal in JSON is a problem document (RFC 9457), whose `type` is \
+         `urn:countersign:problem:` and one of these words. On the\npublic listener it is for trackers that send \
+         `Accept: application/json`.\n",
+    );
+    table(page, &["problem", "status", "what is wrong"]);
+    for (reason, status, means) in PROBLEMS {
+        row(page, &[&format!("`{reason}`"), status, means]);
+    }
+}
+
+fn exit_codes(place: &Place, page: &mut String) {
+    page.push_str("\n## Exit codes\n");
+    table(page, &["command", "exit codes"]);
+    for command in [&["doctor"][..], &["check-tracker"], &["bench"], &["store", "copy"], &[]] {
+        let help = place.run_with(&[command, &["--help"]].concat(), &[("COLUMNS", "100")], "").printed();
+        let (_, codes) = help.split_once("Exit codes: ").unwrap();
+        let codes = codes.split("\n\n").next().unwrap().replace('\n', " ");
+        let codes = codes.split_once('.').unwrap().0;
+        let name = [&["countersign"], command].concat().join(" ");
+        let name = if command.is_empty() { "every other command".to_owned() } else { format!("`{name}`") };
+        row(page, &[&name, codes]);
+    }
+    page.push_str("\nA second Ctrl-C ends `countersign serve` at once, with 130.\n");
+}
+
+#[test]
+fn the_reference_says_what_the_program_does() {
+    let place = Place::new();
+    let server = place.serve();
+    let get = |path: &str| http::get(&format!("{}{path}", server.private)).text;
+    let mut page = HEAD.to_owned();
+    settings(&place, &mut page);
+    routes(&serde_json::from_str(&get("/openapi.json")).unwrap(), &mut page);
+    metrics(&get("/metrics"), &mut page);
+    events(&mut page);
+    problems(&mut page);
+    exit_codes(&place, &mut page);
+    if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+        fs::write(PAGE, &page).unwrap();
+        return;
+    }
+    let old = fs::read_to_string(Path::new(PAGE)).unwrap_or_default();
+    let diff = TextDiff::from_lines(old.as_str(), page.as_str());
+    assert!(
+        old == page,
+        "docs/reference.md is not what the program does; if that is meant, run the test with UPDATE_SNAPSHOTS=1\n{}",
+        diff.unified_diff().header("docs/reference.md", "the program")
+    );
+}
