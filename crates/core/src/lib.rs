@@ -49,7 +49,7 @@ pub use set::{
     RETRY_WINDOW, RedeemError, Redemption, Status,
 };
 pub use store::{
-    Consumption, End, Ended, Ending, EndingQuery, RetryKeyHash, StoreCounts, StoreError, StoreStats,
-    TokenStore,
+    BATCH_SIZES, Consumption, End, Ended, Ending, EndingQuery, RetryKeyHash, StoreCounts, StoreError,
+    StoreStats, TokenStore,
 };
 pub use token::{LoginToken, MAX_LIFETIME, TokenId, TokenText};

@@ -239,6 +239,9 @@ impl StoreError {
     }
 }
 
+/// The upper ends of the classes that batches are counted in by how many calls they hold.
+pub const BATCH_SIZES: [u64; 7] = [1, 2, 4, 8, 16, 64, 256];
+
 /// How much a store has written since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StoreCounts {
@@ -250,6 +253,8 @@ pub struct StoreCounts {
     pub failures: u64,
     /// Calls that wait for their turn now.
     pub waiting: u64,
+    /// Committed batches by how many calls they held: one count for each of [`BATCH_SIZES`], and one for those beyond.
+    pub batches: [u64; BATCH_SIZES.len() + 1],
 }
 
 /// What is in a store.

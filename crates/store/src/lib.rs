@@ -25,6 +25,7 @@ pub mod events;
 pub mod memory;
 mod open;
 pub mod postgres;
+mod sizes;
 pub mod sqlite;
 
 pub use events::open_events;

@@ -83,6 +83,9 @@ fn what_happens_is_counted() {
     }
     assert!(series["countersign_store_calls_total"] >= series["countersign_store_commits_total"]);
     assert!(series["countersign_store_commits_total"] >= 3.0);
+    let batches = |part: &str| series[&format!("countersign_store_batch_size_{part}")];
+    assert!(batches("count") >= 3.0 && batches("sum") >= batches("count"), "{series:?}");
+    assert!((batches("bucket{le=\"+Inf\"}") - batches("count")).abs() < 0.5, "{series:?}");
     assert!(series["process_resident_memory_bytes"] > 1e6 && series["process_open_fds"] > 5.0, "{series:?}");
     assert!(series["countersign_sealing_key_active_from_timestamp_seconds"] > 1.7e9);
     assert!(series.len() < 100, "few series, and none for each address or token: {series:?}");
@@ -106,7 +109,7 @@ fn every_series_that_alerts_and_the_dashboard_name_exists_and_the_page_explains_
     let base = |name: &str| {
         let end = ["_bucket", "_sum", "_count"]
             .iter()
-            .find(|end| name.ends_with(**end) && name.contains("duration"));
+            .find(|end| name.ends_with(**end) && (name.contains("duration") || name.contains("batch_size")));
         end.map_or(name.to_owned(), |end| name.strip_suffix(end).unwrap().to_owned())
     };
     for name in known {

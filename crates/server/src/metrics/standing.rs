@@ -1,7 +1,10 @@
 //! How things stand when somebody asks.
 
-use countersign_core::Key;
-use prometheus_client::encoding::EncodeMetric;
+use std::fmt;
+
+use countersign_core::{BATCH_SIZES, Key};
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
@@ -27,7 +30,7 @@ struct Standing(Registry);
 impl Standing {
     fn put<M>(&mut self, name: &str, help: &str, metric: M)
     where
-        M: EncodeMetric + Send + Sync + std::fmt::Debug + 'static,
+        M: EncodeMetric + Send + Sync + fmt::Debug + 'static,
     {
         self.0.register(name, help, metric);
     }
@@ -66,6 +69,11 @@ impl Standing {
             "countersign_store_commits",
             "Commits: under load, many writes share one",
             counts.commits,
+        );
+        self.put(
+            "countersign_store_batch_size",
+            "How many writes shared a commit",
+            BatchSizes { calls: counts.calls, batches: counts.batches },
         );
         self.counter("countersign_store_failures", "Batches of writes that failed", counts.failures);
         self.gauge("countersign_store_queue_depth", "Writes that wait for their turn", counts.waiting);
@@ -108,5 +116,28 @@ impl Standing {
         if let Some(seconds) = process.cpu_seconds {
             self.put("process_cpu_seconds", "Processor time, user and system", ConstCounter::new(seconds));
         }
+    }
+}
+
+/// A histogram that the store has counted.
+#[derive(Debug)]
+struct BatchSizes {
+    /// In all batches together.
+    calls: u64,
+    batches: [u64; BATCH_SIZES.len() + 1],
+}
+
+impl EncodeMetric for BatchSizes {
+    #[expect(clippy::cast_precision_loss, reason = "beyond 2^53 writes it makes no difference")]
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        // The last class has no end.
+        let ends = BATCH_SIZES.iter().map(|&size| size as f64).chain([f64::INFINITY]);
+        let classes: Vec<_> = ends.zip(self.batches).collect();
+        let count = self.batches.iter().sum();
+        encoder.encode_histogram::<NoLabelSet>(self.calls as f64, count, &classes, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
     }
 }

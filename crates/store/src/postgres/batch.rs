@@ -84,6 +84,7 @@ impl Core {
             Ok(()) => {
                 let calls = u64::try_from(firsts.len() + others.len()).unwrap_or(0);
                 self.counts.calls.fetch_add(calls, Ordering::Relaxed);
+                self.counts.sizes.add(calls);
                 self.counts.commits.fetch_add(1, Ordering::Relaxed);
             }
             Err(_) => {

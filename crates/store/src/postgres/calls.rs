@@ -92,12 +92,13 @@ impl TokenStore for PostgresStore {
 
     fn counts(&self) -> Option<StoreCounts> {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let Counts { calls, commits, failures } = &self.core.counts;
+        let Counts { calls, commits, failures, sizes } = &self.core.counts;
         let waiting = QUEUE.saturating_sub(self.lanes.room());
         Some(StoreCounts {
             calls: read(calls),
             commits: read(commits),
             failures: read(failures),
+            batches: sizes.read(),
             waiting: u64::try_from(waiting).unwrap_or(u64::MAX),
         })
     }

@@ -60,6 +60,7 @@ use self::schema::{Change, Trouble};
 use self::session::{Manager, Pool, Session, pool, take};
 use self::sql::{Query, STRIPES, Sql, Table};
 use crate::OpenError;
+use crate::sizes::Sizes;
 
 /// How many connections are for everything but consuming.
 const READERS: usize = 3;
@@ -106,6 +107,7 @@ struct Counts {
     calls: AtomicU64,
     commits: AtomicU64,
     failures: AtomicU64,
+    sizes: Sizes,
 }
 
 /// Work with a session.

@@ -334,7 +334,8 @@ impl TokenStore for SqliteStore {
 
     fn counts(&self) -> Option<StoreCounts> {
         let WriteCounts { calls, commits, failures } = self.writer.counts();
-        Some(StoreCounts { calls, commits, failures, waiting: self.writer.waiting() })
+        let batches = self.writer.shared().sizes.read();
+        Some(StoreCounts { calls, commits, failures, waiting: self.writer.waiting(), batches })
     }
 
     async fn ready(&self) -> Result<(), StoreError> {

@@ -96,7 +96,9 @@ impl Thread {
     }
 
     fn succeeded(&mut self, calls: usize) {
-        self.shared.calls.fetch_add(u64::try_from(calls).unwrap_or(0), Ordering::Relaxed);
+        let calls = u64::try_from(calls).unwrap_or(0);
+        self.shared.calls.fetch_add(calls, Ordering::Relaxed);
+        self.shared.sizes.add(calls);
         self.shared.commits.fetch_add(1, Ordering::Relaxed);
         if std::mem::take(&mut self.failing) {
             tracing::info!(database = %self.path.display(), "the store is usable again");

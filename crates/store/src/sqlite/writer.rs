@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::lock::Lock;
 use super::records::{self, Lines};
 use super::thread::Thread;
+use crate::sizes::Sizes;
 
 /// How many calls may wait; the next one is [`StoreError::Busy`].
 pub(super) const QUEUE: usize = 4096;
@@ -47,6 +48,7 @@ pub(super) struct Shared {
     pub(super) calls: AtomicU64,
     pub(super) commits: AtomicU64,
     pub(super) failures: AtomicU64,
+    pub(super) sizes: Sizes,
     /// What the look through a large database found; nothing is written then.
     pub(super) damage: OnceLock<String>,
 }
@@ -155,6 +157,7 @@ impl Writer {
             calls: AtomicU64::new(0),
             commits: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            sizes: Sizes::default(),
             damage: OnceLock::new(),
         });
         let thread = Thread::new(path, connect, connection, clock, Arc::clone(&shared))?;

@@ -21,6 +21,7 @@ async fn calls_that_wait_share_a_commit() {
         assert_eq!(call.0.await, Ok(End::Recorded));
     }
     assert_eq!(store.write_counts(), WriteCounts { calls: 101, commits: 2, failures: 0 });
+    assert_eq!(store.counts().unwrap().batches, [1, 0, 0, 0, 0, 0, 1, 0], "one of 1 and one of 100");
 }
 
 #[tokio::test]
