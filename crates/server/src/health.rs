@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use countersign_core::StoreError;
 
 use crate::App;
+use crate::caller::Caller;
 use crate::problem::with_retry_after;
 
 /// How long a handshake, or a question whether one would work, waits for the store. It is less than
@@ -29,12 +30,12 @@ pub(crate) async fn alive() -> &'static str {
 }
 
 /// `GET /readyz`: a token could be consumed now.
-pub(crate) async fn ready(State(app): State<Arc<App>>) -> Response {
+pub(crate) async fn ready(State(app): State<Arc<App>>, caller: Caller) -> Response {
     let ready = tokio::time::timeout(STORE_TIMEOUT, app.tokens.store().ready());
     match ready.await.unwrap_or_else(|_| Err(store_hangs())) {
         Ok(()) => "ready\n".into_response(),
         Err(error) => {
-            tracing::warn!(%error, "not ready");
+            tracing::warn!(%error, request = caller.request.map(tracing::field::display), "not ready");
             let answer =
                 (StatusCode::SERVICE_UNAVAILABLE, "The token store is not usable; see the server's log.\n");
             with_retry_after(answer.into_response(), error.retry_after())

@@ -159,7 +159,11 @@ fn a_store_moves_to_postgresql_and_back_while_tokens_are_live() {
     ask(&running, 0..50);
     let answer = running.redeem(&tokens[49]);
     assert_eq!((answer.status, answer.header("retry-after")), (503, "5"), "{answer:?}");
-    assert_eq!(http::get(&format!("{}/readyz", running.public)).status, 503);
+    let asked = http::get(&format!("{}/readyz", running.public));
+    assert_eq!(asked.status, 503);
+    for answer in [&answer, &asked] {
+        running.process.err.with(&format!("request={}", answer.header("x-request-id")));
+    }
     running.process.err.with("was handed over to sqlite:");
     let said = refusal_of(&url);
     assert!(said.contains("was handed over to sqlite:") && said.contains("new/tokens.db"), "{said}");
