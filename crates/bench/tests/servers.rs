@@ -55,6 +55,7 @@ fn real(policy: Policy, spent_status: SpentStatus, refusals_per_minute: u32) -> 
             limiter: RefusalLimiter::new(refusals_per_minute, clock),
             proxies: TrustedProxies { networks: Vec::new(), header: ForwardedHeader::XForwardedFor },
             bearer: None,
+            traces: None,
         };
         tokio::spawn(server.run(Arc::new(app), Arc::new(Notify::new()), std::future::pending()));
         urls

@@ -9,7 +9,9 @@ use countersign_core::{
     Clock, KeyRing, LoginTokenSet, NodeFacts, NodeId, OsEntropy, SystemClock, TokenStore,
 };
 use countersign_server::limits::ALARM_PAUSE;
-use countersign_server::{App, Bearer, Events, KeyFile, Names, RefusalLimiter, Server, Webhook, log_news};
+use countersign_server::{
+    App, Bearer, Events, KeyFile, Names, RefusalLimiter, Server, Traces, Webhook, log_news,
+};
 use jiff::Timestamp;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -29,6 +31,7 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     let _log = log::start(settings.log_format)?;
     let bearer = bearer(&settings)?;
     let webhook = webhook(&settings)?;
+    let traces = traces(&settings)?;
     let signals = Signals::catch()?;
     raise_descriptor_limit();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -56,6 +59,7 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
         None => Url::parse(&public).map_err(Failure::failed)?,
     };
     warn_without_tls(&public_url);
+    let store = if traces.is_some() { Traces::of_store(store) } else { store };
     let app = Arc::new(App {
         tokens: LoginTokenSet::new(keys, store, Arc::clone(&clock), Arc::new(OsEntropy), settings.policy),
         events: Arc::new(events),
@@ -65,6 +69,7 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
         proxies: settings.proxies,
         limiter: RefusalLimiter::new(settings.refusals_per_minute, clock),
         bearer,
+        traces,
     });
     join(&app.tokens, private.clone()).await?;
     tracing::info!(data_dir = %settings.data_dir.display(), store = %settings.store.url, %public_url, "ready");
@@ -122,7 +127,7 @@ async fn load_keys(key_file: &KeyFile, store: &dyn TokenStore, now: Timestamp) -
 async fn join(tokens: &LoginTokenSet, private_url: String) -> Result<(), Failure> {
     let facts = NodeFacts {
         id: NodeId::generate(&**tokens.entropy()).map_err(Failure::failed)?,
-        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        host: host(),
         private_url,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
@@ -163,6 +168,18 @@ fn webhook(settings: &Resolved) -> Result<Option<Webhook>, Failure> {
     let Some((url, secret)) = &settings.alarms else { return Ok(None) };
     let secret = read_secret_in("alarm secret", secret)?;
     Webhook::new(url, &secret, None).map(Some).map_err(Failure::usage)
+}
+
+/// Where traces go.
+fn traces(settings: &Resolved) -> Result<Option<Arc<Traces>>, Failure> {
+    let Some((collector, ratio)) = &settings.traces else { return Ok(None) };
+    let traces = Traces::new(collector.clone(), *ratio, host()).map_err(Failure::failed)?;
+    Ok(Some(Arc::new(traces)))
+}
+
+/// What this machine is called.
+fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 fn warn_without_tls(public_url: &Url) {

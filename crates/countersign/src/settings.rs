@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use countersign_core::{MAX_LIFETIME, Policy};
 use countersign_server::{
-    Address, Door, EventPolicy, ForwardedHeader, SpentStatus, TlsFiles, TrustedProxies,
+    Address, Collector, Door, EventPolicy, ForwardedHeader, SpentStatus, TlsFiles, TrustedProxies,
 };
 use countersign_store::StorePlace;
 use countersign_store::postgres::{PostgresOptions, SchemaName};
@@ -138,6 +138,14 @@ pub(crate) struct Settings {
     /// A file with the secret that alarms are signed with: whsec_ and Base64
     #[arg(long, env = "COUNTERSIGN_ALARM_SECRET_FILE", value_name = "FILE")]
     pub(crate) alarm_secret_file: Option<PathBuf>,
+    /// Where traces are exported to: the base URL of an OpenTelemetry collector that takes OTLP over HTTP, which mostly
+    /// listens on port 4318 [default: nowhere]
+    #[arg(long, env = "COUNTERSIGN_TRACES", value_name = "URL")]
+    pub(crate) traces: Option<Url>,
+    /// Which share of the requests is traced, from 0 to 1; with a traceparent, a caller of the private API decides
+    /// [default: 1]
+    #[arg(long, env = "COUNTERSIGN_TRACE_RATIO", value_name = "NUMBER")]
+    pub(crate) trace_ratio: Option<f64>,
     /// How logs are written: human or json [default: human]
     #[arg(long, env = "COUNTERSIGN_LOG_FORMAT", value_name = "FORMAT", hide_possible_values = true)]
     pub(crate) log_format: Option<LogFormat>,
@@ -184,6 +192,8 @@ pub(crate) struct Resolved {
     pub(crate) events: EventPolicy,
     /// Where alarms go, and the file with the secret.
     pub(crate) alarms: Option<(Url, PathBuf)>,
+    /// Where traces go, and which share of the requests is traced.
+    pub(crate) traces: Option<(Collector, f64)>,
     pub(crate) log_format: LogFormat,
 }
 
@@ -260,6 +270,13 @@ impl Settings {
             (None, None) => None,
             _ => return Err(Failure::usage("alarms take both alarm_webhook and alarm_secret_file")),
         };
+        let traces = self.traces.as_ref().map(Collector::at).transpose().map_err(Failure::usage)?;
+        let ratio = self.trace_ratio.unwrap_or(1.0);
+        if !(0.0..=1.0).contains(&ratio) {
+            return Err(Failure::usage(format!(
+                "trace_ratio must be a number from 0 to 1, such as 0.01 for one request in a hundred, not {ratio}"
+            )));
+        }
         let spent_status = match self.spent_status {
             None | Some(401) => SpentStatus::Unauthorized,
             Some(410) => SpentStatus::Gone,
@@ -311,6 +328,7 @@ impl Settings {
             refusals_per_minute: self.refusals_per_minute.unwrap_or(1000),
             events,
             alarms,
+            traces: traces.map(|collector| (collector, ratio)),
             log_format: self.log_format.unwrap_or_default(),
         })
     }

@@ -10,7 +10,7 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use crate::caller::Caller;
-use crate::{Events, KeyFile, RefusalLimiter, TrustedProxies};
+use crate::{Events, KeyFile, RefusalLimiter, Traces, TrustedProxies};
 
 /// The state that the routes share.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub struct App {
     pub proxies: TrustedProxies,
     /// What a caller of the private API must show; `None` asks for nothing, which is for loopback only.
     pub bearer: Option<Bearer>,
+    /// Where spans go; `None` where traces are off.
+    pub traces: Option<Arc<Traces>>,
 }
 
 impl App {

@@ -6,6 +6,7 @@
 //! - [`public`]: the handshake, for bug trackers;
 //! - [`private`]: issuing, looking and revoking by XML-RPC and JSON, for the service that owns the server;
 //! - [`Events`]: what happens, and who gets to see it;
+//! - [`Traces`]: spans of requests, for a collector;
 //! - [`Server`]: two listeners, limits, and a graceful stop;
 //! - [`limits`]: how much of everything there may be;
 //! - [`KeyFile`]: the key ring on disk.
@@ -23,6 +24,7 @@ mod limiter;
 pub mod limits;
 mod listener;
 mod metrics;
+mod outgoing;
 pub mod private;
 mod problem;
 mod proxies;
@@ -30,6 +32,7 @@ pub mod public;
 pub mod routes;
 mod server;
 mod tls;
+mod traces;
 mod watched;
 
 pub use address::{Address, NotAnAddress};
@@ -43,3 +46,4 @@ pub use problem::PROBLEMS;
 pub use proxies::{ForwardedHeader, TrustedProxies};
 pub use server::{Door, Server, StartError};
 pub use tls::{Tls, TlsError, TlsFiles};
+pub use traces::{Collector, Traces, TracesError};

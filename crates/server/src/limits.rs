@@ -12,3 +12,4 @@ pub use crate::listener::{
 pub use crate::private::MAX_BODY_BYTES as MAX_PRIVATE_BODY_BYTES;
 pub use crate::private::{MAX_EVENTS, MAX_VIEWERS};
 pub use crate::public::MAX_BODY_BYTES as MAX_PUBLIC_BODY_BYTES;
+pub use crate::traces::{COLLECTOR_TIMEOUT, SPAN_ATTEMPTS, SPAN_BATCH, SPAN_GRACE, SPAN_PERIOD, SPAN_QUEUE};

@@ -23,6 +23,7 @@ use tower::ServiceExt;
 use crate::address::Bound;
 use crate::caller::{self, RequestIds, X_REQUEST_ID};
 use crate::tls::Tls;
+use crate::traces::RequestSpans;
 
 /// How long a client may take to send a request's head, or to send nothing on a connection that is kept alive; and how
 /// long a TLS handshake may take.
@@ -78,6 +79,8 @@ pub(crate) fn share_descriptors(descriptors: usize) -> (usize, usize) {
 struct Service {
     router: Router,
     ids: Arc<RequestIds>,
+    /// `None` where traces are off.
+    spans: Option<Arc<RequestSpans>>,
 }
 
 enum Connection {
@@ -92,12 +95,13 @@ impl Listener {
         self,
         router: Router,
         ids: Arc<RequestIds>,
+        spans: Option<Arc<RequestSpans>>,
         room: usize,
         mut stop: watch::Receiver<bool>,
     ) {
         let connections = GracefulShutdown::new();
         let room = Arc::new(Semaphore::new(room));
-        let service = Service { router, ids };
+        let service = Service { router, ids, spans };
         loop {
             let accepted = tokio::select! {
                 accepted = self.accept(&room) => accepted,
@@ -187,11 +191,21 @@ async fn answer(
     request.extensions_mut().insert(peer);
     let id = service.ids.next();
     request.extensions_mut().insert(id);
-    let mut response = match tokio::time::timeout(REQUEST_TIMEOUT, service.router.oneshot(request)).await {
+    let span = service.spans.and_then(|spans| spans.begin(&request, peer, id));
+    let answering = tokio::time::timeout(REQUEST_TIMEOUT, service.router.oneshot(request));
+    let answered = match &span {
+        None => answering.await,
+        // In a box, so that a request without a span takes no room for one.
+        Some(span) => Box::pin(span.around(answering)).await,
+    };
+    let mut response = match answered {
         Ok(answered) => answered?,
         Err(_) => (StatusCode::REQUEST_TIMEOUT, "The request took too long.").into_response(),
     };
     response.headers_mut().insert(X_REQUEST_ID, caller::header(id));
+    if let Some(span) = span {
+        span.answered(response.status());
+    }
     Ok(response)
 }
 

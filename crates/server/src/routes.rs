@@ -14,6 +14,37 @@ use crate::private::{admin, events, guard, openapi, tokens, xmlrpc};
 use crate::problem::{not_found, with_common_headers};
 use crate::{App, health, metrics, public};
 
+/// The templates of the public paths, for whatever tells which one was asked for: a path itself may have a token in it.
+pub(crate) const PUBLIC_PATHS: [&str; 4] =
+    ["/token/{token}/{view}", "/tokens/{token}/{view}", "/healthz", "/readyz"];
+
+/// The same of the private ones.
+pub(crate) const PRIVATE_PATHS: [&str; 23] = [
+    "/",
+    "/bugs",
+    "/bugs/",
+    "/healthz",
+    "/metrics",
+    "/openapi.json",
+    "/page/icon.svg",
+    "/page/live",
+    "/page/script.js",
+    "/page/style.css",
+    "/page/token",
+    "/readyz",
+    "/v1/events",
+    "/v1/events/stream",
+    "/v1/keys",
+    "/v1/keys/revoke",
+    "/v1/keys/rotate",
+    "/v1/nodes",
+    "/v1/store",
+    "/v1/store/fence",
+    "/v1/store/purge",
+    "/v1/tokens",
+    "/v1/tokens/{token}",
+];
+
 /// What bug trackers reach.
 pub fn public(app: Arc<App>) -> Router {
     Router::new()
@@ -27,9 +58,9 @@ pub fn public(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// What only the issuer's own processes reach.
-pub fn private(app: Arc<App>) -> Router {
-    let (json, document) = OpenApiRouter::with_openapi(openapi::front_matter())
+/// The private API as JSON, which describes itself.
+fn json() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::with_openapi(openapi::front_matter())
         .routes(routes!(tokens::issue))
         .routes(routes!(tokens::show, tokens::revoke))
         .routes(routes!(admin::list_keys))
@@ -41,7 +72,11 @@ pub fn private(app: Arc<App>) -> Router {
         .routes(routes!(admin::fence_store))
         .routes(routes!(events::list))
         .routes(routes!(events::stream))
-        .split_for_parts();
+}
+
+/// What only the issuer's own processes reach.
+pub fn private(app: Arc<App>) -> Router {
+    let (json, document) = json().split_for_parts();
     Router::new()
         .route("/bugs", any(xmlrpc::answer))
         .route("/bugs/", any(xmlrpc::answer))
@@ -70,4 +105,28 @@ fn operators_page(app: &Arc<App>) -> Router<Arc<App>> {
         .layer(from_fn_with_state(Arc::clone(app), guard::admit_to_page))
         .layer(MapResponseLayer::new(page::with_page_headers))
         .with_state(Arc::new(Page::new(Arc::clone(app))))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The paths in the text of a function of this file.
+    fn paths_of(function: &str) -> BTreeSet<String> {
+        let (_, text) = include_str!("routes.rs").split_once(&format!("fn {function}(")).unwrap();
+        let (text, _) = text.split_once("\n}\n").unwrap();
+        text.split(".route(\"").skip(1).map(|rest| rest.split_once('"').unwrap().0.to_owned()).collect()
+    }
+
+    #[test]
+    fn every_route_has_its_template() {
+        let known = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect::<BTreeSet<_>>();
+        assert_eq!(known(&PUBLIC_PATHS), paths_of("public"));
+        let mut private = paths_of("private");
+        private.extend(paths_of("operators_page"));
+        private.extend(json().split_for_parts().1.paths.paths.into_keys());
+        assert_eq!(known(&PRIVATE_PATHS), private);
+    }
 }

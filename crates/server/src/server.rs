@@ -13,6 +13,7 @@ use crate::caller::RequestIds;
 use crate::inherited::Inherited;
 use crate::listener::{Listener, share_descriptors};
 use crate::tls::{Tls, TlsError, TlsFiles};
+use crate::traces::{Listens, RequestSpans};
 use crate::{App, routes};
 
 /// How often the files that may change are looked at.
@@ -132,9 +133,14 @@ impl Server {
         tracing::debug!(public = public_room, private = private_room, "connections at a time");
         let routes = (routes::public(Arc::clone(&app)), routes::private(Arc::clone(&app)));
         let ids = Arc::new(RequestIds::new(&**app.tokens.entropy()));
-        let public =
-            tokio::spawn(self.public.serve(routes.0, Arc::clone(&ids), public_room, stopped.clone()));
-        let private = tokio::spawn(self.private.serve(routes.1, ids, private_room, stopped));
+        let spans = (
+            RequestSpans::new(&app, Listens::Public, self.public.tls.is_some(), &routes::PUBLIC_PATHS),
+            RequestSpans::new(&app, Listens::Private, self.private.tls.is_some(), &routes::PRIVATE_PATHS),
+        );
+        let exporting = app.traces.as_ref().and_then(|traces| traces.start());
+        let public = self.public.serve(routes.0, Arc::clone(&ids), spans.0, public_room, stopped.clone());
+        let private = self.private.serve(routes.1, ids, spans.1, private_room, stopped);
+        let (public, private) = (tokio::spawn(public), tokio::spawn(private));
         tokio::spawn(Arc::clone(&app.events).write());
         let chores = [
             tokio::spawn(watch_files(Arc::clone(&app), tls, reload)),
@@ -162,6 +168,9 @@ impl Server {
                 waiting,
                 "alarms were still to be delivered; `countersign events` has what they were about"
             );
+        }
+        if let Some(traces) = &app.traces {
+            traces.close(exporting).await;
         }
         app.events.close().await;
         app.tokens.store().close().await;

@@ -110,6 +110,7 @@ impl InProcess {
             limiter: RefusalLimiter::new(0, clock),
             proxies: TrustedProxies::default(),
             bearer: None,
+            traces: None,
         };
         let (stop, stopped) = oneshot::channel();
         // Whether it is told to stop or its owner is gone: both end it.

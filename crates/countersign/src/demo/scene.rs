@@ -123,6 +123,7 @@ async fn token_server(directory: &TempDir, public_url: &str) -> Set<App> {
         proxies: TrustedProxies::default(),
         limiter: RefusalLimiter::new(0, clock),
         bearer: None,
+        traces: None,
     })
 }
 

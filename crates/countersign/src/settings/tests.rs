@@ -51,6 +51,8 @@ fn the_sample_file_is_the_defaults() {
         alarm_secret_file: Some(PathBuf::new()),
         event_retention: Some(SignedDuration::ZERO),
         record_issued: Some(false),
+        traces: Some("https://a.example".parse().unwrap()),
+        trace_ratio: Some(1.0),
         log_format: Some(LogFormat::Human),
     })
     .unwrap();
@@ -129,6 +131,9 @@ fn values_out_of_range_are_refused() {
         ("private_client_ca = 'a.pem'", "private_tls_certificate"),
         ("store = 'tokens.db'", "a store is named by a URL such as"),
         ("store_schema = 'Tokens'", "store_schema must be lower-case letters"),
+        ("traces = 'unix:/run/otel'", "traces must be the base URL"),
+        ("trace_ratio = -0.5", "trace_ratio"),
+        ("trace_ratio = nan", "trace_ratio"),
         ("issuer = ' '", "issuer"),
         ("issuer = \"two\\nlines\"", "issuer"),
     ] {

@@ -133,7 +133,10 @@ pub(crate) fn command_in<'a>(directory: &Path, arguments: impl IntoIterator<Item
     command.current_dir(directory).args(arguments);
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        if text.starts_with("COUNTERSIGN_") || ["RUST_LOG", "COLUMNS"].contains(&&*text) {
+        if text.starts_with("COUNTERSIGN_")
+            || text.starts_with("OTEL_")
+            || ["RUST_LOG", "COLUMNS"].contains(&&*text)
+        {
             command.env_remove(&name);
         }
     }

@@ -1,10 +1,6 @@
 //! That no token and no key is ever logged.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
-use std::sync::mpsc;
-use std::thread;
 
 use reqwest::Method;
 use rustix::process::Signal;
@@ -12,9 +8,11 @@ use rustix::process::Signal;
 use crate::fixture::{Place, Server};
 use crate::http::{self, Raw, send};
 use crate::process::Process;
+use crate::receiver::{Post, Receiver};
 
 const RING: &str = "countersign-data/key-ring.toml";
 const ALARM_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 const JSON: (&str, &str) = ("content-type", "application/json");
 const XML: (&str, &str) = ("content-type", "text/xml");
 
@@ -41,6 +39,15 @@ fn handshakes(server: &Server, token: &str) {
     http::post(&url, &[JSON], &format!("{{\"{token}"));
     http::post(&url, &[("accept", "application/json"), ("idempotency-key", token)], "");
     http::post(&url, &[], "");
+    for trace in [("traceparent", token), ("tracestate", token)] {
+        let parent = ("traceparent", TRACEPARENT);
+        let state = format!("a={token}");
+        http::post(&url, &[parent, ("tracestate", &state), ("baggage", &state)], "");
+        http::post(&url, &[parent, trace], "");
+        http::post(&url, &[trace], "");
+        http::post(&format!("{}/bugs", server.private), &[parent, ("tracestate", &state), XML], token);
+    }
+    send(Method::from_bytes(token.as_bytes()).unwrap(), &url, &[], "");
     http::post(&format!("{url}?token={token}"), &[("referer", &url), ("cookie", token)], "");
     for path in [
         format!("/token/{token}"),
@@ -117,48 +124,16 @@ fn malformed(server: &Server, token: &str) {
     Raw::half_a_call(&server.private).0.send(token);
 }
 
-/// Takes alarms, and hands out each as it came; its URL has a secret in it, as many have.
-fn receiver() -> (String, mpsc::Receiver<String>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/hook/sEcretHookPath", listener.local_addr().unwrap());
-    let (sender, alarms) = mpsc::channel();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = BufReader::new(stream.unwrap());
-            // A message: its head, and as much of a body as the head says; on one connection, many.
-            loop {
-                let (mut message, mut length) = (String::new(), 0);
-                while !message.ends_with("\r\n\r\n") {
-                    let start = message.len();
-                    if stream.read_line(&mut message).unwrap_or(0) == 0 {
-                        break;
-                    }
-                    if let Some(number) = message[start..].to_lowercase().strip_prefix("content-length:") {
-                        length = number.trim().parse().unwrap();
-                    }
-                }
-                let mut body = vec![0; length];
-                if length == 0 || stream.read_exact(&mut body).is_err() {
-                    break;
-                }
-                message.push_str(&String::from_utf8(body).unwrap());
-                stream.get_mut().write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
-                if sender.send(message).is_err() {
-                    return;
-                }
-            }
-        }
-    });
-    (url, alarms)
-}
-
 fn a_full_run(format: &str) {
     let place = Place::new();
-    let (webhook, alarms) = receiver();
+    // Its URL has a secret in it, as many have.
+    let alarms = Receiver::answering(204);
+    let webhook = format!("{}/hook/sEcretHookPath", alarms.url);
+    let collector = Receiver::answering(200);
     place.write("alarm-secret", ALARM_SECRET);
     let server = place.serve_with(
         &["--log-format", format, "--alarm-webhook", &webhook, "--alarm-secret-file", "alarm-secret"],
-        &[("RUST_LOG", "trace")],
+        &[("RUST_LOG", "trace"), ("COUNTERSIGN_TRACES", &collector.url)],
     );
     let mut keys = secrets(&place);
     let new = |more: &[&str]| server.print(&place, &[&["token", "new"], more].concat());
@@ -198,14 +173,18 @@ fn a_full_run(format: &str) {
     let mut posted = Vec::new();
     for kind in ["countersign.relay", "countersign.replay"] {
         while !posted.iter().any(|alarm: &String| alarm.contains(kind)) {
-            posted.push(alarms.recv().unwrap());
+            posted.push(alarms.next().text());
         }
     }
     let pages: String = tokens.iter().map(|token| pasted(&server, token)).collect();
     let metrics = http::get(&format!("{}/metrics", server.private)).text;
     let ended = server.stop();
     let mut log = ended.err;
+    // As they come: a token's text is the same in protobuf.
+    let spans: String = collector.all().iter().map(Post::text).collect();
+    assert!(spans.contains("/token/{token}/{view}") && spans.contains("getLoginToken"), "{spans}");
     for (name, text) in [
+        ("spans", spans),
         ("out", ended.out),
         ("metrics", metrics),
         ("pages", pages),

@@ -76,6 +76,7 @@ impl World {
             limiter: RefusalLimiter::new(REFUSALS_PER_MINUTE, clock.clone()),
             proxies: TrustedProxies { networks: vec![PEER.into()], ..TrustedProxies::default() },
             bearer: None,
+            traces: None,
         });
         let claims = serde_json::from_str(r#"{"worker":"checkwatches"}"#).expect("an object");
         let bound = NewToken {

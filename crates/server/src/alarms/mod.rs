@@ -8,12 +8,16 @@ mod webhook;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::http::HeaderMap;
 use countersign_core::{Clock, Entropy, Event, KindFilter};
+use opentelemetry::KeyValue;
+use opentelemetry::trace::SpanKind;
 use prometheus_client::metrics::counter::Counter;
 use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::private::events::EventDocument;
+use crate::traces::{self, Current, Ongoing};
 
 pub use self::webhook::{ALARM_TIMEOUT, Webhook, WebhookError};
 
@@ -30,12 +34,20 @@ pub const ALARM_PAUSE: Duration = Duration::from_secs(1);
 /// Where alarms go on their way.
 #[derive(Debug)]
 pub(crate) struct Alarms {
-    queue: mpsc::Sender<Arc<Event>>,
+    queue: mpsc::Sender<Alarm>,
     /// What the worker takes when it begins.
-    waiting: Mutex<Option<(Webhook, mpsc::Receiver<Arc<Event>>)>>,
+    waiting: Mutex<Option<(Webhook, mpsc::Receiver<Alarm>)>>,
     pause: Duration,
     pub(crate) delivered: Counter,
     pub(crate) failed: Counter,
+}
+
+/// An alarm that is to be delivered.
+#[derive(Debug)]
+struct Alarm {
+    event: Arc<Event>,
+    /// The span of the request that raised it.
+    raised: Option<Current>,
 }
 
 impl Alarms {
@@ -49,7 +61,11 @@ impl Alarms {
     /// Raises an alarm, if the event is one to be alarmed about.
     pub(crate) fn raise(&self, event: &Event) {
         let is_alarming = matches!(event.kind.filter(), KindFilter::Replay | KindFilter::Relay);
-        if is_alarming && self.queue.try_send(Arc::new(event.clone())).is_err() {
+        if !is_alarming {
+            return;
+        }
+        let alarm = Alarm { event: Arc::new(event.clone()), raised: traces::current() };
+        if self.queue.try_send(alarm).is_err() {
             self.failed.inc();
         }
     }
@@ -64,7 +80,7 @@ impl Alarms {
         let taken = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some((webhook, mut waiting)) = taken else { return };
         let mut failing = false;
-        while let Some(event) = waiting.recv().await {
+        while let Some(Alarm { event, raised }) = waiting.recv().await {
             let id = event.id.to_string();
             let body = json!({
                 "type": format!("countersign.{}", event.kind.label()),
@@ -74,7 +90,16 @@ impl Alarms {
             let body = body.to_string();
             let mut attempt = 1;
             loop {
-                match webhook.deliver(&id, clock.now(), &body).await {
+                let span = raised.as_ref().map(|raised| delivery(raised, &webhook, attempt));
+                let more = span.as_ref().map_or_else(HeaderMap::new, Ongoing::headers);
+                let delivered = webhook.deliver(&id, clock.now(), &body, more).await;
+                if let Some(span) = span {
+                    if delivered.is_err() {
+                        span.failed("not-delivered");
+                    }
+                    span.done();
+                }
+                match delivered {
                     Ok(()) => {
                         self.delivered.inc();
                         if std::mem::take(&mut failing) {
@@ -103,6 +128,17 @@ impl Alarms {
             }
         }
     }
+}
+
+/// The span of one attempt. It tells the receiver's host and no more: the URL often is a secret.
+fn delivery(raised: &Current, webhook: &Webhook, attempt: u32) -> Ongoing {
+    let span = raised.child("POST", SpanKind::Client);
+    span.note(KeyValue::new("http.request.method", "POST"));
+    span.note(KeyValue::new("server.address", webhook.host().to_owned()));
+    if attempt > 1 {
+        span.note(KeyValue::new("http.request.resend_count", i64::from(attempt - 1)));
+    }
+    span
 }
 
 /// Between a half of it and all of it.

@@ -1,25 +1,18 @@
 //! One delivery: signed as Standard Webhooks 1.0 has it (<https://www.standardwebhooks.com>), and posted.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::header::{CONTENT_TYPE, USER_AGENT};
-use axum::http::{Request, StatusCode, Uri};
+use axum::http::{HeaderMap, Request, StatusCode, Uri};
 use bytes::Bytes;
 use data_encoding::BASE64;
 use http_body_util::Full;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use jiff::Timestamp;
 use ring::hmac;
-use tokio_rustls::rustls::crypto::ring as tls_ring;
-use tokio_rustls::rustls::pki_types::CertificateDer;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use url::{Host, Url};
+
+use crate::outgoing::{self, AGENT, Outgoing, innermost};
 
 /// How long a receiver may take for its answer.
 pub const ALARM_TIMEOUT: Duration = Duration::from_secs(15);
@@ -27,14 +20,12 @@ pub const ALARM_TIMEOUT: Duration = Duration::from_secs(15);
 /// How many bytes a secret may have (Standard Webhooks, "Symmetric signatures").
 const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
-const AGENT: &str = concat!("countersign/", env!("CARGO_PKG_VERSION"));
-
 /// Where alarms go, and how they are signed. Its `Debug` tells neither the secret nor the URL, which often is one.
 pub struct Webhook {
     uri: Uri,
     host: String,
     secret: hmac::Key,
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: Outgoing,
 }
 
 /// Why alarms cannot be sent as asked. No text repeats the URL or the secret.
@@ -74,16 +65,11 @@ impl Webhook {
         let secret = secret.strip_prefix("whsec_").and_then(|text| BASE64.decode(text.as_bytes()).ok());
         let secret =
             secret.filter(|secret| SECRET_BYTES.contains(&secret.len())).ok_or(WebhookError::Secret)?;
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls(authorities)?)
-            .https_or_http()
-            .enable_http1()
-            .build();
         Ok(Self {
             uri,
             host: url.host_str().unwrap_or_default().to_owned(),
             secret: hmac::Key::new(hmac::HMAC_SHA256, &secret),
-            client: Client::builder(TokioExecutor::new()).build(connector),
+            client: outgoing::client(authorities).map_err(WebhookError::Tls)?,
         })
     }
 
@@ -92,15 +78,21 @@ impl Webhook {
         &self.host
     }
 
-    /// Posts a message. Follows no redirect: only a 2xx is success.
+    /// Posts a message, with `more` headers. Follows no redirect: only a 2xx is success.
     ///
     /// # Errors
     ///
     /// What went wrong, in words that repeat nothing of the receiver's answer.
-    pub(super) async fn deliver(&self, id: &str, now: Timestamp, body: &str) -> Result<(), String> {
+    pub(super) async fn deliver(
+        &self,
+        id: &str,
+        now: Timestamp,
+        body: &str,
+        more: HeaderMap,
+    ) -> Result<(), String> {
         let timestamp = now.as_second();
         let signature = hmac::sign(&self.secret, format!("{id}.{timestamp}.{body}").as_bytes());
-        let request = Request::post(self.uri.clone())
+        let mut request = Request::post(self.uri.clone())
             .header(CONTENT_TYPE, "application/json")
             .header(USER_AGENT, AGENT)
             .header("webhook-id", id)
@@ -108,6 +100,7 @@ impl Webhook {
             .header("webhook-signature", format!("v1,{}", BASE64.encode(signature.as_ref())))
             .body(Full::new(Bytes::from(body.to_owned())))
             .map_err(|error| error.to_string())?;
+        request.headers_mut().extend(more);
         let answered = tokio::time::timeout(ALARM_TIMEOUT, self.client.request(request)).await;
         let response = answered
             .map_err(|_| format!("no answer for {} seconds", ALARM_TIMEOUT.as_secs()))?
@@ -127,35 +120,6 @@ impl fmt::Debug for Webhook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Webhook").field("host", &self.host).finish_non_exhaustive()
     }
-}
-
-fn tls(authorities: Option<&[u8]>) -> Result<ClientConfig, WebhookError> {
-    let failed = |error: &dyn fmt::Display| WebhookError::Tls(error.to_string());
-    let mut roots = RootCertStore::empty();
-    match authorities {
-        Some(pem) => {
-            for certificate in CertificateDer::pem_slice_iter(pem) {
-                let certificate = certificate.map_err(|error| failed(&error))?;
-                roots.add(certificate).map_err(|error| failed(&error))?;
-            }
-        }
-        // Without any, nothing can be verified, and every delivery says so.
-        None => {
-            let _ = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    let builder = ClientConfig::builder_with_provider(Arc::new(tls_ring::default_provider()));
-    let builder = builder.with_safe_default_protocol_versions().map_err(|error| failed(&error))?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
-}
-
-/// The cause behind an error and its causes, which says most in the fewest words.
-fn innermost<'e>(error: &'e (dyn std::error::Error + 'static)) -> &'e dyn std::error::Error {
-    let mut cause = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ use crate::alarms::{Alarms, Webhook};
 use crate::caller::Caller;
 use crate::history::History;
 use crate::metrics::Tally;
+use crate::traces;
 
 use self::flood::Flood;
 
@@ -181,6 +182,7 @@ impl Events {
     /// A token was issued.
     pub(crate) fn issued(&self, token: &LoginToken, caller: &Caller) {
         self.tally.issued();
+        traces::happened("issued", Some(token.id()));
         if self.policy.record_issued || self.is_followed() {
             self.happened(token.created(), EventKind::Issued, Some(token), caller, self.policy.record_issued);
         }
@@ -196,6 +198,7 @@ impl Events {
     /// A token was revoked, which is on record. `token` is only asked for if somebody wants to know.
     pub(crate) fn revoked(&self, token: impl FnOnce() -> Option<LoginToken>, caller: &Caller) {
         self.tally.revoked();
+        traces::happened("revoked", None);
         if self.is_followed() {
             self.happened(self.clock.now(), EventKind::Revoked, token().as_ref(), caller, false);
         }

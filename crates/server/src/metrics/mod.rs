@@ -61,7 +61,7 @@ pub(crate) enum Outcome<'a> {
 }
 
 impl Outcome<'_> {
-    fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
             Self::Repeated => "repeated",

@@ -21,6 +21,7 @@ pub(super) fn registry(app: &App) -> Registry {
     standing.keys(app);
     standing.store(app);
     standing.events(app);
+    standing.traces(app);
     standing.process();
     standing.0
 }
@@ -100,6 +101,16 @@ impl Standing {
             alarms.map_or(0, |alarms| count(alarms.waiting())),
         );
         self.gauge("countersign_events_followers", "Who follows events now", counts.followers);
+    }
+
+    fn traces(&mut self, app: &App) {
+        let (exported, lost) = app.traces.as_ref().map_or((0, 0), |traces| traces.counts());
+        self.counter("countersign_spans_exported", "Spans that the collector of traces took", exported);
+        self.counter(
+            "countersign_spans_lost",
+            "Spans lost, because too many waited or the collector did not take them",
+            lost,
+        );
     }
 
     fn process(&mut self) {

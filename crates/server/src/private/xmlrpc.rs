@@ -14,14 +14,15 @@ use countersign_xmlrpc::{
 };
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use opentelemetry::KeyValue;
 use tokio::time::Instant;
 use tracing::field::display;
 
-use crate::App;
 use crate::caller::Caller;
 use crate::private::body;
 use crate::problem::with_allow;
 use crate::public::TOKEN_TYPE;
+use crate::{App, traces};
 
 /// `POST /bugs`. A fault is an answer like any other: its status is 200.
 pub(crate) async fn answer(State(app): State<Arc<App>>, caller: Caller, request: Request) -> Response {
@@ -36,6 +37,13 @@ pub(crate) async fn answer(State(app): State<Arc<App>>, caller: Caller, request:
         Ok(body) => {
             let answer = respond(&Bugs(&app, &caller), content_type, &body).await;
             let request = caller.request.map(display);
+            // Only the name of a method that there is: any other could be a token.
+            if let Some(method) = answer.method {
+                traces::note(|| KeyValue::new("rpc.method", method));
+            }
+            if let Some(code) = answer.fault_code {
+                traces::note(|| KeyValue::new("countersign.fault", i64::from(code)));
+            }
             tracing::debug!(method = answer.method, fault = answer.fault_code, request, "called");
             answer.document
         }

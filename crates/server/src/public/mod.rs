@@ -15,6 +15,7 @@ use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use countersign_core::handshake::{Refusal, Verdict};
 use countersign_core::{LoginToken, RedeemError, Redemption, StoreError};
+use opentelemetry::KeyValue;
 use tokio::time::Instant;
 use tracing::field::display;
 
@@ -22,7 +23,7 @@ use crate::caller::Caller;
 use crate::health::{STORE_TIMEOUT, store_hangs};
 use crate::metrics::Outcome;
 use crate::problem::not_found;
-use crate::{App, Peer};
+use crate::{App, Peer, traces};
 
 pub(crate) use answer::TOKEN_TYPE;
 pub use attempt::MAX_BODY_BYTES;
@@ -49,6 +50,10 @@ pub(crate) async fn handshake(
     let attempt = attempt::read(request).await;
     let redeemed = in_time(app.tokens.redeem(&text, &attempt, peer)).await;
     app.events.tally().handshake(outcome(&redeemed), started.elapsed());
+    traces::note(|| KeyValue::new("countersign.outcome", outcome(&redeemed).label()));
+    if let Ok(Redemption { token: Some(token), .. }) = &redeemed {
+        traces::note(|| traces::about(token.id()));
+    }
     match redeemed {
         Ok(Redemption { verdict: Verdict::Accepted { consumed, again }, token: Some(token) }) => {
             tracing::debug!(id = %token.id(), peer = peer.map(display), again, request = caller.request.map(display), "accepted");

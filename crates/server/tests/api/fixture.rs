@@ -97,6 +97,7 @@ impl Fixture {
             bearer: options
                 .bearer
                 .map(|secret| countersign_server::Bearer::new(secret.to_owned().into()).unwrap()),
+            traces: None,
         });
         let public = routes::public(Arc::clone(&app));
         let private = routes::private(Arc::clone(&app));

@@ -56,6 +56,7 @@ impl Running {
             proxies: TrustedProxies::default(),
             limiter: RefusalLimiter::new(0, clock),
             bearer: bearer.map(|secret| Bearer::new(secret.to_owned().into()).unwrap()),
+            traces: None,
         });
         let (stop, stopped) = oneshot::channel();
         let reload = Arc::new(Notify::new());

@@ -50,6 +50,7 @@ impl TokenServer {
             limiter: RefusalLimiter::new(0, clock),
             proxies: TrustedProxies::default(),
             bearer: None,
+            traces: None,
         });
         let public = routes::public(Arc::clone(&app)).layer(Extension(Peer(None)));
         tokio::spawn(async move { axum::serve(listener, public).await });

@@ -1,0 +1,146 @@
+//! Where spans go: a collector that speaks OTLP over HTTP, as protobuf.
+
+use std::fmt;
+use std::time::Duration;
+
+use axum::http::header::{CONTENT_TYPE, USER_AGENT};
+use axum::http::{Request, StatusCode, Uri};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
+use prost::Message;
+use url::Url;
+
+use crate::outgoing::{self, AGENT, Outgoing, innermost};
+
+/// How long a collector may take for its answer.
+pub const COLLECTOR_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where a collector takes spans, below its base URL (OTLP 1.x, "OTLP/HTTP Request").
+const PATH: &str = "/v1/traces";
+
+/// The longest answer that is read, in bytes. It says how many spans were refused, and why.
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
+
+/// A collector of traces. Its `Debug` tells only the host: a URL may have a secret in it.
+#[derive(Clone)]
+pub struct Collector {
+    uri: Uri,
+    host: String,
+}
+
+/// Why spans cannot be exported as asked. No text repeats the URL.
+#[derive(Debug, thiserror::Error)]
+pub enum TracesError {
+    /// The URL will not do.
+    #[error(
+        "traces must be the base URL of an OpenTelemetry collector that takes OTLP over HTTP, such as \
+         http://127.0.0.1:4318, without a user name, a query or a fragment"
+    )]
+    Url,
+    /// TLS cannot be set up.
+    #[error("traces cannot be exported: {0}")]
+    Tls(String),
+}
+
+/// Why a collector did not take spans.
+#[derive(Debug)]
+pub(super) enum Untaken {
+    /// It may take them later.
+    NotNow(String),
+    /// It never will.
+    Never(String),
+}
+
+impl Collector {
+    /// The collector with this base URL. One that ends in `/v1/traces` already is taken as it is.
+    pub fn at(base: &Url) -> Result<Self, TracesError> {
+        let is_sound = matches!(base.scheme(), "http" | "https")
+            && base.query().is_none()
+            && base.fragment().is_none()
+            && base.username().is_empty()
+            && base.password().is_none();
+        let host = base.host_str().filter(|_| is_sound).ok_or(TracesError::Url)?.to_owned();
+        let text = base.as_str().trim_end_matches('/');
+        let uri = format!("{}{PATH}", text.strip_suffix(PATH).unwrap_or(text));
+        Ok(Self { uri: uri.parse().map_err(|_| TracesError::Url)?, host })
+    }
+
+    /// Its host, which the log may tell.
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
+    pub(super) fn client() -> Result<Outgoing, TracesError> {
+        outgoing::client(None).map_err(TracesError::Tls)
+    }
+
+    /// Posts an `ExportTraceServiceRequest`. Returns how many of its spans the collector refused.
+    pub(super) async fn post(&self, client: &Outgoing, body: Bytes) -> Result<u64, Untaken> {
+        match tokio::time::timeout(COLLECTOR_TIMEOUT, self.ask(client, body)).await {
+            Ok(answered) => answered,
+            Err(_) => Err(Untaken::NotNow(format!("no answer for {} seconds", COLLECTOR_TIMEOUT.as_secs()))),
+        }
+    }
+
+    async fn ask(&self, client: &Outgoing, body: Bytes) -> Result<u64, Untaken> {
+        let request = Request::post(self.uri.clone())
+            .header(CONTENT_TYPE, "application/x-protobuf")
+            .header(USER_AGENT, AGENT)
+            .body(Full::new(body))
+            .map_err(|error| Untaken::Never(error.to_string()))?;
+        let response =
+            client.request(request).await.map_err(|error| Untaken::NotNow(innermost(&error).to_string()))?;
+        let status = response.status();
+        // Read in any case, so that the connection can be used again.
+        let answer = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
+        if !status.is_success() {
+            let reason = format!("it answers {status}");
+            // Those that the specification calls retryable.
+            return Err(match status {
+                StatusCode::TOO_MANY_REQUESTS
+                | StatusCode::BAD_GATEWAY
+                | StatusCode::SERVICE_UNAVAILABLE
+                | StatusCode::GATEWAY_TIMEOUT => Untaken::NotNow(reason),
+                _ => Untaken::Never(reason),
+            });
+        }
+        let answer =
+            answer.ok().and_then(|answer| ExportTraceServiceResponse::decode(answer.to_bytes()).ok());
+        let refused = answer.and_then(|answer| answer.partial_success).map_or(0, |part| part.rejected_spans);
+        Ok(u64::try_from(refused).unwrap_or(0))
+    }
+}
+
+impl fmt::Debug for Collector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Collector").field("host", &self.host).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_go_below_the_base_url() {
+        for (base, uri) in [
+            ("http://127.0.0.1:4318", Some("http://127.0.0.1:4318/v1/traces")),
+            ("http://127.0.0.1:4318/", Some("http://127.0.0.1:4318/v1/traces")),
+            ("https://otel.example.org/in", Some("https://otel.example.org/in/v1/traces")),
+            ("https://otel.example.org/in/v1/traces", Some("https://otel.example.org/in/v1/traces")),
+            ("http://[::1]:4318", Some("http://[::1]:4318/v1/traces")),
+            ("grpc://127.0.0.1:4317", None),
+            ("http://anna@otel.example.org", None),
+            ("http://:s3cret@otel.example.org", None),
+            ("http://otel.example.org/?key=s3cret", None),
+            ("http://otel.example.org/#s3cret", None),
+            ("unix:/run/otel", None),
+        ] {
+            let collector = Collector::at(&base.parse().unwrap());
+            assert_eq!(collector.as_ref().ok().map(|c| c.uri.to_string()).as_deref(), uri, "{base}");
+            assert!(!format!("{collector:?}").contains("s3cret"));
+            assert!(!format!("{collector:?}").contains("v1/traces"));
+        }
+    }
+}

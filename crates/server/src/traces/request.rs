@@ -1,0 +1,167 @@
+//! The span of a request.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, Method, Request, StatusCode};
+use countersign_core::{Note, RequestId};
+use matchit::Router;
+use opentelemetry::propagation::{Extractor, TextMapPropagator};
+use opentelemetry::trace::{SpanBuilder, SpanContext, SpanKind, TraceContextExt, TraceFlags, TraceState};
+use opentelemetry::{Context, KeyValue};
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+
+use crate::{App, Peer};
+
+use super::{CURRENT, Current, Ongoing, Traces};
+
+/// Which listener it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Listens {
+    Public,
+    Private,
+}
+
+/// Makes the spans of a listener's requests.
+#[derive(Debug)]
+pub(crate) struct RequestSpans {
+    traces: Arc<Traces>,
+    app: Arc<App>,
+    listener: Listens,
+    scheme: &'static str,
+    /// The templates of the paths: a path itself may have a token in it.
+    paths: Router<&'static str>,
+}
+
+/// The span of a request that is being answered.
+#[derive(Debug)]
+pub(crate) struct RequestSpan {
+    current: Current,
+    ongoing: Ongoing,
+}
+
+impl RequestSpans {
+    /// For a listener, if there are to be spans.
+    pub(crate) fn new(
+        app: &Arc<App>,
+        listener: Listens,
+        has_tls: bool,
+        templates: &[&'static str],
+    ) -> Option<Arc<Self>> {
+        let traces = app.traces.clone()?;
+        let mut paths = Router::new();
+        for template in templates {
+            // A path without a template has none in its span.
+            let _ = paths.insert(*template, *template);
+        }
+        let scheme = if has_tls { "https" } else { "http" };
+        Some(Arc::new(Self { traces, app: Arc::clone(app), listener, scheme, paths }))
+    }
+
+    /// Begins the span of a request, if it is to have one.
+    pub(crate) fn begin(&self, request: &Request<Body>, peer: Peer, id: RequestId) -> Option<RequestSpan> {
+        let parent = self.parent(request.headers(), id)?;
+        let method = method(request.method());
+        let route = self.paths.at(request.uri().path()).ok().map(|found| *found.value);
+        let mut attributes = vec![
+            KeyValue::new("http.request.method", method),
+            KeyValue::new("url.scheme", self.scheme),
+            KeyValue::new("countersign.request_id", id.to_string()),
+            KeyValue::new(
+                "countersign.listener",
+                match self.listener {
+                    Listens::Public => "public",
+                    Listens::Private => "private",
+                },
+            ),
+        ];
+        attributes.extend(route.map(|route| KeyValue::new("http.route", route)));
+        if let Some(client) = self.app.proxies.client(peer.0, request.headers()) {
+            attributes.push(KeyValue::new("client.address", client.to_string()));
+        }
+        let said = if method == "_OTHER" { "HTTP" } else { method };
+        let name: Cow<'static, str> =
+            route.map_or(Cow::Borrowed(said), |route| Cow::Owned(format!("{said} {route}")));
+        let builder = SpanBuilder::from_name(name).with_kind(SpanKind::Server).with_attributes(attributes);
+        let tracer = self.traces.tracer.clone();
+        let ongoing = Ongoing::begin(&tracer, builder, &parent);
+        Some(RequestSpan { current: Current { tracer, context: ongoing.context.clone() }, ongoing })
+    }
+
+    /// The context that a request comes in, if it is to have a span.
+    ///
+    /// Whose server it is decides. The issuer's own services may say of a trace whether they want it; a stranger may not,
+    /// or could have all of a flood traced. That one's trace is gone on with all the same, when it is to be.
+    fn parent(&self, headers: &HeaderMap, id: RequestId) -> Option<Context> {
+        let share = self.traces.share;
+        match self.listener {
+            Listens::Public if !share.takes(id) => None,
+            Listens::Public => {
+                Some(remote(headers).map_or_else(Context::new, |parent| {
+                    under(&parent, TraceFlags::SAMPLED, TraceState::NONE)
+                }))
+            }
+            Listens::Private => match remote(headers) {
+                Some(parent) if parent.is_sampled() => {
+                    let state = trace_state(headers, &parent);
+                    Some(under(&parent, parent.trace_flags(), state))
+                }
+                Some(_) => None,
+                None => share.takes(id).then(Context::new),
+            },
+        }
+    }
+}
+
+impl RequestSpan {
+    /// Answers the request within the span.
+    pub(crate) async fn around<F: Future>(&self, answering: F) -> F::Output {
+        CURRENT.scope(self.current.clone(), answering).await
+    }
+
+    /// Ends the span.
+    pub(crate) fn answered(self, status: StatusCode) {
+        self.ongoing.note(KeyValue::new("http.response.status_code", i64::from(status.as_u16())));
+        if status.is_server_error() {
+            self.ongoing.failed(status.as_str());
+        }
+        self.ongoing.done();
+    }
+}
+
+/// What the request's `traceparent` says (W3C Trace Context), if there is one and it is sound.
+fn remote(headers: &HeaderMap) -> Option<SpanContext> {
+    let context = TraceContextPropagator::new().extract_with_context(&Context::new(), &Carrier(headers));
+    Some(context.span().span_context().clone()).filter(SpanContext::is_valid)
+}
+
+fn under(parent: &SpanContext, flags: TraceFlags, state: TraceState) -> Context {
+    let parent = SpanContext::new(parent.trace_id(), parent.span_id(), flags, true, state);
+    Context::new().with_remote_span_context(parent)
+}
+
+/// The `tracestate`, unless there could be a token in it.
+fn trace_state(headers: &HeaderMap, parent: &SpanContext) -> TraceState {
+    let text = headers.get("tracestate").map(axum::http::HeaderValue::as_bytes).unwrap_or_default();
+    let is_harmless = Note::clean(text).is_some_and(|note| note.as_str().as_bytes() == text);
+    if is_harmless { parent.trace_state().clone() } else { TraceState::NONE }
+}
+
+/// A method that HTTP knows, or `_OTHER`, as the semantic conventions have it: any word can be a method.
+fn method(method: &Method) -> &'static str {
+    const KNOWN: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+    KNOWN.into_iter().find(|known| *known == method.as_str()).unwrap_or("_OTHER")
+}
+
+struct Carrier<'h>(&'h HeaderMap);
+
+impl Extractor for Carrier<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key)?.to_str().ok()
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(axum::http::HeaderName::as_str).collect()
+    }
+}

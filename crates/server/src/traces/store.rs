@@ -1,0 +1,99 @@
+//! A store whose calls are spans.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use countersign_core::{
+    End, Ended, Ending, EndingQuery, Node, Roll, StoreCounts, StoreError, StoreStats, TokenId, TokenStore,
+};
+use jiff::Timestamp;
+use opentelemetry::KeyValue;
+use opentelemetry::trace::SpanKind;
+
+use super::current;
+
+/// Makes a span of each call that is made for a request with a span.
+#[derive(Debug)]
+pub(super) struct TracedStore(pub(super) Arc<dyn TokenStore>);
+
+async fn traced<T>(
+    name: &'static str,
+    call: impl Future<Output = Result<T, StoreError>>,
+    says: Option<fn(&T) -> &'static str>,
+) -> Result<T, StoreError> {
+    let Some(current) = current() else { return call.await };
+    let span = current.child(name, SpanKind::Internal);
+    let answered = call.await;
+    match &answered {
+        Ok(answer) => {
+            if let Some(says) = says {
+                span.note(KeyValue::new("countersign.store.answer", says(answer)));
+            }
+        }
+        Err(StoreError::Busy) => span.failed("busy"),
+        // What the store says of its own trouble is for the log.
+        Err(StoreError::Unavailable(_)) => span.failed("store-unavailable"),
+    }
+    span.done();
+    answered
+}
+
+fn word(end: &End) -> &'static str {
+    match end {
+        End::Recorded => "recorded",
+        End::Already(_) => "already",
+        End::Fenced => "fenced",
+        End::Forgotten => "forgotten",
+    }
+}
+
+#[async_trait]
+impl TokenStore for TracedStore {
+    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<End, StoreError> {
+        traced("store end", self.0.end(id, expires, ending), Some(word)).await
+    }
+
+    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError> {
+        traced("store look", self.0.look(id, expires), Some(word)).await
+    }
+
+    async fn endings(&self, query: &EndingQuery) -> Result<Vec<Ended>, StoreError> {
+        traced("store endings", self.0.endings(query), None).await
+    }
+
+    async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {
+        traced("store move_fence", self.0.move_fence(line), None).await
+    }
+
+    async fn purge(&self, line: Timestamp) -> Result<u64, StoreError> {
+        traced("store purge", self.0.purge(line), None).await
+    }
+
+    async fn stats(&self) -> Result<StoreStats, StoreError> {
+        traced("store stats", self.0.stats(), None).await
+    }
+
+    fn counts(&self) -> Option<StoreCounts> {
+        self.0.counts()
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        traced("store ready", self.0.ready(), None).await
+    }
+
+    fn is_shared(&self) -> bool {
+        self.0.is_shared()
+    }
+
+    async fn check_in(&self, node: &Node) -> Result<Roll, StoreError> {
+        traced("store check_in", self.0.check_in(node), None).await
+    }
+
+    async fn roll(&self, now: Timestamp) -> Result<Roll, StoreError> {
+        traced("store roll", self.0.roll(now), None).await
+    }
+
+    async fn close(&self) {
+        self.0.close().await;
+    }
+}
