@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -107,7 +107,7 @@ impl KeyFile {
     /// Makes a ring with a new key; if there is a file already, reads that. Returns whether it made one.
     fn create(&self, now: Timestamp, entropy: &dyn Entropy) -> Result<(KeyRing, bool), KeyFileError> {
         let ring = KeyRing::generate(now, entropy).map_err(|error| self.ring(error.into()))?;
-        let made = self.write_beside(&ring)?;
+        let made = self.write_beside(&ring, None)?;
         // A link, unlike a rename, fails if another process was faster: then its ring is the one.
         let linked = fs::hard_link(&made, &self.path);
         fs::remove_file(&made).map_err(|error| self.io("create", error))?;
@@ -164,7 +164,8 @@ impl KeyFile {
         directory.lock().map_err(|error| self.io("lock", error))?;
         let mut ring = self.load()?;
         change(&mut ring).map_err(|error| self.ring(error))?;
-        let made = self.write_beside(&ring)?;
+        let owner = fs::metadata(&self.path).map_err(|error| self.io("replace", error))?.uid();
+        let made = self.write_beside(&ring, Some(owner))?;
         fs::rename(&made, &self.path).map_err(|error| self.io("replace", error))?;
         self.sync_directory()?;
         self.load()
@@ -183,7 +184,8 @@ impl KeyFile {
         Some(self.load())
     }
 
-    fn write_beside(&self, ring: &KeyRing) -> Result<PathBuf, KeyFileError> {
+    /// Writes the ring to a new file, which belongs to `owner`, or else to whoever runs this.
+    fn write_beside(&self, ring: &KeyRing, owner: Option<u32>) -> Result<PathBuf, KeyFileError> {
         let mut name = self.path.file_name().unwrap_or_default().to_owned();
         name.push(format!(".new-{}", std::process::id()));
         let beside = self.path.with_file_name(name);
@@ -191,6 +193,10 @@ impl KeyFile {
             // What a crashed process of the same id may have left.
             let _ = fs::remove_file(&beside);
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+            // When root changes the ring of the server's user, that user has to be able to read it afterwards.
+            if owner.is_some_and(|owner| file.metadata().is_ok_and(|mine| mine.uid() != owner)) {
+                fchown(&file, owner, None)?;
+            }
             file.write_all(ring.to_text().as_bytes())?;
             file.sync_all()
         };

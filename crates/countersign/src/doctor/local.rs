@@ -65,13 +65,14 @@ pub(super) fn configuration(context: &Context) -> Vec<Finding> {
 pub(super) fn files(context: &Context) -> Vec<Finding> {
     let Ok(settings) = &context.settings else { return Vec::new() };
     let mut findings = Vec::new();
-    directory(&settings.data_dir, &mut findings);
-    secret("the key ring", &settings.key_ring, &mut findings);
+    let user = directory(&settings.data_dir, &mut findings);
+    let mut secret = |what, path| secret(what, path, user, &mut findings);
+    secret("the key ring", &settings.key_ring);
     if let Some(path) = &settings.private_bearer_file {
-        secret("the bearer secret", path, &mut findings);
+        secret("the bearer secret", path);
     }
     for tls in [&settings.public.tls, &settings.private.tls].into_iter().flatten() {
-        secret("the TLS key", &tls.key, &mut findings);
+        secret("the TLS key", &tls.key);
     }
     if findings.is_empty() {
         findings.push(Finding::ok("the data directory and the secrets are their owner's alone"));
@@ -79,7 +80,11 @@ pub(super) fn files(context: &Context) -> Vec<Finding> {
     findings
 }
 
-fn directory(path: &Path, findings: &mut Vec<Finding>) {
+/// Returns whose the secrets must be: the user's who runs this; for root, the user's to whom the directory belongs. Root can
+/// look after the server of a user that exists only while it runs.
+fn directory(path: &Path, findings: &mut Vec<Finding>) -> u32 {
+    let me = rustix::process::geteuid();
+    let mut user = me.as_raw();
     let shown = path.display();
     match fs::metadata(path) {
         Err(error) => findings.push(Finding::error(
@@ -99,12 +104,16 @@ fn directory(path: &Path, findings: &mut Vec<Finding>) {
                     format!("run `chmod 700 {shown}`"),
                 ));
             }
-            owner("the data directory", path, &metadata, findings);
+            if me.is_root() {
+                user = metadata.uid();
+            }
+            owner("the data directory", path, &metadata, user, findings);
         }
     }
+    user
 }
 
-fn secret(what: &str, path: &Path, findings: &mut Vec<Finding>) {
+fn secret(what: &str, path: &Path, user: u32, findings: &mut Vec<Finding>) {
     let shown = path.display();
     match fs::metadata(path) {
         Err(error) => findings.push(Finding::error(
@@ -119,21 +128,21 @@ fn secret(what: &str, path: &Path, findings: &mut Vec<Finding>) {
                     format!("run `chmod 600 {shown}`, and if anybody may have read it, replace it"),
                 ));
             }
-            owner(what, path, &metadata, findings);
+            owner(what, path, &metadata, user, findings);
         }
     }
 }
 
-fn owner(what: &str, path: &Path, metadata: &fs::Metadata, findings: &mut Vec<Finding>) {
-    let me = rustix::process::geteuid().as_raw();
-    if metadata.uid() != me {
+fn owner(what: &str, path: &Path, metadata: &fs::Metadata, user: u32, findings: &mut Vec<Finding>) {
+    if metadata.uid() != user {
+        let other = if rustix::process::geteuid().is_root() {
+            format!("the data directory to user {user}")
+        } else {
+            format!("this is run by user {user}")
+        };
         findings.push(Finding::warning(
-            format!(
-                "{what} {} belongs to user {}, and this is run by user {me}",
-                path.display(),
-                metadata.uid()
-            ),
-            "make it belong to the user that the server runs as, and run this as that user",
+            format!("{what} {} belongs to user {}, and {other}", path.display(), metadata.uid()),
+            "make it belong to the user that the server runs as, and run this as that user, or as root",
         ));
     }
 }

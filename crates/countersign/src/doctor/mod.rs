@@ -25,7 +25,7 @@ use crate::settings::ServeArgs;
 
 pub(crate) const DOCTOR_HELP: &str = "\
 It reads the configuration as `countersign serve` with the same flags would, looks at the files, asks the running server, \
-the store and the public URL, and changes nothing. Run it as the user that the server runs as. With --offline it asks no \
+the store and the public URL, and changes nothing. Run it as the user that the server runs as, or as root. With --offline it asks no \
 server and looks at the store itself, also while one uses it.
 
 Findings are `ok`, `note` (worth knowing), `warning` (look after it) and `error` (something does not work, or is not safe).

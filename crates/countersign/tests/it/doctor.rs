@@ -1,7 +1,9 @@
 //! `countersign doctor`, and things that are really broken.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::time::Duration;
 
 use countersign_test_postgres::{new_name, shared};
@@ -11,6 +13,10 @@ use serde_json::Value;
 
 use crate::fixture::{DATA, Place, Server};
 use crate::process::Process;
+
+const RING: &str = "countersign-data/key-ring.toml";
+/// A user that every machine has and nobody is.
+const NOBODY: u32 = 65534;
 
 /// What a doctor found, as `level check: finding` lines, and how it ended.
 struct Found {
@@ -139,8 +145,8 @@ fn files_that_others_may_use_are_errors() {
     for (path, mode, level, check, part) in [
         (DATA, 0o770, "error", "files", "others may write"),
         (DATA, 0o755, "warning", "files", "others may look into"),
-        ("countersign-data/key-ring.toml", 0o644, "error", "files", "can be read by other users (mode 0644)"),
-        ("countersign-data/key-ring.toml", 0o644, "error", "keys", "chmod 600"),
+        (RING, 0o644, "error", "files", "can be read by other users (mode 0644)"),
+        (RING, 0o644, "error", "keys", "chmod 600"),
     ] {
         let before = place.mode(path);
         place.set_mode(path, mode);
@@ -152,6 +158,32 @@ fn files_that_others_may_use_are_errors() {
     place.write("countersign.toml", "private_bearer_file = 'bearer'");
     offline(&place, &[]).must_have("error", "files", "the bearer secret bearer can be read");
     offline(&place, &["--data-dir", "nowhere"]).must_have("error", "files", "the data directory nowhere");
+}
+
+/// Only root can give files away: run by somebody else, this tries nothing.
+#[test]
+fn root_may_look_after_the_server_of_another_user() {
+    let place = used();
+    let root = rustix::process::geteuid().is_root();
+    for name in [DATA, RING, "countersign-data/countersign.db"].into_iter().filter(|_| root) {
+        chown(place.path(name), Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    offline(&place, &[]).must_be_well();
+
+    // What it changes is still the server's to read.
+    place.print(&["keys", "rotate", "--offline"]);
+    let owner = fs::metadata(place.path(RING)).unwrap().uid();
+    assert_eq!(owner, fs::metadata(place.path(DATA)).unwrap().uid());
+    offline(&place, &[]).must_be_well();
+
+    if root {
+        chown(place.path(RING), Some(0), Some(0)).unwrap();
+        offline(&place, &[]).must_have(
+            "warning",
+            "files",
+            "belongs to user 0, and the data directory to user 65534",
+        );
+    }
 }
 
 #[test]
@@ -214,10 +246,10 @@ fn a_damaged_store_and_a_fence_to_come_are_errors() {
     let found = offline(&place, &[]);
     found.must_have("error", "store", "its fence stands at 2100-01-01");
     let path = place.path("countersign-data/countersign.db");
-    let mut bytes = std::fs::read(&path).unwrap();
+    let mut bytes = fs::read(&path).unwrap();
     let middle = bytes.len() / 2 / 4096 * 4096;
     bytes[middle..middle + 4096].fill(0xff);
-    std::fs::write(&path, bytes).unwrap();
+    fs::write(&path, bytes).unwrap();
     let found = offline(&place, &[]);
     assert!(found.has("error", "store", "damaged"), "{:#?}", found.findings);
 }
@@ -306,7 +338,7 @@ fn servers_on_one_database_whose_rings_differ_are_told() {
     let refused = Process::start(&mut beta.serve_command(&store, &[]), "").ended().refused(1);
     assert!(refused.contains("there is no key ring at") && refused.contains(&one.private), "{refused}");
 
-    std::fs::create_dir_all(beta.path(DATA)).unwrap();
+    fs::create_dir_all(beta.path(DATA)).unwrap();
     beta.set_mode(DATA, 0o700);
     let ring = format!("{DATA}/key-ring.toml");
     beta.replace(&ring, &alpha.read(&ring), 0o600);
