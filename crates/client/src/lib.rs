@@ -4,6 +4,7 @@
 //! `/openapi.json` of the server describes it.
 
 mod follow;
+mod trace;
 mod transport;
 
 use std::fmt;
@@ -21,6 +22,7 @@ use crate::transport::Transport;
 pub use crate::transport::{Probe, probe};
 
 pub use crate::follow::{EventStream, News};
+pub use crate::trace::Trace;
 
 /// Where the private API is unless somebody says otherwise.
 pub const DEFAULT_SERVER: &str = "http://127.0.0.1:8087";
@@ -32,6 +34,7 @@ pub struct PrivateApi {
     base: Url,
     bearer: Option<Zeroizing<String>>,
     transport: Transport,
+    trace: Option<Trace>,
 }
 
 /// What a server may ask its callers for, and by whom it shows who it is. By default nothing, and by the authorities
@@ -161,7 +164,14 @@ impl PrivateApi {
                 (url, transport)
             }
         };
-        Ok(Self { server: server.to_owned(), base, bearer: credentials.bearer, transport })
+        Ok(Self { server: server.to_owned(), base, bearer: credentials.bearer, transport, trace: None })
+    }
+
+    /// Makes every call a part of this trace.
+    #[must_use]
+    pub fn in_trace(mut self, trace: Option<Trace>) -> Self {
+        self.trace = trace;
+        self
     }
 
     /// Issues a token.
@@ -296,6 +306,9 @@ impl PrivateApi {
         request = request.header(HOST, url.authority());
         if let Some(bearer) = &self.bearer {
             request = request.header(AUTHORIZATION, format!("Bearer {}", bearer.as_str()));
+        }
+        for (name, value) in self.trace.iter().flat_map(Trace::headers) {
+            request = request.header(name, value);
         }
         let body = match body {
             Some(body) => {

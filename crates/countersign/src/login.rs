@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use countersign_client::{ClientError, PrivateApi, TokenRequest};
+use countersign_client::{ClientError, PrivateApi, TokenRequest, Trace};
 use countersign_core::{Clock, SystemClock};
 use countersign_login::{
     CookieJarError, HttpSettings, Login, LoginError, Session, Tracker, Zeroizing, check_cookie_jar,
@@ -14,7 +14,7 @@ use jiff::SignedDuration;
 use serde_json::Value;
 
 use crate::output::{Failure, print, print_json};
-use crate::remote::ServerArgs;
+use crate::remote::{ServerArgs, trace};
 use crate::settings::parse_duration;
 
 pub(crate) const LOGIN_HELP: &str = "\
@@ -93,11 +93,13 @@ async fn log_in(command: &LoginCommand) -> Result<Session, Failure> {
         check_cookie_jar(path)?;
     }
     let issuer = command.server.connect()?;
+    let trace = trace();
     let http = HttpSettings {
         timeout,
         ca_file: command.ca_file.as_deref(),
         proxy: command.proxy.as_deref(),
         allow_http: command.allow_http,
+        traceparent: trace.as_ref().map(Trace::parent),
     };
     let mut login = Login::new(command.tracker, &command.url)?.http(http);
     if command.unbound || command.audience.is_some() {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use countersign_client::{ClientError, Credentials, DEFAULT_SERVER, PrivateApi};
+use countersign_client::{ClientError, Credentials, DEFAULT_SERVER, PrivateApi, Trace};
 use zeroize::Zeroizing;
 
 use crate::output::Failure;
@@ -40,8 +40,14 @@ impl ServerArgs {
             server_authorities: self.server_ca.as_deref().map(read).transpose()?,
             identity: self.client_identity.as_deref().map(read).transpose()?.map(Zeroizing::new),
         };
-        Ok(PrivateApi::new(&self.server, credentials)?)
+        Ok(PrivateApi::new(&self.server, credentials)?.in_trace(trace()))
     }
+}
+
+/// The trace that this process is a part of, as OpenTelemetry has it told to processes.
+pub(crate) fn trace() -> Option<Trace> {
+    let parent = std::env::var("TRACEPARENT").ok()?;
+    Trace::read(&parent, std::env::var("TRACESTATE").ok().as_deref())
 }
 
 impl From<ClientError> for Failure {

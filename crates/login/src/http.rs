@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, USER_AGENT, WWW_AUTHENTICATE};
-use http::{HeaderMap, Request, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -36,12 +36,20 @@ pub struct HttpSettings<'a> {
     pub proxy: Option<&'a str>,
     /// Whether a token may travel over plain http to another machine.
     pub allow_http: bool,
+    /// The trace that the login is a part of, which the tracker is told (W3C Trace Context).
+    pub traceparent: Option<&'a str>,
 }
 
 impl Default for HttpSettings<'_> {
     /// 30 seconds: longer than a tracker takes to ask an issuer that does not answer, twice.
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(30), ca_file: None, proxy: None, allow_http: false }
+        Self {
+            timeout: Duration::from_secs(30),
+            ca_file: None,
+            proxy: None,
+            allow_http: false,
+            traceparent: None,
+        }
     }
 }
 
@@ -49,6 +57,7 @@ impl Default for HttpSettings<'_> {
 pub(crate) struct Http {
     client: AnyClient,
     timeout: Duration,
+    traceparent: Option<HeaderValue>,
 }
 
 enum AnyClient {
@@ -91,7 +100,9 @@ impl Http {
             Some(proxy) => AnyClient::Proxied(builder.build(https.wrap_connector(Tunnel::new(proxy, tcp)))),
             None => AnyClient::Direct(builder.build(https.wrap_connector(tcp))),
         };
-        Ok(Self { client, timeout: settings.timeout })
+        // A trace that no header can carry is no reason not to log in.
+        let traceparent = settings.traceparent.and_then(|parent| HeaderValue::from_str(parent).ok());
+        Ok(Self { client, timeout: settings.timeout, traceparent })
     }
 
     pub(crate) async fn get(&self, url: &Url) -> Result<Answer, Trouble> {
@@ -104,8 +115,11 @@ impl Http {
     }
 
     async fn send(&self, request: http::request::Builder, body: Bytes) -> Result<Answer, Trouble> {
+        let mut request = request.header(USER_AGENT, AGENT);
+        if let Some(traceparent) = &self.traceparent {
+            request = request.header("traceparent", traceparent);
+        }
         let request = request
-            .header(USER_AGENT, AGENT)
             .body(Full::new(body))
             .map_err(|_| Trouble::NoAnswer("its URL cannot be asked for".to_owned()))?;
         match tokio::time::timeout(self.timeout, self.exchange(request)).await {

@@ -135,7 +135,7 @@ pub(crate) fn command_in<'a>(directory: &Path, arguments: impl IntoIterator<Item
         let text = name.to_string_lossy();
         if text.starts_with("COUNTERSIGN_")
             || text.starts_with("OTEL_")
-            || ["RUST_LOG", "COLUMNS"].contains(&&*text)
+            || ["RUST_LOG", "COLUMNS", "TRACEPARENT", "TRACESTATE"].contains(&&*text)
         {
             command.env_remove(&name);
         }

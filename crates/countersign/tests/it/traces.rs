@@ -192,6 +192,25 @@ fn a_caller_of_the_private_api_says_whether_its_trace_is_wanted() {
 }
 
 #[test]
+fn a_command_goes_on_with_the_trace_of_its_process() {
+    let (place, collector) = (Place::new(), Receiver::answering(200));
+    let server = traced(&place, &collector, &["--trace-ratio", "0"]);
+    for (parent, state) in
+        [(traceparent("01"), "vendor=1"), (traceparent("00"), ""), ("broken".to_owned(), "")]
+    {
+        let variables = [("TRACEPARENT", &*parent), ("TRACESTATE", state)];
+        place.run_with(&["token", "new", "--server", &server.private], &variables, "").printed();
+    }
+    server.print(&place, &["token", "new"]);
+    server.stop();
+
+    let spans = spans(&collector.all());
+    assert_eq!(spans.len(), 1, "{spans:?}");
+    assert_eq!((&*spans[0].name, &*spans[0].trace, &*spans[0].parent), ("POST /v1/tokens", TRACE, PARENT));
+    assert_eq!(spans[0].state, "vendor=1");
+}
+
+#[test]
 fn where_all_is_traced_the_private_caller_s_no_still_counts_and_the_stranger_s_does_not() {
     let (place, collector) = (Place::new(), Receiver::answering(200));
     let server = traced(&place, &collector, &[]);

@@ -54,6 +54,20 @@ async fn a_login() {
 }
 
 #[tokio::test]
+async fn the_tracker_is_told_of_the_trace() {
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    for (parent, told) in [(Some(PARENT), 2), (Some("what no\nheader can carry"), 0), (None, 0)] {
+        let stub = trac(answer("200 OK", &[TEXT, SESSION], "Logged in as launchpad.\n")).await;
+        let settings = HttpSettings { traceparent: parent, ..HttpSettings::default() };
+        run(&stub.login(Tracker::Trac).http(settings)).await.unwrap();
+        let header = format!("traceparent: {PARENT}\r\n");
+        let requests = stub.requests();
+        assert_eq!(requests.iter().filter(|request| request.contains(&header)).count(), told, "{requests:?}");
+        assert!(told > 0 || !requests.concat().contains("traceparent"), "{requests:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_token_is_bound_to_the_url_unless_somebody_says_otherwise() {
     let stub = trac(answer("200 OK", &[SESSION], "")).await;
     let asked = Mutex::new(Vec::new());
