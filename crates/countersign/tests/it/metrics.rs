@@ -73,6 +73,7 @@ fn what_happens_is_counted() {
         ("countersign_handshakes_limited_total".to_owned(), 2.0),
         ("countersign_handshake_duration_seconds_count".to_owned(), 8.0),
         ("countersign_xmlrpc_duration_seconds_count".to_owned(), 2.0),
+        ("countersign_json_duration_seconds_count".to_owned(), 2.0),
         ("countersign_tokens_issued_total".to_owned(), 3.0),
         ("countersign_tokens_revoked_total".to_owned(), 1.0),
         ("countersign_keys".to_owned(), 1.0),

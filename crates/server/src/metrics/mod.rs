@@ -20,6 +20,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use tokio::time::Instant;
 
 use crate::App;
 use crate::history::Handshakes;
@@ -31,6 +32,9 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 /// The upper ends of the classes of latencies, in seconds: from what arithmetic takes to what a disk that hangs does.
 const LATENCIES: [f64; 12] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 20.0];
 
+/// The same for calls as JSON, of which there are fewer: each class is a series.
+const JSON_LATENCIES: [f64; 6] = [0.001, 0.005, 0.025, 0.1, 1.0, 20.0];
+
 /// A label and its value.
 type Label = [(&'static str, &'static str); 1];
 
@@ -40,6 +44,7 @@ pub(crate) struct Tally {
     handshakes: Family<Label, Counter>,
     handshake_seconds: Histogram,
     call_seconds: Histogram,
+    json_seconds: Histogram,
     limited: Counter,
     issued: Counter,
     revoked: Counter,
@@ -102,6 +107,12 @@ impl Tally {
             "How long XML-RPC calls took",
             call_seconds.clone(),
         );
+        let json_seconds = Histogram::new(JSON_LATENCIES);
+        registry.register(
+            "countersign_json_duration_seconds",
+            "How long calls as JSON took that issue, show or revoke a token",
+            json_seconds.clone(),
+        );
         let mut counter = |name: &str, help: &str| {
             let counter = Counter::default();
             registry.register(name, help, counter.clone());
@@ -121,6 +132,7 @@ impl Tally {
             handshakes,
             handshake_seconds,
             call_seconds,
+            json_seconds,
             limited,
             issued,
             revoked,
@@ -164,6 +176,11 @@ impl Tally {
         self.call_seconds.observe(took.as_secs_f64());
     }
 
+    /// A call as JSON begins; it ends when what is returned is dropped.
+    pub(crate) fn json_call(&self) -> Timing<'_> {
+        Timing { seconds: &self.json_seconds, started: Instant::now() }
+    }
+
     pub(crate) fn limited(&self) {
         self.limited.inc();
     }
@@ -182,6 +199,19 @@ impl Tally {
             Ok(records) => self.purged.inc_by(records),
             Err(_) => self.purge_failures.inc(),
         };
+    }
+}
+
+/// How long something takes that is not over.
+#[must_use]
+pub(crate) struct Timing<'a> {
+    seconds: &'a Histogram,
+    started: Instant,
+}
+
+impl Drop for Timing<'_> {
+    fn drop(&mut self) {
+        self.seconds.observe(self.started.elapsed().as_secs_f64());
     }
 }
 

@@ -96,6 +96,7 @@ pub(crate) async fn issue(
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<TokenDocument>), Problem> {
+    let _timing = app.events.tally().json_call();
     let request: TokenRequest = body::read_json(&headers, body).await?;
     let wanted = NewToken {
         audience: read_audience(request.audience.as_deref())?,
@@ -120,6 +121,7 @@ pub(crate) async fn show(
     State(app): State<Arc<App>>,
     Path(text): Path<String>,
 ) -> Result<Json<TokenDocument>, Problem> {
+    let _timing = app.events.tally().json_call();
     let Lookup { token, status } = app.tokens.get(&text).await.map_err(|error| get_problem(&error))?;
     Ok(Json(document(&app, text, &token, &status)))
 }
@@ -134,6 +136,7 @@ pub(crate) async fn revoke(
     caller: Caller,
     Path(text): Path<String>,
 ) -> Result<Json<Revocation>, Problem> {
+    let _timing = app.events.tally().json_call();
     let revoked = app.tokens.revoke(&text).await.map_err(|error| get_problem(&error))?;
     if revoked {
         app.events.revoked(|| unseal(&text, &app.tokens.keys()).ok(), &caller);
