@@ -8,6 +8,7 @@ mod standing;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::extract::State;
@@ -50,6 +51,8 @@ pub(crate) struct Tally {
     revoked: Counter,
     purged: Counter,
     purge_failures: Counter,
+    /// How many purges have failed since the last one that did not.
+    failing_purges: AtomicU64,
 }
 
 /// How a handshake was answered.
@@ -138,6 +141,7 @@ impl Tally {
             revoked,
             purged,
             purge_failures,
+            failing_purges: AtomicU64::new(0),
         }
     }
 
@@ -195,10 +199,18 @@ impl Tally {
 
     /// A purge removed so many records, or failed.
     pub(crate) fn purged(&self, outcome: Result<u64, &StoreError>) {
-        match outcome {
-            Ok(records) => self.purged.inc_by(records),
-            Err(_) => self.purge_failures.inc(),
-        };
+        if let Ok(records) = outcome {
+            self.purged.inc_by(records);
+            self.failing_purges.store(0, Ordering::Relaxed);
+        } else {
+            self.purge_failures.inc();
+            self.failing_purges.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many purges have failed since the last one that did not.
+    pub(crate) fn failing_purges(&self) -> u64 {
+        self.failing_purges.load(Ordering::Relaxed)
     }
 }
 

@@ -22,7 +22,7 @@ fn shared_store() -> Arc<dyn TokenStore> {
     Arc::new(MemoryStore::shared(&clock))
 }
 
-fn facts(host: &str) -> NodeFacts {
+pub(crate) fn facts(host: &str) -> NodeFacts {
     NodeFacts {
         id: NodeId::generate(&OsEntropy).unwrap(),
         host: host.to_owned(),

@@ -1,16 +1,23 @@
 //! The page for operators, as a browser gets it; `tests/page/run` looks at it in one.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
-use countersign_core::StoreError;
+use countersign_core::{
+    Clock, End, Ended, Ending, EndingQuery, ManualClock, StoreError, StoreStats, TokenId, TokenStore,
+};
 use countersign_server::limits::MAX_VIEWERS;
+use countersign_store::MemoryStore;
 use data_encoding::BASE64;
 use http_body_util::BodyExt;
+use jiff::Timestamp;
 
 use crate::fixture::{Answer, FORM, Fixture, Options, TRAC, handshake_path, post};
+use crate::nodes::facts;
 use crate::store_away::Away;
 
 const HOST: &str = "127.0.0.1:8087";
@@ -181,6 +188,100 @@ async fn a_token_is_looked_up_and_revoked_and_never_shown() {
     }
     let redirected = server.private(get("/page/token")).await;
     assert_eq!((redirected.status, redirected.header("location")), (StatusCode::SEE_OTHER, "/"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_may_come_as_the_url_of_its_handshake() {
+    let server = server();
+    let token = server.token();
+    let id = server.look(&token).await["id"].as_str().unwrap().to_owned();
+    let path = handshake_path(&token);
+    for pasted in [
+        format!("https://lp.example.org{path}"),
+        format!("  https://lp.example.org/prefix{path}/ "),
+        format!("https://lp.example.org/tokens/{token}/%2Bbugtracker-handshake"),
+        path.clone(),
+        format!("{token}/+bugtracker-handshake"),
+    ] {
+        let typed: String = form_urlencoded::byte_serialize(pasted.as_bytes()).collect();
+        let looked = send_form(&server, &typed, "look").await;
+        assert!(looked.text.contains(&id), "{pasted}: {looked:?}");
+        assert!(!looked.text.contains(&token[12..28]), "{looked:?}");
+    }
+    for pasted in ["/+bugtracker-handshake", "https://lp.example.org/token/+bugtracker-handshake", "https://"]
+    {
+        let typed: String = form_urlencoded::byte_serialize(pasted.as_bytes()).collect();
+        assert_eq!(send_form(&server, &typed, "look").await.status, StatusCode::NOT_FOUND, "{pasted}");
+    }
+    let typed: String = form_urlencoded::byte_serialize(path.as_bytes()).collect();
+    assert!(send_form(&server, &typed, "revoke").await.text.contains("It is revoked"));
+}
+
+/// A store that forgets nothing while it is told not to.
+#[derive(Debug)]
+struct Hoarder {
+    inner: MemoryStore,
+    hoards: AtomicBool,
+}
+
+#[async_trait]
+impl TokenStore for Hoarder {
+    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<End, StoreError> {
+        self.inner.end(id, expires, ending).await
+    }
+    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError> {
+        self.inner.look(id, expires).await
+    }
+    async fn endings(&self, query: &EndingQuery) -> Result<Vec<Ended>, StoreError> {
+        self.inner.endings(query).await
+    }
+    async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {
+        self.inner.move_fence(line).await
+    }
+    async fn purge(&self, line: Timestamp) -> Result<u64, StoreError> {
+        if self.hoards.load(Ordering::SeqCst) {
+            return Err(StoreError::Unavailable("it is full".to_owned()));
+        }
+        self.inner.purge(line).await
+    }
+    async fn stats(&self) -> Result<StoreStats, StoreError> {
+        self.inner.stats().await
+    }
+    async fn ready(&self) -> Result<(), StoreError> {
+        self.inner.ready().await
+    }
+    async fn close(&self) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn purges_that_fail_are_worth_a_look_until_one_does_not() {
+    let clock = ManualClock::at("2026-01-31T12:00:00Z".parse().unwrap());
+    let hoarder = Arc::new(Hoarder { inner: MemoryStore::new(&clock), hoards: AtomicBool::new(true) });
+    let store: Arc<dyn TokenStore> = Arc::<Hoarder>::clone(&hoarder);
+    let server = Fixture::with(Options { store: Some(store), ..Options::default() });
+    let purge = async || server.private(post("/v1/store/purge").body(Body::empty()).unwrap()).await.status;
+    assert_eq!(purge().await, StatusCode::SERVICE_UNAVAILABLE);
+    let one = page(&server, "/").await;
+    assert!(one.contains("It works, and something is worth a look"), "{one}");
+    assert!(one.contains("1 purge failed, the last one too: the store grows"), "{one}");
+    assert_eq!(purge().await, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(page(&server, "/").await.contains("2 purges failed"));
+    hoarder.hoards.store(false, Ordering::SeqCst);
+    assert_eq!(purge().await, StatusCode::OK);
+    assert!(page(&server, "/").await.contains("All is well"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_says_whose_numbers_they_are_when_several_servers_share_the_store() {
+    assert!(!page(&server(), "/").await.contains("share the store"));
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::at("2026-01-31T12:00:00Z".parse().unwrap()));
+    let store: Arc<dyn TokenStore> = Arc::new(MemoryStore::shared(&clock));
+    let server = Fixture::with(Options { store: Some(store), ..Options::default() });
+    server.app.tokens.join(facts("alpha")).await.unwrap();
+    let shared = page(&server, "/").await;
+    let (_, note) = shared.split_once("Several servers share the store.").unwrap();
+    let (note, _) = note.split_once("</p>").unwrap();
+    assert!(note.contains("those of alpha") && note.contains("are everybody's"), "{note}");
 }
 
 #[tokio::test]

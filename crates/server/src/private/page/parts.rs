@@ -135,6 +135,11 @@ impl Verdict {
             let events = times(state.events_lost, "event was", "events were");
             findings.push(format!("{events} lost since the start, because too many waited to be kept."));
         }
+        if state.failing_purges > 0 {
+            let purges = times(state.failing_purges, "purge", "purges");
+            findings
+                .push(format!("{purges} failed, the last one too: the store grows; see the server's log."));
+        }
         if let Some((_, failed @ 1.., _)) = state.alarms {
             let alarms = times(failed, "alarm", "alarms");
             findings.push(format!("{alarms} could not be delivered since the start; see the server's log."));

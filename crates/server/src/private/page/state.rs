@@ -33,6 +33,8 @@ pub(super) struct State {
     /// `Err` says why there are none to show.
     pub(super) events: Result<Vec<Event>, String>,
     pub(super) events_lost: u64,
+    /// How many purges have failed since the last one that did not.
+    pub(super) failing_purges: u64,
     /// Delivered, given up, and waiting; `None` if nobody is alarmed.
     pub(super) alarms: Option<(u64, u64, u64)>,
     pub(super) keys: Vec<KeyState>,
@@ -95,6 +97,7 @@ impl Page {
             minutes: app.events.history().minutes(now),
             events,
             events_lost: app.events.counts().lost,
+            failing_purges: app.events.tally().failing_purges(),
             alarms: app
                 .events
                 .alarms()

@@ -63,12 +63,21 @@ fn read_form(body: &[u8]) -> Form {
     let mut form = Form::default();
     for (name, value) in form_urlencoded::parse(body) {
         match &*name {
-            "token" => form.token = Zeroizing::new(value.trim().to_owned()),
+            "token" => form.token = Zeroizing::new(bare(&value).to_owned()),
             "do" => form.revoke = value == "revoke",
             _ => {}
         }
     }
     form
+}
+
+/// The token alone, of what somebody may have pasted: itself, or the URL of its handshake.
+fn bare(pasted: &str) -> &str {
+    let pasted = pasted.trim();
+    let before = ["/+bugtracker-handshake", "/%2Bbugtracker-handshake", "/%2bbugtracker-handshake"]
+        .iter()
+        .find_map(|end| pasted.trim_end_matches('/').strip_suffix(end));
+    before.map_or(pasted, |path| path.rsplit_once('/').map_or(path, |(_, token)| token))
 }
 
 impl Page {
