@@ -9,6 +9,7 @@ mod keys;
 mod local;
 mod public;
 mod store;
+mod traces;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -98,6 +99,7 @@ const CHECKS: &[Check] = &[
     Check { name: "nodes", run: |context| Box::pin(async { keys::nodes(context) }) },
     Check { name: "public URL", run: |context| Box::pin(public::url(context)) },
     Check { name: "proxies", run: |context| Box::pin(async { public::proxies(context) }) },
+    Check { name: "traces", run: |context| Box::pin(traces::collector(context)) },
 ];
 
 pub(crate) async fn run(command: DoctorCommand) -> Result<(), Failure> {

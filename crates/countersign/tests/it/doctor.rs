@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::fixture::{DATA, Place, Server};
 use crate::process::Process;
+use crate::receiver::Receiver;
 
 const RING: &str = "countersign-data/key-ring.toml";
 /// A user that every machine has and nobody is.
@@ -67,6 +68,26 @@ fn doctor(place: &Place, arguments: &[&str]) -> Found {
 
 fn offline(place: &Place, arguments: &[&str]) -> Found {
     doctor(place, &[&["--offline"], arguments].concat())
+}
+
+#[test]
+fn a_collector_of_traces_is_asked_whether_it_takes_spans() {
+    let place = Place::new();
+    let server = place.serve();
+    let look = |url: &str| {
+        place.write("countersign.toml", &format!("traces = '{url}'\n"));
+        doctor(&place, &["--server", &server.private])
+    };
+    let (takes, refuses) = (Receiver::answering(200), Receiver::answering(404));
+    look(&takes.url).must_have("ok", "traces", "the collector at 127.0.0.1 takes spans");
+    assert!(takes.next().body.is_empty(), "none is sent");
+    let found = look(&refuses.url);
+    found.must_have("warning", "traces", "(it answers 404 Not Found)");
+    found.must_have("warning", "traces", "port 4318");
+    let wrong = look("grpc://127.0.0.1:4317");
+    wrong.must_have("error", "configuration", "traces must be the base URL");
+    place.write("countersign.toml", &format!("traces = '{}'\n", takes.url));
+    offline(&place, &[]).must_have("note", "traces", "--offline");
 }
 
 /// A place where a server has been, and consumed a token.

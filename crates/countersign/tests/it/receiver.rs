@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
 use crate::process::PATIENCE;
@@ -37,22 +37,28 @@ impl Post {
 impl Receiver {
     /// One that answers with this status.
     pub(crate) fn answering(status: u16) -> Self {
-        Self::start(Some(status))
+        Self::answering_in_turn(vec![(status, Vec::new())])
+    }
+
+    /// One that gives these answers one after the other, and the last one ever after.
+    pub(crate) fn answering_in_turn(answers: Vec<(u16, Vec<u8>)>) -> Self {
+        Self::start(answers)
     }
 
     /// One that takes connections and answers nothing.
     pub(crate) fn silent() -> Self {
-        Self::start(None)
+        Self::start(Vec::new())
     }
 
-    fn start(status: Option<u16>) -> Self {
+    fn start(answers: Vec<(u16, Vec<u8>)>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (sender, posts) = mpsc::channel();
+        let answers = Arc::new(Mutex::new(answers));
         thread::spawn(move || {
             for stream in listener.incoming() {
-                let (stream, sender) = (stream.unwrap(), sender.clone());
-                thread::spawn(move || converse(stream, status, &sender));
+                let (stream, sender, answers) = (stream.unwrap(), sender.clone(), Arc::clone(&answers));
+                thread::spawn(move || converse(stream, &answers, &sender));
             }
         });
         Self { url, posts }
@@ -70,7 +76,7 @@ impl Receiver {
 }
 
 /// Reads message after message. Each is handed out before it is answered.
-fn converse(stream: TcpStream, status: Option<u16>, sender: &mpsc::Sender<Post>) {
+fn converse(stream: TcpStream, answers: &Mutex<Vec<(u16, Vec<u8>)>>, sender: &mpsc::Sender<Post>) {
     let mut stream = BufReader::new(stream);
     loop {
         let (mut head, mut length) = (String::new(), 0);
@@ -87,10 +93,15 @@ fn converse(stream: TcpStream, status: Option<u16>, sender: &mpsc::Sender<Post>)
         if stream.read_exact(&mut body).is_err() || sender.send(Post { head, body }).is_err() {
             return;
         }
-        if let Some(status) = status {
-            let length = if status == 204 { "" } else { "Content-Length: 0\r\n" };
-            let answer = format!("HTTP/1.1 {status} Something\r\n{length}\r\n");
-            if stream.get_mut().write_all(answer.as_bytes()).is_err() {
+        let answer = {
+            let mut answers = answers.lock().unwrap();
+            if answers.len() > 1 { Some(answers.remove(0)) } else { answers.first().cloned() }
+        };
+        if let Some((status, body)) = answer {
+            let length =
+                if status == 204 { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+            let head = format!("HTTP/1.1 {status} Something\r\n{length}\r\n");
+            if stream.get_mut().write_all(&[head.as_bytes(), &body].concat()).is_err() {
                 return;
             }
         }

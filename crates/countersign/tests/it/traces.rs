@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use prost::Message;
@@ -292,15 +294,71 @@ fn spans_are_counted() {
     while posted < 3 {
         posted += spans(&[collector.next()]).len();
     }
-    let metric = || {
+    wait_for_count(&server, "exported", posted);
+}
+
+/// Waits until so many spans are counted, at least. They are when the collector's answer has come.
+fn wait_for_count(server: &Server, how: &str, count: usize) {
+    let name = format!("countersign_spans_{how}_total ");
+    let counted = || {
         let metrics = http::get(&format!("{}/metrics", server.private)).text;
-        let line = metrics.lines().find(|line| line.starts_with("countersign_spans_exported_total"));
-        line.unwrap().rsplit_once(' ').unwrap().1.parse::<usize>().unwrap()
+        metrics.lines().find_map(|line| line.strip_prefix(&name)?.parse::<usize>().ok()).unwrap()
     };
-    // It is counted when the collector's answer has come.
-    while metric() < posted {
+    while counted() < count {
         std::thread::yield_now();
     }
+}
+
+#[test]
+fn a_server_is_called_what_its_variables_say() {
+    let (place, collector) = (Place::new(), Receiver::answering(200));
+    let variables = [
+        ("OTEL_SERVICE_NAME", "login tokens"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "host.name=elsewhere,deployment.environment.name=trial"),
+        // What decides elsewhere decides nothing here.
+        ("OTEL_TRACES_SAMPLER", "always_off"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1"),
+    ];
+    let server = place.serve_with(&["--traces", &collector.url], &variables);
+    server.token();
+    server.stop();
+    let resource = spans(&collector.all()).remove(0).resource;
+    for (name, value) in [
+        ("service.name", "login tokens"),
+        ("host.name", "elsewhere"),
+        ("deployment.environment.name", "trial"),
+        ("service.version", env!("CARGO_PKG_VERSION")),
+    ] {
+        assert_eq!(resource[name], value, "{resource:?}");
+    }
+}
+
+#[test]
+fn spans_are_posted_again_when_a_collector_is_busy() {
+    let (busy, taken) = ((503, Vec::new()), (200, Vec::new()));
+    let (place, collector) = (Place::new(), Receiver::answering_in_turn(vec![busy, taken]));
+    let server = traced(&place, &collector, &[]);
+    assert_eq!(server.status(&server.token()), 200);
+    let (first, second) = (collector.next(), collector.next());
+    assert_eq!(first.body, second.body, "the same again");
+    server.process.err.with("spans are exported again");
+    wait_for_count(&server, "exported", spans(&[second]).len());
+    let metrics = http::get(&format!("{}/metrics", server.private)).text;
+    assert!(metrics.contains("countersign_spans_lost_total 0\n"), "{metrics}");
+}
+
+#[test]
+fn what_a_collector_refuses_counts_as_lost() {
+    let partial_success =
+        Some(ExportTracePartialSuccess { rejected_spans: 1, error_message: "too long".to_owned() });
+    let refusal = ExportTraceServiceResponse { partial_success }.encode_to_vec();
+    let (place, collector) =
+        (Place::new(), Receiver::answering_in_turn(vec![(200, refusal), (200, Vec::new())]));
+    let server = traced(&place, &collector, &[]);
+    assert_eq!(server.status(&server.token()), 200);
+    wait_for_count(&server, "lost", 1);
+    let log = server.stop().err;
+    assert!(!log.contains("does not take spans") && !log.contains("too long"), "{log}");
 }
 
 #[test]

@@ -66,8 +66,21 @@ impl Collector {
         Ok(Self { uri: uri.parse().map_err(|_| TracesError::Url)?, host })
     }
 
+    /// Asks whether it takes spans, by sending none.
+    ///
+    /// # Errors
+    ///
+    /// Why not, for a person.
+    pub async fn probe(&self) -> Result<(), String> {
+        let client = Self::client().map_err(|error| error.to_string())?;
+        match self.post(&client, Bytes::new()).await {
+            Ok(_) => Ok(()),
+            Err(Untaken::NotNow(reason) | Untaken::Never(reason)) => Err(reason),
+        }
+    }
+
     /// Its host, which the log may tell.
-    pub(super) fn host(&self) -> &str {
+    pub fn host(&self) -> &str {
         &self.host
     }
 

@@ -1,0 +1,24 @@
+//! Where traces go.
+
+use super::context::Context;
+use super::finding::Finding;
+
+/// Whether the collector takes spans, if there is to be one.
+pub(super) async fn collector(context: &Context) -> Vec<Finding> {
+    let Ok(settings) = &context.settings else { return Vec::new() };
+    let Some((collector, _)) = &settings.traces else { return Vec::new() };
+    if context.server.is_none() {
+        return vec![Finding::note(
+            "the collector was not asked, because of --offline",
+            "run this without --offline",
+        )];
+    }
+    let host = collector.host();
+    vec![match collector.probe().await {
+        Ok(()) => Finding::ok(format!("the collector at {host} takes spans")),
+        Err(reason) => Finding::warning(
+            format!("the collector at {host} does not take spans ({reason}), so they are lost"),
+            "see that it runs, and that traces is its base URL for OTLP over HTTP: mostly port 4318, where 4317 is for gRPC",
+        ),
+    }]
+}
