@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, Response, StatusCode};
 use axum::response::IntoResponse;
@@ -18,10 +17,10 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tower::ServiceExt;
 
 use crate::address::Bound;
 use crate::caller::{self, RequestIds, X_REQUEST_ID};
+use crate::routes::Routes;
 use crate::tls::Tls;
 use crate::traces::RequestSpans;
 
@@ -75,9 +74,8 @@ pub(crate) fn share_descriptors(descriptors: usize) -> (usize, usize) {
 }
 
 /// What answers requests, and names them.
-#[derive(Clone)]
 struct Service {
-    router: Router,
+    routes: Routes,
     ids: Arc<RequestIds>,
     /// `None` where traces are off.
     spans: Option<Arc<RequestSpans>>,
@@ -89,11 +87,11 @@ enum Connection {
 }
 
 impl Listener {
-    /// Serves `router` on so many connections at a time until `stop` turns true, and then until the requests under way
+    /// Serves `routes` on so many connections at a time until `stop` turns true, and then until the requests under way
     /// are answered.
     pub(crate) async fn serve(
         self,
-        router: Router,
+        routes: Routes,
         ids: Arc<RequestIds>,
         spans: Option<Arc<RequestSpans>>,
         room: usize,
@@ -101,7 +99,7 @@ impl Listener {
     ) {
         let connections = GracefulShutdown::new();
         let room = Arc::new(Semaphore::new(room));
-        let service = Service { router, ids, spans };
+        let service = Arc::new(Service { routes, ids, spans });
         loop {
             let accepted = tokio::select! {
                 accepted = self.accept(&room) => accepted,
@@ -115,7 +113,7 @@ impl Listener {
                     continue;
                 }
             };
-            let (service, watcher, tls) = (service.clone(), connections.watcher(), self.tls.clone());
+            let (service, watcher, tls) = (Arc::clone(&service), connections.watcher(), self.tls.clone());
             tokio::spawn(async move {
                 let _permit = permit;
                 let served = match (connection, tls) {
@@ -158,7 +156,13 @@ impl Listener {
 }
 
 /// Speaks TLS first.
-async fn greet<S>(stream: S, tls: &Tls, service: Service, peer: Peer, watcher: Watcher) -> Result<(), String>
+async fn greet<S>(
+    stream: S,
+    tls: &Tls,
+    service: Arc<Service>,
+    peer: Peer,
+    watcher: Watcher,
+) -> Result<(), String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -169,11 +173,11 @@ where
 }
 
 /// Speaks HTTP.
-async fn converse<S>(stream: S, service: Service, peer: Peer, watcher: Watcher) -> Result<(), String>
+async fn converse<S>(stream: S, service: Arc<Service>, peer: Peer, watcher: Watcher) -> Result<(), String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(move |request| answer(service.clone(), peer, request));
+    let service = service_fn(move |request| answer(Arc::clone(&service), peer, request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -183,7 +187,7 @@ where
 }
 
 async fn answer(
-    service: Service,
+    service: Arc<Service>,
     peer: Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
@@ -191,15 +195,15 @@ async fn answer(
     request.extensions_mut().insert(peer);
     let id = service.ids.next();
     request.extensions_mut().insert(id);
-    let span = service.spans.and_then(|spans| spans.begin(&request, peer, id));
-    let answering = tokio::time::timeout(REQUEST_TIMEOUT, service.router.oneshot(request));
+    let span = service.spans.as_ref().and_then(|spans| spans.begin(&request, peer, id));
+    let answering = tokio::time::timeout(REQUEST_TIMEOUT, service.routes.answer(request));
     let answered = match &span {
         None => answering.await,
         // In a box, so that a request without a span takes no room for one.
         Some(span) => Box::pin(span.around(answering)).await,
     };
     let mut response = match answered {
-        Ok(answered) => answered?,
+        Ok(answered) => answered,
         Err(_) => (StatusCode::REQUEST_TIMEOUT, "The request took too long.").into_response(),
     };
     response.headers_mut().insert(X_REQUEST_ID, caller::header(id));

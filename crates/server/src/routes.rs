@@ -1,10 +1,14 @@
-//! Every route there is.
+//! Every route there is, and the short way to the two that nearly all requests take.
 
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
 use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
+use tower::ServiceExt;
 use tower::util::MapResponseLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -44,6 +48,65 @@ pub(crate) const PRIVATE_PATHS: [&str; 23] = [
     "/v1/tokens",
     "/v1/tokens/{token}",
 ];
+
+/// What a listener answers its requests with: a router, and one route that need not be looked for.
+///
+/// Handshakes and XML-RPC calls are recognized by their paths as everybody spells them, and go straight to the handlers
+/// that the router would find. Finding them, with its clones, boxes and extracted parameters, is a tenth of all that the
+/// server computes for a handshake; `docs/performance.md` has the numbers.
+#[derive(Clone, Debug)]
+pub struct Routes {
+    app: Arc<App>,
+    shortcut: Shortcut,
+    router: Router,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Shortcut {
+    /// `/token/{token}/+bugtracker-handshake`.
+    Handshake,
+    /// `/bugs`.
+    Call,
+}
+
+impl Routes {
+    /// Of the public listener.
+    pub fn public(app: Arc<App>) -> Self {
+        Self { router: public(Arc::clone(&app)), shortcut: Shortcut::Handshake, app }
+    }
+
+    /// Of the private listener.
+    pub fn private(app: Arc<App>) -> Self {
+        Self { router: private(Arc::clone(&app)), shortcut: Shortcut::Call, app }
+    }
+
+    /// Answers a request, whose extensions say where it comes from ([`Peer`](crate::Peer)).
+    pub async fn answer(&self, request: Request<Body>) -> Response {
+        let answered = match self.shortcut {
+            Shortcut::Handshake => match token_of(request.uri().path()).map(str::to_owned) {
+                Some(token) => public::answer(&self.app, &token, request).await,
+                None => return route(&self.router, request).await,
+            },
+            Shortcut::Call if request.uri().path() == "/bugs" => match guard::check(&self.app, &request) {
+                Ok(()) => xmlrpc::answer(State(Arc::clone(&self.app)), request).await,
+                Err(refused) => refused,
+            },
+            Shortcut::Call => return route(&self.router, request).await,
+        };
+        with_common_headers(answered)
+    }
+}
+
+/// The token in the path of a handshake that is spelled as usual.
+fn token_of(path: &str) -> Option<&str> {
+    let token = path.strip_prefix("/token/")?.strip_suffix(public::VIEW)?.strip_suffix('/')?;
+    // What is escaped or not a token is the router's business.
+    (!token.is_empty() && !token.contains(['%', '/'])).then_some(token)
+}
+
+async fn route(router: &Router, request: Request<Body>) -> Response {
+    router.clone().oneshot(request).await.into_response()
+}
 
 /// What bug trackers reach.
 pub fn public(app: Arc<App>) -> Router {
@@ -115,7 +178,11 @@ mod tests {
 
     /// The paths in the text of a function of this file.
     fn paths_of(function: &str) -> BTreeSet<String> {
-        let (_, text) = include_str!("routes.rs").split_once(&format!("fn {function}(")).unwrap();
+        // Not one of the methods that are called the same.
+        let beginning = |visible: &str| format!("\n{visible}fn {function}(");
+        let text = include_str!("routes.rs");
+        let text = text.split_once(&beginning("pub ")).or_else(|| text.split_once(&beginning("")));
+        let (_, text) = text.unwrap();
         let (text, _) = text.split_once("\n}\n").unwrap();
         text.split(".route(\"").skip(1).map(|rest| rest.split_once('"').unwrap().0.to_owned()).collect()
     }

@@ -7,14 +7,15 @@ use std::time::Duration;
 use countersign_core::CHECK_IN_PERIOD;
 use tokio::sync::watch;
 
+use crate::App;
 use crate::address::{Address, Bound};
 use crate::alarms::Alarms;
 use crate::caller::RequestIds;
 use crate::inherited::Inherited;
 use crate::listener::{Listener, share_descriptors};
+use crate::routes::{self, Routes};
 use crate::tls::{Tls, TlsError, TlsFiles};
 use crate::traces::{Listens, RequestSpans};
-use crate::{App, routes};
 
 /// How often the files that may change are looked at.
 const FILES_PERIOD: Duration = Duration::from_secs(2);
@@ -131,7 +132,7 @@ impl Server {
         let (stop, stopped) = watch::channel(false);
         let (public_room, private_room) = share_descriptors(descriptors());
         tracing::debug!(public = public_room, private = private_room, "connections at a time");
-        let routes = (routes::public(Arc::clone(&app)), routes::private(Arc::clone(&app)));
+        let routes = (Routes::public(Arc::clone(&app)), Routes::private(Arc::clone(&app)));
         let ids = Arc::new(RequestIds::new(&**app.tokens.entropy()));
         let spans = (
             RequestSpans::new(&app, Listens::Public, self.public.tls.is_some(), &routes::PUBLIC_PATHS),

@@ -4,18 +4,15 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use countersign_core::{
     Audience, Claims, GetError, LoginTokenSet, ManualClock, NewToken, Policy, SequenceEntropy, Status,
 };
-use countersign_server::{
-    App, Events, KeyFile, Names, Peer, RefusalLimiter, SpentStatus, TrustedProxies, routes,
-};
+use countersign_server::routes::Routes;
+use countersign_server::{App, Events, KeyFile, Names, Peer, RefusalLimiter, SpentStatus, TrustedProxies};
 use http_body_util::BodyExt;
 use jiff::Timestamp;
-use tower::ServiceExt;
 
 use super::NewStore;
 use crate::{noon, ring};
@@ -31,7 +28,7 @@ pub(super) struct World {
     pub(super) clock: Arc<ManualClock>,
     pub(super) tokens: Vec<Known>,
     app: Arc<App>,
-    router: Router,
+    routes: Routes,
 }
 
 /// A token that scripts can name.
@@ -91,7 +88,7 @@ impl World {
         ];
         let revoked = tokens.last().map(|token| token.text.clone()).unwrap_or_default();
         assert_eq!(app.tokens.revoke(&revoked).await, Ok(true));
-        Self { clock, tokens, router: routes::public(Arc::clone(&app)), app }
+        Self { clock, tokens, routes: Routes::public(Arc::clone(&app)), app }
     }
 
     /// How each token stands. One whose record is gone counts as expired.
@@ -109,7 +106,7 @@ impl World {
 
     pub(super) async fn answer(&self, mut request: Request<Body>) -> Answer {
         request.extensions_mut().insert(Peer(Some(PEER)));
-        let Ok(response) = self.router.clone().oneshot(request).await;
+        let response = self.routes.answer(request).await;
         let (head, body) = response.into_parts();
         let body = body.collect().await.expect("a body that is there").to_bytes();
         let text = String::from_utf8(body.to_vec()).expect("UTF-8");

@@ -25,13 +25,14 @@ use crate::public::TOKEN_TYPE;
 use crate::{App, traces};
 
 /// `POST /bugs`. A fault is an answer like any other: its status is 200.
-pub(crate) async fn answer(State(app): State<Arc<App>>, caller: Caller, request: Request) -> Response {
+pub(crate) async fn answer(State(app): State<Arc<App>>, request: Request) -> Response {
     if request.method() != HttpMethod::POST {
         let text = "XML-RPC calls are POST requests.";
         return with_allow((StatusCode::METHOD_NOT_ALLOWED, text).into_response(), "POST");
     }
     let started = Instant::now();
     let (head, body) = request.into_parts();
+    let caller = Caller::of_request(&head);
     let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let document = match body::read(body).await {
         Ok(body) => {

@@ -9,7 +9,6 @@ mod attempt;
 
 use std::sync::Arc;
 
-use axum::Extension;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
@@ -34,7 +33,6 @@ pub const VIEW: &str = "+bugtracker-handshake";
 /// `/token/{token}/+bugtracker-handshake`: a bug tracker asks whether a token is good, and consumes it.
 pub(crate) async fn handshake(
     State(app): State<Arc<App>>,
-    Extension(Peer(peer)): Extension<Peer>,
     path: Result<Path<(String, String)>, PathRejection>,
     request: Request,
 ) -> Response {
@@ -43,12 +41,18 @@ pub(crate) async fn handshake(
     if view != VIEW {
         return not_found().await;
     }
+    answer(&app, &text, request).await
+}
+
+/// Answers who presents `text` as a token.
+pub(crate) async fn answer(app: &App, text: &str, request: Request) -> Response {
     let started = Instant::now();
+    let peer = request.extensions().get().and_then(|Peer(peer)| *peer);
     let peer = app.proxies.client(peer, request.headers());
     let caller = Caller::of(peer, request.headers(), request.extensions());
-    let answers = answer::Answers { app: &app, json: attempt::wants_json(request.headers()) };
+    let answers = answer::Answers { app, json: attempt::wants_json(request.headers()) };
     let attempt = attempt::read(request).await;
-    let redeemed = in_time(app.tokens.redeem(&text, &attempt, peer)).await;
+    let redeemed = in_time(app.tokens.redeem(text, &attempt, peer)).await;
     app.events.tally().handshake(outcome(&redeemed), started.elapsed());
     traces::note(|| KeyValue::new("countersign.outcome", outcome(&redeemed).label()));
     if let Ok(Redemption { token: Some(token), .. }) = &redeemed {
@@ -60,7 +64,7 @@ pub(crate) async fn handshake(
             if !again {
                 app.events.consumed(consumed, &token, &caller);
             }
-            answers.accepted(&text, &token, consumed)
+            answers.accepted(text, &token, consumed)
         }
         Ok(Redemption { verdict: Verdict::Refused(refusal), token }) => {
             app.events.refused(&refusal, token.as_ref(), &attempt.audience, &caller);

@@ -4,22 +4,20 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, Response, StatusCode};
 use countersign_core::{
     Audience, Clock, EventStore, KeyRing, LoginTokenSet, ManualClock, NewToken, OsEntropy, Policy, TokenStore,
 };
+use countersign_server::routes::Routes;
 use countersign_server::{
     App, EventPolicy, Events, KeyFile, Names, Peer, RefusalLimiter, SpentStatus, TrustedProxies, Webhook,
-    routes,
 };
 use countersign_store::MemoryStore;
 use countersign_store::events::MemoryEvents;
 use http_body_util::BodyExt;
 use serde_json::Value;
 use tempfile::TempDir;
-use tower::ServiceExt;
 
 pub(crate) const TRAC: &str = "https://trac.example.org/";
 pub(crate) const FORM: &str = "application/x-www-form-urlencoded";
@@ -28,8 +26,8 @@ pub(crate) const JSON: &str = "application/json";
 pub(crate) struct Fixture {
     pub(crate) app: Arc<App>,
     pub(crate) clock: Arc<ManualClock>,
-    public: Router,
-    private: Router,
+    public: Routes,
+    private: Routes,
     _directory: TempDir,
 }
 
@@ -99,8 +97,8 @@ impl Fixture {
                 .map(|secret| countersign_server::Bearer::new(secret.to_owned().into()).unwrap()),
             traces: None,
         });
-        let public = routes::public(Arc::clone(&app));
-        let private = routes::private(Arc::clone(&app));
+        let public = Routes::public(Arc::clone(&app));
+        let private = Routes::private(Arc::clone(&app));
         Self { app, clock, public, private, _directory: directory }
     }
 
@@ -128,7 +126,7 @@ impl Fixture {
     /// The same, for an answer that has no end.
     pub(crate) async fn private_response(&self, mut request: Request<Body>) -> Response<Body> {
         request.extensions_mut().insert(Peer(None));
-        self.private.clone().oneshot(request).await.unwrap()
+        self.private.answer(request).await
     }
 
     /// The plainest handshake there is.
@@ -153,9 +151,12 @@ pub(crate) fn post(path: &str) -> axum::http::request::Builder {
     Request::post(path)
 }
 
-async fn send(router: &Router, mut request: Request<Body>, peer: IpAddr) -> Answer {
+async fn send(routes: &Routes, mut request: Request<Body>, peer: IpAddr) -> Answer {
     request.extensions_mut().insert(Peer(Some(peer)));
-    let response = router.clone().oneshot(request).await.unwrap();
+    read(routes.answer(request).await).await
+}
+
+pub(crate) async fn read(response: Response<Body>) -> Answer {
     let (head, body) = response.into_parts();
     let text = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
     assert_eq!(head.headers["cache-control"], "no-store", "every answer says so");

@@ -15,5 +15,6 @@ mod json;
 mod limits;
 mod nodes;
 mod page;
+mod shortcuts;
 mod store_away;
 mod xmlrpc;
