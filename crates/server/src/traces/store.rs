@@ -97,3 +97,30 @@ impl TokenStore for TracedStore {
         self.0.close().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use countersign_core::Clock;
+    use countersign_store::contract::{Subject, contract_tests};
+    use countersign_store::memory::MemoryStore;
+
+    use super::*;
+
+    /// It passes on all that there is, also what a store need not have.
+    struct Traced;
+
+    #[async_trait]
+    impl Subject for Traced {
+        async fn open(&self, clock: Arc<dyn Clock>) -> Arc<dyn TokenStore> {
+            let store = TracedStore(Arc::new(MemoryStore::shared(&clock)));
+            assert!(store.is_shared());
+            Arc::new(store)
+        }
+
+        fn is_durable(&self) -> bool {
+            false
+        }
+    }
+
+    contract_tests!(Traced);
+}
