@@ -80,7 +80,9 @@ fn settings(place: &Place, page: &mut String) {
 
 /// The paths and methods that a function of `routes.rs` adds by hand.
 fn routes_of(function: &str) -> Vec<(&'static str, &'static str)> {
-    let (_, body) = ROUTES.split_once(&format!("fn {function}(")).unwrap();
+    // Not a method that is called the same.
+    let found = ["pub ", ""].map(|visible| ROUTES.split_once(&format!("\n{visible}fn {function}(")));
+    let (_, body) = found.into_iter().flatten().next().unwrap();
     let body = body.split("\n}\n").next().unwrap();
     let routes = body.split(".route(\"").skip(1).map(|route| {
         let (path, handler) = route.split_once("\", ").unwrap();
