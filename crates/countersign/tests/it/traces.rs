@@ -213,6 +213,25 @@ fn a_command_goes_on_with_the_trace_of_its_process() {
 }
 
 #[test]
+fn who_does_not_show_the_secret_is_a_stranger_on_the_private_api_too() {
+    let (place, collector) = (Place::new(), Receiver::answering(200));
+    place.write("bearer", "s3cret\n");
+    let server = traced(&place, &collector, &["--trace-ratio", "0", "--private-bearer-file", "bearer"]);
+    let parent = traceparent("01");
+    let parent = ("traceparent", parent.as_str());
+    let wrong = ("authorization", "Bearer wrong");
+    let right = ("authorization", "Bearer s3cret");
+    let answers =
+        [look(&server, &[parent]), look(&server, &[parent, wrong]), look(&server, &[parent, right])];
+    assert_eq!(answers.each_ref().map(|answer| answer.status), [401, 401, 200]);
+    server.stop();
+
+    let spans = spans(&collector.all());
+    assert_eq!(spans.len(), 1, "{spans:?}");
+    assert_eq!(of(&spans, &answers[2]).trace, TRACE);
+}
+
+#[test]
 fn where_all_is_traced_the_private_caller_s_no_still_counts_and_the_stranger_s_does_not() {
     let (place, collector) = (Place::new(), Receiver::answering(200));
     let server = traced(&place, &collector, &[]);

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::body::Body;
+use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use countersign_core::{Note, RequestId};
 use matchit::Router;
@@ -12,7 +13,7 @@ use opentelemetry::trace::{SpanBuilder, SpanContext, SpanKind, TraceContextExt, 
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 
-use crate::{App, Peer};
+use crate::{App, Bearer, Peer};
 
 use super::{CURRENT, Current, Ongoing, Traces};
 
@@ -94,23 +95,29 @@ impl RequestSpans {
     /// Whose server it is decides. The issuer's own services may say of a trace whether they want it; a stranger may not,
     /// or could have all of a flood traced. That one's trace is gone on with all the same, when it is to be.
     fn parent(&self, headers: &HeaderMap, id: RequestId) -> Option<Context> {
-        let share = self.traces.share;
-        match self.listener {
-            Listens::Public if !share.takes(id) => None,
-            Listens::Public => {
+        let trusted = self.trusts(headers).then(|| remote(headers)).flatten();
+        match trusted {
+            Some(parent) if parent.is_sampled() => {
+                let state = trace_state(headers, &parent);
+                Some(under(&parent, parent.trace_flags(), state))
+            }
+            Some(_) => None,
+            None if !self.traces.share.takes(id) => None,
+            None => {
                 Some(remote(headers).map_or_else(Context::new, |parent| {
                     under(&parent, TraceFlags::SAMPLED, TraceState::NONE)
                 }))
             }
-            Listens::Private => match remote(headers) {
-                Some(parent) if parent.is_sampled() => {
-                    let state = trace_state(headers, &parent);
-                    Some(under(&parent, parent.trace_flags(), state))
-                }
-                Some(_) => None,
-                None => share.takes(id).then(Context::new),
-            },
         }
+    }
+
+    /// Whether a request is from one of the issuer's own services, as the guard of the private API sees it. (Who has to
+    /// show a certificate has shown it by now.)
+    fn trusts(&self, headers: &HeaderMap) -> bool {
+        let shows = |bearer: &Bearer| {
+            headers.get(AUTHORIZATION).is_some_and(|value| bearer.is_shown_by(value.as_bytes()))
+        };
+        self.listener == Listens::Private && self.app.bearer.as_ref().is_none_or(shows)
     }
 }
 
