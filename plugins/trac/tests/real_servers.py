@@ -24,6 +24,12 @@ ENVIRONMENT = {name: value for name, value in os.environ.items()
                if not name.startswith(('COUNTERSIGN_', 'TRAC_')) and not name.lower().endswith('_proxy')}
 
 
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
+
+
 class Client:
     """Something with a cookie jar that asks `base_url` for pages."""
 
@@ -49,7 +55,7 @@ class Client:
         return any(cookie.name == 'trac_auth' for cookie in self.jar)
 
 
-class _Process:
+class Process:
     """A process whose output goes to the file `log`, and which ends with the `with` block."""
 
     def __init__(self, arguments, log, **options):
@@ -74,8 +80,18 @@ class _Process:
         if self._process.stdout:
             self._process.stdout.close()
 
+    def wait_until_it_listens(self, port):
+        deadline = time.monotonic() + SECONDS_TO_START
+        while self._process.poll() is None and time.monotonic() < deadline:
+            try:
+                socket.create_connection(('127.0.0.1', port), timeout=1).close()
+                return
+            except OSError:
+                time.sleep(0.02)
+        raise AssertionError('It does not listen. Its log:\n' + self.log.read_text())
 
-class Countersign(_Process):
+
+class Countersign(Process):
     """A Countersign with its data in `directory`, on free ports."""
 
     def __init__(self, binary, directory):
@@ -86,11 +102,11 @@ class Countersign(_Process):
         self._reader = threading.Thread(target=self._read, args=(lines,), daemon=True)
         self._reader.start()
         try:
-            self.public_url, private_url = (self._address(lines, name) for name in ('public', 'private'))
+            self.public_url, self.private_url = (self._address(lines, name) for name in ('public', 'private'))
         except BaseException:
             self.stop()
             raise
-        self._private = Client(private_url)
+        self._private = Client(self.private_url)
 
     def _read(self, lines):
         for line in self._process.stdout:
@@ -156,16 +172,14 @@ def make_trac(directory):
                        env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
 
 
-class Tracd(_Process):
+class Tracd(Process):
     """tracd on a free port, serving a copy of the environment `template` that believes the issuer `auth_server`."""
 
     def __init__(self, template, directory, auth_server, more_settings=(), plugin=None):
         shutil.copytree(str(template), str(directory))
         if plugin:
             shutil.copy(str(plugin), str(directory / 'plugins'))
-        with socket.socket() as probe:
-            probe.bind(('127.0.0.1', 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self.url = 'http://127.0.0.1:%d' % port
         self.trac_log = directory / 'log' / 'trac.log'
         config = Configuration(str(directory / 'conf' / 'trac.ini'))
@@ -179,20 +193,10 @@ class Tracd(_Process):
         super().__init__([sys.executable, '-m', 'trac.web.standalone', '-s', '-b', '127.0.0.1', '-p', str(port),
                           str(directory)], directory / 'tracd.log', stdout=subprocess.DEVNULL)
         try:
-            self._wait_until_it_listens(port)
+            self.wait_until_it_listens(port)
         except BaseException:
             self.stop()
             raise
-
-    def _wait_until_it_listens(self, port):
-        deadline = time.monotonic() + SECONDS_TO_START
-        while self._process.poll() is None and time.monotonic() < deadline:
-            try:
-                socket.create_connection(('127.0.0.1', port), timeout=1).close()
-                return
-            except OSError:
-                time.sleep(0.02)
-        raise AssertionError('tracd does not listen. Its log:\n' + self.log.read_text())
 
 
 class HostileTrac(Tracd):
