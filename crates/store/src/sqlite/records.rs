@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use countersign_core::{Consumption, End, Ending, RetryKeyHash, TokenId, from_millis, to_millis};
 use jiff::Timestamp;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Row};
 
 use crate::copy::Record;
 
@@ -44,10 +44,39 @@ impl Lines {
     }
 }
 
+/// The statement that adds records. Whoever adds many keeps it, so that it is looked up once for all.
+pub(super) struct Insert<'c>(CachedStatement<'c>);
+
+impl<'c> Insert<'c> {
+    pub(super) fn prepare(connection: &'c Connection) -> rusqlite::Result<Self> {
+        let sql = "INSERT INTO endings (id, expires, early, kind, by, retry_key) VALUES (?, ?, ?, ?, ?, ?) \
+                   ON CONFLICT DO NOTHING";
+        connection.prepare_cached(sql).map(Self)
+    }
+
+    /// Adds a record, unless there is one. Returns how many it added.
+    fn run(&mut self, id: TokenId, expires: Timestamp, ending: &Ending) -> rusqlite::Result<usize> {
+        let (kind, at, by, retry_key) = match ending {
+            Ending::Consumed(Consumption { at, by, retry_key }) => (CONSUMED, at, *by, retry_key.as_ref()),
+            Ending::Revoked { at } => (REVOKED, at, None, None),
+        };
+        let early = to_millis(expires) - to_millis(*at);
+        self.0.execute((
+            id.as_bytes(),
+            to_millis(expires),
+            early,
+            kind,
+            by.map(Address),
+            retry_key.map(RetryKeyHash::as_bytes),
+        ))
+    }
+}
+
 /// Records an ending, if there is none yet and the lines allow one. The insert decides; the row is read only to say
 /// what was there before.
 pub(super) fn end(
     connection: &Connection,
+    insert: &mut Insert<'_>,
     lines: Lines,
     id: TokenId,
     expires: Timestamp,
@@ -57,37 +86,10 @@ pub(super) fn end(
     if verdict != End::Recorded {
         return Ok(find(connection, id)?.map_or(verdict, End::Already));
     }
-    if insert(connection, id, expires, ending)? == 1 {
+    if insert.run(id, expires, ending)? == 1 {
         return Ok(End::Recorded);
     }
     find(connection, id)?.map(End::Already).ok_or(rusqlite::Error::QueryReturnedNoRows)
-}
-
-/// Adds a record, unless there is one. Returns how many it added.
-fn insert(
-    connection: &Connection,
-    id: TokenId,
-    expires: Timestamp,
-    ending: &Ending,
-) -> rusqlite::Result<usize> {
-    let (kind, at, by, retry_key) = match ending {
-        Ending::Consumed(Consumption { at, by, retry_key }) => (CONSUMED, at, *by, retry_key.as_ref()),
-        Ending::Revoked { at } => (REVOKED, at, None, None),
-    };
-    let early = to_millis(expires) - to_millis(*at);
-    connection
-        .prepare_cached(
-            "INSERT INTO endings (id, expires, early, kind, by, retry_key) VALUES (?, ?, ?, ?, ?, ?) \
-             ON CONFLICT DO NOTHING",
-        )?
-        .execute((
-            id.as_bytes(),
-            to_millis(expires),
-            early,
-            kind,
-            by.map(Address),
-            retry_key.map(RetryKeyHash::as_bytes),
-        ))
 }
 
 /// How the token stands; changes nothing. Both reads must see the same moment: call it inside a transaction.
@@ -167,12 +169,13 @@ pub(super) fn replace(
     for id in there.keys().filter(|id| !wanted.contains(id)) {
         connection.prepare_cached("DELETE FROM endings WHERE id = ?")?.execute((id.as_bytes(),))?;
     }
+    let mut insert = Insert::prepare(connection)?;
     for record in records {
         match there.get(&record.id) {
             Some(known) if known == record => {}
             Some(_) => return Ok(Some(record.id)),
             None => {
-                insert(connection, record.id, record.expires, &record.ending)?;
+                insert.run(record.id, record.expires, &record.ending)?;
             }
         }
     }

@@ -11,7 +11,6 @@ use tokio::sync::mpsc;
 
 use super::fault::sentence;
 use super::files::{Identity, ensure_log, mark_lost_log_now, wal_of};
-use super::records::Lines;
 use super::writer::{Batch, Connect, Job, Message, NEVER, Shared};
 
 /// How many calls share a commit at most, so that a batch stays a matter of milliseconds.
@@ -134,11 +133,7 @@ impl Thread {
         let connection = &*self.connection.insert(connection);
         let fault = |error: rusqlite::Error| sentence(&self.path, &error);
         let before = connection.total_changes();
-        connection
-            .prepare_cached("BEGIN IMMEDIATE")
-            .and_then(|mut begin| begin.execute(()))
-            .map_err(fault)?;
-        let mut batch = Batch::new(connection, Lines::read(connection).map_err(fault)?);
+        let mut batch = Batch::begin(connection).map_err(fault)?;
         for job in jobs {
             job.run(&mut batch).map_err(fault)?;
         }

@@ -19,7 +19,7 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::lock::Lock;
-use super::records::{self, Lines};
+use super::records::{self, Insert, Lines};
 use super::thread::Thread;
 use crate::sizes::Sizes;
 
@@ -77,16 +77,18 @@ pub(super) enum Message {
 /// What a call may do inside the batch's transaction.
 pub(super) struct Batch<'c> {
     connection: &'c Connection,
+    insert: Insert<'c>,
     lines: Lines,
 }
 
 impl<'c> Batch<'c> {
-    pub(super) fn new(connection: &'c Connection, lines: Lines) -> Self {
-        Self { connection, lines }
+    pub(super) fn begin(connection: &'c Connection) -> rusqlite::Result<Self> {
+        connection.prepare_cached("BEGIN IMMEDIATE")?.execute(())?;
+        Ok(Self { connection, insert: Insert::prepare(connection)?, lines: Lines::read(connection)? })
     }
 
-    pub(super) fn end(&self, id: TokenId, expires: Timestamp, ending: &Ending) -> rusqlite::Result<End> {
-        records::end(self.connection, self.lines, id, expires, ending)
+    pub(super) fn end(&mut self, id: TokenId, expires: Timestamp, ending: &Ending) -> rusqlite::Result<End> {
+        records::end(self.connection, &mut self.insert, self.lines, id, expires, ending)
     }
 
     pub(super) fn move_fence(&mut self, line: i64) -> rusqlite::Result<i64> {
