@@ -35,6 +35,7 @@ mod writer;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use countersign_core::{
@@ -68,6 +69,10 @@ use crate::copy::CopyState;
 
 /// The database's name in the data directory.
 pub const FILE_NAME: &str = "countersign.db";
+
+/// How long a purge rests after each slice while others write: what it removes a second is still several times what
+/// can be recorded in that.
+const PURGE_REST: Duration = Duration::from_millis(1);
 
 /// A store in a `SQLite` file. See the [module](self).
 ///
@@ -308,6 +313,7 @@ impl TokenStore for SqliteStore {
         let until = records::first_id_at(horizon);
         let mut from = records::first_id_at(0);
         let mut removed = 0;
+        let mut calls = self.writer.counts().calls;
         // A reader finds where there is something to remove, so that the writer is not bothered when there is nothing.
         while let Some(first) = self
             .readers
@@ -322,6 +328,10 @@ impl TokenStore for SqliteStore {
             match slice.next {
                 Some(next) => from = next,
                 None => break,
+            }
+            let before = std::mem::replace(&mut calls, self.writer.counts().calls);
+            if calls > before + 1 {
+                tokio::time::sleep(PURGE_REST).await;
             }
         }
         Ok(removed)

@@ -1,9 +1,12 @@
 //! The queue and the group commit.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use countersign_core::{End, Ending, StoreError, TokenStore, after};
+use tokio::time::Instant;
 
+use super::super::PURGE_REST;
 use super::super::writer::WriteCounts;
 use super::{Held, Place, consume, consume_all, consumption, look, poll_once};
 
@@ -162,12 +165,36 @@ async fn purging_bothers_the_writer_only_where_there_is_something_to_remove() {
     assert_eq!(store.write_counts().commits, 53, "one for the horizon, one for the slice");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_large_purge_is_cut_into_slices() {
     let place = Place::new();
     let store = place.open().await;
-    consume_all(&store, place.tokens(3000)).await;
+    consume_all(&store, place.tokens(750)).await;
     place.clock.advance(Duration::from_millis(1));
-    assert_eq!(store.purge(place.token().1).await, Ok(3000));
+    let began = Instant::now();
+    assert_eq!(store.purge(place.token().1).await, Ok(750));
     assert_eq!(store.write_counts().commits, 1 + 1 + 3, "the rows, the horizon, and three slices");
+    assert_eq!(began.elapsed(), Duration::ZERO, "nobody waits for a purge that is alone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_purge_lets_others_write_between_its_slices() {
+    let place = Place::new();
+    let store = place.open().await;
+    consume_all(&store, place.tokens(2000)).await;
+    place.clock.advance(Duration::from_millis(1));
+    let (line, began) = (place.token().1, Instant::now());
+    let mut fresh = place.tokens(10_000).into_iter();
+    let mut purge = pin!(store.purge(line));
+    // Somebody writes all the time.
+    let removed = loop {
+        let token = fresh.next().expect("the purge comes to its end long before");
+        tokio::select! {
+            biased;
+            removed = &mut purge => break removed,
+            end = consume(&store, token) => assert_eq!(end, Ok(End::Recorded)),
+        }
+    };
+    assert_eq!(removed, Ok(2000));
+    assert!(began.elapsed() >= PURGE_REST, "it has rested");
 }
