@@ -330,6 +330,7 @@ impl TokenStore for SqliteStore {
                 None => break,
             }
             let before = std::mem::replace(&mut calls, self.writer.counts().calls);
+            // One of them was the slice itself.
             if calls > before + 1 {
                 tokio::time::sleep(PURGE_REST).await;
             }

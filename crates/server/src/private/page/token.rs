@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use crate::caller::Caller;
 use crate::private::body;
 use crate::problem::Problem;
+use crate::public::VIEW;
 
 use super::parts::{Moment, moment};
 use super::{Page, newest};
@@ -74,10 +75,13 @@ fn read_form(body: &[u8]) -> Form {
 /// The token alone, of what somebody may have pasted: itself, or the URL of its handshake.
 fn bare(pasted: &str) -> &str {
     let pasted = pasted.trim();
-    let before = ["/+bugtracker-handshake", "/%2Bbugtracker-handshake", "/%2bbugtracker-handshake"]
-        .iter()
-        .find_map(|end| pasted.trim_end_matches('/').strip_suffix(end));
-    before.map_or(pasted, |path| path.rsplit_once('/').map_or(path, |(_, token)| token))
+    let Some((path, view)) = pasted.trim_end_matches('/').rsplit_once('/') else { return pasted };
+    // The plus sign may be escaped.
+    let before = view.strip_suffix(VIEW.trim_start_matches('+'));
+    if !matches!(before, Some("+" | "%2B" | "%2b")) {
+        return pasted;
+    }
+    path.rsplit_once('/').map_or(path, |(_, token)| token)
 }
 
 impl Page {
