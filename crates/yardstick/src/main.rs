@@ -30,6 +30,9 @@ enum Yardstick {
         dir: PathBuf,
         #[arg(long, default_value_t = 5)]
         seconds: u64,
+        /// So many times a second, by a timetable [default: as often as the disk does]
+        #[arg(long)]
+        rate: Option<f64>,
     },
     /// SET a value under a new name and GETDEL it, which is what a token is to Redis
     Redis {
@@ -53,7 +56,7 @@ enum Yardstick {
 
 fn main() -> Result<(), Failure> {
     let result = match Yardstick::parse() {
-        Yardstick::Disk { dir, seconds } => disk::wait_for(&dir, Duration::from_secs(seconds))?,
+        Yardstick::Disk { dir, seconds, rate } => disk::wait_for(&dir, Duration::from_secs(seconds), rate)?,
         Yardstick::Redis { address, connections, seconds } => {
             redis::pairs(address, connections, Duration::from_secs(seconds))?
         }
