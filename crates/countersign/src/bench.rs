@@ -53,7 +53,7 @@ pub(crate) struct BenchCommand {
     #[arg(value_name = "WORKLOAD", default_value = "handshake", hide_possible_values = true, value_parser = PossibleValuesParser::new(Workload::ALL.map(Workload::name)).try_map(|name| name.parse::<Workload>()))]
     workload: Workload,
     /// The private listener; XML-RPC is at /bugs below it
-    #[arg(long, value_name = "URL", default_value = DEFAULT_SERVER)]
+    #[arg(long, visible_alias = "server", value_name = "URL", default_value = DEFAULT_SERVER)]
     private: String,
     /// The public listener [default: where the server says its handshakes are]
     #[arg(long, value_name = "URL")]

@@ -15,6 +15,7 @@ use countersign_store::StorePlace;
 use countersign_store::postgres::{PostgresOptions, SchemaName};
 use ipnet::IpNet;
 use jiff::SignedDuration;
+use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -62,7 +63,8 @@ pub(crate) struct Settings {
     #[arg(long, env = "COUNTERSIGN_PRIVATE_LISTEN", value_name = "ADDR")]
     pub(crate) private_listen: Option<Address>,
     /// The URL under which trackers see the public API; token URLs begin with it [default: where it listens]
-    #[arg(long, env = "COUNTERSIGN_PUBLIC_URL", value_name = "URL")]
+    #[arg(long, env = "COUNTERSIGN_PUBLIC_URL", value_name = "URL", value_parser = parse_url)]
+    #[serde(default, deserialize_with = "read_url")]
     pub(crate) public_url: Option<Url>,
     /// Where it is kept which tokens were consumed: sqlite: in the data directory, sqlite:PATH, a postgres: URL for
     /// several servers, or memory:, which forgets when the server stops [default: sqlite:]
@@ -133,14 +135,16 @@ pub(crate) struct Settings {
     pub(crate) record_issued: Option<bool>,
     /// Where an alarm is posted when a token is replayed or relayed: an https URL, signed as Standard Webhooks has it
     /// [default: nowhere]
-    #[arg(long, env = "COUNTERSIGN_ALARM_WEBHOOK", value_name = "URL")]
+    #[arg(long, env = "COUNTERSIGN_ALARM_WEBHOOK", value_name = "URL", value_parser = parse_url)]
+    #[serde(default, deserialize_with = "read_url")]
     pub(crate) alarm_webhook: Option<Url>,
     /// A file with the secret that alarms are signed with: whsec_ and Base64
     #[arg(long, env = "COUNTERSIGN_ALARM_SECRET_FILE", value_name = "FILE")]
     pub(crate) alarm_secret_file: Option<PathBuf>,
     /// Where traces are exported to: the base URL of an OpenTelemetry collector that takes OTLP over HTTP, which mostly
     /// listens on port 4318 [default: nowhere]
-    #[arg(long, env = "COUNTERSIGN_TRACES", value_name = "URL")]
+    #[arg(long, env = "COUNTERSIGN_TRACES", value_name = "URL", value_parser = parse_url)]
+    #[serde(default, deserialize_with = "read_url")]
     pub(crate) traces: Option<Url>,
     /// Which share of the requests is traced, from 0 to 1; with a traceparent, a caller of the private API decides
     /// [default: 1]
@@ -349,6 +353,16 @@ pub fn check(text: &str) -> Result<Policy, String> {
 /// Reads a duration of the command line.
 pub(crate) fn parse_duration(text: &str) -> Result<SignedDuration, &'static str> {
     text.parse().map_err(|_| "write a number and its unit, such as 90s, 5m or 24h")
+}
+
+/// Reads a URL of the command line.
+pub(crate) fn parse_url(text: &str) -> Result<Url, String> {
+    text.parse().map_err(|error| format!("not a URL ({error}); write one such as https://tokens.example.org"))
+}
+
+/// Reads a URL of the configuration file.
+fn read_url<'d, D: Deserializer<'d>>(deserializer: D) -> Result<Option<Url>, D::Error> {
+    parse_url(&String::deserialize(deserializer)?).map(Some).map_err(D::Error::custom)
 }
 
 fn loopback(port: u16) -> Address {

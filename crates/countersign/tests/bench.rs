@@ -86,7 +86,7 @@ fn wrong_usage_is_told_apart() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(text(&output.stderr).contains(told), "{}", text(&output.stderr));
     }
-    let output = bench(&["--private", "http://127.0.0.1:1"]);
+    let output = bench(&["--server", "http://127.0.0.1:1"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("countersign serve"), "{}", text(&output.stderr));
 }

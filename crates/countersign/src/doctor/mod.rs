@@ -22,7 +22,7 @@ use self::context::Context;
 use self::finding::{Finding, Level};
 use crate::output::{Failure, print, print_json};
 use crate::remote::ServerArgs;
-use crate::settings::ServeArgs;
+use crate::settings::{ServeArgs, parse_url};
 
 pub(crate) const DOCTOR_HELP: &str = "\
 It reads the configuration as `countersign serve` with the same flags would, looks at the files, asks the running server, \
@@ -72,7 +72,7 @@ pub(crate) struct DoctorPlace {
     #[arg(long, env = "COUNTERSIGN_STORE_CA_FILE", value_name = "FILE")]
     store_ca_file: Option<std::path::PathBuf>,
     /// The URL under which trackers see the public API
-    #[arg(long, env = "COUNTERSIGN_PUBLIC_URL", value_name = "URL")]
+    #[arg(long, env = "COUNTERSIGN_PUBLIC_URL", value_name = "URL", value_parser = parse_url)]
     public_url: Option<url::Url>,
 }
 

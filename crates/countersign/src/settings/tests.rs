@@ -99,6 +99,8 @@ fn unknown_keys_and_wrong_types_are_refused_by_name() {
     for (text, says) in [
         ("colour = 'red'", "colour"),
         ("public_listen = 'here'", "public_listen"),
+        ("public_url = 'here'", "not a URL"),
+        ("traces = 'here'", "write one such as https://"),
         ("trusted_proxies = ['here']", "trusted_proxies"),
         ("forwarded_header = 'via'", "forwarded_header"),
         ("spent_status = 'gone'", "spent_status"),
