@@ -29,5 +29,5 @@ pub use self::link::ANSWER_TIMEOUT;
 pub use self::recorder::Progress;
 pub use self::report::{Latency, Part, Report};
 pub use self::run::{MAX_CONNECTIONS, Options, run};
-pub use self::schedule::{Limit, Plan};
+pub use self::schedule::{Limit, Plan, Schedule, Slot};
 pub use self::workload::Workload;

@@ -34,16 +34,16 @@ pub struct Plan {
 
 /// A round that a connection has taken on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Slot {
+pub struct Slot {
     /// When to send, since the start of the run.
-    pub(crate) due: Duration,
+    pub due: Duration,
     /// Whether it counts.
-    pub(crate) measured: bool,
+    pub measured: bool,
 }
 
 impl Slot {
     /// From when its latency counts, for one who `waited` for its time or not.
-    pub(crate) fn counts_from(self, sent: Duration, waited: bool) -> Duration {
+    pub fn counts_from(self, sent: Duration, waited: bool) -> Duration {
         // That the timer is coarse is not the server's doing. What it rings later than that can be: on a machine that both
         // share. Were all of it counted then, the timer's two milliseconds would be the 99th percentile of a fast server.
         if waited { sent.min(self.due + GRAIN) } else { self.due }
@@ -52,19 +52,20 @@ impl Slot {
 
 /// Hands out the rounds.
 #[derive(Debug)]
-pub(crate) struct Schedule {
+pub struct Schedule {
     plan: Plan,
     taken: u64,
     measured: u64,
 }
 
 impl Schedule {
-    pub(crate) fn new(plan: Plan) -> Self {
+    /// Begins with the first round.
+    pub fn new(plan: Plan) -> Self {
         Self { plan, taken: 0, measured: 0 }
     }
 
     /// The next round for a connection that is free `now`; `None` when there are no more.
-    pub(crate) fn next(&mut self, now: Duration) -> Option<Slot> {
+    pub fn next(&mut self, now: Duration) -> Option<Slot> {
         let due = match self.plan.rate {
             None => now,
             Some(rate) => offset(self.taken, rate),

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use countersign_bench::{Limit, Plan, Schedule};
 use serde_json::Value;
 
 use crate::{Failure, histogram, micros, summary};
@@ -17,31 +18,23 @@ pub(crate) fn wait_for(dir: &Path, time: Duration, rate: Option<f64>) -> Result<
     }
     let path = dir.join("yardstick-disk");
     let mut file = File::create_new(&path)?;
-    let waited = appends(&mut file, time, rate.map(|rate| Duration::from_secs_f64(1.0 / rate)));
+    let waited = appends(&mut file, time, rate);
     fs::remove_file(&path)?;
     waited
 }
 
-/// How late a sleep may end without its being the machine's stall: as much as `countersign bench` grants its timer.
-const GRAIN: Duration = Duration::from_millis(2);
-
-/// With a period, an append that the disk held up counts from when it was due, as `countersign bench --rate` counts: a
-/// stall of the machine then shows in all that it held up, not in one.
-fn appends(file: &mut File, time: Duration, period: Option<Duration>) -> Result<Value, Failure> {
+/// An append that the disk held up counts from when it was due, by the rule of `countersign bench`: a stall of the machine
+/// then shows in all that it held up, not in one.
+fn appends(file: &mut File, time: Duration, rate: Option<f64>) -> Result<Value, Failure> {
     let mut times = histogram()?;
+    let mut schedule = Schedule::new(Plan { rate, warmup: Duration::ZERO, limit: Limit::Time(time) });
     let start = Instant::now();
-    let (mut now, mut due) = (Duration::ZERO, Duration::ZERO);
-    while now < time {
-        let mut counts_from = now;
-        if let Some(period) = period {
-            if due > now {
-                thread::sleep(due.saturating_sub(now));
-                counts_from = start.elapsed().min(due + GRAIN);
-            } else {
-                counts_from = due;
-            }
-            due += period;
-        }
+    let mut now = Duration::ZERO;
+    while let Some(slot) = schedule.next(now) {
+        let wait = slot.due.saturating_sub(now);
+        // Less than a millisecond, mostly, so that the runtime's timer would not do.
+        thread::sleep(wait);
+        let counts_from = slot.counts_from(start.elapsed(), !wait.is_zero());
         file.write_all(&[7; 4096])?;
         file.sync_data()?;
         now = start.elapsed();
