@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::output::{Failure, print, print_json};
 use crate::remote::read_secret;
+use crate::settings::parse_audience;
 
 pub(crate) const BENCH_HELP: &str = "\
 Workloads, of which a round is one or two requests, each with one right answer:
@@ -74,7 +75,7 @@ pub(crate) struct BenchCommand {
     #[arg(long, value_name = "DURATION")]
     warmup: Option<SignedDuration>,
     /// The bug tracker that tokens are bound to, and that redeems them [default: none]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = parse_audience)]
     audience: Option<String>,
     /// A file with the secret that the private API asks for, if it does
     #[arg(long, env = "COUNTERSIGN_PRIVATE_BEARER_FILE", value_name = "FILE")]

@@ -13,6 +13,7 @@ use jiff::SignedDuration;
 use tokio::time::Instant;
 
 use crate::output::{Failure, print, print_json};
+use crate::settings::parse_audience;
 
 pub(crate) const CHECK_TRACKER_HELP: &str = "\
 Configure a tracker of your own, best one made for tests, with
@@ -49,7 +50,7 @@ pub(crate) struct CheckTrackerCommand {
     #[arg(long, default_value = "trac", value_parser = PossibleValuesParser::new(Tracker::ALL.map(Tracker::name)).try_map(|name| name.parse::<Tracker>()))]
     kind: Tracker,
     /// The base URL that the tracker is to state, if that is another
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = parse_audience)]
     audience: Option<String>,
     /// Make this check only; can be given more than once
     #[arg(long, value_name = "CHECK", hide_possible_values = true, value_parser = PossibleValuesParser::new(CHECKS.iter().map(|check| check.name)))]

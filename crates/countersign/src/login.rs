@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::output::{Failure, print, print_json};
 use crate::remote::{ServerArgs, trace};
-use crate::settings::parse_duration;
+use crate::settings::{parse_audience, parse_duration};
 
 pub(crate) const LOGIN_HELP: &str = "\
 Makes sure that the tracker and its plugin are there, gets a token from the server, brings it to the tracker, and prints \
@@ -39,7 +39,7 @@ pub(crate) struct LoginCommand {
     #[arg(value_name = "URL")]
     url: String,
     /// The base URL by which the tracker knows itself, if that is another
-    #[arg(long, value_name = "URL", conflicts_with = "unbound")]
+    #[arg(long, value_name = "URL", value_parser = parse_audience, conflicts_with = "unbound")]
     audience: Option<String>,
     /// Use a token for no tracker in particular, for plugins too old to state their URL; a tracker can pass it on
     #[arg(long)]

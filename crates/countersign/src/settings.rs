@@ -355,6 +355,14 @@ pub(crate) fn parse_duration(text: &str) -> Result<SignedDuration, &'static str>
     text.parse().map_err(|_| "write a number and its unit, such as 90s, 5m or 24h")
 }
 
+/// Reads the base URL of a tracker. An empty one is mostly a variable that was not set, and never means any tracker.
+pub(crate) fn parse_audience(text: &str) -> Result<String, &'static str> {
+    if text.trim().is_empty() {
+        return Err("it is empty; give the base URL of the bug tracker, such as https://bugs.example.org/");
+    }
+    Ok(text.to_owned())
+}
+
 /// Reads a URL of the command line.
 pub(crate) fn parse_url(text: &str) -> Result<Url, String> {
     text.parse().map_err(|error| format!("not a URL ({error}); write one such as https://tokens.example.org"))

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::output::{Failure, member, print, print_json, print_members};
 use crate::remote::ServerArgs;
-use crate::settings::parse_duration;
+use crate::settings::{parse_audience, parse_duration};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenCommand {
@@ -26,7 +26,7 @@ pub(crate) enum TokenCommand {
 #[derive(Args, Debug)]
 pub(crate) struct NewArgs {
     /// The base URL of the bug tracker that alone may redeem it [default: any tracker may]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = parse_audience)]
     audience: Option<String>,
     /// How long it lives, such as 90s or 5m [default: as the server is set]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]

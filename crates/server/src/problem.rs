@@ -41,7 +41,7 @@ pub const PROBLEMS: &[(&str, &str, &str)] = &[
     ("key-ring", "409 or 503", "the key ring does not allow the change, or could not be written"),
     ("key-seals", "409", "the key to revoke is the one that seals, and `rotate` was not asked for"),
     ("method", "405", "a handshake is a POST"),
-    ("query", "400", "the query of `/v1/events` has a mistake"),
+    ("query", "400", "the query of `/v1/events` has a mistake, or there is one where none belongs"),
     ("replay", "401 or 410", "the token was consumed before"),
     ("revoked", "401 or 410", "the token was taken back"),
     ("store-unavailable", "503", "the store cannot be used now"),

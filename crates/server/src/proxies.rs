@@ -156,15 +156,14 @@ fn read_element(element: &[u8]) -> Option<Cow<'_, [u8]>> {
         if name.is_empty() || !name.iter().all(|byte| is_token_char(*byte)) {
             return None;
         }
-        let (value, rest) = match rest.strip_prefix(b"\"") {
-            Some(quoted) => read_quoted(quoted)?,
-            None => {
-                let end = rest.iter().position(|byte| *byte == b';').unwrap_or(rest.len());
-                let (value, rest) = rest.split_at_checked(end)?;
-                let value = value.trim_ascii_end();
-                let fits = |byte: &u8| is_token_char(*byte) || matches!(byte, b':' | b'[' | b']');
-                (value.iter().all(fits).then_some(Cow::Borrowed(value))?, rest)
-            }
+        let (value, rest) = if let Some(quoted) = rest.strip_prefix(b"\"") {
+            read_quoted(quoted)?
+        } else {
+            let end = rest.iter().position(|byte| *byte == b';').unwrap_or(rest.len());
+            let (value, rest) = rest.split_at_checked(end)?;
+            let value = value.trim_ascii_end();
+            let fits = |byte: &u8| is_token_char(*byte) || matches!(byte, b':' | b'[' | b']');
+            (value.iter().all(fits).then_some(Cow::Borrowed(value))?, rest)
         };
         if name.eq_ignore_ascii_case(b"for") && node.replace(value).is_some() {
             return None;
@@ -248,7 +247,8 @@ mod tests {
             ForwardedHeader::XForwardedFor => "x-forwarded-for",
             ForwardedHeader::Forwarded => "forwarded",
         };
-        let headers = values.iter().map(|value| (name.parse().unwrap(), HeaderValue::from_bytes(value).unwrap()));
+        let headers =
+            values.iter().map(|value| (name.parse().unwrap(), HeaderValue::from_bytes(value).unwrap()));
         let headers = headers.collect();
         let proxies = TrustedProxies { networks, header };
         proxies.client(Some(peer.parse().unwrap()), &headers).unwrap().to_string()

@@ -3,9 +3,11 @@
 //! The deserialiser is forgiving about both, and it recurses. Here nothing recurses, memory is bounded by
 //! [`MAX_DEPTH`], and a document type declaration is refused before anything in it could be expanded.
 
+use std::collections::HashSet;
+
 use quick_xml::Reader;
 use quick_xml::errors::{Error, IllFormedError};
-use quick_xml::escape::unescape;
+use quick_xml::escape::{resolve_predefined_entity, unescape};
 use quick_xml::events::{BytesDecl, BytesPI, BytesRef, BytesStart, Event};
 
 use crate::chars::{first_illegal, is_blank, is_legal, is_name, is_space, quote};
@@ -33,8 +35,13 @@ pub(crate) fn check(xml: &str) -> Result<Option<String>, Fault> {
     let config = reader.config_mut();
     config.check_comments = true;
 
-    let mut scan =
-        Scan { open: Vec::with_capacity(MAX_DEPTH), root_seen: false, invalid: None, bare: Bare::Unnamed };
+    let mut scan = Scan {
+        open: Vec::with_capacity(MAX_DEPTH),
+        names: Vec::new(),
+        root_seen: false,
+        invalid: None,
+        bare: Bare::Unnamed,
+    };
     let mut at_start = true;
     loop {
         let event = reader.read_event().map_err(|error| ill_formed(&error, reader.error_position()))?;
@@ -48,7 +55,7 @@ pub(crate) fn check(xml: &str) -> Result<Option<String>, Fault> {
             Event::Text(text) => scan.text(&text)?,
             Event::CData(text) => {
                 scan.bare = Bare::No;
-                scan.character_data("<![CDATA[", is_blank(&text))?;
+                scan.character_data("<![CDATA[", &text)?;
             }
             Event::GeneralRef(reference) => scan.reference(&reference)?,
             Event::Comment(_) => scan.bare = Bare::No,
@@ -79,10 +86,14 @@ struct Open {
     /// The bits of the children seen so far.
     children: u8,
     has_text: bool,
+    /// The text of a `<name>`.
+    name: String,
 }
 
 struct Scan {
     open: Vec<Open>,
+    /// The members' names so far, of each struct that is open.
+    names: Vec<HashSet<String>>,
     root_seen: bool,
     /// The first thing that makes this not a call. The scan goes on, in case it is not even XML.
     invalid: Option<Fault>,
@@ -125,7 +136,10 @@ impl Scan {
             self.bare = Bare::No;
         }
         let element = if self.invalid.is_none() { self.child(element, name.as_ref()) } else { None };
-        self.open.push(Open { element, children: 0, has_text: false });
+        if element == Some(Element::Struct) {
+            self.names.push(HashSet::new());
+        }
+        self.open.push(Open { element, children: 0, has_text: false, name: String::new() });
         Ok(())
     }
 
@@ -154,9 +168,17 @@ impl Scan {
     }
 
     fn end(&mut self) {
-        let Some(Open { element: Some(element), children, has_text }) = self.open.pop() else {
+        let Some(Open { element: Some(element), children, has_text, name }) = self.open.pop() else {
             return;
         };
+        match element {
+            Element::Struct => drop(self.names.pop()),
+            // Which of two would count is a matter of the reader.
+            Element::Name if !self.is_new(name) => {
+                self.invalid("A struct has two members of the same name.");
+            }
+            _ => {}
+        }
         let (required, sentence) = element.required();
         if children & required != required {
             self.invalid(sentence);
@@ -167,15 +189,19 @@ impl Scan {
         }
     }
 
+    /// Notes the name of a member of the innermost struct; whether it is the first of that name.
+    fn is_new(&mut self, name: String) -> bool {
+        self.names.last_mut().is_none_or(|names| names.insert(name))
+    }
+
     fn text(&mut self, text: &str) -> Result<(), Fault> {
         if text.contains("]]>") {
             return Err(not_well_formed("Text contains \"]]>\"; write \"]]&gt;\"."));
         }
-        if is_blank(text) {
-            return Ok(());
+        if !is_blank(text) {
+            self.note_name(text.trim_matches(is_space));
         }
-        self.note_name(text.trim_matches(is_space));
-        self.character_data("text", false)
+        self.character_data("text", text)
     }
 
     /// Only the method's name can be text in a bare call, as the rest of the check makes sure.
@@ -190,13 +216,13 @@ impl Scan {
     fn reference(&mut self, reference: &BytesRef<'_>) -> Result<(), Fault> {
         self.bare = Bare::No;
         match reference.resolve_char_ref() {
-            Ok(Some(c)) if is_legal(c) => self.character_data("a reference", is_space(c)),
-            Ok(None) if matches!(reference.as_ref(), "amp" | "lt" | "gt" | "quot" | "apos") => {
-                self.character_data("a reference", false)
-            }
-            Ok(None) => Err(not_well_formed(
-                "An entity is used that XML does not define. Write the character itself, or &#...; with its number.",
-            )),
+            Ok(Some(c)) if is_legal(c) => self.character_data("a reference", c.encode_utf8(&mut [0; 4])),
+            Ok(None) => match resolve_predefined_entity(reference) {
+                Some(text) => self.character_data("a reference", text),
+                None => Err(not_well_formed(
+                    "An entity is used that XML does not define. Write the character itself, or &#...; with its number.",
+                )),
+            },
             Ok(Some(_)) | Err(_) => {
                 Err(not_well_formed("A character reference (&#...;) does not name a character of XML."))
             }
@@ -204,10 +230,20 @@ impl Scan {
     }
 
     /// Notes text in whatever form it comes. The deserialiser sees no difference between none and a blank one.
-    fn character_data(&mut self, form: &str, blank: bool) -> Result<(), Fault> {
+    fn character_data(&mut self, form: &str, text: &str) -> Result<(), Fault> {
+        let blank = is_blank(text);
         let Some(open) = self.open.last_mut() else {
-            return Err(not_well_formed(format!("There is {form} outside of the call.")));
+            // Between the document's parts, white space may stand as such and not in any other form.
+            let is_mere_space = blank && form == "text";
+            return if is_mere_space {
+                Ok(())
+            } else {
+                Err(not_well_formed(format!("There is {form} outside of the call.")))
+            };
         };
+        if open.element == Some(Element::Name) {
+            open.name.push_str(text);
+        }
         if !blank {
             open.has_text = true;
             if open.element.is_some_and(|element| !element.holds_text()) {

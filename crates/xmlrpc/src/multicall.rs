@@ -1,5 +1,8 @@
 //! `system.multicall`: several calls in one request.
 
+use std::future::poll_fn;
+use std::task::Poll;
+
 use dxr::multicall::into_multicall_response;
 use dxr::{Fault, Value};
 
@@ -28,8 +31,15 @@ pub(crate) async fn answer<S: Service>(service: &S, arguments: Arguments) -> Res
     let mut results = Vec::with_capacity(calls.len());
     let mut size = 0_usize;
     for call in calls {
-        let result =
-            if size > MAX_RESULTS_SIZE { Err(too_large()) } else { answer_entry(service, call).await };
+        let result = if size > MAX_RESULTS_SIZE {
+            Err(too_large())
+        } else if service.may_go_on() {
+            answer_entry(service, call).await
+        } else {
+            Err(too_late())
+        };
+        // Calls that wait for nothing would keep everything else on this thread waiting until the last of them.
+        yield_once().await;
         size = size.saturating_add(result.as_ref().map_or_else(|fault| fault.string().len(), written_size));
         results.push(result);
     }
@@ -62,6 +72,23 @@ fn too_large() -> Fault {
         "Not called: the results of the calls before this one exceed {MAX_RESULTS_SIZE} bytes. \
          Make fewer calls at once."
     ))
+}
+
+fn too_late() -> Fault {
+    fault::invalid_call("Not called: the calls before this one took too long. Make fewer calls at once.")
+}
+
+/// Lets others have their turn.
+async fn yield_once() {
+    let mut yielded = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// About how many bytes a value takes when written.

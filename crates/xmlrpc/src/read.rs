@@ -41,7 +41,7 @@ impl fmt::Debug for Call {
 ///
 /// Beyond the specification, `<i8>` and `<nil/>` are understood, also as `<ex:i8>` and `<ex:nil/>`, and so are
 /// comments, CDATA sections and processing instructions. An untyped `<value>` is a string, but white space
-/// alone in one is read as an empty string. The last of several members of one name counts. Attributes are
+/// alone in one is read as an empty string. A struct with two members of one name is refused. Attributes are
 /// ignored, except that a `<value>` with one is refused. White space is allowed around numbers and base64
 /// data, not around booleans and dates.
 ///

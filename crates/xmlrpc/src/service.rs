@@ -15,6 +15,12 @@ pub trait Service: Sync {
     /// The methods, except those of `system.*`, which every service has. The most frequent one comes first.
     fn methods(&self) -> &'static [Method];
 
+    /// Whether a `system.multicall` may go on to its next call. Asked before each; once it says no, the calls that are left
+    /// are faults.
+    fn may_go_on(&self) -> bool {
+        true
+    }
+
     /// Answers one call.
     ///
     /// `method` is the name of one of [`methods`](Self::methods), and the arguments fit its declaration.
@@ -56,7 +62,8 @@ impl Parameter {
         Self { name, kind, required: true }
     }
 
-    /// A parameter that a call may leave out, or give as `<nil/>`.
+    /// A parameter that a call may leave out. `<nil/>` does not leave it out: it mostly stands for a variable that should
+    /// have been set.
     pub const fn optional(name: &'static str, kind: Type) -> Self {
         Self { name, kind, required: false }
     }
@@ -181,8 +188,7 @@ impl Arguments {
         }
         for (index, (parameter, value)) in method.parameters.iter().zip(&values).enumerate() {
             let given = Type::of(value);
-            let left_out = *value == Value::Nil && !parameter.required;
-            if given != Some(parameter.kind) && !left_out {
+            if given != Some(parameter.kind) {
                 let given = match (given, value) {
                     (Some(given), _) => given.name(),
                     (None, Value::Nil) => "nil",
@@ -209,7 +215,7 @@ impl Arguments {
         self.optional(parameter)?.ok_or_else(fault::internal)
     }
 
-    /// The argument for an optional parameter of this name, if it was given and is not `<nil/>`.
+    /// The argument for an optional parameter of this name, if it was given.
     ///
     /// # Errors
     ///
@@ -222,7 +228,7 @@ impl Arguments {
             .position(|declared| declared.name == parameter)
             .ok_or_else(fault::internal)?;
         match self.values.get(index) {
-            None | Some(Value::Nil) => Ok(None),
+            None => Ok(None),
             Some(value) => T::try_from_value(value).map(Some).map_err(|_| fault::internal()),
         }
     }

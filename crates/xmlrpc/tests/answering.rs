@@ -4,11 +4,17 @@
 
 mod common;
 
-use common::{Tokens, call};
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Waker};
+
+use common::{Tokens, block_on, call};
 use countersign_xmlrpc::fault::{
     APPLICATION, INTERNAL, INVALID_CALL, INVALID_PARAMETERS, NO_SUCH_METHOD, NOT_WELL_FORMED,
 };
-use countersign_xmlrpc::{CONTENT_TYPE, Fault, MAX_CALLS, Service, Value, structure};
+use countersign_xmlrpc::{
+    Arguments, CONTENT_TYPE, Fault, MAX_CALLS, Method, Service, Type, Value, respond, structure,
+};
 use dxr::{FaultResponse, MethodCall, MethodResponse};
 
 fn string(text: &str) -> Value {
@@ -37,15 +43,12 @@ fn result(name: &str, params: Vec<Value>) -> Result<Value, Fault> {
 fn a_call_is_answered() {
     assert_eq!(result("newBugTrackerToken", vec![]), Ok(string("unbound")));
     assert_eq!(result("newBugTrackerToken", vec![string("x")]), Ok(string("for x")));
-    assert_eq!(result("newBugTrackerToken", vec![Value::Nil]), Ok(string("unbound")));
     assert_eq!(
         result("getLoginToken", vec![string("known")]),
         Ok(structure([("token_id", string("known")), ("date_consumed", Value::Boolean(false))]))
     );
-    assert_eq!(
-        result("mixed", vec![Value::Integer(1), Value::Nil, string("note")]),
-        Ok(Value::Boolean(true))
-    );
+    let date = Value::DateTime("20260131T12:00:00".parse().unwrap());
+    assert_eq!(result("mixed", vec![Value::Integer(1), date, string("note")]), Ok(Value::Boolean(true)));
     assert_eq!(CONTENT_TYPE, "text/xml; charset=utf-8");
 }
 
@@ -76,6 +79,12 @@ fn faults() {
             vec![Value::Nil],
             INVALID_PARAMETERS,
             "getLoginToken: parameter 1 (token_id) must be of type string, not nil.",
+        ),
+        (
+            "newBugTrackerToken",
+            vec![Value::Nil],
+            INVALID_PARAMETERS,
+            "newBugTrackerToken: parameter 1 (bugtracker_url) must be of type string, not nil.",
         ),
         (
             "mixed",
@@ -238,6 +247,55 @@ fn multicall(entries: Vec<Value>) -> Vec<Result<Value, i32>> {
         .collect()
 }
 
+/// Answers until so many calls have been made.
+struct Bounded(AtomicUsize);
+
+impl Service for Bounded {
+    fn methods(&self) -> &'static [Method] {
+        &[Method { name: "m", returns: Type::Boolean, parameters: &[], help: "" }]
+    }
+
+    fn may_go_on(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
+    }
+
+    async fn call(&self, _: &'static str, _: Arguments) -> Result<Value, Fault> {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+        Ok(Value::Boolean(true))
+    }
+}
+
+#[test]
+fn multicall_stops_when_the_service_says_so() {
+    let calls = Value::Array(vec![entry("m", vec![]); 5]);
+    let body = MethodCall { name: "system.multicall".into(), params: vec![calls] }.to_xml().unwrap();
+    let answer = block_on(respond(&Bounded(3.into()), None, body.as_bytes()));
+    let Ok(Value::Array(results)) = MethodResponse::from_xml(&answer.document).map(|answer| answer.value)
+    else {
+        panic!("{}", answer.document);
+    };
+    let is_fault = |result: &Value| matches!(result, Value::Struct(_));
+    assert_eq!(
+        results.iter().map(is_fault).collect::<Vec<_>>(),
+        [false, false, false, true, true],
+        "what was done is told, and the rest says that it was not"
+    );
+    assert!(answer.document.contains("took too long"), "{}", answer.document);
+}
+
+#[test]
+fn multicall_gives_others_a_turn_between_calls() {
+    let calls = Value::Array(vec![entry("newBugTrackerToken", vec![]); 7]);
+    let body = MethodCall { name: "system.multicall".into(), params: vec![calls] }.to_xml().unwrap();
+    let mut answer = pin!(respond(&Tokens, None, body.as_bytes()));
+    let mut context = Context::from_waker(Waker::noop());
+    let mut turns = 0;
+    while answer.as_mut().poll(&mut context).is_pending() {
+        turns += 1;
+    }
+    assert_eq!(turns, 7);
+}
+
 #[test]
 fn multicall_answers_every_entry_on_its_own() {
     assert_eq!(multicall(vec![]), []);
@@ -300,6 +358,6 @@ fn multicall_is_bounded_in_what_it_returns() {
 #[test]
 fn the_future_can_move_between_threads() {
     fn check<T: Send>(_: T) {}
-    check(countersign_xmlrpc::respond(&Tokens, None, b""));
+    check(respond(&Tokens, None, b""));
     assert!(Tokens.methods().len() > 1);
 }

@@ -31,7 +31,6 @@ fn a_token_bound_or_not() {
         (sample!("php-latin1"), Some(ACCENTED)),
         (sample!("php-cdata"), Some(ACCENTED)),
         (sample!("python-none"), None),
-        (sample!("python-nil"), None),
         (sample!("python-one"), Some(ACCENTED)),
         (sample!("python-latin1"), Some(ACCENTED)),
         (sample!("ruby-none"), None),

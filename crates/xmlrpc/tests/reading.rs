@@ -126,9 +126,9 @@ fn values() {
             structure([(" a ", string(""))]),
         ),
         (
-            "<value><struct><member><name>a</name><value>1</value></member>\
-             <member><name>a</name><value>2</value></member></struct></value>",
-            structure([("a", string("2"))]),
+            "<value><struct><member><name>a</name><value><struct><member><name>a</name><value>1</value></member>\
+             </struct></value></member><member><name>b</name><value>2</value></member></struct></value>",
+            structure([("a", structure([("a", string("1"))])), ("b", string("2"))]),
         ),
     ];
     for (xml, value) in rows {
@@ -321,6 +321,20 @@ fn values_that_are_none() {
             "second <name>",
         ),
         ("<value><struct><member><name>a</name><value/><value/></member></struct></value>", "second <value>"),
+        (
+            "<value><struct><member><name>a</name><value/></member><member><name>a</name><value/></member></struct></value>",
+            "two members of the same name",
+        ),
+        (
+            "<value><struct><member><name>a&amp;b</name><value/></member>\
+             <member><name>&#97;<![CDATA[&]]>b</name><value/></member></struct></value>",
+            "two members of the same name",
+        ),
+        (
+            "<value><struct><member><name>a</name><value><struct><member><name>b</name><value/></member>\
+             <member><name>b</name><value/></member></struct></value></member></struct></value>",
+            "two members of the same name",
+        ),
         (
             "<value><struct><member><name>a</name><value><array><data><value><int>x</int></value></data></array></value></member></struct></value>",
             "<int> does not hold",

@@ -80,6 +80,7 @@ fn limits() -> Vec<(&'static str, String)> {
         ("calls in a `system.multicall`", number(countersign_xmlrpc::MAX_CALLS)),
         ("results of a `system.multicall`", bytes(countersign_xmlrpc::MAX_RESULTS_SIZE)),
         ("a request's head, a TLS handshake, silence between requests", time(limits::HEAD_TIMEOUT)),
+        ("the calls of a `system.multicall`", time(limits::MULTICALL_TIME)),
         ("a whole request", time(limits::REQUEST_TIMEOUT)),
         ("the store's answer", time(limits::STORE_TIMEOUT)),
         ("another program's lock on the store", seconds(SCHEMA, "LOCK_WAIT")),

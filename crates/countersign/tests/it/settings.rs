@@ -123,6 +123,28 @@ fn a_variable_that_cannot_be_used_is_refused_like_its_flag() {
     assert!(refusal.contains("'many' for '--refusals-per-minute"), "{refusal}");
 }
 
+/// A variable that is set to nothing is mostly one that was to be set to something.
+#[test]
+fn empty_variable_is_no_default() {
+    let place = Place::new();
+    let reference = include_str!("../../../../docs/reference.md");
+    // The table of settings: flag, variable, key.
+    let variables: Vec<_> = reference
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `--")?.split('`').nth(2))
+        .filter(|name| name.starts_with("COUNTERSIGN_"))
+        .collect();
+    assert!(variables.len() > 25, "{variables:?}");
+    for variable in &variables {
+        let refusal = place.run_with(&["serve"], &[(variable, "")], "").refused(2);
+        assert!(!refusal.is_empty(), "{variable}");
+    }
+    for variable in ["COUNTERSIGN_SERVER", "COUNTERSIGN_PRIVATE_BEARER_FILE", "COUNTERSIGN_SERVER_CA"] {
+        place.run_with(&["token", "new"], &[(variable, "")], "").refused(2);
+    }
+    assert_eq!(place.files("."), ["countersign.toml"], "nothing was begun");
+}
+
 #[test]
 fn unbound_tokens_can_be_forbidden() {
     let place = Place::new();

@@ -52,6 +52,17 @@ fn a_token_for_one_tracker_is_redeemed_by_no_other() {
 }
 
 #[test]
+fn empty_audience_issues_no_token() {
+    let (place, server) = place_and_server();
+    for audience in ["", " "] {
+        let said = server.run(&place, &["token", "new", "--audience", audience]).refused(2);
+        assert!(said.contains("--audience") && said.contains("base URL"), "{said}");
+        let login = ["login", "trac", "http://127.0.0.1:9", "--audience", audience];
+        assert!(server.run(&place, &login).refused(2).contains("--audience"));
+    }
+}
+
+#[test]
 fn a_token_lives_as_long_as_asked() {
     let (place, server) = place_and_server();
     for (ttl, seconds) in [("90s", 90), ("1h", 3600), ("24h", 86400)] {

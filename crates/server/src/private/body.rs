@@ -1,11 +1,15 @@
 //! Reading the bodies of private requests, whatever comes.
 
+use std::collections::HashSet;
+use std::fmt;
+
 use axum::body::Body;
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use serde::de::DeserializeOwned;
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 use crate::problem::Problem;
 
@@ -69,12 +73,131 @@ pub(crate) async fn read_json<T: DeserializeOwned>(headers: &HeaderMap, body: Bo
     parse(bytes)
 }
 
-/// Parses JSON; what is wrong is said with the path of the member that it is wrong in.
+/// Parses a JSON object; what is wrong is said with the path of the member that it is wrong in.
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let problem = |what: &dyn fmt::Display| {
+        Problem::bad_request("body", format!("The body is not as described in /openapi.json: {what}."))
+    };
+    // An array of the members' values would be taken for the object, and of two members of one name, one.
+    if !bytes.starts_with(b"{") {
+        return Err(problem(&"it is not a JSON object"));
+    }
+    serde_json::from_slice::<Unambiguous>(bytes).map_err(|error| problem(&error))?;
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| error.to_string());
     let parsed = parsed.and_then(|value| json.end().map(|()| value).map_err(|error| error.to_string()));
-    parsed.map_err(|error| {
-        Problem::bad_request("body", format!("The body is not as described in /openapi.json: {error}."))
-    })
+    parsed.map_err(|error| problem(&error))
+}
+
+/// Reads a member that may be left out, but may not be `null`.
+pub(crate) fn given<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    T::deserialize(deserializer).map(Some)
+}
+
+/// JSON without an object that has two members of one name.
+struct Unambiguous;
+
+impl<'de> Deserialize<'de> for Unambiguous {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for Unambiguous {
+    type Value = Self;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("JSON")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self, A::Error> {
+        let mut names = HashSet::new();
+        while let Some(name) = members.next_key::<String>()? {
+            if !names.insert(name) {
+                return Err(A::Error::custom("an object has two members of the same name"));
+            }
+            members.next_value::<Self>()?;
+        }
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Self, A::Error> {
+        while elements.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Map, Value};
+
+    use super::*;
+
+    #[test]
+    fn object_with_a_repeated_member_is_refused() {
+        for (text, fits) in [
+            (r#"{"a":1,"b":{"a":[{"a":null}]}}"#, true),
+            ("{}", true),
+            (r#"{"a":1,"a":1}"#, false),
+            (r#"{"a":1,"\u0061":2}"#, false),
+            (r#"{"b":{"a":1,"a":2}}"#, false),
+            (r#"{"b":[[{"a":1,"b":2,"a":3}]]}"#, false),
+            ("[]", false),
+            ("[1]", false),
+            ("null", false),
+            (r#""a""#, false),
+            ("{", false),
+            ("{}{}", false),
+        ] {
+            let parsed = parse::<Map<String, Value>>(text.as_bytes());
+            assert_eq!(parsed.is_ok(), fits, "{text}: {parsed:?}");
+        }
+        let deep = format!("{{\"a\":{}1{}}}", "[".repeat(10_000), "]".repeat(10_000));
+        assert!(parse::<Map<String, Value>>(deep.as_bytes()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_body_is_read_without_a_panic(text in r#"[{}\[\]",:a0-9\\nul. ]{0,40}"#, bytes in any::<Vec<u8>>()) {
+            let _ = parse::<Map<String, Value>>(text.as_bytes());
+            let _ = parse::<Map<String, Value>>(&bytes);
+        }
+
+        #[test]
+        fn any_object_without_repetition_is_accepted(
+            members in prop::collection::btree_map(any::<String>(), any::<f64>(), 0..8)
+        ) {
+            let text = serde_json::to_vec(&members).unwrap();
+            prop_assert!(parse::<Map<String, Value>>(&text).is_ok());
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Events, as a list and as they happen.
 
 use std::cmp::Reverse;
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -250,8 +251,13 @@ fn told(news: Receiver<News>, query: EventQuery) -> impl Stream<Item = Result<ss
 /// Reads what a list is asked for; `limit` is how many there are unless it says otherwise.
 pub(crate) fn read_query(text: &str, limit: usize) -> Result<EventQuery, Problem> {
     let mut query = EventQuery { kinds: Vec::new(), since: Timestamp::MIN, after: None, limit };
+    let mut named = HashSet::new();
     for (name, value) in form_urlencoded::parse(text.as_bytes()) {
         let wrong = |detail: String| Problem::bad_request("query", detail);
+        // The page's form sends a kind for each box.
+        if name != "kind" && !named.insert(name.clone().into_owned()) {
+            return Err(wrong("A parameter is there twice; only kind may be.".to_owned()));
+        }
         match &*name {
             "kind" => {
                 for label in value.split(',').map(str::trim).filter(|label| !label.is_empty()) {
@@ -259,6 +265,10 @@ pub(crate) fn read_query(text: &str, limit: usize) -> Result<EventQuery, Problem
                         let known: Vec<_> = KindFilter::ALL.iter().map(|kind| kind.label()).collect();
                         wrong(format!("There is no such kind of event; the kinds are {}.", known.join(", ")))
                     })?);
+                }
+                // No kind is not every kind.
+                if query.kinds.is_empty() {
+                    return Err(wrong("kind is empty; leave it out for all kinds.".to_owned()));
                 }
             }
             "since" => {

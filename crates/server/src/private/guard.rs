@@ -19,10 +19,20 @@ const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
 /// Lets a request to the API pass if [`check`] does.
 pub(crate) async fn admit(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    match check(&app, &request) {
-        Ok(()) => next.run(request).await,
-        Err(refused) => refused,
+    if let Err(refused) = check(&app, &request) {
+        return refused;
     }
+    // A parameter that is not looked at, such as an audience, would be lost without a word.
+    let is_json = request.uri().path().starts_with("/v1/");
+    if is_json
+        && request.method() != Method::GET
+        && request.uri().query().is_some_and(|query| !query.is_empty())
+    {
+        let detail =
+            "This operation takes no query; its parameters stand in the body, as /openapi.json describes it.";
+        return Problem::bad_request("query", detail).into_response();
+    }
+    next.run(request).await
 }
 
 /// Whether a request to the API shows the credential that is asked for, and does not come from a web page of somebody

@@ -15,3 +15,4 @@ pub(crate) mod xmlrpc;
 pub use body::MAX_BODY_BYTES;
 pub use events::MAX_EVENTS;
 pub use page::MAX_VIEWERS;
+pub use xmlrpc::MULTICALL_TIME;

@@ -26,8 +26,10 @@ use crate::public::TOKEN_TYPE;
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct TokenRequest {
-    /// The base URL of the bug tracker that alone may redeem it.
-    #[schema(example = "https://bugs.example.org/")]
+    /// The base URL of the bug tracker that alone may redeem it. Left out, any tracker may; neither an empty text nor
+    /// `null` stands for that.
+    #[schema(example = "https://bugs.example.org/", value_type = String, required = false)]
+    #[serde(default, deserialize_with = "body::given")]
     audience: Option<String>,
     /// How long it shall live, in seconds, from 1 to 86400.
     #[schema(minimum = 1, maximum = 86400)]
@@ -144,14 +146,16 @@ pub(crate) async fn revoke(
     Ok(Json(Revocation { revoked }))
 }
 
-/// Reads an audience; empty is none.
+/// Reads an audience. An empty one is a mistake: mostly a variable that was not set.
 fn read_audience(text: Option<&str>) -> Result<Option<Audience>, Problem> {
-    match text {
-        None | Some("") => Ok(None),
-        Some(text) => Audience::parse(text)
-            .map(Some)
-            .map_err(|error| Problem::bad_request("audience", format!("The audience {error}."))),
+    let Some(text) = text else { return Ok(None) };
+    if text.trim().is_empty() {
+        let detail = "The audience is empty; give the base URL of the bug tracker, or leave the member out for a token that \
+                      any tracker can redeem.";
+        return Err(Problem::bad_request("audience", detail));
     }
+    let audience = Audience::parse(text);
+    audience.map(Some).map_err(|error| Problem::bad_request("audience", format!("The audience {error}.")))
 }
 
 fn document(app: &App, text: String, token: &LoginToken, status: &Status) -> TokenDocument {

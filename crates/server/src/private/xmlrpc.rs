@@ -1,6 +1,7 @@
 //! Tokens as XML-RPC, which is what the seed speaks.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::header::CONTENT_TYPE;
@@ -36,7 +37,8 @@ pub(crate) async fn answer(State(app): State<Arc<App>>, request: Request) -> Res
     let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let document = match body::read(body).await {
         Ok(body) => {
-            let answer = respond(&Bugs(&app, &caller), content_type, &body).await;
+            let until = started + MULTICALL_TIME;
+            let answer = respond(&Bugs { app: &app, caller: &caller, until }, content_type, &body).await;
             let request = caller.request.map(display);
             // Only the name of a method that there is: any other could be a token.
             if let Some(method) = answer.method {
@@ -55,8 +57,17 @@ pub(crate) async fn answer(State(app): State<Arc<App>>, request: Request) -> Res
     ([(CONTENT_TYPE, countersign_xmlrpc::CONTENT_TYPE)], document).into_response()
 }
 
+/// For how long a `system.multicall` begins further calls. What is left of a request's time is enough for the last one, so
+/// that the caller learns what was done.
+pub const MULTICALL_TIME: Duration = Duration::from_secs(5);
+
 /// The methods of `/bugs`.
-struct Bugs<'a>(&'a App, &'a Caller);
+struct Bugs<'a> {
+    app: &'a App,
+    caller: &'a Caller,
+    /// When no further call of a `system.multicall` begins.
+    until: Instant,
+}
 
 const METHODS: &[Method] = &[
     Method {
@@ -87,6 +98,10 @@ impl Service for Bugs<'_> {
         METHODS
     }
 
+    fn may_go_on(&self) -> bool {
+        Instant::now() < self.until
+    }
+
     async fn call(&self, method: &'static str, arguments: Arguments) -> Result<Value, Fault> {
         match method {
             "newBugTrackerToken" => {
@@ -101,38 +116,39 @@ impl Service for Bugs<'_> {
 
 impl Bugs<'_> {
     fn new_token(&self, tracker: Option<&str>) -> Result<Value, Fault> {
-        let audience = match tracker {
-            None | Some("") => None,
-            Some(url) => {
-                let audience = Audience::parse(url)
-                    .map_err(|error| fault::invalid_parameters(format!("the bugtracker_url {error}")))?;
-                Some(audience)
-            }
-        };
+        let audience = tracker.map(|url| match url.trim() {
+            "" => Err(fault::invalid_parameters(
+                "the bugtracker_url is empty; give the base URL of the bug tracker, or no parameter for a token that any \
+                 tracker can redeem",
+            )),
+            url => Audience::parse(url)
+                .map_err(|error| fault::invalid_parameters(format!("the bugtracker_url {error}"))),
+        });
+        let audience = audience.transpose()?;
         let issued = self
-            .0
+            .app
             .tokens
             .issue(NewToken { audience, ..NewToken::default() })
             .map_err(|error| issue_fault(&error))?;
-        self.0.events.issued(&issued.token, self.1);
+        self.app.events.issued(&issued.token, self.caller);
         Ok(Value::String(issued.text.into_exposed()))
     }
 
     async fn get(&self, text: String) -> Result<Value, Fault> {
-        let Lookup { token, status } = self.0.tokens.get(&text).await.map_err(|error| get_fault(&error))?;
+        let Lookup { token, status } = self.app.tokens.get(&text).await.map_err(|error| get_fault(&error))?;
         self.describe(text, &token, &status)
     }
 
     async fn revoke(&self, text: String) -> Result<Value, Fault> {
-        let revoked = self.0.tokens.revoke(&text).await.map_err(|error| get_fault(&error))?;
+        let revoked = self.app.tokens.revoke(&text).await.map_err(|error| get_fault(&error))?;
         if revoked {
-            self.0.events.revoked(|| unseal(&text, &self.0.tokens.keys()).ok(), self.1);
+            self.app.events.revoked(|| unseal(&text, &self.app.tokens.keys()).ok(), self.caller);
         }
         Ok(Value::Boolean(revoked))
     }
 
     fn describe(&self, text: String, token: &LoginToken, status: &Status) -> Result<Value, Fault> {
-        let names = &self.0.names;
+        let names = &self.app.names;
         let audience = token.audience().map_or(String::new(), ToString::to_string);
         Ok(structure([
             ("canonical_url", Value::String(names.canonical_url(&text))),

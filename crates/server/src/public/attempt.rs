@@ -1,6 +1,7 @@
 //! From an HTTP request to what it says, as far as the handshake cares.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -10,6 +11,8 @@ use bytes::Bytes;
 use countersign_core::handshake::{Attempt, StatedAudience, Unreadable};
 use countersign_core::{Audience, RetryKeyHash};
 use http_body_util::{BodyExt, Limited};
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
 /// The longest body that is read, in bytes: a form with one URL in it is far shorter.
 pub const MAX_BODY_BYTES: usize = 8 * 1024;
@@ -68,12 +71,43 @@ fn audience_in_json(body: &[u8]) -> Result<Option<Cow<'_, str>>, Unreadable> {
     if body.trim_ascii().is_empty() {
         return Ok(None);
     }
-    let members: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_slice(body).map_err(|_| Unreadable::NotJson)?;
-    match members.get("audience") {
-        None | Some(serde_json::Value::Null) => Ok(None),
-        Some(serde_json::Value::String(text)) => Ok(Some(Cow::Owned(text.clone()))),
-        Some(_) => Err(Unreadable::NotText),
+    let Stated(stated) = serde_json::from_slice(body).map_err(|_| Unreadable::NotJson)?;
+    match stated.as_slice() {
+        [] => Ok(None),
+        [serde_json::Value::String(text)] => Ok(Some(Cow::Owned(text.clone()))),
+        [_] => Err(Unreadable::NotText),
+        _ => Err(Unreadable::Twice),
+    }
+}
+
+/// The first members of an object that are called `audience`: a second one is not the same as one.
+struct Stated(Vec<serde_json::Value>);
+
+impl<'de> Deserialize<'de> for Stated {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+
+        impl<'de> Visitor<'de> for Members {
+            type Value = Stated;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Stated, A::Error> {
+                let mut stated = Vec::new();
+                while let Some(name) = members.next_key::<Cow<'_, str>>()? {
+                    if name == "audience" && stated.len() < 2 {
+                        stated.push(members.next_value()?);
+                    } else {
+                        members.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(Stated(stated))
+            }
+        }
+
+        deserializer.deserialize_map(Members)
     }
 }
 
@@ -168,7 +202,20 @@ mod tests {
             ),
             (Some(json), "", StatedAudience::None),
             (Some(json), "{}", StatedAudience::None),
-            (Some(json), r#"{"audience":null}"#, StatedAudience::None),
+            (Some(json), r#"{"audience":null}"#, unreadable(Unreadable::NotText)),
+            (Some(json), r#"{"audience":""}"#, not_a_url.clone()),
+            (
+                Some(json),
+                r#"{"audience":"https://b.example/","x":1,"audience":"https://a.example/"}"#,
+                unreadable(Unreadable::Twice),
+            ),
+            (
+                Some(json),
+                r#"{"audience":"https://a.example/","\u0061udience":null,"audience":1}"#,
+                unreadable(Unreadable::Twice),
+            ),
+            (Some(json), r#"{"x":1,"x":2,"audience":"https://a.example/"}"#, tracker.clone()),
+            (Some(json), r#"{"audience":"https://a.example/"} {}"#, unreadable(Unreadable::NotJson)),
             (Some(json), r#"{"audience":"https://a.example/","x":[1]}"#, tracker.clone()),
             (Some(json), r#"{"audience":["https://a.example/"]}"#, unreadable(Unreadable::NotText)),
             (Some(json), r#"["https://a.example/"]"#, unreadable(Unreadable::NotJson)),
@@ -195,6 +242,16 @@ mod tests {
         fn no_body_makes_it_panic(body in any::<Vec<u8>>()) {
             let _ = audience_in_form(&body);
             let _ = audience_in_json(&body);
+        }
+
+        #[test]
+        fn json_states_what_a_form_states(values in prop::collection::vec("[a-z]{0,3}", 0..4), other in "[a-z]{1,9}") {
+            let names = values.iter().enumerate().map(|(index, _)| if index == 3 { &*other } else { "audience" });
+            let members: Vec<_> = names.clone().zip(&values).map(|(n, v)| format!("\"{n}\":\"{v}\"")).collect();
+            let json = format!("{{{}}}", members.join(","));
+            let form: Vec<_> = names.zip(&values).map(|(n, v)| format!("{n}={v}")).collect();
+            let form = form.join("&");
+            prop_assert_eq!(audience_in_json(json.as_bytes()), audience_in_form(form.as_bytes()));
         }
     }
 }

@@ -60,6 +60,9 @@ async fn bad_requests_are_told_what_is_wrong() {
     let long_claims = json!({ "claims": { "a": "x".repeat(1024) } });
     for (body, reason, says) in [
         (json!({ "audience": "trac" }), "audience", "absolute URL"),
+        (json!({ "audience": "" }), "audience", "leave the member out"),
+        (json!({ "audience": " \t" }), "audience", "leave the member out"),
+        (json!({ "audience": null }), "body", "audience"),
         (json!({ "audience": "ftp://a.example/" }), "audience", "https://"),
         (json!({ "ttl": 0 }), "ttl", "86400"),
         (json!({ "ttl": 86_401 }), "ttl", "86400"),
@@ -80,6 +83,49 @@ async fn bad_requests_are_told_what_is_wrong() {
     assert_eq!(untyped.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
     let long = post("/v1/tokens").header("content-type", JSON).body(Body::from(" ".repeat(300_000))).unwrap();
     assert_eq!(server.private(long).await.status, StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+/// How many tokens were issued.
+async fn issued(server: &Fixture) -> String {
+    let metrics = send(server, "GET", "/metrics", None).await.text;
+    metrics.lines().find(|line| line.starts_with("countersign_tokens_issued")).unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn ambiguous_bodies_change_nothing() {
+    let server = Fixture::new();
+    let key = send(&server, "GET", "/v1/keys", None).await.json()["keys"][0]["id"].clone();
+    let document = send(&server, "GET", "/openapi.json", None).await.json();
+    let posts = document["paths"].as_object().unwrap().iter().filter(|(_, path)| path.get("post").is_some());
+    let paths: Vec<_> = posts.map(|(path, _)| path.as_str()).collect();
+    assert_eq!(paths.len(), 5, "{paths:?}");
+    let before = (send(&server, "GET", "/v1/keys", None).await.text, issued(&server).await);
+    for path in paths {
+        for body in [
+            "[]".to_owned(),
+            format!("[{key}, true]"),
+            "[null, null, null]".to_owned(),
+            "null".to_owned(),
+            "\"\"".to_owned(),
+            "0".to_owned(),
+            format!(r#"{{"id":{key},"rotate":false,"rotate":true}}"#),
+            r#"{"activate_in":1,"activate_in":0}"#.to_owned(),
+            r#"{"audience":"https://a.example/","audience":"https://b.example/"}"#.to_owned(),
+            r#"{"claims":{"a":1,"a":2}}"#.to_owned(),
+            r#"{"a":1,"\u0061":1}"#.to_owned(),
+            "{} {}".to_owned(),
+        ] {
+            let request = post(path).header("content-type", JSON).body(Body::from(body.clone())).unwrap();
+            let answer = server.private(request).await;
+            assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{path} {body}: {}", answer.text);
+            assert_eq!(answer.json()["type"], "urn:countersign:problem:body", "{path} {body}");
+        }
+        let answer = send(&server, "POST", &format!("{path}?audience={TRAC}"), None).await;
+        assert_eq!(answer.json()["type"], "urn:countersign:problem:query", "{path}");
+    }
+    let after = (send(&server, "GET", "/v1/keys", None).await.text, issued(&server).await);
+    assert_eq!(before, after);
+    assert_eq!(send(&server, "GET", "/v1/events", None).await.json()["events"], json!([]));
 }
 
 #[tokio::test]

@@ -1,10 +1,18 @@
 //! The private API as XML-RPC.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
+use countersign_core::{
+    End, Ended, Ending, EndingQuery, Policy, StoreError, StoreStats, TokenId, TokenStore,
+};
+use jiff::Timestamp;
+use tokio::time::Instant;
 
 use crate::fixture::{Answer, Fixture, Options, TRAC, post};
-use countersign_core::Policy;
 
 async fn call(server: &Fixture, method: &str, params: &[&str]) -> Answer {
     let params: String = params
@@ -82,11 +90,81 @@ async fn a_token_can_be_bound_and_nonsense_cannot() {
         "audience",
         &format!("<string>{TRAC}</string>")
     ));
-    let unbound = string(&call(&server, "newBugTrackerToken", &[""]).await);
-    assert_eq!(server.handshake(&unbound).await.status, StatusCode::OK, "an empty URL is none");
     let (code, sentence) = fault(&call(&server, "newBugTrackerToken", &["trac.example.org"]).await);
     assert_eq!(code, -32602);
     assert!(sentence.contains("absolute URL"), "{sentence}");
+}
+
+#[tokio::test]
+async fn empty_tracker_issues_no_token() {
+    let server = Fixture::new();
+    for value in ["<value></value>", "<value/>", "<value> </value>", "<value><string>\n</string></value>"] {
+        let params = format!("<params><param>{value}</param></params>");
+        let call = format!("<methodCall><methodName>newBugTrackerToken</methodName>{params}</methodCall>");
+        let (code, sentence) = fault(&send(&server, call).await);
+        assert_eq!(code, -32602, "{value}");
+        assert!(sentence.contains("the bugtracker_url is empty"), "{sentence}");
+    }
+    let nil = "<params><param><value><nil/></value></param></params>";
+    let call = format!("<methodCall><methodName>newBugTrackerToken</methodName>{nil}</methodCall>");
+    let (code, sentence) = fault(&send(&server, call).await);
+    assert_eq!((code, sentence.contains("not nil")), (-32602, true), "{sentence}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_multicall_is_cut_short() {
+    let server = Fixture::with(Options { store: Some(Arc::new(Slow)), ..Options::default() });
+    let look = format!(
+        "<value><struct><member><name>methodName</name><value>getLoginToken</value></member><member><name>params</name>\
+         <value><array><data><value>{}</value></data></array></value></member></struct></value>",
+        server.token()
+    );
+    let calls = format!(
+        "<params><param><value><array><data>{}</data></array></value></param></params>",
+        look.repeat(9)
+    );
+    let call = format!("<methodCall><methodName>system.multicall</methodName>{calls}</methodCall>");
+    let began = Instant::now();
+    let answer = send(&server, call).await;
+    assert_eq!(began.elapsed(), Duration::from_secs(6), "the one that has begun is waited for");
+    assert_eq!(answer.text.matches("the calls before this one took too long").count(), 6, "{}", answer.text);
+    assert_eq!(
+        answer.text.matches("asleep").count(),
+        3,
+        "what became of the others is told: {}",
+        answer.text
+    );
+}
+
+/// A store that takes two seconds to say that it cannot be used.
+#[derive(Debug)]
+struct Slow;
+
+#[async_trait]
+impl TokenStore for Slow {
+    async fn end(&self, _: TokenId, _: Timestamp, _: Ending) -> Result<End, StoreError> {
+        Err(StoreError::Busy)
+    }
+    async fn look(&self, _: TokenId, _: Timestamp) -> Result<End, StoreError> {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        Err(StoreError::Unavailable("it is asleep".to_owned()))
+    }
+    async fn endings(&self, _: &EndingQuery) -> Result<Vec<Ended>, StoreError> {
+        Err(StoreError::Busy)
+    }
+    async fn move_fence(&self, _: Timestamp) -> Result<Timestamp, StoreError> {
+        Err(StoreError::Busy)
+    }
+    async fn purge(&self, _: Timestamp) -> Result<u64, StoreError> {
+        Err(StoreError::Busy)
+    }
+    async fn stats(&self) -> Result<StoreStats, StoreError> {
+        Err(StoreError::Busy)
+    }
+    async fn ready(&self) -> Result<(), StoreError> {
+        Err(StoreError::Busy)
+    }
+    async fn close(&self) {}
 }
 
 #[tokio::test]

@@ -75,7 +75,7 @@ pub(crate) fn call(content_type: Option<&str>, body: &[u8]) -> Answer {
     block_on(respond(&Tokens, content_type, body))
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     let mut future = std::pin::pin!(future);
     let mut context = Context::from_waker(Waker::noop());
     loop {
