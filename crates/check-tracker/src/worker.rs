@@ -14,7 +14,6 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use rustls::{ClientConfig, RootCertStore};
 use url::Url;
 
 use crate::check::Bring;
@@ -55,13 +54,7 @@ pub(crate) enum Outcome {
 
 impl Worker {
     pub(crate) fn new(timeout: Duration) -> Result<Self, CheckError> {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        let tls = ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
-            .with_safe_default_protocol_versions()
-            .map_err(CheckError::Tls)?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let tls = countersign_tls::client(countersign_tls::system_authorities()).map_err(CheckError::Tls)?;
         let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
         // A connection of its own for every visit: nothing of one reaches the next.
         let client = Client::builder(TokioExecutor::new())

@@ -13,10 +13,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use url::Url;
 
 use crate::Credentials;
@@ -100,32 +98,23 @@ where
 }
 
 fn tls_config(credentials: &Credentials) -> Result<ClientConfig, String> {
-    let mut roots = RootCertStore::empty();
-    match &credentials.server_authorities {
-        Some(pem) => {
-            for certificate in CertificateDer::pem_slice_iter(pem) {
-                let certificate =
-                    certificate.map_err(|error| format!("the authorities are not PEM: {error}"))?;
-                roots.add(certificate).map_err(|error| format!("an authority cannot be used: {error}"))?;
-            }
-        }
-        None => {
-            let _ = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let roots = match &credentials.server_authorities {
+        Some(pem) => countersign_tls::authorities(pem)
+            .map_err(|error| format!("the file of the server's authorities cannot be used: {error}"))?,
+        None => countersign_tls::system_authorities(),
+    };
+    let Some(pem) = &credentials.identity else {
+        return countersign_tls::client(roots).map_err(|error| error.to_string());
+    };
+    let unusable = |reason: String| format!("the client identity cannot be used: {reason}");
+    let chain = countersign_tls::certificates(pem).map_err(|error| unusable(error.to_string()))?;
+    let key = countersign_tls::private_key(pem).map_err(|error| unusable(error.to_string()))?;
+    ClientConfig::builder_with_provider(countersign_tls::provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
-        .with_root_certificates(roots);
-    let Some(pem) = &credentials.identity else { return Ok(builder.with_no_client_auth()) };
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(pem)
-        .collect::<Result<_, _>>()
-        .map_err(|error| format!("the client certificate is not PEM: {error}"))?;
-    let key =
-        PrivateKeyDer::from_pem_slice(pem).map_err(|error| format!("the client key is not PEM: {error}"))?;
-    builder
+        .with_root_certificates(roots)
         .with_client_auth_cert(chain, key)
-        .map_err(|error| format!("the client certificate cannot be used: {error}"))
+        .map_err(|error| unusable(error.to_string()))
 }
 
 /// What a web server says to a GET. No redirect is followed.

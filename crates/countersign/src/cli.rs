@@ -1,5 +1,8 @@
 //! The command line's own definition.
 
+use std::collections::BTreeSet;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -14,6 +17,7 @@ use crate::output::Failure;
 use crate::remote::SERVER;
 use crate::settings::ServeArgs;
 use crate::store::{STORE_PLACE, StoreCommand};
+use crate::suggest::similar;
 use crate::token::TokenCommand;
 
 const AFTER_HELP: &str = "\
@@ -77,10 +81,57 @@ impl Cli {
     /// Reads the command line. Asked for help, or misused, it ends the process as `clap` does.
     pub(crate) fn read() -> Result<Self, Failure> {
         let mut command = Self::command();
-        let matches = command.get_matches_mut();
+        let matches = command.try_get_matches_from_mut(std::env::args_os()).unwrap_or_else(|error| {
+            let given: Vec<_> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+            without_secrets(error, &given).exit()
+        });
         check_place(&command, &matches)?;
         Self::from_arg_matches(&matches).map_err(Failure::usage)
     }
+}
+
+/// The same error without a value that can be a secret: one that came from a variable, which is named then, or a URL. What
+/// else stands on the command line is repeated, so that a typo is found at once.
+fn without_secrets(mut error: clap::Error, given: &[String]) -> clap::Error {
+    let hidden = || ContextValue::String("…".to_owned());
+    let Some(ContextValue::String(arg)) = error.get(ContextKind::InvalidArg).cloned() else { return error };
+    if error.kind() == ErrorKind::UnknownArgument {
+        if arg.contains("://") {
+            error.insert(ContextKind::InvalidArg, hidden());
+        }
+        return error;
+    }
+    let flag = arg.split([' ', '=', '[']).next().unwrap_or_default();
+    // What is no flag has no variable either.
+    let is_given = !flag.starts_with("--") || given.iter().any(|given| given.split('=').next() == Some(flag));
+    if !is_given {
+        let name = flag.trim_start_matches('-').replace('-', "_").to_uppercase();
+        error.insert(
+            ContextKind::InvalidArg,
+            ContextValue::String(format!("the variable COUNTERSIGN_{name}")),
+        );
+    }
+    let is_empty = error.get(ContextKind::InvalidValue) == Some(&ContextValue::String(String::new()));
+    if !is_empty && (!is_given || arg.contains("<URL>")) {
+        error.insert(ContextKind::InvalidValue, hidden());
+    }
+    error
+}
+
+/// The variables that look like settings of ours and are none, each with the one that was likely meant.
+pub(crate) fn unknown_variables() -> Vec<(String, Option<String>)> {
+    let mut known = BTreeSet::new();
+    collect_variables(&Cli::command(), &mut known);
+    let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
+    let unknown = names.filter(|name| name.starts_with("COUNTERSIGN_") && !known.contains(name));
+    let meant = |name: &str| similar(name, known.iter().map(String::as_str));
+    unknown.map(|name| (name.clone(), meant(&name))).collect()
+}
+
+fn collect_variables(command: &clap::Command, into: &mut BTreeSet<String>) {
+    let variables = command.get_arguments().filter_map(|arg| arg.get_env()?.to_str());
+    into.extend(variables.map(str::to_owned));
+    command.get_subcommands().for_each(|command| collect_variables(command, into));
 }
 
 /// Refuses flags that would be passed over in silence: without `--offline` those that say where files are, with it

@@ -17,6 +17,7 @@ mod remote;
 mod serve;
 mod settings;
 mod store;
+mod suggest;
 mod token;
 
 use std::process::ExitCode;

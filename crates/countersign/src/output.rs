@@ -36,6 +36,11 @@ impl Failure {
     }
 }
 
+/// Says something on standard error that is not a failure.
+pub(crate) fn note(sentence: impl Display) {
+    let _ = writeln!(io::stderr(), "countersign: {sentence}");
+}
+
 /// Prints lines to standard output.
 pub(crate) fn print(text: impl Display) -> Result<(), Failure> {
     let mut out = io::stdout().lock();

@@ -70,7 +70,14 @@ pub(crate) fn read_secret(path: &Path) -> Result<Zeroizing<String>, Failure> {
 /// The same, of the file that goes by that name.
 pub(crate) fn read_secret_in(what: &str, path: &Path) -> Result<Zeroizing<String>, Failure> {
     let text = fs::read_to_string(path).map(Zeroizing::new).map_err(|error| {
-        Failure::usage(format!("cannot read the {what} file {}: {error}", path.display()))
+        let file = match path.to_str() {
+            // Somebody who takes the setting for the secret itself must not find it in a log.
+            Some(name) if !name.contains(['/', '.']) => {
+                "whose name was given (it is not shown, lest it be the secret)"
+            }
+            _ => &path.display().to_string(),
+        };
+        Failure::usage(format!("cannot read the {what} file {file}: {error}"))
     })?;
     Ok(Zeroizing::new(text.trim().to_owned()))
 }

@@ -18,6 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use url::Url;
 
+use crate::cli::unknown_variables;
 use crate::log;
 use crate::output::{Failure, print};
 use crate::remote::{read_secret, read_secret_in};
@@ -29,6 +30,9 @@ const INTERRUPTED: i32 = 130;
 pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     let settings = args.resolve()?;
     let _log = log::start(settings.log_format)?;
+    for (variable, meant) in unknown_variables() {
+        tracing::warn!(variable, meant, "this variable is no setting, so it changes nothing");
+    }
     let bearer = bearer(&settings)?;
     let webhook = webhook(&settings)?;
     let traces = traces(&settings)?;

@@ -3,7 +3,9 @@
 //! [`Settings`] is the one list of settings. Its fields are flags and variables (by clap) and keys of the file (by
 //! serde); [`Resolved`] has the defaults filled in and everything checked.
 
-use std::path::{Path, PathBuf};
+mod file;
+
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -31,16 +33,13 @@ When the server is ready it prints two lines, `public URL` and `private URL`, su
 SIGTERM or Ctrl-C stops it after the requests under way; a second Ctrl-C stops it at once, with exit code 130. \
 SIGHUP reads the key ring and the TLS files again, if they have changed.";
 
-/// Where a configuration file is looked for when none is named; the first that exists is used.
-const FILES: [&str; 2] = ["countersign.toml", "/etc/countersign/countersign.toml"];
-
 /// The longest time that events can be kept: ten years.
 const MAX_EVENT_RETENTION: Duration = Duration::from_hours(10 * 365 * 24);
 
 /// Configuration as it is given: settings, and the file with more of them.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct ServeArgs {
-    /// The configuration file [default: ./countersign.toml or /etc/countersign/countersign.toml, if there is one]
+    /// The configuration file [default: /etc/countersign/countersign.toml, or else ./countersign.toml, if there is one]
     #[arg(long, env = "COUNTERSIGN_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
@@ -204,12 +203,8 @@ pub(crate) struct Resolved {
 impl ServeArgs {
     /// Reads the file, lays flags and variables over it, and fills in the defaults.
     pub(crate) fn resolve(self) -> Result<Resolved, Failure> {
-        let path = match self.config {
-            Some(path) => Some(path),
-            None => FILES.iter().map(PathBuf::from).find(|path| path.exists()),
-        };
-        let file = match path {
-            Some(path) => Settings::from_file(&path)?,
+        let file = match file::find(self.config)? {
+            Some(path) => file::read(&path)?,
             None => Settings::default(),
         };
         file.overlaid_with(&self.settings)?.resolve()
@@ -217,18 +212,6 @@ impl ServeArgs {
 }
 
 impl Settings {
-    fn from_file(path: &Path) -> Result<Self, Failure> {
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            Failure::usage(format!("cannot read the configuration file {}: {error}", path.display()))
-        })?;
-        Self::from_text(&text)
-            .map_err(|error| Failure::usage(format!("configuration file {}: {error}", path.display())))
-    }
-
-    fn from_text(text: &str) -> Result<Self, toml::de::Error> {
-        toml::from_str(text)
-    }
-
     /// These settings, except where `over` says something.
     fn overlaid_with(&self, over: &Self) -> Result<Self, Failure> {
         let table = |settings| toml::Table::try_from(settings).map_err(Failure::usage);
@@ -345,7 +328,7 @@ impl Settings {
 ///
 /// What is wrong with it, for a person.
 pub fn check(text: &str) -> Result<Policy, String> {
-    let settings = Settings::from_text(text).map_err(|error| error.to_string())?;
+    let settings = file::parse(text).map_err(|error| error.to_string())?;
     let resolved = settings.overlaid_with(&Settings::default()).and_then(Settings::resolve);
     resolved.map(|resolved| resolved.policy).map_err(Failure::into_sentence)
 }

@@ -13,8 +13,6 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::rt::TokioExecutor;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use url::{Host, Url};
 
@@ -193,30 +191,19 @@ impl Trouble {
 }
 
 fn tls(ca_file: Option<&Path>, is_needed: bool) -> Result<ClientConfig, LoginError> {
-    let mut roots = RootCertStore::empty();
-    if let Some(path) = ca_file {
-        let unreadable = |reason: String| LoginError::CaFile { path: path.to_owned(), reason };
-        let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(path)
-            .and_then(Iterator::collect)
-            .map_err(|error| unreadable(error.to_string()))?;
-        if certificates.is_empty() {
-            return Err(unreadable("it has no certificate in it".to_owned()));
-        }
-        for certificate in certificates {
-            roots.add(certificate).map_err(|error| unreadable(error.to_string()))?;
-        }
-    }
+    let mut roots = match ca_file {
+        Some(path) => countersign_tls::read(path)
+            .and_then(|pem| countersign_tls::authorities(&pem))
+            .map_err(|error| LoginError::CaFile { path: path.to_owned(), reason: error.to_string() })?,
+        None => RootCertStore::empty(),
+    };
     if is_needed {
-        // A broken file among many is no reason to give up; having none at all is.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        roots.extend(countersign_tls::system_authorities().roots);
         if roots.is_empty() {
             return Err(LoginError::NoAuthorities);
         }
     }
-    let config = ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
-        .with_safe_default_protocol_versions()
-        .map_err(LoginError::Tls)?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
+    countersign_tls::client(roots).map_err(LoginError::Tls)
 }
 
 fn proxy_address(text: &str) -> Result<Uri, LoginError> {

@@ -1,16 +1,14 @@
 //! TLS on a listener, with certificates that are replaced while it serves.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use countersign_tls::PemError;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::rustls::server::{NoClientAuth, WebPkiClientVerifier};
-use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 use crate::watched::Version;
 
@@ -101,10 +99,9 @@ impl TlsFiles {
     }
 
     fn read(&self) -> Result<ServerConfig, TlsError> {
-        let provider = Arc::new(ring::default_provider());
-        let chain = read_certificates(&self.certificates, "certificate chain")?;
-        let key = PrivateKeyDer::from_pem_file(&self.key)
-            .map_err(|error| file_error("private key", &self.key, error.to_string()))?;
+        let provider = countersign_tls::provider();
+        let chain = read(&self.certificates, "certificate chain", countersign_tls::certificates)?;
+        let key = read(&self.key, "private key", countersign_tls::private_key)?;
         let verifier = self.client_verifier(&provider)?;
         let unfit = |reason: String| TlsError::Unfit { path: self.certificates.clone(), reason };
         let mut config = ServerConfig::builder_with_provider(provider)
@@ -122,12 +119,7 @@ impl TlsFiles {
         provider: &Arc<CryptoProvider>,
     ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
         let Some(path) = &self.client_authorities else { return Ok(Arc::new(NoClientAuth)) };
-        let mut roots = RootCertStore::empty();
-        for certificate in read_certificates(path, "client authorities")? {
-            roots
-                .add(certificate)
-                .map_err(|error| file_error("client authorities", path, error.to_string()))?;
-        }
+        let roots = read(path, "client authorities", countersign_tls::authorities)?;
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
             .build()
             .map(|verifier| verifier as Arc<dyn ClientCertVerifier>)
@@ -135,18 +127,14 @@ impl TlsFiles {
     }
 }
 
-fn read_certificates(path: &Path, what: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|error| file_error(what, path, error.to_string()))?;
-    if certificates.is_empty() {
-        return Err(file_error(
-            what,
-            path,
-            io::Error::other("there is no PEM certificate in it").to_string(),
-        ));
-    }
-    Ok(certificates)
+/// Reads one of the files. The error describes what is wrong and quotes nothing: the file may be a private key.
+fn read<T>(
+    path: &Path,
+    what: &'static str,
+    parse: impl FnOnce(&[u8]) -> Result<T, PemError>,
+) -> Result<T, TlsError> {
+    let parsed = countersign_tls::read(path).and_then(|pem| parse(&pem));
+    parsed.map_err(|error| file_error(what, path, error.to_string()))
 }
 
 fn file_error(what: &'static str, path: &Path, reason: String) -> TlsError {

@@ -76,7 +76,7 @@ impl FromStr for StoreUrl {
             "memory" if rest.is_empty() => Ok(Self::Memory),
             "memory" => Err(OpenError::Options),
             "postgres" | "postgresql" => Ok(Self::Postgres(Box::new(url.parse()?))),
-            _ => Err(OpenError::UnknownScheme(scheme.to_owned())),
+            _ => Err(OpenError::UnknownScheme),
         }
     }
 }
@@ -176,9 +176,10 @@ pub enum OpenError {
     NoScheme,
     /// No store of that name.
     #[error(
-        "there is no `{0}:` store; there are `sqlite:` (or `sqlite:PATH`), `postgres://USER@HOST/DATABASE` and `memory:`"
+        "the store's URL begins with none of the names that there are: `sqlite:` (or `sqlite:PATH`), \
+         `postgres://USER@HOST/DATABASE` and `memory:`"
     )]
-    UnknownScheme(String),
+    UnknownScheme,
     /// The URL says more than it may.
     #[error("this store's URL takes no options: write `sqlite:`, `sqlite:PATH` or `memory:`")]
     Options,
@@ -188,6 +189,13 @@ pub enum OpenError {
          and write other characters than letters and digits as %XX"
     )]
     PostgresUrl(String),
+    /// A character that ends a part of the URL stands inside a part.
+    #[error(
+        "the store's URL has more than one `@`, so that it is not clear where its password ends; write an `@` in the password \
+         as %40 (and / as %2F, ? as %3F, # as %23, % as %25), or put the password into a file and name that with \
+         store_password_file"
+    )]
+    UnescapedUrl,
     /// An `sslmode` that there is not.
     #[error("sslmode in the store's URL must be disable, prefer, require, verify-ca or verify-full")]
     SslMode,
@@ -386,11 +394,17 @@ mod tests {
     #[test]
     fn other_urls_are_refused_and_no_password_is_repeated() {
         for (url, part) in [
-            ("postgres://anna:hunter2@db/tokens?hunter=hunter2", "unknown option `hunter`"),
+            ("postgres://anna:hunter2@db/tokens?hunter=hunter2", "it has an option that there is not"),
+            ("postgres://anna:p?hunter2=a@db/tokens", "more than one `@`"),
+            ("postgres://anna:p@hunter2@db/tokens", "%40"),
+            ("postgres://anna:hunter2@db/tokens?sslkey=hunter2", "`sslkey` is an option of libpq"),
             ("postgresql://anna:hunter2@db:hunter2/tokens", "cannot be understood"),
             ("postgres://anna:hunter2@db/tokens?sslmode=hunter2", "sslmode in the store's URL must be"),
             ("postgres:", "cannot be understood"),
-            ("redis://anna:hunter2@db", "there is no `redis:` store; there are `sqlite:`"),
+            (
+                "redis://anna:hunter2@db",
+                "the store's URL begins with none of the names that there are: `sqlite:`",
+            ),
             ("hunter2", "named by a URL such as"),
             ("", "named by a URL such as"),
             ("sqlite:tokens.db?mode=ro&hunter2", "takes no options"),
@@ -399,6 +413,19 @@ mod tests {
             let error = url.parse::<StoreUrl>().unwrap_err().to_string();
             assert!(error.contains(part), "{url}: {error}");
             assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    proptest::proptest! {
+        /// Passwords as people paste them, with whatever characters.
+        #[test]
+        fn no_part_of_an_unescaped_password_is_shown(before in "[!-~]{0,3}", after in "[!-~]{0,3}", option in "[a-z=&]{0,4}") {
+            let url = format!("postgres://anna:{before}hUnter2{after}@db.example/tokens?{option}");
+            let (shown, debug) = match url.parse::<StoreUrl>() {
+                Ok(parsed) => (parsed.to_string(), format!("{parsed:?}")),
+                Err(error) => (error.to_string(), format!("{error:?}")),
+            };
+            proptest::prop_assert!(!shown.contains("hUnter2") && !debug.contains("hUnter2"), "{url}: {shown} {debug}");
         }
     }
 

@@ -6,7 +6,6 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,8 +17,6 @@ use hyper_util::client::legacy::Client as HyperClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tower::ServiceExt;
@@ -138,21 +135,14 @@ impl fmt::Debug for Client {
 
 /// Which certificates are good: those of `authorities` (PEM) if given, else those that the machine trusts.
 pub(crate) fn tls(authorities: Option<&[u8]>) -> Result<ClientConfig, SetupError> {
-    let mut roots = RootCertStore::empty();
-    if let Some(pem) = authorities {
-        for certificate in CertificateDer::pem_slice_iter(pem) {
-            let certificate = certificate.map_err(|error| SetupError::Authorities(error.to_string()))?;
-            roots.add(certificate).map_err(|error| SetupError::Authorities(error.to_string()))?;
+    let roots = match authorities {
+        Some(pem) => {
+            countersign_tls::authorities(pem).map_err(|error| SetupError::Authorities(error.to_string()))?
         }
-        if roots.is_empty() {
-            return Err(SetupError::Authorities("there is no certificate in them".to_owned()));
-        }
-    } else {
-        // A machine's collection may hold certificates that rustls cannot read; the others are good all the same.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        if roots.is_empty() {
-            return Err(SetupError::NoAuthorities);
-        }
+        None => countersign_tls::system_authorities(),
+    };
+    if roots.is_empty() {
+        return Err(SetupError::NoAuthorities);
     }
     tls_with(roots)
 }
@@ -162,14 +152,8 @@ pub(crate) fn tls_unused() -> Result<ClientConfig, SetupError> {
     tls_with(RootCertStore::empty())
 }
 
-/// The provider is named here, so that the rest of the program may use another one, or several.
 fn tls_with(roots: RootCertStore) -> Result<ClientConfig, SetupError> {
-    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| SetupError::Tls(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(config)
+    countersign_tls::client(roots).map_err(|error| SetupError::Tls(error.to_string()))
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

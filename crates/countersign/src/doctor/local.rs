@@ -7,7 +7,6 @@ use std::path::Path;
 use countersign_store::StoreUrl;
 use jiff::{SignedDuration, Timestamp};
 use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use x509_parser::parse_x509_certificate;
 
 use super::context::Context;
@@ -167,7 +166,9 @@ pub(super) fn certificates(context: &Context) -> Vec<Finding> {
 }
 
 fn read_certificate(path: &Path) -> Result<CertificateDer<'static>, String> {
-    CertificateDer::from_pem_file(path).map_err(|error| error.to_string())
+    let chain = countersign_tls::read(path).and_then(|pem| countersign_tls::certificates(&pem));
+    let first = chain.map_err(|error| error.to_string())?.into_iter().next();
+    first.ok_or_else(|| countersign_tls::PemError::NoCertificate.to_string())
 }
 
 /// How long a certificate is still good for.

@@ -1,7 +1,9 @@
+use std::path::Path;
+
 use super::*;
 
 fn settings(text: &str) -> Settings {
-    Settings::from_text(text).unwrap()
+    file::parse(text).unwrap()
 }
 
 fn refusal(text: &str) -> String {
@@ -99,15 +101,15 @@ fn unknown_keys_and_wrong_types_are_refused_by_name() {
     for (text, says) in [
         ("colour = 'red'", "colour"),
         ("public_listen = 'here'", "public_listen"),
-        ("public_url = 'here'", "not a URL"),
-        ("traces = 'here'", "write one such as https://"),
+        ("public_url = 'here'", "public_url"),
+        ("traces = 'here'", "the base URL of an OpenTelemetry collector"),
         ("trusted_proxies = ['here']", "trusted_proxies"),
         ("forwarded_header = 'via'", "forwarded_header"),
         ("spent_status = 'gone'", "spent_status"),
         ("token_lifetime = 5", "token_lifetime"),
         ("[server]\nissuer = 'a'", "server"),
     ] {
-        let error = Settings::from_text(text).unwrap_err().to_string();
+        let error = file::parse(text).unwrap_err().to_string();
         assert!(error.contains(says), "{text}: {error}");
     }
 }

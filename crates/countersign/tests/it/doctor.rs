@@ -147,7 +147,7 @@ fn a_server_that_does_not_answer_is_an_error() {
 fn a_configuration_that_cannot_be_used_is_an_error_and_an_unwise_one_a_warning() {
     let place = used();
     for (text, level, check, part) in [
-        ("colour = 3", "error", "configuration", "unknown field"),
+        ("colour = 3", "error", "configuration", "there is no setting `colour`"),
         ("spent_status = 418", "error", "configuration", "401 or 410"),
         ("private_listen = '0.0.0.0:8087'", "error", "configuration", "open to anybody"),
         ("store = 'memory:'", "warning", "configuration", "forgets everything"),

@@ -21,6 +21,7 @@ mod http;
 mod keys;
 mod metrics;
 mod pipes;
+mod planted;
 mod postgres;
 mod private_api;
 mod process;

@@ -150,7 +150,7 @@ fn a_database_that_cannot_be_used_is_named_with_the_remedy() {
         (&["--store", &format!("{url}?sslmode=require")], "TLS to postgres://postgres@127.0.0.1:"),
         (
             &["--store", &format!("{url}?sslmode=require"), "--store-ca-file", "password"],
-            "no certificate in it",
+            "it holds no certificate",
         ),
     ] {
         let said = place.refusal(&[&["serve"], arguments].concat(), 1);

@@ -112,8 +112,8 @@ fn commands_show_the_secret_that_they_are_given_a_file_with() {
         let said = server.run(&place, arguments).refused(1);
         assert!(said.contains("bearer token"), "{said}");
     }
-    let said = server.run(&place, &["token", "new", "--private-bearer-file", "missing"]).refused(2);
-    assert!(said.contains("cannot read the bearer file missing"), "{said}");
+    let said = server.run(&place, &["token", "new", "--private-bearer-file", "./missing"]).refused(2);
+    assert!(said.contains("cannot read the bearer file ./missing"), "{said}");
 }
 
 #[test]

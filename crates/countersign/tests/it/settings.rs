@@ -61,14 +61,17 @@ fn a_file_that_is_named_is_read_instead_of_the_one_that_lies_here() {
 #[test]
 fn a_configuration_that_cannot_be_used_is_refused_with_the_reason() {
     for (text, says) in [
-        ("colour = 'red'", &["unknown field `colour`", "spent_status"][..]),
+        ("colour = 'red'", &["line 1", "there is no setting `colour`"][..]),
         ("[server]\nissuer = 'A'", &["`server`"]),
         ("spent_status = 404", &["spent_status must be 401 or 410, not 404"]),
         ("spent_status = 'gone'", &["spent_status"]),
         ("token_lifetime = '25h'", &["token_lifetime must be whole seconds", "86400"]),
         ("retention = '1s'", &["retention must be whole seconds", "120"]),
         ("public_url = 'ftp://a.example'", &["public_url must be https://HOST"]),
-        ("traces = 'here'", &["line 1", "not a URL", "write one such as https://tokens.example.org"]),
+        (
+            "traces = 'here'",
+            &["line 1", "`traces` does not take this value", "the base URL of an OpenTelemetry collector"],
+        ),
         ("issuer = ''", &["issuer must be a name"]),
         ("issuer = ", &["line 1"]),
     ] {
@@ -93,13 +96,13 @@ fn flags_that_cannot_be_used_are_refused_with_the_reason() {
         (&["--retention", "1m"], "retention must be whole seconds, at least 120 s"),
         (&["--public-listen", "localhost"], "'localhost' for '--public-listen"),
         (&["--private-listen", "8087"], "'8087' for '--private-listen"),
-        (&["--public-url", "here"], "'here' for '--public-url"),
+        (&["--public-url", "here"], "'…' for '--public-url"),
         (&["--public-url", "here"], "write one such as https://tokens.example.org"),
         (&["--public-url", "https://a.example/?b"], "public_url must be"),
         (&["--require-audience=maybe"], "--require-audience"),
         (&["--log-format", "xml"], "'xml' for '--log-format"),
-        (&["--traces", "here"], "'here' for '--traces <URL>': not a URL"),
-        (&["--alarm-webhook", "here"], "'here' for '--alarm-webhook <URL>': not a URL"),
+        (&["--traces", "here"], "'…' for '--traces <URL>': not a URL"),
+        (&["--alarm-webhook", "here"], "'…' for '--alarm-webhook <URL>': not a URL"),
         (&["--traces", "grpc://127.0.0.1:4317"], "traces must be the base URL of an OpenTelemetry collector"),
         (&["--traces", "http://anna:secret@127.0.0.1:4318"], "without a user name"),
         (&["--trace-ratio", "2"], "trace_ratio must be a number from 0 to 1"),
@@ -120,7 +123,8 @@ fn flags_that_cannot_be_used_are_refused_with_the_reason() {
 fn a_variable_that_cannot_be_used_is_refused_like_its_flag() {
     let ended = Place::new().run_with(&["serve"], &[("COUNTERSIGN_REFUSALS_PER_MINUTE", "many")], "");
     let refusal = ended.refused(2);
-    assert!(refusal.contains("'many' for '--refusals-per-minute"), "{refusal}");
+    assert!(refusal.contains("for 'the variable COUNTERSIGN_REFUSALS_PER_MINUTE'"), "{refusal}");
+    assert!(!refusal.contains("many"), "a variable's value can be a secret: {refusal}");
 }
 
 /// A variable that is set to nothing is mostly one that was to be set to something.

@@ -141,12 +141,12 @@ mod tests {
             ("ftp://localhost/s3cret", false),
             ("unix:/s3cret", false),
         ] {
-            let webhook = Webhook::new(&url(text), SECRET, Some(&[]));
+            let webhook = Webhook::new(&url(text), SECRET, None);
             assert_eq!(webhook.is_ok(), fits, "{text}");
             assert!(!format!("{webhook:?}").contains("s3cret"), "{webhook:?}");
         }
         for secret in ["", "whsec_", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_c2hvcnQ=", "whsec_!!!!"] {
-            let error = Webhook::new(&url("https://a.example"), secret, Some(&[])).unwrap_err().to_string();
+            let error = Webhook::new(&url("https://a.example"), secret, None).unwrap_err().to_string();
             assert!(error.contains("whsec_") && (secret.len() < 8 || !error.contains(secret)), "{error}");
         }
     }
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn the_signature_is_that_of_the_specification_s_example() {
         // The example of the Standard Webhooks' reference libraries.
-        let webhook = Webhook::new(&"https://a.example".parse().unwrap(), SECRET, Some(&[])).unwrap();
+        let webhook = Webhook::new(&"https://a.example".parse().unwrap(), SECRET, None).unwrap();
         let signed = "msg_p5jXN8AQM9LWM0D4loKWxJek.1614265330.{\"test\": 2432232314}";
         let signature = hmac::sign(&webhook.secret, signed.as_bytes());
         assert_eq!(BASE64.encode(signature.as_ref()), "g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");

@@ -136,6 +136,10 @@ impl FromStr for PostgresUrl {
     /// that is the default too, unless the server is on this machine.
     fn from_str(url: &str) -> Result<Self, OpenError> {
         let (place, parameters) = url.split_once('?').unwrap_or((url, ""));
+        // An `@` more is the end of a password, which would be taken for a host, and shown.
+        if place.matches('@').count() > 1 || parameters.contains('@') {
+            return Err(OpenError::UnescapedUrl);
+        }
         let (mut mode, mut ca_file, mut kept) = (None, None, Vec::new());
         for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
             let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
@@ -155,12 +159,8 @@ impl FromStr for PostgresUrl {
             }
         }
         let rest = if kept.is_empty() { place.to_owned() } else { format!("{place}?{}", kept.join("&")) };
-        let mut config: Config = rest.parse().map_err(|error: tokio_postgres::Error| {
-            // The reason names a parameter, never its value.
-            let reason =
-                std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-            OpenError::PostgresUrl(reason)
-        })?;
+        let mut config: Config =
+            rest.parse().map_err(|error: tokio_postgres::Error| OpenError::PostgresUrl(reason(&error)))?;
         if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
             return Err(OpenError::PostgresUrl("it names no host".to_owned()));
         }
@@ -172,6 +172,42 @@ impl FromStr for PostgresUrl {
             TlsMode::Verify => SslMode::Require,
         });
         Ok(Self { config, mode, ca_file })
+    }
+}
+
+/// The options of libpq that this program does not know.
+const OPTIONS_OF_LIBPQ: [&str; 19] = [
+    "client_encoding",
+    "fallback_application_name",
+    "gssdelegation",
+    "gssencmode",
+    "gsslib",
+    "krbsrvname",
+    "passfile",
+    "require_auth",
+    "requirepeer",
+    "replication",
+    "service",
+    "ssl_max_protocol_version",
+    "ssl_min_protocol_version",
+    "sslcert",
+    "sslcertmode",
+    "sslcompression",
+    "sslcrl",
+    "sslkey",
+    "sslsni",
+];
+
+/// What is wrong with a URL. It names an option only if libpq knows it: what stands in the place of an option can be the
+/// rest of a password with a `?` in it.
+fn reason(error: &tokio_postgres::Error) -> String {
+    let reason = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+    match reason.strip_prefix("unknown option `").and_then(|rest| rest.strip_suffix('`')) {
+        Some(option) if OPTIONS_OF_LIBPQ.contains(&option) => {
+            format!("`{option}` is an option of libpq that this program does not have; leave it out")
+        }
+        Some(_) => "it has an option that there is not".to_owned(),
+        None => reason,
     }
 }
 

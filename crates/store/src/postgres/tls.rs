@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use tokio_rustls::rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
@@ -15,7 +14,7 @@ use crate::OpenError;
 
 /// What connects by TLS. With [`TlsMode::Disable`] it is never asked.
 pub(super) fn connector(mode: TlsMode, ca_file: Option<&Path>) -> Result<MakeRustlsConnect, OpenError> {
-    let provider = Arc::new(ring::default_provider());
+    let provider = countersign_tls::provider();
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| OpenError::Unusable(format!("TLS cannot be set up: {error}")))?;
@@ -30,10 +29,8 @@ pub(super) fn connector(mode: TlsMode, ca_file: Option<&Path>) -> Result<MakeRus
 }
 
 fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, OpenError> {
-    let mut roots = RootCertStore::empty();
     let Some(path) = ca_file else {
-        let found = rustls_native_certs::load_native_certs();
-        roots.add_parsable_certificates(found.certs);
+        let roots = countersign_tls::system_authorities();
         if roots.is_empty() {
             return Err(OpenError::Unusable(
                 "this system has no certificate authorities to check the database's certificate with; name a file \
@@ -43,16 +40,9 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, OpenError> {
         }
         return Ok(roots);
     };
-    let wrong = |reason: String| OpenError::CaFile { path: path.to_owned(), reason };
-    let certificates = CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?;
-    for certificate in certificates {
-        let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-        roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
-    }
-    if roots.is_empty() {
-        return Err(wrong("there is no certificate in it".to_owned()));
-    }
-    Ok(roots)
+    countersign_tls::read(path)
+        .and_then(|pem| countersign_tls::authorities(&pem))
+        .map_err(|error| OpenError::CaFile { path: path.to_owned(), reason: error.to_string() })
 }
 
 /// Takes anybody for the server, as `sslmode=prefer` does, which promises nothing. It keeps out those who only listen.

@@ -1,0 +1,269 @@
+//! The configuration file: where it is, and what is wrong with it.
+//!
+//! A line of it can hold a password. So an error gives the line's number, the column and the setting's name, and never a
+//! value: neither the one that is wrong nor the line around it.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Command};
+
+use super::Settings;
+use crate::output::Failure;
+use crate::suggest::similar;
+
+/// The file of the machine. It comes first, so that nobody's working directory replaces it by accident.
+const OF_THE_MACHINE: &str = "/etc/countersign/countersign.toml";
+
+/// The file of the working directory, used where the machine has none.
+const OF_THE_DIRECTORY: &str = "countersign.toml";
+
+/// What is wrong with a configuration file, and where.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct FileError {
+    line: usize,
+    column: usize,
+    fault: Fault,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Fault {
+    /// It is not TOML there.
+    Syntax,
+    /// The same setting stands there twice.
+    Twice(String),
+    /// There is no setting of that name.
+    Unknown { key: String, similar: Option<String> },
+    /// The setting does not take such a value. `help` says which it takes.
+    Value { key: String, help: String },
+    /// A value is wrong, and it is not clear whose.
+    Somewhere,
+}
+
+impl fmt::Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}, column {}: ", self.line, self.column)?;
+        match &self.fault {
+            Fault::Syntax => f.write_str(
+                "this is not TOML; write a setting as `name = value` in a line of its own, with text in quotes, such as \
+                 `store = \"sqlite:\"`",
+            ),
+            Fault::Twice(key) => write!(f, "`{key}` is set a second time; remove one of the two"),
+            Fault::Unknown { key, similar } => {
+                write!(f, "there is no setting `{key}`; ")?;
+                match similar {
+                    Some(similar) => write!(f, "did you mean `{similar}`?"),
+                    None => f.write_str("`countersign serve --help` lists them all, with _ for each -"),
+                }
+            }
+            Fault::Value { key, help } => write!(f, "`{key}` does not take this value. {key}: {help}"),
+            Fault::Somewhere => {
+                f.write_str("this value cannot be used; `countersign serve --help` says what each setting takes")
+            }
+        }
+    }
+}
+
+/// The configuration file to use: the one that is named, or else the machine's, or else the working directory's.
+///
+/// # Errors
+///
+/// If a file is there and cannot be looked at: settings that were made must not be passed over in silence.
+pub(super) fn find(named: Option<PathBuf>) -> Result<Option<PathBuf>, Failure> {
+    if named.is_some() {
+        return Ok(named);
+    }
+    let machine =
+        if is_there(Path::new(OF_THE_MACHINE))? { Some(PathBuf::from(OF_THE_MACHINE)) } else { None };
+    let directory = is_there(Path::new(OF_THE_DIRECTORY))?.then(|| PathBuf::from(OF_THE_DIRECTORY));
+    if let (Some(_), Some(passed_over)) = (&machine, &directory) {
+        crate::output::note(format!(
+            "the settings of this machine, {OF_THE_MACHINE}, are used, and {} is not read; name it with --config to use it",
+            passed_over.display()
+        ));
+    }
+    Ok(machine.or(directory))
+}
+
+/// Whether something stands at a path, also a link that leads nowhere.
+fn is_there(path: &Path) -> Result<bool, Failure> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(false)
+        }
+        Err(error) => Err(Failure::usage(format!(
+            "cannot tell whether there is a configuration file {}: {error}; let this user enter its directory, or name \
+             the file to use with --config (/dev/null for none)",
+            path.display()
+        ))),
+    }
+}
+
+/// Reads a configuration file.
+pub(super) fn read(path: &Path) -> Result<Settings, Failure> {
+    let text = fs::read_to_string(path).map_err(|error| {
+        let reason = match error.kind() {
+            // The system's own words quote nothing, and neither may these.
+            io::ErrorKind::InvalidData => "it is not text in UTF-8".to_owned(),
+            _ => error.to_string(),
+        };
+        Failure::usage(format!("cannot read the configuration file {}: {reason}", path.display()))
+    })?;
+    parse(&text).map_err(|error| Failure::usage(format!("configuration file {}, {error}", path.display())))
+}
+
+/// Reads the text of a configuration file.
+pub(super) fn parse(text: &str) -> Result<Settings, FileError> {
+    let table: toml::Table = toml::from_str(text).map_err(|error| {
+        let (line, column) = place(text, &error);
+        let key = key_of_line(text, line);
+        let fault = match key {
+            Some(key) if error.message().starts_with("duplicate key") => Fault::Twice(key.to_owned()),
+            _ => Fault::Syntax,
+        };
+        FileError { line, column, fault }
+    })?;
+    toml::from_str(text).map_err(|error: toml::de::Error| {
+        let (line, column) = place(text, &error);
+        let fault = match key_of_line(text, line).filter(|key| table.contains_key(*key)) {
+            Some(key) => fault_of(key),
+            // A value of several lines, or a table, which no setting is.
+            None => {
+                table.keys().find(|key| help_of(key).is_none()).map_or(Fault::Somewhere, |key| fault_of(key))
+            }
+        };
+        FileError { line, column, fault }
+    })
+}
+
+/// What is wrong with a key whose value was refused.
+fn fault_of(key: &str) -> Fault {
+    match help_of(key) {
+        Some(help) => Fault::Value { key: key.to_owned(), help },
+        None => {
+            Fault::Unknown { key: key.to_owned(), similar: similar(key, names().iter().map(String::as_str)) }
+        }
+    }
+}
+
+fn flags() -> Command {
+    Settings::augment_args(Command::new("settings"))
+}
+
+/// The names of all settings.
+fn names() -> Vec<String> {
+    flags().get_arguments().map(|arg| arg.get_id().to_string()).collect()
+}
+
+/// What the help of `countersign serve` says of a setting; `None` if there is none of that name.
+fn help_of(key: &str) -> Option<String> {
+    let flags = flags();
+    let arg = flags.get_arguments().find(|arg| arg.get_id() == key)?;
+    Some(arg.get_help().map(ToString::to_string).unwrap_or_default())
+}
+
+/// Line and column of an error, counted from 1.
+fn place(text: &str, error: &toml::de::Error) -> (usize, usize) {
+    let start = error.span().map_or(0, |span| span.start);
+    let before = text.get(..start).unwrap_or_default();
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    let line = before.matches('\n').count() + 1;
+    let column = before.get(line_start..).unwrap_or_default().chars().count() + 1;
+    (line, column)
+}
+
+/// The bare key that a line begins with.
+fn key_of_line(text: &str, line: usize) -> Option<&str> {
+    let line = text.lines().nth(line.checked_sub(1)?)?.trim_start();
+    let (key, _) = line.split_once('=')?;
+    let key = key.trim_end();
+    let is_bare = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
+    is_bare.then_some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn error(text: &str) -> String {
+        parse(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn faults_are_placed_and_named() {
+        for (text, says) in [
+            (
+                "\nstroe = \"postgres://cs:hunter2@db/x\"",
+                "line 2, column 1: there is no setting `stroe`; did you mean `store`?",
+            ),
+            (
+                "colour = 'red'",
+                "line 1, column 1: there is no setting `colour`; `countersign serve --help` lists",
+            ),
+            ("issuer = 'a'\nissuer = 'b'", "line 2, column 1: `issuer` is set a second time"),
+            ("issuer = 'a'\n  store = postgres://cs:hunter2@db/x", "line 2"),
+            ("store postgres://cs:hunter2@db/x", "this is not TOML; write a setting as `name = value`"),
+            (
+                "token_lifetime = 5",
+                "`token_lifetime` does not take this value. token_lifetime: How long a token lives, such as 90s",
+            ),
+            ("spent_status = 'gone'", "`spent_status` does not take this value"),
+            ("trusted_proxies = [\n  'here',\n]", "cannot be used"),
+            ("[server]\nissuer = 'a'", "there is no setting `server`"),
+            ("server.issuer = 'a'", "there is no setting `server`"),
+        ] {
+            let error = error(text);
+            assert!(error.contains(says), "{text}: {error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    proptest! {
+        /// A secret in each setting, in each form in which people get a line wrong.
+        #[test]
+        fn no_error_quotes_a_value(
+            setting in 0_usize..64,
+            form in 0_usize..16,
+            noise in "[ \"'=#\\[\\]{}\\\\,.:@/\n-]{0,3}",
+            at in 0_usize..80,
+        ) {
+            const SECRET: &str = "hUnter2sEcret";
+            let names = names();
+            let name = names.get(setting % names.len()).map_or("store", String::as_str);
+            let value = format!("postgres://cs:{SECRET}@db.example/x");
+            let forms = [
+                format!("{name} = \"{value}\""),
+                format!("{name} = '{SECRET}'"),
+                format!("{name} = {value}"),
+                format!("{name} = {SECRET}"),
+                format!("{name}: {value}"),
+                format!("{name} \"{value}\""),
+                format!("{name}x = \"{value}\""),
+                format!("{name} = \"{value}"),
+                format!("{name} = \"\"\"\n{SECRET} = 1\n\"\"\""),
+                format!("{name} = [\"{SECRET}\"]"),
+                format!("{name} = {{ a = \"{SECRET}\" }}"),
+                format!("{name} = \"\\{SECRET}\""),
+                format!("[{name}]\na = \"{SECRET}\""),
+                format!("{name} = \"{value}\"\n{name} = \"{value}\""),
+                format!("{name} = '{value}' '{SECRET}'"),
+                format!("{name} = \"a\" # {SECRET}\n= {SECRET}"),
+            ];
+            let mut text = forms.get(form).cloned().unwrap_or_default();
+            let at = (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+            // Noise inside the secret would hide it from this test.
+            let start = text.find(SECRET).unwrap_or(0);
+            if !(start + 1..start + SECRET.len()).contains(&at) {
+                text.insert_str(at, &noise);
+            }
+            if let Err(error) = crate::settings::check(&text) {
+                prop_assert!(!error.contains("hUnter2") && !error.contains("sEcret"), "{text}\n{error}");
+            }
+        }
+    }
+}
