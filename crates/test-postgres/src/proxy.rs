@@ -9,7 +9,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-/// Where a connection is cut when a prepared statement is on its way.
+/// Where a connection is cut when a transaction is on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
     /// Before the server has it: it is not carried out.
@@ -31,9 +31,9 @@ pub struct Proxy {
 #[derive(Debug, Default)]
 struct State {
     next: Mutex<Option<Cut>>,
-    /// Every so-and-so-many statements one is cut; 0: none.
+    /// Every so-and-so-many transactions one is cut; 0: none.
     one_in: AtomicU64,
-    statements: AtomicU64,
+    transactions: AtomicU64,
     cuts: AtomicU64,
 }
 
@@ -66,14 +66,14 @@ impl Proxy {
         &self.url
     }
 
-    /// Cuts the connection of the next prepared statement, once.
+    /// Cuts the connection of the next transaction, once.
     pub fn cut_next(&self, cut: Cut) {
         *self.state.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(cut);
     }
 
     /// From now on cuts one of so many, in each of the three ways by turns; 0 for none.
-    pub fn cut_one_in(&self, statements: u64) {
-        self.state.one_in.store(statements, Ordering::Relaxed);
+    pub fn cut_one_in(&self, transactions: u64) {
+        self.state.one_in.store(transactions, Ordering::Relaxed);
     }
 
     /// How many connections it has cut.
@@ -91,11 +91,11 @@ impl Drop for Proxy {
 impl State {
     fn decide(&self) -> Option<Cut> {
         let next = self.next.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let statements = self.statements.fetch_add(1, Ordering::Relaxed) + 1;
+        let transactions = self.transactions.fetch_add(1, Ordering::Relaxed) + 1;
         let one_in = self.one_in.load(Ordering::Relaxed);
         let cut = next.or_else(|| {
-            let is_due = one_in > 0 && statements.is_multiple_of(one_in);
-            is_due.then(|| match (statements / one_in) % 3 {
+            let is_due = one_in > 0 && transactions.is_multiple_of(one_in);
+            is_due.then(|| match (transactions / one_in) % 3 {
                 0 => Cut::Request,
                 1 => Cut::Answer,
                 _ => Cut::Midway,
@@ -133,12 +133,12 @@ async fn requests(
         }
         length += count;
         let text = buffer.get(..length).unwrap_or_default();
-        // `Bind`, `Execute` and `Sync` travel together: a whole one ends with `Sync`, which is five bytes long.
-        let is_statement = text.first() == Some(&b'B');
-        if is_statement && !text.ends_with(&[b'S', 0, 0, 0, 4]) {
-            continue;
-        }
-        match if is_statement { state.decide() } else { None } {
+        let is_transaction = match look(text) {
+            Look::Part => continue,
+            Look::Transaction => true,
+            Look::Other => false,
+        };
+        match if is_transaction { state.decide() } else { None } {
             None => to.write_all(text).await?,
             Some(Cut::Request) => return Ok(()),
             Some(Cut::Midway) => {
@@ -156,6 +156,35 @@ async fn requests(
     }
 }
 
+/// What a client has sent so far.
+enum Look {
+    /// The end of a message is missing.
+    Part,
+    /// Requests that end with a commit.
+    Transaction,
+    Other,
+}
+
+fn look(mut text: &[u8]) -> Look {
+    // Only the first message of a connection has no letter before its length.
+    while let [kind, a, b, c, d, rest @ ..] = text
+        && kind.is_ascii_alphabetic()
+    {
+        let length = usize::try_from(u32::from_be_bytes([*a, *b, *c, *d])).unwrap_or(usize::MAX);
+        let Some(body) = length.checked_sub(4).and_then(|length| rest.get(..length)) else {
+            return Look::Part;
+        };
+        text = rest.get(body.len()..).unwrap_or_default();
+        if text.is_empty() && *kind == b'Q' && body.ends_with(b"COMMIT\0") {
+            return Look::Transaction;
+        }
+    }
+    match text {
+        [kind, ..] if kind.is_ascii_alphabetic() => Look::Part,
+        _ => Look::Other,
+    }
+}
+
 async fn answers(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
@@ -165,7 +194,7 @@ async fn answers(
     loop {
         let count = from.read(&mut buffer).await?;
         let text = buffer.get(..count).unwrap_or_default();
-        // `ReadyForQuery` in an idle session: committed.
+        // `ReadyForQuery` outside of a transaction: committed.
         let is_whole = text.ends_with(&[b'Z', 0, 0, 0, 5, b'I']);
         if count == 0 || (*stopped.borrow() && is_whole) {
             return Ok(());

@@ -207,26 +207,12 @@ impl Batch {
             columns.push(entry.token, &entry.ending);
         }
         let stripe = i16::try_from(self.nonce.rem_euclid(STRIPES.into())).unwrap_or(0);
-        let rows = session
-            .query(
-                Query::End(self.table),
-                &[
-                    &self.nonce,
-                    &stripe,
-                    &columns.ids,
-                    &columns.created,
-                    &columns.expires,
-                    &columns.ended,
-                    &columns.kinds,
-                    &columns.peers,
-                    &columns.retry_keys,
-                ],
-            )
-            .await?;
+        let rows = session.record(self.table, &columns.arguments(self.nonce, stripe)).await?;
         let missing = open.len() - rows.len().min(open.len());
         for row in &rows {
-            let id: Uuid = row.try_get(0).map_err(|error| unreadable(&error, session.place()))?;
-            if let Ok(n) = columns.ids.binary_search(&id)
+            let id = row.try_get("id").map_err(|error| unreadable(&error, session.place()))?;
+            if let Some(id) = id.and_then(|id| Uuid::parse_str(id).ok())
+                && let Ok(n) = columns.ids.binary_search(&id)
                 && let Some(entry) = open.get_mut(n)
             {
                 entry.end = Some(End::Recorded);

@@ -28,7 +28,7 @@ impl PostgresStore {
         self.core.ask_until(work, Instant::now() + PATIENCE).await.map_err(unavailable)
     }
 
-    async fn move_line(&self, line: Line, to: i64) -> Result<i64, StoreError> {
+    pub(super) async fn move_line(&self, line: Line, to: i64) -> Result<i64, StoreError> {
         self.ask(work(move |session| {
             Box::pin(async move {
                 let script = session.sql().move_line(line, to);

@@ -142,10 +142,7 @@ pub(super) async fn state(session: &mut Session) -> Result<CopyState, Failure> {
     match Standing::read(session, Query::Copy(CopyQuery::Copying)).await {
         Ok(standing) => Ok(standing.state),
         // Tables that a node of an older version uses know of no copies.
-        Err(failure) if failure.is(&[&SqlState::UNDEFINED_TABLE]) => {
-            session.recovered();
-            Ok(CopyState::Serving { made_by: None })
-        }
+        Err(failure) if failure.is(&[&SqlState::UNDEFINED_TABLE]) => Ok(CopyState::Serving { made_by: None }),
         Err(failure) => Err(failure),
     }
 }
@@ -166,10 +163,7 @@ pub(super) async fn lines_put_away(session: &mut Session) -> Result<Millis, Fail
     match Standing::read(session, Query::Copy(CopyQuery::Copying)).await {
         Ok(Standing { lines: Some(lines), .. }) => Ok(lines),
         Ok(_) => Err(no_lines(session.place())),
-        Err(failure) if failure.is(&[&SqlState::UNDEFINED_TABLE]) => {
-            session.recovered();
-            Err(no_lines(session.place()))
-        }
+        Err(failure) if failure.is(&[&SqlState::UNDEFINED_TABLE]) => Err(no_lines(session.place())),
         Err(failure) => Err(failure),
     }
 }
@@ -198,11 +192,15 @@ enum Change {
 type Outcome = Result<bool, CopyError>;
 
 async fn in_transaction(session: &mut Session, copy: &CopyId, change: &Change) -> Result<Outcome, Failure> {
-    session.rows("BEGIN").await?;
+    session.begin().await?;
     let outcome = carry_out(session, copy, change).await;
-    // Whoever comes here with a failure leaves a session that is marked as busy, and is not used again.
+    // A failure leaves a session whose transaction is open, and which is not used again.
     let outcome = outcome?;
-    session.rows(if outcome == Ok(true) { "COMMIT" } else { "ROLLBACK" }).await?;
+    if outcome == Ok(true) {
+        session.commit().await?
+    } else {
+        session.roll_back().await?
+    }
     Ok(outcome)
 }
 

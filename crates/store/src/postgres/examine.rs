@@ -60,10 +60,7 @@ pub async fn examine(
 /// The first two columns of what a statement returns. Not every database knows every statement; those that do not have
 /// nothing to say.
 async fn pairs(session: &mut Session, text: &str) -> Vec<(String, Option<String>)> {
-    let Ok(rows) = session.rows(text).await else {
-        session.recovered();
-        return Vec::new();
-    };
+    let Ok(rows) = session.rows(text).await else { return Vec::new() };
     let column = |row: &tokio_postgres::SimpleQueryRow, at| row.try_get(at).ok().flatten().map(str::to_owned);
     rows.iter().map(|row| (column(row, 0).unwrap_or_default(), column(row, 1))).collect()
 }

@@ -101,6 +101,23 @@ impl Failure {
         Self::Unreachable { reason }
     }
 
+    /// It was done, and with a warning that says that it may not be kept.
+    pub(super) fn warned(warning: &str, place: &str) -> Self {
+        Self::Lost {
+            reason: format!(
+                "{place} does not vouch for a commit ({warning}); see whether its synchronous standby is there; it is asked again"
+            ),
+        }
+    }
+
+    /// What came before was refused; whether this was carried out is not known.
+    pub(super) fn or_lost(self) -> Self {
+        match self {
+            Self::Refused { reason, .. } => Self::Lost { reason },
+            other => other,
+        }
+    }
+
     /// The server has not answered in time.
     pub(super) fn silence(place: &str) -> Self {
         Self::Lost {

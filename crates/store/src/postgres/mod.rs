@@ -254,23 +254,8 @@ impl Core {
 
     /// Sends an empty batch, which needs the same rights as a full one, and writes something.
     async fn try_out(&self, session: &mut Session) -> Result<(), Failure> {
-        let nothing = Columns::default();
-        session
-            .query(
-                Query::End(Table::at(to_millis(self.clock.now()))),
-                &[
-                    &0_i64,
-                    &0_i16,
-                    &nothing.ids,
-                    &nothing.created,
-                    &nothing.expires,
-                    &nothing.ended,
-                    &nothing.kinds,
-                    &nothing.peers,
-                    &nothing.retry_keys,
-                ],
-            )
-            .await?;
+        let table = Table::at(to_millis(self.clock.now()));
+        session.record(table, &Columns::default().arguments(0, 0)).await?;
         self.probe(session).await
     }
 

@@ -191,18 +191,19 @@ async fn empty(session: &mut Session, table: Table, first_live: Uuid) -> Result<
     // the locks.
     let rows = session.query(Query::Count(table), &[]).await?;
     let count: Option<i64> = rows.first().and_then(|row| row.try_get(0).ok());
+    session.begin().await?;
     let begin = session.sql().begin_truncate(table, &first_live);
     let found = session.rows(&begin).await?;
     let has = |name: &str| found.iter().any(|row| row.columns().iter().any(|column| column.name() == name));
     let (newer, some) = (has("newer"), has("some"));
-    session.in_transaction();
     // Without stripes to hold, the store does not serve, and a copy may be writing to it.
     if newer || !some || !has("stripe") {
-        session.rows("ROLLBACK").await?;
+        session.roll_back().await?;
         return Ok(0);
     }
     let truncate = session.sql().truncate(table);
     session.rows(&truncate).await?;
+    session.commit().await?;
     Ok(count.unwrap_or(0).unsigned_abs())
 }
 

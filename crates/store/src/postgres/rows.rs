@@ -1,10 +1,12 @@
 //! Endings as the database's columns, and back.
 
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
 use countersign_core::{
     Consumption, End, Ending, MAX_LIFETIME, RetryKeyHash, TokenId, from_millis, to_millis,
 };
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -81,6 +83,22 @@ pub(super) struct Columns {
 }
 
 impl Columns {
+    /// The columns as the arguments of a batch. They need no quoting: there are only digits, letters and what is between
+    /// them.
+    pub(super) fn arguments(&self, nonce: i64, stripe: i16) -> String {
+        // What a row takes, and what is around them.
+        let mut text = String::with_capacity(self.ids.len() * 160 + 100);
+        let _ = write!(text, "{nonce}, {stripe}::SMALLINT");
+        array(&mut text, &self.ids, |id| Some(id));
+        array(&mut text, &self.created, |at| Some(at));
+        array(&mut text, &self.expires, |at| Some(at));
+        array(&mut text, &self.ended, |at| Some(at));
+        array(&mut text, &self.kinds, |kind| Some(kind));
+        array(&mut text, &self.peers, |peer| peer.as_ref());
+        array(&mut text, &self.retry_keys, |key| key.as_ref().map(|key| HEXLOWER.encode(key)));
+        text
+    }
+
     pub(super) fn push(&mut self, token: Token, ending: &Ending) {
         let (kind, at, peer, retry_key) = match ending {
             Ending::Consumed(Consumption { at, by, retry_key }) => (CONSUMED, at, *by, retry_key.as_ref()),
@@ -94,6 +112,19 @@ impl Columns {
         self.peers.push(peer);
         self.retry_keys.push(retry_key.map(|key| key.as_bytes().to_vec()));
     }
+}
+
+fn array<'a, T, S: fmt::Display>(text: &mut String, values: &'a [T], show: impl Fn(&'a T) -> Option<S>) {
+    text.push_str(", '{");
+    for (n, value) in values.iter().enumerate() {
+        text.push_str(if n == 0 { "" } else { "," });
+        // Writing to a string does not fail.
+        let _ = match show(value) {
+            Some(value) => write!(text, "{value}"),
+            None => write!(text, "NULL"),
+        };
+    }
+    text.push_str("}'");
 }
 
 /// A row of [`Query::Look`](super::sql::Query::Look).

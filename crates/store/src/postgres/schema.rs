@@ -68,10 +68,7 @@ pub(super) async fn version(session: &mut Session) -> Result<u32, Failure> {
             let version = values.first().and_then(Option::as_deref).and_then(|version| version.parse().ok());
             Ok(version.unwrap_or(0))
         }
-        Err(failure) if failure.is(&[&SqlState::UNDEFINED_TABLE, &SqlState::INVALID_SCHEMA_NAME]) => {
-            session.recovered();
-            Ok(0)
-        }
+        Err(failure) if failure.is(&[&SqlState::UNDEFINED_TABLE, &SqlState::INVALID_SCHEMA_NAME]) => Ok(0),
         Err(failure) => Err(failure),
     }
 }
@@ -96,7 +93,6 @@ pub(super) async fn bring_up(session: &mut Session, change: Change, now: i64) ->
                 }));
             }
             Err(failure) if met_another(&failure) && attempts < ATTEMPTS => {
-                session.script("ROLLBACK", "").await?;
                 tokio::time::sleep(PAUSE * (attempts % 10)).await;
             }
             Err(failure) => return Err(failure.into()),
@@ -133,17 +129,14 @@ async fn step(session: &mut Session, found: u32, now: i64) -> Result<(), Failure
         let is_there = !session.rows(&text).await?.is_empty();
         let make = if is_there { String::new() } else { format!("CREATE SCHEMA IF NOT EXISTS {s};") };
         let script = format!(
-            "BEGIN; {make} \
-             CREATE TABLE IF NOT EXISTS {s}.migrations (version INT PRIMARY KEY, applied BIGINT NOT NULL); COMMIT"
+            "{make} CREATE TABLE IF NOT EXISTS {s}.migrations (version INT PRIMARY KEY, applied BIGINT NOT NULL)"
         );
         session.script(&script, "").await?;
     }
     let index = usize::try_from(found).unwrap_or(usize::MAX);
     let step = STEPS.get(index).map(|step| fill_in(step, &s, now)).unwrap_or_default();
-    let script = format!(
-        "BEGIN; INSERT INTO {s}.migrations (version, applied) VALUES ({}, {now}); {step}; COMMIT",
-        found + 1
-    );
+    let script =
+        format!("INSERT INTO {s}.migrations (version, applied) VALUES ({}, {now}); {step}", found + 1);
     session.script(&script, "").await?;
     Ok(())
 }
@@ -184,9 +177,9 @@ pub(super) async fn grant(session: &mut Session, role: &str) -> Result<(), Failu
     let s = session.sql().schema().quoted();
     let role = role.replace('"', "\"\"");
     let script = format!(
-        "BEGIN; GRANT USAGE ON SCHEMA {s} TO \"{role}\"; \
+        "GRANT USAGE ON SCHEMA {s} TO \"{role}\"; \
          GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA {s} TO \"{role}\"; \
-         REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON {s}.migrations FROM \"{role}\"; COMMIT"
+         REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON {s}.migrations FROM \"{role}\""
     );
     session.script(&script, "").await.map(drop)
 }

@@ -1,20 +1,23 @@
 //! One connection to the database, made ready for use; and the pools of them.
 
-use std::collections::HashMap;
+use std::future::poll_fn;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use deadpool::managed::{self, Metrics, PoolError, RecycleResult};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
-use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Config, NoTls, Row, SimpleQueryMessage, SimpleQueryRow, Statement};
+use tokio_postgres::error::{DbError, SqlState};
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Row, SimpleQueryMessage, SimpleQueryRow};
 use tokio_postgres_rustls::MakeRustlsConnect;
+use uuid::Uuid;
 
 use super::fault::Failure;
 use super::settings::TlsMode;
-use super::sql::{self, Query, Sql};
+use super::sql::{self, Query, Sql, Table};
 
 /// How long making one connection may take, unless the URL says so (`connect_timeout`).
 const CONNECT: Duration = Duration::from_secs(5);
@@ -28,16 +31,69 @@ pub(super) type Pool = managed::Pool<Manager>;
 /// A session that goes back to its pool when it is dropped.
 pub(super) type Pooled = managed::Object<Manager>;
 
-/// A connection, with the statements that were prepared on it.
+/// A connection. It holds nothing that a request relies on: with a pooler in between, each transaction may be carried out
+/// by another session of the database.
 pub(super) struct Session {
     client: Client,
-    statements: HashMap<Query, Statement>,
     sql: Arc<Sql>,
     place: Arc<str>,
-    /// Whether a request or a transaction is under way. If it stays so, the session is of no more use.
+    /// Whether a request is under way. If it stays so, the session is of no more use.
     busy: bool,
+    /// Whether a transaction of several requests is under way.
+    open: bool,
+    warning: Arc<Warning>,
     /// Moves the bytes. It ends when the client is dropped, or the connection breaks.
     driver: JoinHandle<()>,
+}
+
+/// The last warning that came over a connection.
+///
+/// A commit whose wait for a synchronous standby is cancelled succeeds, with a warning of this class. The standby may not
+/// have it, so it counts as a lost answer.
+#[derive(Debug, Default)]
+struct Warning(Mutex<Option<String>>);
+
+impl Warning {
+    fn note(&self, notice: &DbError) {
+        if *notice.code() == SqlState::WARNING {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(notice.message().to_owned());
+        }
+    }
+
+    fn take(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// A parameter of a statement. Its type goes with it, so that the statement need not be prepared to find it out.
+pub(super) trait Parameter: ToSql + Sync {
+    fn kind(&self) -> Type;
+}
+
+macro_rules! parameters {
+    ($($rust:ty => $kind:ident),* $(,)?) => {
+        $(impl Parameter for $rust {
+            fn kind(&self) -> Type {
+                Type::$kind
+            }
+        })*
+    };
+}
+
+parameters! {
+    bool => BOOL,
+    i16 => INT2,
+    i32 => INT4,
+    i64 => INT8,
+    Uuid => UUID,
+    String => TEXT,
+    &str => TEXT,
+    Option<&String> => TEXT,
+    Vec<i16> => INT2_ARRAY,
+    Vec<i64> => INT8_ARRAY,
+    Vec<Uuid> => UUID_ARRAY,
+    Vec<Option<IpAddr>> => INET_ARRAY,
+    Vec<Option<Vec<u8>>> => BYTEA_ARRAY,
 }
 
 impl Drop for Session {
@@ -48,73 +104,131 @@ impl Drop for Session {
 }
 
 impl Session {
-    /// Runs a prepared statement.
+    /// Runs a statement, in a transaction of its own unless one is under way; the rows that it returned.
     pub(super) async fn query(
         &mut self,
         query: Query,
-        parameters: &[&(dyn ToSql + Sync)],
+        parameters: &[&dyn Parameter],
     ) -> Result<Vec<Row>, Failure> {
+        let (text, typed) = (self.sql.text(query), typed(parameters));
         self.busy = true;
-        let statement = self.prepared(query).await?;
-        let rows = self.client.query(&statement, parameters).await.map_err(|error| self.failure(&error))?;
-        self.busy = false;
-        Ok(rows)
+        let outcome = self.carry_out(self.client.query_typed(&text, &typed)).await;
+        self.finish(outcome)
     }
 
     /// The same for a statement that returns no rows; how many it has changed.
     pub(super) async fn execute(
         &mut self,
         query: Query,
-        parameters: &[&(dyn ToSql + Sync)],
+        parameters: &[&dyn Parameter],
     ) -> Result<u64, Failure> {
+        let (text, typed) = (self.sql.text(query), typed(parameters));
         self.busy = true;
-        let statement = self.prepared(query).await?;
-        let changed =
-            self.client.execute(&statement, parameters).await.map_err(|error| self.failure(&error))?;
-        self.busy = false;
-        Ok(changed)
+        let outcome = self.carry_out(self.client.execute_typed(&text, &typed)).await;
+        self.finish(outcome)
     }
 
-    async fn prepared(&mut self, query: Query) -> Result<Statement, Failure> {
-        if let Some(statement) = self.statements.get(&query) {
-            return Ok(statement.clone());
+    /// The statement is sent without a name, for a pooler may give the next request to a session that has not heard of it.
+    /// Without a transaction, its beginning and its end travel with it.
+    async fn carry_out<T>(
+        &self,
+        statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, Failure> {
+        if self.open {
+            return statement.await.map_err(|error| self.failure(&error));
         }
-        let prepared = self.client.prepare(&self.sql.text(query)).await;
-        let statement = prepared.map_err(|error| self.failure(&error))?;
-        self.statements.insert(query, statement.clone());
-        Ok(statement)
+        let (begun, outcome, ended) = tokio::join!(
+            biased;
+            self.client.simple_query(sql::BEGIN),
+            statement,
+            self.client.simple_query("COMMIT"),
+        );
+        // Then the statement was sent nevertheless, and was a transaction by itself.
+        begun.map_err(|error| self.failure(&error).or_lost())?;
+        let value = outcome.map_err(|error| self.failure(&error))?;
+        ended.map_err(|error| self.failure(&error))?;
+        Ok(value)
     }
 
-    /// Runs statements in one request; the values of this column that they returned.
+    /// Records a batch: one request, which is a whole transaction. The statement is prepared, in whatever session of the
+    /// database carries this out, under a name that says all of it. One that has not prepared it yet refuses, and nothing
+    /// is kept; while the transaction that failed is not rolled back, a pooler stays with the same session.
+    pub(super) async fn record(
+        &mut self,
+        table: Table,
+        arguments: &str,
+    ) -> Result<Vec<SimpleQueryRow>, Failure> {
+        self.busy = true;
+        let sql = Arc::clone(&self.sql);
+        let mut outcome = self.client.simple_query(&sql.batch(table, arguments, false)).await;
+        let is_unprepared =
+            |error: &tokio_postgres::Error| error.code() == Some(&SqlState::INVALID_SQL_STATEMENT_NAME);
+        if outcome.as_ref().is_err_and(is_unprepared) {
+            let again = format!("ROLLBACK; {}", sql.batch(table, arguments, true));
+            outcome = self.client.simple_query(&again).await;
+        }
+        let outcome = outcome.map_err(|error| self.failure(&error));
+        if let Err(Failure::Refused { .. }) = outcome {
+            self.client.simple_query("ROLLBACK").await.map_err(|error| self.failure(&error).or_lost())?;
+        }
+        self.finish(outcome).map(rows_of)
+    }
+
+    /// Runs statements as one request, which is a whole transaction; the values of this column that they returned.
     pub(super) async fn script(&mut self, text: &str, column: &str) -> Result<Vec<Option<String>>, Failure> {
-        let rows = self.rows(text).await?;
-        let values = rows.into_iter().filter_map(|row| {
+        self.busy = true;
+        let script = format!("{}; {text}; COMMIT", sql::BEGIN);
+        let outcome = self.client.simple_query(&script).await.map_err(|error| self.failure(&error));
+        if let Err(Failure::Refused { .. }) = outcome {
+            self.client.simple_query("ROLLBACK").await.map_err(|error| self.failure(&error).or_lost())?;
+        }
+        let values = rows_of(self.finish(outcome)?).into_iter().filter_map(|row| {
             let index = row.columns().iter().position(|found| found.name() == column)?;
             row.try_get(index).ok().map(|value| value.map(ToOwned::to_owned))
         });
         Ok(values.collect())
     }
 
-    /// Runs statements in one request; the rows that they returned.
+    /// Runs statements in one request; the rows that they returned. Where they change something, a transaction has to be
+    /// under way.
     pub(super) async fn rows(&mut self, text: &str) -> Result<Vec<SimpleQueryRow>, Failure> {
         self.busy = true;
-        let messages = self.client.simple_query(text).await.map_err(|error| self.failure(&error))?;
-        self.busy = false;
-        let rows = messages.into_iter().filter_map(|message| match message {
-            SimpleQueryMessage::Row(row) => Some(row),
-            _ => None,
-        });
-        Ok(rows.collect())
+        let outcome = self.client.simple_query(text).await.map_err(|error| self.failure(&error));
+        self.finish(outcome).map(rows_of)
     }
 
-    /// The transaction that a script began goes on. Unless [`script`](Self::script) ends it, so does the session.
-    pub(super) fn in_transaction(&mut self) {
-        self.busy = true;
+    /// Begins a transaction of several requests. If it is not ended by one of the next two, the session ends.
+    pub(super) async fn begin(&mut self) -> Result<(), Failure> {
+        self.open = true;
+        self.rows(sql::BEGIN).await.map(drop)
     }
 
-    /// A request was refused and nothing of it is left.
-    pub(super) fn recovered(&mut self) {
-        self.busy = false;
+    pub(super) async fn commit(&mut self) -> Result<(), Failure> {
+        self.rows("COMMIT").await?;
+        self.open = false;
+        Ok(())
+    }
+
+    pub(super) async fn roll_back(&mut self) -> Result<(), Failure> {
+        self.rows("ROLLBACK").await?;
+        self.open = false;
+        Ok(())
+    }
+
+    fn finish<T>(&mut self, outcome: Result<T, Failure>) -> Result<T, Failure> {
+        let warning = self.warning.take();
+        match (outcome, warning) {
+            (Ok(_), Some(warning)) => Err(Failure::warned(&warning, &self.place)),
+            (Ok(value), None) => {
+                self.busy = false;
+                Ok(value)
+            }
+            (Err(failure), _) => {
+                // Nothing is left of a request that was refused.
+                self.busy = !matches!(failure, Failure::Refused { .. });
+                Err(failure)
+            }
+        }
     }
 
     pub(super) fn sql(&self) -> &Sql {
@@ -125,9 +239,21 @@ impl Session {
         &self.place
     }
 
-    pub(super) fn failure(&self, error: &tokio_postgres::Error) -> Failure {
+    fn failure(&self, error: &tokio_postgres::Error) -> Failure {
         Failure::of_request(error, &self.place)
     }
+}
+
+fn typed<'a>(parameters: &[&'a dyn Parameter]) -> Vec<(&'a (dyn ToSql + Sync), Type)> {
+    parameters.iter().map(|&parameter| (parameter as &(dyn ToSql + Sync), parameter.kind())).collect()
+}
+
+fn rows_of(messages: Vec<SimpleQueryMessage>) -> Vec<SimpleQueryRow> {
+    let rows = messages.into_iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    rows.collect()
 }
 
 /// Makes sessions.
@@ -166,22 +292,24 @@ impl Manager {
             config.password(read_password(path)?);
         }
         let failed = |error: tokio_postgres::Error| Failure::of_connecting(&error, &self.place);
+        let warning = Arc::new(Warning::default());
         let (client, driver) = match self.mode {
             TlsMode::Disable => {
                 let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
-                (client, tokio::spawn(drive(connection)))
+                (client, tokio::spawn(drive(connection, Arc::clone(&warning))))
             }
             TlsMode::Prefer | TlsMode::Verify => {
                 let (client, connection) = config.connect(self.tls.clone()).await.map_err(failed)?;
-                (client, tokio::spawn(drive(connection)))
+                (client, tokio::spawn(drive(connection, Arc::clone(&warning))))
             }
         };
         let mut session = Session {
             client,
-            statements: HashMap::new(),
             sql: Arc::clone(&self.sql),
             place: Arc::clone(&self.place),
             busy: false,
+            open: false,
+            warning,
             driver,
         };
         // A failure here comes before anything that matters was sent.
@@ -194,37 +322,31 @@ impl Manager {
 }
 
 /// Moves the bytes until the connection ends. Whoever waits for an answer is told how it ended.
-async fn drive<S, T>(connection: tokio_postgres::Connection<S, T>)
+async fn drive<S, T>(mut connection: tokio_postgres::Connection<S, T>, warning: Arc<Warning>)
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
-    if let Err(error) = connection.await {
-        tracing::debug!(%error, "a connection to the database ended");
+    while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+        match message {
+            Ok(AsyncMessage::Notice(notice)) => warning.note(&notice),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(%error, "a connection to the database ended");
+                return;
+            }
+        }
     }
 }
 
+/// Sees whether statements are carried out here.
 async fn prepare(session: &mut Session) -> Result<(), Failure> {
-    session.script(sql::SESSION, "").await?;
-    for set in sql::SESSION_IF_KNOWN {
-        match session.script(set, "").await {
-            Ok(_) => {}
-            Err(Failure::Refused { .. }) => session.recovered(),
-            Err(failure) => return Err(failure),
-        }
-    }
-    for row in session.rows(sql::DURABILITY).await? {
-        match (row.get(0), row.get(1)) {
-            // `remote_apply` waits for more than `on` does, and stays.
-            (Some("synchronous_commit"), Some("off" | "local" | "remote_write")) => {
-                session.script(sql::SYNCHRONOUS, "").await?;
-            }
-            (Some("fsync"), Some("off")) => tracing::warn!(
-                database = &*session.place,
-                "the database runs with fsync=off: when its machine crashes, used tokens can become good again"
-            ),
-            _ => {}
-        }
+    let fsync = session.rows(sql::FSYNC).await?;
+    if fsync.first().is_some_and(|row| row.get(0) == Some("off")) {
+        tracing::warn!(
+            database = &*session.place,
+            "the database runs with fsync=off: when its machine crashes, used tokens can become good again"
+        );
     }
     Ok(())
 }
@@ -245,7 +367,7 @@ impl managed::Manager for Manager {
     }
 
     async fn recycle(&self, session: &mut Session, _: &Metrics) -> RecycleResult<Failure> {
-        if session.busy || session.client.is_closed() {
+        if session.busy || session.open || session.client.is_closed() {
             return Err(managed::RecycleError::message("the connection has ended"));
         }
         Ok(())

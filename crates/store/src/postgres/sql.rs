@@ -2,10 +2,16 @@
 //!
 //! Nothing here is only PostgreSQL's: CockroachDB and YugabyteDB know these statements too. So there are no
 //! declarative partitions, no advisory locks, no `LOCK TABLE` and no `FOR SHARE`. What is, is marked as such and may fail.
+//!
+//! Nothing here relies on what was set for a session: a role's, a database's and a server's defaults change while a node
+//! serves, and a pooler gives each transaction another session. So each transaction says by itself how it is isolated, what
+//! its commit waits for, and what may cut it short ([`BEGIN`], [`RULES`]).
 
 use std::fmt;
 
 use countersign_core::{TokenId, to_millis};
+use data_encoding::HEXLOWER;
+use sha2::{Digest as _, Sha256};
 
 use super::settings::SchemaName;
 
@@ -53,18 +59,42 @@ impl fmt::Display for Table {
     }
 }
 
-/// A statement that is prepared once for each connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// What holds for a transaction, until it ends.
+///
+/// - `synchronous_commit`: waits for the disk at the commit, and for a synchronous standby's disk if there is one.
+///   `remote_apply` waits for more than `on` does, and stays.
+/// - `lock_timeout`: shorter than a node waits for an answer, so that the database itself gives up what nobody waits for
+///   any more. It does not cut short the wait for a synchronous standby.
+/// - `transaction_timeout`, where the server knows it (PostgreSQL 17): a role's own must not end a batch in the middle.
+/// - `idle_in_transaction_session_timeout`: a node that died must not keep its locks.
+/// - `enable_seqscan`: everything is looked up by key, also before the database knows how many rows there are.
+macro_rules! rules {
+    () => {
+        "set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'remote_apply' \
+         THEN 'remote_apply' ELSE 'on' END, true), set_config('lock_timeout', '5s', true), \
+         CASE WHEN current_setting('transaction_timeout', true) IS NOT NULL \
+         THEN set_config('transaction_timeout', '0', true) END, \
+         set_config('idle_in_transaction_session_timeout', '30s', true), set_config('enable_seqscan', 'off', true)"
+    };
+}
+
+/// Begins a transaction. Where it changes something the access mode is not named: `default_transaction_read_only` is how
+/// administrators keep everybody from writing, and stays.
+///
+/// `statement_timeout` counts from the beginning of each statement, so it is set by one of its own: a statement that is
+/// cancelled while its commit waits for a synchronous standby counts as committed.
+macro_rules! begin {
+    () => {
+        "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = 0"
+    };
+}
+
+/// Begins a transaction by these rules.
+pub(super) const BEGIN: &str = concat!(begin!(), "; SELECT ", rules!());
+
+/// A statement, but for the batch's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Query {
-    /// Records a batch of endings, as far as there are none yet and the lines allow it. Returns the ids of those that it
-    /// recorded.
-    ///
-    /// Parameters: the batch's nonce; a stripe; then a column of each: ids, when they were made, when they expire, when
-    /// they ended, kinds, addresses, retry keys.
-    ///
-    /// The lock on the stripe lasts until the commit. So the lines that are read here are still the lines when the rows
-    /// become visible, on whatever node somebody moves them.
-    End(Table),
     /// How tokens stand: the lines, and each token's ending if it is on record. Parameter: ids.
     Look(Table),
     /// Writes something that nobody reads. Parameters: a stripe, the time.
@@ -99,7 +129,7 @@ pub(super) enum Query {
 }
 
 /// A statement that is for copies of the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CopyQuery {
     /// Whether a server may use the store: state, copy, the other store; and the lines, if it may not.
     Copying,
@@ -133,15 +163,47 @@ pub(super) enum CopyQuery {
     ForgetEveryNode,
 }
 
+/// The statement that records a batch, for one table.
+#[derive(Clone, Debug)]
+struct Batch {
+    /// It follows from the text, so that no two statements have the same, whoever else uses the session.
+    name: String,
+    text: String,
+}
+
 /// The statements, for a schema of this name.
 #[derive(Clone, Debug)]
 pub(super) struct Sql {
     schema: SchemaName,
+    batches: Vec<Batch>,
 }
 
 impl Sql {
     pub(super) fn new(schema: SchemaName) -> Self {
-        Self { schema }
+        let s = schema.quoted();
+        let batches = Table::all().map(|table| {
+            let text = batch_text(&s, table);
+            let hash = HEXLOWER.encode(Sha256::digest(&text).get(..16).unwrap_or_default());
+            Batch { name: format!("countersign_{hash}"), text }
+        });
+        Self { batches: batches.collect(), schema }
+    }
+
+    /// The request that records a batch of endings, as far as there are none yet and the lines allow it. Returns the ids
+    /// of those that it recorded. It is refused, and changes nothing, where its statement has not been prepared; `prepare`
+    /// does that, too.
+    ///
+    /// Arguments: the batch's nonce; a stripe; then a column of each: ids, when they were made, when they expire, when they
+    /// ended, kinds, addresses, retry keys as hexadecimal digits.
+    ///
+    /// The lock on the stripe lasts until the commit. So the lines that are read here are still the lines when the rows
+    /// become visible, on whatever node somebody moves them.
+    pub(super) fn batch(&self, table: Table, arguments: &str, prepare: bool) -> String {
+        let Some(Batch { name, text }) = self.batches.get(table.index()) else { return String::new() };
+        let types = "BIGINT, SMALLINT, UUID[], BIGINT[], BIGINT[], BIGINT[], SMALLINT[], INET[], TEXT[]";
+        // What is prepared stays so, also if the transaction fails.
+        let prepare = if prepare { format!("PREPARE {name} ({types}) AS {text}; ") } else { String::new() };
+        format!(concat!(begin!(), "; {}EXECUTE {}({}); COMMIT"), prepare, name, arguments)
     }
 
     pub(super) fn schema(&self) -> &SchemaName {
@@ -151,15 +213,6 @@ impl Sql {
     pub(super) fn text(&self, query: Query) -> String {
         let s = self.schema.quoted();
         match query {
-            Query::End(table) => format!(
-                "WITH line AS (SELECT fence, horizon FROM {s}.lines WHERE stripe = $2 FOR UPDATE) \
-                 INSERT INTO {s}.{table} (id, expires, ended, kind, peer, retry_key, nonce) \
-                 SELECT w.id, w.expires, w.ended, w.kind, w.peer, w.retry_key, $1 FROM line CROSS JOIN \
-                 unnest($3::UUID[], $4::BIGINT[], $5::BIGINT[], $6::BIGINT[], $7::SMALLINT[], $8::INET[], $9::BYTEA[]) \
-                 AS w (id, created, expires, ended, kind, peer, retry_key) \
-                 WHERE w.created >= line.fence AND w.expires >= line.horizon ORDER BY w.id \
-                 ON CONFLICT DO NOTHING RETURNING id"
-            ),
             Query::Look(table) => format!(
                 "SELECT line.fence, line.horizon, w.id, e.kind, e.ended, e.peer, e.retry_key, e.nonce \
                  FROM {s}.lines AS line CROSS JOIN unnest($1::UUID[]) AS w (id) \
@@ -277,33 +330,34 @@ impl Sql {
         }
     }
 
-    /// Moves a line forward, if it is not there yet, and says where it stands then: one request, one transaction. The
+    /// Moves a line forward, if it is not there yet, and says where it stands then: a script for one transaction. The
     /// first stripe's lock comes first, so that two who move lines do not meet half-way.
     pub(super) fn move_line(&self, line: Line, to: i64) -> String {
         let s = self.schema.quoted();
         format!(
-            "BEGIN; SELECT stripe FROM {s}.lines WHERE stripe = 0 FOR UPDATE; \
+            "SELECT stripe FROM {s}.lines WHERE stripe = 0 FOR UPDATE; \
              UPDATE {s}.lines SET {line} = {to} WHERE {line} < {to}; \
-             SELECT {line} AS stands FROM {s}.lines WHERE stripe = 0; COMMIT"
+             SELECT {line} AS stands FROM {s}.lines WHERE stripe = 0"
         )
     }
 
-    /// Begins to empty a table: holds all stripes, so that no batch is under way and none begins. Says whether there is a
+    /// Begins to empty a table, in a transaction: holds all stripes, so that no batch is under way and none begins. Says whether there is a
     /// row from `first` on, and whether there is any. Gives up soon when something holds a lock: meanwhile no token is
-    /// consumed.
+    /// consumed. What looks for rows sees those that were there when the stripes were got, as the transaction's isolation
+    /// lets each statement.
     pub(super) fn begin_truncate(&self, table: Table, first: &uuid::Uuid) -> String {
         let s = self.schema.quoted();
         format!(
-            "BEGIN; SET LOCAL lock_timeout = '200ms'; SELECT stripe FROM {s}.lines WHERE stripe = 0 FOR UPDATE; \
+            "SET LOCAL lock_timeout = '200ms'; SELECT stripe FROM {s}.lines WHERE stripe = 0 FOR UPDATE; \
              SELECT stripe FROM {s}.lines ORDER BY stripe FOR UPDATE; \
              SELECT id AS newer FROM {s}.{table} WHERE id >= '{first}' LIMIT 1; \
              SELECT id AS some FROM {s}.{table} LIMIT 1"
         )
     }
 
-    /// Empties the table and ends what [`begin_truncate`](Self::begin_truncate) began.
+    /// Empties the table, after [`begin_truncate`](Self::begin_truncate).
     pub(super) fn truncate(&self, table: Table) -> String {
-        format!("TRUNCATE {}.{table}; COMMIT", self.schema.quoted())
+        format!("TRUNCATE {}.{table}", self.schema.quoted())
     }
 
     /// The newest version of the schema that is there.
@@ -315,6 +369,22 @@ impl Sql {
     pub(super) fn has_schema(&self) -> String {
         format!("SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = '{}'", self.schema.name())
     }
+}
+
+fn batch_text(s: &str, table: Table) -> String {
+    format!(
+        concat!(
+            "WITH rules AS MATERIALIZED (SELECT ",
+            rules!(),
+            "), line AS (SELECT l.fence, l.horizon FROM rules CROSS JOIN {}.lines AS l WHERE l.stripe = $2 FOR UPDATE OF l) \
+             INSERT INTO {}.{} (id, expires, ended, kind, peer, retry_key, nonce) \
+             SELECT w.id, w.expires, w.ended, w.kind, w.peer, decode(w.retry_key, 'hex'), $1 FROM line CROSS JOIN \
+             unnest($3, $4, $5, $6, $7, $8, $9) AS w (id, created, expires, ended, kind, peer, retry_key) \
+             WHERE w.created >= line.fence AND w.expires >= line.horizon ORDER BY w.id \
+             ON CONFLICT DO NOTHING RETURNING id"
+        ),
+        s, s, table
+    )
 }
 
 fn every_table(one: impl Fn(Table) -> String, between: &str) -> String {
@@ -337,22 +407,8 @@ impl fmt::Display for Line {
     }
 }
 
-/// Set for each connection. The first must succeed; the rest is best effort, since not every server knows them.
-///
-/// - `lock_timeout` and `statement_timeout`: a role's or a database's own must not end a batch in the middle. Above all, a
-///   statement that is cancelled while it waits for a synchronous standby counts as committed.
-/// - `idle_in_transaction_session_timeout`: a node that died must not keep its locks.
-/// - `enable_seqscan`: everything is looked up by key, also before the database knows how many rows there are.
-pub(super) const SESSION: &str = "SET statement_timeout = 0; SET lock_timeout = 0";
-pub(super) const SESSION_IF_KNOWN: [&str; 2] =
-    ["SET idle_in_transaction_session_timeout = '30s'", "SET enable_seqscan = off"];
-
-/// What makes a commit durable, as the server, the database or the role have set it.
-pub(super) const DURABILITY: &str =
-    "SELECT name, setting FROM pg_catalog.pg_settings WHERE name IN ('fsync', 'synchronous_commit')";
-
-/// Waits for the disk at each commit, and for a synchronous standby's disk if there is one.
-pub(super) const SYNCHRONOUS: &str = "SET synchronous_commit = on";
+/// Whether commits reach the disk at all, which only the server's configuration can say.
+pub(super) const FSYNC: &str = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'fsync'";
 
 /// What an operator may have set that makes commits forgettable. `reset_val` is what counts before a session sets anything.
 pub(super) const WHAT_IS_SET: &str = "SELECT name, reset_val FROM pg_catalog.pg_settings WHERE name IN \

@@ -2,6 +2,7 @@
 
 mod batches;
 mod copies;
+mod defaults;
 mod examining;
 mod lost;
 mod purging;

@@ -119,39 +119,6 @@ async fn a_role_that_may_only_read_and_write_records_serves() {
 }
 
 #[tokio::test]
-async fn what_a_role_has_weakened_is_set_right() {
-    let world = World::new();
-    let role = new_name();
-    run(
-        world.place.url(),
-        &format!(
-            "CREATE ROLE {role} SUPERUSER LOGIN PASSWORD 'secret'; ALTER ROLE {role} SET synchronous_commit = off; \
-             ALTER ROLE {role} SET statement_timeout = '1s'; ALTER ROLE {role} SET lock_timeout = '1s'"
-        ),
-    )
-    .await;
-    let (_, rest) = world.place.url().split_once('@').unwrap();
-    let store = PostgresStore::open(
-        &url(&format!("postgres://{role}:secret@{rest}")),
-        &options(world.place.schema()),
-        Arc::clone(&world.clock) as Arc<dyn Clock>,
-        Arc::new(countersign_core::OsEntropy),
-    )
-    .await
-    .unwrap();
-    let deadline = tokio::time::Instant::now() + std::time::Duration::from_mins(1);
-    for pool in [&store.core.writers, &store.core.readers] {
-        let mut session = super::super::session::take(pool, deadline, "").await.unwrap();
-        for (setting, value) in
-            [("synchronous_commit", "on"), ("statement_timeout", "0"), ("lock_timeout", "0")]
-        {
-            let set = session.script(&format!("SHOW {setting}"), setting).await.unwrap();
-            assert_eq!(set, [Some(value.to_owned())], "{setting}");
-        }
-    }
-}
-
-#[tokio::test]
 async fn a_database_that_takes_no_writes_is_named() {
     let world = World::new();
     world.open().await.close().await;

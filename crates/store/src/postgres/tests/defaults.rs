@@ -1,0 +1,192 @@
+//! What a server, a database or a role has set, and what must come out in spite of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_core::{Clock, End, TokenStore, after, from_millis, to_millis};
+use countersign_test_postgres::{Cluster, Place, connect, new_name, run};
+
+use super::super::PostgresStore;
+use super::super::session::take;
+use super::super::sql::{DAY, Line, Table};
+use super::{World, consume, options, url};
+
+/// The URL of a new role, for which this is set.
+async fn role_with(world: &World, settings: &[&str]) -> String {
+    let role = new_name();
+    let mut sql = format!("CREATE ROLE {role} SUPERUSER LOGIN PASSWORD 'secret'");
+    for setting in settings {
+        sql = format!("{sql}; ALTER ROLE {role} SET {setting}");
+    }
+    run(world.place.url(), &sql).await;
+    let (_, rest) = world.place.url().split_once('@').unwrap();
+    format!("postgres://{role}:secret@{rest}")
+}
+
+async fn open_as(world: &World, role: &str) -> Arc<PostgresStore> {
+    let clock = Arc::clone(&world.clock) as Arc<dyn Clock>;
+    let entropy = Arc::new(countersign_core::OsEntropy);
+    let options = options(world.place.schema());
+    Arc::new(PostgresStore::open(&url(role), &options, clock, entropy).await.unwrap())
+}
+
+const HOSTILE: [&str; 6] = [
+    "synchronous_commit = off",
+    "statement_timeout = '1s'",
+    "lock_timeout = '1s'",
+    "default_transaction_isolation = 'serializable'",
+    "default_transaction_deferrable = on",
+    "enable_seqscan = on",
+];
+
+/// What each kind of transaction goes by, in the order of [`RIGHT`].
+const SHOWN: &str = "concat_ws(' ', current_setting('synchronous_commit'), current_setting('statement_timeout'), \
+    current_setting('lock_timeout'), current_setting('transaction_isolation'), current_setting('enable_seqscan'))";
+const RIGHT: &str = "on 0 5s read committed off";
+
+#[tokio::test]
+async fn transactions_go_by_their_own_settings() {
+    let world = World::new();
+    let store = open_as(&world, &role_with(&world, &HOSTILE).await).await;
+    let deadline = tokio::time::Instant::now() + Duration::from_mins(1);
+    let mut session = take(&store.core.readers, deadline, "").await.unwrap();
+    let shown = session.script(&format!("SELECT {SHOWN} AS shown"), "shown").await.unwrap();
+    assert_eq!(shown, [Some(RIGHT.to_owned())]);
+    session.begin().await.unwrap();
+    let shown = session.rows(&format!("SELECT {SHOWN} AS shown")).await.unwrap();
+    assert_eq!(shown[0].get("shown"), Some(RIGHT));
+    session.roll_back().await.unwrap();
+
+    // What holds when a batch, and any other write, is committed.
+    let token = world.token();
+    let watch = |table: &str| {
+        format!(
+            "CREATE CONSTRAINT TRIGGER watch AFTER INSERT OR UPDATE ON {{s}}.{table} DEFERRABLE INITIALLY DEFERRED \
+             FOR EACH ROW EXECUTE FUNCTION {{s}}.watch(); "
+        )
+    };
+    let watched = format!(
+        "CREATE TABLE {{s}}.shown (shown TEXT); CREATE FUNCTION {{s}}.watch() RETURNS trigger LANGUAGE plpgsql AS \
+         $$BEGIN INSERT INTO {{s}}.shown VALUES ({SHOWN}); RETURN NULL; END$$; {} {}",
+        watch(&Table::of(token.0).to_string()),
+        watch("lines"),
+    );
+    world.place.run(&watched).await;
+    assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+    assert_eq!(world.place.run("SELECT shown FROM {s}.shown").await, [RIGHT]);
+    world.clock.advance(Duration::from_secs(10));
+    assert_eq!(store.ready().await, Ok(()));
+    store.move_fence(world.clock.now()).await.unwrap();
+    assert_eq!(world.place.run("SELECT DISTINCT shown FROM {s}.shown").await, [RIGHT]);
+}
+
+#[tokio::test]
+async fn waiting_for_a_standby_to_apply_stays() {
+    let world = World::new();
+    let role = role_with(&world, &["synchronous_commit = remote_apply"]).await;
+    let store = open_as(&world, &role).await;
+    let deadline = tokio::time::Instant::now() + Duration::from_mins(1);
+    let mut session = take(&store.core.readers, deadline, "").await.unwrap();
+    let shown = session.script("SHOW synchronous_commit", "synchronous_commit").await.unwrap();
+    assert_eq!(shown, [Some("remote_apply".to_owned())]);
+}
+
+/// The database forgets, in a crash, what was committed in the last ten seconds without waiting for its disk.
+#[tokio::test]
+async fn what_was_answered_survives_synchronous_commit_off_and_a_crash() {
+    let cluster = Cluster::start(&["--config", "wal_writer_delay=10s"]);
+    let world = World::at(Place::at(cluster.url()));
+    let store = world.open().await;
+    assert_eq!(consume(&store, world.token()).await, Ok(End::Recorded));
+    // While the sessions of the store are open.
+    run(cluster.url(), "ALTER SYSTEM SET synchronous_commit = off").await;
+    run(cluster.url(), "SELECT pg_reload_conf()").await;
+    while run(cluster.url(), "SHOW synchronous_commit").await != ["off"] {}
+    for _ in 0..3 {
+        // The second one is forgotten, as one whose transaction does not care.
+        let (token, witness) = (world.token(), world.token());
+        world.place.run("UPDATE {s}.lines SET probed = 0").await;
+        assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+        let forgotten = format!(
+            "INSERT INTO {{s}}.{} VALUES ('{}', 0, 0, 0, 0, NULL, NULL)",
+            Table::of(witness.0),
+            super::super::rows::uuid(witness.0)
+        );
+        world.place.run(&forgotten).await;
+        cluster.crash();
+        cluster.start_again();
+        loop {
+            match consume(&store, token).await {
+                Ok(End::Already(_)) => break,
+                Err(countersign_core::StoreError::Unavailable(_)) => tokio::task::yield_now().await,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(consume(&store, witness).await, Ok(End::Recorded), "the crash forgets what it may");
+    }
+}
+
+/// Nodes fight for tokens, by a role whose transactions would see no one else's rows, or fail.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn isolation_by_default_changes_no_answer() {
+    for level in ["repeatable read", "serializable"] {
+        let world = World::new();
+        let level = format!("default_transaction_isolation = '{level}'");
+        let role = role_with(&world, &[&level, "default_transaction_deferrable = on"]).await;
+        let nodes = [open_as(&world, &role).await, open_as(&world, &role).await];
+        let tokens = world.tokens(50);
+        let calls = tokens.iter().flat_map(|&token| nodes.iter().map(move |node| (token, Arc::clone(node))));
+        let calls: Vec<_> =
+            calls.map(|(token, node)| tokio::spawn(async move { consume(&node, token).await })).collect();
+        let mut recorded = 0;
+        for call in calls {
+            match call.await.unwrap() {
+                Ok(End::Recorded) => recorded += 1,
+                Ok(End::Already(_)) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(recorded, 50, "{level}");
+        assert_eq!(nodes[0].move_fence(world.clock.now()).await, Ok(world.clock.now()));
+    }
+}
+
+/// A token is consumed while a table is about to be emptied, by a role whose transactions see what was there when they
+/// began.
+#[tokio::test]
+async fn a_row_that_comes_while_a_table_is_about_to_be_emptied_stays() {
+    let world = World::new();
+    let role = role_with(&world, &["default_transaction_isolation = 'repeatable read'"]).await;
+    let store = open_as(&world, &role).await;
+    let (old, expires) = world.token();
+    assert_eq!(consume(&store, (old, expires)).await, Ok(End::Recorded));
+    let table = Table::of(old);
+    // The table's next day.
+    world.clock.set(from_millis(to_millis(old.created()) + 8 * DAY));
+    let (new, new_expires) = world.token();
+    assert_eq!(Table::of(new), table);
+    let line =
+        store.move_line(Line::Horizon, to_millis(after(expires, Duration::from_hours(48)))).await.unwrap();
+    let (client, other) = (connect(world.place.url()).await, connect(world.place.url()).await);
+    let batch = format!(
+        "BEGIN; SELECT 1 FROM {s}.lines WHERE stripe = 63 FOR UPDATE; \
+         INSERT INTO {s}.{table} VALUES ('{}', {}, 0, 1, 0, NULL, NULL)",
+        super::super::rows::uuid(new),
+        to_millis(new_expires),
+        s = world.place.schema(),
+    );
+    client.batch_execute(&batch).await.unwrap();
+    let purge = {
+        let core = Arc::clone(&store.core);
+        tokio::spawn(async move { core.remove_expired(line).await })
+    };
+    let waits = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%{}%'",
+        world.place.schema()
+    );
+    // It waits for a fifth of a second, and for a lock that this holds.
+    while other.query_one(&waits, &[]).await.unwrap().get::<_, i64>(0) != 1 {}
+    client.batch_execute("COMMIT").await.unwrap();
+    purge.await.unwrap().unwrap();
+    assert!(matches!(consume(&store, (new, new_expires)).await, Ok(End::Already(_))));
+}
