@@ -93,7 +93,10 @@ impl Http {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
-        let builder = Client::builder(TokioExecutor::new());
+        // Each request has a connection of its own: some servers close one after its answer without saying so, and the
+        // token would meet a closed door.
+        let mut builder = Client::builder(TokioExecutor::new());
+        builder.pool_max_idle_per_host(0);
         let client = match proxy {
             Some(proxy) => AnyClient::Proxied(builder.build(https.wrap_connector(Tunnel::new(proxy, tcp)))),
             None => AnyClient::Direct(builder.build(https.wrap_connector(tcp))),

@@ -72,7 +72,8 @@ impl Stub {
     }
 }
 
-/// Answers one request and hangs up. An empty answer is none at all.
+/// Answers one request and hangs up; without having said so, it does that when the next request comes. An empty answer is
+/// none at all.
 async fn serve<S>(mut stream: S, seen: &Mutex<Vec<String>>, answer: &(dyn Fn(&str) -> String + Send + Sync))
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -96,6 +97,9 @@ where
     let text = answer(&request);
     seen.lock().unwrap().push(request);
     let _ = stream.write_all(text.as_bytes()).await;
+    if !text.is_empty() && !text.contains("Connection: close") {
+        let _ = stream.read_u8().await;
+    }
     let _ = stream.shutdown().await;
 }
 

@@ -54,6 +54,18 @@ async fn a_login() {
 }
 
 #[tokio::test]
+async fn server_that_closes_without_notice_gets_the_token() {
+    let keep = |answer: String| answer.replace("Connection: close\r\n", "");
+    let check = keep(answer("401 Unauthorized", &[TEXT, CHALLENGE], "This Trac logs in.\n"));
+    let login = keep(answer("200 OK", &[TEXT, SESSION], "Logged in as launchpad.\n"));
+    let stub =
+        Stub::start(move |request| if request.contains("/check ") { check.clone() } else { login.clone() })
+            .await;
+    run(&stub.login(Tracker::Trac)).await.unwrap();
+    assert_eq!(stub.requests().len(), 2);
+}
+
+#[tokio::test]
 async fn the_tracker_is_told_of_the_trace() {
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     for (parent, told) in [(Some(PARENT), 2), (Some("what no\nheader can carry"), 0), (None, 0)] {
