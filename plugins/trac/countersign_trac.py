@@ -1,33 +1,64 @@
-"""Log Launchpad, or any issuer of login tokens, in to Trac.
+"""Log Launchpad, or any issuer of login tokens, in to Trac, and let it do its work there.
 
 The issuer's worker asks for `GET {trac}/launchpad-auth/{token}`. Before it answers, Trac asks the issuer
 at the URL *configured* in trac.ini, `POST https://issuer.example.org/token/{token}/+bugtracker-handshake`,
 whether it made that token. HTTP 200 means yes, and happens once per token: the caller then gets an ordinary
-Trac session as the configured user. Anything else means no, and the caller gets 401.
+Trac session as the configured user. Anything else means no, and the caller gets 401. With its session the
+worker calls the methods `launchpad.*` at `{trac}/xmlrpc`.
 
-`Issuer` is the handshake and knows nothing of Trac: another tracker's plugin needs the same.
-`LaunchpadLogin` is what Trac sees. README.md says how to install and configure it.
+- `Issuer` is the handshake and knows nothing of Trac: another tracker's plugin needs the same.
+- `LaunchpadLogin` is the login that Trac sees.
+- `LaunchpadRPC` has the methods for tickets and comments.
+- `LaunchpadAdmin` has the commands of `trac-admin`: `launchpad setup`, `launchpad check`.
+
+README.md says how to install and configure it.
 """
 
+import io
 import re
 import secrets
+import socket
 import ssl
 import time
+import xmlrpc.client
 from contextlib import closing
+from datetime import datetime, timezone
+from email.utils import parseaddr
 from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from ipaddress import ip_address
+from queue import Empty, SimpleQueue
+from threading import Thread
 from urllib.parse import urlencode, urlsplit
+from xml.parsers import expat
 
+from trac import __version__ as trac_version
+from trac.admin.api import AdminCommandError, IAdminCommandProvider
 from trac.config import ConfigurationError, FloatOption, Option, PathOption
-from trac.core import Component, implements
-from trac.web.api import IRequestHandler
+from trac.core import Component, ExtensionPoint, TracError, implements
+from trac.notification.api import NotificationSystem
+from trac.perm import IPermissionRequestor, PermissionSystem
+from trac.resource import Resource, ResourceNotFound
+from trac.ticket.api import ITicketManipulator, TicketSystem
+from trac.ticket.model import Ticket
+from trac.ticket.notification import TicketChangeEvent
+from trac.util.datefmt import datetime_now, from_utimestamp, to_utimestamp, utc
+from trac.util.text import exception_to_unicode, printout, to_unicode
+from trac.web.api import IRequestFilter, IRequestHandler
 from trac.web.auth import LoginModule
+from trac.web.chrome import Chrome
 from trac.web.main import FakeSession
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 
 PATH = '/launchpad-auth/'
+
+# How the cookie of a session begins that a token opened. The session of a person does not begin so.
+SESSION_MARK = 'launchpad-'
+SESSION_SECONDS = 10 * 86400
+
+# A browser or a mail reader that loads a page before anybody asked for it says so in one of these.
+PREFETCH_HEADERS = ('Sec-Purpose', 'Purpose', 'X-Purpose', 'X-Moz')
 
 # Letters and digits only: whatever a caller sends, it cannot leave its place in the issuer's URL.
 TOKEN = re.compile('[0-9A-Za-z]{1,4096}')
@@ -51,8 +82,8 @@ AUTH_SERVER_HINT = ('Set it to the URL of the issuer\'s handshake, with %s where
 class Issuer:
     """The server that vouches for its tokens, as trac.ini describes it.
 
-    `timeout` is in seconds, for connecting and then for each wait for a piece of the answer. A setting
-    that cannot work raises `ValueError` with a sentence for the administrator.
+    `timeout` is in seconds, for one question from the first look at the host's name to the last header of the
+    answer. A setting that cannot work raises `ValueError` with a sentence for the administrator.
     """
 
     def __init__(self, auth_server, audience='', timeout=5.0, ca_file='', proxy=''):
@@ -104,7 +135,8 @@ class Issuer:
         connection = connect(self.proxy or url.netloc, timeout=self.timeout)
         if self.proxy:
             connection.set_tunnel(url.netloc)
-        with closing(connection):
+
+        def ask():
             connection.request('POST', url.path + ('?' + url.query if url.query else ''),
                                body=urlencode({'audience': self.audience} if self.audience else {}),
                                headers={'Content-Type': 'application/x-www-form-urlencoded',
@@ -115,6 +147,41 @@ class Issuer:
             with connection.getresponse() as response:
                 return response.status
 
+        return _within(self.timeout, ask, connection)
+
+
+def _within(seconds, ask, connection):
+    """Return what `ask` returns, or raise `TimeoutError` and hang up if it takes longer than `seconds`.
+
+    A socket's own time limit is for one wait: a name server with many addresses, an issuer that sends a byte every
+    other second, or `100 Continue` without end would each stay below it and take for ever. So the question has a
+    thread of its own. What that thread finds out later is not believed.
+    """
+    outcome = SimpleQueue()
+
+    def run():
+        try:
+            with closing(connection):
+                outcome.put((ask(), None))
+        except Exception as e:  # raised below, in the caller's thread
+            outcome.put((None, e))
+
+    Thread(target=run, name='countersign-trac', daemon=True).start()
+    try:
+        status, error = outcome.get(timeout=seconds)
+    except Empty:
+        # It ends the thread's wait. Of a TLS connection, too, the plain socket is shut: its TLS is the thread's.
+        sock = connection.sock
+        if sock is not None:
+            try:
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            except OSError:
+                pass  # it has been closed meanwhile
+        raise TimeoutError('no whole answer within %g seconds' % seconds) from None
+    if error:
+        raise error
+    return status
+
 
 class Refused(Exception):
     """No session for this caller. The text says why; the caller sees it."""
@@ -123,10 +190,11 @@ class Refused(Exception):
 class LaunchpadLogin(Component):
     """Lets an issuer of login tokens, such as Launchpad, log in as one configured user.
 
-    It grants that user nothing: give it permissions with `trac-admin`.
+    It grants that user nothing: give it permissions with `trac-admin`. The user's name is the issuer's alone: whoever
+    comes with it by another way than a token is refused, whether that is a password or a session.
     """
 
-    implements(IRequestHandler)
+    implements(IRequestHandler, IRequestFilter)
 
     is_valid_default_handler = False
 
@@ -142,7 +210,8 @@ class LaunchpadLogin(Component):
         """The Trac user that the issuer is logged in as.""")
 
     timeout = FloatOption('launchpad', 'timeout', 5.0,
-        """Seconds to wait for the issuer; a lost answer is asked for once more. More than 0, at most 60.""")
+        """Seconds that the issuer may take for its answer; a lost answer is asked for once more. More than 0, at most
+        60.""")
 
     ca_file = PathOption('launchpad', 'ca_file', '',
         """PEM file with the certificate authorities to trust for `auth_server`, instead of the system's.
@@ -184,7 +253,41 @@ class LaunchpadLogin(Component):
             return _send(req, 401, str(e))
         return _send(req, 200, "Logged in as %s." % user)
 
+    # IRequestFilter methods
+
+    def pre_process_request(self, req, handler):
+        if req.path_info.startswith((PATH, '/chrome/')) or req.path_info == '/logout':
+            return handler
+        if not self.auth_server or self.user in ('', 'anonymous', 'authenticated'):
+            return handler  # nobody can be logged in, so no name is the issuer's
+        if req.authname == self._user() and not self._has_session(req):
+            self.log.warning("Refused a request from %s as %s that no token opened the session of",
+                             req.remote_addr, req.authname)
+            _send(req, 403, "The name %s is reserved for the issuer of login tokens, and this session was not opened "
+                            "by a token or is over. Log in under another name." % req.authname)
+        return handler
+
+    def post_process_request(self, req, template, data, metadata):
+        return template, data, metadata
+
     # Internal methods
+
+    def _user(self):
+        return self.user.lower() if LoginModule(self.env).ignore_case else self.user
+
+    def _has_session(self, req):
+        """Whether a token opened the session that the caller shows, less than ten days ago."""
+        cookie = req.incookie['trac_auth'].value if 'trac_auth' in req.incookie else ''
+        if not cookie.startswith(SESSION_MARK):
+            return False
+        oldest = int(time.time()) - SESSION_SECONDS
+        for opened, in self.env.db_query("SELECT time FROM auth_cookie WHERE cookie=%s AND name=%s",
+                                         (cookie, self._user())):
+            if opened >= oldest:
+                return True
+            # Trac itself ends sessions after ten days, but only when somebody logs in by its own form.
+            self.env.db_transaction("DELETE FROM auth_cookie WHERE name=%s AND time<%s", (self._user(), oldest))
+        return False
 
     def _log_in(self, req, token):
         """Return the user's name, with the session cookie in `req`; or raise `Refused`."""
@@ -192,7 +295,10 @@ class LaunchpadLogin(Component):
             raise Refused("This Trac logs in whoever brings a login token in place of the word check.")
         if not TOKEN.fullmatch(token):
             raise Refused("That is not a login token: a token is 1 to 4096 letters and digits.")
-        user = self.user.lower() if LoginModule(self.env).ignore_case else self.user
+        if any('prefetch' in (req.get_header(name) or '').lower() or 'preview' in (req.get_header(name) or '').lower()
+               for name in PREFETCH_HEADERS):
+            raise Refused("This request only loads a page in advance, so it did not use the token up.")
+        user = self._user()
         if req.remote_user not in (None, '', 'anonymous', user):
             # Trac prefers what the web server says to a cookie, so a session would be another user's.
             raise Refused("The web server has already logged you in as somebody else. Come without a password.")
@@ -230,11 +336,10 @@ class LaunchpadLogin(Component):
     def _start_session(self, req, user):
         """Add a session to those of `user`, as Trac's own LoginModule would, and to nobody else's."""
         login = LoginModule(self.env)
-        cookie = secrets.token_hex(16)
+        cookie = SESSION_MARK + secrets.token_hex(16)
         now = int(time.time())
         with self.env.db_transaction as db:
-            # Trac ends sessions after ten days, but only when somebody logs in by its own form.
-            db("DELETE FROM auth_cookie WHERE name=%s AND time<%s", (user, now - 10 * 86400))
+            db("DELETE FROM auth_cookie WHERE name=%s AND time<%s", (user, now - SESSION_SECONDS))
             db("INSERT INTO auth_cookie (cookie, name, ipnr, time) VALUES (%s, %s, %s, %s)",
                (cookie, user, req.remote_addr, now))
 
@@ -266,6 +371,555 @@ class LaunchpadLogin(Component):
             raise ConfigurationError("[launchpad] %s" % e) from e
 
 
+# The methods that Launchpad calls
+
+RPC_PATH = '/xmlrpc'
+RPC_PERMISSION = 'LAUNCHPAD_RPC'
+NEEDED = (RPC_PERMISSION, 'TICKET_VIEW', 'TICKET_APPEND')
+
+# Of a request. Trac's own limit for a comment is 262144 characters, and XML can write each in some bytes more.
+MAX_BODY = 4 * 1024 * 1024
+# The name of the method comes early in a call.
+PEEK = 4096
+METHOD = re.compile(rb'<methodName>\s*launchpad\.')
+KIND_OF_CALL = 'countersign_trac.is_launchpad_call'
+
+# Tickets in one answer that has more than ids in it.
+MAX_TICKETS = 10000
+# Seconds since 1970, in the year 3000: in microseconds it still fits a database's integer.
+LATEST = 32503680000
+# Ids in one SQL statement; SQLite takes 999 parameters.
+SLICE = 500
+
+IDS_ONLY, METADATA, COMMENT_IDS, COMMENTS = range(4)
+COLUMNS = ('id', 'status', 'resolution', 'type', 'component', 'version', 'severity', 'priority', 'milestone', 'owner',
+           'reporter', 'summary', 'keywords', 'time', 'changetime')
+
+# The custom field with the link to the issuer's bug.
+FIELD = 'launchpad_bug'
+FIELD_SETTINGS = ((FIELD, 'text'), (FIELD + '.label', 'Launchpad bug'), (FIELD + '.format', 'wiki'))
+
+# Faults. Launchpad knows the first by its number. The negative ones are those of every XML-RPC server.
+NO_SUCH_TICKET = 1001
+NOT_PERMITTED = 1002
+AGAINST_A_RULE = 1003
+NO_FIELD = 1004
+NOT_WELL_FORMED = -32700
+NO_SUCH_METHOD = -32601
+WRONG_ARGUMENTS = -32602
+TRAC_SAYS_NO = -32500
+
+# What XML cannot carry, not even escaped.
+NOT_XML = re.compile('[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]')
+ADDRESS = re.compile(r'[^\s@<>()",:;]+@[^\s@<>()",:;]+')
+
+
+class LaunchpadRPC(Component):
+    """Answers the calls `launchpad.*` at `/xmlrpc`, with what the permissions of the session allow.
+
+    Other calls are left to another plugin, such as TracXMLRPC, if there is one. To call at all a user needs the permission
+    `LAUNCHPAD_RPC`; a ticket that it may not see (`TICKET_VIEW`) is missing, and only with `TICKET_APPEND` can it comment
+    on a ticket or link it with the issuer's bug.
+    """
+
+    implements(IRequestHandler, IRequestFilter, IPermissionRequestor)
+
+    is_valid_default_handler = False
+
+    ticket_manipulators = ExtensionPoint(ITicketManipulator)
+
+    bug_url = Option('launchpad', 'bug_url', 'https://launchpad.net/bugs/%s',
+        """What the custom field `launchpad_bug` of a ticket is set to, with `%s` for the number of the issuer's bug.""")
+
+    # IPermissionRequestor methods
+
+    def get_permission_actions(self):
+        return [RPC_PERMISSION]
+
+    # IRequestHandler methods
+
+    def match_request(self, req):
+        return req.path_info == RPC_PATH and _is_launchpad_call(req)
+
+    def process_request(self, req):
+        if not req.is_authenticated:
+            # By this status, and no other, Launchpad tells that it has to log in.
+            return _send(req, 403, "Log in with a login token first, at launchpad-auth.")
+        if RPC_PERMISSION not in req.perm:
+            return _send(req, 403, "The user %s lacks the permission %s, which trac-admin can give."
+                         % (req.authname, RPC_PERMISSION))
+        body = req.environ['wsgi.input'].read(MAX_BODY + 1)
+        if len(body) > MAX_BODY:
+            return _send(req, 413, "A call may have %d bytes at most." % MAX_BODY)
+        _send(req, 200, self._answer(req, body), 'text/xml')
+
+    # IRequestFilter methods
+
+    def pre_process_request(self, req, handler):
+        # Another plugin may be first to say that everything at /xmlrpc is for it.
+        return self if self.match_request(req) else handler
+
+    def post_process_request(self, req, template, data, metadata):
+        return template, data, metadata
+
+    # Internal methods
+
+    def _answer(self, req, body):
+        """Make the call that `body` describes, and return the answer's XML, be it a result or a fault."""
+        try:
+            name, arguments = _parse_call(body)
+            method, kinds, needed = self.METHODS.get(name, (None, (), 0))
+            if not method:
+                raise xmlrpc.client.Fault(NO_SUCH_METHOD, "There is no method %s; there are %s."
+                                          % (name, ', '.join(sorted(self.METHODS))))
+            if not needed <= len(arguments) <= len(kinds):
+                raise xmlrpc.client.Fault(WRONG_ARGUMENTS, "%s takes %d to %d arguments, not %d."
+                                          % (name, needed, len(kinds), len(arguments)))
+            for place, (argument, kind) in enumerate(zip(arguments, kinds), 1):
+                if not isinstance(argument, kind) or isinstance(argument, bool):
+                    raise xmlrpc.client.Fault(WRONG_ARGUMENTS, "Argument %d of %s is of the wrong type." % (place, name))
+            answer = method(self, req, *arguments)
+        except xmlrpc.client.Fault as fault:
+            answer = fault
+        except ResourceNotFound as e:  # deleted since it was looked up
+            answer = xmlrpc.client.Fault(NO_SUCH_TICKET, to_unicode(e))
+        except TracError as e:
+            answer = xmlrpc.client.Fault(TRAC_SAYS_NO, to_unicode(e))
+        if isinstance(answer, xmlrpc.client.Fault):
+            self.log.info("A call from %s as %s ended with fault %d: %s", req.remote_addr, req.authname,
+                          answer.faultCode, answer.faultString)
+            answer.faultString = _text(answer.faultString)
+            return xmlrpc.client.dumps(answer, encoding='utf-8')
+        return xmlrpc.client.dumps((answer,), methodresponse=True, encoding='utf-8')
+
+    def _time_snapshot(self, req):
+        now = datetime_now(req.tz)
+        utc_time = _seconds(now)
+        return [_text(now.tzname()), utc_time + int(now.utcoffset().total_seconds()), utc_time]
+
+    def _bugtracker_version(self, req):
+        return [_text(trac_version), __version__, False]
+
+    def _list_bugs(self, req, criteria=None):
+        now, bugs = self._bug_info(req, IDS_ONLY, criteria)
+        return [now, [bug['id'] for bug in bugs]]
+
+    def _bug_info(self, req, level, criteria=None):
+        now = _now()
+        criteria = dict(criteria or {})
+        wanted, since = criteria.pop('bugs', None), criteria.pop('modified_since', None)
+        if criteria:
+            raise xmlrpc.client.Fault(WRONG_ARGUMENTS, "Tickets can be chosen by bugs and modified_since, not by %s."
+                                      % ', '.join(sorted(criteria)))
+        if level not in range(4):
+            raise xmlrpc.client.Fault(WRONG_ARGUMENTS, "The level of detail is 0, 1, 2 or 3.")
+        if isinstance(since, datetime):
+            since = int(since.replace(tzinfo=since.tzinfo or timezone.utc).timestamp())
+        if since is not None and (isinstance(since, bool) or not isinstance(since, int) or abs(since) > LATEST):
+            raise xmlrpc.client.Fault(WRONG_ARGUMENTS, "modified_since is the time in seconds since 1970, in UTC.")
+        if wanted is None:
+            found = self._tickets(req, level, None, since)
+            bugs = [found[number] for number in sorted(found)]
+        else:
+            numbers = [(given, _ticket_number(given)) for given in _strings(wanted, 'bugs')]
+            found = self._tickets(req, level, {number for _, number in numbers if number}, since)
+            # An id comes back as it was given: Launchpad compares it with its own, and its own are strings.
+            bugs = [dict(found[number], id=given) for given, number in numbers if number in found]
+            seen = self._visible(req, {number for _, number in numbers if number and number not in found}) \
+                if since is not None else ()
+            bugs += [{'id': given, 'status': 'missing'} for given, number in numbers
+                     if number not in found and number not in seen]
+        return [now, bugs]
+
+    def _tickets(self, req, level, numbers, since):
+        """Map the numbers of tickets that exist, are visible and have changed since then to what is said of them."""
+        columns = COLUMNS if level > IDS_ONLY else COLUMNS[:1]
+        found = {}
+        for rows in self._select(columns, numbers, since):
+            for row in rows:
+                if 'TICKET_VIEW' not in req.perm(Resource('ticket', row[0])):
+                    continue
+                found[row[0]] = self._described(columns, row)
+                if level > IDS_ONLY and len(found) > MAX_TICKETS:
+                    raise xmlrpc.client.Fault(WRONG_ARGUMENTS, "These are more than %d tickets; ask for fewer, by bugs or "
+                                              "modified_since." % MAX_TICKETS)
+        if level > IDS_ONLY:
+            for number, value in self._links(list(found)):
+                found[number]['launchpad_bug'] = _bug_number(value)
+        if level >= COMMENT_IDS:
+            for ticket in found.values():
+                ticket['comments'] = []
+            for number, when, author, text in self._comments(list(found)):
+                found[number]['comments'].append(
+                    _comment_id(number, when) if level == COMMENT_IDS else self._comment(req, number, when, author, text))
+        return found
+
+    def _select(self, columns, numbers, since):
+        """Yield the rows of these tickets, or of all if `numbers` is `None`, in slices; the key's index finds them."""
+        statement = "SELECT %s FROM ticket" % ', '.join(columns)
+        after, arguments = ("changetime >= %s", [since * 1000000]) if since is not None else (None, [])
+        slices = [None] if numbers is None else _slices(sorted(numbers))
+        for part in slices:
+            conditions = [condition for condition in (part and "id IN (%s)" % ','.join(['%s'] * len(part)), after)
+                          if condition]
+            where = " WHERE " + " AND ".join(conditions) if conditions else ""
+            yield self.env.db_query(statement + where, (part or []) + arguments)
+
+    def _visible(self, req, numbers):
+        """Those of these tickets that exist and that the session may see."""
+        return {number for rows in self._select(COLUMNS[:1], numbers, None) for number, in rows
+                if 'TICKET_VIEW' in req.perm(Resource('ticket', number))}
+
+    def _described(self, columns, row):
+        ticket = {}
+        for column, value in zip(columns, row):
+            if column in ('time', 'changetime'):
+                value = _seconds(from_utimestamp(value or 0))
+            ticket[column] = value if isinstance(value, int) else _text(value)
+        ticket['id'] = str(row[0])
+        if len(columns) > 1:
+            ticket['launchpad_bug'] = 0
+        return ticket
+
+    def _comments(self, numbers):
+        for part in _slices(numbers):
+            for row in self.env.db_query("""
+                    SELECT ticket, time, author, newvalue FROM ticket_change
+                    WHERE ticket IN (%s) AND field='comment' ORDER BY ticket, time
+                    """ % ','.join(['%s'] * len(part)), part):
+                if (row[3] or '').strip():  # a change of properties leaves an empty one
+                    yield row
+
+    def _links(self, numbers):
+        for part in _slices(numbers):
+            yield from self.env.db_query("SELECT ticket, value FROM ticket_custom WHERE name=%%s AND ticket IN (%s)"
+                                         % ','.join(['%s'] * len(part)), [FIELD] + part)
+
+    def _get_comments(self, req, ids):
+        comments = []
+        for given in _strings(ids, 'comments'):
+            number, _, when = given.partition(':')
+            found = None
+            if _ticket_number(number) and re.fullmatch('[0-9]{1,18}', when) and \
+                    'TICKET_VIEW' in req.perm(Resource('ticket', int(number))):
+                for author, text in self.env.db_query("""
+                        SELECT author, newvalue FROM ticket_change WHERE ticket=%s AND time=%s AND field='comment'
+                        """, (int(number), int(when))):
+                    found = self._comment(req, int(number), int(when), author, text)
+            comments.append(dict(found, id=given) if found else {'id': given, 'type': 'missing'})
+        return [_now(), comments]
+
+    def _comment(self, req, number, when, author, text):
+        return {'id': _comment_id(number, when), 'type': 'comment', 'user': self._person(req, number, author),
+                'comment': _text(text), 'timestamp': _seconds(from_utimestamp(when))}
+
+    def _person(self, req, number, author):
+        """`Name <mail>`, as far as the session may know it. Without a mail address the login takes its place."""
+        name, address = parseaddr(author or '')
+        if not ADDRESS.fullmatch(address):
+            name, address = '', ''
+        login = re.sub(r'[\s<>()",:;]+', '.', (name or author or '').strip()) or 'anonymous'
+        known = self.env.get_known_users(as_dict=True).get(author)
+        if known:
+            name, address = known[0] or name, known[1] or address
+        may_see = Chrome(self.env).show_email_addresses or 'EMAIL_VIEW' in req.perm(Resource('ticket', number))
+        if not may_see or not ADDRESS.fullmatch(address or ''):
+            # Of an address that is the login itself, no more than Trac shows on its pages.
+            address = login.partition('@')[0] if not may_see else login
+        name = ' '.join(_text(name).split())
+        if not re.fullmatch(r'[\w ]*', name):
+            name = '"%s"' % re.sub(r'([\\"])', r'\\\1', name)
+        return '%s <%s>' % (name, _text(address)) if name else _text(address)
+
+    def _add_comment(self, req, bug, text):
+        if not text.strip():
+            raise xmlrpc.client.Fault(WRONG_ARGUMENTS, "A comment needs a text.")
+        ticket = self._writable(req, bug)
+        when = self._save(req, ticket, text)
+        return [_now(), _comment_id(ticket.id, to_utimestamp(when))]
+
+    def _get_launchpad_bug(self, req, bug):
+        ticket = self._ticket(req, bug)
+        return [_now(), _bug_number(ticket[FIELD] if FIELD in ticket.custom_fields else '')]
+
+    def _set_launchpad_bug(self, req, bug, number):
+        if not 0 <= number <= xmlrpc.client.MAXINT:
+            raise xmlrpc.client.Fault(WRONG_ARGUMENTS, "The number of a bug is positive; 0 removes the link.")
+        ticket = self._writable(req, bug)
+        if FIELD not in ticket.custom_fields:
+            raise xmlrpc.client.Fault(NO_FIELD, "This Trac has no custom field %s to keep the link in. Its administrator "
+                                      "makes one with: trac-admin ENVIRONMENT launchpad setup" % FIELD)
+        if _bug_number(ticket[FIELD]) != number:
+            ticket[FIELD] = self.bug_url.replace('%s', str(number)) if number else ''
+            self._save(req, ticket, '')
+        return [_now()]
+
+    def _ticket(self, req, bug):
+        """The ticket that the caller means and may see, or fault 1001."""
+        number = _ticket_number(bug)
+        if number and 'TICKET_VIEW' in req.perm(Resource('ticket', number)):
+            try:
+                return Ticket(self.env, number)
+            except ResourceNotFound:
+                pass
+        raise xmlrpc.client.Fault(NO_SUCH_TICKET, "Ticket %s does not exist." % (bug,))
+
+    def _writable(self, req, bug):
+        ticket = self._ticket(req, bug)
+        if 'TICKET_APPEND' not in req.perm(ticket.resource):
+            raise xmlrpc.client.Fault(NOT_PERMITTED, "The user %s lacks the permission TICKET_APPEND for ticket %d."
+                                      % (req.authname, ticket.id))
+        return ticket
+
+    def _save(self, req, ticket, comment):
+        """Save a change as the ticket's page does when a person leaves its status as it is; return the change's time.
+
+        Rules of the workflow and plugins that validate tickets or comments have their say, listeners hear of it, and
+        notifications are sent.
+        """
+        action = 'leave'
+        if action not in TicketSystem(self.env).get_available_actions(req, ticket):
+            raise xmlrpc.client.Fault(AGAINST_A_RULE, "The workflow of this Trac does not let the user %s change ticket %d "
+                                      "and leave its status as it is." % (req.authname, ticket.id))
+        controllers = [controller for controller in TicketSystem(self.env).action_controllers
+                       if action in [name for _, name in controller.get_ticket_actions(req, ticket)]]
+        for controller in controllers:
+            for field, value in controller.get_ticket_changes(req, ticket, action).items():
+                ticket[field] = value
+        # Plugins look for the comment where a form would have it.
+        req.args.update({'id': str(ticket.id), 'action': action, 'comment': comment, 'submit': 'submit'})
+        problems = []
+        for manipulator in self.ticket_manipulators:
+            if hasattr(manipulator, 'validate_comment'):
+                problems += [to_unicode(message) for message in manipulator.validate_comment(req, comment) or ()]
+            problems += ['%s: %s' % (field, to_unicode(message)) if field else to_unicode(message)
+                         for field, message in manipulator.validate_ticket(req, ticket) or ()]
+        if problems:
+            raise xmlrpc.client.Fault(AGAINST_A_RULE, ' '.join(problems))
+
+        when = datetime_now(utc)
+        ticket.save_changes(req.authname, comment, when=when)
+        try:
+            NotificationSystem(self.env).notify(TicketChangeEvent('changed', ticket, when, req.authname, comment))
+        except Exception as e:  # the change is saved; the ticket's page goes on, too
+            self.log.error("Failure sending notification on change to ticket #%s: %s", ticket.id,
+                           exception_to_unicode(e, traceback=True))
+        for controller in controllers:
+            controller.apply_action_side_effects(req, ticket, action)
+        return when
+
+    # Of each its function, the types of its arguments, and how many of them it needs.
+    METHODS = {
+        'launchpad.time_snapshot': (_time_snapshot, (), 0),
+        'launchpad.bugtracker_version': (_bugtracker_version, (), 0),
+        'launchpad.list_bugs': (_list_bugs, (dict,), 0),
+        'launchpad.bug_info': (_bug_info, (int, dict), 1),
+        'launchpad.get_comments': (_get_comments, (list,), 1),
+        'launchpad.add_comment': (_add_comment, ((str, int), str), 2),
+        'launchpad.get_launchpad_bug': (_get_launchpad_bug, ((str, int),), 1),
+        'launchpad.set_launchpad_bug': (_set_launchpad_bug, ((str, int), int), 2),
+    }
+
+
+class _Rejoined(io.RawIOBase):
+    """The rest of a request's body after its beginning has been read, as a stream of the whole body."""
+
+    def __init__(self, beginning, rest, size):
+        self._beginning, self._rest, self._left = beginning, rest, size - len(beginning)
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        if self._beginning:
+            data, self._beginning = self._beginning[:len(buffer)], self._beginning[len(buffer):]
+        else:
+            # No server has to cope with a caller that reads past the end.
+            data = self._rest.read(min(len(buffer), self._left)) if self._left > 0 else b''
+            self._left -= len(data)
+        buffer[:len(data)] = data
+        return len(data)
+
+
+def _is_launchpad_call(req):
+    """Whether the body is a call of a method `launchpad.*`. The body can still be read from its beginning afterwards."""
+    if KIND_OF_CALL not in req.environ:
+        req.environ[KIND_OF_CALL] = False
+        kind = (req.get_header('Content-Type') or '').partition(';')[0].strip().lower()
+        try:
+            size = int(req.get_header('Content-Length') or 0)
+        except ValueError:
+            size = 0
+        # A page of another site can make a browser send a form or plain text, with its user's cookies, but not XML.
+        if req.method == 'POST' and kind in ('text/xml', 'application/xml') and size > 0:
+            stream = req.environ['wsgi.input']
+            beginning = stream.read(min(size, PEEK))
+            req.environ['wsgi.input'] = io.BufferedReader(_Rejoined(beginning, stream, size))
+            req.environ[KIND_OF_CALL] = METHOD.search(beginning) is not None
+    return req.environ[KIND_OF_CALL]
+
+
+def _parse_call(body):
+    """The name of the method and its arguments, or fault -32700.
+
+    Not `xmlrpc.client.loads`: it takes a DOCTYPE, and with it entities that become a billion bytes.
+    """
+    reader = xmlrpc.client.Unmarshaller(use_builtin_types=True)
+    reader.xml(None, None)  # the parser hands out text, not bytes
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+    parser.StartElementHandler, parser.EndElementHandler = reader.start, reader.end
+    parser.CharacterDataHandler = reader.data
+
+    def refuse(*_):
+        raise ValueError("A document type is not allowed.")
+    parser.StartDoctypeDeclHandler = refuse
+    try:
+        parser.Parse(body, True)
+        arguments, name = reader.close(), reader.getmethodname()
+    except Exception as e:  # what is not XML-RPC makes the reader stumble in many ways
+        raise xmlrpc.client.Fault(NOT_WELL_FORMED, "That is not an XML-RPC call: %s" % e) from e
+    return name, arguments
+
+
+def _now():
+    return int(time.time())
+
+
+def _seconds(moment):
+    """The time in seconds since 1970, in UTC, as far as an XML-RPC integer goes."""
+    return min(int(moment.timestamp()), xmlrpc.client.MAXINT)
+
+
+def _text(value):
+    return NOT_XML.sub('\N{REPLACEMENT CHARACTER}', to_unicode(value or ''))
+
+
+def _slices(numbers):
+    return [numbers[start:start + SLICE] for start in range(0, len(numbers), SLICE)]
+
+
+def _strings(values, name):
+    """Ids as the caller gave them: strings, by Launchpad; numbers will do."""
+    if not isinstance(values, list) or not all(isinstance(value, (str, int)) and not isinstance(value, bool)
+                                               for value in values):
+        raise xmlrpc.client.Fault(WRONG_ARGUMENTS, "%s is an array of ids." % name)
+    return [str(value) for value in values]
+
+
+def _ticket_number(given):
+    """The number of the ticket that the caller means; `None` if it cannot be one."""
+    number = int(given) if re.fullmatch('[0-9]{1,10}', str(given)) else 0
+    return number if 0 < number <= xmlrpc.client.MAXINT else None
+
+
+def _comment_id(number, when):
+    """The id of a ticket's comment: the key under which Trac has it, which neither an edit nor a deletion changes."""
+    return '%d:%d' % (number, when)
+
+
+def _bug_number(link):
+    """The number at the end of a link to the issuer's bug, which people can type, too; 0 if there is none."""
+    found = re.fullmatch(r'(?:.*\D)?([0-9]{1,10})/?', (link or '').strip())
+    number = int(found[1]) if found else 0
+    return number if number <= xmlrpc.client.MAXINT else 0
+
+
+class LaunchpadAdmin(Component):
+    """The commands of `trac-admin` that prepare a Trac for an issuer, and say what is missing."""
+
+    implements(IAdminCommandProvider)
+
+    # IAdminCommandProvider methods
+
+    def get_admin_commands(self):
+        yield ('launchpad setup', '<auth_server> [base_url]',
+               """Let an issuer of login tokens, such as Launchpad, log in and work here
+
+               Sets [launchpad] auth_server and, if given, [trac] base_url, makes the custom field for links to the
+               issuer's bugs, and gives the issuer's user the permissions %s. Restart Trac afterwards.
+               """ % ', '.join(NEEDED), None, self._do_setup)
+        yield ('launchpad check', '',
+               """Say what an issuer of login tokens still lacks here
+
+               Looks at settings and permissions; nobody is asked.
+               """, None, self._do_check)
+
+    def _do_setup(self, auth_server, base_url=None):
+        login = LaunchpadLogin(self.env)
+        try:
+            Issuer(auth_server, ca_file=login.ca_file)
+        except ValueError as e:
+            raise AdminCommandError(str(e)) from e
+        if base_url and not _split(base_url, ('http', 'https')):
+            raise AdminCommandError("base_url must be the public URL of this Trac, such as https://trac.example.org/project")
+        self.config.set('launchpad', 'auth_server', auth_server)
+        if base_url:
+            self.config.set('trac', 'base_url', base_url)
+        for name, value in FIELD_SETTINGS:
+            if not self.config['ticket-custom'].contains(name):
+                self.config.set('ticket-custom', name, value)
+        self.config.save()
+        tickets = TicketSystem(self.env)
+        tickets.reset_ticket_fields()
+        del tickets.custom_fields  # a cached property
+        permissions = PermissionSystem(self.env)
+        for action in self._missing_permissions():
+            permissions.grant_permission(login.user, action)
+        self._do_check()
+
+    def _do_check(self):
+        faults, advice = self._findings()
+        for text in faults:
+            printout("FAULT   " + text)
+        for text in advice:
+            printout("advice  " + text)
+        if faults:
+            raise AdminCommandError("An issuer cannot log in and work here yet.")
+        printout("An issuer can log in as %s and work here." % LaunchpadLogin(self.env).user)
+
+    def _missing_permissions(self):
+        granted = PermissionSystem(self.env).get_user_permissions(LaunchpadLogin(self.env).user)
+        return [action for action in NEEDED if action not in granted]
+
+    def _findings(self):
+        login, faults, advice = LaunchpadLogin(self.env), [], []
+        try:
+            issuer = login._issuer()
+        except ConfigurationError as e:
+            faults.append(to_unicode(e))
+        else:
+            if not issuer.tls and not _is_loopback(issuer.host):
+                advice.append("[launchpad] auth_server is not https: whoever is on the way can log in here.")
+            if not issuer.audience:
+                advice.append("Set [trac] base_url to the public URL of this Trac, so that tokens for another bug tracker "
+                              "are refused, and those for this one are not.")
+            elif issuer.audience.startswith('https:') and not self.env.secure_cookies:
+                advice.append("Set [trac] secure_cookies = true, so that sessions travel by https only.")
+        if FIELD not in [field['name'] for field in TicketSystem(self.env).custom_fields]:
+            faults.append("[ticket-custom] has no field %s for the links to the issuer's bugs." % FIELD)
+        if LaunchpadRPC(self.env).bug_url.count('%s') != 1:
+            faults.append("[launchpad] bug_url must have %s once, where the number of the bug goes.")
+        faults += ["The user %s lacks the permission %s." % (login.user, action) for action in self._missing_permissions()]
+        if not self.env.is_component_enabled(LoginModule) and not self.env.is_component_enabled('acct_mgr.web_ui.LoginModule'):
+            faults.append("Nothing reads the session: enable trac.web.auth.LoginModule, or a plugin's replacement for it.")
+        if 'TRAC_ADMIN' in PermissionSystem(self.env).get_user_permissions(login.user):
+            advice.append("The user %s has TRAC_ADMIN. Give it no more than %s." % (login.user, ', '.join(NEEDED)))
+        if self._is_a_person(login.user):
+            advice.append("Somebody has a password for the name %s here. It is the issuer's now, and that password no longer "
+                          "logs in. Delete the account, or set [launchpad] user to another name." % login.user)
+        return faults, advice
+
+    def _is_a_person(self, user):
+        """Whether AccountManager, if there is one, has this account; the web server's own passwords are not known."""
+        try:
+            from acct_mgr.api import AccountManager
+        except ImportError:
+            return False
+        return self.env.is_component_enabled(AccountManager) and bool(AccountManager(self.env).has_user(user))
+
+
+
 def _split(url, schemes):
     """Split `url`; `None` if it is not one to connect to, or if it contains a password."""
     try:
@@ -284,8 +938,8 @@ def _is_loopback(host):
         return host == 'localhost' or host.endswith('.localhost')
 
 
-def _send(req, status, text):
+def _send(req, status, text, kind='text/plain'):
     body = (text + '\n').encode('utf-8')
     req.send_header('Cache-Control', 'no-store')
     req.send_header('Content-Length', len(body))
-    req.send(body, 'text/plain', status)  # raises RequestDone, as Trac's handlers do
+    req.send(body, kind, status)  # raises RequestDone, as Trac's handlers do

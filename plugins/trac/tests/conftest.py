@@ -50,8 +50,10 @@ class Response:
         return None
 
 
-def request(env, path, method='GET', cookie='', base_path='/project', **environ):
+def request(env, path, method='GET', cookie='', base_path='/project', body=b'', **environ):
     """One request as a WSGI server would hand it to Trac."""
+    if body:
+        environ = {'wsgi.input': io.BytesIO(body), 'CONTENT_LENGTH': str(len(body)), **environ}
     req, answered = _request(env, path, method, cookie, base_path, environ)
     try:
         RequestDispatcher(env).dispatch(req)

@@ -12,6 +12,7 @@ import time
 from http.cookiejar import CookieJar
 from pathlib import Path
 from urllib.error import HTTPError
+from urllib.parse import urlencode
 from urllib.request import HTTPCookieProcessor, ProxyHandler, Request, build_opener
 
 from trac.config import Configuration
@@ -38,9 +39,11 @@ class Client:
         self.jar = CookieJar()
         self._opener = build_opener(ProxyHandler({}), HTTPCookieProcessor(self.jar))
 
-    def ask(self, path, method='GET', body=None):
+    def ask(self, path, method='GET', body=None, form=None):
         """Return the status and the text of the answer."""
         data = None if body is None else json.dumps(body).encode('utf-8')
+        if form is not None:
+            data = urlencode(form).encode('utf-8')
         headers = {} if body is None else {'Content-Type': 'application/json'}
         request = Request(self.base_url + path, data=data, headers=headers, method=method)
         try:

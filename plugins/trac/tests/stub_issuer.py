@@ -39,6 +39,28 @@ def endless_body(handler):
         pass  # the client has gone, which is right
 
 
+def drip(data, pause=0.05):
+    """Send an answer byte by byte, each long before a wait for it is too long."""
+    def answer(handler):
+        try:
+            for byte in data:
+                if handler.server.over.wait(pause):
+                    return
+                handler.wfile.write(bytes([byte]))
+        except OSError:
+            pass  # the client has gone, which is right
+    return answer
+
+
+def continue_without_end(handler):
+    """Say `100 Continue` again and again."""
+    try:
+        while not handler.server.over.wait(0.01):
+            handler.wfile.write(b'HTTP/1.1 100 Continue\r\n\r\n')
+    except OSError:
+        pass  # the client has gone, which is right
+
+
 class _Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
 

@@ -6,8 +6,10 @@ One page of each Trac, PAGE, may be seen by the user `launchpad` alone.
 import os
 import threading
 import time
+from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from hashlib import sha1
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -204,6 +206,28 @@ def test_tokens_stay_out_of_the_log(issuer, trac, worker):
     log = trac.trac_log.read_text()
     assert 'answered HTTP 403' in log
     assert not any(token in log for token in tokens)
+
+
+def test_who_registers_the_issuers_name_gains_nothing(template, tmp_path):
+    """A person has an account of that name with AccountManager, and logs in with its form."""
+    passwords = tmp_path / 'passwords'
+    settings = [('components', 'acct_mgr.*', 'enabled'), ('components', 'trac.web.auth.LoginModule', 'disabled'),
+                ('account-manager', 'password_store', 'HtPasswdStore'),
+                ('account-manager', 'htpasswd_file', str(passwords)), ('account-manager', 'htpasswd_hash_type', 'sha512'),
+                ('account-manager', 'verify_email', 'false')]
+    passwords.write_text(''.join('%s:{SHA}%s\n' % (name, b64encode(sha1(b'hers').digest()).decode())
+                                 for name in ('launchpad', 'alice')))
+    with Tracd(template, tmp_path / 'env', 'http://127.0.0.1:1/token/%s', settings) as trac:
+        Client(trac.url).ask('/login')  # AccountManager lets the first visitor in, to set it up
+        answers = {}
+        for name in ('launchpad', 'alice'):
+            person = Client(trac.url)
+            assert person.ask('/login')[0] == 200
+            [token] = [cookie.value for cookie in person.jar if cookie.name == 'trac_form_token']
+            status, _ = person.ask('/login', 'POST', form={'username': name, 'password': 'hers', '__FORM_TOKEN': token})
+            answers[name] = status, person.has_session
+    assert answers['launchpad'] == (403, False)
+    assert answers['alice'][1], 'anybody else can log in'
 
 
 class TestRelayAttack:

@@ -3,13 +3,14 @@
 import re
 import socket
 import ssl
+import threading
 from http.client import BadStatusLine, RemoteDisconnected
 
 import pytest
 import trustme
 
 from countersign_trac import Issuer
-from stub_issuer import StubIssuer, StubProxy, cut, endless_body, http, silence
+from stub_issuer import StubIssuer, StubProxy, continue_without_end, cut, drip, endless_body, http, silence
 
 
 def test_the_question():
@@ -107,6 +108,38 @@ def test_a_body_without_end_is_not_read():
         assert Issuer(stub.url).redeem('cs1abc') == 200
 
 
+SLOW_ANSWERS = {
+    'slow status': drip(b'HTTP/1.1 200 A very slow status line indeed\r\n\r\n'),
+    'slow headers': drip(b'HTTP/1.1 200 OK\r\nX-Slow: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\r\n\r\n'),
+    'continue without end': continue_without_end,
+    'slow continue': drip(b'HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n'),
+}
+
+
+def assert_no_thread_is_left():
+    for thread in threading.enumerate():
+        if thread.name == 'countersign-trac':
+            thread.join(30)
+            assert not thread.is_alive(), 'the question goes on after its answer is no longer wanted'
+
+
+@pytest.mark.parametrize('answer', SLOW_ANSWERS.values(), ids=SLOW_ANSWERS)
+def test_an_answer_that_takes_too_long_in_all_is_not_believed(answer):
+    with StubIssuer(answer) as stub:
+        with pytest.raises(TimeoutError, match='no whole answer within 0.3 seconds'):
+            Issuer(stub.url, timeout=0.3).redeem('cs1abc')
+        assert_no_thread_is_left()
+    assert len(set(stub.keys)) == 1 and len(stub.keys) == 2
+
+
+def test_a_slow_proxy_is_not_waited_for_either():
+    with StubIssuer(drip(b'HTTP/1.1 200 Connection established\r\n\r\n')) as slow, StubIssuer(200) as stub:
+        with pytest.raises(TimeoutError):
+            Issuer(stub.url, timeout=0.3, proxy='http://127.0.0.1:%d' % slow.port).redeem('cs1abc')
+        assert_no_thread_is_left()
+    assert stub.requests == []
+
+
 def test_proxies_of_the_environment_are_ignored(monkeypatch):
     with StubProxy() as proxy, StubIssuer(200) as stub:
         for name in ('http_proxy', 'https_proxy', 'all_proxy'):
@@ -146,6 +179,12 @@ class TestTls:
         with StubIssuer(200, tls=self.context(authority, '127.0.0.1')) as stub:
             assert Issuer(stub.url, ca_file=ca_file).redeem('cs1abc') == 200
         assert len(stub.requests) == 1
+
+    def test_an_answer_over_tls_that_takes_too_long_in_all_is_not_believed(self, authority, ca_file):
+        with StubIssuer(SLOW_ANSWERS['slow headers'], tls=self.context(authority, '127.0.0.1')) as stub:
+            with pytest.raises(TimeoutError):
+                Issuer(stub.url, ca_file=ca_file, timeout=0.3).redeem('cs1abc')
+            assert_no_thread_is_left()
 
     def test_through_the_proxy_the_issuer_is_verified_and_not_the_proxy(self, authority, ca_file):
         with StubProxy() as proxy, StubIssuer(200, tls=self.context(authority, 'localhost')) as stub:

@@ -1,8 +1,10 @@
 """What a caller gets from Trac: a session of the configured user, or a 401 that says why not."""
 
+import re
 import time
 
 import pytest
+import trac.about  # noqa: F401, the page that everybody may see
 from trac.core import Component, ComponentMeta, implements
 from trac.test import MockRequest
 from trac.web.api import HTTPBadRequest, IRequestFilter
@@ -44,7 +46,7 @@ class TestLogin:
             response = request(make_env(stub.url), LOGIN)
         assert 'no-store' in response.headers['cache-control']
         assert response.cookies == ['trac_auth=%s; HttpOnly; Path=/project; SameSite=Strict' % response.session]
-        assert len(response.session) == 32
+        assert re.fullmatch('launchpad-[0-9a-f]{32}', response.session)
 
     def test_cookie_settings_of_trac(self, make_env):
         with StubIssuer(200) as stub:
@@ -241,6 +243,71 @@ class TestRefusals:
             assert_refused(env, request(env, LOGIN, REMOTE_USER='alice'), 'already logged you in as somebody else')
             assert stub.requests == []
             assert request(env, LOGIN, REMOTE_USER='launchpad').status == 200
+
+
+    @pytest.mark.parametrize('header, value', [
+        ('HTTP_SEC_PURPOSE', 'prefetch;prerender'), ('HTTP_SEC_PURPOSE', 'Prefetch'), ('HTTP_PURPOSE', 'prefetch'),
+        ('HTTP_X_PURPOSE', 'preview'), ('HTTP_X_MOZ', 'prefetch'),
+    ])
+    def test_a_prefetch_asks_nothing(self, make_env, header, value):
+        with StubIssuer(200) as stub:
+            env = make_env(stub.url)
+            assert_refused(env, request(env, LOGIN, **{header: value}), 'only loads a page in advance')
+            assert stub.requests == []
+            assert request(env, LOGIN, HTTP_SEC_PURPOSE='').status == 200
+
+
+class TestTheNameIsTheIssuers:
+    """Only a token opens a session under the configured name."""
+
+    def person(self, env, cookie='hers', opened=None):
+        env.db_transaction("INSERT INTO auth_cookie (cookie, name, ipnr, time) VALUES (%s, 'launchpad', '', %s)",
+                           (cookie, opened or int(time.time())))
+
+    def assert_shut_out(self, env, **environ):
+        response = request(env, '/about', **environ)
+        assert response.status == 403
+        assert 'The name launchpad is reserved for the issuer' in response.text
+
+    def test_a_token_opens_it(self, make_env):
+        with StubIssuer(200) as stub:
+            env = make_env(stub.url)
+            session = request(env, LOGIN).session
+        assert 'logged in as' in request(env, '/about', cookie='trac_auth=' + session).text
+
+    def test_a_person_of_that_name_is_shut_out(self, make_env):
+        env = make_env('https://issuer.example.org/token/%s')
+        self.person(env)
+        self.assert_shut_out(env, cookie='trac_auth=hers')
+        self.assert_shut_out(env, REMOTE_USER='launchpad')
+        self.assert_shut_out(env, REMOTE_USER='launchpad', cookie='trac_auth=launchpad-' + 'a' * 32)
+        assert request(env, '/login', REMOTE_USER='launchpad').status == 403
+        assert [name for name, _ in auth_cookies(env)] == ['launchpad'], 'no session is opened by the password'
+        [warning, *_] = log_of_the_plugin(env, 'WARNING')
+        assert 'as launchpad that no token opened the session of' in warning
+
+    def test_everybody_else_comes_and_goes(self, make_env):
+        env = make_env('https://issuer.example.org/token/%s')
+        assert request(env, '/about', REMOTE_USER='alice').status == 200
+        assert request(env, '/about').status == 200
+
+    def test_a_token_session_of_more_than_ten_days_is_over(self, make_env):
+        env = make_env('https://issuer.example.org/token/%s')
+        self.person(env, 'launchpad-old', int(time.time()) - 10 * 86400 - 1)
+        self.person(env, 'launchpad-new', int(time.time()) - 9 * 86400)
+        self.assert_shut_out(env, cookie='trac_auth=launchpad-old')
+        assert [cookie for _, cookie in auth_cookies(env)] == ['launchpad-new']
+        assert request(env, '/about', cookie='trac_auth=launchpad-new').status == 200
+
+    def test_the_letters_case(self, make_env):
+        env = make_env('https://issuer.example.org/token/%s', user='LaunchPad', trac={'ignore_auth_case': 'true'})
+        assert request(env, '/about', REMOTE_USER='LAUNCHPAD').status == 403
+
+    @pytest.mark.parametrize('settings', [{'auth_server': ''}, {'user': ''}, {'user': 'anonymous'}])
+    def test_where_nobody_can_log_in_no_name_is_reserved(self, make_env, settings):
+        env = make_env(**{'auth_server': 'https://issuer.example.org/token/%s', **settings})
+        assert request(env, '/about').status == 200
+        assert request(env, '/about', REMOTE_USER='launchpad').status == 200
 
 
 class TestAudience:
