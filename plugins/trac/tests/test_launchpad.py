@@ -1,7 +1,7 @@
 """What Launchpad's worker does, step by step, against a real tracd and a real Countersign.
 
 The requests and what makes an answer usable are facts, seen on the wire; `docs/trackers.md` has the same steps in its table of
-what works with Launchpad. `test_launchpads_own_client.py` lets Launchpad's own code do it.
+what works with Launchpad. `test_own_client.py` lets Launchpad's own code do it.
 """
 
 import re
@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 import xmlrpc.client
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 from trac.env import Environment
 from trac.ticket.model import Ticket
+from trac.util.datefmt import utc
 
 from real_servers import ENVIRONMENT, Client, Tracd, make_trac
 from test_end_to_end import binary, issuer  # noqa: F401, they are fixtures
@@ -22,7 +24,10 @@ PAGE = Path(__file__).resolve().parents[3] / 'docs' / 'trackers.md'
 
 
 def make_tracker(directory, auth_server):
-    """A Trac as README.md has it made, with two tickets; the first has a comment of a person with a name and a mail address."""
+    """A Trac as README.md has it made, with three tickets.
+
+    The first has a comment of a person with a name and a mail address; the third has not changed for a long time.
+    """
     make_trac(directory)
     for command in (['config', 'set', 'components', 'countersign_trac.*', 'enabled'],
                     ['launchpad', 'setup', auth_server],
@@ -31,10 +36,11 @@ def make_tracker(directory, auth_server):
         subprocess.run([sys.executable, '-m', 'trac.admin.console', str(directory)] + command,
                        env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
     env = Environment(str(directory))
-    for summary in ('The door squeaks', 'The window sticks'):
+    for summary, when in (('The door squeaks', None), ('The window sticks', None),
+                          ('The roof leaks', datetime(2020, 2, 29, tzinfo=utc))):
         ticket = Ticket(env)
         ticket.populate({'summary': summary, 'reporter': 'alice', 'status': 'new'})
-        ticket.insert()
+        ticket.insert(when)
     ticket = Ticket(env, 1)
     ticket['status'], ticket['resolution'] = 'closed', 'fixed'
     ticket.save_changes('alice', 'Oiled it. Déjà vu?')
@@ -65,11 +71,19 @@ class Worker:
     """The worker's side: it logs in on HTTP 403, and only then."""
 
     def __init__(self, url, new_token):
-        self.url, self.new_token, self.logins = url, new_token, 0
+        self.url, self.new_token, self.logins, self.proxy = url, new_token, 0, None
         self.start_run()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *args):
+        self.proxy('close')()
 
     def start_run(self):
         """Cookies are kept for one run."""
+        if self.proxy:
+            self.proxy('close')()
         self.client = Client(self.url)
         self.proxy = xmlrpc.client.ServerProxy(self.url + '/xmlrpc', transport=Transport(self.client))
 
@@ -102,7 +116,7 @@ def compares_the_clocks(worker):
 
 def asks_which_bugs_have_changed(worker):
     now = int(time.time())
-    _, bugs = worker.call('bug_info', 0, {'modified_since': now - 3600, 'bugs': ['1', '2', '99']})
+    _, bugs = worker.call('bug_info', 0, {'modified_since': now - 3600, 'bugs': ['1', '2', '3', '99']})
     assert [bug['id'] for bug in bugs] == ['1', '2', '99']
     _, bugs = worker.call('bug_info', 0, {'modified_since': now + 3600, 'bugs': ['1', '2']})
     assert bugs == []
@@ -164,9 +178,9 @@ STEPS = [finds_the_plugin, logs_in, compares_the_clocks, asks_which_bugs_have_ch
 
 
 def test_the_workers_conversation(tracker, issuer):  # noqa: F811
-    worker = Worker(tracker.url, issuer.issue)
-    for step in STEPS:
-        step(worker)
+    with Worker(tracker.url, issuer.issue) as worker:
+        for step in STEPS:
+            step(worker)
 
 
 def test_the_page_lists_these_steps():
