@@ -75,6 +75,8 @@ pub enum EventKind {
         /// Where the fence stands now.
         fence: Timestamp,
     },
+    /// Somebody showed the private API a credential that is not the right one. The credential is not kept.
+    CredentialRejected,
 }
 
 /// The use that a replay repeats.
@@ -165,6 +167,8 @@ labelled! {
         KeyRevoked => "key-revoked",
         /// [`EventKind::FenceMoved`].
         FenceMoved => "fence-moved",
+        /// [`EventKind::CredentialRejected`].
+        CredentialRejected => "credential-rejected",
     }
 }
 
@@ -197,6 +201,7 @@ impl EventKind {
             Self::KeyRotated { .. } => KindFilter::KeyRotated,
             Self::KeyRevoked { .. } => KindFilter::KeyRevoked,
             Self::FenceMoved { .. } => KindFilter::FenceMoved,
+            Self::CredentialRejected => KindFilter::CredentialRejected,
         }
     }
 
@@ -343,7 +348,8 @@ pub fn kept_of(kind: KindFilter) -> u64 {
         | KindFilter::Relay
         | KindFilter::KeyRotated
         | KindFilter::KeyRevoked
-        | KindFilter::FenceMoved => MAX_KEPT,
+        | KindFilter::FenceMoved
+        | KindFilter::CredentialRejected => MAX_KEPT,
     }
 }
 

@@ -14,7 +14,7 @@ use crate::remote::ServerArgs;
 use crate::settings::parse_duration;
 
 pub(crate) const EVENTS_HELP: &str = "\
-Kinds: issued, consumed, refused, revoked, replay, relay, key-rotated, key-revoked, fence-moved. Several are separated by commas.
+Kinds: issued, consumed, refused, revoked, replay, relay, key-rotated, key-revoked, fence-moved, credential-rejected. Several are separated by commas.
 
 Oldest first. Events name tokens by their ids, which `countersign token show` prints. A redemption is told from its \
 record: when, and by which address. Tokens that are issued are kept as events only with the server's setting \

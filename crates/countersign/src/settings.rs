@@ -132,7 +132,8 @@ pub(crate) struct Settings {
     #[arg(long, env = "COUNTERSIGN_RECORD_ISSUED", value_name = "BOOL", num_args = 0..=1,
           require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     pub(crate) record_issued: Option<bool>,
-    /// Where an alarm is posted when a token is replayed or relayed: an https URL, signed as Standard Webhooks has it
+    /// Where an alarm is posted when a token is replayed or relayed, or when secrets are guessed: an https URL, signed as
+    /// Standard Webhooks has it
     /// [default: nowhere]
     #[arg(long, env = "COUNTERSIGN_ALARM_WEBHOOK", value_name = "URL", value_parser = parse_url)]
     #[serde(default, deserialize_with = "read_url")]

@@ -1,8 +1,9 @@
 //! Every limit of the server in one place; `docs/limits.md` says what a client sees of each.
 
-pub use crate::alarms::{ALARM_ATTEMPTS, ALARM_PAUSE, ALARM_QUEUE, ALARM_TIMEOUT};
+pub use crate::alarms::{ALARM_ATTEMPTS, ALARM_DELIVERIES, ALARM_PAUSE, ALARM_QUEUE, ALARM_TIMEOUT};
 pub use crate::events::{
-    KEPT_EACH_MINUTE, MAX_BEHIND, MAX_FOLLOWERS, QUEUE as EVENT_QUEUE, RETENTION as EVENT_RETENTION,
+    KEPT_EACH_MINUTE, MANY_GUESSES, MAX_BEHIND, MAX_FOLLOWERS, QUEUE as EVENT_QUEUE,
+    RETENTION as EVENT_RETENTION,
 };
 pub use crate::health::STORE_TIMEOUT;
 pub use crate::limiter::MAX_ADDRESSES;

@@ -47,7 +47,7 @@ pub const PROBLEMS: &[(&str, &str, &str)] = &[
     ("store-unavailable", "503", "the store cannot be used now"),
     ("too-long", "400", "the token's text would be too long"),
     ("too-many-followers", "503", "too many follow events already"),
-    ("too-many-refusals", "429", "too many handshakes of this address were refused"),
+    ("too-many-refusals", "429", "too many handshakes, or secrets, of this address were refused"),
     ("too-many-viewers", "503", "too many look at the operators' page already"),
     ("ttl", "400", "the lifetime is not one that a token can have"),
     ("unknown", "404", "not a token of this server"),

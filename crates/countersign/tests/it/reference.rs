@@ -184,6 +184,9 @@ fn meaning(kind: KindFilter) -> &'static str {
         KindFilter::KeyRotated => "there is another key that seals, or will",
         KindFilter::KeyRevoked => "a key was taken out because it is not secret any more",
         KindFilter::FenceMoved => "every token issued before this moment is refused",
+        KindFilter::CredentialRejected => {
+            "the private API was shown a wrong secret; an alarm when there are many"
+        }
     }
 }
 

@@ -1,28 +1,32 @@
 //! Alarms: somebody is told at once when a token is replayed or relayed.
 //!
-//! An event is handed to a queue and delivered by a task of its own, one at a time, again and again until the receiver
-//! takes it or it is given up. No handshake waits for it, and nothing that is sent has a token in it.
+//! An event is handed to those that wait and delivered by a task of its own, a few at a time, again and again until the
+//! receiver takes it or it is given up. No handshake waits for it, and nothing that is sent has a token in it.
 
+mod waiting;
 mod webhook;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::http::HeaderMap;
-use countersign_core::{Clock, Entropy, Event, KindFilter};
+use countersign_core::{Clock, Entropy, Event};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use opentelemetry::KeyValue;
 use opentelemetry::trace::SpanKind;
 use prometheus_client::metrics::counter::Counter;
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::private::events::EventDocument;
 use crate::traces::{self, Current, Ongoing};
 
-pub use self::webhook::{ALARM_TIMEOUT, Webhook, WebhookError};
+use self::waiting::{Alarm, Waiting};
 
-/// How many alarms wait at most; further ones are lost, and counted.
-pub const ALARM_QUEUE: usize = 256;
+pub use self::waiting::{ALARM_DELIVERIES, ALARM_QUEUE};
+pub use self::webhook::{ALARM_TIMEOUT, Webhook, WebhookError};
 
 /// How often one alarm is tried before it is given up.
 pub const ALARM_ATTEMPTS: u32 = 8;
@@ -34,99 +38,130 @@ pub const ALARM_PAUSE: Duration = Duration::from_secs(1);
 /// Where alarms go on their way.
 #[derive(Debug)]
 pub(crate) struct Alarms {
-    queue: mpsc::Sender<Alarm>,
+    waiting: Mutex<Waiting>,
+    raised: Notify,
     /// What the worker takes when it begins.
-    waiting: Mutex<Option<(Webhook, mpsc::Receiver<Alarm>)>>,
+    receiver: Mutex<Option<Webhook>>,
     pause: Duration,
     pub(crate) delivered: Counter,
     pub(crate) failed: Counter,
 }
 
-/// An alarm that is to be delivered.
-#[derive(Debug)]
-struct Alarm {
-    event: Arc<Event>,
-    /// The span of the request that raised it.
-    raised: Option<Current>,
-}
-
 impl Alarms {
     /// Alarms to this receiver; `pause` is [`ALARM_PAUSE`], or less in a test.
     pub(crate) fn new(webhook: Webhook, pause: Duration) -> Self {
-        let (queue, waiting) = mpsc::channel(ALARM_QUEUE);
-        let waiting = Mutex::new(Some((webhook, waiting)));
-        Self { queue, waiting, pause, delivered: Counter::default(), failed: Counter::default() }
+        Self {
+            waiting: Mutex::default(),
+            raised: Notify::new(),
+            receiver: Mutex::new(Some(webhook)),
+            pause,
+            delivered: Counter::default(),
+            failed: Counter::default(),
+        }
     }
 
     /// Raises an alarm, if the event is one to be alarmed about.
     pub(crate) fn raise(&self, event: &Event) {
-        let is_alarming = matches!(event.kind.filter(), KindFilter::Replay | KindFilter::Relay);
-        if !is_alarming {
-            return;
-        }
-        let alarm = Alarm { event: Arc::new(event.clone()), raised: traces::current() };
-        if self.queue.try_send(alarm).is_err() {
-            self.failed.inc();
+        if self.those_waiting().raise(event, traces::current(), Instant::now()) {
+            self.raised.notify_one();
         }
     }
 
-    /// How many wait.
+    /// How many are to be delivered.
     pub(crate) fn waiting(&self) -> usize {
-        self.queue.max_capacity() - self.queue.capacity()
+        self.those_waiting().len()
+    }
+
+    fn those_waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Delivers what comes, for ever. To be run once.
     pub(crate) async fn deliver(&self, clock: &dyn Clock, entropy: &dyn Entropy) {
-        let taken = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some((webhook, mut waiting)) = taken else { return };
+        let Some(webhook) = self.receiver.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return;
+        };
+        let mut under_way = FuturesUnordered::new();
         let mut failing = false;
-        while let Some(Alarm { event, raised }) = waiting.recv().await {
-            let id = event.id.to_string();
-            let body = json!({
-                "type": format!("countersign.{}", event.kind.label()),
-                "timestamp": event.at,
-                "data": EventDocument::from(&*event),
-            });
-            let body = body.to_string();
-            let mut attempt = 1;
-            loop {
-                let span = raised.as_ref().map(|raised| delivery(raised, &webhook, attempt));
-                let more = span.as_ref().map_or_else(HeaderMap::new, Ongoing::headers);
-                let delivered = webhook.deliver(&id, clock.now(), &body, more).await;
-                if let Some(span) = span {
-                    if delivered.is_err() {
-                        span.failed("not-delivered");
-                    }
-                    span.done();
+        loop {
+            let next_due = {
+                let mut waiting = self.those_waiting();
+                while let Some(alarm) = waiting.take(Instant::now()) {
+                    under_way.push(attempt(alarm, &webhook, clock));
                 }
-                match delivered {
-                    Ok(()) => {
-                        self.delivered.inc();
-                        if std::mem::take(&mut failing) {
-                            tracing::info!(host = webhook.host(), "alarms are delivered again");
-                        }
-                        break;
-                    }
-                    Err(reason) if attempt == ALARM_ATTEMPTS => {
-                        self.failed.inc();
-                        tracing::error!(host = webhook.host(), reason, event = id, "an alarm was given up");
-                        break;
-                    }
-                    Err(reason) => {
-                        if !std::mem::replace(&mut failing, true) {
-                            tracing::warn!(
-                                host = webhook.host(),
-                                reason,
-                                event = id,
-                                "an alarm was not delivered; trying again"
-                            );
-                        }
-                    }
+                waiting.next_due()
+            };
+            tokio::select! {
+                Some((alarm, delivered)) = under_way.next() => {
+                    self.settle(alarm, delivered, &webhook, entropy, &mut failing);
                 }
-                tokio::time::sleep(jittered(self.pause * 2_u32.pow(attempt - 1), entropy)).await;
-                attempt += 1;
+                () = self.raised.notified() => {}
+                () = until(next_due) => {}
             }
         }
+    }
+
+    /// What comes of an attempt.
+    fn settle(
+        &self,
+        mut alarm: Alarm,
+        delivered: Result<(), String>,
+        webhook: &Webhook,
+        entropy: &dyn Entropy,
+        failing: &mut bool,
+    ) {
+        let (host, event) = (webhook.host(), alarm.event.id.to_string());
+        match delivered {
+            Ok(()) => {
+                self.those_waiting().done(&alarm);
+                self.delivered.inc();
+                if std::mem::take(failing) {
+                    tracing::info!(host, "alarms are delivered again");
+                }
+            }
+            Err(reason) if alarm.attempts >= ALARM_ATTEMPTS => {
+                self.those_waiting().done(&alarm);
+                self.failed.inc();
+                tracing::error!(host, reason, event, "an alarm was given up");
+            }
+            Err(reason) => {
+                let doubled = 2_u32.saturating_pow(alarm.attempts.saturating_sub(1));
+                alarm.due = Instant::now() + jittered(self.pause.saturating_mul(doubled), entropy);
+                self.those_waiting().put_back(alarm);
+                if !std::mem::replace(failing, true) {
+                    tracing::warn!(host, reason, event, "an alarm was not delivered; trying again");
+                }
+            }
+        }
+    }
+}
+
+/// Tries to deliver an alarm.
+async fn attempt(mut alarm: Alarm, webhook: &Webhook, clock: &dyn Clock) -> (Alarm, Result<(), String>) {
+    alarm.attempts += 1;
+    let event = &alarm.event;
+    let body = json!({
+        "type": format!("countersign.{}", event.kind.label()),
+        "timestamp": event.at,
+        "data": EventDocument::from(event),
+    });
+    let span = alarm.raised.as_ref().map(|raised| delivery(raised, webhook, alarm.attempts));
+    let more = span.as_ref().map_or_else(HeaderMap::new, Ongoing::headers);
+    let delivered = webhook.deliver(&event.id.to_string(), clock.now(), &body.to_string(), more).await;
+    if let Some(span) = span {
+        if delivered.is_err() {
+            span.failed("not-delivered");
+        }
+        span.done();
+    }
+    (alarm, delivered)
+}
+
+/// Waits for a moment; for ever, if there is none.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 

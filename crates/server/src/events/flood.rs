@@ -3,7 +3,6 @@
 use std::array;
 use std::sync::{Mutex, PoisonError};
 
-use countersign_core::handshake::Refusal;
 use countersign_core::{EventKind, Reason, to_millis};
 use jiff::Timestamp;
 
@@ -13,10 +12,11 @@ pub const KEPT_EACH_MINUTE: u32 = 120;
 
 const MINUTE_MILLIS: i64 = 60_000;
 
-/// One for each [`Reason`], and one each for replays and relay attempts.
-const CLASSES: usize = Reason::ALL.len() + 2;
+/// One for each [`Reason`], and one each for replays, relay attempts and wrong credentials.
+const CLASSES: usize = Reason::ALL.len() + 3;
 const REPLAY: usize = Reason::ALL.len();
 const RELAY: usize = Reason::ALL.len() + 1;
+const CREDENTIAL: usize = Reason::ALL.len() + 2;
 
 /// What was refused lately, by reason.
 #[derive(Debug)]
@@ -42,9 +42,9 @@ impl Default for Flood {
 }
 
 impl Flood {
-    /// Whether this refusal is kept by itself.
-    pub(super) fn admit(&self, refusal: &Refusal, now: Timestamp) -> bool {
-        let Some(minute) = self.0.get(class(refusal)) else { return true };
+    /// Counts a refusal. Returns which one of its minute it is, if it is kept by itself.
+    pub(super) fn admit(&self, kind: &EventKind, now: Timestamp) -> Option<u32> {
+        let minute = self.0.get(class(kind))?;
         let mut minute = minute.lock().unwrap_or_else(PoisonError::into_inner);
         if !is_within_a_minute(minute.began, now) {
             minute.began = to_millis(now);
@@ -52,13 +52,13 @@ impl Flood {
         }
         if minute.kept < KEPT_EACH_MINUTE {
             minute.kept += 1;
-            return true;
+            return Some(minute.kept);
         }
         if minute.more == 0 {
             minute.told = to_millis(now);
         }
         minute.more += 1;
-        false
+        None
     }
 
     /// What was not kept by itself, of each reason, a minute after it began to be too much, and every minute while it
@@ -82,10 +82,11 @@ fn is_within_a_minute(began: i64, now: Timestamp) -> bool {
     (0..MINUTE_MILLIS).contains(&to_millis(now).saturating_sub(began))
 }
 
-fn class(refusal: &Refusal) -> usize {
-    match EventKind::of(refusal, None) {
+fn class(kind: &EventKind) -> usize {
+    match kind {
         EventKind::Replay(_) => REPLAY,
         EventKind::Relay { .. } => RELAY,
+        EventKind::CredentialRejected => CREDENTIAL,
         other => {
             let reason = other.reason();
             Reason::ALL.iter().position(|&known| Some(known) == reason).unwrap_or(CLASSES)
@@ -98,6 +99,7 @@ fn kind(class: usize) -> EventKind {
     match Reason::ALL.get(class) {
         Some(&reason) => EventKind::Refused(reason),
         None if class == RELAY => EventKind::Relay { stated: None },
+        None if class == CREDENTIAL => EventKind::CredentialRejected,
         None => EventKind::Replay(None),
     }
 }
@@ -106,7 +108,7 @@ fn kind(class: usize) -> EventKind {
 mod tests {
     use std::time::Duration;
 
-    use countersign_core::{Clock, Consumption, ManualClock, from_millis};
+    use countersign_core::{Clock, ManualClock, from_millis};
 
     use super::*;
 
@@ -116,21 +118,22 @@ mod tests {
         let flood = Flood::default();
         let limit = usize::try_from(KEPT_EACH_MINUTE).unwrap();
         let kept =
-            |refusal: &Refusal, count| (0..count).filter(|_| flood.admit(refusal, clock.now())).count();
-        let replay = Refusal::Replay(Consumption { at: clock.now(), by: None, retry_key: None });
+            |kind: &EventKind, count| (0..count).filter(|_| flood.admit(kind, clock.now()).is_some()).count();
+        let (replay, unknown) = (EventKind::Replay(None), EventKind::Refused(Reason::Unknown));
+        let passed_on = EventKind::Relay { stated: None };
 
-        assert_eq!(kept(&Refusal::NotOurs, limit + 1_000), limit);
+        assert_eq!(kept(&unknown, limit + 1_000), limit);
         assert_eq!(kept(&replay, 5), 5, "a replay is not hidden by forged tokens");
-        assert_eq!(kept(&Refusal::AudienceMismatch, limit + 1), limit);
+        assert_eq!(kept(&passed_on, limit + 1), limit);
         assert!(flood.sum_up(clock.now(), false).is_empty(), "the minute is not over");
         clock.advance(Duration::from_mins(1));
-        let relays = (EventKind::Relay { stated: None }, 1);
-        let forged = (EventKind::Refused(Reason::Unknown), 1_000);
+        let relays = (passed_on, 1);
+        let forged = (unknown.clone(), 1_000);
         assert_eq!(flood.sum_up(clock.now(), false), [forged, relays]);
         assert!(flood.sum_up(clock.now(), false).is_empty(), "nothing is told twice");
 
-        assert_eq!(kept(&Refusal::NotOurs, limit + 7), limit, "another minute");
-        assert_eq!(flood.sum_up(clock.now(), true), [(EventKind::Refused(Reason::Unknown), 7)]);
+        assert_eq!(kept(&unknown, limit + 7), limit, "another minute");
+        assert_eq!(flood.sum_up(clock.now(), true), [(unknown.clone(), 7)]);
         clock.set(from_millis(0));
         assert_eq!(kept(&replay, limit + 2), limit, "a clock that steps back keeps nothing from being seen");
         assert_eq!(flood.sum_up(clock.now(), true), [(EventKind::Replay(None), 2)]);

@@ -23,6 +23,7 @@ use countersign_core::{
 };
 use jiff::Timestamp;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tracing::field::display;
 
 use crate::alarms::{Alarms, Webhook};
 use crate::caller::Caller;
@@ -43,6 +44,9 @@ pub const MAX_BEHIND: usize = 1024;
 
 /// For how long events are kept unless a setting says otherwise.
 pub const RETENTION: Duration = Duration::from_hours(30 * 24);
+
+/// How many wrong credentials in a minute raise an alarm: more than mistakes make.
+pub const MANY_GUESSES: u32 = 10;
 
 /// What the operator decides about events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,15 +217,45 @@ impl Events {
         caller: &Caller,
     ) {
         let now = self.clock.now();
-        if !self.flood.admit(refusal, now) {
-            self.counts.summed_up.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
         let stated = match stated {
             StatedAudience::Tracker(audience) => Note::clean(audience.as_str().as_bytes()),
             StatedAudience::None | StatedAudience::Unreadable(_) => None,
         };
-        self.happened(now, EventKind::of(refusal, stated), token, caller, true);
+        let kind = EventKind::of(refusal, stated);
+        if self.flood.admit(&kind, now).is_none() {
+            self.counts.summed_up.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        self.happened(now, kind, token, caller, true);
+    }
+
+    /// Somebody showed the private API a wrong credential.
+    pub(crate) fn credential_rejected(&self, caller: &Caller) {
+        self.tally.credential_rejected();
+        let (now, kind) = (self.clock.now(), EventKind::CredentialRejected);
+        let Some(nth) = self.flood.admit(&kind, now) else {
+            self.counts.summed_up.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        let (peer, request) = (caller.peer.map(display), caller.request.map(display));
+        match nth {
+            1 => tracing::warn!(peer, request, "the private API was shown a wrong credential"),
+            MANY_GUESSES => {
+                tracing::warn!(
+                    peer,
+                    request,
+                    nth,
+                    "wrong credentials at the private API; somebody guesses, or has an old secret"
+                );
+                if let (Some(alarms), Some(event)) =
+                    (&self.alarms, self.event(now, kind.clone(), None, caller))
+                {
+                    alarms.raise(&Event { count: nth.into(), ..event });
+                }
+            }
+            _ => {}
+        }
+        self.happened(now, kind, None, caller, true);
     }
 
     /// There is another newest key.
@@ -248,29 +282,37 @@ impl Events {
         caller: &Caller,
         keep: bool,
     ) {
+        match self.event(at, kind, token, caller) {
+            Some(event) => self.tell(event, keep),
+            // Without randomness no token is issued either, and that is complained about.
+            None => self.lose(1),
+        }
+    }
+
+    /// An event; `None` if there is no randomness for its name.
+    fn event(
+        &self,
+        at: Timestamp,
+        kind: EventKind,
+        token: Option<&LoginToken>,
+        caller: &Caller,
+    ) -> Option<Event> {
         let id = match token {
             // It is on record under this name.
             Some(token) if kind.filter().is_an_ending() => token.id().into(),
-            _ => match EventId::generate(at, &*self.entropy) {
-                Ok(id) => id,
-                // Without randomness no token is issued either, and that is complained about.
-                Err(_) => return self.lose(1),
-            },
+            _ => EventId::generate(at, &*self.entropy).ok()?,
         };
-        self.tell(
-            Event {
-                id,
-                at,
-                kind,
-                token: token.map(LoginToken::id),
-                audience: token.and_then(LoginToken::audience).map(|audience| audience.as_str().to_owned()),
-                peer: caller.peer,
-                user_agent: caller.user_agent(),
-                request: caller.request,
-                count: 1,
-            },
-            keep,
-        );
+        Some(Event {
+            id,
+            at,
+            kind,
+            token: token.map(LoginToken::id),
+            audience: token.and_then(LoginToken::audience).map(|audience| audience.as_str().to_owned()),
+            peer: caller.peer,
+            user_agent: caller.user_agent(),
+            request: caller.request,
+            count: 1,
+        })
     }
 
     fn tell(&self, event: Event, keep: bool) {

@@ -49,6 +49,7 @@ pub(crate) struct Tally {
     limited: Counter,
     issued: Counter,
     revoked: Counter,
+    credentials_rejected: Counter,
     purged: Counter,
     purge_failures: Counter,
     /// How many purges have failed since the last one that did not.
@@ -125,6 +126,8 @@ impl Tally {
             "countersign_handshakes_limited",
             "Refusals withheld with 429 from addresses with too many",
         );
+        let credentials_rejected =
+            counter("countersign_credentials_rejected", "Wrong secrets that the private API was shown");
         let issued = counter("countersign_tokens_issued", "Tokens issued");
         let revoked = counter("countersign_tokens_revoked", "Tokens revoked while they were live");
         let purged =
@@ -137,6 +140,7 @@ impl Tally {
             call_seconds,
             json_seconds,
             limited,
+            credentials_rejected,
             issued,
             revoked,
             purged,
@@ -187,6 +191,10 @@ impl Tally {
 
     pub(crate) fn limited(&self) {
         self.limited.inc();
+    }
+
+    pub(crate) fn credential_rejected(&self) {
+        self.credentials_rejected.inc();
     }
 
     pub(crate) fn issued(&self) {

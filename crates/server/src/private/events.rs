@@ -56,7 +56,7 @@ pub(crate) struct EventDocument {
     #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
     /// `issued`, `consumed`, `refused`, `revoked`, `replay`, `relay`, `key-rotated`, `key-revoked` or
-    /// `fence-moved`.
+    /// `fence-moved`, or `credential-rejected`.
     kind: &'static str,
     /// Why, if it was refused: `method`, `unknown`, `audience-missing`, `audience-unreadable`, `expired`,
     /// `from-the-future`, `fenced` or `revoked`.
@@ -121,7 +121,11 @@ impl From<&Event> for EventDocument {
                 key = Some(id.to_string());
             }
             EventKind::FenceMoved { fence: line } => fence = Some(*line),
-            EventKind::Issued | EventKind::Consumed | EventKind::Refused(_) | EventKind::Revoked => {}
+            EventKind::Issued
+            | EventKind::Consumed
+            | EventKind::Refused(_)
+            | EventKind::Revoked
+            | EventKind::CredentialRejected => {}
         }
         Self {
             id: event.id.to_string(),

@@ -10,7 +10,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use url::{Host, Url};
 
-use crate::problem::{Problem, with_challenge};
+use crate::caller::Caller;
+use crate::problem::{Problem, with_challenge, with_retry_after};
 use crate::{App, Peer};
 
 /// With which browsers say how a request's page and its target are related (W3C Fetch Metadata).
@@ -43,6 +44,9 @@ pub(crate) fn check(app: &App, request: &Request) -> Result<(), Response> {
     if let Some(bearer) = &app.bearer
         && !bearer.is_shown_by(authorization(headers))
     {
+        if let Some(too_many) = rejected(app, request) {
+            return Err(too_many);
+        }
         let detail = "Show the private API's bearer token: Authorization: Bearer …";
         let problem = Problem::new(StatusCode::UNAUTHORIZED, "credential", detail);
         return Err(with_challenge(problem.into_response(), "Bearer realm=\"countersign\""));
@@ -64,6 +68,9 @@ pub(crate) async fn admit_to_page(State(app): State<Arc<App>>, request: Request,
         && !bearer.is_shown_by(authorization(headers))
         && !bearer.is_shown_by_browser(authorization(headers))
     {
+        if let Some(too_many) = rejected(&app, &request) {
+            return too_many;
+        }
         let detail = "The password is the private API's bearer secret; any name will do.\n";
         let challenge = "Basic realm=\"countersign\", charset=\"UTF-8\"";
         return with_challenge((StatusCode::UNAUTHORIZED, detail).into_response(), challenge);
@@ -75,6 +82,20 @@ pub(crate) async fn admit_to_page(State(app): State<Arc<App>>, request: Request,
         return foreign().into_response();
     }
     next.run(request).await
+}
+
+/// Counts a credential that is not the right one; how it is answered if its address has shown too many. A request without
+/// any is not a guess: a browser asks so first.
+fn rejected(app: &App, request: &Request) -> Option<Response> {
+    if !request.headers().contains_key(AUTHORIZATION) {
+        return None;
+    }
+    let peer = request.extensions().get().and_then(|Peer(peer)| *peer);
+    app.events.credential_rejected(&Caller::of(peer, request.headers(), request.extensions()));
+    let wait = app.limiter.count(peer).err()?;
+    let detail = "Too many wrong secrets from this address; try again later, or show the right one.";
+    let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-refusals", detail);
+    Some(with_retry_after(problem.into_response(), wait))
 }
 
 fn authorization(headers: &HeaderMap) -> &[u8] {

@@ -9,8 +9,11 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Request as HttpRequest, StatusCode};
 use axum::response::{IntoResponse, Response};
 use countersign_server::Webhook;
-use countersign_server::limits::{ALARM_ATTEMPTS, ALARM_QUEUE, KEPT_EACH_MINUTE};
+use countersign_server::limits::{
+    ALARM_ATTEMPTS, ALARM_DELIVERIES, ALARM_QUEUE, KEPT_EACH_MINUTE, MANY_GUESSES,
+};
 use data_encoding::BASE64;
+use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -19,6 +22,7 @@ use tokio::sync::mpsc;
 
 use crate::fixture::{FORM, Fixture, Options, TRAC, handshake_path, post};
 
+const BEARER: &str = "0123456789abcdef0123456789abcdef";
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// What a receiver was sent.
@@ -72,6 +76,30 @@ async fn receiver(answers: Vec<Response>) -> (String, mpsc::UnboundedReceiver<Re
     (url, received)
 }
 
+/// A receiver that answers nothing but relays until it is told to.
+async fn receiver_that_holds(
+    until: tokio::sync::oneshot::Receiver<()>,
+) -> (String, mpsc::UnboundedReceiver<Received>) {
+    let (sender, received) = mpsc::unbounded_channel();
+    let until = until.map(drop).shared();
+    let take = move |request: Request| {
+        let (sender, until) = (sender.clone(), until.clone());
+        async move {
+            let (head, body) = request.into_parts();
+            let body = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
+            let is_relay = body.contains("countersign.relay");
+            let _ = sender.send(Received { headers: head.headers, body });
+            if !is_relay {
+                until.await;
+            }
+        }
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/alarms", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(take)).await });
+    (url, received)
+}
+
 fn server(url: &str) -> Fixture {
     let webhook = Webhook::new(&url.parse().unwrap(), SECRET, None).unwrap();
     // Attempts come as fast as they can.
@@ -85,6 +113,19 @@ async fn replay(server: &Fixture) -> String {
     assert_eq!(server.handshake(&token).await.status, StatusCode::OK);
     assert_eq!(server.handshake(&token).await.status, StatusCode::UNAUTHORIZED);
     token
+}
+
+async fn relay(server: &Fixture) {
+    let relay = post(&handshake_path(&server.token_for(TRAC))).header("content-type", FORM);
+    let relay = relay.body(Body::from("audience=https://evil.example/")).unwrap();
+    assert_eq!(server.public(relay).await.status, StatusCode::FORBIDDEN);
+}
+
+/// Waits until a series has reached a value.
+async fn reaches(server: &Fixture, name: &str, value: u64) {
+    while series(server, name).await < value {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// The value of a series.
@@ -104,7 +145,10 @@ async fn replays_and_relays_are_told_signed_and_without_the_token() {
     let relay = post(&handshake_path(&bound)).header("content-type", FORM);
     server.public(relay.body(Body::from("audience=https://evil.example/")).unwrap()).await;
 
-    let first = received.recv().await.unwrap();
+    let mut both = [received.recv().await.unwrap(), received.recv().await.unwrap()];
+    // They are delivered side by side.
+    both.sort_by_key(|one| one.verified()["type"] == "countersign.relay");
+    let [first, second] = both;
     let told = first.verified();
     assert_eq!((&told["type"], &told["data"]["kind"]), (&"countersign.replay".into(), &"replay".into()));
     assert_eq!(told["data"]["token"], server.look(&replayed).await["id"]);
@@ -113,7 +157,6 @@ async fn replays_and_relays_are_told_signed_and_without_the_token() {
     assert_eq!(first.header("webhook-id"), told["data"]["id"]);
     assert_eq!(first.header("webhook-timestamp"), "1769860800");
     assert_eq!(first.header("content-type"), "application/json");
-    let second = received.recv().await.unwrap();
     let told = second.verified();
     assert_eq!(
         (&told["type"], &told["data"]["stated"]),
@@ -148,9 +191,7 @@ async fn what_is_not_taken_is_sent_again_with_the_same_id_and_no_redirect_is_fol
     assert_ne!(received.recv().await.unwrap().header("webhook-id"), ids[0], "the next one");
     let mut elsewhere = elsewhere.1;
     assert!(elsewhere.try_recv().is_err(), "nothing was sent where it was redirected to");
-    while series(&server, "countersign_alarms_delivered_total").await < 2 {
-        tokio::task::yield_now().await;
-    }
+    reaches(&server, "countersign_alarms_delivered_total", 2).await;
     assert_eq!(series(&server, "countersign_alarms_failed_total").await, 0);
 }
 
@@ -161,31 +202,125 @@ async fn a_receiver_that_never_takes_it_is_given_up_and_the_next_alarm_comes() {
     let (url, mut received) = receiver(refusals).await;
     let server = server(&url);
     replay(&server).await;
-    replay(&server).await;
     let mut ids = Vec::new();
-    for _ in 0..=attempts {
+    for _ in 0..attempts {
         ids.push(received.recv().await.unwrap().header("webhook-id").to_owned());
     }
+    reaches(&server, "countersign_alarms_failed_total", 1).await;
+    replay(&server).await;
+    ids.push(received.recv().await.unwrap().header("webhook-id").to_owned());
     assert!(ids[..attempts].iter().all(|id| *id == ids[0]) && ids[attempts] != ids[0], "{ids:?}");
-    assert_eq!(series(&server, "countersign_alarms_failed_total").await, 1);
 }
 
 #[tokio::test]
-async fn a_receiver_that_is_slow_holds_up_no_handshake_and_what_does_not_fit_is_counted() {
-    // It takes connections and never answers.
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let server = server(&format!("http://{}/", listener.local_addr().unwrap()));
+async fn many_replays_of_one_token_do_not_delay_a_relay() {
+    // It takes its time for the first one.
+    let (free, held) = tokio::sync::oneshot::channel::<()>();
+    let (url, mut received) = receiver_that_holds(held).await;
+    let server = server(&url);
+    let token = replay(&server).await;
+    assert_eq!(received.recv().await.unwrap().verified()["data"]["count"], 1);
+    for _ in 1..KEPT_EACH_MINUTE {
+        server.handshake(&token).await;
+    }
+    relay(&server).await;
+    assert_eq!(received.recv().await.unwrap().verified()["type"], "countersign.relay");
+    free.send(()).unwrap();
+    let others = received.recv().await.unwrap().verified();
+    assert_eq!((&others["type"], &others["data"]["count"]), (&"countersign.replay".into(), &119.into()));
+    assert_eq!(others["data"]["token"], server.look(&token).await["id"]);
+    reaches(&server, "countersign_alarms_delivered_total", 3).await;
+    assert_eq!(series(&server, "countersign_alarms_queue_depth").await, 0);
+}
+
+#[tokio::test]
+async fn flood_of_replays_pushes_no_relay_out_while_the_receiver_hangs() {
+    let (free, held) = tokio::sync::oneshot::channel::<()>();
+    let (url, mut received) = receiver_that_holds(held).await;
+    let server = server(&url);
     let kept = usize::try_from(KEPT_EACH_MINUTE).unwrap();
-    let mut replays = 0;
-    while series(&server, "countersign_alarms_failed_total").await == 0 {
+    let many = 3 * kept;
+    for nth in 1..=many {
         replay(&server).await;
-        replays += 1;
-        if replays % kept == 0 {
+        if nth % kept == 0 {
             server.clock.advance(Duration::from_mins(1));
         }
     }
-    assert!((ALARM_QUEUE..ALARM_QUEUE + 3).contains(&replays), "{replays}");
-    assert_eq!(series(&server, "countersign_alarms_queue_depth").await, u64::try_from(ALARM_QUEUE).unwrap());
+    relay(&server).await;
+    // Everything that is sent until then is held by the receiver.
+    let mut sent = Vec::new();
+    while sent.last().is_none_or(|one: &Value| one["type"] != "countersign.relay") {
+        sent.push(received.recv().await.unwrap().verified());
+    }
+    assert!(sent.len() <= ALARM_DELIVERIES, "{}", sent.len());
+    let depth = usize::try_from(series(&server, "countersign_alarms_queue_depth").await).unwrap();
+    assert!(depth <= ALARM_QUEUE + ALARM_DELIVERIES + 1, "{depth}");
+    free.send(()).unwrap();
+    let mut replays = 0;
+    for one in &sent {
+        replays +=
+            if one["type"] == "countersign.replay" { one["data"]["count"].as_u64().unwrap() } else { 0 };
+    }
+    while replays < u64::try_from(many).unwrap() {
+        replays += received.recv().await.unwrap().verified()["data"]["count"].as_u64().unwrap();
+    }
+    assert_eq!(replays, u64::try_from(many).unwrap(), "each is told, alone or in a number");
+    assert_eq!(series(&server, "countersign_alarms_failed_total").await, 0);
+}
+
+#[tokio::test]
+async fn many_wrong_secrets_raise_one_alarm_and_are_events() {
+    let (url, mut received) = receiver(Vec::new()).await;
+    let webhook = Webhook::new(&url.parse().unwrap(), SECRET, None).unwrap();
+    let options = Options {
+        alarms: Some((webhook, Duration::ZERO)),
+        bearer: Some(BEARER),
+        refusals_per_minute: 200,
+        ..Options::default()
+    };
+    let server = Fixture::with(options);
+    tokio::spawn(Arc::clone(&server.app.events).deliver_alarms());
+    tokio::spawn(Arc::clone(&server.app.events).write());
+    let guess = async |path: &str, authorization: &str| {
+        let request = post(path).header("authorization", authorization).header("user-agent", "guesser/1");
+        server.private(request.body(Body::empty()).unwrap()).await
+    };
+    for nth in 0..100 {
+        let answer = guess("/v1/tokens", &format!("Bearer guess{nth}")).await;
+        assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+        // The page takes it in another form.
+        let password = BASE64.encode(format!("any:guess{nth}").as_bytes());
+        assert_eq!(guess("/page/token", &format!("Basic {password}")).await.status, StatusCode::UNAUTHORIZED);
+    }
+    let limited = guess("/bugs", "Bearer guess").await;
+    assert_eq!((limited.status, limited.header("retry-after")), (StatusCode::TOO_MANY_REQUESTS, "1"));
+    let right = guess("/v1/tokens", &format!("Bearer {BEARER}")).await;
+    assert_eq!(right.status, StatusCode::CREATED, "nobody is locked out");
+    let without = server.private(post("/v1/tokens").body(Body::empty()).unwrap()).await;
+    assert_eq!(without.status, StatusCode::UNAUTHORIZED, "and no secret is no guess");
+
+    let told = received.recv().await.unwrap();
+    let alarm = told.verified();
+    assert_eq!(alarm["type"], "countersign.credential-rejected");
+    assert_eq!(
+        (&alarm["data"]["count"], &alarm["data"]["peer"]),
+        (&MANY_GUESSES.into(), &"127.0.0.1".into())
+    );
+    assert!(!format!("{told:?}").contains("guess0"), "{told:?}");
+    assert!(received.try_recv().is_err(), "one is enough");
+    let list =
+        |path: &'static str| HttpRequest::get(path).header("authorization", format!("Bearer {BEARER}"));
+    let list = async |path| server.private(list(path).body(Body::empty()).unwrap()).await;
+    let kept = usize::try_from(KEPT_EACH_MINUTE).unwrap();
+    let mut events = Vec::new();
+    while events.len() < kept {
+        let answer = list("/v1/events?kind=credential-rejected&limit=1000").await;
+        assert!(!answer.text.contains("guess0"), "{}", answer.text);
+        events = answer.json()["events"].as_array().unwrap().clone();
+    }
+    assert_eq!((events.len(), &events[0]["user_agent"]), (kept, &"guesser/1".into()));
+    let metrics = list("/metrics").await.text;
+    assert!(metrics.contains("countersign_credentials_rejected_total 201\n"), "{metrics}");
 }
 
 #[tokio::test]

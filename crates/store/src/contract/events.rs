@@ -76,6 +76,7 @@ fn one_of_each() -> Vec<Event> {
         EventKind::KeyRotated { key: "00c0ffee".parse().expect("a key's name") },
         EventKind::KeyRevoked { key: "deadbeef".parse().expect("a key's name") },
         EventKind::FenceMoved { fence: beginning() },
+        EventKind::CredentialRejected,
     ];
     kinds.extend(Reason::ALL.iter().map(|&reason| EventKind::Refused(reason)));
     let mut next = || {

@@ -308,6 +308,7 @@ fn insert(connection: &Connection, event: &Event) -> rusqlite::Result<()> {
         EventKind::FenceMoved { fence } => (Some(*fence), None, None),
         EventKind::Issued
         | EventKind::Consumed
+        | EventKind::CredentialRejected
         | EventKind::Refused(_)
         | EventKind::Revoked
         | EventKind::Replay(None) => (None, None, None),
@@ -409,6 +410,7 @@ fn kind_of(
         KindFilter::KeyRotated => EventKind::KeyRotated { key: note?.parse().ok()? },
         KindFilter::KeyRevoked => EventKind::KeyRevoked { key: note?.parse().ok()? },
         KindFilter::FenceMoved => EventKind::FenceMoved { fence: line? },
+        KindFilter::CredentialRejected => EventKind::CredentialRejected,
     })
 }
 

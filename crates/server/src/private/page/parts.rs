@@ -254,7 +254,7 @@ fn row(event: &Event) -> EventRow {
         let _ = write!(kind, " ({} of them)", grouped(event.count));
     }
     let class = match event.kind {
-        EventKind::Replay(_) | EventKind::Relay { .. } => "alarming",
+        EventKind::Replay(_) | EventKind::Relay { .. } | EventKind::CredentialRejected => "alarming",
         EventKind::Consumed => "accepted",
         EventKind::Refused(_) => "refused",
         _ => "",
