@@ -68,7 +68,9 @@ impl EventStream {
             match tokio::time::timeout(SILENCE, self.body.frame()).await {
                 Err(_) => return Err(self.broken(&"it has been silent for a minute")),
                 Ok(None) => return Ok(None),
-                Ok(Some(Err(error))) => return Err(self.broken(innermost(&error))),
+                Ok(Some(Err(error))) => {
+                    return Err(self.broken(&format!("the events broke off ({})", innermost(&error))));
+                }
                 Ok(Some(Ok(frame))) => {
                     self.read.extend_from_slice(&frame.into_data().unwrap_or_else(|_| Bytes::new()));
                 }
@@ -96,6 +98,6 @@ impl EventStream {
     }
 
     fn broken(&self, reason: &dyn fmt::Display) -> ClientError {
-        ClientError::Unreachable { server: self.server.clone(), reason: reason.to_string() }
+        ClientError::NoAnswer { server: self.server.clone(), reason: reason.to_string() }
     }
 }

@@ -18,8 +18,8 @@ use serde_json::{Value, json};
 use url::{Position, Url};
 use zeroize::Zeroizing;
 
-use crate::transport::Transport;
 pub use crate::transport::{Probe, probe};
+use crate::transport::{Transport, Trouble};
 
 pub use crate::follow::{EventStream, News};
 pub use crate::trace::Trace;
@@ -115,6 +115,9 @@ pub enum ClientError {
     /// A certificate cannot be used.
     #[error("cannot speak TLS with the server: {0}")]
     Tls(String),
+    /// The credential cannot be sent.
+    #[error("the credential has characters that a header cannot carry; put the secret alone into its file")]
+    Credential,
     /// Nobody answers there.
     #[error(
         "no Countersign server answers at {server} ({reason}); start one with `countersign serve`, or name it with \
@@ -124,6 +127,14 @@ pub enum ClientError {
         /// Where.
         server: String,
         /// Why.
+        reason: String,
+    },
+    /// Somebody takes the connection, and the answer does not come, or not as it should.
+    #[error("the server at {server} was reached, but {reason}")]
+    NoAnswer {
+        /// Where.
+        server: String,
+        /// What is wrong with its answer.
         reason: String,
     },
     /// Something answers, but not a Countersign server's private API.
@@ -246,13 +257,12 @@ impl PrivateApi {
     pub async fn follow_events(&self, request: &EventsRequest) -> Result<EventStream, ClientError> {
         let query = request.query(false);
         let request = self.request(Method::GET, &["v1", "events", "stream"], Some(&query), None)?;
-        let response =
-            self.transport.open(request).await.map_err(|error| self.unreachable(innermost(&error)))?;
+        let response = self.transport.open(request).await.map_err(|trouble| self.trouble(trouble))?;
         let status = response.status();
         if status.is_success() {
             return Ok(EventStream::new(response, self.server.clone()));
         }
-        let answer = transport::read(response).await.map_err(|error| self.unreachable(innermost(&error)))?;
+        let answer = transport::read(response).await.map_err(|trouble| self.trouble(trouble))?;
         match serde_json::from_slice::<Value>(&answer) {
             Ok(problem) => Err(self.refusal(status, &problem)),
             Err(_) => Err(ClientError::NotCountersign { server: self.server.clone(), status }),
@@ -279,8 +289,7 @@ impl PrivateApi {
         expected: &str,
     ) -> Result<Value, ClientError> {
         let request = self.request(method, path, query, body)?;
-        let (status, answer) =
-            self.transport.send(request).await.map_err(|error| self.unreachable(innermost(&error)))?;
+        let (status, answer) = self.transport.send(request).await.map_err(|trouble| self.trouble(trouble))?;
         match serde_json::from_slice::<Value>(&answer) {
             Ok(document) if status.is_success() && document.get(expected).is_some() => Ok(document),
             Ok(problem) => Err(self.refusal(status, &problem)),
@@ -318,9 +327,7 @@ impl PrivateApi {
             None => Bytes::new(),
         };
         // The builder refuses a credential that no header can carry; its own words could quote it.
-        request
-            .body(Full::new(body))
-            .map_err(|_| self.unreachable("the credential has characters that a header cannot carry"))
+        request.body(Full::new(body)).map_err(|_| ClientError::Credential)
     }
 
     fn refusal(&self, status: StatusCode, problem: &Value) -> ClientError {
@@ -336,8 +343,13 @@ impl PrivateApi {
         }
     }
 
-    fn unreachable(&self, reason: impl fmt::Display) -> ClientError {
-        ClientError::Unreachable { server: self.server.clone(), reason: reason.to_string() }
+    fn trouble(&self, trouble: Trouble) -> ClientError {
+        let server = self.server.clone();
+        match trouble {
+            Trouble::Unreachable(reason) => ClientError::Unreachable { server, reason },
+            Trouble::Tls(reason) => ClientError::Tls(reason),
+            Trouble::NoAnswer(reason) => ClientError::NoAnswer { server, reason },
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -17,13 +17,25 @@ use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use url::Url;
 
-use crate::Credentials;
+use crate::{Credentials, innermost};
 
 /// How long an answer may take. Statistics of a very large store take some seconds.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// The longest answer that is read, in bytes. The longest that a server gives is a page of events.
-const MAX_ANSWER_BYTES: usize = 1024 * 1024;
+/// The longest answer that is read, in bytes. The longest that a server gives is a page of events: half a MiB, and from
+/// servers before that was bounded some 4 MiB.
+pub(crate) const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
+
+/// Why there is no answer. Which one it is says what to look at.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// Nobody takes the connection.
+    Unreachable(String),
+    /// Somebody does, and does not speak TLS as is asked for.
+    Tls(String),
+    /// Somebody does, and the answer does not come, or not as it should; goes on with "but".
+    NoAnswer(String),
+}
 
 /// A way to a server.
 pub(crate) enum Transport {
@@ -48,53 +60,73 @@ impl Transport {
     }
 
     /// Sends a request and reads its answer.
-    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> io::Result<(StatusCode, Bytes)> {
-        let exchanged = async {
-            let response = self.exchange(request).await?;
-            Ok((response.status(), read(response).await?))
-        };
-        let answered = tokio::time::timeout(TIMEOUT, exchanged).await;
-        answered.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))?
+    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), Trouble> {
+        let response = self.open(request).await?;
+        let status = response.status();
+        Ok((status, in_time(read(response)).await?))
     }
 
     /// Sends a request, and leaves the body of its answer to be read as it comes.
-    pub(crate) async fn open(&self, request: Request<Full<Bytes>>) -> io::Result<Response<Incoming>> {
-        let answered = tokio::time::timeout(TIMEOUT, self.exchange(request)).await;
-        answered.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))?
-    }
-
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> io::Result<Response<Incoming>> {
+    pub(crate) async fn open(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Trouble> {
+        let unreachable = |error: io::Error| Trouble::Unreachable(innermost(&error).to_string());
         match self {
-            Self::Unix(path) => converse(UnixStream::connect(path).await?, request).await,
+            Self::Unix(path) => {
+                let stream = connect(UnixStream::connect(path)).await.map_err(unreachable)?;
+                in_time(converse(stream, request)).await
+            }
             Self::Tcp { host, port, tls } => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
-                match tls {
-                    None => converse(stream, request).await,
-                    Some((connector, name)) => {
-                        converse(connector.connect(name.clone(), stream).await?, request).await
-                    }
-                }
+                let stream =
+                    connect(TcpStream::connect((host.as_str(), *port))).await.map_err(unreachable)?;
+                let Some((connector, name)) = tls else { return in_time(converse(stream, request)).await };
+                let encrypted = async {
+                    let encrypted = connector.connect(name.clone(), stream).await;
+                    encrypted.map_err(|error| Trouble::Tls(innermost(&error).to_string()))
+                };
+                in_time(converse(in_time(encrypted).await?, request)).await
             }
         }
     }
 }
 
+async fn connect<S>(connecting: impl Future<Output = io::Result<S>>) -> io::Result<S> {
+    let connected = tokio::time::timeout(TIMEOUT, connecting).await;
+    connected.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "it does not take the connection"))?
+}
+
+async fn in_time<T>(answered: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
+    let answered = tokio::time::timeout(TIMEOUT, answered).await;
+    answered.unwrap_or_else(|_| {
+        Err(Trouble::NoAnswer(format!("it has not answered for {} seconds", TIMEOUT.as_secs())))
+    })
+}
+
 /// Reads the body of an answer.
-pub(crate) async fn read(response: Response<Incoming>) -> io::Result<Bytes> {
-    let body =
-        Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await.map_err(io::Error::other)?;
+pub(crate) async fn read(response: Response<Incoming>) -> Result<Bytes, Trouble> {
+    let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
+    let body = body.map_err(|error| {
+        Trouble::NoAnswer(if error.is::<LengthLimitError>() {
+            format!("its answer is longer than {MAX_ANSWER_BYTES} bytes; ask for less at a time")
+        } else {
+            broken(&*error)
+        })
+    })?;
     Ok(body.to_bytes())
 }
 
-async fn converse<S>(stream: S, request: Request<Full<Bytes>>) -> io::Result<Response<Incoming>>
+fn broken(error: &(dyn std::error::Error + 'static)) -> String {
+    format!("its answer did not arrive whole ({})", innermost(error))
+}
+
+async fn converse<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Trouble>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let no_answer = |error: hyper::Error| Trouble::NoAnswer(broken(&error));
     let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(no_answer)?;
     // It ends when the answer has been read, or its reader is gone.
     tokio::spawn(connection);
-    sender.send_request(request).await.map_err(io::Error::other)
+    sender.send_request(request).await.map_err(no_answer)
 }
 
 fn tls_config(credentials: &Credentials) -> Result<ClientConfig, String> {

@@ -101,6 +101,7 @@ async fn list(api: &PrivateApi, mut request: EventsRequest, limit: usize) -> Res
         request.limit = Some(left.min(PAGE));
         let document = api.events(&request).await?;
         let page = document.get("events").and_then(Value::as_array).cloned().unwrap_or_default();
+        // A page may have fewer than asked for.
         left = left.saturating_sub(page.len());
         events.extend(page);
         request.after = document.get("next").and_then(Value::as_str).map(str::to_owned);

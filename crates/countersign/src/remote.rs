@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use countersign_client::{ClientError, Credentials, DEFAULT_SERVER, PrivateApi, Trace};
+use url::{Host, Url};
 use zeroize::Zeroizing;
 
-use crate::output::Failure;
+use crate::output::{Failure, note};
 
 /// The heading of the flags that name a server.
 pub(crate) const SERVER: &str = "Which server";
@@ -40,8 +41,25 @@ impl ServerArgs {
             server_authorities: self.server_ca.as_deref().map(read).transpose()?,
             identity: self.client_identity.as_deref().map(read).transpose()?.map(Zeroizing::new),
         };
+        if credentials.bearer.is_some() && is_plain_http_elsewhere(&self.server) {
+            note(
+                "the secret goes to another machine in plain HTTP, where whoever is on the way reads it; use https",
+            );
+        }
         Ok(PrivateApi::new(&self.server, credentials)?.in_trace(trace()))
     }
+}
+
+/// Whether what is sent to that server leaves this machine without TLS.
+fn is_plain_http_elsewhere(server: &str) -> bool {
+    let Ok(url) = server.parse::<Url>() else { return false };
+    let is_here = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.to_canonical().is_loopback(),
+        None => true,
+    };
+    url.scheme() == "http" && !is_here
 }
 
 /// The trace that this process is a part of, as OpenTelemetry has it told to processes.
@@ -53,9 +71,10 @@ pub(crate) fn trace() -> Option<Trace> {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         match error {
-            ClientError::Server(_) => Failure::usage(error),
+            ClientError::Server(_) | ClientError::Credential => Failure::usage(error),
             ClientError::Tls(_)
             | ClientError::Unreachable { .. }
+            | ClientError::NoAnswer { .. }
             | ClientError::NotCountersign { .. }
             | ClientError::Refused { .. } => Failure::failed(error),
         }
@@ -80,4 +99,25 @@ pub(crate) fn read_secret_in(what: &str, path: &Path) -> Result<Zeroizing<String
         Failure::usage(format!("cannot read the {what} file {file}: {error}"))
     })?;
     Ok(Zeroizing::new(text.trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_http_to_elsewhere_is_open_to_others() {
+        for (server, is_open) in [
+            ("http://127.0.0.1:8087", false),
+            ("http://[::1]:8087", false),
+            ("http://localhost:8087", false),
+            ("https://tokens.example.org", false),
+            ("unix:/run/countersign.sock", false),
+            ("http://tokens.example.org", true),
+            ("http://192.0.2.1:8087", true),
+            ("http://[2001:db8::1]:8087", true),
+        ] {
+            assert_eq!(is_plain_http_elsewhere(server), is_open, "{server}");
+        }
+    }
 }

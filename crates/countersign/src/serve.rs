@@ -151,13 +151,9 @@ fn make_data_dir(path: &Path) -> Result<(), Failure> {
 
 fn bearer(settings: &Resolved) -> Result<Option<Bearer>, Failure> {
     let Some(path) = &settings.private_bearer_file else { return Ok(None) };
-    let bearer = Bearer::new(read_secret(path)?).ok_or_else(|| {
-        Failure::usage(format!(
-            "the bearer file {} must hold one line of visible ASCII characters",
-            path.display()
-        ))
-    })?;
-    Ok(Some(bearer))
+    let bearer = Bearer::new(read_secret(path)?)
+        .map_err(|error| Failure::usage(format!("the bearer file {} {error}", path.display())))?;
+    Ok(Some(bearer.kept_in(path)))
 }
 
 /// Tells the service manager that started this process how it stands (`sd_notify(3)`), if one wants to know.

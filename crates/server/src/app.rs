@@ -1,16 +1,12 @@
 //! What every request handler can reach.
 
-use std::fmt;
 use std::sync::Arc;
 
 use countersign_core::{Key, KeyId, KeyRing, LoginTokenSet, News};
-use data_encoding::BASE64;
-use subtle::ConstantTimeEq;
 use url::Url;
-use zeroize::Zeroizing;
 
 use crate::caller::Caller;
-use crate::{Events, KeyFile, RefusalLimiter, Traces, TrustedProxies};
+use crate::{Bearer, Events, KeyFile, RefusalLimiter, Traces, TrustedProxies};
 
 /// The state that the routes share.
 #[derive(Debug)]
@@ -160,87 +156,9 @@ pub enum SpentStatus {
     Gone,
 }
 
-/// A secret that callers of the private API show as `Authorization: Bearer …`. Its `Debug` says nothing.
-pub struct Bearer(Zeroizing<String>);
-
-impl Bearer {
-    /// Takes the secret; `None` if it is empty, or has characters that no header can carry.
-    pub fn new(secret: Zeroizing<String>) -> Option<Self> {
-        let fits = !secret.is_empty() && secret.bytes().all(|byte| byte.is_ascii_graphic());
-        fits.then_some(Self(secret))
-    }
-
-    /// The same of a browser, which asks its user for a name and a password and shows both (RFC 7617): the password is
-    /// the secret, and any name will do.
-    pub(crate) fn is_shown_by_browser(&self, authorization: &[u8]) -> bool {
-        let Some((scheme, credentials)) = authorization.split_at_checked("Basic ".len()) else {
-            return false;
-        };
-        let Ok(pair) = BASE64.decode(credentials.trim_ascii()).map(Zeroizing::new) else { return false };
-        let Some(colon) = pair.iter().position(|byte| *byte == b':') else { return false };
-        let password = pair.get(colon + 1..).unwrap_or_default();
-        scheme.eq_ignore_ascii_case(b"Basic ") && bool::from(password.ct_eq(self.0.as_bytes()))
-    }
-
-    /// Whether the value of an `Authorization` header shows this secret (RFC 6750 section 2.1), in constant time.
-    pub(crate) fn is_shown_by(&self, authorization: &[u8]) -> bool {
-        let Some((scheme, credentials)) = authorization.split_at_checked("Bearer ".len()) else {
-            return false;
-        };
-        scheme.eq_ignore_ascii_case(b"Bearer ")
-            && bool::from(credentials.trim_ascii().ct_eq(self.0.as_bytes()))
-    }
-}
-
-impl fmt::Debug for Bearer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Bearer(redacted)")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_the_whole_secret_is_accepted() {
-        let bearer = Bearer::new("s3cret".to_owned().into()).unwrap();
-        for (shown, accepted) in [
-            ("Bearer s3cret", true),
-            ("bearer s3cret ", true),
-            ("Bearer s3cre", false),
-            ("Bearer s3cret2", false),
-            ("Bearer ", false),
-            ("Basic s3cret", false),
-            ("s3cret", false),
-            ("", false),
-        ] {
-            assert_eq!(bearer.is_shown_by(shown.as_bytes()), accepted, "{shown}");
-        }
-        assert!(Bearer::new(String::new().into()).is_none());
-        assert!(Bearer::new("two words".to_owned().into()).is_none());
-        assert_eq!(format!("{bearer:?}"), "Bearer(redacted)");
-    }
-
-    #[test]
-    fn a_browser_shows_it_as_the_password() {
-        let bearer = Bearer::new("s3c:ret".to_owned().into()).unwrap();
-        for (pair, accepted) in [
-            ("anybody:s3c:ret", true),
-            (":s3c:ret", true),
-            ("s3c:ret", false),
-            ("anybody:s3c:re", false),
-            ("anybody:", false),
-            ("", false),
-        ] {
-            let shown = format!("Basic {}", BASE64.encode(pair.as_bytes()));
-            assert_eq!(bearer.is_shown_by_browser(shown.as_bytes()), accepted, "{pair}");
-            assert!(!bearer.is_shown_by(shown.as_bytes()), "the API knows nothing of it");
-        }
-        for shown in ["", "Basic", "Basic ", "Basic %%%", "Bearer s3c:ret"] {
-            assert!(!bearer.is_shown_by_browser(shown.as_bytes()), "{shown}");
-        }
-    }
 
     #[test]
     fn urls_are_built_below_the_public_url() {

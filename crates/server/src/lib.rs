@@ -14,6 +14,7 @@
 mod address;
 mod alarms;
 mod app;
+mod bearer;
 mod caller;
 mod events;
 mod health;
@@ -37,7 +38,8 @@ mod watched;
 
 pub use address::{Address, NotAnAddress};
 pub use alarms::{Webhook, WebhookError};
-pub use app::{App, Bearer, Names, SpentStatus, log_news};
+pub use app::{App, Names, SpentStatus, log_news};
+pub use bearer::{Bearer, WeakSecret};
 pub use events::{EventCounts, EventPolicy, Events};
 pub use key_file::{KeyFile, KeyFileError};
 pub use limiter::RefusalLimiter;

@@ -1,6 +1,7 @@
 //! Every limit of the server in one place; `docs/limits.md` says what a client sees of each.
 
 pub use crate::alarms::{ALARM_ATTEMPTS, ALARM_DELIVERIES, ALARM_PAUSE, ALARM_QUEUE, ALARM_TIMEOUT};
+pub use crate::bearer::MIN_SECRET_CHARS;
 pub use crate::events::{
     KEPT_EACH_MINUTE, MANY_GUESSES, MAX_BEHIND, MAX_FOLLOWERS, QUEUE as EVENT_QUEUE,
     RETENTION as EVENT_RETENTION,
@@ -11,6 +12,6 @@ pub use crate::listener::{
     GRACE, HEAD_TIMEOUT, MAX_CONNECTIONS, MAX_HEAD_BYTES, REQUEST_TIMEOUT, RESERVED_DESCRIPTORS,
 };
 pub use crate::private::MAX_BODY_BYTES as MAX_PRIVATE_BODY_BYTES;
-pub use crate::private::{MAX_EVENTS, MAX_VIEWERS, MULTICALL_TIME};
+pub use crate::private::{MAX_EVENTS, MAX_PAGE_BYTES, MAX_VIEWERS, MULTICALL_TIME};
 pub use crate::public::MAX_BODY_BYTES as MAX_PUBLIC_BODY_BYTES;
 pub use crate::traces::{COLLECTOR_TIMEOUT, SPAN_ATTEMPTS, SPAN_BATCH, SPAN_GRACE, SPAN_PERIOD, SPAN_QUEUE};

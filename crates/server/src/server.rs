@@ -7,7 +7,6 @@ use std::time::Duration;
 use countersign_core::CHECK_IN_PERIOD;
 use tokio::sync::watch;
 
-use crate::App;
 use crate::address::{Address, Bound};
 use crate::alarms::Alarms;
 use crate::caller::RequestIds;
@@ -16,6 +15,7 @@ use crate::listener::{Listener, share_descriptors};
 use crate::routes::{self, Routes};
 use crate::tls::{Tls, TlsError, TlsFiles};
 use crate::traces::{Listens, RequestSpans};
+use crate::{App, Bearer};
 
 /// How often the files that may change are looked at.
 const FILES_PERIOD: Duration = Duration::from_secs(2);
@@ -103,6 +103,13 @@ impl Server {
             Err(error) => {
                 return Err(StartError::Listen { address: asked, flag: private_flag, error });
             }
+        }
+        let is_local = private.address().ok().and_then(|address| address.is_local());
+        if private_asks_for_bearer && is_local == Some(false) && private_tls.is_none() {
+            tracing::warn!(
+                "the private API takes its secret in plain HTTP from other machines: whoever is on the way reads it, and can \
+                 have tokens issued; give it TLS (private_tls_certificate), or keep it on 127.0.0.1"
+            );
         }
         Ok(Self {
             public: Listener { bound: public, tls: public_tls },
@@ -213,6 +220,7 @@ async fn watch_files(app: Arc<App>, tls: [Option<Arc<Tls>>; 2], reload: Arc<toki
             () = reload.notified() => {}
         }
         app.reload_keys().await;
+        reload_bearer(&app).await;
         for tls in tls.iter().flatten() {
             let tls = Arc::clone(tls);
             match tokio::task::spawn_blocking(move || tls.reload_if_changed()).await {
@@ -223,6 +231,17 @@ async fn watch_files(app: Arc<App>, tls: [Option<Arc<Tls>>; 2], reload: Arc<toki
                 Ok(Ok(false)) | Err(_) => {}
             }
         }
+    }
+}
+
+/// Puts another secret of the private API to use.
+async fn reload_bearer(app: &Arc<App>) {
+    let app = Arc::clone(app);
+    let reloaded = tokio::task::spawn_blocking(move || app.bearer.as_ref().map(Bearer::reload_if_changed));
+    match reloaded.await {
+        Ok(Some(Ok(true))) => tracing::info!("the private API's secret has changed on disk and is in use"),
+        Ok(Some(Err(error))) => tracing::error!(%error, "the new secret cannot be used; keeping the old one"),
+        Ok(Some(Ok(false)) | None) | Err(_) => {}
     }
 }
 

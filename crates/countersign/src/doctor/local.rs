@@ -4,10 +4,13 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use countersign_server::Bearer;
 use countersign_store::StoreUrl;
 use jiff::{SignedDuration, Timestamp};
 use rustls_pki_types::CertificateDer;
 use x509_parser::parse_x509_certificate;
+
+use crate::remote::read_secret;
 
 use super::context::Context;
 use super::finding::Finding;
@@ -52,6 +55,24 @@ pub(super) fn configuration(context: &Context) -> Vec<Finding> {
             format!("the private API would be open to anybody who reaches {}", settings.private.address),
             "give it a secret (private_bearer_file) or let it ask for certificates (private_client_ca); the server does \
              not start like this",
+        ));
+    }
+    if let Some(path) = &settings.private_bearer_file
+        && let Ok(secret) = read_secret(path)
+        && let Err(error) = Bearer::new(secret)
+    {
+        findings.push(Finding::error(
+            format!("the secret in {} can be guessed, or no header can carry it", path.display()),
+            format!("it {error}"),
+        ));
+    }
+    if settings.private_bearer_file.is_some()
+        && settings.private.tls.is_none()
+        && settings.private.address.is_local() == Some(false)
+    {
+        findings.push(Finding::warning(
+            format!("the private API takes its secret in plain HTTP on {}", settings.private.address),
+            "give it TLS (private_tls_certificate and private_tls_key), or keep it on 127.0.0.1",
         ));
     }
     if findings.iter().all(|finding| finding.level < super::finding::Level::Warning) {

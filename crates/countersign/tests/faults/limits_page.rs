@@ -75,6 +75,7 @@ fn limits() -> Vec<(&'static str, String)> {
         ("text of a token", format!("{} characters", number(seal::MAX_TEXT_CHARS))),
         ("audience", bytes(MAX_AUDIENCE_BYTES)),
         ("claims", bytes(MAX_CLAIMS_BYTES)),
+        ("secret of the private API, at least", format!("{} characters", limits::MIN_SECRET_CHARS)),
         ("XML nesting", number(countersign_xmlrpc::MAX_DEPTH)),
         ("attributes of an XML element", number(countersign_xmlrpc::MAX_ATTRIBUTES)),
         ("calls in a `system.multicall`", number(countersign_xmlrpc::MAX_CALLS)),
@@ -116,6 +117,7 @@ fn limits() -> Vec<(&'static str, String)> {
             format!("{MAX_NOTE_CHARS} characters"),
         ),
         ("events in an answer", number(limits::MAX_EVENTS)),
+        ("bytes of events in an answer", bytes(limits::MAX_PAGE_BYTES)),
         ("alarms of one kind that wait to be delivered", number(limits::ALARM_QUEUE)),
         ("alarms that are delivered at a time", number(limits::ALARM_DELIVERIES)),
         (

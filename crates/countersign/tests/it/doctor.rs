@@ -174,7 +174,7 @@ fn files_that_others_may_use_are_errors() {
         offline(&place, &[]).must_have(level, check, part);
         place.set_mode(path, before);
     }
-    place.write("bearer", "s3cret\n");
+    place.write("bearer", "s3cret-0f9e8d7c6b5a4321\n");
     place.set_mode("bearer", 0o640);
     place.write("countersign.toml", "private_bearer_file = 'bearer'");
     offline(&place, &[]).must_have("error", "files", "the bearer secret bearer can be read");

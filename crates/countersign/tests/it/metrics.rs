@@ -121,11 +121,11 @@ fn every_series_that_alerts_the_dashboard_and_the_page_name_exists() {
 #[test]
 fn metrics_are_private() {
     let place = Place::new();
-    place.write("bearer", "s3cret\n");
+    place.write("bearer", "s3cret-0f9e8d7c6b5a4321\n");
     let server = place.serve_with(&["--private-bearer-file", "bearer"], &[]);
     assert_eq!(http::get(&format!("{}/metrics", server.public)).status, 404);
     assert_eq!(http::get(&format!("{}/metrics", server.private)).status, 401);
-    let shown = [("authorization", "Bearer s3cret")];
+    let shown = [("authorization", "Bearer s3cret-0f9e8d7c6b5a4321")];
     let url = format!("{}/metrics", server.private);
     assert_eq!(http::send(reqwest::Method::GET, &url, &shown, "").status, 200);
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use reqwest::Method;
+use rustix::process::Signal;
 
 use serde_json::json;
 
@@ -68,16 +69,43 @@ fn answer_key<'a>(path: &str, described: &BTreeSet<(&'a str, &'a str)>) -> &'a s
 }
 
 #[test]
+fn changed_secret_is_in_use_without_a_restart() {
+    let place = Place::new();
+    let (old, new) = ("old-0f9e8d7c6b5a4321", "new-0f9e8d7c6b5a43210");
+    place.write("bearer", old);
+    let server = place.serve_with(&["--private-bearer-file", "bearer"], &[]);
+    let status = |secret: &str| {
+        let shown = format!("Bearer {secret}");
+        http::post(&format!("{}/v1/tokens", server.private), &[("authorization", &shown)], "").status
+    };
+    assert_eq!((status(old), status(new)), (201, 401));
+    place.write("bearer", "short");
+    server.process.signal(Signal::HUP);
+    let said = server.process.err.with("the new secret cannot be used; keeping the old one");
+    assert!(!said.contains("short"), "{said}");
+    assert_eq!(status(old), 201);
+    place.write("bearer", new);
+    server.process.err.with("the private API's secret has changed on disk and is in use");
+    assert_eq!((status(old), status(new)), (401, 201));
+}
+
+#[test]
 fn with_a_secret_set_the_private_api_asks_for_it_everywhere() {
     let place = Place::new();
-    place.write("bearer", "  s3cret \n");
+    place.write("bearer", "  s3cret-0f9e8d7c6b5a4321 \n");
     let server = place.serve_with(&["--private-bearer-file", "bearer"], &[]);
     let paths = ["/bugs", "/bugs/", "/openapi.json", "/nowhere", "/metrics", "/v1/events/stream"]
         .into_iter()
         .chain(ROUTES.map(|(_, path)| path));
     for path in paths {
         let url = format!("{}{path}", server.private);
-        for shown in [None, Some("Bearer wrong"), Some("Bearer "), Some("Basic s3cret"), Some("s3cret")] {
+        for shown in [
+            None,
+            Some("Bearer wrong"),
+            Some("Bearer "),
+            Some("Basic s3cret-0f9e8d7c6b5a4321"),
+            Some("s3cret-0f9e8d7c6b5a4321"),
+        ] {
             let headers: Vec<(&str, &str)> =
                 shown.map(|value| ("authorization", value)).into_iter().collect();
             let answer = http::post(&url, &headers, "");
@@ -89,15 +117,18 @@ fn with_a_secret_set_the_private_api_asks_for_it_everywhere() {
         assert_eq!(http::get(&format!("{}/{path}", server.private)).status, 200, "probes need none");
     }
     let call = http::document("newBugTrackerToken", &[]);
-    let answer =
-        http::post(&format!("{}/bugs", server.private), &[("authorization", "Bearer s3cret")], &call);
+    let answer = http::post(
+        &format!("{}/bugs", server.private),
+        &[("authorization", "Bearer s3cret-0f9e8d7c6b5a4321")],
+        &call,
+    );
     assert_eq!(server.status(&http::string(&answer.text)), 200);
 }
 
 #[test]
 fn commands_show_the_secret_that_they_are_given_a_file_with() {
     let place = Place::new();
-    place.write("bearer", "s3cret\n");
+    place.write("bearer", "s3cret-0f9e8d7c6b5a4321\n");
     place.write("wrong", "other\n");
     let server = place.serve_with(&["--private-bearer-file", "bearer"], &[]);
     let token = server.print(&place, &["token", "new", "--private-bearer-file", "bearer"]);

@@ -119,13 +119,14 @@ fn the_private_api_is_not_opened_to_everybody() {
 #[test]
 fn with_a_secret_the_private_api_can_be_anywhere() {
     let place = Place::new();
-    place.write("bearer", "s3cret\n");
+    place.write("bearer", "s3cret-0f9e8d7c6b5a4321\n");
     let server = place.serve_with(&["--private-bearer-file", "bearer", "--private-listen", "0.0.0.0:0"], &[]);
     let (_, port) = server.private.rsplit_once(':').unwrap();
     let here = format!("http://127.0.0.1:{port}");
     assert_eq!(http::post(&format!("{here}/v1/tokens"), &[], "").status, 401);
-    let shown = [("authorization", "Bearer s3cret")];
+    let shown = [("authorization", "Bearer s3cret-0f9e8d7c6b5a4321")];
     assert_eq!(http::post(&format!("{here}/v1/tokens"), &shown, "").status, 201);
+    server.process.err.with("takes its secret in plain HTTP from other machines");
 }
 
 #[test]
@@ -133,11 +134,15 @@ fn a_bearer_file_must_have_a_secret_in_it() {
     let place = Place::new();
     place.write("blank", " \n");
     place.write("words", "two words\n");
+    place.write("short", "letmein\n");
+    place.write("guessed", "passwordpasswordpassword\n");
     for (file, says) in [
         ("./missing", "cannot read the bearer file ./missing: No such file"),
         ("hunter2", "cannot read the bearer file whose name was given"),
         ("blank", "the bearer file blank must hold one line"),
         ("words", "the bearer file words must hold one line"),
+        ("short", "`openssl rand -hex 32` makes one"),
+        ("guessed", "`openssl rand -hex 32` makes one"),
     ] {
         let said = refusal(&place, &["--private-bearer-file", file], 2);
         assert!(said.contains(says) && !said.contains("hunter2"), "{said}");

@@ -215,12 +215,12 @@ fn a_command_goes_on_with_the_trace_of_its_process() {
 #[test]
 fn who_does_not_show_the_secret_is_a_stranger_on_the_private_api_too() {
     let (place, collector) = (Place::new(), Receiver::answering(200));
-    place.write("bearer", "s3cret\n");
+    place.write("bearer", "s3cret-0f9e8d7c6b5a4321\n");
     let server = traced(&place, &collector, &["--trace-ratio", "0", "--private-bearer-file", "bearer"]);
     let parent = traceparent("01");
     let parent = ("traceparent", parent.as_str());
     let wrong = ("authorization", "Bearer wrong");
-    let right = ("authorization", "Bearer s3cret");
+    let right = ("authorization", "Bearer s3cret-0f9e8d7c6b5a4321");
     let answers =
         [look(&server, &[parent]), look(&server, &[parent, wrong]), look(&server, &[parent, right])];
     assert_eq!(answers.each_ref().map(|answer| answer.status), [401, 401, 200]);

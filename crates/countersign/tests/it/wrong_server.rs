@@ -70,6 +70,29 @@ fn some_other_server_is_told_from_a_countersign() {
 }
 
 #[test]
+fn server_that_answers_badly_is_not_said_to_be_away() {
+    let place = Place::new();
+    let long = format!("{{\"events\": [], \"x\": \"{}\"}}", "x".repeat(9_000_000));
+    for (body, missing, says) in [
+        (long.as_str(), 0, "its answer is longer than 8388608 bytes"),
+        ("{}", 1, "its answer did not arrive whole"),
+    ] {
+        let url = serve_cut("200 OK", "application/json", body, missing);
+        let said = place.refusal(&["events", "--limit", "1000", "--server", &url], 1);
+        assert!(
+            said.starts_with(&format!("countersign: the server at {url} was reached, but {says}")),
+            "{said}"
+        );
+        assert!(!said.contains("no Countersign server answers"), "{said}");
+    }
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", silent.local_addr().unwrap());
+    thread::spawn(move || drop(silent.accept().unwrap()));
+    let said = place.refusal(&["events", "--server", &url], 1);
+    assert!(said.contains("cannot speak TLS with the server"), "{said}");
+}
+
+#[test]
 fn the_public_listener_is_no_private_api() {
     let place = Place::new();
     let server = place.serve();
@@ -88,20 +111,26 @@ fn a_proxy_in_the_environment_does_not_come_between() {
 
 /// A server that gives everybody the same answer, for as long as the test runs.
 fn serve(status: &str, content_type: &str, body: &str) -> String {
+    serve_cut(status, content_type, body, 0)
+}
+
+/// The same, with so many bytes of the answer missing.
+fn serve_cut(status: &str, content_type: &str, body: &str, missing: usize) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let answer = format!(
         "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nLocation: {url}/elsewhere\r\nContent-Length: {}\r\n\
          Connection: close\r\n\r\n{body}",
-        body.len()
+        body.len() + missing
     );
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             let mut head = BufReader::new(stream.try_clone().unwrap()).lines();
             while head.next().is_some_and(|line| !line.unwrap().is_empty()) {}
-            stream.write_all(answer.as_bytes()).unwrap();
-            stream.shutdown(Shutdown::Write).unwrap();
+            // A client that has read enough hangs up.
+            let _ = stream.write_all(answer.as_bytes());
+            let _ = stream.shutdown(Shutdown::Write);
             // Only then close: what is left unread would break the connection before the answer is read.
             let _ = io::copy(&mut stream, &mut io::sink());
         }

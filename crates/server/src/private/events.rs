@@ -34,6 +34,9 @@ pub(crate) const DEFAULT_EVENTS: usize = 100;
 /// How many events an answer has at most.
 pub const MAX_EVENTS: usize = 1000;
 
+/// How long an answer gets at most, in bytes; what does not fit is on the next page. One event always fits.
+pub const MAX_PAGE_BYTES: usize = 512 * 1024;
+
 /// How often a stream without events says that it still lives.
 pub(crate) const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 
@@ -147,7 +150,7 @@ impl From<&Event> for EventDocument {
 }
 
 /// Lists what happened, newest first. What a token's record has is told of a redemption or a revocation: when, and by
-/// which address.
+/// which address. A page has fewer than asked for where more would be longer than 512 KiB; `next` goes on.
 #[utoipa::path(
     get, path = "/v1/events", tag = "events",
     params(
@@ -164,8 +167,25 @@ pub(crate) async fn list(
 ) -> Result<Json<EventsDocument>, Problem> {
     let query = read_query(query.as_deref().unwrap_or_default(), DEFAULT_EVENTS)?;
     let events = find(&app, &query).await?;
-    let next = events.get(query.limit.saturating_sub(1)).map(cursor_text);
-    Ok(Json(EventsDocument { events: events.iter().map(Into::into).collect(), next }))
+    Ok(Json(page(&events, query.limit)))
+}
+
+/// As many of the events as fit. Strangers have a say in how long one is.
+fn page(events: &[Event], limit: usize) -> EventsDocument {
+    let (mut documents, mut bytes) = (Vec::new(), 0);
+    let mut last = None;
+    for event in events {
+        let document = EventDocument::from(event);
+        // What is written is never refused.
+        bytes += serde_json::to_vec(&document).map_or(0, |written| written.len() + 1);
+        if bytes > MAX_PAGE_BYTES && last.is_some() {
+            return EventsDocument { events: documents, next: last.map(cursor_text) };
+        }
+        documents.push(document);
+        last = Some(event);
+    }
+    let is_full = events.len() >= limit;
+    EventsDocument { events: documents, next: last.filter(|_| is_full).map(cursor_text) }
 }
 
 /// What was written as events, and what is on record of how tokens' lives ended.

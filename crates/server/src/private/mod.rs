@@ -13,6 +13,6 @@ pub(crate) mod tokens;
 pub(crate) mod xmlrpc;
 
 pub use body::MAX_BODY_BYTES;
-pub use events::MAX_EVENTS;
+pub use events::{MAX_EVENTS, MAX_PAGE_BYTES};
 pub use page::MAX_VIEWERS;
 pub use xmlrpc::MULTICALL_TIME;

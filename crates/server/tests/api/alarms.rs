@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 
 use crate::fixture::{FORM, Fixture, Options, TRAC, handshake_path, post};
 
-const BEARER: &str = "0123456789abcdef0123456789abcdef";
+const BEARER: &str = "3f1c0d9be2a84765b0c1d2e3f4a59687";
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// What a receiver was sent.

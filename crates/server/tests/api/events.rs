@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
+use countersign_core::{
+    Event, EventId, EventKind, EventStore, MAX_NOTE_CHARS, Note, OsEntropy, RequestId, TokenId, from_millis,
+};
 use countersign_server::EventPolicy;
-use countersign_server::limits::{EVENT_QUEUE, KEPT_EACH_MINUTE, MAX_FOLLOWERS};
+use countersign_server::limits::{EVENT_QUEUE, KEPT_EACH_MINUTE, MAX_EVENTS, MAX_FOLLOWERS, MAX_PAGE_BYTES};
 use countersign_store::events::MemoryEvents;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -162,6 +165,47 @@ async fn the_list_can_be_filtered_and_turned_over() {
         assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{query}");
         assert!(answer.json()["detail"].as_str().unwrap().contains(says), "{query}: {answer:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pages_are_bounded_in_bytes_and_lose_nothing() {
+    let kept = Arc::new(MemoryEvents::default());
+    // What takes most room when it is written.
+    let agent = "\u{10ffff}\"".repeat(MAX_NOTE_CHARS / 2);
+    let events: Vec<Event> = (0..MAX_EVENTS + 7)
+        .map(|nth| {
+            let at = from_millis(1_769_000_000_000 + i64::try_from(nth).unwrap());
+            Event {
+                id: EventId::generate(at, &OsEntropy).unwrap(),
+                at,
+                kind: EventKind::Relay { stated: Note::clean(agent.as_bytes()) },
+                token: Some(TokenId::from_bytes([7; 16])),
+                audience: Some(format!("https://{}.example/", "a".repeat(480))),
+                peer: "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff".parse().ok(),
+                user_agent: Note::clean(agent.as_bytes()),
+                request: Some(RequestId(u64::MAX)),
+                count: u64::MAX,
+            }
+        })
+        .collect();
+    kept.append(&events).await.unwrap();
+    let server = Fixture::with(Options { events: Some(kept), ..Options::default() });
+    let (mut listed, mut after, mut pages) = (Vec::new(), String::new(), 0);
+    loop {
+        let request = Request::get(format!("/v1/events?kind=relay&limit={MAX_EVENTS}{after}"));
+        let answer = server.private(request.body(Body::empty()).unwrap()).await;
+        assert!(answer.text.len() < MAX_PAGE_BYTES + 1024, "{}", answer.text.len());
+        let page = answer.json();
+        listed.extend(page["events"].as_array().unwrap().iter().map(|event| event["id"].clone()));
+        pages += 1;
+        match page["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => break,
+        }
+    }
+    let all: Vec<_> = events.iter().rev().map(|event| json!(event.id.to_string())).collect();
+    assert_eq!(listed, all);
+    assert!(pages > 3, "{pages}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -205,11 +205,11 @@ async fn keys_are_listed_without_secrets_and_rotated_under_live_tokens() {
 
 #[tokio::test]
 async fn a_credential_is_asked_for_when_there_is_one() {
-    let server = Fixture::with(Options { bearer: Some("s3cret"), ..Options::default() });
+    let server = Fixture::with(Options { bearer: Some("s3cret-0f9e8d7c6b5a4321"), ..Options::default() });
     for (path, method) in
         [("/v1/tokens", "POST"), ("/bugs", "POST"), ("/openapi.json", "GET"), ("/nowhere", "GET")]
     {
-        for authorization in [None, Some("Bearer wrong"), Some("s3cret")] {
+        for authorization in [None, Some("Bearer wrong"), Some("s3cret-0f9e8d7c6b5a4321")] {
             let mut request = Request::builder().method(method).uri(path);
             if let Some(authorization) = authorization {
                 request = request.header("authorization", authorization);
@@ -219,7 +219,10 @@ async fn a_credential_is_asked_for_when_there_is_one() {
             assert!(answer.header("www-authenticate").starts_with("Bearer "));
         }
     }
-    let request = post("/v1/tokens").header("authorization", "Bearer s3cret").body(Body::empty()).unwrap();
+    let request = post("/v1/tokens")
+        .header("authorization", "Bearer s3cret-0f9e8d7c6b5a4321")
+        .body(Body::empty())
+        .unwrap();
     assert_eq!(server.private(request).await.status, StatusCode::CREATED);
     let probe = server.private(Request::get("/healthz").body(Body::empty()).unwrap()).await;
     assert_eq!(probe.status, StatusCode::OK, "probes need none");
