@@ -10,7 +10,7 @@ use countersign_core::{
 };
 use countersign_server::limits::ALARM_PAUSE;
 use countersign_server::{
-    App, Bearer, Events, KeyFile, Names, RefusalLimiter, Server, Traces, Webhook, log_news,
+    App, Bearer, Events, KeyFile, Names, RefusalLimiter, Server, Tasks, Traces, Webhook, log_news,
 };
 use jiff::Timestamp;
 use sd_notify::NotifyState;
@@ -74,6 +74,7 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
         limiter: RefusalLimiter::new(settings.refusals_per_minute, clock),
         bearer,
         traces,
+        tasks: Tasks::default(),
     });
     join(&app.tokens, private.clone()).await?;
     tracing::info!(data_dir = %settings.data_dir.display(), store = %settings.store.url, %public_url, "ready");

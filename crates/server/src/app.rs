@@ -6,7 +6,7 @@ use countersign_core::{Key, KeyId, KeyRing, LoginTokenSet, News};
 use url::Url;
 
 use crate::caller::Caller;
-use crate::{Bearer, Events, KeyFile, RefusalLimiter, Traces, TrustedProxies};
+use crate::{Bearer, Events, KeyFile, RefusalLimiter, Tasks, Traces, TrustedProxies};
 
 /// The state that the routes share.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub struct App {
     pub bearer: Option<Bearer>,
     /// Where spans go; `None` where traces are off.
     pub traces: Option<Arc<Traces>>,
+    /// What goes on although its caller may have gone.
+    pub tasks: Tasks,
 }
 
 impl App {

@@ -12,16 +12,13 @@ use crate::App;
 use crate::caller::Caller;
 use crate::problem::with_retry_after;
 
-/// How long a handshake, or a question whether one would work, waits for the store. It is less than
-/// [`REQUEST_TIMEOUT`](crate::limits::REQUEST_TIMEOUT), so that the caller is told that it was the store.
+/// How long a handshake, or a question whether one would work, waits for the store; less if the request's own deadline
+/// passes before ([`REQUEST_TIMEOUT`](crate::limits::REQUEST_TIMEOUT)).
 pub const STORE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What a store is taken for that does not answer in time.
 pub(crate) fn store_hangs() -> StoreError {
-    StoreError::Unavailable(format!(
-        "it has not answered for {} seconds; check the disk that it is on",
-        STORE_TIMEOUT.as_secs()
-    ))
+    StoreError::Unavailable("it has not answered in time; check the disk that it is on".to_owned())
 }
 
 /// `GET /healthz`: the process answers.

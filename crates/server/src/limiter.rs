@@ -70,7 +70,7 @@ impl RefusalLimiter {
 }
 
 /// Whom an address counts for: one IPv4 address, or one IPv6 network of 64 bits, which is what one customer gets.
-fn party(peer: IpAddr) -> IpAddr {
+pub(crate) fn party(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),

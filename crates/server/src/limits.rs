@@ -14,4 +14,7 @@ pub use crate::listener::{
 pub use crate::private::MAX_BODY_BYTES as MAX_PRIVATE_BODY_BYTES;
 pub use crate::private::{MAX_EVENTS, MAX_PAGE_BYTES, MAX_VIEWERS, MULTICALL_TIME};
 pub use crate::public::MAX_BODY_BYTES as MAX_PUBLIC_BODY_BYTES;
+pub use crate::public::MAX_DISCARDED_BYTES as MAX_PUBLIC_DISCARDED_BYTES;
+pub use crate::room::SHARES as CONNECTION_SHARES;
+pub use crate::socket::{LINGER, WRITE_TIMEOUT};
 pub use crate::traces::{COLLECTOR_TIMEOUT, SPAN_ATTEMPTS, SPAN_BATCH, SPAN_GRACE, SPAN_PERIOD, SPAN_QUEUE};

@@ -1,26 +1,37 @@
 //! Accepting connections and serving them, within limits.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{Request, Response, StatusCode};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, Request, Response, StatusCode};
 use axum::response::IntoResponse;
+use countersign_core::StoreError;
+use futures_util::FutureExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 
 use crate::address::Bound;
 use crate::caller::{self, RequestIds, X_REQUEST_ID};
+use crate::deadline::{Awaited, Deadline};
+use crate::message;
+use crate::problem::{Problem, with_common_headers, with_retry_after};
+use crate::room::{Room, Seat};
 use crate::routes::Routes;
+use crate::socket::{Socket, Standing, Stream, part, prepare};
 use crate::tls::Tls;
 use crate::traces::RequestSpans;
 
@@ -28,7 +39,7 @@ use crate::traces::RequestSpans;
 /// long a TLS handshake may take.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a whole request may take, its body included.
+/// How long after the arrival of its head a request is answered, whatever that takes: its body, and the store.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long requests under way may take when the server stops.
@@ -86,43 +97,48 @@ enum Connection {
     Unix(UnixStream),
 }
 
+/// What a connection is served with.
+struct Client {
+    service: Arc<Service>,
+    peer: Peer,
+    tls: Option<Arc<Tls>>,
+    stop: watch::Receiver<bool>,
+}
+
 impl Listener {
-    /// Serves `routes` on so many connections at a time until `stop` turns true, and then until the requests under way
-    /// are answered.
+    /// Serves `routes` on as many connections as there is room for until `stop` turns true, and then until the requests
+    /// under way are answered.
     pub(crate) async fn serve(
         self,
         routes: Routes,
         ids: Arc<RequestIds>,
         spans: Option<Arc<RequestSpans>>,
-        room: usize,
+        room: Room,
         mut stop: watch::Receiver<bool>,
     ) {
-        let connections = GracefulShutdown::new();
-        let room = Arc::new(Semaphore::new(room));
+        let connections = TaskTracker::new();
         let service = Arc::new(Service { routes, ids, spans });
         loop {
             let accepted = tokio::select! {
                 accepted = self.accept(&room) => accepted,
                 _ = stop.wait_for(|stop| *stop) => break,
             };
-            let (connection, peer, permit) = match accepted {
-                Ok(accepted) => accepted,
+            let (connection, peer, seat) = match accepted {
+                Ok(Some(accepted)) => accepted,
+                Ok(None) => continue,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection; trying again");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
-            let (service, watcher, tls) = (Arc::clone(&service), connections.watcher(), self.tls.clone());
-            tokio::spawn(async move {
-                let _permit = permit;
-                let served = match (connection, tls) {
-                    (Connection::Tcp(stream), None) => converse(stream, service, peer, watcher).await,
-                    (Connection::Tcp(stream), Some(tls)) => greet(stream, &tls, service, peer, watcher).await,
-                    (Connection::Unix(stream), None) => converse(stream, service, peer, watcher).await,
-                    (Connection::Unix(stream), Some(tls)) => {
-                        greet(stream, &tls, service, peer, watcher).await
-                    }
+            let client =
+                Client { service: Arc::clone(&service), peer, tls: self.tls.clone(), stop: stop.clone() };
+            connections.spawn(async move {
+                let _seat = seat;
+                let served = match connection {
+                    Connection::Tcp(stream) => greet(stream, client).await,
+                    Connection::Unix(stream) => greet(stream, client).await,
                 };
                 if let Err(reason) = served {
                     tracing::debug!(%reason, peer = peer.0.map(tracing::field::display), "a connection ended early");
@@ -130,7 +146,8 @@ impl Listener {
             });
         }
         drop(self);
-        if tokio::time::timeout(GRACE, connections.shutdown()).await.is_err() {
+        connections.close();
+        if tokio::time::timeout(GRACE, connections.wait()).await.is_err() {
             tracing::warn!(
                 "some requests were still under way after {} seconds and were cut off",
                 GRACE.as_secs()
@@ -138,79 +155,154 @@ impl Listener {
         }
     }
 
-    async fn accept(&self, room: &Arc<Semaphore>) -> io::Result<(Connection, Peer, OwnedSemaphorePermit)> {
-        let permit = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
-        match &self.bound {
+    /// Waits for a connection; `None` if there is no room for one of this address.
+    async fn accept(&self, room: &Room) -> io::Result<Option<(Connection, Peer, Seat)>> {
+        let Some(place) = room.place().await else { return Ok(None) };
+        let (connection, peer) = match &self.bound {
             Bound::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                // Answers are short and must not wait for a full packet.
-                stream.set_nodelay(true)?;
-                Ok((Connection::Tcp(stream), Peer(Some(address.ip().to_canonical())), permit))
+                prepare(&stream)?;
+                (Connection::Tcp(stream), Peer(Some(address.ip().to_canonical())))
             }
             Bound::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Connection::Unix(stream), Peer(None), permit))
+                (Connection::Unix(stream), Peer(None))
             }
-        }
+        };
+        Ok(room.seat(place, peer.0).map(|seat| (connection, peer, seat)))
     }
 }
 
-/// Speaks TLS first.
-async fn greet<S>(
-    stream: S,
-    tls: &Tls,
-    service: Arc<Service>,
-    peer: Peer,
-    watcher: Watcher,
-) -> Result<(), String>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let greeted = tokio::time::timeout(HEAD_TIMEOUT, tls.acceptor().accept(stream)).await;
+/// Speaks TLS first, where that is asked for.
+async fn greet<S: Stream>(stream: S, mut client: Client) -> Result<(), String> {
+    let standing = Arc::<Standing>::default();
+    let stream = Socket::new(stream, Arc::clone(&standing));
+    let Some(tls) = client.tls.take() else { return converse(stream, standing, client).await };
+    let greeting = tokio::time::timeout(HEAD_TIMEOUT, tls.acceptor().accept(stream));
+    let greeted = tokio::select! {
+        greeted = greeting => greeted,
+        // Nothing was asked, so nobody is left without an answer.
+        _ = client.stop.wait_for(|stop| *stop) => return Ok(()),
+    };
     let stream =
         greeted.map_err(|_| "no TLS handshake in time".to_owned())?.map_err(|error| error.to_string())?;
-    converse(stream, service, peer, watcher).await
+    converse(stream, standing, client).await
 }
 
 /// Speaks HTTP.
-async fn converse<S>(stream: S, service: Arc<Service>, peer: Peer, watcher: Watcher) -> Result<(), String>
+async fn converse<S>(stream: S, standing: Arc<Standing>, client: Client) -> Result<(), String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(move |request| answer(Arc::clone(&service), peer, request));
-    let connection = http1::Builder::new()
+    let Client { service, peer, mut stop, .. } = client;
+    let ends = Arc::clone(&standing);
+    let service = service_fn(move |request| {
+        standing.ask();
+        Box::pin(answer(Arc::clone(&service), Arc::clone(&standing), peer, request))
+    });
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD_BYTES)
+        // A client that has sent a whole request may close its side and wait for the answer.
+        .half_close(true)
         .serve_connection(TokioIo::new(stream), service);
-    watcher.watch(connection).await.map_err(|error| error.to_string())
+    let mut stopping = pin!(stop.wait_for(|stop| *stop));
+    let mut stops = false;
+    let ended = poll_fn(|context| {
+        // First what has arrived: a request counts as under way even if the server stops at the same moment.
+        if let Poll::Ready(ended) = connection.poll_without_shutdown(context) {
+            return Poll::Ready(Some(ended));
+        }
+        if stops || stopping.as_mut().poll(context).is_pending() {
+            return Poll::Pending;
+        }
+        stops = true;
+        if !ends.was_asked() {
+            // Silence, or half a head.
+            return Poll::Ready(None);
+        }
+        Pin::new(&mut connection).graceful_shutdown();
+        connection.poll_without_shutdown(context).map(Some)
+    })
+    .await;
+    let Some(ended) = ended else { return Ok(()) };
+    // What is no request has been answered, too.
+    if ended.as_ref().err().is_none_or(hyper::Error::is_parse) {
+        let parting = part(connection.into_parts().io.into_inner());
+        if stops {
+            // The last request has been read to its end, so a client that does not part is not waited for.
+            let _ = parting.now_or_never();
+        } else {
+            tokio::select! {
+                () = parting => {}
+                _ = stopping => {}
+            }
+        }
+    }
+    ended.map_err(|error| error.to_string())
 }
 
 async fn answer(
     service: Arc<Service>,
+    standing: Arc<Standing>,
     peer: Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    let mut request = request.map(Body::new);
-    request.extensions_mut().insert(peer);
+    let deadline = Deadline::from_now();
+    let (mut request, awaited) = Awaited::watch(request);
     let id = service.ids.next();
-    request.extensions_mut().insert(id);
+    let extensions = request.extensions_mut();
+    extensions.insert(peer);
+    extensions.insert(id);
+    extensions.insert(deadline);
     let span = service.spans.as_ref().and_then(|spans| spans.begin(&request, peer, id));
-    let answering = tokio::time::timeout(REQUEST_TIMEOUT, service.routes.answer(request));
-    let answered = match &span {
+    let answering = answer_in_time(&service.routes, request, deadline, awaited);
+    let mut response = match &span {
         None => answering.await,
         // In a box, so that a request without a span takes no room for one.
         Some(span) => Box::pin(span.around(answering)).await,
     };
-    let mut response = match answered {
-        Ok(answered) => answered,
-        Err(_) => (StatusCode::REQUEST_TIMEOUT, "The request took too long.").into_response(),
-    };
+    if is_endless(response.headers()) {
+        standing.stream();
+    }
     response.headers_mut().insert(X_REQUEST_ID, caller::header(id));
     if let Some(span) = span {
         span.answered(response.status());
     }
     Ok(response)
+}
+
+async fn answer_in_time(
+    routes: &Routes,
+    request: Request<Body>,
+    Deadline(deadline): Deadline,
+    awaited: Awaited,
+) -> Response<Body> {
+    if let Err(malformed) = message::check(&request) {
+        return with_common_headers(malformed.into_response());
+    }
+    match tokio::time::timeout_at(deadline, routes.answer(request)).await {
+        Ok(answered) => answered,
+        // It is the client's fault only while the server waits for the client.
+        Err(_) if awaited.is_so() => {
+            with_common_headers((StatusCode::REQUEST_TIMEOUT, "The request took too long.").into_response())
+        }
+        Err(_) => {
+            let detail = format!(
+                "The request was not finished within {} seconds, and may yet take effect; look, or ask again.",
+                REQUEST_TIMEOUT.as_secs()
+            );
+            let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store-unavailable", detail);
+            let wait = StoreError::Unavailable(String::new()).retry_after();
+            with_common_headers(with_retry_after(problem.into_response(), wait))
+        }
+    }
+}
+
+/// Whether an answer goes on until one of the two leaves.
+fn is_endless(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
 }
 
 #[cfg(test)]

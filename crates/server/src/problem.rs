@@ -36,6 +36,7 @@ pub const PROBLEMS: &[(&str, &str, &str)] = &[
     ("foreign-origin", "403", "a web page of another site asks"),
     ("forgotten", "410", "the token expired so long ago that its record is gone"),
     ("from-the-future", "401 or 410", "the token was made later than this server's clock shows"),
+    ("incomplete", "400 or 408", "a handshake did not arrive whole, or not in time; nothing was consumed"),
     ("internal", "500", "something broke off that should not; the log has more"),
     ("key-id", "400", "the id is not one of a key"),
     ("key-ring", "409 or 503", "the key ring does not allow the change, or could not be written"),

@@ -84,7 +84,7 @@ impl Routes {
     pub async fn answer(&self, request: Request<Body>) -> Response {
         let answered = match self.shortcut {
             Shortcut::Handshake => match token_of(request.uri().path()).map(str::to_owned) {
-                Some(token) => public::answer(&self.app, &token, request).await,
+                Some(token) => public::answer(&self.app, token, request).await,
                 None => return route(&self.router, request).await,
             },
             Shortcut::Call if request.uri().path() == "/bugs" => match guard::check(&self.app, &request) {

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use countersign_core::CHECK_IN_PERIOD;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::address::{Address, Bound};
 use crate::alarms::Alarms;
 use crate::caller::RequestIds;
 use crate::inherited::Inherited;
-use crate::listener::{Listener, share_descriptors};
+use crate::listener::{GRACE, Listener, share_descriptors};
+use crate::room::Room;
 use crate::routes::{self, Routes};
 use crate::tls::{Tls, TlsError, TlsFiles};
 use crate::traces::{Listens, RequestSpans};
@@ -146,8 +148,10 @@ impl Server {
             RequestSpans::new(&app, Listens::Private, self.private.tls.is_some(), &routes::PRIVATE_PATHS),
         );
         let exporting = app.traces.as_ref().and_then(|traces| traces.start());
-        let public = self.public.serve(routes.0, Arc::clone(&ids), spans.0, public_room, stopped.clone());
-        let private = self.private.serve(routes.1, ids, spans.1, private_room, stopped);
+        // The issuer's own services are few, and may have it all.
+        let rooms = (Room::in_shares(public_room, Arc::clone(&app)), Room::for_all(private_room));
+        let public = self.public.serve(routes.0, Arc::clone(&ids), spans.0, rooms.0, stopped.clone());
+        let private = self.private.serve(routes.1, ids, spans.1, rooms.1, stopped);
         let (public, private) = (tokio::spawn(public), tokio::spawn(private));
         tokio::spawn(Arc::clone(&app.events).write());
         let chores = [
@@ -158,6 +162,7 @@ impl Server {
             tokio::spawn(look_at_handshakes(Arc::clone(&app))),
         ];
         shutdown.await;
+        let deadline = Instant::now() + GRACE;
         stop.send_replace(true);
         app.events.end_following();
         for listener in [public, private] {
@@ -167,6 +172,13 @@ impl Server {
         }
         for chore in chores {
             chore.abort();
+        }
+        let unfinished = app.tasks.finish(deadline).await;
+        if unfinished > 0 {
+            tracing::warn!(
+                unfinished,
+                "the store has not answered; what became of these handshakes is not told"
+            );
         }
         if let Err(error) = app.tokens.leave().await {
             tracing::debug!(%error, "cannot check out; the other servers notice by themselves");

@@ -110,7 +110,8 @@ impl TlsFiles {
             .with_client_cert_verifier(verifier)
             .with_single_cert(chain, key)
             .map_err(|error| unfit(error.to_string()))?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        // A client that names protocols, and none of these, gets no connection (RFC 7301 section 3.2).
+        config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
         Ok(config)
     }
 

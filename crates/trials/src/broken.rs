@@ -111,6 +111,7 @@ impl InProcess {
             proxies: TrustedProxies::default(),
             bearer: None,
             traces: None,
+            tasks: countersign_server::Tasks::default(),
         };
         let (stop, stopped) = oneshot::channel();
         // Whether it is told to stop or its owner is gone: both end it.

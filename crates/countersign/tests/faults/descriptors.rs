@@ -1,7 +1,10 @@
 //! File descriptors: taken at the start, shared between the listeners, and used up.
 
-use crate::http::{Wire, soon};
-use crate::server::{Launch, Place};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
+
+use crate::http::{Wire, seen, soon};
+use crate::server::{FOR_MANY, Launch, Place};
 
 #[tokio::test]
 async fn the_soft_limit_is_raised_to_the_hard_one() {
@@ -18,7 +21,8 @@ async fn the_soft_limit_is_raised_to_the_hard_one() {
 #[tokio::test]
 async fn when_they_are_used_up_the_store_and_the_private_api_have_theirs() {
     let place = Place::new();
-    let server = place.start_with(Launch { before: "ulimit -n 64", ..Launch::default() }).await;
+    let server =
+        place.start_with(Launch { before: "ulimit -n 64", arguments: FOR_MANY, ..Launch::default() }).await;
     let token = server.token().await;
     let mut idle = Vec::new();
     for _ in 0..100 {
@@ -45,4 +49,33 @@ async fn when_they_are_used_up_the_store_and_the_private_api_have_theirs() {
     assert_eq!(soon("its turn", waiting.answer()).await.unwrap().status, 200);
     assert_eq!(server.handshake(&server.token().await).await.status, 200);
     assert!(!place.log().contains("cannot accept"), "{}", place.log());
+}
+
+#[tokio::test]
+async fn one_address_gets_a_quarter_of_the_connections() {
+    let place = Place::new();
+    // 60 connections to the public listener, 15 of them for one address.
+    let server = place.start_with(Launch { before: "ulimit -n 128", ..Launch::default() }).await;
+    let ask = async |from: [u8; 4]| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((from, 0).into()).unwrap();
+        let mut stream = soon("connect", socket.connect(server.public)).await.unwrap();
+        // A connection that is closed at once may be reset, also while the request is being sent.
+        let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        soon("an answer or the end", stream.read_u8()).await.is_ok().then_some(stream)
+    };
+    let mut kept = Vec::new();
+    for number in 1..=20 {
+        let served = ask([127, 0, 0, 1]).await;
+        assert_eq!(served.is_some(), number <= 15, "{number}");
+        kept.extend(served);
+    }
+    for _ in 0..20 {
+        assert!(ask([127, 0, 0, 2]).await.is_some(), "another address is served meanwhile");
+    }
+    place.logged("an address has its share").await;
+    let metrics = server.private("GET", "/metrics").await.body;
+    assert!(metrics.contains("\ncountersign_connections_turned_away_total 5\n"), "{metrics}");
+    drop(kept);
+    seen("room for the first one", async || ask([127, 0, 0, 1]).await).await;
 }

@@ -52,6 +52,12 @@ fn time(time: Duration) -> String {
     }
 }
 
+/// One of so many parts.
+fn share(parts: usize) -> String {
+    assert_eq!(parts, 4, "the page says a quarter");
+    "a quarter of them".to_owned()
+}
+
 /// The number behind `before` in a source.
 fn stated(source: &str, before: &str) -> usize {
     let after = source.split_once(before).unwrap_or_else(|| panic!("no {before}")).1;
@@ -71,6 +77,7 @@ fn limits() -> Vec<(&'static str, String)> {
         ("head of a request", bytes(limits::MAX_HEAD_BYTES)),
         ("header lines", number(100)),
         ("body, public listener", bytes(limits::MAX_PUBLIC_BODY_BYTES)),
+        ("body that is taken in, public listener", bytes(limits::MAX_PUBLIC_DISCARDED_BYTES)),
         ("body, private listener", bytes(limits::MAX_PRIVATE_BODY_BYTES)),
         ("text of a token", format!("{} characters", number(seal::MAX_TEXT_CHARS))),
         ("audience", bytes(MAX_AUDIENCE_BYTES)),
@@ -82,16 +89,27 @@ fn limits() -> Vec<(&'static str, String)> {
         ("results of a `system.multicall`", bytes(countersign_xmlrpc::MAX_RESULTS_SIZE)),
         ("a request's head, a TLS handshake, silence between requests", time(limits::HEAD_TIMEOUT)),
         ("the calls of a `system.multicall`", time(limits::MULTICALL_TIME)),
-        ("a whole request", time(limits::REQUEST_TIMEOUT)),
-        ("the store's answer", time(limits::STORE_TIMEOUT)),
+        ("a whole request, from the arrival of its head", time(limits::REQUEST_TIMEOUT)),
+        (
+            "the store's answer",
+            format!(
+                "{}, or what is left of the {}",
+                time(limits::STORE_TIMEOUT),
+                limits::REQUEST_TIMEOUT.as_secs()
+            ),
+        ),
+        ("a client that reads nothing of its answer", time(limits::WRITE_TIMEOUT)),
+        ("a client that cannot be reached", time(limits::WRITE_TIMEOUT)),
+        ("a client that goes on sending when it was answered and its connection ends", time(limits::LINGER)),
         ("another program's lock on the store", seconds(SCHEMA, "LOCK_WAIT")),
-        ("requests under way when the server stops", time(limits::GRACE)),
+        ("requests whose head has arrived when the server stops", time(limits::GRACE)),
         ("life of a token", time(policy.lifetime)),
         ("longest life of a token", time(MAX_LIFETIME)),
         ("asking again with the same `Idempotency-Key`", time(RETRY_WINDOW)),
         ("a clock that is ahead", time(handshake::CLOCK_SKEW)),
         ("record of a used token, after its expiry", time(policy.retention)),
         ("connections of each listener", number(limits::MAX_CONNECTIONS)),
+        ("connections of one address to the public listener", share(limits::CONNECTION_SHARES)),
         ("file descriptors kept from connections", number(limits::RESERVED_DESCRIPTORS)),
         ("handshakes that wait for the store", number(QUEUE)),
         (

@@ -39,7 +39,7 @@ async fn those_who_only_connect_hold_up_nobody() {
     let count = idle_connections();
     make_room(count);
     let place = Place::new();
-    let server = place.start().await;
+    let server = place.start_for_many().await;
     assert_eq!(server.handshake(&server.token().await).await.status, 200);
     let long = "x".repeat(15 * 1024);
     let mut idle = Vec::with_capacity(count);
@@ -173,7 +173,7 @@ async fn what_the_disk_does_not_keep_up_with_is_refused_and_nothing_is_lost() {
     let connections = 1 + QUEUE + TOO_MANY;
     make_room(connections);
     let place = Place::new();
-    let server = place.start().await;
+    let server = place.start_for_many().await;
     let tokens = server.tokens(connections).await;
     assert_eq!(server.handshake(&server.token().await).await.status, 200);
 

@@ -20,6 +20,9 @@ pub(crate) struct Place {
     pub(crate) shim: Shim,
 }
 
+/// With these arguments one address may have all connections.
+pub(crate) const FOR_MANY: &[&str] = &["--trusted-proxies", "127.0.0.1/32"];
+
 /// How a server is started.
 #[derive(Debug, Default)]
 pub(crate) struct Launch<'a> {
@@ -87,6 +90,11 @@ impl Place {
     /// The same, and however many refusals there are, they stay what they are.
     pub(crate) async fn start_unlimited(&self) -> Server {
         self.start_with(Launch { arguments: &["--refusals-per-minute", "0"], ..Launch::default() }).await
+    }
+
+    /// The same, and this machine may have all connections.
+    pub(crate) async fn start_for_many(&self) -> Server {
+        self.start_with(Launch { arguments: FOR_MANY, ..Launch::default() }).await
     }
 
     pub(crate) async fn start_with(&self, launch: Launch<'_>) -> Server {

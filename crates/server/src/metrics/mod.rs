@@ -47,6 +47,7 @@ pub(crate) struct Tally {
     call_seconds: Histogram,
     json_seconds: Histogram,
     limited: Counter,
+    turned_away: Counter,
     issued: Counter,
     revoked: Counter,
     credentials_rejected: Counter,
@@ -128,6 +129,10 @@ impl Tally {
         );
         let credentials_rejected =
             counter("countersign_credentials_rejected", "Wrong secrets that the private API was shown");
+        let turned_away = counter(
+            "countersign_connections_turned_away",
+            "Connections to the public listener closed at once, because their address had its share of them",
+        );
         let issued = counter("countersign_tokens_issued", "Tokens issued");
         let revoked = counter("countersign_tokens_revoked", "Tokens revoked while they were live");
         let purged =
@@ -141,6 +146,7 @@ impl Tally {
             json_seconds,
             limited,
             credentials_rejected,
+            turned_away,
             issued,
             revoked,
             purged,
@@ -195,6 +201,10 @@ impl Tally {
 
     pub(crate) fn credential_rejected(&self) {
         self.credentials_rejected.inc();
+    }
+
+    pub(crate) fn turned_away(&self) {
+        self.turned_away.inc();
     }
 
     pub(crate) fn issued(&self) {

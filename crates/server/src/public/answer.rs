@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::attempt::Incomplete;
 use crate::problem::{Problem, with_allow, with_challenge, with_retry_after};
 use crate::{App, SpentStatus};
 
@@ -76,6 +77,24 @@ impl Answers<'_> {
             self.problem(StatusCode::TOO_MANY_REQUESTS, "too-many-refusals", text, text.into()),
             wait,
         )
+    }
+
+    /// Answers a message that has not arrived whole, in which no token was looked at.
+    pub(super) fn incomplete(&self, incomplete: Incomplete) -> Response {
+        let (status, reason, text) = match incomplete {
+            Incomplete::BrokenOff => (
+                StatusCode::BAD_REQUEST,
+                "incomplete",
+                "The request did not arrive whole, and nothing was consumed; send it again.",
+            ),
+            Incomplete::TooSlow => (StatusCode::REQUEST_TIMEOUT, "incomplete", "The request took too long."),
+            Incomplete::TooLong => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body-too-long",
+                "The body is longer than any handshake's, and nothing was consumed.",
+            ),
+        };
+        self.problem(status, reason, text, text.into())
     }
 
     pub(super) fn store_away(&self, error: &StoreError) -> Response {

@@ -7,19 +7,37 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, Method};
-use bytes::Bytes;
 use countersign_core::handshake::{Attempt, StatedAudience, Unreadable};
 use countersign_core::{Audience, RetryKeyHash};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use tokio::time::timeout_at;
 
-/// The longest body that is read, in bytes: a form with one URL in it is far shorter.
+use crate::deadline::Deadline;
+
+/// The longest body that is understood, in bytes: a form with one URL in it is far shorter.
 pub const MAX_BODY_BYTES: usize = 8 * 1024;
 
-/// Reads a request. Nothing in it is an error: what cannot be understood is said to be so, and matters only if the
-/// token asks for it.
-pub(super) async fn read(request: Request) -> Attempt {
+/// The longest body that is taken in, and thrown away, in bytes. A request is answered when it has arrived whole; and a
+/// client that sends before it reads gets to see the answer, not a broken connection.
+pub const MAX_DISCARDED_BYTES: usize = 64 * 1024 * 1024;
+
+/// Why a message is not a handshake, whatever its token. Nothing is consumed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Incomplete {
+    /// Its body ends before it should, or has a chunk that is none (RFC 9112 section 8).
+    BrokenOff,
+    /// It has not arrived by the request's deadline.
+    TooSlow,
+    /// Its body is longer than [`MAX_DISCARDED_BYTES`].
+    TooLong,
+}
+
+/// Reads a request to its end. Nothing in it is an error: what cannot be understood is said to be so, and matters only if
+/// the token asks for it.
+pub(super) async fn read(request: Request, Deadline(deadline): Deadline) -> Result<Attempt, Incomplete> {
     let is_post = request.method() == Method::POST;
     let retry_key = request
         .headers()
@@ -27,22 +45,29 @@ pub(super) async fn read(request: Request) -> Attempt {
         .map(|value| value.as_bytes().trim_ascii())
         .filter(|key| !key.is_empty())
         .map(RetryKeyHash::of);
-    let audience = if is_post { stated_audience(request).await } else { StatedAudience::None };
-    Attempt { is_post, audience, retry_key }
+    let mut audience = StatedAudience::None;
+    // What is no POST consumes nothing, so that its end need not be waited for.
+    if is_post {
+        let (head, body) = request.into_parts();
+        let body = timeout_at(deadline, read_body(body)).await.unwrap_or(Err(Incomplete::TooSlow))?;
+        audience = stated_audience(&head.headers, body.as_deref());
+    }
+    Ok(Attempt { is_post, audience, retry_key })
 }
 
-async fn stated_audience(request: Request) -> StatedAudience {
-    let media_type = media_type(request.headers());
+/// What a body says; `None` is one that is too long to be understood.
+fn stated_audience(headers: &HeaderMap, body: Option<&[u8]>) -> StatedAudience {
+    let media_type = media_type(headers);
     let form = match media_type.as_deref() {
         Some("application/x-www-form-urlencoded") => true,
         Some("application/json") => false,
         // Old plugins send an empty body, or one that says nothing.
         _ => return StatedAudience::None,
     };
-    let Some(body) = read_body(request.into_body()).await else {
+    let Some(body) = body else {
         return StatedAudience::Unreadable(Unreadable::TooLong);
     };
-    let stated = if form { audience_in_form(&body) } else { audience_in_json(&body) };
+    let stated = if form { audience_in_form(body) } else { audience_in_json(body) };
     match stated {
         Ok(None) => StatedAudience::None,
         Ok(Some(text)) => match Audience::parse(&text) {
@@ -53,9 +78,26 @@ async fn stated_audience(request: Request) -> StatedAudience {
     }
 }
 
-/// The body, unless it is too long or does not arrive whole.
-async fn read_body(body: Body) -> Option<Bytes> {
-    Some(Limited::new(body, MAX_BODY_BYTES).collect().await.ok()?.to_bytes())
+/// Reads a body to its end; `None` if it is longer than [`MAX_BODY_BYTES`]. Never holds more than that and one frame.
+async fn read_body(mut body: Body) -> Result<Option<Vec<u8>>, Incomplete> {
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if announced > MAX_DISCARDED_BYTES {
+        return Err(Incomplete::TooLong);
+    }
+    let (mut read, mut length) = (Vec::new(), 0_usize);
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| Incomplete::BrokenOff)?.into_data() else { continue };
+        length = length.saturating_add(data.len());
+        if length > MAX_DISCARDED_BYTES {
+            return Err(Incomplete::TooLong);
+        }
+        if length <= MAX_BODY_BYTES {
+            read.extend_from_slice(&data);
+        } else {
+            read = Vec::new();
+        }
+    }
+    Ok((length <= MAX_BODY_BYTES).then_some(read))
 }
 
 fn audience_in_form(body: &[u8]) -> Result<Option<Cow<'_, str>>, Unreadable> {
@@ -221,11 +263,14 @@ mod tests {
             (Some(json), r#"["https://a.example/"]"#, unreadable(Unreadable::NotJson)),
             (Some(json), "{", unreadable(Unreadable::NotJson)),
         ] {
-            let attempt = read(post(content_type, body)).await;
+            let attempt = read(post(content_type, body), Deadline::from_now()).await.unwrap();
             assert_eq!(attempt.audience, expected, "{content_type:?} {body}");
         }
         let long = format!("audience=https://a.example/&x={}", "y".repeat(MAX_BODY_BYTES));
-        assert_eq!(read(post(Some(form), long)).await.audience, unreadable(Unreadable::TooLong));
+        assert_eq!(
+            read(post(Some(form), long), Deadline::from_now()).await.unwrap().audience,
+            unreadable(Unreadable::TooLong)
+        );
     }
 
     #[tokio::test]
@@ -233,7 +278,7 @@ mod tests {
         for (key, expected) in [("", None), ("  ", None), ("k", Some(RetryKeyHash::of(b"k")))] {
             let mut request = post(None, "");
             request.headers_mut().insert("idempotency-key", key.parse().unwrap());
-            assert_eq!(read(request).await.retry_key, expected, "{key:?}");
+            assert_eq!(read(request, Deadline::from_now()).await.unwrap().retry_key, expected, "{key:?}");
         }
     }
 

@@ -12,20 +12,21 @@ use std::sync::Arc;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
-use countersign_core::handshake::{Refusal, Verdict};
+use countersign_core::handshake::{Attempt, Refusal, Verdict};
 use countersign_core::{LoginToken, RedeemError, Redemption, StoreError};
 use opentelemetry::KeyValue;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tracing::field::display;
 
 use crate::caller::Caller;
+use crate::deadline::Deadline;
 use crate::health::{STORE_TIMEOUT, store_hangs};
 use crate::metrics::Outcome;
 use crate::problem::not_found;
 use crate::{App, Peer, traces};
 
 pub(crate) use answer::TOKEN_TYPE;
-pub use attempt::MAX_BODY_BYTES;
+pub use attempt::{MAX_BODY_BYTES, MAX_DISCARDED_BYTES};
 
 /// The last part of a token's handshake URL.
 pub const VIEW: &str = "+bugtracker-handshake";
@@ -41,53 +42,98 @@ pub(crate) async fn handshake(
     if view != VIEW {
         return not_found().await;
     }
-    answer(&app, &text, request).await
+    answer(&app, text, request).await
 }
 
-/// Answers who presents `text` as a token.
-pub(crate) async fn answer(app: &App, text: &str, request: Request) -> Response {
+/// Answers a client that presents `text` as a token.
+pub(crate) async fn answer(app: &Arc<App>, text: String, request: Request) -> Response {
     let started = Instant::now();
+    let deadline = Deadline::of(request.extensions());
     let peer = request.extensions().get().and_then(|Peer(peer)| *peer);
     let peer = app.proxies.client(peer, request.headers());
     let caller = Caller::of(peer, request.headers(), request.extensions());
-    let answers = answer::Answers { app, json: attempt::wants_json(request.headers()) };
-    let attempt = attempt::read(request).await;
-    let redeemed = in_time(app.tokens.redeem(text, &attempt, peer)).await;
-    app.events.tally().handshake(outcome(&redeemed), started.elapsed());
-    traces::note(|| KeyValue::new("countersign.outcome", outcome(&redeemed).label()));
-    if let Ok(Redemption { token: Some(token), .. }) = &redeemed {
-        traces::note(|| traces::about(token.id()));
+    let json = attempt::wants_json(request.headers());
+    let answers = answer::Answers { app, json };
+    let attempt = match attempt::read(request, deadline).await {
+        Ok(attempt) => attempt,
+        Err(incomplete) => {
+            tracing::debug!(
+                peer = peer.map(display),
+                request = caller.request.map(display),
+                ?incomplete,
+                "not a whole handshake"
+            );
+            return answers.incomplete(incomplete);
+        }
+    };
+    let request = caller.request;
+    let handshake = Handshake { app: Arc::clone(app), text, attempt, caller, json, started };
+    // A disk that hangs fails like one that is full, so that the tracker is told 503. What has been asked of the store
+    // goes on, and is counted and told when it is known.
+    let patience = deadline.0.min(Instant::now() + STORE_TIMEOUT);
+    if let Ok(Ok(answered)) = timeout_at(patience, app.tasks.run(handshake.decide())).await {
+        return answered;
     }
-    match redeemed {
-        Ok(Redemption { verdict: Verdict::Accepted { consumed, again }, token: Some(token) }) => {
-            tracing::debug!(id = %token.id(), peer = peer.map(display), again, request = caller.request.map(display), "accepted");
-            if !again {
-                app.events.consumed(consumed, &token, &caller);
-            }
-            answers.accepted(text, &token, consumed)
+    let error = store_hangs();
+    app.events.tally().handshake(Outcome::Unanswered(&error), started.elapsed());
+    tracing::warn!(%error, request = request.map(display), "a handshake could not be answered");
+    answers.store_away(&error)
+}
+
+/// A whole request, on its way to a verdict.
+struct Handshake {
+    app: Arc<App>,
+    text: String,
+    attempt: Attempt,
+    caller: Caller,
+    json: bool,
+    started: Instant,
+}
+
+impl Handshake {
+    /// Decides, and records and counts what comes of it. It has to run to its end, also when nobody waits for the answer
+    /// any more: otherwise a client that disconnects could consume tokens, or replay them, without a trace.
+    async fn decide(self) -> Response {
+        let Self { app, text, attempt, caller, json, started } = self;
+        let answers = answer::Answers { app: &app, json };
+        let peer = caller.peer;
+        let redeemed = app.tokens.redeem(&text, &attempt, peer).await.map_err(|RedeemError(error)| error);
+        app.events.tally().handshake(outcome(&redeemed), started.elapsed());
+        traces::note(|| KeyValue::new("countersign.outcome", outcome(&redeemed).label()));
+        if let Ok(Redemption { token: Some(token), .. }) = &redeemed {
+            traces::note(|| traces::about(token.id()));
         }
-        Ok(Redemption { verdict: Verdict::Refused(refusal), token }) => {
-            app.events.refused(&refusal, token.as_ref(), &attempt.audience, &caller);
-            match app.limiter.count(peer) {
-                Ok(()) => {
-                    log_refusal(&refusal, token.as_ref(), &caller);
-                    answers.refused(&refusal)
+        match redeemed {
+            Ok(Redemption { verdict: Verdict::Accepted { consumed, again }, token: Some(token) }) => {
+                tracing::debug!(id = %token.id(), peer = peer.map(display), again, request = caller.request.map(display), "accepted");
+                if !again {
+                    app.events.consumed(consumed, &token, &caller);
                 }
-                // A wrong method tells nothing about the token, and who asks so is not guessing.
-                Err(_) if refusal == Refusal::NotPost => answers.refused(&refusal),
-                Err(wait) => {
-                    app.events.tally().limited();
-                    answers.too_many(wait)
+                answers.accepted(&text, &token, consumed)
+            }
+            Ok(Redemption { verdict: Verdict::Refused(refusal), token }) => {
+                app.events.refused(&refusal, token.as_ref(), &attempt.audience, &caller);
+                match app.limiter.count(peer) {
+                    Ok(()) => {
+                        log_refusal(&refusal, token.as_ref(), &caller);
+                        answers.refused(&refusal)
+                    }
+                    // A wrong method tells nothing about the token, and who asks so is not guessing.
+                    Err(_) if refusal == Refusal::NotPost => answers.refused(&refusal),
+                    Err(wait) => {
+                        app.events.tally().limited();
+                        answers.too_many(wait)
+                    }
                 }
             }
-        }
-        // `redeem` accepts nothing that it could not unseal.
-        Ok(Redemption { verdict: Verdict::Accepted { .. }, token: None }) => {
-            answers.refused(&Refusal::NotOurs)
-        }
-        Err(error) => {
-            tracing::warn!(%error, request = caller.request.map(display), "a handshake could not be answered");
-            answers.store_away(&error)
+            // `redeem` accepts nothing that it could not unseal.
+            Ok(Redemption { verdict: Verdict::Accepted { .. }, token: None }) => {
+                answers.refused(&Refusal::NotOurs)
+            }
+            Err(error) => {
+                tracing::warn!(%error, request = caller.request.map(display), "a handshake could not be answered");
+                answers.store_away(&error)
+            }
         }
     }
 }
@@ -99,16 +145,6 @@ fn outcome(redeemed: &Result<Redemption, StoreError>) -> Outcome<'_> {
         Ok(Redemption { verdict: Verdict::Accepted { again: true, .. }, .. }) => Outcome::Repeated,
         Ok(Redemption { verdict: Verdict::Refused(refusal), .. }) => Outcome::Refused(refusal.label()),
         Err(error) => Outcome::Unanswered(error),
-    }
-}
-
-/// Waits for the store, but not for ever: a disk that hangs fails like one that is full, so that the tracker is told 503.
-async fn in_time(
-    redeemed: impl Future<Output = Result<Redemption, RedeemError>>,
-) -> Result<Redemption, StoreError> {
-    match tokio::time::timeout(STORE_TIMEOUT, redeemed).await {
-        Ok(redeemed) => redeemed.map_err(|RedeemError(error)| error),
-        Err(_) => Err(store_hangs()),
     }
 }
 

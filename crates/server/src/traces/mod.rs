@@ -184,6 +184,11 @@ impl Current {
         let builder = SpanBuilder::from_name(name).with_kind(kind);
         Ongoing::begin(&self.tracer, builder, &self.context)
     }
+
+    /// Runs `work` within this span, also where it goes on in a task of its own.
+    pub(crate) fn around<F: Future>(self, work: F) -> impl Future<Output = F::Output> {
+        CURRENT.scope(self, work)
+    }
 }
 
 /// The span of the request that is being answered, if it has one.

@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_client::{Credentials, PrivateApi};
-use countersign_core::{LoginTokenSet, OsEntropy, Policy, SystemClock};
+use countersign_core::{
+    Audience, LoginTokenSet, NewToken, OsEntropy, Policy, Status, SystemClock, TokenStore,
+};
 use countersign_server::{
     App, Bearer, Door, Events, KeyFile, Names, RefusalLimiter, Server, SpentStatus, StartError, TlsFiles,
     TrustedProxies,
 };
 use countersign_store::MemoryStore;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
@@ -35,7 +37,23 @@ impl Running {
         Self::start(TempDir::new().unwrap(), door(None), door(None), None).await.unwrap()
     }
 
+    /// With a store that a test brings.
+    pub(crate) async fn on(store: Arc<dyn TokenStore>) -> Self {
+        let directory = TempDir::new().unwrap();
+        Self::start_on(store, directory, door(None), door(None), None).await.unwrap()
+    }
+
     pub(crate) async fn start(
+        directory: TempDir,
+        public: Door,
+        private: Door,
+        bearer: Option<&str>,
+    ) -> Result<Self, StartError> {
+        Self::start_on(Arc::new(MemoryStore::new(&SystemClock)), directory, public, private, bearer).await
+    }
+
+    async fn start_on(
+        store: Arc<dyn TokenStore>,
         directory: TempDir,
         public: Door,
         private: Door,
@@ -44,7 +62,6 @@ impl Running {
         let clock = Arc::new(SystemClock);
         let key_file = KeyFile::new(directory.path().join("key-ring.toml"));
         let (keys, _) = key_file.load_or_create(countersign_core::Clock::now(&*clock), &OsEntropy).unwrap();
-        let store = Arc::new(MemoryStore::new(&*clock));
         let server = Server::bind(public, private, bearer.is_some()).await?;
         let (public, private) = (server.public_url().unwrap(), server.private_url().unwrap());
         let app = Arc::new(App {
@@ -57,6 +74,7 @@ impl Running {
             limiter: RefusalLimiter::new(0, clock),
             bearer: bearer.map(|secret| Bearer::new(secret.to_owned().into()).unwrap()),
             traces: None,
+            tasks: countersign_server::Tasks::default(),
         });
         let (stop, stopped) = oneshot::channel();
         let reload = Arc::new(Notify::new());
@@ -72,8 +90,26 @@ impl Running {
 
     /// A raw connection to the public listener.
     pub(crate) async fn connect(&self) -> TcpStream {
-        let address = self.public.rsplit('/').next().unwrap();
-        TcpStream::connect(address).await.unwrap()
+        connect(&self.public).await
+    }
+
+    /// A token; bound to a tracker if one is named.
+    pub(crate) fn token(&self, audience: Option<&str>) -> String {
+        let audience = audience.map(|url| Audience::parse(url).unwrap());
+        self.app.tokens.issue(NewToken { audience, ..NewToken::default() }).unwrap().text.into_exposed()
+    }
+
+    /// Whether a token can still be redeemed.
+    pub(crate) async fn is_live(&self, token: &str) -> bool {
+        self.app.tokens.get(token).await.unwrap().status == Status::Live
+    }
+
+    /// How many handshakes were counted with this outcome.
+    pub(crate) async fn counted(&self, outcome: &str) -> u64 {
+        let metrics = b"GET /metrics HTTP/1.0\r\n\r\n";
+        let metrics = talk(&mut connect(&self.private).await, metrics, "# EOF").await;
+        let line = format!("countersign_handshakes_total{{outcome=\"{outcome}\"}} ");
+        metrics.split_once(&line).unwrap().1.lines().next().unwrap().parse().unwrap()
     }
 
     /// Asks the server to stop; the returned task ends when it has.
@@ -83,8 +119,35 @@ impl Running {
     }
 }
 
+/// A raw connection to the listener of this URL.
+pub(crate) async fn connect(url: &str) -> TcpStream {
+    TcpStream::connect(url.rsplit('/').next().unwrap()).await.unwrap()
+}
+
+/// The plainest handshake there is.
+pub(crate) fn handshake(token: &str) -> String {
+    format!("POST /token/{token}/+bugtracker-handshake HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+}
+
+/// Looks again and again until there is something to see.
+pub(crate) async fn seen<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let looking = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), looking).await.unwrap()
+}
+
 /// Sends bytes and reads until the other side closes, or until `enough` stands in what it sent.
-pub(crate) async fn talk(stream: &mut TcpStream, bytes: &[u8], enough: &str) -> String {
+pub(crate) async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    bytes: &[u8],
+    enough: &str,
+) -> String {
     // The other side may stop listening before all is sent.
     let _ = stream.write_all(bytes).await;
     let mut heard = Vec::new();

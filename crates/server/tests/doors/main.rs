@@ -3,8 +3,13 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's helpers fail as tests do")]
 
 mod authority;
+mod deadline;
 mod fixture;
+mod gate;
+mod hang_up;
+mod host;
 mod limits;
 mod stop;
 mod tls;
 mod unix;
+mod whole;

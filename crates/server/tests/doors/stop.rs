@@ -1,9 +1,44 @@
 //! The end of a server.
 
 use countersign_core::NewToken;
+use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
 
-use crate::fixture::{Running, talk};
+use crate::authority::Authority;
+use crate::fixture::{Running, connect, door, talk};
+
+/// On a clock that runs ahead whenever everybody waits, so that waiting for anything shows.
+#[tokio::test(start_paused = true)]
+async fn server_that_stops_waits_for_no_silent_connection() {
+    let directory = TempDir::new().unwrap();
+    let authority = Authority::new();
+    let files = authority.write_to(directory.path());
+    let mut server = Running::start(directory, door(Some(files.clone())), door(None), None).await.unwrap();
+    let private = server.private.clone();
+    // By TLS: nothing, half a greeting, silence behind the greeting, and half a head.
+    let silent = server.connect().await;
+    let mut greeting = server.connect().await;
+    greeting.write_all(&[22, 3, 1]).await.unwrap();
+    let greeted = authority.connect(&server.public, &[]).await;
+    let mut half = authority.connect(&server.public, &[]).await;
+    half.write_all(b"POST /token/").await.unwrap();
+    // Without: nothing, half a head, a connection that is kept alive, and half a head on such a one.
+    let plain = connect(&private).await;
+    let mut plain_half = connect(&private).await;
+    plain_half.write_all(b"GET /healthz HTTP/1.1\r\nHo").await.unwrap();
+    let mut kept = Vec::new();
+    for rest in ["", "GET /healthz HTTP/1.1\r\nHo"] {
+        let mut stream = connect(&private).await;
+        let request = format!("GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n{rest}");
+        assert!(talk(&mut stream, request.as_bytes(), "alive").await.contains("200"));
+        kept.push(stream);
+    }
+    let before = Instant::now();
+    server.stop().await.unwrap();
+    assert!(before.elapsed() < countersign_server::limits::GRACE / 2, "{:?}", before.elapsed());
+    drop((silent, greeting, greeted, half, plain, plain_half, kept));
+}
 
 #[tokio::test]
 async fn a_request_under_way_is_answered_and_an_idle_connection_is_closed() {

@@ -7,7 +7,7 @@ use countersign_server::{Door, StartError, Tls, TlsFiles};
 use tempfile::TempDir;
 
 use crate::authority::{Authority, write};
-use crate::fixture::{Running, door};
+use crate::fixture::{Running, door, talk};
 
 /// Every address, so that the refusal of an open private API is tested where it matters.
 fn everywhere(tls: Option<TlsFiles>) -> Door {
@@ -38,6 +38,19 @@ async fn both_listeners_speak_tls() {
     assert!(strangers.contains("certificate"), "{strangers}");
     let plain = PrivateApi::new(&server.private.replace("https", "http"), Credentials::default()).unwrap();
     assert!(matches!(plain.keys().await, Err(ClientError::NoAnswer { .. })));
+}
+
+#[tokio::test]
+async fn client_is_served_whichever_http_1_it_offers() {
+    let directory = TempDir::new().unwrap();
+    let authority = Authority::new();
+    let files = authority.write_to(directory.path());
+    let server = Running::start(directory, door(Some(files)), door(None), None).await.unwrap();
+    for protocols in [&[][..], &["http/1.1"], &["http/1.0"], &["h2", "http/1.0"], &["http/1.0", "http/1.1"]] {
+        let mut stream = authority.connect(&server.public, protocols).await;
+        let answer = talk(&mut stream, b"GET /healthz HTTP/1.0\r\n\r\n", "alive").await;
+        assert!(answer.starts_with("HTTP/1.0 200"), "{protocols:?}: {answer}");
+    }
 }
 
 #[tokio::test]
