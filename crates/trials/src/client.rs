@@ -46,6 +46,13 @@ impl Target {
 #[error("{0}")]
 pub struct Lost(String);
 
+impl Lost {
+    /// For this reason.
+    pub(crate) fn because(reason: String) -> Self {
+        Self(reason)
+    }
+}
+
 /// One connection, kept alive over many requests. Never opened again by itself: what is lost is seen to be lost.
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
@@ -254,6 +261,22 @@ impl Issuer {
     pub async fn revoke(&mut self, token: &str) -> Result<Option<bool>, Lost> {
         let reply = self.0.ask(Method::DELETE, &format!("/v1/tokens/{token}"), &[], String::new()).await?;
         Ok(reply.json().get("revoked").and_then(Value::as_bool))
+    }
+
+    /// How many handshakes the server has counted with this outcome.
+    pub async fn counted(&mut self, outcome: &str) -> Result<u64, TrialError> {
+        let reply = self.0.ask(Method::GET, "/metrics", &[], String::new()).await?;
+        let text = String::from_utf8_lossy(&reply.body);
+        let line = format!("countersign_handshakes_total{{outcome=\"{outcome}\"}} ");
+        let count = text.lines().find_map(|found| found.strip_prefix(&line)?.parse().ok());
+        count.ok_or_else(|| TrialError::Setup(format!("/metrics has no count of {outcome}")))
+    }
+
+    /// How many tokens are on record as consumed.
+    pub async fn consumed(&mut self) -> Result<u64, TrialError> {
+        let reply = self.0.ask(Method::GET, "/v1/store", &[], String::new()).await?;
+        let count = reply.json().get("consumed").and_then(Value::as_u64);
+        count.ok_or_else(|| TrialError::Setup(format!("/v1/store does not say: {}", reply.status)))
     }
 
     /// Looks how a token stands. `Ok(None)`: the server could not say.

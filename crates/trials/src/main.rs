@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use countersign_core::{Entropy, OsEntropy};
 use countersign_trials::process::{Launch, find_binary};
-use countersign_trials::{TrialError, crashes, lost_answers, lost_log, model, nodes, races};
+use countersign_trials::{TrialError, crashes, hang_ups, lost_answers, lost_log, model, nodes, races};
 
 const AFTER_HELP: &str = "\
 The server is the one that COUNTERSIGN_BIN names, or the one built beside this program. Data is kept in a temporary
@@ -81,6 +81,19 @@ enum Trial {
         /// How many tokens
         #[arg(long, default_value_t = 1000)]
         count: u64,
+        #[command(flatten)]
+        seed: Seed,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Trackers hang up, close their side, and break off in the middle of a message
+    HangUps {
+        /// How many tokens
+        #[arg(long, default_value_t = 1000)]
+        count: u64,
+        /// How many trackers at a time
+        #[arg(long, default_value_t = 16)]
+        clients: u64,
         #[command(flatten)]
         seed: Seed,
         #[command(flatten)]
@@ -172,6 +185,18 @@ async fn hold(trial: Trial) -> Result<String, TrialError> {
             server.stop().await?;
             Ok(format!("lost-answers: {tally}"))
         }
+        Trial::HangUps { count, clients, seed, common } => {
+            let options = hang_ups::Options {
+                count,
+                clients: clients.max(1),
+                limit: common.limit(),
+                seed: seed.number()?,
+            };
+            let (server, _place) = start().await?;
+            let tally = hang_ups::run(server.target(), options, &say).await?;
+            server.stop().await?;
+            Ok(format!("hang-ups: {tally}"))
+        }
         Trial::Model => {
             let mut surprises = 0;
             let (defended, undefended) = (model::defended(), model::undefended());
@@ -208,7 +233,8 @@ impl Trial {
             | Self::Crashes { common, .. }
             | Self::Nodes { common, .. }
             | Self::LostLog { common, .. }
-            | Self::LostAnswers { common, .. } => Some(common.evidence.clone()),
+            | Self::LostAnswers { common, .. }
+            | Self::HangUps { common, .. } => Some(common.evidence.clone()),
             Self::Model => None,
         }
     }

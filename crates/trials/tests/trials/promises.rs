@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use countersign_trials::process::{Launch, find_binary};
-use countersign_trials::{Say, crashes, lost_answers, lost_log, nodes, races};
+use countersign_trials::{Say, crashes, hang_ups, lost_answers, lost_log, nodes, races};
 
 const LIMIT: Duration = Duration::from_mins(2);
 /// Any will do; this one makes a failure repeatable.
@@ -39,6 +39,24 @@ async fn a_lost_answer_is_given_again_to_its_key_alone() {
     let tally = lost_answers::run(server.target(), options, SILENT).await.unwrap();
     assert_eq!(tally.tokens, 100);
     assert!(tally.answers_lost > 0 && tally.requests_cut > 0 && tally.refused > 0, "{tally}");
+    assert!(server.stop().await.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handshakes_of_trackers_that_hang_up_are_decided_and_counted() {
+    let place = tempfile::tempdir().unwrap();
+    let server = Launch::new(find_binary().unwrap(), place.path()).start().await.unwrap();
+    let options = hang_ups::Options { count: 400, clients: 8, limit: LIMIT, seed: SEED };
+    let tally = hang_ups::run(server.target(), options, SILENT).await.unwrap();
+    assert_eq!(tally.tokens, 400);
+    assert!(
+        tally.answered > 0
+            && tally.hung_up > 0
+            && tally.replays > 0
+            && tally.broken_off > 0
+            && tally.reset > 0,
+        "{tally}"
+    );
     assert!(server.stop().await.unwrap().success());
 }
 
