@@ -257,7 +257,8 @@ impl PrivateApi {
     pub async fn follow_events(&self, request: &EventsRequest) -> Result<EventStream, ClientError> {
         let query = request.query(false);
         let request = self.request(Method::GET, &["v1", "events", "stream"], Some(&query), None)?;
-        let response = self.transport.open(request).await.map_err(|trouble| self.trouble(trouble))?;
+        let response =
+            Box::pin(self.transport.open(request)).await.map_err(|trouble| self.trouble(trouble))?;
         let status = response.status();
         if status.is_success() {
             return Ok(EventStream::new(response, self.server.clone()));

@@ -61,7 +61,7 @@ impl Transport {
 
     /// Sends a request and reads its answer.
     pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), Trouble> {
-        let response = self.open(request).await?;
+        let response = Box::pin(self.open(request)).await?;
         let status = response.status();
         Ok((status, in_time(read(response)).await?))
     }

@@ -2,7 +2,7 @@
 "use strict";
 
 const connection = document.getElementById("connection");
-const source = new EventSource("/page/live" + location.search);
+const source = new EventSource(new URL("live", document.currentScript.src).pathname + location.search);
 
 for (const place of document.querySelectorAll("[data-live]")) {
   source.addEventListener(place.id, (piece) => {

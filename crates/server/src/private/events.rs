@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderName, StatusCode};
+use axum::response::IntoResponse;
 use axum::response::sse::{self, KeepAlive, Sse};
 use countersign_core::{
     Ended, Ending, EndingQuery, Event, EventCursor, EventId, EventKind, EventQuery, KindFilter, from_millis,
@@ -239,13 +240,22 @@ fn on_record(ended: Ended) -> Event {
 pub(crate) async fn stream(
     State(app): State<Arc<App>>,
     RawQuery(query): RawQuery,
-) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Problem> {
+) -> Result<impl IntoResponse, Problem> {
     let query = read_query(query.as_deref().unwrap_or_default(), DEFAULT_EVENTS)?;
     let news = app.events.follow().ok_or_else(|| {
         let detail = "Too many follow the events already; try again when one of them has stopped.";
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-followers", detail)
     })?;
-    Ok(Sse::new(told(news, query)).keep_alive(KeepAlive::new().interval(SIGN_OF_LIFE)))
+    Ok(unbuffered(told(news, query)))
+}
+
+/// An answer without an end, which shows from time to time that it lives. nginx would keep it until it has some kilobytes.
+pub(crate) fn unbuffered<S>(told: S) -> impl IntoResponse
+where
+    S: Stream<Item = Result<sse::Event, Infallible>> + Send + 'static,
+{
+    let stream = Sse::new(told).keep_alive(KeepAlive::new().interval(SIGN_OF_LIFE));
+    ([(HeaderName::from_static("x-accel-buffering"), "no")], stream)
 }
 
 /// What a follower is sent. Begins with a comment, so that it knows that it hears everything from here on.

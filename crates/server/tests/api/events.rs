@@ -259,6 +259,7 @@ async fn a_follower_hears_what_happens_from_then_on() {
     let request = || Request::get("/v1/events/stream?kind=consumed,replay").body(Body::empty()).unwrap();
     let response = server.private_response(request()).await;
     assert_eq!(response.headers()["content-type"], "text/event-stream");
+    assert_eq!(response.headers()["x-accel-buffering"], "no", "nginx passes it on at once");
     let mut body = response.into_body();
     let mut next = async || {
         let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();

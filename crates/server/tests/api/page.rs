@@ -118,7 +118,7 @@ async fn events_are_filtered_and_turned_over() {
     let replays = page(&server, "/?kind=replay&limit=1").await;
     assert_eq!(replays.matches("<strong>").count(), 1);
     assert!(replays.contains("value=\"replay\" checked"), "{replays}");
-    let (_, rest) = replays.split_once("<a href=\"/?kind=replay&#38;limit=1&#38;after=").unwrap();
+    let (_, rest) = replays.split_once("<a href=\"./?kind=replay&#38;limit=1&#38;after=").unwrap();
     let older = format!("/?kind=replay&limit=1&after={}", rest.split_once('#').unwrap().0);
     let older = page(&server, &older).await;
     assert_eq!(older.matches("<strong>replay</strong>").count(), 1);
@@ -146,7 +146,7 @@ async fn what_strangers_send_is_shown_and_not_run() {
     assert!(!page.contains("<img") && !page.contains("alert(1)</script>") && !page.contains("\"'"), "{page}");
     // The page's own script is the only one, and none is inline.
     assert_eq!(page.matches("<script").count(), 1);
-    assert!(page.contains("<script src=\"/page/script.js\" defer></script>"));
+    assert!(page.contains("<script src=\"./page/script.js\" defer></script>"));
     assert!(!page.contains("style=") && !page.contains("<style"), "{page}");
 }
 
@@ -187,7 +187,30 @@ async fn a_token_is_looked_up_and_revoked_and_never_shown() {
         assert!(!answer.text.contains(&token[12..28]), "{answer:?}");
     }
     let redirected = server.private(get("/page/token")).await;
-    assert_eq!((redirected.status, redirected.header("location")), (StatusCode::SEE_OTHER, "/"));
+    assert_eq!((redirected.status, redirected.header("location")), (StatusCode::SEE_OTHER, "../"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn page_works_below_a_path_of_a_proxy() {
+    let server = server();
+    let answered = send_form(&server, &server.token(), "look").await.text;
+    for (html, at) in [(page(&server, "/").await, "/"), (answered, "/page/token")] {
+        let here = format!("http://proxy.example/countersign{at}").parse::<url::Url>().unwrap();
+        let mut linked = std::collections::BTreeSet::new();
+        for attribute in [" href=\"", " src=\"", " action=\""] {
+            for rest in html.split(attribute).skip(1) {
+                let link = rest.split('"').next().unwrap();
+                let target = here.join(link).unwrap();
+                let path = target.path().strip_prefix("/countersign/");
+                linked.insert(path.unwrap_or_else(|| panic!("{at}: {link} leads to {target}")).to_owned());
+            }
+        }
+        for path in
+            ["", "page/icon.svg", "page/style.css", "page/script.js", "page/token", "metrics", "openapi.json"]
+        {
+            assert!(linked.contains(path), "{at}: {path} is not among {linked:?}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,20 +1,19 @@
 //! The page's pieces, each again whenever it changes.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
-use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::IntoResponse;
+use axum::response::sse::Event;
 use countersign_core::EventQuery;
-use futures_util::Stream;
 use futures_util::stream::unfold;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use crate::private::events::{SIGN_OF_LIFE, read_query};
+use crate::private::events::{read_query, unbuffered};
 use crate::problem::Problem;
 
 use super::parts::Parts;
@@ -45,7 +44,7 @@ struct Viewer {
 pub(crate) async fn live(
     State(page): State<Arc<Page>>,
     RawQuery(query): RawQuery,
-) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
+) -> Result<impl IntoResponse, Problem> {
     let query = read_query(query.as_deref().unwrap_or_default(), EVENTS)?;
     let room = Arc::clone(&page.viewers).try_acquire_owned().map_err(|_| {
         let detail = "Too many have the page open already; close one.";
@@ -60,7 +59,7 @@ pub(crate) async fn live(
         _room: room,
     };
     let told = unfold(viewer, |mut viewer| async move { Some((Ok(viewer.next().await?), viewer)) });
-    Ok(Sse::new(told).keep_alive(KeepAlive::new().interval(SIGN_OF_LIFE)))
+    Ok(unbuffered(told))
 }
 
 impl Viewer {

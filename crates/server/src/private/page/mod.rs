@@ -65,14 +65,19 @@ impl Page {
     async fn render(&self, query: &EventQuery, answer: Option<Answer>) -> Response {
         let state = self.state(query).await;
         let older = state.events.as_ref().ok().filter(|events| events.len() == query.limit);
+        // A form's answer stands at `/page/token`, everything else at `/`.
+        let root = if answer.is_some() { "../" } else { "./" };
         let whole = Whole {
+            root,
             issuer: &self.app.names.issuer,
             node: state.node.clone(),
             shared: self.app.tokens.store().is_shared(),
             answer,
             kinds: KindFilter::ALL.iter().map(|kind| (kind.label(), query.kinds.contains(kind))).collect(),
             first_page: query.after.is_none(),
-            older: older.and_then(|events| events.last()).map(|last| address(query, &cursor_text(last))),
+            older: older
+                .and_then(|events| events.last())
+                .map(|last| address(root, query, &cursor_text(last))),
             parts: Parts::of(&state),
         };
         match whole.render() {
@@ -87,6 +92,8 @@ impl Page {
 #[derive(Template)]
 #[template(path = "page.html")]
 struct Whole<'a> {
+    /// Where the page is, seen from the address that shows it: a proxy may have it below a path of its own.
+    root: &'static str,
     issuer: &'a str,
     node: String,
     shared: bool,
@@ -109,7 +116,7 @@ pub(crate) async fn show(State(page): State<Arc<Page>>, RawQuery(query): RawQuer
 
 /// Whoever opens a form's address without the form.
 pub(crate) async fn home() -> Redirect {
-    Redirect::to("/")
+    Redirect::to("../")
 }
 
 /// `GET /page/style.css`.
@@ -152,7 +159,7 @@ pub(crate) fn with_page_headers(mut response: Response) -> Response {
 }
 
 /// The page's address with these kinds of events, from a place in the list on.
-fn address(query: &EventQuery, after: &str) -> String {
+fn address(root: &str, query: &EventQuery, after: &str) -> String {
     let mut text = form_urlencoded::Serializer::new(String::new());
     for kind in &query.kinds {
         text.append_pair("kind", kind.label());
@@ -160,7 +167,7 @@ fn address(query: &EventQuery, after: &str) -> String {
     if query.limit != EVENTS {
         text.append_pair("limit", &query.limit.to_string());
     }
-    format!("/?{}#events-title", text.append_pair("after", after).finish())
+    format!("{root}?{}#events-title", text.append_pair("after", after).finish())
 }
 
 /// Everything, with nothing filtered.
