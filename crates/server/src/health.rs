@@ -30,9 +30,13 @@ pub(crate) async fn alive() -> &'static str {
 pub(crate) async fn ready(State(app): State<Arc<App>>, caller: Caller) -> Response {
     let ready = tokio::time::timeout(STORE_TIMEOUT, app.tokens.store().ready());
     match ready.await.unwrap_or_else(|_| Err(store_hangs())) {
-        Ok(()) => "ready\n".into_response(),
+        Ok(()) => {
+            app.events.tally().store_answered();
+            "ready\n".into_response()
+        }
         Err(error) => {
-            tracing::warn!(%error, request = caller.request.map(tracing::field::display), "not ready");
+            app.events.tally().store_failed(&error);
+            tracing::debug!(%error, request = caller.request.map(tracing::field::display), "not ready");
             let answer =
                 (StatusCode::SERVICE_UNAVAILABLE, "The token store is not usable; see the server's log.\n");
             with_retry_after(answer.into_response(), error.retry_after())

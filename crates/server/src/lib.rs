@@ -17,6 +17,7 @@ mod app;
 mod bearer;
 mod caller;
 mod deadline;
+mod episode;
 mod events;
 mod health;
 mod history;

@@ -24,6 +24,7 @@ use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
 use crate::App;
+use crate::episode::{Episode, Said};
 use crate::history::Handshakes;
 use crate::problem::Problem;
 
@@ -55,6 +56,7 @@ pub(crate) struct Tally {
     purge_failures: Counter,
     /// How many purges have failed since the last one that did not.
     failing_purges: AtomicU64,
+    store_trouble: Episode,
 }
 
 /// How a handshake was answered.
@@ -152,12 +154,39 @@ impl Tally {
             purged,
             purge_failures,
             failing_purges: AtomicU64::new(0),
+            store_trouble: Episode::default(),
         }
     }
 
     pub(crate) fn handshake(&self, outcome: Outcome<'_>, took: Duration) {
         self.handshakes.get_or_create(&[("outcome", outcome.label())]).inc();
         self.handshake_seconds.observe(took.as_secs_f64());
+        match outcome {
+            Outcome::Unanswered(error) => self.store_failed(error),
+            Outcome::Accepted => self.store_answered(),
+            // Not all of these were asked of the store.
+            Outcome::Repeated | Outcome::Refused(_) => {}
+        }
+    }
+
+    /// The store could not say whether a token is good, or would be.
+    pub(crate) fn store_failed(&self, error: &StoreError) {
+        match self.store_trouble.failed(Instant::now()) {
+            Some(Said::Begins) => {
+                tracing::warn!(%error, "the store cannot be used: handshakes are answered 503");
+            }
+            Some(Said::GoesOn(failures)) => {
+                tracing::warn!(%error, failures, "the store still cannot be used");
+            }
+            None => {}
+        }
+    }
+
+    /// The store could.
+    pub(crate) fn store_answered(&self) {
+        if let Some(failures) = self.store_trouble.succeeded(Instant::now()) {
+            tracing::info!(failures, "the store can be used again");
+        }
     }
 
     /// How many handshakes were answered so, for each way of answering.

@@ -76,7 +76,7 @@ pub(crate) async fn answer(app: &Arc<App>, text: String, request: Request) -> Re
     }
     let error = store_hangs();
     app.events.tally().handshake(Outcome::Unanswered(&error), started.elapsed());
-    tracing::warn!(%error, request = request.map(display), "a handshake could not be answered");
+    tracing::debug!(%error, request = request.map(display), "a handshake could not be answered");
     answers.store_away(&error)
 }
 
@@ -131,7 +131,7 @@ impl Handshake {
                 answers.refused(&Refusal::NotOurs)
             }
             Err(error) => {
-                tracing::warn!(%error, request = caller.request.map(display), "a handshake could not be answered");
+                tracing::debug!(%error, request = caller.request.map(display), "a handshake could not be answered");
                 answers.store_away(&error)
             }
         }

@@ -1,0 +1,92 @@
+//! Trouble that comes back thousands of times a second, in a few lines of the log.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How often it is said that the trouble goes on.
+const REMINDER: Duration = Duration::from_mins(1);
+
+/// How long nothing has failed before the trouble is over: a store that is overloaded fails and answers by turns.
+const CALM: Duration = Duration::from_secs(5);
+
+/// Trouble of one kind: said when it begins, once a minute while it goes on, and when it is over.
+#[derive(Debug, Default)]
+pub(crate) struct Episode {
+    /// So that what succeeds while all is well looks at nothing else.
+    goes_on: AtomicBool,
+    trouble: Mutex<Option<Trouble>>,
+}
+
+#[derive(Debug)]
+struct Trouble {
+    failures: u64,
+    failed_last: Instant,
+    said_last: Instant,
+}
+
+/// What to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// It begins.
+    Begins,
+    /// It goes on; so many failures so far.
+    GoesOn(u64),
+}
+
+impl Episode {
+    /// Something has failed. Returns what to say of it, if anything.
+    pub(crate) fn failed(&self, now: Instant) -> Option<Said> {
+        let mut guarded = self.trouble();
+        let Some(trouble) = guarded.as_mut() else {
+            *guarded = Some(Trouble { failures: 1, failed_last: now, said_last: now });
+            self.goes_on.store(true, Ordering::Relaxed);
+            return Some(Said::Begins);
+        };
+        trouble.failures = trouble.failures.saturating_add(1);
+        trouble.failed_last = now;
+        (now.duration_since(trouble.said_last) >= REMINDER).then(|| {
+            trouble.said_last = now;
+            Said::GoesOn(trouble.failures)
+        })
+    }
+
+    /// Something has succeeded. Returns how many failures there were, if that is the end of the trouble.
+    pub(crate) fn succeeded(&self, now: Instant) -> Option<u64> {
+        if !self.goes_on.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut trouble = self.trouble();
+        let over = trouble.take_if(|trouble| now.duration_since(trouble.failed_last) >= CALM)?;
+        self.goes_on.store(false, Ordering::Relaxed);
+        Some(over.failures)
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Option<Trouble>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn flood_of_failures_is_said_in_a_few_lines() {
+        let (episode, start) = (Episode::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(episode.succeeded(at(0)), None);
+        assert_eq!(episode.failed(at(0)), Some(Said::Begins));
+        for _ in 0..10_000 {
+            assert_eq!(episode.failed(at(59)), None);
+            assert_eq!(episode.succeeded(at(60)), None, "it fails and answers by turns");
+        }
+        assert_eq!(episode.failed(at(60)), Some(Said::GoesOn(10_002)));
+        assert_eq!(episode.failed(at(61)), None);
+        assert_eq!(episode.succeeded(at(66)), Some(10_003));
+        assert_eq!(episode.succeeded(at(67)), None, "it is said once");
+        assert_eq!(episode.failed(at(68)), Some(Said::Begins), "the next one");
+    }
+}
