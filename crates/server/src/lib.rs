@@ -16,6 +16,7 @@ mod alarms;
 mod app;
 mod bearer;
 mod caller;
+mod change;
 mod deadline;
 mod episode;
 mod events;

@@ -285,9 +285,7 @@ async fn purge(app: Arc<App>) {
     let mut ticks = tokio::time::interval(PURGE_PERIOD);
     loop {
         ticks.tick().await;
-        let purged = app.tokens.purge().await;
-        app.events.tally().purged(purged.as_ref().copied());
-        match purged {
+        match app.purge().await {
             Ok(0) => {}
             Ok(purged) => tracing::info!(purged, "forgot tokens that expired long ago"),
             Err(error) => tracing::warn!(%error, "cannot purge; trying again in a minute"),

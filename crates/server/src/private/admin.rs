@@ -303,9 +303,7 @@ pub(crate) async fn purge_store(
     body: Body,
 ) -> Result<Json<PurgeDocument>, Problem> {
     let Nothing {} = body::read_json(&headers, body).await?;
-    let purged = app.tokens.purge().await;
-    app.events.tally().purged(purged.as_ref().copied());
-    let purged = purged.map_err(|error| store_problem(&error))?;
+    let purged = app.purge().await.map_err(|error| store_problem(&error))?;
     Ok(Json(PurgeDocument { purged }))
 }
 
@@ -321,9 +319,7 @@ pub(crate) async fn fence_store(
     body: Body,
 ) -> Result<Json<FenceDocument>, Problem> {
     let Nothing {} = body::read_json(&headers, body).await?;
-    let fence = app.tokens.fence().await.map_err(|error| store_problem(&error))?;
-    app.events.fence_moved(fence, &caller);
-    tracing::info!(%fence, request = caller.request.map(display), "the fence was moved");
+    let fence = app.move_fence(caller).await.map_err(|error| store_problem(&error))?;
     Ok(Json(FenceDocument { fence }))
 }
 

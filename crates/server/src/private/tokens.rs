@@ -7,7 +7,6 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
-use countersign_core::seal::unseal;
 use countersign_core::{
     Audience, Claims, GetError, IssueError, Issued, LoginToken, Lookup, NewToken, Status, StoreError,
 };
@@ -139,10 +138,7 @@ pub(crate) async fn revoke(
     Path(text): Path<String>,
 ) -> Result<Json<Revocation>, Problem> {
     let _timing = app.events.tally().json_call();
-    let revoked = app.tokens.revoke(&text).await.map_err(|error| get_problem(&error))?;
-    if revoked {
-        app.events.revoked(|| unseal(&text, &app.tokens.keys()).ok(), &caller);
-    }
+    let revoked = app.revoke(text.into(), caller).await.map_err(|error| get_problem(&error))?;
     Ok(Json(Revocation { revoked }))
 }
 

@@ -7,7 +7,6 @@ use axum::extract::{Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{Method as HttpMethod, StatusCode};
 use axum::response::{IntoResponse, Response};
-use countersign_core::seal::unseal;
 use countersign_core::{Audience, GetError, IssueError, LoginToken, Lookup, NewToken, Status};
 use countersign_xmlrpc::{
     Arguments, Fault, Method, Parameter, Service, Type, Value, date_time, fault, fault_document, respond,
@@ -63,7 +62,7 @@ pub const MULTICALL_TIME: Duration = Duration::from_secs(5);
 
 /// The methods of `/bugs`.
 struct Bugs<'a> {
-    app: &'a App,
+    app: &'a Arc<App>,
     caller: &'a Caller,
     /// When no further call of a `system.multicall` begins.
     until: Instant,
@@ -140,11 +139,8 @@ impl Bugs<'_> {
     }
 
     async fn revoke(&self, text: String) -> Result<Value, Fault> {
-        let revoked = self.app.tokens.revoke(&text).await.map_err(|error| get_fault(&error))?;
-        if revoked {
-            self.app.events.revoked(|| unseal(&text, &self.app.tokens.keys()).ok(), self.caller);
-        }
-        Ok(Value::Boolean(revoked))
+        let revoked = self.app.revoke(text.into(), self.caller.clone()).await;
+        revoked.map(Value::Boolean).map_err(|error| get_fault(&error))
     }
 
     fn describe(&self, text: String, token: &LoginToken, status: &Status) -> Result<Value, Fault> {

@@ -8,6 +8,7 @@
 )]
 
 mod alarms;
+mod changes;
 mod events;
 mod fixture;
 mod handshake;

@@ -7,7 +7,6 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use countersign_core::seal::unseal;
 use countersign_core::{GetError, Lookup, Status};
 use zeroize::Zeroizing;
 
@@ -104,9 +103,7 @@ impl Page {
     }
 
     async fn revoke(&self, text: &str, caller: &Caller) -> Result<&'static str, GetError> {
-        let app = &self.app;
-        if app.tokens.revoke(text).await? {
-            app.events.revoked(|| unseal(text, &app.tokens.keys()).ok(), caller);
+        if self.app.revoke(text.to_owned().into(), caller.clone()).await? {
             Ok("It is revoked: nobody can redeem it any more.")
         } else {
             Ok("There was nothing to revoke: its life had ended already.")

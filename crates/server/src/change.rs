@@ -1,0 +1,63 @@
+//! Changes that the private API and the page are asked for. Each runs to its end, with its event, its metric and its line in
+//! the log, also when who asked for it hangs up or runs into the deadline.
+
+use std::sync::Arc;
+
+use countersign_core::seal::unseal;
+use countersign_core::{GetError, StoreError};
+use jiff::Timestamp;
+use tokio::task::JoinError;
+use zeroize::Zeroizing;
+
+use crate::App;
+use crate::caller::Caller;
+
+impl App {
+    /// Takes a token back; whether it was still live.
+    pub(crate) async fn revoke(
+        self: &Arc<Self>,
+        text: Zeroizing<String>,
+        caller: Caller,
+    ) -> Result<bool, GetError> {
+        let app = Arc::clone(self);
+        let revoked = self.tasks.run(async move {
+            let revoked = app.tokens.revoke(&text).await?;
+            if revoked {
+                app.events.revoked(|| unseal(&text, &app.tokens.keys()).ok(), &caller);
+            }
+            Ok(revoked)
+        });
+        revoked.await.unwrap_or_else(|error| Err(broke_off(&error).into()))
+    }
+
+    /// Moves the fence to now. Returns where it stands.
+    pub(crate) async fn move_fence(self: &Arc<Self>, caller: Caller) -> Result<Timestamp, StoreError> {
+        let app = Arc::clone(self);
+        let moved = self.tasks.run(async move {
+            let fence = app.tokens.fence().await?;
+            app.events.fence_moved(fence, &caller);
+            tracing::info!(%fence, request = caller.request.map(display), "the fence was moved");
+            Ok(fence)
+        });
+        moved.await.unwrap_or_else(|error| Err(broke_off(&error)))
+    }
+
+    /// Removes old records. Returns how many.
+    pub(crate) async fn purge(self: &Arc<Self>) -> Result<u64, StoreError> {
+        let app = Arc::clone(self);
+        let purged = self.tasks.run(async move {
+            let purged = app.tokens.purge().await;
+            app.events.tally().purged(purged.as_ref().copied());
+            purged
+        });
+        purged.await.unwrap_or_else(|error| Err(broke_off(&error)))
+    }
+}
+
+/// It did not come to its end: a mistake in the program, or the end of the process.
+fn broke_off(error: &JoinError) -> StoreError {
+    tracing::error!(%error, "a change broke off");
+    StoreError::Unavailable(
+        "the change broke off, and may have taken effect; the server's log has more".to_owned(),
+    )
+}
