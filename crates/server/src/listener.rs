@@ -198,7 +198,7 @@ where
     let ends = Arc::clone(&standing);
     let service = service_fn(move |request| {
         standing.ask();
-        Box::pin(answer(Arc::clone(&service), Arc::clone(&standing), peer, request))
+        answer(Arc::clone(&service), Arc::clone(&standing), peer, request)
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -211,7 +211,7 @@ where
     let mut stops = false;
     let ended = poll_fn(|context| {
         // First what has arrived: a request counts as under way even if the server stops at the same moment.
-        if let Poll::Ready(ended) = connection.poll_without_shutdown(context) {
+        if let Poll::Ready(ended) = Pin::new(&mut connection).poll(context) {
             return Poll::Ready(Some(ended));
         }
         if stops || stopping.as_mut().poll(context).is_pending() {
@@ -223,7 +223,7 @@ where
             return Poll::Ready(None);
         }
         Pin::new(&mut connection).graceful_shutdown();
-        connection.poll_without_shutdown(context).map(Some)
+        Pin::new(&mut connection).poll(context).map(Some)
     })
     .await;
     let Some(ended) = ended else { return Ok(()) };

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Sleep, sleep, timeout};
 
@@ -172,15 +172,10 @@ impl<S: Stream> AsyncWrite for Socket<S> {
     }
 }
 
-/// Ends a connection so that what was written last arrives: says that nothing more comes, and waits for the client to
-/// say so too.
-pub(crate) async fn part<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
+/// Waits until the client has closed its side, too, of a connection on which nothing more is sent.
+pub(crate) async fn part<S: AsyncRead + Unpin>(mut stream: S) {
     let mut rest = vec![0; 8 * 1024];
-    let parting = async {
-        if stream.shutdown().await.is_ok() {
-            while stream.read(&mut rest).await.is_ok_and(|length| length > 0) {}
-        }
-    };
+    let parting = async { while stream.read(&mut rest).await.is_ok_and(|length| length > 0) {} };
     // Too long means that the client does not want to part.
     let _ = timeout(LINGER, parting).await;
 }

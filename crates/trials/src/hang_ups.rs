@@ -68,7 +68,7 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} tokens in {:.0} s; {} trackers answered, half of them with their side closed; {} hung up and were decided, \
+            "{} tokens in {:.0} s; {} trackers answered, some with their side closed; {} hung up and were decided, \
              and {} replays by others that did; {} messages broke off and consumed nothing; {} connections reset; the \
              server counted what its record shows",
             self.tokens,

@@ -71,7 +71,7 @@ pub(crate) async fn answer(app: &Arc<App>, text: String, request: Request) -> Re
     // A disk that hangs fails like one that is full, so that the tracker is told 503. What has been asked of the store
     // goes on, and is counted and told when it is known.
     let patience = deadline.0.min(Instant::now() + STORE_TIMEOUT);
-    if let Ok(Ok(answered)) = timeout_at(patience, app.tasks.run(handshake.decide())).await {
+    if let Ok(answered) = timeout_at(patience, app.tasks.outlive(handshake.decide())).await {
         return answered;
     }
     let error = store_hangs();
