@@ -227,6 +227,11 @@ impl PrivateApi {
         self.call(Method::POST, &["v1", "keys", "revoke"], Some(body), "keys").await
     }
 
+    /// Locks the ring in a shared store with the newest key of the server's key file.
+    pub async fn rewrap_keys(&self) -> Result<Value, ClientError> {
+        self.call(Method::POST, &["v1", "keys", "rewrap"], Some(json!({})), "keys").await
+    }
+
     /// Tells which servers serve from the store.
     pub async fn nodes(&self) -> Result<Value, ClientError> {
         self.call(Method::GET, &["v1", "nodes"], None, "nodes").await

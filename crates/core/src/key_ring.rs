@@ -2,27 +2,34 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use data_encoding::{BASE64, HEXLOWER};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::{Entropy, EntropyError, MAX_LIFETIME, after};
+use crate::handshake::CLOCK_SKEW;
+use crate::{CHECK_IN_PERIOD, Entropy, EntropyError, REMEMBERED, after, before};
 
 /// The most keys that a ring holds. A key leaves the ring a day after it was replaced, so nobody comes near this who
 /// does not rotate every half an hour.
 pub const MAX_KEYS: usize = 64;
 
+/// How long after it was stored a new key of a shared ring begins to seal: by then the nodes have read it, and none has to
+/// ask for it.
+pub const SETTLING: Duration = Duration::from_secs(CHECK_IN_PERIOD.as_secs() * 2);
+
 const SECRET_BYTES: usize = 64;
 
 const HEADER: &str = "\
 # The keys of a Countersign token server. Who can read this file can make tokens: keep it at mode 0600.
-# `countersign keys rotate` adds a key. The newest key whose `active_from` has come seals; all of them open.
+# `countersign keys rotate` adds a key. The last key here whose `active_from` has come seals; all of them open. If the store
+# is PostgreSQL, the ring itself is kept there, and the keys of this file unlock it (docs/keys.md).
 ";
 
 /// The most revoked keys whose names a ring remembers; the oldest is forgotten first.
-pub const MAX_REVOKED: usize = 64;
+pub const MAX_REVOKED: usize = 1024;
 
 /// A key's name, which every token that it sealed carries in the clear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -105,15 +112,49 @@ impl fmt::Debug for Key {
     }
 }
 
-/// The keys of one token server, or of all the servers that share its tokens; at least one, oldest first.
+/// The keys of one token server, or of all the servers that share its tokens; at least one, in the order in which they
+/// were added.
 ///
-/// There are no states to keep in step: each key has a moment from which it seals, and the newest one whose moment has
-/// come is the one that does. A key whose moment is still to come can therefore be handed to many servers first.
+/// There are no states to keep in step: each key has a moment from which it seals, and of those whose moment has come the
+/// one that was added last seals. It is the order that counts, not the moments: a clock that was wrong when a key was made
+/// cannot make an older key seal again.
 #[derive(Clone, Debug)]
 pub struct KeyRing {
     keys: Vec<Key>,
     /// The names of keys that were taken out because they are not secret any more, oldest first.
     revoked: Vec<KeyId>,
+    version: u64,
+}
+
+/// A change of a ring's keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyChange {
+    /// Adds a key, and drops those that are not needed any more.
+    Rotate {
+        /// After how long the new key begins to seal.
+        activate_in: Duration,
+    },
+    /// Adds a key and drops none: for a key file, any of whose keys may be the one that unlocks a store's ring.
+    Add,
+    /// Takes a key out for good.
+    Revoke {
+        /// Which.
+        key: KeyId,
+        /// Whether a new key, which seals at once, comes in with the same step.
+        rotate: bool,
+    },
+}
+
+impl KeyChange {
+    /// The same change of a ring that several servers share: a new key waits for [`SETTLING`] at least, unless it takes the
+    /// place of one that is revoked.
+    #[must_use]
+    pub fn settling(self) -> Self {
+        match self {
+            Self::Rotate { activate_in } => Self::Rotate { activate_in: activate_in.max(SETTLING) },
+            Self::Add | Self::Revoke { .. } => self,
+        }
+    }
 }
 
 /// Why a text is not a key ring, or why a ring cannot be changed as asked.
@@ -136,6 +177,11 @@ pub enum KeyRingError {
     /// There is no such key.
     #[error("it holds no key {0}; `countersign keys list` shows those that it holds")]
     Missing(KeyId),
+    /// The key seals, and there is no newer one to take its place.
+    #[error(
+        "key {0} is the one that seals; to replace it in the same step, add --rotate (`\"rotate\": true`)"
+    )]
+    Seals(KeyId),
     /// It would hold more than [`MAX_KEYS`].
     #[error(
         "it would hold more than {MAX_KEYS} keys; keys leave the ring a day after they were replaced, so rotate later"
@@ -149,12 +195,24 @@ pub enum KeyRingError {
 impl KeyRing {
     /// A ring with one new key, which seals from `now` on.
     pub fn generate(now: Timestamp, entropy: &dyn Entropy) -> Result<Self, EntropyError> {
-        Ok(Self { keys: vec![Key::generate(now, entropy)?], revoked: Vec::new() })
+        Ok(Self { keys: vec![Key::generate(now, entropy)?], revoked: Vec::new(), version: 0 })
     }
 
     /// The keys, oldest first.
     pub fn keys(&self) -> &[Key] {
         &self.keys
+    }
+
+    /// Which version it is of the ring that a shared store keeps ([`StoredRing`](crate::StoredRing)); 0 for a ring in a
+    /// file.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The same keys, as this version of a store's ring.
+    #[must_use]
+    pub fn at_version(self, version: u64) -> Self {
+        Self { version, ..self }
     }
 
     /// The key that seals at `now`: the newest whose moment has come. If the clock stands before them all, the oldest.
@@ -176,60 +234,88 @@ impl KeyRing {
         &self.revoked
     }
 
-    /// Takes a key out of the ring and remembers that it must not come back: every token that it sealed is from then on
-    /// not one of this server's. Adds no other key; the last one cannot be taken out.
-    pub fn revoke(&mut self, id: KeyId) -> Result<(), KeyRingError> {
-        if !self.holds(id) {
-            return Err(KeyRingError::Missing(id));
+    /// Makes a change. If it is refused, the ring stays as it was.
+    pub fn change(
+        &mut self,
+        change: KeyChange,
+        now: Timestamp,
+        entropy: &dyn Entropy,
+    ) -> Result<(), KeyRingError> {
+        let mut changed = self.clone();
+        match change {
+            KeyChange::Rotate { activate_in } => {
+                changed.drop_unneeded(now);
+                changed.add(after(now, activate_in), entropy)?;
+            }
+            KeyChange::Add => drop(changed.add(now, entropy)?),
+            KeyChange::Revoke { key, rotate } => changed.revoke(key, rotate, now, entropy)?,
         }
-        if self.keys.len() == 1 {
-            return Err(KeyRingError::Empty);
-        }
-        self.keys.retain(|key| key.id != id);
-        self.revoked.push(id);
-        let too_many = self.revoked.len().saturating_sub(MAX_REVOKED);
-        self.revoked.drain(..too_many);
+        *self = changed;
         Ok(())
     }
 
-    /// This ring, and the keys of another one that it neither holds nor has revoked, as far as there is room.
-    #[must_use]
-    pub fn with_keys_of(mut self, other: &Self) -> Self {
-        for key in other.keys.iter().rev() {
-            let wanted = !self.holds(key.id) && !self.revoked.contains(&key.id);
-            if wanted && self.keys.len() < MAX_KEYS {
-                self.keys.push(key.clone());
-            }
+    /// Takes a key out and remembers that it must not come back: every token that it sealed is from then on not one of
+    /// this server's.
+    ///
+    /// If it is the one that seals, a newer key takes its place at once, never an older one: who stole a key may have
+    /// stolen those before it as well. The heir's moment is put back by [`CLOCK_SKEW`], so that it has come by the clock
+    /// of every server.
+    fn revoke(
+        &mut self,
+        id: KeyId,
+        rotate: bool,
+        now: Timestamp,
+        entropy: &dyn Entropy,
+    ) -> Result<(), KeyRingError> {
+        let at = self.keys.iter().position(|key| key.id == id).ok_or(KeyRingError::Missing(id))?;
+        let everywhere = before(now, CLOCK_SKEW);
+        let revoked = self.keys.remove(at);
+        self.revoked.push(id);
+        let too_many = self.revoked.len().saturating_sub(MAX_REVOKED);
+        self.revoked.drain(..too_many);
+        if rotate {
+            self.drop_unneeded(now);
+            return self.add(everywhere, entropy).map(drop);
         }
-        self.keys.sort_by_key(Key::active_from);
+        let newer = self.keys.get_mut(at..).unwrap_or_default();
+        let may_seal = revoked.active_from <= after(now, CLOCK_SKEW)
+            && newer.iter().all(|key| key.active_from > everywhere);
+        if may_seal {
+            let come = newer.iter().rposition(|key| key.active_from <= now).unwrap_or(0);
+            let heir = newer.get_mut(come).ok_or(KeyRingError::Seals(id))?;
+            heir.active_from = heir.active_from.min(everywhere);
+        }
+        if self.keys.is_empty() { Err(KeyRingError::Empty) } else { Ok(()) }
+    }
+
+    /// The same ring, and this key of another one if it lacks it, as the oldest.
+    #[must_use]
+    pub(crate) fn with_key_of(mut self, other: &Self, id: KeyId) -> Self {
+        if let Some(key) = other.key(id).filter(|_| !self.holds(id)) {
+            self.keys.insert(0, key.clone());
+        }
         self
     }
 
-    /// Adds a new key that seals from `active_from` on, and drops the keys that no live token can need any more: those
-    /// whose successor has been sealing for longer than a token may live, unless they are among `keep`. Returns the new
-    /// key's id.
-    pub fn rotate(
-        &mut self,
-        now: Timestamp,
-        active_from: Timestamp,
-        keep: &[KeyId],
-        entropy: &dyn Entropy,
-    ) -> Result<KeyId, KeyRingError> {
+    /// Drops the keys that no live token can need any more: those whose successor has been sealing for longer than a token
+    /// may live.
+    fn drop_unneeded(&mut self, now: Timestamp) {
         let successors: Vec<Timestamp> = self.keys.iter().skip(1).map(Key::active_from).collect();
         let mut successors = successors.into_iter();
-        self.keys.retain(|key| {
-            successors.next().is_none_or(|since| after(since, MAX_LIFETIME) >= now) || keep.contains(&key.id)
-        });
+        self.keys.retain(|_| successors.next().is_none_or(|since| after(since, REMEMBERED) >= now));
+    }
+
+    /// Adds a new key that seals from `active_from` on.
+    fn add(&mut self, active_from: Timestamp, entropy: &dyn Entropy) -> Result<KeyId, KeyRingError> {
         if self.keys.len() >= MAX_KEYS {
             return Err(KeyRingError::Full);
         }
         let mut key = Key::generate(active_from, entropy)?;
-        while self.key(key.id).is_some() || self.revoked.contains(&key.id) {
+        while self.holds(key.id) || self.revoked.contains(&key.id) {
             key = Key::generate(active_from, entropy)?;
         }
         let id = key.id;
         self.keys.push(key);
-        self.keys.sort_by_key(Key::active_from);
         Ok(id)
     }
 
@@ -248,8 +334,7 @@ impl KeyRing {
                 file.version
             )));
         }
-        let mut keys = file.key.into_iter().map(Key::try_from).collect::<Result<Vec<_>, _>>()?;
-        keys.sort_by_key(Key::active_from);
+        let keys = file.key.into_iter().map(Key::try_from).collect::<Result<Vec<_>, _>>()?;
         match keys.len() {
             0 => return Err(KeyRingError::Empty),
             1..=MAX_KEYS => {}
@@ -267,7 +352,7 @@ impl KeyRing {
         if let Some(key) = keys.iter().find(|key| revoked.contains(&key.id)) {
             return Err(KeyRingError::Revoked(key.id));
         }
-        Ok(Self { keys, revoked })
+        Ok(Self { keys, revoked, version: 0 })
     }
 
     /// The ring as text (TOML), secrets and all.
@@ -369,10 +454,23 @@ mod tests {
         "2026-01-31T12:00:00Z".parse().unwrap()
     }
 
+    fn rotate(ring: &mut KeyRing, now: Timestamp, activate_in: Duration) -> KeyId {
+        ring.change(KeyChange::Rotate { activate_in }, now, &OsEntropy).unwrap();
+        ring.keys().last().unwrap().id
+    }
+
+    fn revoke(ring: &mut KeyRing, key: KeyId, rotate: bool, now: Timestamp) -> Result<(), KeyRingError> {
+        ring.change(KeyChange::Revoke { key, rotate }, now, &OsEntropy)
+    }
+
+    fn sealing(ring: &KeyRing, now: Timestamp) -> KeyId {
+        ring.sealing_key(now).unwrap().id
+    }
+
     #[test]
     fn text_round_trips() {
         let mut ring = KeyRing::generate(noon(), &OsEntropy).unwrap();
-        ring.rotate(noon(), noon() + Duration::from_mins(1), &[], &OsEntropy).unwrap();
+        rotate(&mut ring, noon(), Duration::from_mins(1));
         let again = KeyRing::parse(&ring.to_text()).unwrap();
         assert_eq!(again.keys().len(), 2);
         for (a, b) in ring.keys().iter().zip(again.keys()) {
@@ -381,51 +479,45 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_key_whose_moment_has_come_seals() {
+    fn newest_key_whose_moment_has_come_seals() {
         let mut ring = KeyRing::generate(noon(), &SequenceEntropy::default()).unwrap();
         let first = ring.keys()[0].id;
-        let in_ten_minutes = noon() + Duration::from_mins(10);
-        let second = ring.rotate(noon(), in_ten_minutes, &[], &OsEntropy).unwrap();
-        assert_eq!(ring.sealing_key(noon()).unwrap().id, first);
-        assert_eq!(ring.sealing_key(in_ten_minutes).unwrap().id, second);
+        let ten_minutes = Duration::from_mins(10);
+        let second = rotate(&mut ring, noon(), ten_minutes);
+        assert_eq!(sealing(&ring, noon()), first);
+        assert_eq!(sealing(&ring, noon() + ten_minutes), second);
         let before_all = noon() - Duration::from_hours(1);
-        assert_eq!(ring.sealing_key(before_all).unwrap().id, first, "a clock that stepped back still issues");
+        assert_eq!(sealing(&ring, before_all), first, "a clock that stepped back still issues");
+        // A key that is added now is newer than one that was added for later.
+        let third = rotate(&mut ring, noon(), Duration::ZERO);
+        let again = KeyRing::parse(&ring.to_text()).unwrap();
+        for ring in [ring, again] {
+            assert_eq!(sealing(&ring, noon()), third);
+            assert_eq!(sealing(&ring, noon() + ten_minutes), third);
+        }
     }
 
     #[test]
-    fn a_replaced_key_stays_as_long_as_a_token_may_live() {
+    fn replaced_key_stays_as_long_as_its_tokens() {
         let mut ring = KeyRing::generate(noon(), &OsEntropy).unwrap();
         let first = ring.keys()[0].id;
-        ring.rotate(noon(), noon(), &[], &OsEntropy).unwrap();
-        ring.rotate(noon() + MAX_LIFETIME, noon() + MAX_LIFETIME, &[], &OsEntropy).unwrap();
-        assert!(ring.key(first).is_some());
-        let later = noon() + MAX_LIFETIME + Duration::from_secs(1);
-        ring.rotate(later, later, &[], &OsEntropy).unwrap();
-        assert!(ring.key(first).is_none());
+        rotate(&mut ring, noon(), Duration::ZERO);
+        rotate(&mut ring, noon() + REMEMBERED, Duration::ZERO);
+        assert!(ring.holds(first));
+        rotate(&mut ring, noon() + REMEMBERED + Duration::from_secs(1), Duration::ZERO);
+        assert!(!ring.holds(first));
         assert_eq!(ring.keys().len(), 3);
     }
 
     #[test]
-    fn a_key_that_is_still_in_use_stays() {
+    fn revoked_key_is_gone_for_good() {
         let mut ring = KeyRing::generate(noon(), &OsEntropy).unwrap();
         let first = ring.keys()[0].id;
-        ring.rotate(noon(), noon(), &[], &OsEntropy).unwrap();
-        let later = noon() + MAX_LIFETIME + Duration::from_secs(1);
-        ring.rotate(later, later, &[first], &OsEntropy).unwrap();
-        assert!(ring.holds(first));
-        ring.rotate(later, later, &[], &OsEntropy).unwrap();
-        assert!(!ring.holds(first));
-    }
-
-    #[test]
-    fn a_revoked_key_is_gone_for_good() {
-        let mut ring = KeyRing::generate(noon(), &OsEntropy).unwrap();
-        let first = ring.keys()[0].id;
-        assert_eq!(ring.revoke(first), Err(KeyRingError::Empty), "one key must stay");
-        let second = ring.rotate(noon(), noon(), &[], &OsEntropy).unwrap();
+        assert_eq!(revoke(&mut ring, first, false, noon()), Err(KeyRingError::Seals(first)));
+        let second = rotate(&mut ring, noon(), Duration::ZERO);
         let before = ring.to_text();
-        ring.revoke(first).unwrap();
-        assert_eq!(ring.revoke(first), Err(KeyRingError::Missing(first)));
+        revoke(&mut ring, first, false, noon()).unwrap();
+        assert_eq!(revoke(&mut ring, first, false, noon()), Err(KeyRingError::Missing(first)));
         let again = KeyRing::parse(&ring.to_text()).unwrap();
         assert_eq!((again.keys().len(), again.keys()[0].id, again.revoked()), (1, second, &[first][..]));
         let mended = before.replace("version = 1\n", &format!("version = 1\nrevoked = [\"{first}\"]\n"));
@@ -435,21 +527,78 @@ mod tests {
         let error = KeyRing::parse(&misplaced).unwrap_err().to_string();
         assert!(error.contains("8 hexadecimal") && !error.contains(&secret[..16]), "{error}");
         for _ in 0..MAX_REVOKED {
-            let id = ring.rotate(noon(), noon(), &[], &OsEntropy).unwrap();
-            ring.revoke(id).unwrap();
+            let id = sealing(&ring, noon());
+            revoke(&mut ring, id, true, noon()).unwrap();
         }
-        assert_eq!(ring.revoked().len(), MAX_REVOKED);
+        assert_eq!((ring.revoked().len(), ring.keys().len()), (MAX_REVOKED, 1));
         assert!(!ring.revoked().contains(&first), "the oldest is forgotten first");
     }
 
+    /// The steps after a theft, in any order: never does a key seal that is older than the one just revoked.
     #[test]
-    fn rotation_is_bounded() {
+    fn revoking_never_makes_older_key_seal() {
+        let minute = Duration::from_mins(1);
+        let mut three = KeyRing::generate(noon(), &OsEntropy).unwrap();
+        let oldest = three.keys()[0].id;
+        let middle = rotate(&mut three, noon() + minute, Duration::ZERO);
+        let newest = rotate(&mut three, noon() + 2 * minute, Duration::ZERO);
+        let now = noon() + 3 * minute;
+        // Another server's clock may be behind, as far as it is tolerated.
+        let clocks = [now, before(now, CLOCK_SKEW)];
+        for order in [[newest, middle, oldest], [middle, newest, oldest], [oldest, newest, middle]] {
+            let mut ring = three.clone();
+            for key in order {
+                let rotates = sealing(&ring, now) == key;
+                revoke(&mut ring, key, rotates, now).unwrap();
+                for clock in clocks {
+                    let seals = sealing(&ring, clock);
+                    assert!(seals == newest || ![oldest, middle, newest].contains(&seals), "{order:?}");
+                }
+            }
+            assert_eq!(ring.keys().len(), 1);
+        }
+    }
+
+    #[test]
+    fn waiting_key_takes_place_of_revoked_one_at_once() {
+        let mut ring = KeyRing::generate(noon(), &OsEntropy).unwrap();
+        let stolen = ring.keys()[0].id;
+        let hour = Duration::from_hours(1);
+        let waiting = rotate(&mut ring, noon(), hour);
+        let mut other = ring.clone();
+        revoke(&mut ring, stolen, false, noon()).unwrap();
+        assert_eq!(sealing(&ring, before(noon(), CLOCK_SKEW)), waiting);
+        // Or the one that waits is revoked first.
+        revoke(&mut other, waiting, false, noon()).unwrap();
+        assert_eq!(sealing(&other, noon() + hour), stolen);
+        assert_eq!(revoke(&mut other, stolen, false, noon()), Err(KeyRingError::Seals(stolen)));
+        revoke(&mut other, stolen, true, noon()).unwrap();
+        assert!(![stolen, waiting].contains(&sealing(&other, noon())));
+    }
+
+    #[test]
+    fn wrong_clock_brings_no_old_key_back() {
+        // Two keys were made while the clock was a year ahead.
+        let mut ring = KeyRing::generate(noon() + Duration::from_hours(8760), &OsEntropy).unwrap();
+        let old = ring.keys()[0].id;
+        let new = rotate(&mut ring, noon(), Duration::ZERO);
+        assert_eq!(sealing(&ring, noon()), new);
+        let again = KeyRing::parse(&ring.to_text()).unwrap();
+        assert_eq!(sealing(&again, noon() + Duration::from_hours(9000)), new, "not {old}");
+    }
+
+    #[test]
+    fn rotation_is_bounded_and_full_ring_can_be_revoked() {
         let mut ring = KeyRing::generate(noon(), &OsEntropy).unwrap();
         for _ in 1..MAX_KEYS {
-            ring.rotate(noon(), noon(), &[], &OsEntropy).unwrap();
+            rotate(&mut ring, noon(), Duration::ZERO);
         }
-        assert_eq!(ring.rotate(noon(), noon(), &[], &OsEntropy), Err(KeyRingError::Full));
+        let one_more = ring.change(KeyChange::Rotate { activate_in: Duration::ZERO }, noon(), &OsEntropy);
+        assert_eq!(one_more, Err(KeyRingError::Full));
         assert_eq!(ring.keys().len(), MAX_KEYS, "a refused rotation loses nothing");
+        let seals = sealing(&ring, noon());
+        revoke(&mut ring, seals, true, noon()).unwrap();
+        assert_eq!(ring.keys().len(), MAX_KEYS);
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //! - [`LoginTokenSet`]: issue, get, redeem, revoke; everything else serves these four;
 //! - [`handshake`]: the protocol's decisions as two pure functions;
 //! - [`TokenStore`]: what a store has to promise;
-//! - [`Roll`]: how several servers on one store agree on the key that seals;
+//! - [`StoredRing`]: the key ring that several servers on one store share;
 //! - [`Event`] and [`EventStore`]: what operators get to see;
 //! - [`seal`]: what the text of a token is made of.
 //!
@@ -29,6 +29,7 @@ mod node;
 pub mod seal;
 mod set;
 mod store;
+mod stored_ring;
 mod token;
 
 pub use countersign_audience::{Audience, AudienceError, MAX_AUDIENCE_BYTES};
@@ -40,16 +41,19 @@ pub use event::{
     Event, EventCursor, EventId, EventKind, EventQuery, EventStore, FirstUse, KindFilter, MAX_KEPT,
     MAX_KEPT_ISSUED, MAX_NOTE_CHARS, Note, Reason, RequestId, kept_of,
 };
-pub use key_ring::{Key, KeyId, KeyRing, KeyRingError, MAX_KEYS, MAX_REVOKED, NotAKeyId};
-pub use node::{
-    CHECK_IN_PERIOD, HeldKey, LIVE, Lacking, Node, NodeId, REMEMBERED, Roll, SealedKey, SeenNode,
+pub use key_ring::{
+    Key, KeyChange, KeyId, KeyRing, KeyRingError, MAX_KEYS, MAX_REVOKED, NotAKeyId, SETTLING,
 };
+pub use node::{CHECK_IN_PERIOD, HeldKey, LIVE, Node, NodeId, REMEMBERED, Roll, SeenNode};
 pub use set::{
-    GetError, IssueError, Issued, JoinError, LoginTokenSet, Lookup, NewToken, News, NodeFacts, Policy,
-    RETRY_WINDOW, RedeemError, Redemption, Status,
+    GetError, IssueError, Issued, LoginTokenSet, Lookup, NewToken, News, NodeFacts, Policy, RETRY_WINDOW,
+    RedeemError, Redemption, Status,
 };
 pub use store::{
     BATCH_SIZES, Consumption, End, Ended, Ending, EndingQuery, RetryKeyHash, StoreCounts, StoreError,
     StoreStats, TokenStore,
+};
+pub use stored_ring::{
+    ChangedRing, RingChange, RingError, StoredRing, change_ring, put_ring, read_or_put, read_ring,
 };
 pub use token::{LoginToken, MAX_LIFETIME, TokenId, TokenText};

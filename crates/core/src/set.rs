@@ -8,21 +8,20 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::handshake::{Attempt, Decision, Verdict, decide, settle};
+use crate::handshake::{Attempt, Decision, Refusal, Verdict, decide, settle};
 use crate::seal::{NotOurs, SealError, seal, unseal};
 use crate::{
     Audience, Claims, Clock, Consumption, End, Ending, Entropy, EntropyError, KeyRing, LoginToken,
     MAX_LIFETIME, StoreError, TokenId, TokenStore, TokenText, after, before,
 };
 
-pub use self::nodes::{JoinError, News, NodeFacts};
+pub use self::nodes::{News, NodeFacts};
 
 /// For how long the same `Idempotency-Key` gets the first answer again.
 pub const RETRY_WINDOW: Duration = Duration::from_mins(1);
 
-/// Why a token with an unknown key is not simply refused.
-const LACKS_A_KEY: &str = "the token may be sealed with a newer key, which another server has and this one does not; copy \
-                           the key ring of that server here";
+/// How often a token is opened anew because the store's key ring has changed meanwhile.
+const ROUNDS: usize = 4;
 
 /// What the operator decides about tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,7 +156,8 @@ pub struct LoginTokenSet {
 }
 
 impl LoginTokenSet {
-    /// The set of the tokens that `keys` seal and whose endings `store` remembers.
+    /// The set of the tokens that `keys` seal and whose endings `store` remembers. If the store is a shared one, `keys` are
+    /// those of the key file, and [`join`](Self::join) puts the store's ring to use.
     pub fn new(
         keys: KeyRing,
         store: Arc<dyn TokenStore>,
@@ -165,8 +165,9 @@ impl LoginTokenSet {
         entropy: Arc<dyn Entropy>,
         policy: Policy,
     ) -> Self {
-        let (keys, nodes) = (RwLock::new(Arc::new(keys)), nodes::Nodes::default());
-        Self { keys, store, clock, entropy, policy, nodes }
+        let keys = Arc::new(keys);
+        let nodes = nodes::Nodes::new(Arc::clone(&keys));
+        Self { keys: RwLock::new(keys), store, clock, entropy, policy, nodes }
     }
 
     /// Issues a token. Writes nothing: it succeeds also while the store is away.
@@ -186,17 +187,17 @@ impl LoginTokenSet {
             claims: wanted.claims,
         };
         let keys = self.keys();
-        let agreed = self.nodes.agreed().and_then(|agreed| keys.key(agreed));
-        let key = agreed.or_else(|| keys.sealing_key(now)).ok_or(IssueError::NoKey)?;
+        let key = keys.sealing_key(now).ok_or(IssueError::NoKey)?;
         let text = seal(&token, key)?;
         Ok(Issued { token, text })
     }
 
     /// What is known about a token. Looking never consumes.
     pub async fn get(&self, text: &str) -> Result<Lookup, GetError> {
-        let token = unseal(text, &self.keys())?;
         let now = self.clock.now();
-        let status = match self.store.look(token.id(), token.expires()).await? {
+        let (token, end) = self.ask(text, |_| Ask::Look).await?;
+        let (Some(token), Some(end)) = (token, end) else { return Err(NotOurs.into()) };
+        let status = match end {
             End::Already(Ending::Consumed(consumption)) => Status::Consumed(consumption),
             End::Already(Ending::Revoked { at }) => Status::Revoked { at },
             End::Forgotten => {
@@ -221,37 +222,70 @@ impl LoginTokenSet {
         attempt: &Attempt,
         by: Option<IpAddr>,
     ) -> Result<Redemption, RedeemError> {
-        let keys = self.keys();
-        let token = unseal(text, &keys).ok();
         let now = self.clock.now();
-        if token.is_none() && attempt.is_post && self.may_be_a_neighbours(text, &keys, now) {
-            return Err(RedeemError(StoreError::Unavailable(LACKS_A_KEY.to_owned())));
+        if !attempt.is_post {
+            // Refused without a look at the store.
+            let token = unseal(text, &self.keys()).ok();
+            return Ok(Redemption { verdict: Verdict::Refused(Refusal::NotPost), token });
         }
+        let (token, end) = self
+            .ask(text, |token| match decide(attempt, token, now) {
+                Decision::Refuse(_) => Ask::Nothing,
+                Decision::Recall(_) => Ask::Look,
+                Decision::Consume(_) => {
+                    Ask::End(Ending::Consumed(Consumption { at: now, by, retry_key: attempt.retry_key }))
+                }
+            })
+            .await?;
         let decision = decide(attempt, token.as_ref(), now);
-        let answer = match &decision {
-            Decision::Refuse(refusal) => {
-                let verdict = Verdict::Refused(refusal.clone());
-                return Ok(Redemption { verdict, token });
-            }
-            Decision::Recall(token) => self.store.look(token.id(), token.expires()).await?,
-            Decision::Consume(token) => {
-                let consumption = Consumption { at: now, by, retry_key: attempt.retry_key };
-                self.store.end(token.id(), token.expires(), Ending::Consumed(consumption)).await?
-            }
+        let verdict = match (&decision, end) {
+            (Decision::Refuse(refusal), _) => Verdict::Refused(refusal.clone()),
+            (_, Some(end)) => settle(attempt, &decision, end, now),
+            // Whatever is not refused has been asked.
+            (_, None) => Verdict::Refused(Refusal::NotOurs),
         };
-        let verdict = settle(attempt, &decision, answer, now);
         Ok(Redemption { verdict, token })
     }
 
     /// Takes a token back. Returns whether it was still live.
     pub async fn revoke(&self, text: &str) -> Result<bool, GetError> {
-        let token = unseal(text, &self.keys())?;
         let now = self.clock.now();
-        if now >= token.expires() {
-            return Ok(false);
+        let lives = |token: Option<&LoginToken>| token.is_some_and(|token| now < token.expires());
+        let revoked = Ending::Revoked { at: now };
+        let asked = self
+            .ask(text, |token| if lives(token) { Ask::End(revoked.clone()) } else { Ask::Nothing })
+            .await?;
+        match asked {
+            (None, _) => Err(NotOurs.into()),
+            (Some(_), end) => Ok(end == Some(End::Recorded)),
         }
-        let end = self.store.end(token.id(), token.expires(), Ending::Revoked { at: now }).await?;
-        Ok(end == End::Recorded)
+    }
+
+    /// Opens a token and asks the store what `ask` wants to know of it, both with one and the same key ring: if the store
+    /// has another one meanwhile, all of it is done anew.
+    async fn ask(
+        &self,
+        text: &str,
+        ask: impl Fn(Option<&LoginToken>) -> Ask,
+    ) -> Result<(Option<LoginToken>, Option<End>), StoreError> {
+        for _ in 0..ROUNDS {
+            let ring = self.ring_for(text).await?;
+            let token = unseal(text, &ring).ok();
+            let asked = ask(token.as_ref());
+            let Some(token) = token else { return Ok((None, None)) };
+            let end = match asked {
+                Ask::Nothing => return Ok((Some(token), None)),
+                Ask::Look => self.store.look_under(token.id(), token.expires(), ring.version()).await,
+                Ask::End(ending) => {
+                    self.store.end_under(token.id(), token.expires(), ending, ring.version()).await
+                }
+            };
+            match end {
+                Err(StoreError::OtherRing) => self.read_beyond(ring.version()).await?,
+                end => return Ok((Some(token), Some(end?))),
+            }
+        }
+        Err(StoreError::OtherRing)
     }
 
     /// Forgets the tokens that expired longer ago than the policy keeps them. Returns how many were forgotten.
@@ -269,9 +303,8 @@ impl LoginTokenSet {
         Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Puts another key ring to use, from the next request on.
-    pub fn set_keys(&self, keys: KeyRing) {
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+    fn set_keys(&self, keys: Arc<KeyRing>) {
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
     }
 
     /// The clock.
@@ -293,6 +326,13 @@ impl LoginTokenSet {
     pub fn policy(&self) -> &Policy {
         &self.policy
     }
+}
+
+/// What the store is asked about a token.
+enum Ask {
+    Nothing,
+    Look,
+    End(Ending),
 }
 
 #[cfg(test)]

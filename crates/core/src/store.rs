@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::{EventCursor, KindFilter, Node, Roll, SeenNode, TokenId};
+use crate::{EventCursor, KindFilter, Node, Roll, SeenNode, StoredRing, TokenId};
 
 /// Remembers which tokens' lives have ended.
 ///
@@ -41,6 +41,43 @@ pub trait TokenStore: Send + Sync + fmt::Debug {
     /// How the token's life ended, as far as is on record; without changing anything. [`End::Recorded`] here means that
     /// it could still be ended.
     async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError>;
+
+    /// [`end`](Self::end), for a token that was opened with this version of the store's key ring. In a shared store, `end`
+    /// itself is for a store that keeps no ring (version 0).
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::OtherRing`] if that is not the store's ring: nothing was written, and whether there is a record is
+    /// not told. It is decided where the record is made, so that a key that has been revoked redeems nothing any more.
+    async fn end_under(
+        &self,
+        id: TokenId,
+        expires: Timestamp,
+        ending: Ending,
+        ring: u64,
+    ) -> Result<End, StoreError> {
+        let _ = ring;
+        self.end(id, expires, ending).await
+    }
+
+    /// [`look`](Self::look), in the same way.
+    async fn look_under(&self, id: TokenId, expires: Timestamp, ring: u64) -> Result<End, StoreError> {
+        let _ = ring;
+        self.look(id, expires).await
+    }
+
+    /// The key ring that a shared store keeps; `None` as long as nobody has put one there.
+    async fn ring(&self) -> Result<Option<StoredRing>, StoreError> {
+        Ok(None)
+    }
+
+    /// Puts a ring in the place of the one of version `from` (0: there is none), and from then on answers a call with any
+    /// other version than the new one by [`StoreError::OtherRing`]. When this returns, calls that were under way have been answered
+    /// or will be answered so. Returns whether it is there; `false`: another one is, and nothing has changed.
+    async fn replace_ring(&self, from: u64, ring: &StoredRing) -> Result<bool, StoreError> {
+        let _ = (from, ring);
+        Err(StoreError::Unavailable("it keeps no key ring: that is in the key file".to_owned()))
+    }
 
     /// The lives that ended last, newest first: what an operator is shown. Changes nothing, and holds up nobody.
     ///
@@ -227,13 +264,16 @@ pub enum StoreError {
     /// It cannot be reached, is full, read-only or damaged. The reason is for the operator, not for the network.
     #[error("the store is not usable: {0}")]
     Unavailable(String),
+    /// The store's key ring is another one than the caller has; nothing was written. Read the ring, and decide anew.
+    #[error("the key ring in the store has changed; ask again")]
+    OtherRing,
 }
 
 impl StoreError {
     /// How long to wait before asking again is worth it.
     pub fn retry_after(&self) -> Duration {
         match self {
-            Self::Busy => Duration::from_secs(1),
+            Self::Busy | Self::OtherRing => Duration::from_secs(1),
             Self::Unavailable(_) => Duration::from_secs(5),
         }
     }

@@ -1,39 +1,62 @@
-//! `countersign keys`: list, rotate, revoke and new.
+//! `countersign keys`: list, rotate, revoke, rewrap, new and import.
+
+use std::sync::Arc;
 
 use clap::{Args, Subcommand};
-use countersign_core::{Clock, KeyId, KeyRing, OsEntropy, SystemClock, after};
+use countersign_core::{
+    Clock, Key, KeyChange, KeyId, KeyRing, OsEntropy, RingChange, SystemClock, TokenStore, change_ring,
+    put_ring, read_ring,
+};
 use countersign_server::KeyFile;
+use countersign_store::StoreUrl;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::output::{Failure, member, print, print_json};
 use crate::remote::ServerArgs;
-use crate::settings::{ServeArgs, parse_duration};
+use crate::settings::parse_duration;
+use crate::store::{self, StorePlace};
 use crate::token::whole_seconds;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeysCommand {
     /// List the keys, without their secrets
     List(KeysArgs),
-    /// Add a key that seals new tokens; the older ones still open theirs, and leave after a day
+    /// Add a key that seals new tokens; the older ones still open theirs, and leave with a rotation after a day
     Rotate(RotateArgs),
-    /// Take a stolen key out for good: every token that it sealed is refused from then on
+    /// Take a stolen key out for good: every token that it sealed is refused from then on, on every server
     #[command(after_help = REVOKE_HELP)]
     Revoke(RevokeArgs),
+    /// Lock the key ring in a shared store with the newest key of the key file: after a theft of that file
+    #[command(after_help = REWRAP_HELP)]
+    Rewrap(RewrapArgs),
     /// Make a key ring where there is none, to be copied to several servers, or in place of one that was lost
     New(NewArgs),
+    /// Put a key file's keys into a shared store, in place of a key ring there that no file unlocks any more
+    #[command(after_help = IMPORT_HELP)]
+    Import(ImportArgs),
 }
 
 const REVOKE_HELP: &str = "\
-The name of the key stays in the ring, so that the key cannot come back with an older copy of the file. Other servers on \
-the same store stop using it within seconds; copy the ring to them all the same, before they are restarted.";
+A key that seals is revoked with --rotate, unless a newer key waits: that one seals from then on. An older key never takes \
+its place. The name of the key stays in the ring, so that the key cannot come back with an older copy of the file.";
+
+const REWRAP_HELP: &str = "\
+Several servers keep their key ring in the store, locked with a key of the key file that each of them has. To replace that \
+key: `countersign keys new --add` on one machine, copy the file to all, then this. It is refused, and names the server, as \
+long as one that serves does not have the newest key. The keys that seal tokens stay as they are: rotate and revoke them.";
+
+const IMPORT_HELP: &str = "\
+This is for a key file that was lost on every machine. Every token that the lost ring sealed is refused from then on. Stop \
+the servers first; `countersign keys new` makes a new file.";
 
 /// The heading of the flags that name a key ring.
 pub(crate) const KEY_PLACE: &str = "Which key ring, with --offline";
 
 #[derive(Args, Debug)]
 pub(crate) struct KeysArgs {
-    /// Work on the key ring itself; a server that uses it takes up a change within seconds
+    /// Work on the key ring itself, in its file or in a PostgreSQL store; a server that uses it takes up a change within
+    /// seconds
     #[arg(long)]
     offline: bool,
     /// Print JSON
@@ -48,20 +71,16 @@ pub(crate) struct KeysArgs {
 /// Where a key ring is, without a server to ask.
 #[derive(Args, Debug)]
 pub(crate) struct KeyPlace {
-    /// The server's configuration file, if it is not at its usual place
-    #[arg(long, env = "COUNTERSIGN_CONFIG", value_name = "FILE")]
-    config: Option<std::path::PathBuf>,
-    /// The data directory it is in
-    #[arg(long, env = "COUNTERSIGN_DATA_DIR", value_name = "DIR")]
-    data_dir: Option<std::path::PathBuf>,
-    /// The key ring itself
+    #[command(flatten)]
+    store: StorePlace,
+    /// The key ring itself, or the key file that unlocks it
     #[arg(long, env = "COUNTERSIGN_KEY_RING", value_name = "FILE")]
     key_ring: Option<std::path::PathBuf>,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct RotateArgs {
-    /// When the new key begins to seal, such as 10m: with several servers, time to hand the key ring to them all
+    /// When the new key begins to seal, such as 10m; with several servers on one store, 10s at least
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = parse_duration)]
     activate_in: SignedDuration,
     #[command(flatten)]
@@ -81,7 +100,19 @@ pub(crate) struct RevokeArgs {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct RewrapArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct NewArgs {
+    /// Add a key to a file that is there, to lock the key ring in a shared store with (`countersign keys rewrap`)
+    #[arg(long)]
+    add: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -89,11 +120,25 @@ pub(crate) struct NewArgs {
     place: KeyPlace,
 }
 
+#[derive(Args, Debug)]
+pub(crate) struct ImportArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten, next_help_heading = "Which store and which key file")]
+    place: KeyPlace,
+}
+
 pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
     match command {
         KeysCommand::List(args) => {
             let document = if args.offline {
-                let ring = args.place.key_file()?.load().map_err(Failure::failed)?;
+                let ring = match args.place.open().await? {
+                    Offline::File(file) => file.load().map_err(Failure::failed)?,
+                    Offline::Store { store, file } => {
+                        read_ring(&*store, &file).await.map_err(Failure::failed)?
+                    }
+                };
                 document(&ring)
             } else {
                 args.server.connect()?.keys().await?
@@ -103,9 +148,7 @@ pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
         KeysCommand::Rotate(RotateArgs { activate_in, common: args }) => {
             let activate_in = whole_seconds(activate_in)?;
             let document = if args.offline {
-                let now = SystemClock.now();
-                let ring = args.place.key_file()?.rotate(now, after(now, activate_in), &[], &OsEntropy);
-                document(&ring.map_err(Failure::failed)?)
+                document(&args.place.change(KeyChange::Rotate { activate_in }).await?)
             } else {
                 args.server.connect()?.rotate_keys(activate_in).await?
             };
@@ -113,14 +156,20 @@ pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
         }
         KeysCommand::Revoke(RevokeArgs { key, rotate, common: args }) => {
             let document = if args.offline {
-                document(&revoke_offline(&args.place.key_file()?, key, rotate)?)
+                document(&args.place.change(KeyChange::Revoke { key, rotate }).await?)
             } else {
                 args.server.connect()?.revoke_key(&key.to_string(), rotate).await?
             };
             report(&document, args.json)
         }
-        KeysCommand::New(NewArgs { json, place }) => {
+        KeysCommand::Rewrap(RewrapArgs { json, server }) => {
+            report(&server.connect()?.rewrap_keys().await?, json)
+        }
+        KeysCommand::New(NewArgs { add, json, place }) => {
             let file = place.key_file()?;
+            if add {
+                return report(&document(&change_file(&file, KeyChange::Add)?), json);
+            }
             let (ring, new) = file.load_or_create(SystemClock.now(), &OsEntropy).map_err(Failure::failed)?;
             if !new {
                 return Err(Failure::failed(format!(
@@ -130,32 +179,63 @@ pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
             }
             report(&document(&ring), json)
         }
+        KeysCommand::Import(ImportArgs { json, place }) => match place.open().await? {
+            Offline::File(file) => Err(Failure::usage(format!(
+                "the store is not a shared one: its servers use the key ring {} as it is",
+                file.path().display()
+            ))),
+            Offline::Store { store, file } => {
+                let ring = put_ring(&*store, &file, &OsEntropy).await.map_err(Failure::failed)?;
+                report(&document(&ring), json)
+            }
+        },
     }
 }
 
-fn revoke_offline(file: &KeyFile, key: KeyId, rotate: bool) -> Result<KeyRing, Failure> {
-    let now = SystemClock.now();
-    let ring = file.load().map_err(Failure::failed)?;
-    if !rotate && ring.sealing_key(now).is_some_and(|sealing| sealing.id() == key) {
-        return Err(Failure::failed(format!(
-            "key {key} is the one that seals; to replace it in the same step, add --rotate"
-        )));
-    }
-    file.revoke(key, rotate, now, &OsEntropy).map_err(Failure::failed)
+/// A key ring without a server: in its file, or in a shared store that a file unlocks.
+enum Offline {
+    File(KeyFile),
+    Store { store: Arc<dyn TokenStore>, file: KeyRing },
 }
 
 impl KeyPlace {
     fn key_file(&self) -> Result<KeyFile, Failure> {
-        let mut args = ServeArgs { config: self.config.clone(), ..ServeArgs::default() };
-        args.settings.data_dir.clone_from(&self.data_dir);
+        let mut args = self.store.serve_args();
         args.settings.key_ring.clone_from(&self.key_ring);
         Ok(KeyFile::new(args.resolve()?.key_ring))
     }
+
+    async fn open(&self) -> Result<Offline, Failure> {
+        let file = self.key_file()?;
+        let resolved = self.store.serve_args().resolve()?;
+        if !matches!(resolved.store.url, StoreUrl::Postgres(_)) {
+            return Ok(Offline::File(file));
+        }
+        let file = file.load().map_err(Failure::failed)?;
+        Ok(Offline::Store { store: store::open(&resolved).await?, file })
+    }
+
+    /// Changes the ring; what it is then.
+    async fn change(&self, change: KeyChange) -> Result<KeyRing, Failure> {
+        match self.open().await? {
+            Offline::File(file) => change_file(&file, change),
+            Offline::Store { store, file } => {
+                let (change, now) = (RingChange::Keys(change.settling()), SystemClock.now());
+                let changed = change_ring(&*store, &file, change, now, &OsEntropy).await;
+                Ok(changed.map_err(Failure::failed)?.after)
+            }
+        }
+    }
+}
+
+fn change_file(file: &KeyFile, change: KeyChange) -> Result<KeyRing, Failure> {
+    file.change(change, SystemClock.now(), &OsEntropy, drop).map_err(Failure::failed)?;
+    file.load().map_err(Failure::failed)
 }
 
 /// The ring as the private API describes it.
 fn document(ring: &KeyRing) -> Value {
-    let sealing = ring.sealing_key(SystemClock.now()).map(countersign_core::Key::id);
+    let sealing = ring.sealing_key(SystemClock.now()).map(Key::id);
     let keys: Vec<Value> = ring
         .keys()
         .iter()
@@ -181,16 +261,8 @@ fn report(document: &Value, json: bool) -> Result<(), Failure> {
     for key in keys {
         let sealing = key.get("sealing").and_then(Value::as_bool).unwrap_or(false);
         let active_from = member(key, "active_from");
-        let waits_for: Vec<&str> = key
-            .get("waits_for")
-            .and_then(Value::as_array)
-            .map(|nodes| nodes.iter().filter_map(Value::as_str).collect())
-            .unwrap_or_default();
         let usage = match active_from.parse::<Timestamp>() {
             _ if sealing => "seals and opens".to_owned(),
-            _ if !waits_for.is_empty() => {
-                format!("opens; waits for {} to have it: copy the key ring there", waits_for.join(", "))
-            }
             Ok(active_from) if active_from > now => "opens; will seal from then on".to_owned(),
             _ => "opens".to_owned(),
         };

@@ -48,7 +48,7 @@ pub fn run() -> ExitCode {
             Command::Events(command) => events::run(*command).await,
             Command::Keys(command) => keys::run(command).await,
             Command::Store(command) => store::run(command).await,
-            Command::Doctor(command) => doctor::run(*command).await,
+            Command::Doctor(command) => Box::pin(doctor::run(*command)).await,
             Command::Completions(command) => generate::completions(&command),
             Command::Man(command) => generate::man(&command),
         }

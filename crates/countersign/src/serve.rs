@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use countersign_core::{
-    Clock, KeyRing, LoginTokenSet, NodeFacts, NodeId, OsEntropy, SystemClock, TokenStore,
+    Clock, KeyRing, LoginTokenSet, NodeFacts, NodeId, OsEntropy, SystemClock, TokenStore, read_or_put,
 };
 use countersign_server::limits::ALARM_PAUSE;
 use countersign_server::{
@@ -94,20 +94,20 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Reads the key ring. Without one, makes one, unless there is a sign that there has been one before: then it is at the
+/// Reads the key file. Without one, makes one, unless there is a sign that there has been one before: then it is at the
 /// wrong place or lost, and a new one in silence would refuse every token that was issued so far.
+///
+/// The ring of a shared store begins with keys of its own if the file is new: whoever steals the file alone has nothing then.
 async fn load_keys(key_file: &KeyFile, store: &dyn TokenStore, now: Timestamp) -> Result<KeyRing, Failure> {
     let path = key_file.path();
     if matches!(path.try_exists(), Ok(false)) {
-        let roll = store.roll(now).await.map_err(Failure::failed)?;
-        // The nodes of a shared store have one ring, which somebody has to hand around.
-        if let Some(seen) = roll.nodes.iter().filter(|_| store.is_shared()).max_by_key(|seen| seen.at) {
+        if store.ring().await.map_err(Failure::failed)?.is_some() {
             return Err(Failure::failed(format!(
-                "there is no key ring at {}, but {} serves from this store or did so lately: copy its key ring here, with \
-                 mode 0600; if it is lost, make a new one with `countersign keys new`, copy that to every server, and \
-                 every token issued so far is refused",
-                path.display(),
-                seen.node.label()
+                "there is no key file at {}, and the store keeps a key ring that such a file unlocks: copy the key file of a \
+                 server that serves from this store here, with mode 0600; if it is lost everywhere, make a new one with \
+                 `countersign keys new` and put its keys into the store with `countersign keys import`, and every token \
+                 issued so far is refused",
+                path.display()
             )));
         }
         let stats = store.stats().await.map_err(Failure::failed)?;
@@ -125,10 +125,14 @@ async fn load_keys(key_file: &KeyFile, store: &dyn TokenStore, now: Timestamp) -
     if new {
         tracing::info!(file = %path.display(), "made a new key ring; whoever can read it can make tokens");
     }
+    if new && store.is_shared() {
+        let first = KeyRing::generate(now, &OsEntropy).map_err(Failure::failed)?;
+        read_or_put(store, &keys, &first, &OsEntropy).await.map_err(Failure::failed)?;
+    }
     Ok(keys)
 }
 
-/// Checks in at the store, and says which tokens will be refused although they may be good.
+/// Takes up the store's key ring, checks in there, and says which tokens will be refused although they may be good.
 async fn join(tokens: &LoginTokenSet, private_url: String) -> Result<(), Failure> {
     let facts = NodeFacts {
         id: NodeId::generate(&**tokens.entropy()).map_err(Failure::failed)?,

@@ -126,20 +126,26 @@ pub(crate) struct StorePlace {
 }
 
 impl StorePlace {
-    /// What `countersign serve` would make of these flags and this `retention`.
-    fn resolve(&self, retention: Option<SignedDuration>) -> Result<Resolved, Failure> {
+    /// These flags, as `countersign serve` has them.
+    pub(crate) fn serve_args(&self) -> ServeArgs {
         let mut args = ServeArgs { config: self.config.clone(), ..ServeArgs::default() };
         args.settings.data_dir.clone_from(&self.data_dir);
         args.settings.store.clone_from(&self.store);
         args.settings.store_password_file.clone_from(&self.store_password_file);
         args.settings.store_schema.clone_from(&self.store_schema);
         args.settings.store_ca_file.clone_from(&self.store_ca_file);
+        args
+    }
+
+    /// What `countersign serve` would make of these flags and this `retention`.
+    fn resolve(&self, retention: Option<SignedDuration>) -> Result<Resolved, Failure> {
+        let mut args = self.serve_args();
         args.settings.retention = retention;
         args.resolve()
     }
 }
 
-async fn open(resolved: &Resolved) -> Result<Arc<dyn TokenStore>, Failure> {
+pub(crate) async fn open(resolved: &Resolved) -> Result<Arc<dyn TokenStore>, Failure> {
     countersign_store::open_existing(&resolved.store, Arc::new(SystemClock), Arc::new(OsEntropy))
         .await
         .map_err(Failure::failed)

@@ -26,7 +26,7 @@ pub mod xmlrpc_body;
 
 use std::time::Duration;
 
-use countersign_core::{KeyRing, SequenceEntropy, after};
+use countersign_core::{KeyChange, KeyRing, SequenceEntropy};
 use jiff::Timestamp;
 use tokio::runtime::Builder;
 
@@ -52,7 +52,8 @@ fn noon() -> Timestamp {
 pub fn ring() -> KeyRing {
     let entropy = SequenceEntropy::default();
     let mut ring = KeyRing::generate(noon(), &entropy).expect("a key");
-    ring.rotate(noon(), after(noon(), Duration::from_mins(1)), &[], &entropy).expect("another key");
+    let rotate = KeyChange::Rotate { activate_in: Duration::from_mins(1) };
+    ring.change(rotate, noon(), &entropy).expect("another key");
     ring
 }
 

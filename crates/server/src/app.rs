@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use countersign_core::{Key, KeyId, KeyRing, LoginTokenSet, News};
+use countersign_core::{
+    Key, KeyId, KeyRing, KeyRingError, LoginTokenSet, News, RingChange, RingError, StoreError,
+};
 use url::Url;
 
 use crate::caller::Caller;
-use crate::{Bearer, Events, KeyFile, RefusalLimiter, Tasks, Traces, TrustedProxies};
+use crate::health::{STORE_TIMEOUT, store_hangs};
+use crate::key_file::LOCK_PATIENCE;
+use crate::{Bearer, Events, KeyFile, KeyFileError, RefusalLimiter, Tasks, Traces, TrustedProxies};
 
 /// The state that the routes share.
 #[derive(Debug)]
@@ -34,50 +38,105 @@ pub struct App {
 }
 
 impl App {
-    /// Puts the key file to use if it has changed. A file that cannot be used changes nothing, and is complained about
-    /// once.
-    pub async fn reload_keys(self: &Arc<Self>) {
+    /// Puts the key file to use if it has changed, or `anyway`. A file that cannot be used changes nothing, and is
+    /// complained about once.
+    pub async fn reload_keys(self: &Arc<Self>, anyway: bool) {
         let app = Arc::clone(self);
-        match tokio::task::spawn_blocking(move || app.key_file.reload_if_changed()).await {
-            Ok(Some(Ok(ring))) => {
-                let old = self.tokens.keys();
-                let (keys, foreign) = (ring.keys().len(), !share_a_key(&old, &ring));
-                match self.tokens.replace_keys(ring).await {
-                    Ok(news) => {
-                        tracing::info!(keys, "the key ring has changed on disk and is in use");
-                        if foreign {
-                            tracing::warn!(
-                                "the new key ring has none of the old keys: tokens issued so far are refused; if it is \
-                                 another server's, put this server's own back"
-                            );
-                        }
-                        news.iter().for_each(log_news);
-                        self.tell_of_keys(&old, &Caller::default());
-                    }
-                    Err(error) => {
-                        tracing::error!(%error, "the key ring on disk is not taken up; keeping the old one");
-                    }
-                }
+        let taken_up = tokio::task::spawn_blocking(move || {
+            app.key_file.take_up_if_changed(anyway, |ring| app.take_up(ring, &Caller::default()))
+        });
+        let shared = self.tokens.store().is_shared();
+        match taken_up.await {
+            Ok(Ok(true)) if shared => tracing::info!("the key file has changed on disk and is in use"),
+            Ok(Ok(true)) => {
+                let keys = self.tokens.keys().keys().len();
+                tracing::info!(keys, "the key ring has changed on disk and is in use");
             }
-            Ok(Some(Err(error))) => {
+            Ok(Err(error)) => {
                 tracing::error!(%error, "the key ring on disk cannot be used; keeping the old one");
             }
-            Ok(None) | Err(_) => {}
+            Ok(Ok(false)) | Err(_) => return,
+        }
+        self.check_in().await;
+    }
+
+    /// Puts a key file's ring to use, and makes events of what has changed.
+    fn take_up(&self, file: KeyRing, caller: &Caller) {
+        let old = self.tokens.keys();
+        if let Some(key) = self.tokens.use_file(file) {
+            tracing::error!(
+                %key, "the key file on disk lacks the key that unlocks the key ring in the store; this server goes on with \
+                what it has read, and could not be started again. Put the key back, or copy another server's key file here"
+            );
+        }
+        let new = self.tokens.keys();
+        if !share_a_key(&old, &new) && !old.keys().iter().all(|key| new.revoked().contains(&key.id())) {
+            tracing::warn!(
+                "the new key ring has none of the old keys: tokens issued so far are refused; if it is another server's, \
+                 put this server's own back"
+            );
+        }
+        self.tell_of_keys(&old, &new, caller);
+    }
+
+    /// Changes the keys: in the store that keeps the ring, or in the key file. It is carried through by a task of its own,
+    /// with all that follows from it, so that a caller who goes away leaves nothing half done.
+    pub(crate) async fn change_keys(
+        self: &Arc<Self>,
+        change: RingChange,
+        caller: Caller,
+    ) -> Result<(), KeyChangeError> {
+        let app = Arc::clone(self);
+        let task = self.tasks.run(async move {
+            let turn = tokio::time::timeout(LOCK_PATIENCE, app.key_file.turn()).await;
+            let _turn = turn.map_err(|_| KeyChangeError::UnderWay)?;
+            let changed = if app.tokens.store().is_shared() {
+                app.change_shared(change, &caller).await
+            } else {
+                app.change_file(change, &caller).await
+            };
+            if changed.is_ok() {
+                app.check_in().await;
+            }
+            changed
+        });
+        match tokio::time::timeout(STORE_TIMEOUT, task).await {
+            Ok(changed) => changed.unwrap_or(Err(KeyChangeError::BrokeOff)),
+            Err(_) => Err(KeyChangeError::Store(store_hangs())),
         }
     }
 
-    /// Makes events of what has changed since `old` was the ring in use.
-    pub(crate) fn tell_of_keys(&self, old: &KeyRing, caller: &Caller) {
-        let ring = self.tokens.keys();
-        if let Some(key) = newest(&ring).filter(|key| newest(old) != Some(*key)) {
+    async fn change_shared(&self, change: RingChange, caller: &Caller) -> Result<(), KeyChangeError> {
+        let changed = self.tokens.change_ring(change).await?;
+        self.tell_of_keys(&changed.before, &changed.after, caller);
+        Ok(())
+    }
+
+    async fn change_file(
+        self: &Arc<Self>,
+        change: RingChange,
+        caller: &Caller,
+    ) -> Result<(), KeyChangeError> {
+        let RingChange::Keys(change) = change else { return Err(KeyChangeError::NotShared) };
+        let (app, caller) = (Arc::clone(self), caller.clone());
+        let changed = tokio::task::spawn_blocking(move || {
+            let (now, entropy) = (app.tokens.clock().now(), app.tokens.entropy());
+            app.key_file.change(change, now, &**entropy, |ring| app.take_up(ring, &caller))
+        });
+        Ok(changed.await.map_err(|_| KeyChangeError::BrokeOff)??)
+    }
+
+    /// Makes events of what has changed.
+    fn tell_of_keys(&self, old: &KeyRing, new: &KeyRing, caller: &Caller) {
+        if let Some(key) = newest(new).filter(|key| newest(old) != Some(*key) && !old.holds(*key)) {
             self.events.key_rotated(key, caller);
         }
-        for key in ring.revoked().iter().filter(|key| !old.revoked().contains(key)) {
+        for key in new.revoked().iter().filter(|key| !old.revoked().contains(key)) {
             self.events.key_revoked(*key, caller);
         }
     }
 
-    /// Tells the store, and so the other servers, which keys this one holds, and logs what comes of it.
+    /// Reads the ring that a shared store keeps, says in the store that this server serves, and logs what comes of it.
     pub async fn check_in(&self) {
         match self.tokens.check_in().await {
             Ok(news) => news.iter().for_each(log_news),
@@ -86,24 +145,61 @@ impl App {
     }
 }
 
-/// Says what a server has found out about its keys and those of the others.
+/// Why the keys were not changed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KeyChangeError {
+    /// The key file cannot be changed.
+    #[error(transparent)]
+    File(#[from] KeyFileError),
+    /// The ring in the store cannot.
+    #[error(transparent)]
+    Ring(RingError),
+    /// The store does not answer.
+    #[error("{0}; whether the keys were changed is not known: `countersign keys list` shows it")]
+    Store(StoreError),
+    /// Somebody else changes them.
+    #[error("another change of the keys is under way; nothing was changed, ask again")]
+    UnderWay,
+    /// Rewrapping is for a ring in a shared store.
+    #[error("the key ring is in the key file, and not in the store: there is nothing to lock anew")]
+    NotShared,
+    /// A bug.
+    #[error("the change of the keys broke off; `countersign keys list` shows whether it was made")]
+    BrokeOff,
+}
+
+impl From<RingError> for KeyChangeError {
+    fn from(error: RingError) -> Self {
+        match error {
+            RingError::Store(error) => Self::Store(error),
+            other => Self::Ring(other),
+        }
+    }
+}
+
+impl KeyChangeError {
+    /// What the ring has against it, if it has anything.
+    pub(crate) fn objection(&self) -> Option<&KeyRingError> {
+        match self {
+            Self::File(KeyFileError::Ring { error, .. }) | Self::Ring(RingError::Ring(error)) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// Says what a server has found out about the keys.
 pub fn log_news(news: &News) {
     match news {
         News::Seals(key) => tracing::info!(%key, "seals with this key"),
-        News::Revoked { key, node } => {
-            tracing::warn!(%key, node, "the key was revoked there and is not used here any more; copy that server's key ring here");
+        News::Revoked(key) => {
+            tracing::warn!(%key, "another server has revoked the key: tokens that it sealed are refused");
         }
-        News::OnlyKeyRevoked { key, node } => {
-            tracing::error!(
-                %key, node, "the key was revoked there, and it is the only one here, so that it is still in use; copy that \
-                 server's key ring here now"
-            );
-        }
-        News::Lacks { key, node, live: true } => tracing::error!(
-            %key, node, "that server seals with a key that this one lacks: its tokens are answered 503 here; copy its key \
-             ring here"
+        News::Returned(key) => tracing::error!(
+            %key, "the key had been revoked and is back in the store's key ring: an older state of the database was \
+            restored. Revoke it again (`countersign keys revoke`)"
         ),
-        News::Lacks { key, node, live: false } => tracing::warn!(
+        News::Unreadable(error) => tracing::error!(%error, "no token can be redeemed here"),
+        News::Lacks { key, node } => tracing::warn!(
             %key, node, "the key ring lacks a key with which an earlier server on this store sealed: tokens of that \
              server are refused. If this is another server's ring, put the right one back"
         ),

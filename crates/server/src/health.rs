@@ -28,7 +28,7 @@ pub(crate) async fn alive() -> &'static str {
 
 /// `GET /readyz`: a token could be consumed now.
 pub(crate) async fn ready(State(app): State<Arc<App>>, caller: Caller) -> Response {
-    let ready = tokio::time::timeout(STORE_TIMEOUT, app.tokens.store().ready());
+    let ready = tokio::time::timeout(STORE_TIMEOUT, app.tokens.ready());
     match ready.await.unwrap_or_else(|_| Err(store_hangs())) {
         Ok(()) => {
             app.events.tally().store_answered();

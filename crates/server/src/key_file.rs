@@ -4,13 +4,17 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Duration;
 
-use countersign_core::{Entropy, KeyId, KeyRing, KeyRingError};
+use countersign_core::{Entropy, KeyChange, KeyRing, KeyRingError};
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
 use crate::watched::Version;
+
+/// How long a change waits for another process that holds the lock.
+pub(crate) const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A file far longer than this is not a key ring; 64 keys take less than 10 KiB.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
@@ -22,7 +26,18 @@ const MAX_FILE_BYTES: u64 = 64 * 1024;
 #[derive(Debug)]
 pub struct KeyFile {
     path: PathBuf,
-    seen: Mutex<Option<Version>>,
+    versions: Mutex<Versions>,
+    /// Held by who changes the keys, in this file or in a shared store, until everything that follows from it is done.
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// What has been read of the file.
+#[derive(Debug, Default)]
+struct Versions {
+    /// The version that is in use.
+    used: Option<Version>,
+    /// The one that was found last, if it could not be used; it is complained about once.
+    useless: Useless,
 }
 
 /// Why the key file cannot be used.
@@ -42,6 +57,12 @@ pub enum KeyFileError {
     /// It is something else than a file, or far too long.
     #[error("the key ring {} is not a plain file of a reasonable length", .0.display())]
     NotAFile(PathBuf),
+    /// Another process holds its lock.
+    #[error(
+        "another process holds the lock on the directory of the key ring {}, and has for {} seconds; nothing was changed. \
+         See what it is with `lslocks`, and try again", .0.display(), LOCK_PATIENCE.as_secs()
+    )]
+    Locked(PathBuf),
     /// Its content is not a key ring, or cannot be changed as asked.
     #[error("the key ring {}: {error}", path.display())]
     Ring {
@@ -62,10 +83,20 @@ pub enum KeyFileError {
     },
 }
 
+/// What could not be used.
+#[derive(Debug, Default, PartialEq)]
+enum Useless {
+    #[default]
+    Nothing,
+    /// There was no file.
+    NoFile,
+    File(Version),
+}
+
 impl KeyFile {
     /// The key file at `path`, which need not exist yet.
     pub fn new(path: PathBuf) -> Self {
-        Self { path, seen: Mutex::new(None) }
+        Self { path, versions: Mutex::default(), turn: tokio::sync::Mutex::default() }
     }
 
     /// Where it is.
@@ -73,8 +104,17 @@ impl KeyFile {
         &self.path
     }
 
+    /// Waits until nobody changes the keys, and keeps others from it.
+    pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+
     /// Reads the ring.
     pub fn load(&self) -> Result<KeyRing, KeyFileError> {
+        self.read().map(|(ring, _)| ring)
+    }
+
+    fn read(&self) -> Result<(KeyRing, Version), KeyFileError> {
         let mut file = File::open(&self.path).map_err(|error| self.io("read", error))?;
         let metadata = file.metadata().map_err(|error| self.io("read", error))?;
         if !metadata.is_file() || metadata.len() > MAX_FILE_BYTES {
@@ -87,120 +127,129 @@ impl KeyFile {
         let mut text = Zeroizing::new(String::new());
         file.read_to_string(&mut text).map_err(|error| self.io("read", error))?;
         let ring = KeyRing::parse(&text).map_err(|error| self.ring(error))?;
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(Version::of(&metadata));
-        Ok(ring)
+        Ok((ring, Version::of(&metadata)))
     }
 
-    /// Reads the ring; if there is no file, makes one with a new key. Returns whether it did.
+    /// Reads the ring, to put it to use; if there is no file, makes one with a new key. Returns whether it did.
     pub fn load_or_create(
         &self,
         now: Timestamp,
         entropy: &dyn Entropy,
     ) -> Result<(KeyRing, bool), KeyFileError> {
-        match self.load() {
-            Err(KeyFileError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {}
-            loaded => return loaded.map(|ring| (ring, false)),
-        }
-        self.create(now, entropy)
+        let made = match self.read() {
+            Err(KeyFileError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
+                self.create(now, entropy)?
+            }
+            Err(error) => return Err(error),
+            Ok(_) => false,
+        };
+        let (ring, version) = self.read()?;
+        self.versions().used = Some(version);
+        Ok((ring, made))
     }
 
-    /// Makes a ring with a new key; if there is a file already, reads that. Returns whether it made one.
-    fn create(&self, now: Timestamp, entropy: &dyn Entropy) -> Result<(KeyRing, bool), KeyFileError> {
+    /// Makes a ring with a new key, unless another process is faster. Returns whether it did.
+    fn create(&self, now: Timestamp, entropy: &dyn Entropy) -> Result<bool, KeyFileError> {
         let ring = KeyRing::generate(now, entropy).map_err(|error| self.ring(error.into()))?;
-        let made = self.write_beside(&ring, None)?;
+        self.save_new(&ring).map_err(|error| self.io("create", error))
+    }
+
+    /// Writes a ring where there is no file. Returns whether there was none.
+    pub fn save_new(&self, ring: &KeyRing) -> io::Result<bool> {
+        let made = self.write_beside(ring, None)?;
         // A link, unlike a rename, fails if another process was faster: then its ring is the one.
         let linked = fs::hard_link(&made, &self.path);
-        fs::remove_file(&made).map_err(|error| self.io("create", error))?;
+        fs::remove_file(&made)?;
         match linked {
-            Ok(()) => {
-                self.sync_directory()?;
-                self.load().map(|ring| (ring, true))
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                self.load().map(|ring| (ring, false))
-            }
-            Err(error) => Err(self.io("create", error)),
+            Ok(()) => self.sync_directory().map(|()| true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
-    /// Adds a key that seals from `active_from` on, drops keys that are not needed any more and not among `keep`, and
-    /// returns the ring as it then stands on disk. Several processes may do so at the same time.
-    pub fn rotate(
+    /// Changes the ring on disk, and passes it to `take_up` as it then stands there. Several processes may do so at the
+    /// same time; what they make of it is put to use in the same order.
+    pub fn change(
         &self,
-        now: Timestamp,
-        active_from: Timestamp,
-        keep: &[KeyId],
-        entropy: &dyn Entropy,
-    ) -> Result<KeyRing, KeyFileError> {
-        self.change(|ring| ring.rotate(now, active_from, keep, entropy).map(drop))
-    }
-
-    /// Takes a key out for good, and returns the ring as it then stands on disk. With `replacement`, a new key that seals
-    /// from `now` on comes in with the same step.
-    pub fn revoke(
-        &self,
-        key: KeyId,
-        replacement: bool,
+        change: KeyChange,
         now: Timestamp,
         entropy: &dyn Entropy,
-    ) -> Result<KeyRing, KeyFileError> {
-        self.change(|ring| {
-            if !ring.holds(key) {
-                return Err(KeyRingError::Missing(key));
-            }
-            if replacement {
-                ring.rotate(now, now, &[key], entropy)?;
-            }
-            ring.revoke(key)
-        })
-    }
-
-    /// Replaces the ring by what `change` makes of it, while nobody else changes it.
-    fn change(
-        &self,
-        change: impl FnOnce(&mut KeyRing) -> Result<(), KeyRingError>,
-    ) -> Result<KeyRing, KeyFileError> {
-        let directory = File::open(self.directory()).map_err(|error| self.io("lock", error))?;
-        directory.lock().map_err(|error| self.io("lock", error))?;
-        let mut ring = self.load()?;
-        change(&mut ring).map_err(|error| self.ring(error))?;
+        take_up: impl FnOnce(KeyRing),
+    ) -> Result<(), KeyFileError> {
+        let mut versions = self.versions();
+        let _locked = self.lock()?;
+        let (mut ring, _) = self.read()?;
+        ring.change(change, now, entropy).map_err(|error| self.ring(error))?;
         let owner = fs::metadata(&self.path).map_err(|error| self.io("replace", error))?.uid();
-        let made = self.write_beside(&ring, Some(owner))?;
+        let made = self.write_beside(&ring, Some(owner)).map_err(|error| self.io("write", error))?;
         fs::rename(&made, &self.path).map_err(|error| self.io("replace", error))?;
-        self.sync_directory()?;
-        self.load()
+        self.sync_directory().map_err(|error| self.io("write", error))?;
+        let (ring, version) = self.read()?;
+        take_up(ring);
+        versions.used = Some(version);
+        Ok(())
     }
 
-    /// Reads the ring if the file is not the version that was read last; `None` if it is.
-    pub fn reload_if_changed(&self) -> Option<Result<KeyRing, KeyFileError>> {
+    /// Passes the ring to `take_up` if the file is not the version that is in use, and without a look at that if `anyway`.
+    /// Returns whether it did. A version that cannot be used is an error once, or whenever it is asked for `anyway`.
+    pub fn take_up_if_changed(
+        &self,
+        anyway: bool,
+        take_up: impl FnOnce(KeyRing),
+    ) -> Result<bool, KeyFileError> {
+        let mut versions = self.versions();
         let found = Version::at(&self.path);
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if found == *seen {
-            return None;
+        let useless = found.map_or(Useless::NoFile, Useless::File);
+        if !anyway && (found == versions.used || versions.useless == useless) {
+            return Ok(false);
         }
-        // A version that cannot be used is complained about once, not every time somebody looks.
-        *seen = found;
-        drop(seen);
-        Some(self.load())
+        match self.read() {
+            Ok((ring, version)) => {
+                take_up(ring);
+                *versions = Versions { used: Some(version), useless: Useless::Nothing };
+                Ok(true)
+            }
+            Err(error) => {
+                versions.useless = useless;
+                Err(error)
+            }
+        }
+    }
+
+    fn versions(&self) -> MutexGuard<'_, Versions> {
+        self.versions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps other processes from changing the file until what this returns is dropped.
+    fn lock(&self) -> Result<File, KeyFileError> {
+        let directory = File::open(self.directory()).map_err(|error| self.io("lock", error))?;
+        // The system has no lock that is waited for so long and no longer. The thread may stay behind; it lets go of a lock
+        // that comes too late.
+        let (locked, lock) = mpsc::sync_channel(0);
+        std::thread::spawn(move || {
+            let outcome = directory.lock().map(|()| directory);
+            let _ = locked.send(outcome);
+        });
+        match lock.recv_timeout(LOCK_PATIENCE) {
+            Ok(outcome) => outcome.map_err(|error| self.io("lock", error)),
+            Err(_) => Err(KeyFileError::Locked(self.path.clone())),
+        }
     }
 
     /// Writes the ring to a new file, which belongs to `owner`, or else to whoever runs this.
-    fn write_beside(&self, ring: &KeyRing, owner: Option<u32>) -> Result<PathBuf, KeyFileError> {
+    fn write_beside(&self, ring: &KeyRing, owner: Option<u32>) -> io::Result<PathBuf> {
         let mut name = self.path.file_name().unwrap_or_default().to_owned();
         name.push(format!(".new-{}", std::process::id()));
         let beside = self.path.with_file_name(name);
-        let write = || -> io::Result<()> {
-            // What a crashed process of the same id may have left.
-            let _ = fs::remove_file(&beside);
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-            // When root changes the ring of the server's user, that user has to be able to read it afterwards.
-            if owner.is_some_and(|owner| file.metadata().is_ok_and(|mine| mine.uid() != owner)) {
-                fchown(&file, owner, None)?;
-            }
-            file.write_all(ring.to_text().as_bytes())?;
-            file.sync_all()
-        };
-        write().map_err(|error| self.io("write", error))?;
+        // What a crashed process of the same id may have left.
+        let _ = fs::remove_file(&beside);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+        // When root changes the ring of the server's user, that user has to be able to read it afterwards.
+        if owner.is_some_and(|owner| file.metadata().is_ok_and(|mine| mine.uid() != owner)) {
+            fchown(&file, owner, None)?;
+        }
+        file.write_all(ring.to_text().as_bytes())?;
+        file.sync_all()?;
         Ok(beside)
     }
 
@@ -211,10 +260,8 @@ impl KeyFile {
         }
     }
 
-    fn sync_directory(&self) -> Result<(), KeyFileError> {
-        File::open(self.directory())
-            .and_then(|directory| directory.sync_all())
-            .map_err(|error| self.io("write", error))
+    fn sync_directory(&self) -> io::Result<()> {
+        File::open(self.directory()).and_then(|directory| directory.sync_all())
     }
 
     fn io(&self, action: &'static str, error: io::Error) -> KeyFileError {
@@ -272,34 +319,65 @@ mod tests {
         }
     }
 
+    fn rotate(file: &KeyFile) -> KeyRing {
+        let mut after = None;
+        let change = KeyChange::Rotate { activate_in: Duration::ZERO };
+        file.change(change, noon(), &OsEntropy, |ring| after = Some(ring)).unwrap();
+        after.unwrap()
+    }
+
+    /// The ring that is taken up, if one is.
+    fn reload(file: &KeyFile, anyway: bool) -> Result<Option<KeyRing>, KeyFileError> {
+        let mut taken = None;
+        let changed = file.take_up_if_changed(anyway, |ring| taken = Some(ring))?;
+        assert_eq!(changed, taken.is_some());
+        Ok(taken)
+    }
+
     #[test]
     fn rotation_replaces_the_file_and_others_notice() {
         let (directory, file) = key_file();
         file.load_or_create(noon(), &OsEntropy).unwrap();
         let reader = KeyFile::new(file.path().to_owned());
-        reader.load().unwrap();
-        assert!(reader.reload_if_changed().is_none());
-        let rotated = file.rotate(noon(), noon(), &[], &OsEntropy).unwrap();
+        reader.load_or_create(noon(), &OsEntropy).unwrap();
+        assert!(reload(&reader, false).unwrap().is_none());
+        let rotated = rotate(&file);
         assert_eq!(rotated.keys().len(), 2);
-        assert_eq!(ids(&reader.reload_if_changed().unwrap().unwrap()), ids(&rotated));
-        assert!(reader.reload_if_changed().is_none());
+        assert!(reload(&file, false).unwrap().is_none(), "its own change is in use");
+        assert_eq!(ids(&reload(&reader, false).unwrap().unwrap()), ids(&rotated));
+        assert!(reload(&reader, false).unwrap().is_none());
+        assert_eq!(ids(&reload(&reader, true).unwrap().unwrap()), ids(&rotated), "when it is asked for");
         assert_eq!(fs::metadata(file.path()).unwrap().permissions().mode() & 0o7777, 0o600);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 
     #[test]
-    fn a_revoked_key_is_not_in_the_file_any_more() {
+    fn looking_at_the_file_is_not_using_it() {
+        let (_directory, file) = key_file();
+        file.load_or_create(noon(), &OsEntropy).unwrap();
+        let rotated = rotate(&KeyFile::new(file.path().to_owned()));
+        file.load().unwrap();
+        assert_eq!(ids(&reload(&file, false).unwrap().unwrap()), ids(&rotated));
+    }
+
+    #[test]
+    fn revoked_key_is_not_in_the_file_any_more() {
         let (_directory, file) = key_file();
         let (ring, _) = file.load_or_create(noon(), &OsEntropy).unwrap();
-        let first = ring.keys()[0].id();
-        let alone = file.revoke(first, false, noon(), &OsEntropy).unwrap_err().to_string();
-        assert!(alone.contains("no key"), "{alone}");
-        let ring = file.revoke(first, true, noon(), &OsEntropy).unwrap();
-        assert_eq!((ring.keys().len(), ring.revoked()), (1, &[first][..]));
+        let key = ring.keys()[0].id();
+        let revoke = |rotate| {
+            let mut after = None;
+            let change = KeyChange::Revoke { key, rotate };
+            file.change(change, noon(), &OsEntropy, |ring| after = Some(ring)).map(|()| after.unwrap())
+        };
+        let alone = revoke(false).unwrap_err().to_string();
+        assert!(alone.contains("is the one that seals"), "{alone}");
+        let ring = revoke(true).unwrap();
+        assert_eq!((ring.keys().len(), ring.revoked()), (1, &[key][..]));
         let text = fs::read_to_string(file.path()).unwrap();
         assert_eq!(text.matches("secret = ").count(), 1, "its secret is gone");
-        let gone = file.revoke(first, true, noon(), &OsEntropy).unwrap_err().to_string();
-        assert!(gone.contains(&format!("no key {first}")), "{gone}");
+        let gone = revoke(true).unwrap_err().to_string();
+        assert!(gone.contains(&format!("no key {key}")), "{gone}");
     }
 
     #[test]
@@ -308,32 +386,48 @@ mod tests {
         file.load_or_create(noon(), &OsEntropy).unwrap();
         std::thread::scope(|scope| {
             for _ in 0..8 {
-                scope.spawn(|| file.rotate(noon(), noon(), &[], &OsEntropy).unwrap());
+                scope.spawn(|| rotate(&KeyFile::new(file.path().to_owned())));
             }
         });
         assert_eq!(file.load().unwrap().keys().len(), 9);
     }
 
     #[test]
-    fn a_ring_that_others_may_read_from_now_on_is_reported() {
+    fn locked_file_is_an_error_and_not_a_wait_for_ever() {
+        let (directory, file) = key_file();
+        file.load_or_create(noon(), &OsEntropy).unwrap();
+        let other = File::open(directory.path()).unwrap();
+        other.lock().unwrap();
+        let change = KeyChange::Rotate { activate_in: Duration::ZERO };
+        let refused = file.change(change, noon(), &OsEntropy, |_| panic!("nothing was changed")).unwrap_err();
+        assert!(matches!(refused, KeyFileError::Locked(_)), "{refused}");
+        assert!(refused.to_string().contains("lslocks"), "{refused}");
+        assert!(reload(&file, true).unwrap().is_some(), "reading goes on");
+        drop(other);
+        assert_eq!(rotate(&file).keys().len(), 2, "who gave up holds no lock");
+    }
+
+    #[test]
+    fn ring_that_others_may_read_from_now_on_is_reported() {
         let (_directory, file) = key_file();
         file.load_or_create(noon(), &OsEntropy).unwrap();
         fs::set_permissions(file.path(), fs::Permissions::from_mode(0o644)).unwrap();
-        let error = file.reload_if_changed().unwrap().unwrap_err().to_string();
+        let error = reload(&file, false).unwrap_err().to_string();
         assert!(error.contains("chmod 600"), "{error}");
     }
 
     #[test]
-    fn a_bad_version_is_reported_once() {
+    fn bad_version_is_reported_once_unless_asked_for() {
         let (_directory, file) = key_file();
         file.load_or_create(noon(), &OsEntropy).unwrap();
         fs::write(file.path(), "version = 1\n").unwrap();
-        assert!(file.reload_if_changed().unwrap().unwrap_err().to_string().contains("no key"));
-        assert!(file.reload_if_changed().is_none());
+        assert!(reload(&file, false).unwrap_err().to_string().contains("no key"));
+        assert!(reload(&file, false).unwrap().is_none());
+        assert!(reload(&file, true).is_err());
         fs::remove_file(file.path()).unwrap();
-        let gone = file.reload_if_changed().unwrap().unwrap_err().to_string();
+        let gone = reload(&file, false).unwrap_err().to_string();
         assert!(gone.contains("cannot read"), "{gone}");
-        assert!(file.reload_if_changed().is_none());
+        assert!(reload(&file, false).unwrap().is_none());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::private::page::{self, Page};
-use crate::private::{admin, events, guard, openapi, tokens, xmlrpc};
+use crate::private::{admin, events, guard, keys, openapi, tokens, xmlrpc};
 use crate::problem::{not_found, with_common_headers};
 use crate::{App, health, metrics, public};
 
@@ -23,7 +23,7 @@ pub(crate) const PUBLIC_PATHS: [&str; 4] =
     ["/token/{token}/{view}", "/tokens/{token}/{view}", "/healthz", "/readyz"];
 
 /// The same of the private ones.
-pub(crate) const PRIVATE_PATHS: [&str; 23] = [
+pub(crate) const PRIVATE_PATHS: [&str; 24] = [
     "/",
     "/bugs",
     "/bugs/",
@@ -40,6 +40,7 @@ pub(crate) const PRIVATE_PATHS: [&str; 23] = [
     "/v1/events/stream",
     "/v1/keys",
     "/v1/keys/revoke",
+    "/v1/keys/rewrap",
     "/v1/keys/rotate",
     "/v1/nodes",
     "/v1/store",
@@ -126,9 +127,10 @@ fn json() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::with_openapi(openapi::front_matter())
         .routes(routes!(tokens::issue))
         .routes(routes!(tokens::show, tokens::revoke))
-        .routes(routes!(admin::list_keys))
-        .routes(routes!(admin::rotate_keys))
-        .routes(routes!(admin::revoke_key))
+        .routes(routes!(keys::list_keys))
+        .routes(routes!(keys::rotate_keys))
+        .routes(routes!(keys::revoke_key))
+        .routes(routes!(keys::rewrap_keys))
         .routes(routes!(admin::list_nodes))
         .routes(routes!(admin::store_stats))
         .routes(routes!(admin::purge_store))

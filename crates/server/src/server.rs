@@ -177,7 +177,7 @@ impl Server {
         if unfinished > 0 {
             tracing::warn!(
                 unfinished,
-                "the store has not answered; what became of these handshakes is not told"
+                "the store has not answered; what became of these handshakes and changes is not told"
             );
         }
         if let Err(error) = app.tokens.leave().await {
@@ -227,11 +227,11 @@ async fn bind(address: Address, flag: &'static str, inherited: &mut Inherited) -
 async fn watch_files(app: Arc<App>, tls: [Option<Arc<Tls>>; 2], reload: Arc<tokio::sync::Notify>) {
     let mut ticks = tokio::time::interval(FILES_PERIOD);
     loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = reload.notified() => {}
-        }
-        app.reload_keys().await;
+        let asked_for = tokio::select! {
+            _ = ticks.tick() => false,
+            () = reload.notified() => true,
+        };
+        app.reload_keys(asked_for).await;
         reload_bearer(&app).await;
         for tls in tls.iter().flatten() {
             let tls = Arc::clone(tls);

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use countersign_core::{
     Clock, End, Ended, Ending, EndingQuery, LIVE, Node, NodeId, REMEMBERED, Roll, SeenNode, StoreError,
-    StoreStats, TokenId, TokenStore, after,
+    StoreStats, StoredRing, TokenId, TokenStore, after,
 };
 use jiff::Timestamp;
 
@@ -30,6 +30,7 @@ struct State {
     fence: Timestamp,
     horizon: Timestamp,
     nodes: BTreeMap<NodeId, Checked>,
+    ring: Option<StoredRing>,
     closed: bool,
 }
 
@@ -54,6 +55,7 @@ impl MemoryStore {
             fence: now,
             horizon: now,
             nodes: BTreeMap::new(),
+            ring: None,
             closed: false,
         };
         Self { state: Mutex::new(state), shared_clock: None }
@@ -75,6 +77,11 @@ impl MemoryStore {
 }
 
 impl State {
+    fn must_have(&self, ring: u64) -> Result<(), StoreError> {
+        let there = self.ring.as_ref().map_or(0, |stored| stored.version);
+        if there == ring { Ok(()) } else { Err(StoreError::OtherRing) }
+    }
+
     fn look(&self, id: TokenId, expires: Timestamp) -> End {
         if let Some(record) = self.endings.get(&id) {
             End::Already(record.ending.clone())
@@ -102,7 +109,22 @@ impl State {
 #[async_trait]
 impl TokenStore for MemoryStore {
     async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<End, StoreError> {
+        self.end_under(id, expires, ending, 0).await
+    }
+
+    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError> {
+        self.look_under(id, expires, 0).await
+    }
+
+    async fn end_under(
+        &self,
+        id: TokenId,
+        expires: Timestamp,
+        ending: Ending,
+        ring: u64,
+    ) -> Result<End, StoreError> {
         let mut state = self.state()?;
+        state.must_have(ring)?;
         let end = state.look(id, expires);
         if end == End::Recorded {
             state.endings.insert(id, Record { expires, ending });
@@ -110,8 +132,26 @@ impl TokenStore for MemoryStore {
         Ok(end)
     }
 
-    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError> {
-        Ok(self.state()?.look(id, expires))
+    async fn look_under(&self, id: TokenId, expires: Timestamp, ring: u64) -> Result<End, StoreError> {
+        let state = self.state()?;
+        state.must_have(ring)?;
+        Ok(state.look(id, expires))
+    }
+
+    async fn ring(&self) -> Result<Option<StoredRing>, StoreError> {
+        Ok(self.state()?.ring.clone())
+    }
+
+    async fn replace_ring(&self, from: u64, ring: &StoredRing) -> Result<bool, StoreError> {
+        let mut state = self.state()?;
+        if !self.is_shared() {
+            return Err(StoreError::Unavailable("it keeps no key ring: that is in the key file".to_owned()));
+        }
+        let is_mine = state.must_have(from).is_ok();
+        if is_mine {
+            state.ring = Some(ring.clone());
+        }
+        Ok(is_mine)
     }
 
     async fn endings(&self, query: &EndingQuery) -> Result<Vec<Ended>, StoreError> {

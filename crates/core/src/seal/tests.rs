@@ -107,7 +107,8 @@ fn only_the_key_that_sealed_it_opens_it() {
 fn tokens_outlive_the_rotation_of_their_key() {
     let mut ring = ring();
     let text = sealed(&token(None, ""), &ring);
-    ring.rotate(noon(), noon(), &[], &OsEntropy).unwrap();
+    let rotate = crate::KeyChange::Rotate { activate_in: Duration::ZERO };
+    ring.change(rotate, noon(), &OsEntropy).unwrap();
     assert!(unseal(&text, &ring).is_ok());
     assert!(unseal(&sealed(&token(None, ""), &ring), &ring).is_ok());
 }

@@ -1,23 +1,25 @@
-//! Several servers on one store: checking in, and agreeing on the key that seals.
+//! Several servers on one store: the key ring that they share, and checking in.
 //!
-//! A node says in the store which keys it holds and which one it seals with, and reads what the others say. It writes
-//! first and reads afterwards, in both directions: before it seals with another key it says so, and then looks whether
-//! every neighbour holds that key; a node that starts says which keys it holds, and then looks with which the others
-//! seal. So whoever of two comes second sees the other, and either the key waits or the node does not start.
+//! The ring is kept in the store. A node has a copy of it in use, and may issue with an old one; but each consumption says
+//! with which version it was decided, and the store takes none that was decided with another. So a node need not be told
+//! that the ring has changed: it finds out before it can do harm, reads the ring and decides anew.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::LoginTokenSet;
-use crate::node::{HeldKey, LIVE, Node, NodeId, REMEMBERED, Roll, SealedKey, SeenNode};
+use crate::node::{HeldKey, Node, NodeId, Roll};
 use crate::seal::key_of;
-use crate::{KeyId, KeyRing, KeyRingError, StoreError, after, from_millis, to_millis};
+use crate::{ChangedRing, Key, KeyId, KeyRing, RingChange, RingError, StoreError, change_ring, read_or_put};
 
-/// How often a check-in is repeated at once, if what it finds lets the node seal with another key.
-const ROUNDS: usize = 3;
+/// The least time between two readings of the ring because of a token with a key that nobody here knows: anybody can make
+/// such a text up.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Who this node is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,105 +34,85 @@ pub struct NodeFacts {
     pub version: String,
 }
 
-/// Why a node may not serve beside the others.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum JoinError {
-    /// A server that serves now seals with a key that this one lacks.
-    #[error(
-        "the key ring lacks key {key}, with which {node} seals tokens that would be refused here; copy the key ring of \
-         that server here"
-    )]
-    Lacking {
-        /// The key.
-        key: KeyId,
-        /// Whose it is.
-        node: String,
-    },
-    /// A server that serves now has no key of this one's ring.
-    #[error(
-        "{node} serves from the same store and has none of this server's keys, so each would refuse the other's tokens; \
-         copy the key ring of that server here"
-    )]
-    Stranger {
-        /// The other.
-        node: String,
-    },
-    /// The store cannot be asked who serves.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
 /// What a check-in has changed or found, for the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
     /// Another key seals from now on.
     Seals(KeyId),
-    /// Another node has revoked a key; this one does not use it any more.
-    Revoked {
-        /// The key.
-        key: KeyId,
-        /// Who.
-        node: String,
-    },
-    /// The same, but it is the only key that this one has, so that it stays in use.
-    OnlyKeyRevoked {
-        /// The key.
-        key: KeyId,
-        /// Who.
-        node: String,
-    },
-    /// Tokens that an earlier server issued are refused, because this ring lacks the key that sealed them.
+    /// Another server has revoked a key.
+    Revoked(KeyId),
+    /// A key that was revoked is back in the store's ring: an older state of the database was restored.
+    Returned(KeyId),
+    /// The ring in the store cannot be read; no token can be redeemed here until that is mended.
+    Unreadable(RingError),
+    /// Tokens that an earlier server issued are refused, because the key file lacks the key that sealed them.
     Lacks {
         /// The key.
         key: KeyId,
         /// Whose it was.
         node: String,
-        /// Whether that node serves now.
-        live: bool,
     },
 }
 
-/// What this node knows of the others.
+/// What this node knows of the others and of the store's ring.
 #[derive(Debug)]
 pub(super) struct Nodes {
-    /// The key that was agreed upon, see [`pack`]; 0 while the ring alone decides.
-    agreed: AtomicU64,
-    /// Until when, in milliseconds, no neighbour can have begun to seal with a key that this node has not heard of.
-    up_to_date_until: AtomicI64,
+    /// The keys of the key file, which unlock the ring in a shared store.
+    file: RwLock<Arc<KeyRing>>,
+    /// Which of them did so last.
+    unlocked_by: RwLock<Option<KeyId>>,
     roll: RwLock<Option<Arc<Roll>>>,
     me: OnceLock<NodeId>,
-    /// The keys that neighbours seal with and this node lacks, because it had lost the store while the others went on.
-    lacks: RwLock<Vec<KeyId>>,
     /// Held while checking in, so that what this node says of itself never goes back.
     member: Mutex<Option<Member>>,
+    /// How many readings of the store's ring have begun.
+    readings: AtomicU64,
+    /// Held while the ring is read or changed, so that what is put to use never goes back.
+    last: Mutex<Reading>,
+    /// The ring that the operator was told of.
+    told: RwLock<Option<Arc<KeyRing>>>,
+    /// Why the ring cannot be read, if it cannot.
+    trouble: RwLock<Option<RingError>>,
 }
 
-impl Default for Nodes {
-    fn default() -> Self {
-        Self {
-            agreed: AtomicU64::new(0),
-            up_to_date_until: AtomicI64::new(i64::MAX),
-            roll: RwLock::default(),
-            me: OnceLock::new(),
-            lacks: RwLock::default(),
-            member: Mutex::default(),
-        }
-    }
+/// A reading of the store's ring that has ended.
+#[derive(Debug)]
+struct Reading {
+    number: u64,
+    began: Option<Instant>,
+    outcome: Result<(), RingError>,
 }
 
 #[derive(Debug)]
 struct Member {
     facts: NodeFacts,
     sealing: Option<KeyId>,
-    sealed: Vec<SealedKey>,
+}
+
+impl Nodes {
+    pub(super) fn new(file: Arc<KeyRing>) -> Self {
+        Self {
+            file: RwLock::new(file),
+            unlocked_by: RwLock::default(),
+            roll: RwLock::default(),
+            me: OnceLock::new(),
+            member: Mutex::default(),
+            readings: AtomicU64::new(0),
+            last: Mutex::new(Reading { number: 0, began: None, outcome: Ok(()) }),
+            told: RwLock::default(),
+            trouble: RwLock::default(),
+        }
+    }
+
+    fn file(&self) -> Arc<KeyRing> {
+        Arc::clone(&self.file.read().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl Member {
-    /// What this node says of itself when it seals with `sealing`, or is about to.
-    fn node(&self, ring: &KeyRing, now: Timestamp, sealing: Option<KeyId>, serving: bool) -> Node {
-        let mut sealed: Vec<SealedKey> = self.sealed.clone();
-        sealed
-            .extend(self.sealing.filter(|old| Some(*old) != sealing).map(|id| SealedKey { id, until: now }));
+    /// What this node says of itself.
+    fn node(&self, ring: &KeyRing, file: Option<&KeyRing>, now: Timestamp, serving: bool) -> Node {
+        let held = |key: &Key| HeldKey { id: key.id(), active_from: key.active_from() };
         Node {
             id: self.facts.id,
             host: self.facts.host.clone(),
@@ -138,100 +120,79 @@ impl Member {
             version: self.facts.version.clone(),
             serving,
             clock: now,
-            keys: ring
-                .keys()
-                .iter()
-                .map(|key| HeldKey { id: key.id(), active_from: key.active_from() })
-                .collect(),
-            sealing,
-            sealed,
-            revoked: ring.revoked().to_vec(),
+            keys: ring.keys().iter().map(held).collect(),
+            sealing: ring.sealing_key(now).map(Key::id),
+            unlocks: file.map(|file| file.keys().iter().map(Key::id).collect()).unwrap_or_default(),
         }
-    }
-
-    fn seal_with(&mut self, key: KeyId, now: Timestamp) {
-        self.sealed.retain(|sealed| sealed.id != key && after(sealed.until, REMEMBERED) >= now);
-        if let Some(old) = self.sealing.replace(key).filter(|old| *old != key) {
-            self.sealed.push(SealedKey { id: old, until: now });
-        }
-    }
-}
-
-impl Nodes {
-    /// The key that was agreed upon, if any.
-    pub(super) fn agreed(&self) -> Option<KeyId> {
-        unpack(self.agreed.load(Ordering::Acquire))
-    }
-
-    fn last_roll(&self) -> Option<Arc<Roll>> {
-        self.roll.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn learn(&self, roll: &Arc<Roll>, asked: Timestamp, shared: bool) {
-        let until = if shared { to_millis(after(asked, LIVE)) } else { i64::MAX };
-        self.up_to_date_until.store(until, Ordering::Release);
-        *self.roll.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(roll));
     }
 }
 
 impl LoginTokenSet {
-    /// Begins to serve: checks in at the store, unless that could make this server or another one refuse a live token.
-    /// Call it before the first request. The news are what earlier servers' tokens are refused for.
+    /// Begins to serve: reads the ring of a shared store, which becomes that of the key file if there is none yet, and
+    /// checks in. Call it before the first request.
     ///
     /// # Errors
     ///
-    /// If this node must not serve; or if a shared store cannot be asked. With a store of its own that cannot be
-    /// written to, the server comes up and is not ready.
-    pub async fn join(&self, facts: NodeFacts) -> Result<Vec<News>, JoinError> {
+    /// If a shared store cannot be asked, or its ring cannot be read. With a store of its own that cannot be written to, the
+    /// server comes up and is not ready.
+    pub async fn join(&self, facts: NodeFacts) -> Result<Vec<News>, RingError> {
         let mut place = self.nodes.member.lock().await;
-        let (ring, now) = (self.keys(), self.clock.now());
-        let member = place.insert(Member { facts, sealing: None, sealed: Vec::new() });
-        let me = *self.nodes.me.get_or_init(|| member.facts.id);
-        if !self.store.is_shared() {
-            let news =
-                self.store.roll(now).await.map(|roll| missed(&roll, Some(me), &ring)).unwrap_or_default();
-            let _ = self.agree(member).await;
-            return Ok(news);
+        self.nodes.me.get_or_init(|| facts.id);
+        let member = place.insert(Member { facts, sealing: None });
+        if self.store.is_shared() {
+            let _reading = self.nodes.last.lock().await;
+            let file = self.nodes.file();
+            read_or_put(&*self.store, &file, &file, &*self.entropy).await?;
+            self.open_ring(&file).await?;
+            self.tell_of_ring();
+            return Ok(self.say(member).await?);
         }
-        // A look first: who must not serve shall not make the others wait for it.
-        let roll = self.store.roll(now).await?;
-        refuse_strangers(&roll, me, &ring)?;
-        let news = missed(&roll, Some(me), &ring);
-        let roll = self.store.check_in(&member.node(&ring, now, None, true)).await?;
-        if let Err(refused) = refuse_strangers(&roll, me, &ring) {
-            // If this cannot be said, the others wait for this node a few seconds longer.
-            let _ = self.store.check_in(&member.node(&ring, now, None, false)).await;
-            return Err(refused);
-        }
-        self.nodes.learn(&Arc::new(roll), now, true);
-        self.agree(member).await?;
+        let ring = self.keys();
+        let before = self.store.roll(self.clock.now()).await;
+        let lacks = |roll: &Roll| -> Vec<News> {
+            let lacking = roll.lacking(&ring).into_iter();
+            lacking.map(|(key, by)| News::Lacks { key, node: by.node.label() }).collect()
+        };
+        let mut news = before.as_ref().map(lacks).unwrap_or_default();
+        news.extend(self.say(member).await.unwrap_or_default());
         Ok(news)
     }
 
-    /// Says that this node serves, and takes up the newest key that all its neighbours hold. To be called every
-    /// [`CHECK_IN_PERIOD`](crate::CHECK_IN_PERIOD) if the store is shared, and when the ring has changed.
+    /// Reads the ring of a shared store, and says that this node serves. To be called every [`CHECK_IN_PERIOD`] if the
+    /// store is shared, and when the ring has changed.
     ///
     /// # Errors
     ///
     /// If the store does not answer, everything stays as it was.
     pub async fn check_in(&self) -> Result<Vec<News>, StoreError> {
-        match self.nodes.member.lock().await.as_mut() {
-            Some(member) => self.agree(member).await,
-            None => Ok(Vec::new()),
+        let mut place = self.nodes.member.lock().await;
+        let Some(member) = place.as_mut() else { return Ok(Vec::new()) };
+        let mut news = Vec::new();
+        if self.store.is_shared() {
+            let before = self.trouble();
+            match self.read_again(false).await {
+                Ok(()) => {}
+                Err(RingError::Store(error)) => return Err(error),
+                Err(error) if before.as_ref() == Some(&error) => {}
+                Err(error) => news.push(News::Unreadable(error)),
+            }
+            news.extend(self.tell_of_ring());
         }
+        news.extend(self.say(member).await?);
+        Ok(news)
     }
 
-    /// Says that this node serves no more, so that nobody waits for it.
+    /// Says that this node serves no more.
     pub async fn leave(&self) -> Result<(), StoreError> {
         let mut place = self.nodes.member.lock().await;
         let Some(member) = place.take() else { return Ok(()) };
-        let node = member.node(&self.keys(), self.clock.now(), member.sealing, false);
+        let node = member.node(&self.keys(), None, self.clock.now(), false);
         self.store.check_in(&node).await.map(drop)
     }
 
     /// Who had checked in when this node did last; `None` before it has.
     pub fn roll(&self) -> Option<Arc<Roll>> {
-        self.nodes.last_roll()
+        self.nodes.roll.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// This node's name; `None` before it has [joined](Self::join).
@@ -239,169 +200,153 @@ impl LoginTokenSet {
         self.nodes.me.get().copied()
     }
 
-    /// The neighbours that a key waits for: they do not hold it, as far as this node knows.
-    pub fn waits_for(&self, key: KeyId) -> Vec<String> {
-        let (Some(me), Some(roll)) = (self.node_id(), self.roll()) else { return Vec::new() };
-        roll.without(me, key).map(|seen| seen.node.label()).collect()
+    /// Succeeds if a token could be consumed now.
+    pub async fn ready(&self) -> Result<(), StoreError> {
+        self.store.ready().await?;
+        self.trouble().map_or(Ok(()), |error| Err(unreadable(error)))
     }
 
-    /// Puts another key ring to use, and checks in.
-    ///
-    /// On a shared store, a ring that lacks keys of the present one is announced first: whoever seals with one of them is
-    /// seen then, and whoever is about to sees that this node lacks it. While the store is away, the new keys come in and
-    /// no old one leaves.
+    /// Puts another key file to use: its keys, or what they unlock. A key that unlocks the store's ring and that the file
+    /// lacks stays in memory; its name is returned.
+    pub fn use_file(&self, file: KeyRing) -> Option<KeyId> {
+        if !self.store.is_shared() {
+            self.set_keys(Arc::new(file));
+            return None;
+        }
+        let mut place = self.nodes.file.write().unwrap_or_else(PoisonError::into_inner);
+        let needed = *self.nodes.unlocked_by.read().unwrap_or_else(PoisonError::into_inner);
+        let lacks = needed.filter(|key| !file.holds(*key) && place.holds(*key));
+        *place = Arc::new(match lacks {
+            Some(key) => file.with_key_of(&place, key),
+            None => file,
+        });
+        lacks
+    }
+
+    /// Changes the ring of a shared store, for all nodes at once. A new key seals after
+    /// [`SETTLING`](crate::SETTLING), unless it takes the
+    /// place of one that is revoked.
     ///
     /// # Errors
     ///
-    /// If the new ring lacks a key that a node seals with, this one included, the old ring stays in use.
-    pub async fn replace_keys(&self, ring: KeyRing) -> Result<Vec<News>, JoinError> {
-        let mut place = self.nodes.member.lock().await;
-        let (old, now) = (self.keys(), self.clock.now());
-        let Some(member) = place.as_mut().filter(|_| self.store.is_shared()) else {
-            self.set_keys(ring);
-            return Ok(match place.as_mut() {
-                Some(member) => self.agree(member).await.unwrap_or_default(),
-                None => Vec::new(),
-            });
+    /// If the store does not answer, the change may or may not have been made.
+    pub async fn change_ring(&self, change: RingChange) -> Result<ChangedRing, RingError> {
+        let change = match change {
+            RingChange::Keys(change) => RingChange::Keys(change.settling()),
+            RingChange::Rewrap => {
+                self.must_be_everywhere().await?;
+                change
+            }
         };
-        let leaves = |key: &crate::Key| !ring.holds(key.id()) && !ring.revoked().contains(&key.id());
-        if old.keys().iter().any(leaves) {
-            let announced = self.store.check_in(&member.node(&ring, now, member.sealing, true)).await;
-            let Ok(roll) = announced else {
-                self.set_keys(ring.with_keys_of(&old));
-                return Ok(Vec::new());
-            };
-            if let Some(lacking) = roll.lacking(None, &ring).into_iter().find(|lacking| lacking.by.live) {
-                let refused = JoinError::Lacking { key: lacking.key, node: lacking.by.node.label() };
-                // If this cannot be said, the others wait for this node until its next check-in.
-                let _ = self.agree(member).await;
-                return Err(refused);
-            }
+        let _reading = self.nodes.last.lock().await;
+        let (file, now) = (self.nodes.file(), self.clock.now());
+        let changed = change_ring(&*self.store, &file, change, now, &*self.entropy).await?;
+        self.set_keys(Arc::new(changed.after.clone()));
+        if let Some(newest) = file.keys().last().filter(|_| change == RingChange::Rewrap) {
+            self.note_unlocked_by(newest.id());
         }
-        self.set_keys(ring);
-        Ok(self.agree(member).await.unwrap_or_default())
+        self.tell_of_ring();
+        Ok(changed)
     }
 
-    /// The keys that this node seals with or did so lately: no rotation may drop them.
-    pub async fn keys_in_use(&self) -> Vec<KeyId> {
-        let place = self.nodes.member.lock().await;
-        let Some(member) = place.as_ref() else { return Vec::new() };
-        member.sealed.iter().map(|sealed| sealed.id).chain(member.sealing).collect()
-    }
-
-    /// The key that seals at `now`.
-    pub fn sealing_key(&self, ring: &KeyRing, now: Timestamp) -> Option<KeyId> {
-        let agreed = self.nodes.agreed().filter(|key| ring.holds(*key));
-        agreed.or_else(|| ring.sealing_key(now).map(crate::Key::id))
-    }
-
-    /// Whether a text may be a token that a neighbour sealed with a key that this node lacks. That is so when it names
-    /// such a key; or any unknown one, and the neighbours have not been heard for so long that they may have stopped to
-    /// wait for this node.
-    pub(super) fn may_be_a_neighbours(&self, text: &str, ring: &KeyRing, now: Timestamp) -> bool {
-        let is_late = now >= from_millis(self.nodes.up_to_date_until.load(Ordering::Acquire));
-        let lacks =
-            |key| is_late || self.nodes.lacks.read().unwrap_or_else(PoisonError::into_inner).contains(&key);
-        key_of(text).is_some_and(|key| !ring.holds(key) && !ring.revoked().contains(&key) && lacks(key))
-    }
-
-    async fn agree(&self, member: &mut Member) -> Result<Vec<News>, StoreError> {
-        let me = member.facts.id;
-        let shared = self.store.is_shared();
-        let mut news = Vec::new();
-        for _ in 0..ROUNDS {
-            let (ring, now) = (self.keys(), self.clock.now());
-            let by_ring = ring.sealing_key(now).map(crate::Key::id);
-            let wanted = if shared {
-                let common = self.nodes.last_roll().and_then(|roll| roll.common_key(me, &ring, now));
-                common.or(member.sealing.filter(|key| ring.holds(*key))).or(by_ring)
-            } else {
-                by_ring
-            };
-            let roll = Arc::new(self.store.check_in(&member.node(&ring, now, wanted, true)).await?);
-            self.nodes.learn(&roll, now, shared);
-            self.look_for_lacks(&roll, me, &ring, &mut news);
-            let fewer = self.heed_revocations(&roll, me, &mut news);
-            let common = roll.common_key(me, &ring, now);
-            let Some(wanted) = wanted.filter(|_| !fewer) else { continue };
-            if !shared || common.is_none_or(|common| common == wanted) {
-                if member.sealing != Some(wanted) {
-                    member.seal_with(wanted, now);
-                    news.push(News::Seals(wanted));
-                }
-                if shared {
-                    self.nodes.agreed.store(pack(wanted), Ordering::Release);
-                }
-                break;
-            }
+    /// Refuses to lock the ring with a key that a node's key file lacks.
+    async fn must_be_everywhere(&self) -> Result<(), RingError> {
+        let Some(newest) = self.nodes.file().keys().last().map(Key::id) else { return Ok(()) };
+        let roll = self.store.roll(self.clock.now()).await?;
+        let lacks = |node: &Node| Some(node.id) != self.node_id() && !node.unlocks.contains(&newest);
+        match roll.live().find(|seen| lacks(&seen.node)) {
+            Some(seen) => Err(RingError::NotEverywhere { key: newest, node: seen.node.label() }),
+            None => Ok(()),
         }
-        Ok(news)
     }
 
-    /// Finds out which keys the neighbours seal with and this ring lacks, and reports what is new about it.
-    fn look_for_lacks(&self, roll: &Roll, me: NodeId, ring: &KeyRing, news: &mut Vec<News>) {
-        let live = missed(roll, Some(me), ring).into_iter().filter_map(|news| match news {
-            News::Lacks { key, live: true, .. } => Some((key, news)),
-            _ => None,
-        });
-        let (keys, found): (Vec<KeyId>, Vec<News>) = live.unzip();
-        let mut lacks = self.nodes.lacks.write().unwrap_or_else(PoisonError::into_inner);
-        news.extend(keys.iter().zip(found).filter(|(key, _)| !lacks.contains(key)).map(|(_, found)| found));
-        *lacks = keys;
+    /// The ring to open this text with. A key that is not known here may be new, so the ring is read again before anything
+    /// is said.
+    pub(super) async fn ring_for(&self, text: &str) -> Result<Arc<KeyRing>, StoreError> {
+        let ring = self.keys();
+        let is_unknown = |key| !ring.holds(key) && !ring.revoked().contains(&key);
+        if self.store.is_shared() && key_of(text).is_some_and(is_unknown) {
+            self.read_again(true).await.map_err(unreadable)?;
+            return Ok(self.keys());
+        }
+        Ok(ring)
     }
 
-    /// Stops using the keys that others have revoked. Returns whether there were any.
-    fn heed_revocations(&self, roll: &Roll, me: NodeId, news: &mut Vec<News>) -> bool {
-        let mut ring = KeyRing::clone(&self.keys());
-        let mut changed = false;
-        for seen in roll.others(me) {
-            for key in seen.node.revoked.iter().copied() {
-                let node = seen.node.label();
-                match ring.revoke(key) {
-                    Ok(()) => {
-                        changed = true;
-                        news.push(News::Revoked { key, node });
-                    }
-                    Err(KeyRingError::Empty) => news.push(News::OnlyKeyRevoked { key, node }),
-                    // It is not there, as it should be.
-                    Err(_) => {}
-                }
-            }
+    /// Reads the ring again, because the store has another one than `version`.
+    pub(super) async fn read_beyond(&self, version: u64) -> Result<(), StoreError> {
+        if self.keys().version() == version {
+            self.read_again(false).await.map_err(unreadable)?;
         }
-        if changed {
-            self.set_keys(ring);
+        Ok(())
+    }
+
+    /// Reads the ring, or waits for somebody else's reading that began after this call. With `paced`, not more often than
+    /// every [`PAUSE`].
+    async fn read_again(&self, paced: bool) -> Result<(), RingError> {
+        let before = self.nodes.readings.load(Ordering::Acquire);
+        let mut last = self.nodes.last.lock().await;
+        if last.number > before {
+            return last.outcome.clone();
         }
-        changed
+        if let Some(began) = last.began.filter(|_| paced) {
+            tokio::time::sleep_until(began + PAUSE).await;
+        }
+        let number = self.nodes.readings.fetch_add(1, Ordering::AcqRel) + 1;
+        let began = Some(Instant::now());
+        let file = self.nodes.file();
+        let outcome = self.open_ring(&file).await;
+        let trouble = outcome.clone().err().filter(|error| !matches!(error, RingError::Store(_)));
+        *self.nodes.trouble.write().unwrap_or_else(PoisonError::into_inner) = trouble;
+        *last = Reading { number, began, outcome: outcome.clone() };
+        outcome
+    }
+
+    async fn open_ring(&self, file: &KeyRing) -> Result<(), RingError> {
+        let stored = self.store.ring().await?.ok_or(RingError::None)?;
+        // Unlocking takes longer than comparing.
+        if stored.version != self.keys().version() {
+            self.set_keys(Arc::new(stored.open(file)?));
+        } else if !file.holds(stored.unlocked_by) {
+            return Err(RingError::Locked(stored.unlocked_by));
+        }
+        self.note_unlocked_by(stored.unlocked_by);
+        Ok(())
+    }
+
+    fn note_unlocked_by(&self, key: KeyId) {
+        *self.nodes.unlocked_by.write().unwrap_or_else(PoisonError::into_inner) = Some(key);
+    }
+
+    fn trouble(&self) -> Option<RingError> {
+        self.nodes.trouble.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What the operator has not been told of the ring in use.
+    fn tell_of_ring(&self) -> Vec<News> {
+        let ring = self.keys();
+        let mut told = self.nodes.told.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(before) = told.replace(Arc::clone(&ring)) else { return Vec::new() };
+        let revoked = ring.revoked().iter().filter(|key| !before.revoked().contains(key));
+        let returned = ring.keys().iter().map(Key::id).filter(|key| before.revoked().contains(key));
+        revoked.copied().map(News::Revoked).chain(returned.map(News::Returned)).collect()
+    }
+
+    async fn say(&self, member: &mut Member) -> Result<Vec<News>, StoreError> {
+        let (ring, now) = (self.keys(), self.clock.now());
+        let file = self.store.is_shared().then(|| self.nodes.file());
+        let node = member.node(&ring, file.as_deref(), now, true);
+        let sealing = node.sealing;
+        let roll = self.store.check_in(&node).await?;
+        *self.nodes.roll.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(roll));
+        let before = std::mem::replace(&mut member.sealing, sealing);
+        Ok(sealing.filter(|key| before != Some(*key)).map(News::Seals).into_iter().collect())
     }
 }
 
-/// Refuses a ring with which this node or a neighbour would refuse live tokens.
-fn refuse_strangers(roll: &Roll, me: NodeId, ring: &KeyRing) -> Result<(), JoinError> {
-    if let Some(lacking) = roll.lacking(Some(me), ring).into_iter().find(|lacking| lacking.by.live) {
-        return Err(JoinError::Lacking { key: lacking.key, node: lacking.by.node.label() });
+/// What callers are told that only know of a store.
+fn unreadable(error: RingError) -> StoreError {
+    match error {
+        RingError::Store(error) => error,
+        other => StoreError::Unavailable(other.to_string()),
     }
-    let is_stranger = |seen: &&SeenNode| ring.keys().iter().all(|key| !seen.node.holds(key.id()));
-    match roll.neighbours(me).find(is_stranger) {
-        Some(stranger) => Err(JoinError::Stranger { node: stranger.node.label() }),
-        None => Ok(()),
-    }
-}
-
-fn missed(roll: &Roll, me: Option<NodeId>, ring: &KeyRing) -> Vec<News> {
-    let news = |lacking: crate::Lacking<'_>| News::Lacks {
-        key: lacking.key,
-        node: lacking.by.node.label(),
-        live: lacking.by.live,
-    };
-    roll.lacking(me, ring).into_iter().map(news).collect()
-}
-
-/// A key's name as a number other than 0.
-fn pack(key: KeyId) -> u64 {
-    1 << 32 | u64::from(u32::from_be_bytes(key.0))
-}
-
-fn unpack(packed: u64) -> Option<KeyId> {
-    (packed != 0)
-        .then(|| KeyId(u32::try_from(packed & u64::from(u32::MAX)).unwrap_or_default().to_be_bytes()))
 }

@@ -158,8 +158,9 @@ async fn keys_rotate_under_live_tokens() {
     let Fixture { set, clock, .. } = fixture(Policy::default());
     let before = set.issue(NewToken::default()).unwrap().text;
     let mut keys = KeyRing::clone(&set.keys());
-    keys.rotate(clock.now(), clock.now(), &[], &crate::OsEntropy).unwrap();
-    set.set_keys(keys);
+    let rotate = crate::KeyChange::Rotate { activate_in: Duration::ZERO };
+    keys.change(rotate, clock.now(), &crate::OsEntropy).unwrap();
+    set.use_file(keys);
     let after = set.issue(NewToken::default()).unwrap().text;
     assert_ne!(before.expose()[..8], after.expose()[..8], "the key's id is in the text");
     for text in [before, after] {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use countersign_client::PrivateApi;
 use countersign_core::{Clock, KeyRing, OsEntropy, Roll, StoreStats};
-use countersign_server::{KeyFile, KeyFileError};
+use countersign_server::KeyFile;
 use countersign_store::copy::CopyState;
 use countersign_store::postgres::{self, DatabaseExamination};
 use countersign_store::{StoreUrl, sqlite};
@@ -19,7 +19,8 @@ pub(super) struct Context {
     pub(super) now: Timestamp,
     /// The configuration, or what is wrong with it.
     pub(super) settings: Result<Resolved, String>,
-    pub(super) ring: Option<Result<KeyRing, KeyFileError>>,
+    /// The key ring, from its file or from a shared store that keeps it.
+    pub(super) ring: Option<Result<KeyRing, String>>,
     /// What the running server says; `None`: it is not to be asked.
     pub(super) server: Option<Result<Served, String>>,
     /// What the store says, opened beside the server; `None` without a configuration.
@@ -29,7 +30,6 @@ pub(super) struct Context {
 /// What a running server says.
 pub(super) struct Served {
     pub(super) nodes: Value,
-    pub(super) keys: Value,
     /// What is in its store, or why it cannot be asked.
     pub(super) store: Result<Value, String>,
 }
@@ -53,8 +53,14 @@ impl Context {
         let settings = args.resolve().map_err(crate::output::Failure::into_sentence);
         let (mut ring, mut store) = (None, None);
         if let Ok(settings) = &settings {
-            ring = Some(KeyFile::new(settings.key_ring.clone()).load());
+            let file = KeyFile::new(settings.key_ring.clone()).load().map_err(|error| error.to_string());
             store = Some(look_into(settings, Arc::clone(&clock)).await);
+            let stored =
+                store.as_ref().and_then(|store| store.as_ref().ok()?.database.as_ref()?.ring.as_ref());
+            ring = Some(match stored {
+                Some(stored) => file.and_then(|file| stored.open(&file).map_err(|error| error.to_string())),
+                None => file,
+            });
         }
         let server = match server {
             Some(server) => Some(ask(&server).await),
@@ -67,18 +73,14 @@ impl Context {
     pub(super) fn stored(&self) -> Option<&Stored> {
         self.store.as_ref()?.as_ref().ok()
     }
-
-    /// The server, if it answers.
-    pub(super) fn served(&self) -> Option<&Served> {
-        self.server.as_ref()?.as_ref().ok()
-    }
 }
 
 async fn ask(server: &PrivateApi) -> Result<Served, String> {
+    // Whether it answers at all.
+    server.keys().await.map_err(|error| error.to_string())?;
     let nodes = server.nodes().await;
-    let keys = server.keys().await.map_err(|error| error.to_string())?;
     let store = server.store_stats().await.map_err(|error| error.to_string());
-    Ok(Served { nodes: nodes.unwrap_or_default(), keys, store })
+    Ok(Served { nodes: nodes.unwrap_or_default(), store })
 }
 
 /// Looks into the store without changing it, and without keeping a server from it.

@@ -2,7 +2,6 @@
 
 use countersign_core::{Key, MAX_KEYS, Node, SeenNode};
 use jiff::SignedDuration;
-use serde_json::Value;
 
 use super::context::Context;
 use super::finding::Finding;
@@ -16,7 +15,7 @@ pub(super) fn ring(context: &Context) -> Vec<Finding> {
         None => return Vec::new(),
         Some(Err(error)) => {
             return vec![Finding::error(
-                error.to_string(),
+                error.clone(),
                 "put the right ring back; if it is lost, `countersign keys new` makes another, and every token issued so \
                  far is refused",
             )];
@@ -41,23 +40,15 @@ pub(super) fn ring(context: &Context) -> Vec<Finding> {
     if ring.keys().len() > MAX_KEYS / 2 {
         findings.push(Finding::warning(
             format!("there are {} keys in the ring, of {MAX_KEYS} at most", ring.keys().len()),
-            "rotate less often; keys leave the ring a day after they were replaced",
+            "rotate less often; keys leave the ring with a rotation a day after they were replaced",
         ));
     }
-    if let Some(stored) = context.stored() {
-        for lacking in stored.roll.lacking(None, ring) {
-            let (key, node) = (lacking.key, lacking.by.node.label());
-            findings.push(if lacking.by.live {
-                Finding::error(
-                    format!("the ring lacks key {key}, with which {node} seals"),
-                    "copy the key ring of that server here; its tokens are refused otherwise",
-                )
-            } else {
-                Finding::warning(
-                    format!("the ring lacks key {key}, with which {node} sealed until {}", lacking.by.at),
-                    "if this is another server's ring, put the right one back; tokens of that key are refused",
-                )
-            });
+    if let Some(stored) = context.stored().filter(|stored| stored.database.is_none()) {
+        for (key, by) in stored.roll.lacking(ring) {
+            findings.push(Finding::warning(
+                format!("the ring lacks key {key}, with which {} sealed until {}", by.node.label(), by.at),
+                "if this is another server's ring, put the right one back; tokens of that key are refused",
+            ));
         }
     }
     if findings.is_empty() {
@@ -65,29 +56,7 @@ pub(super) fn ring(context: &Context) -> Vec<Finding> {
         let seals = sealing.map_or_else(String::new, |key| format!(", and key {key} may seal"));
         findings.push(Finding::ok(format!("{} in the ring{seals}", count(ring.keys().len(), "key"))));
     }
-    if let Some(served) = context.served() {
-        waiting(&served.keys, &mut findings);
-    }
     findings
-}
-
-/// Keys that wait for servers.
-fn waiting(document: &Value, findings: &mut Vec<Finding>) {
-    let keys = document.get("keys").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    for key in keys {
-        let waits_for: Vec<&str> = key
-            .get("waits_for")
-            .and_then(Value::as_array)
-            .map(|nodes| nodes.iter().filter_map(Value::as_str).collect())
-            .unwrap_or_default();
-        if !waits_for.is_empty() {
-            let id = key.get("id").and_then(Value::as_str).unwrap_or_default();
-            findings.push(Finding::warning(
-                format!("key {id} waits for {} to have it, and does not seal", waits_for.join(", ")),
-                "copy this server's key ring there",
-            ));
-        }
-    }
 }
 
 /// The servers on the same store: whether their rings, versions and schemas are the same.
@@ -118,7 +87,18 @@ fn compare(live: &[&SeenNode]) -> Vec<Finding> {
                 "the keys",
                 names(other),
                 names(node),
-                "copy the key ring that has them all to every server; a new key waits until they all hold it",
+                "if it stays so for longer than ten seconds, see the log of the server that has the older ones; nothing is \
+                 accepted there that the store's key ring does not open",
+            ));
+        }
+        if node.unlocks.last() != other.unlocks.last() {
+            let newest =
+                |node: &Node| node.unlocks.last().map_or_else(|| "none".to_owned(), ToString::to_string);
+            findings.push(differs(
+                "as the newest key of its key file",
+                newest(other),
+                newest(node),
+                "copy the key file with the newest key to every server",
             ));
         }
         if node.version != other.version {
@@ -167,8 +147,7 @@ mod tests {
             clock: now,
             keys: ring.keys().iter().map(held).collect(),
             sealing: None,
-            sealed: Vec::new(),
-            revoked: Vec::new(),
+            unlocks: ring.keys().iter().map(Key::id).collect(),
         };
         SeenNode { node, at: now, live: true, schema: 1 }
     }
@@ -182,7 +161,8 @@ mod tests {
         assert_eq!((alike.len(), alike[0].level), (1, Level::Ok), "{alike:?}");
         beta.node.version = "0.2.0".to_owned();
         beta.schema = 2;
-        beta.node.keys = node("beta", &KeyRing::generate(now, &OsEntropy).unwrap()).node.keys;
+        let other = node("beta", &KeyRing::generate(now, &OsEntropy).unwrap()).node;
+        (beta.node.keys, beta.node.unlocks) = (other.keys, other.unlocks);
         let told: Vec<String> = compare(&[&alpha, &beta])
             .into_iter()
             .map(|finding| {
@@ -190,21 +170,11 @@ mod tests {
                 finding.sentence
             })
             .collect();
-        for part in ["has the keys", "has version 0.2.0", "has schema 2"] {
+        for part in
+            ["has the keys", "has as the newest key of its key file", "has version 0.2.0", "has schema 2"]
+        {
             assert!(told.iter().any(|sentence| sentence.contains(part)), "{part}: {told:?}");
         }
         assert_eq!(compare(&[]), []);
-    }
-
-    #[test]
-    fn a_key_that_waits_is_told() {
-        let document = serde_json::json!({ "keys": [
-            { "id": "0fb7f4be", "waits_for": [] },
-            { "id": "c2a1d06e", "waits_for": ["beta (http://10.0.0.2:8087)"] },
-        ] });
-        let mut findings = Vec::new();
-        waiting(&document, &mut findings);
-        assert_eq!(findings.len(), 1);
-        assert!(findings[0].sentence.contains("c2a1d06e waits for beta"), "{findings:?}");
     }
 }

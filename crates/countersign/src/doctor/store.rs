@@ -271,6 +271,7 @@ mod tests {
         let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         let follows = |(name, how): &(&str, Option<&str>)| ((*name).to_owned(), how.map(str::to_owned));
         let examined = DatabaseExamination {
+            ring: None,
             state: CopyState::Serving { made_by: None },
             stats,
             roll: Roll { now, nodes: Vec::new() },

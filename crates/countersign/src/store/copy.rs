@@ -1,15 +1,16 @@
 //! `countersign store copy`: moves a store, while tokens are live.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use countersign_core::{Clock, Entropy, OsEntropy, SystemClock};
+use countersign_core::{Clock, Entropy, KeyRing, OsEntropy, SystemClock};
+use countersign_server::KeyFile;
 use countersign_store::copy::{self, Begun, Copy, CopyEnd, Progress};
 use countersign_store::postgres::SchemaName;
-use countersign_store::{OpenError, StorePlace};
+use countersign_store::{OpenError, StorePlace, StoreUrl};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
@@ -19,7 +20,8 @@ use crate::settings::ServeArgs;
 pub(super) const COPY_HELP: &str = "\
 Nothing need be stopped to begin: most of the work is done while the server goes on. Then the command hands the source \
 over, copies what has changed, reads both stores back and compares them. Only then may a server use the target; start it \
-with --store URL, and with the same key ring.
+with --store URL, and with the same key ring. From PostgreSQL, where servers keep their key ring in the store, to SQLite the \
+command writes it to the file that --to-key-ring names; start the server with --key-ring FILE.
 
 If the source is SQLite, the command first waits until its server has stopped. If it is PostgreSQL, it waits for nobody: \
 from that moment on all servers that use the source answer handshakes with 503.
@@ -47,6 +49,12 @@ pub(crate) struct CopyArgs {
     /// End with exit code 1, rather than wait, while a server uses the source; the records are copied so far
     #[arg(long)]
     no_wait: bool,
+    /// The file that the key ring in a PostgreSQL store is written to when the target is not PostgreSQL; it must not exist yet
+    #[arg(long, value_name = "FILE")]
+    to_key_ring: Option<PathBuf>,
+    /// The key file that unlocks that ring, if it is not the one in the data directory
+    #[arg(long, env = "COUNTERSIGN_KEY_RING", value_name = "FILE")]
+    key_ring: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -80,13 +88,14 @@ struct PostgresArgs {
 }
 
 impl CopyArgs {
-    /// The two stores.
-    fn places(&self) -> Result<(StorePlace, StorePlace), Failure> {
+    /// The two stores, and the key file.
+    fn places(&self) -> Result<(StorePlace, StorePlace, PathBuf), Failure> {
         let mut serve = ServeArgs { config: self.config.clone(), ..ServeArgs::default() };
         serve.settings.data_dir.clone_from(&self.data_dir);
         serve.settings.store_password_file.clone_from(&self.postgres.store_password_file);
         serve.settings.store_schema.clone_from(&self.postgres.store_schema);
         serve.settings.store_ca_file.clone_from(&self.postgres.store_ca_file);
+        serve.settings.key_ring.clone_from(&self.key_ring);
         let settings = serve.resolve()?;
         let place = |url: &str| -> Result<StorePlace, Failure> {
             Ok(StorePlace {
@@ -102,12 +111,12 @@ impl CopyArgs {
         if let Some(schema) = &self.postgres.to_store_schema {
             to.postgres.schema = schema.clone();
         }
-        Ok((from, to))
+        Ok((from, to, settings.key_ring))
     }
 }
 
 pub(super) async fn run(args: CopyArgs) -> Result<(), Failure> {
-    let (from_place, to_place) = args.places()?;
+    let (from_place, to_place, key_file) = args.places()?;
     let name = |place: &StorePlace| copy::name(place).map_err(Failure::usage);
     let (from, to) = (name(&from_place)?, name(&to_place)?);
     if from == to {
@@ -122,11 +131,21 @@ pub(super) async fn run(args: CopyArgs) -> Result<(), Failure> {
     let summary = match begun {
         Begun::Done => None,
         Begun::Copy(copy) => {
+            let rings = match &to_place.url {
+                StoreUrl::Postgres(_) => None,
+                StoreUrl::Sqlite(_) | StoreUrl::Memory => {
+                    Rings::find(&*source, &key_file, args.to_key_ring.as_deref()).await?
+                }
+            };
             let bar = Bar::new("copying");
             copy.bulk(&*source, &*target, &bar).await.map_err(Failure::failed)?;
             bar.finish();
             drop(source);
             let source = own(args.no_wait, &from_place, &from, clock).await?;
+            if let Some(rings) = &rings {
+                copy.hand_over(&*source).await.map_err(Failure::failed)?;
+                rings.write(&*source).await?;
+            }
             let bar = Bar::new("completing");
             let summary = copy.finish(&*source, &*target, &bar).await.map_err(Failure::failed)?;
             bar.finish();
@@ -157,6 +176,51 @@ pub(super) async fn run(args: CopyArgs) -> Result<(), Failure> {
              from now on; serve with --store {}",
             summary.records, summary.digest, to_place.url
         )),
+    }
+}
+
+/// The key ring of a shared store, on its way into a file.
+struct Rings<'a> {
+    unlocks: KeyRing,
+    to: &'a Path,
+}
+
+impl<'a> Rings<'a> {
+    /// Sees to it that the ring can be written before anything is handed over; `None` if the store keeps none.
+    async fn find(
+        source: &dyn CopyEnd,
+        key_file: &Path,
+        to: Option<&'a Path>,
+    ) -> Result<Option<Self>, Failure> {
+        let Some(stored) = source.ring().await.map_err(Failure::failed)? else { return Ok(None) };
+        let to = to.ok_or_else(|| {
+            Failure::usage(
+                "the servers of the source keep their key ring in the store, and a server on the target needs it in a \
+                 file: name a new one with --to-key-ring",
+            )
+        })?;
+        let unlocks = KeyFile::new(key_file.to_owned()).load().map_err(Failure::failed)?;
+        stored.open(&unlocks).map_err(Failure::failed)?;
+        Ok(Some(Self { unlocks, to }))
+    }
+
+    /// Writes the ring of a store that was handed over, and so changes no more.
+    async fn write(&self, source: &dyn CopyEnd) -> Result<(), Failure> {
+        let Some(stored) = source.ring().await.map_err(Failure::failed)? else { return Ok(()) };
+        let ring = stored.open(&self.unlocks).map_err(Failure::failed)?;
+        let file = KeyFile::new(self.to.to_owned());
+        let is_new = file.save_new(&ring).map_err(|error| {
+            Failure::failed(format!("cannot write the key ring to {}: {error}", self.to.display()))
+        })?;
+        // An earlier run of the same command may have come so far.
+        let is_mine = is_new || file.load().is_ok_and(|there| there.to_text() == ring.to_text());
+        if is_mine {
+            return Ok(());
+        }
+        Err(Failure::failed(format!(
+            "{} is there already and is not the key ring of the store; give the command again with another --to-key-ring",
+            self.to.display()
+        )))
     }
 }
 

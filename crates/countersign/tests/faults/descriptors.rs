@@ -66,9 +66,9 @@ async fn one_address_gets_a_quarter_of_the_connections() {
     };
     let mut kept = Vec::new();
     for number in 1..=20 {
-        let served = ask([127, 0, 0, 1]).await;
-        assert_eq!(served.is_some(), number <= 15, "{number}");
-        kept.extend(served);
+        let answered = ask([127, 0, 0, 1]).await;
+        assert_eq!(answered.is_some(), number <= 15, "{number}");
+        kept.extend(answered);
     }
     for _ in 0..20 {
         assert!(ask([127, 0, 0, 2]).await.is_some(), "another address is served meanwhile");

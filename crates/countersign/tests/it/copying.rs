@@ -155,6 +155,10 @@ fn a_store_moves_to_postgresql_and_back_while_tokens_are_live() {
     // Back, and nobody stops the server.
     let arguments = copy(&url, TO);
     let back: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let said = place.refusal(&back, 2);
+    assert!(said.contains("name a new one with --to-key-ring"), "{said}");
+    ask(&running, 0..30);
+    let back = [&back[..], &["--to-key-ring", "new-ring.toml"]].concat();
     assert_eq!(records(&place.print(&back)), Value::from(30));
     ask(&running, 0..50);
     let answer = running.redeem(&tokens[49]);
@@ -175,7 +179,8 @@ fn a_store_moves_to_postgresql_and_back_while_tokens_are_live() {
     let doctor = place.run(&["doctor", "--offline", "--store", &url, flags[0], flags[1]]);
     assert!(doctor.out.contains("it was handed over to sqlite:"), "{doctor:?}");
     running.stop();
-    let server = on(TO);
+    assert_eq!(place.mode("new-ring.toml"), 0o600);
+    let server = place.serve_with(&["--store", TO, "--key-ring", "new-ring.toml"], &[]);
     for _ in 0..2 {
         ask(&server, 0..50);
     }

@@ -351,13 +351,16 @@ fn a_public_url_that_leads_elsewhere_is_an_error() {
 }
 
 #[test]
-fn servers_on_one_database_whose_rings_differ_are_told() {
+fn servers_on_one_database_whose_files_differ_are_told() {
     let (alpha, beta) = (Place::new(), Place::new());
     let (url, schema) = (shared(), new_name());
     let store = ["--store", &*url, "--store-schema", &*schema];
     let one = alpha.serve_with(&store, &[]);
     let refused = Process::start(&mut beta.serve_command(&store, &[]), "").ended().refused(1);
-    assert!(refused.contains("there is no key ring at") && refused.contains(&one.private), "{refused}");
+    assert!(
+        refused.contains("there is no key file at") && refused.contains("copy the key file"),
+        "{refused}"
+    );
 
     fs::create_dir_all(beta.path(DATA)).unwrap();
     beta.set_mode(DATA, 0o700);
@@ -371,16 +374,21 @@ fn servers_on_one_database_whose_rings_differ_are_told() {
     found.must_have("ok", "store", "postgres (schema");
 
     one.print(&alpha, &["keys", "rotate"]);
-    let found = beside(&alpha, &one, &store);
-    found.must_have("warning", "keys", &format!("({}) to have it", two.private));
-    found.must_have("warning", "nodes", "has the keys");
     for (issues, redeems) in [(&one, &two), (&two, &one)] {
-        assert_eq!(redeems.status(&issues.token()), 200, "the new key waits");
+        assert_eq!(redeems.status(&issues.token()), 200);
     }
+    let found = beside(&beta, &two, &store);
+    found.must_have("ok", "keys", "2 keys in the ring");
+
+    beta.print(&["keys", "new", "--add"]);
+    two.process.signal(rustix::process::Signal::HUP);
+    two.process.err.with("the key file has changed on disk and is in use");
+    let found = beside(&alpha, &one, &store);
+    found.must_have("warning", "nodes", "as the newest key of its key file");
 
     beta.print(&["keys", "new", "--key-ring", "other"]);
     let found = beside(&beta, &two, &[&store[..], &["--key-ring", "other"]].concat());
-    found.must_have("error", "keys", "the ring lacks key");
+    found.must_have("error", "keys", "is locked with key");
     let away = ["doctor", "--store", "postgres://anna:hunter2@127.0.0.1:9/none", "--offline"];
     let ended = beta.run(&away);
     assert!(ended.code == Some(1) && ended.out.contains("error    store: "), "{ended:?}");

@@ -19,6 +19,7 @@ mod generated;
 mod help;
 mod http;
 mod keys;
+mod keys_page;
 mod metrics;
 mod pipes;
 mod planted;

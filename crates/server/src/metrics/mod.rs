@@ -78,7 +78,7 @@ impl Outcome<'_> {
             Self::Accepted => "accepted",
             Self::Repeated => "repeated",
             Self::Refused(reason) => reason,
-            Self::Unanswered(StoreError::Busy) => "busy",
+            Self::Unanswered(StoreError::Busy | StoreError::OtherRing) => "busy",
             Self::Unanswered(StoreError::Unavailable(_)) => "store-unavailable",
         }
     }

@@ -53,8 +53,7 @@ impl Standing {
     fn keys(&mut self, app: &App) {
         let ring = app.tokens.keys();
         self.gauge("countersign_keys", "Keys in the ring", count(ring.keys().len()));
-        let sealing = app.tokens.sealing_key(&ring, app.tokens.clock().now());
-        if let Some(key) = ring.keys().iter().find(|key| Some(key.id()) == sealing).map(Key::active_from) {
+        if let Some(key) = ring.sealing_key(app.tokens.clock().now()).map(Key::active_from) {
             self.put(
                 "countersign_sealing_key_active_from_timestamp_seconds",
                 "From when on the key that seals now has been allowed to, in seconds since 1970",

@@ -1,56 +1,20 @@
-//! What operators need: the keys and the store.
+//! What operators need: the store, and who serves from it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use countersign_core::{KeyId, KeyRing, after};
+use axum::http::HeaderMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::App;
 use crate::caller::Caller;
-use crate::health::STORE_TIMEOUT;
-use crate::key_file::KeyFileError;
 use crate::private::body;
 use crate::private::tokens::store_problem;
 use crate::problem::Problem;
-use crate::{App, log_news};
-
-/// The keys of the ring, without their secrets.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct KeysDocument {
-    /// Oldest first.
-    keys: Vec<KeyDocument>,
-}
-
-/// A key, without its secret.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct KeyDocument {
-    /// Its name, which is in the clear in every token that it sealed.
-    id: String,
-    /// From when on it seals, unless a newer key does.
-    #[schema(value_type = String, format = DateTime)]
-    active_from: Timestamp,
-    /// Whether it is the one that seals now. All keys open.
-    sealing: bool,
-    /// The servers on the same store that do not hold it yet. It seals only when there are none.
-    waits_for: Vec<String>,
-}
-
-/// Which key to revoke.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RevokeKeyRequest {
-    /// Its name.
-    id: String,
-    /// Whether to add a new key in the same step, which seals at once. Needed if it is the one that seals.
-    #[serde(default)]
-    rotate: bool,
-}
 
 /// The servers that serve from the store, as they said of themselves.
 #[derive(Debug, Serialize, ToSchema)]
@@ -89,17 +53,6 @@ pub(crate) struct NodeDocument {
     keys: Vec<String>,
     /// The key that it seals with.
     sealing: Option<String>,
-}
-
-/// How to rotate.
-#[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RotateRequest {
-    /// In how many seconds the new key begins to seal: 0 when left out. With several servers on one ring, time to hand
-    /// the file to them all.
-    #[schema(maximum = 31_536_000)]
-    #[serde(default)]
-    activate_in: u32,
 }
 
 /// What is in the store.
@@ -143,78 +96,6 @@ pub(crate) struct FenceDocument {
 #[serde(deny_unknown_fields)]
 struct Nothing {}
 
-/// Lists the keys.
-#[utoipa::path(get, path = "/v1/keys", tag = "keys", responses((status = 200, body = KeysDocument)))]
-pub(crate) async fn list_keys(State(app): State<Arc<App>>) -> Json<KeysDocument> {
-    Json(keys_document(&app))
-}
-
-/// Adds a key to the ring, on disk and in use.
-#[utoipa::path(
-    post, path = "/v1/keys/rotate", tag = "keys", request_body(content = RotateRequest, description = "may be empty"),
-    responses((status = 200, body = KeysDocument), (status = 409, body = Problem), (status = 503, body = Problem))
-)]
-pub(crate) async fn rotate_keys(
-    State(app): State<Arc<App>>,
-    caller: Caller,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Json<KeysDocument>, Problem> {
-    let request: RotateRequest = body::read_json(&headers, body).await?;
-    let now = app.tokens.clock().now();
-    let active_from = after(now, Duration::from_secs(request.activate_in.into()));
-    let keep = app.tokens.keys_in_use().await;
-    let old = app.tokens.keys();
-    change_keys(&app, move |app| app.key_file.rotate(now, active_from, &keep, &**app.tokens.entropy()))
-        .await?;
-    app.tell_of_keys(&old, &caller);
-    let document = keys_document(&app);
-    tracing::info!(
-        keys = document.keys.len(),
-        request = caller.request.map(display),
-        "the key ring was rotated"
-    );
-    Ok(Json(document))
-}
-
-/// Takes a key that is not secret any more out of the ring, on disk and in use. Every token that it sealed is refused
-/// from then on, by the other servers on the same store within seconds.
-#[utoipa::path(
-    post, path = "/v1/keys/revoke", tag = "keys", request_body = RevokeKeyRequest,
-    responses(
-        (status = 200, body = KeysDocument), (status = 400, body = Problem), (status = 409, body = Problem),
-        (status = 503, body = Problem)
-    )
-)]
-pub(crate) async fn revoke_key(
-    State(app): State<Arc<App>>,
-    caller: Caller,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Json<KeysDocument>, Problem> {
-    let request: RevokeKeyRequest = body::read_json(&headers, body).await?;
-    let key: KeyId = request
-        .id
-        .parse()
-        .map_err(|error: countersign_core::NotAKeyId| Problem::bad_request("key-id", error.to_string()))?;
-    let now = app.tokens.clock().now();
-    if !request.rotate && app.tokens.sealing_key(&app.tokens.keys(), now) == Some(key) {
-        return Err(Problem::new(
-            StatusCode::CONFLICT,
-            "key-seals",
-            format!(
-                "key {key} is the one that seals; to replace it in the same step, ask for that with `rotate`"
-            ),
-        ));
-    }
-    let old = app.tokens.keys();
-    change_keys(&app, move |app| app.key_file.revoke(key, request.rotate, now, &**app.tokens.entropy()))
-        .await?;
-    app.tell_of_keys(&old, &caller);
-    tracing::warn!(%key, request = caller.request.map(display), "the key was revoked: tokens that it sealed are refused");
-    Ok(Json(keys_document(&app)))
-}
-
 /// Tells which servers serve from the store.
 #[utoipa::path(
     get, path = "/v1/nodes", tag = "store",
@@ -237,40 +118,6 @@ pub(crate) async fn list_nodes(State(app): State<Arc<App>>) -> Result<Json<Nodes
         sealing: seen.node.sealing.map(|key| key.to_string()),
     });
     Ok(Json(NodesDocument { now: roll.now, this: this.map(|id| id.to_string()), nodes: nodes.collect() }))
-}
-
-/// Changes the ring on disk, puts it to use, and tells the other servers.
-async fn change_keys(
-    app: &Arc<App>,
-    change: impl FnOnce(&App) -> Result<KeyRing, KeyFileError> + Send + 'static,
-) -> Result<(), Problem> {
-    let changed = {
-        let app = Arc::clone(app);
-        tokio::task::spawn_blocking(move || change(&app)).await
-    };
-    match changed {
-        Ok(Ok(ring)) => take_up(app, ring).await,
-        Ok(Err(error @ KeyFileError::Ring { .. })) => {
-            Err(Problem::new(StatusCode::CONFLICT, "key-ring", error.to_string()))
-        }
-        Ok(Err(error)) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "key-ring", error.to_string())),
-        Err(_) => Err(Problem::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "The change of the key ring broke off.",
-        )),
-    }
-}
-
-/// Puts a ring to use that is on disk already. Nobody waits for a store that hangs longer than for a handshake.
-async fn take_up(app: &Arc<App>, ring: KeyRing) -> Result<(), Problem> {
-    let replaced = tokio::time::timeout(STORE_TIMEOUT, app.tokens.replace_keys(ring.clone())).await;
-    match replaced {
-        Ok(Ok(news)) => news.iter().for_each(log_news),
-        Ok(Err(error)) => return Err(Problem::new(StatusCode::CONFLICT, "key-ring", error.to_string())),
-        Err(_) => app.tokens.set_keys(ring),
-    }
-    Ok(())
 }
 
 /// Tells what is in the store.
@@ -321,17 +168,4 @@ pub(crate) async fn fence_store(
     let Nothing {} = body::read_json(&headers, body).await?;
     let fence = app.move_fence(caller).await.map_err(|error| store_problem(&error))?;
     Ok(Json(FenceDocument { fence }))
-}
-
-fn keys_document(app: &App) -> KeysDocument {
-    let (ring, now) = (app.tokens.keys(), app.tokens.clock().now());
-    let sealing = app.tokens.sealing_key(&ring, now);
-    let document = |key: &countersign_core::Key| KeyDocument {
-        id: key.id().to_string(),
-        active_from: key.active_from(),
-        sealing: Some(key.id()) == sealing,
-        waits_for: app.tokens.waits_for(key.id()),
-    };
-    let keys = ring.keys().iter().map(document).collect();
-    KeysDocument { keys }
 }

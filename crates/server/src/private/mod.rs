@@ -1,12 +1,13 @@
 //! The private API: for the service that owns the server, and for its operators.
 //!
-//! XML-RPC (`xmlrpc`) and JSON (`tokens`) are two mouths of the same three operations of the domain; `admin` has
-//! what operators need beyond them, `events` what happened, and `page` shows it to people. Everything passes `guard` first.
+//! XML-RPC (`xmlrpc`) and JSON (`tokens`) are two mouths of the same three operations of the domain; `admin` and
+//! `keys` have what operators need beyond them, `events` what happened, and `page` shows it to people. Everything passes `guard` first.
 
 pub(crate) mod admin;
 mod body;
 pub(crate) mod events;
 pub(crate) mod guard;
+pub(crate) mod keys;
 pub(crate) mod openapi;
 pub(crate) mod page;
 pub(crate) mod tokens;

@@ -99,7 +99,7 @@ impl Answers<'_> {
 
     pub(super) fn store_away(&self, error: &StoreError) -> Response {
         let reason = match error {
-            StoreError::Busy => "busy",
+            StoreError::Busy | StoreError::OtherRing => "busy",
             StoreError::Unavailable(_) => "store-unavailable",
         };
         let text = "The token store cannot answer now; try again, with the same Idempotency-Key.";

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use countersign_core::{
-    End, Ended, Ending, EndingQuery, Node, Roll, StoreCounts, StoreError, StoreStats, TokenId, TokenStore,
+    End, Ended, Ending, EndingQuery, Node, Roll, StoreCounts, StoreError, StoreStats, StoredRing, TokenId,
+    TokenStore,
 };
 use jiff::Timestamp;
 use opentelemetry::KeyValue;
@@ -31,6 +32,7 @@ async fn traced<T>(
             }
         }
         Err(StoreError::Busy) => span.failed("busy"),
+        Err(StoreError::OtherRing) => span.failed("other-ring"),
         // What the store says of its own trouble is for the log.
         Err(StoreError::Unavailable(_)) => span.failed("store-unavailable"),
     }
@@ -55,6 +57,28 @@ impl TokenStore for TracedStore {
 
     async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError> {
         traced("store look", self.0.look(id, expires), Some(word)).await
+    }
+
+    async fn end_under(
+        &self,
+        id: TokenId,
+        expires: Timestamp,
+        ending: Ending,
+        ring: u64,
+    ) -> Result<End, StoreError> {
+        traced("store end", self.0.end_under(id, expires, ending, ring), Some(word)).await
+    }
+
+    async fn look_under(&self, id: TokenId, expires: Timestamp, ring: u64) -> Result<End, StoreError> {
+        traced("store look", self.0.look_under(id, expires, ring), Some(word)).await
+    }
+
+    async fn ring(&self) -> Result<Option<StoredRing>, StoreError> {
+        traced("store ring", self.0.ring(), None).await
+    }
+
+    async fn replace_ring(&self, from: u64, ring: &StoredRing) -> Result<bool, StoreError> {
+        traced("store replace_ring", self.0.replace_ring(from, ring), None).await
     }
 
     async fn endings(&self, query: &EndingQuery) -> Result<Vec<Ended>, StoreError> {

@@ -1,21 +1,117 @@
-//! Several servers on one store: whatever the order in which the key ring is handed around, no live token is refused.
+//! Several servers on one store: a key that was revoked redeems nothing on any of them, and no live token is refused,
+//! whatever the order of changes, restarts and cut lines.
 
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use countersign_core::handshake::{Attempt, Refusal, StatedAudience, Verdict};
 use countersign_core::{
-    CHECK_IN_PERIOD, Clock, JoinError, KeyRing, LIVE, LoginTokenSet, ManualClock, NewToken, News, NodeFacts,
-    NodeId, OsEntropy, Policy, TokenStore,
+    CHECK_IN_PERIOD, Clock, End, Ended, Ending, EndingQuery, Key, KeyChange, KeyId, KeyRing, LoginTokenSet,
+    ManualClock, NewToken, News, Node, NodeFacts, NodeId, OsEntropy, Policy, RetryKeyHash, RingChange,
+    RingError, Roll, SETTLING, StoreError, StoreStats, StoredRing, TokenId, TokenStore, change_ring,
+    read_ring,
 };
+use countersign_server::KeyFile;
 use countersign_store::MemoryStore;
+use jiff::Timestamp;
 use proptest::prelude::*;
+use proptest::sample::Index;
 use serde_json::{Value, json};
 
 use crate::fixture::{Answer, Fixture, JSON, Options, post};
+
+/// A way to the store that can be cut.
+#[derive(Debug)]
+struct Line {
+    store: Arc<dyn TokenStore>,
+    cut: AtomicBool,
+    readings: AtomicUsize,
+}
+
+impl Line {
+    fn to(store: &Arc<dyn TokenStore>) -> Arc<Self> {
+        Arc::new(Self {
+            store: Arc::clone(store),
+            cut: AtomicBool::new(false),
+            readings: AtomicUsize::new(0),
+        })
+    }
+
+    fn set_cut(&self, cut: bool) {
+        self.cut.store(cut, Ordering::SeqCst);
+    }
+
+    fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::SeqCst)
+    }
+
+    fn store(&self) -> Result<&Arc<dyn TokenStore>, StoreError> {
+        if self.is_cut() {
+            Err(StoreError::Unavailable("the line is cut".to_owned()))
+        } else {
+            Ok(&self.store)
+        }
+    }
+}
+
+#[async_trait]
+impl TokenStore for Line {
+    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<End, StoreError> {
+        self.store()?.end(id, expires, ending).await
+    }
+    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError> {
+        self.store()?.look(id, expires).await
+    }
+    async fn end_under(
+        &self,
+        id: TokenId,
+        expires: Timestamp,
+        ending: Ending,
+        ring: u64,
+    ) -> Result<End, StoreError> {
+        self.store()?.end_under(id, expires, ending, ring).await
+    }
+    async fn look_under(&self, id: TokenId, expires: Timestamp, ring: u64) -> Result<End, StoreError> {
+        self.store()?.look_under(id, expires, ring).await
+    }
+    async fn ring(&self) -> Result<Option<StoredRing>, StoreError> {
+        self.readings.fetch_add(1, Ordering::SeqCst);
+        self.store()?.ring().await
+    }
+    async fn replace_ring(&self, from: u64, ring: &StoredRing) -> Result<bool, StoreError> {
+        self.store()?.replace_ring(from, ring).await
+    }
+    async fn endings(&self, query: &EndingQuery) -> Result<Vec<Ended>, StoreError> {
+        self.store()?.endings(query).await
+    }
+    async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {
+        self.store()?.move_fence(line).await
+    }
+    async fn purge(&self, line: Timestamp) -> Result<u64, StoreError> {
+        self.store()?.purge(line).await
+    }
+    async fn stats(&self) -> Result<StoreStats, StoreError> {
+        self.store()?.stats().await
+    }
+    async fn ready(&self) -> Result<(), StoreError> {
+        self.store()?.ready().await
+    }
+    fn is_shared(&self) -> bool {
+        true
+    }
+    async fn check_in(&self, node: &Node) -> Result<Roll, StoreError> {
+        self.store()?.check_in(node).await
+    }
+    async fn roll(&self, now: Timestamp) -> Result<Roll, StoreError> {
+        self.store()?.roll(now).await
+    }
+    async fn close(&self) {}
+}
 
 fn shared_store() -> Arc<dyn TokenStore> {
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::at("2026-01-31T12:00:00Z".parse().unwrap()));
@@ -31,28 +127,29 @@ pub(crate) fn facts(host: &str) -> NodeFacts {
     }
 }
 
-/// A server that has not joined yet.
-fn server(store: &Arc<dyn TokenStore>) -> Fixture {
-    Fixture::with(Options { store: Some(Arc::clone(store)), ..Options::default() })
+/// A server that has not joined yet, and its line.
+fn server(store: &Arc<dyn TokenStore>) -> (Fixture, Arc<Line>) {
+    let line = Line::to(store);
+    (Fixture::with(Options { store: Some(line.clone()), ..Options::default() }), line)
 }
 
-/// Two servers with the same ring.
-async fn two() -> (Fixture, Fixture) {
+/// Two servers with the same key file; the second one's line.
+async fn two() -> (Fixture, Fixture, Arc<Line>) {
     let store = shared_store();
-    let (one, other) = (server(&store), server(&store));
+    let ((one, _), (other, line)) = (server(&store), server(&store));
     hand_over(&one, &other).await;
     one.app.tokens.join(facts("alpha")).await.unwrap();
     other.app.tokens.join(facts("beta")).await.unwrap();
-    (one, other)
+    (one, other, line)
 }
 
-/// Copies the key ring, and has it taken up.
+/// Copies the key file, and has it taken up.
 async fn hand_over(from: &Fixture, to: &Fixture) {
     // Replaced by rename, so that it is another file.
     let beside = to.app.key_file.path().with_extension("copy");
     fs::copy(from.app.key_file.path(), &beside).unwrap();
     fs::rename(beside, to.app.key_file.path()).unwrap();
-    to.app.reload_keys().await;
+    to.app.reload_keys(false).await;
 }
 
 async fn keys(server: &Fixture) -> Vec<Value> {
@@ -67,9 +164,12 @@ async fn sealing(server: &Fixture) -> String {
     sealing[0]["id"].as_str().unwrap().to_owned()
 }
 
+fn request(path: &str, body: &Value) -> Request<Body> {
+    post(path).header("content-type", JSON).body(Body::from(body.to_string())).unwrap()
+}
+
 async fn change(server: &Fixture, path: &str, body: Value) -> Answer {
-    let request = post(path).header("content-type", JSON).body(Body::from(body.to_string())).unwrap();
-    server.private(request).await
+    server.private(request(path, &body)).await
 }
 
 async fn rotate(server: &Fixture) -> String {
@@ -79,89 +179,60 @@ async fn rotate(server: &Fixture) -> String {
     keys.last().unwrap()["id"].as_str().unwrap().to_owned()
 }
 
+async fn revoke(server: &Fixture, id: &str, rotate: bool) {
+    let answer = change(server, "/v1/keys/revoke", json!({ "id": id, "rotate": rotate })).await;
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+}
+
+async fn status(server: &Fixture, token: &str) -> StatusCode {
+    server.handshake(token).await.status
+}
+
+fn advance(servers: [&Fixture; 2], by: Duration) {
+    for server in servers {
+        server.clock.advance(by);
+    }
+}
+
 #[tokio::test]
-async fn a_new_key_waits_until_every_server_has_it() {
-    let (one, other) = two().await;
+async fn new_key_seals_some_seconds_later_everywhere() {
+    let (one, other, _) = two().await;
     let old = sealing(&one).await;
     let new = rotate(&one).await;
     assert_eq!(sealing(&one).await, old);
-    let listed = keys(&one).await;
-    assert_eq!(listed[1]["waits_for"], json!(["beta (http://127.0.0.1:8087)"]), "{listed:?}");
-    assert_eq!(listed[0]["waits_for"], json!([]));
-    assert_eq!(other.handshake(&one.token()).await.status, StatusCode::OK);
-
-    hand_over(&one, &other).await;
-    assert_eq!(sealing(&other).await, new, "beta knows that alpha has it");
-    assert_eq!(one.handshake(&other.token()).await.status, StatusCode::OK);
-    one.app.check_in().await;
-    assert_eq!(sealing(&one).await, new);
-    assert_eq!(other.handshake(&one.token()).await.status, StatusCode::OK);
+    assert_eq!(keys(&one).await[1]["waits_for"], json!([]));
+    other.app.check_in().await;
+    assert_eq!(sealing(&other).await, old);
+    advance([&one, &other], SETTLING);
+    assert_eq!((sealing(&one).await, sealing(&other).await), (new.clone(), new));
+    assert_eq!(status(&one, &other.token()).await, StatusCode::OK);
+    assert_eq!(status(&other, &one.token()).await, StatusCode::OK);
 }
 
 #[tokio::test]
-async fn nobody_waits_for_a_server_that_stopped() {
-    let (one, other) = two().await;
-    other.app.tokens.leave().await.unwrap();
-    let new = rotate(&one).await;
-    assert_eq!(sealing(&one).await, new);
-    // It comes back as it went, and would refuse what alpha seals.
-    let refused = other.app.tokens.join(facts("beta")).await.unwrap_err();
-    assert!(matches!(refused, JoinError::Lacking { .. }), "{refused}");
-    assert!(refused.to_string().contains(&new) && refused.to_string().contains("alpha"), "{refused}");
-    hand_over(&one, &other).await;
-    other.app.tokens.join(facts("beta")).await.unwrap();
-    assert_eq!(other.handshake(&one.token()).await.status, StatusCode::OK);
-}
-
-#[tokio::test]
-async fn a_server_with_a_ring_of_its_own_does_not_serve_beside_others() {
-    let store = shared_store();
-    let (one, stranger) = (server(&store), server(&store));
-    one.app.tokens.join(facts("alpha")).await.unwrap();
-    let refused = stranger.app.tokens.join(facts("beta")).await.unwrap_err().to_string();
-    assert!(refused.contains("copy the key ring of that server here"), "{refused}");
-    let roll = store.roll(one.clock.now()).await.unwrap();
-    assert_eq!(roll.nodes.len(), 1, "alpha need not wait for it");
-    // When alpha is gone, only its tokens are lost, and that is said.
-    one.app.tokens.leave().await.unwrap();
-    let news = stranger.app.tokens.join(facts("beta")).await.unwrap();
-    assert!(matches!(&news[..], [News::Lacks { live: false, .. }]), "{news:?}");
-}
-
-#[tokio::test]
-async fn a_ring_without_a_key_that_others_seal_with_is_not_taken_up() {
-    let (one, other) = two().await;
-    let stranger = server(&shared_store());
-    hand_over(&stranger, &other).await;
-    assert_eq!(keys(&other).await, keys(&one).await);
-    assert_eq!(other.handshake(&one.token()).await.status, StatusCode::OK);
-}
-
-#[tokio::test]
-async fn a_revoked_key_is_revoked_everywhere() {
-    let (one, other) = two().await;
+async fn revoked_key_is_refused_everywhere_at_once() {
+    let (one, other, _) = two().await;
     let old = sealing(&one).await;
-    let stolen = one.token();
-    let request = json!({ "id": old });
-    let answer = change(&one, "/v1/keys/revoke", request.clone()).await;
+    let (stolen, elsewhere) = (one.token(), other.token());
+    let answer = change(&one, "/v1/keys/revoke", json!({ "id": old })).await;
     assert_eq!(
         (answer.status, &answer.json()["type"]),
         (StatusCode::CONFLICT, &json!("urn:countersign:problem:key-seals"))
     );
-    assert_eq!(one.handshake(&one.token()).await.status, StatusCode::OK, "it is still there");
+    assert_eq!(status(&one, &one.token()).await, StatusCode::OK, "it is still there");
 
-    rotate(&one).await;
-    hand_over(&one, &other).await;
-    one.app.check_in().await;
-    let answer = change(&one, "/v1/keys/revoke", request.clone()).await;
-    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
-    assert_eq!(answer.json()["keys"].as_array().unwrap().len(), 1);
-    assert_eq!(one.handshake(&stolen).await.status, StatusCode::NOT_FOUND);
-    other.app.check_in().await;
-    assert_eq!(other.handshake(&stolen).await.status, StatusCode::NOT_FOUND);
-    assert_eq!(other.handshake(&one.token()).await.status, StatusCode::OK);
+    revoke(&one, &old, true).await;
+    // Beta has not checked in since, and still seals with the old key.
+    let late = other.token();
+    for token in [&stolen, &elsewhere, &late] {
+        assert_eq!(status(&other, token).await, StatusCode::NOT_FOUND);
+        assert_eq!(status(&one, token).await, StatusCode::NOT_FOUND);
+    }
+    assert_ne!(sealing(&other).await, old, "it has found out");
+    assert_eq!(status(&other, &one.token()).await, StatusCode::OK);
+    assert_eq!(status(&one, &other.token()).await, StatusCode::OK);
 
-    let again = change(&one, "/v1/keys/revoke", request).await;
+    let again = change(&one, "/v1/keys/revoke", json!({ "id": old })).await;
     assert_eq!(again.status, StatusCode::CONFLICT, "{again:?}");
     assert!(again.text.contains("keys list"), "{again:?}");
     let nonsense = change(&one, "/v1/keys/revoke", json!({ "id": "stolen" })).await;
@@ -169,34 +240,254 @@ async fn a_revoked_key_is_revoked_everywhere() {
 }
 
 #[tokio::test]
-async fn the_only_key_is_revoked_together_with_a_new_one() {
+async fn revoked_key_can_neither_look_nor_be_asked_for_again() {
+    let (one, other, _) = two().await;
+    let old = sealing(&one).await;
+    let (used, live) = (one.token(), one.token());
+    let attempt = |token: &str| {
+        let path = crate::fixture::handshake_path(token);
+        post(&path).header("idempotency-key", "the same").body(Body::empty()).unwrap()
+    };
+    assert_eq!(other.public(attempt(&used)).await.status, StatusCode::OK);
+    assert_eq!(other.public(attempt(&used)).await.status, StatusCode::OK, "the answer was lost");
+    revoke(&one, &old, true).await;
+    assert_eq!(other.public(attempt(&used)).await.status, StatusCode::NOT_FOUND);
+    let show = Request::get(format!("/v1/tokens/{live}")).body(Body::empty()).unwrap();
+    assert_eq!(other.private(show).await.status, StatusCode::NOT_FOUND);
+    let take_back = Request::delete(format!("/v1/tokens/{live}")).body(Body::empty()).unwrap();
+    assert_eq!(other.private(take_back).await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn revocation_is_known_before_the_first_yes_after_an_outage() {
+    let (one, other, line) = two().await;
+    let old = sealing(&one).await;
+    let stolen = other.token();
+    line.set_cut(true);
+    revoke(&one, &old, true).await;
+    assert_eq!(status(&other, &stolen).await, StatusCode::SERVICE_UNAVAILABLE);
+    let issued = other.token();
+    assert_eq!(status(&one, &issued).await, StatusCode::NOT_FOUND);
+    assert_eq!(status(&other, &one.token()).await, StatusCode::SERVICE_UNAVAILABLE, "it cannot know the key");
+    line.set_cut(false);
+    assert_eq!(status(&other, &stolen).await, StatusCode::NOT_FOUND);
+    assert_eq!(status(&other, &one.token()).await, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn revoked_key_stays_revoked_after_a_restart() {
+    let store = shared_store();
+    let ((one, _), (other, _)) = (server(&store), server(&store));
+    hand_over(&one, &other).await;
+    one.app.tokens.join(facts("alpha")).await.unwrap();
+    other.app.tokens.join(facts("beta")).await.unwrap();
+    let old = sealing(&one).await;
+    let stolen = one.token();
+    revoke(&one, &old, true).await;
+    other.app.tokens.leave().await.unwrap();
+    // With the key file of before, in which the key still is.
+    assert!(fs::read_to_string(other.app.key_file.path()).unwrap().contains(&old));
+    let (again, _) = server(&store);
+    hand_over(&other, &again).await;
+    again.app.tokens.join(facts("beta")).await.unwrap();
+    assert_eq!(status(&again, &stolen).await, StatusCode::NOT_FOUND);
+    assert_eq!(status(&again, &one.token()).await, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn key_that_was_just_made_is_looked_for_before_it_is_refused() {
+    let (one, other, line) = two().await;
+    revoke(&one, &sealing(&one).await, true).await;
+    assert_eq!(status(&other, &one.token()).await, StatusCode::OK);
+    // What no server has sealed stays unknown, and is 404.
+    let (elsewhere, _) = server(&shared_store());
+    let unknown = elsewhere.token();
+    assert_eq!(status(&other, &unknown).await, StatusCode::NOT_FOUND);
+    line.set_cut(true);
+    assert_eq!(status(&other, &unknown).await, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(status(&other, "cs1nonsense").await, StatusCode::NOT_FOUND);
+    line.set_cut(false);
+    assert_eq!(status(&other, &unknown).await, StatusCode::NOT_FOUND);
+}
+
+/// Anybody can write the name of a key that is not there; the store must not have to pay for it.
+#[tokio::test(start_paused = true)]
+async fn made_up_keys_do_not_hammer_the_store() {
+    let (_one, other, line) = two().await;
+    let (elsewhere, _) = server(&shared_store());
+    let other = Arc::new(other);
+    let before = line.readings.load(Ordering::SeqCst);
+    let began = tokio::time::Instant::now();
+    let callers = (0..50).map(|_| {
+        let (other, token) = (Arc::clone(&other), elsewhere.token());
+        tokio::spawn(async move {
+            for _ in 0..20 {
+                assert_eq!(status(&other, &token).await, StatusCode::NOT_FOUND);
+            }
+        })
+    });
+    for caller in callers.collect::<Vec<_>>() {
+        caller.await.unwrap();
+    }
+    let readings = line.readings.load(Ordering::SeqCst) - before;
+    let most = usize::try_from(began.elapsed().as_millis() / 100).unwrap() + 2;
+    assert!(readings <= most, "{readings} readings in {:?} for 1000 requests", began.elapsed());
+}
+
+#[tokio::test]
+async fn file_that_does_not_unlock_the_ring_is_refused_and_nothing_is_lost() {
+    let store = shared_store();
+    let ((one, _), (stranger, _)) = (server(&store), server(&store));
+    one.app.tokens.join(facts("alpha")).await.unwrap();
+    let refused = stranger.app.tokens.join(facts("beta")).await.unwrap_err();
+    assert!(matches!(refused, RingError::Locked(_)), "{refused}");
+    assert!(refused.to_string().contains("copy the key file of a server"), "{refused}");
+    hand_over(&one, &stranger).await;
+    stranger.app.tokens.join(facts("beta")).await.unwrap();
+    assert_eq!(status(&stranger, &one.token()).await, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn servers_that_start_at_once_agree_on_one_ring() {
+    for _ in 0..20 {
+        let store = shared_store();
+        let ((one, _), (other, _)) = (server(&store), server(&store));
+        let (first, second) =
+            tokio::join!(one.app.tokens.join(facts("alpha")), other.app.tokens.join(facts("beta")));
+        assert!(first.is_ok() != second.is_ok(), "{first:?}, {second:?}");
+        hand_over(if first.is_ok() { &one } else { &other }, if first.is_ok() { &other } else { &one }).await;
+        for (server, host) in [(&one, "alpha"), (&other, "beta")] {
+            server.app.tokens.join(facts(host)).await.unwrap();
+        }
+        assert_eq!(status(&other, &one.token()).await, StatusCode::OK);
+    }
+}
+
+/// After a theft of the file: a new key in it, the file handed around, the ring locked with it.
+#[tokio::test]
+async fn another_file_key_takes_over_without_an_interruption() {
+    let (one, other, _) = two().await;
+    let thief = fs::read_to_string(one.app.key_file.path()).unwrap();
+    let thief = KeyRing::parse(&thief).unwrap();
+    let file = KeyFile::new(one.app.key_file.path().to_owned());
+    file.change(KeyChange::Add, one.clock.now(), &OsEntropy, drop).unwrap();
+    one.app.reload_keys(false).await;
+    let before = keys(&one).await;
+    let early = change(&one, "/v1/keys/rewrap", json!({})).await;
+    assert_eq!(early.status, StatusCode::CONFLICT, "{early:?}");
+    assert!(early.text.contains("beta") && early.text.contains("copy the key file there first"), "{early:?}");
+    assert_eq!(status(&other, &one.token()).await, StatusCode::OK);
+
+    hand_over(&one, &other).await;
+    let rewrapped = change(&one, "/v1/keys/rewrap", json!({})).await;
+    assert_eq!(rewrapped.status, StatusCode::OK, "{rewrapped:?}");
+    assert_eq!(keys(&one).await, before, "the keys are the same");
+    assert_eq!(status(&other, &one.token()).await, StatusCode::OK);
+    assert_eq!(status(&one, &other.token()).await, StatusCode::OK);
+    let store = one.app.tokens.store();
+    assert!(matches!(read_ring(&**store, &thief).await, Err(RingError::Locked(_))));
+    // The old file again, by mistake: what unlocks the ring stays in memory.
+    fs::write(other.app.key_file.path(), thief.to_text().as_bytes()).unwrap();
+    other.app.reload_keys(true).await;
+    rotate(&one).await;
+    assert_eq!(status(&other, &one.token()).await, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn server_that_cannot_read_the_ring_is_not_ready_until_it_has_the_file() {
+    let (one, other, line) = two().await;
+    // Beta does not hear of the new file, nor is it heard of.
+    line.set_cut(true);
+    other.app.tokens.leave().await.unwrap_err();
+    let file = KeyFile::new(one.app.key_file.path().to_owned());
+    file.change(KeyChange::Add, one.clock.now(), &OsEntropy, drop).unwrap();
+    one.app.reload_keys(false).await;
+    let store = one.app.tokens.store();
+    let rewrap = RingChange::Rewrap;
+    change_ring(&**store, &file.load().unwrap(), rewrap, one.clock.now(), &OsEntropy).await.unwrap();
+    line.set_cut(false);
+    assert_eq!(status(&other, &one.token()).await, StatusCode::SERVICE_UNAVAILABLE);
+    let ready = || other.public(Request::get("/readyz").body(Body::empty()).unwrap());
+    assert_eq!(ready().await.status, StatusCode::SERVICE_UNAVAILABLE);
+    hand_over(&one, &other).await;
+    assert_eq!(status(&other, &one.token()).await, StatusCode::OK);
+    other.app.tokens.join(facts("beta")).await.unwrap();
+    other.app.check_in().await;
+    assert_eq!(ready().await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn ring_of_a_file_cannot_be_locked_anew() {
+    let answer = change(&Fixture::new(), "/v1/keys/rewrap", json!({})).await;
+    assert_eq!(answer.status, StatusCode::CONFLICT);
+    assert!(answer.text.contains("in the key file"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn only_key_is_revoked_together_with_a_new_one() {
     let server = Fixture::new();
     let (old, stolen) = (sealing(&server).await, server.token());
-    let answer = change(&server, "/v1/keys/revoke", json!({ "id": old, "rotate": true })).await;
-    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    revoke(&server, &old, true).await;
     assert_ne!(sealing(&server).await, old);
-    assert_eq!(server.handshake(&stolen).await.status, StatusCode::NOT_FOUND);
-    assert_eq!(server.handshake(&server.token()).await.status, StatusCode::OK);
+    assert_eq!(status(&server, &stolen).await, StatusCode::NOT_FOUND);
+    assert_eq!(status(&server, &server.token()).await, StatusCode::OK);
+}
+
+/// The events on record, as the private API shows them.
+async fn events(server: &Fixture) -> String {
+    server.private(Request::get("/v1/events").body(Body::empty()).unwrap()).await.text
+}
+
+/// A caller that asks and is gone before the answer.
+async fn ask_and_hang_up(server: &Fixture, path: &str, body: &Value) {
+    let asked = server.private(request(path, body));
+    tokio::pin!(asked);
+    // As far as the request is read and the change begins.
+    let hung_up = tokio::time::timeout(Duration::from_millis(1), &mut asked).await;
+    assert!(hung_up.is_err(), "the caller was not fast enough: {hung_up:?}");
 }
 
 #[tokio::test]
-async fn a_server_that_has_not_heard_of_the_others_refuses_no_key_for_good() {
-    let (one, other) = two().await;
-    // Beta does not check in, so that alpha stops to wait for it; here the same comes of another store.
-    let elsewhere = server(&shared_store());
-    let (unknown, nonsense) = (elsewhere.token(), "cs1nonsense");
-    assert_eq!(other.handshake(&unknown).await.status, StatusCode::NOT_FOUND);
-    other.clock.advance(LIVE);
-    assert_eq!(other.handshake(&unknown).await.status, StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(other.handshake(nonsense).await.status, StatusCode::NOT_FOUND);
-    other.app.check_in().await;
-    assert_eq!(other.handshake(&unknown).await.status, StatusCode::NOT_FOUND);
-    drop(one);
+async fn change_is_carried_through_when_its_caller_hangs_up() {
+    let server = Fixture::new();
+    tokio::spawn(Arc::clone(&server.app.events).write());
+    let stolen = server.token();
+    let old = sealing(&server).await;
+    let directory = fs::File::open(server.app.key_file.path().parent().unwrap()).unwrap();
+    directory.lock().unwrap();
+    ask_and_hang_up(&server, "/v1/keys/revoke", &json!({ "id": old, "rotate": true })).await;
+    assert_eq!(sealing(&server).await, old);
+    drop(directory);
+    while sealing(&server).await == old {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(status(&server, &stolen).await, StatusCode::NOT_FOUND);
+    for kind in ["key-rotated", "key-revoked"] {
+        while !events(&server).await.contains(kind) {
+            tokio::task::yield_now().await;
+        }
+    }
+    let on_disk = fs::read_to_string(server.app.key_file.path()).unwrap();
+    assert!(on_disk.contains(&format!("revoked = [\"{old}\"]")), "{old}");
 }
 
 #[tokio::test]
-async fn the_nodes_are_listed() {
-    let (one, _other) = two().await;
+async fn locked_key_file_is_said_and_changes_nothing() {
+    let server = Fixture::new();
+    let directory = fs::File::open(server.app.key_file.path().parent().unwrap()).unwrap();
+    directory.lock().unwrap();
+    let before = keys(&server).await;
+    let answer = change(&server, "/v1/keys/rotate", json!({})).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{answer:?}");
+    assert!(answer.text.contains("holds the lock"), "{answer:?}");
+    assert_eq!(keys(&server).await, before);
+    drop(directory);
+    rotate(&server).await;
+}
+
+#[tokio::test]
+async fn nodes_are_listed() {
+    let (one, _other, _) = two().await;
     let answer = one.private(Request::get("/v1/nodes").body(Body::empty()).unwrap()).await.json();
     let nodes = answer["nodes"].as_array().unwrap();
     let mut hosts: Vec<&str> = nodes.iter().map(|node| node["host"].as_str().unwrap()).collect();
@@ -209,22 +500,20 @@ async fn the_nodes_are_listed() {
     }
 }
 
-/// What may happen to three servers and the files with their rings.
+/// What may happen to three servers on one store.
 #[derive(Clone, Debug)]
 enum Step {
-    /// A new key in the file of one, which takes it up.
+    /// A new key.
     Rotate(usize),
-    /// The file of one is copied over that of another, and perhaps taken up.
-    Copy { from: usize, to: usize, reload: bool },
-    /// The file is taken up.
-    Reload(usize),
-    /// Everybody who can checks in, and time passes.
+    /// One of the keys is revoked, perhaps replaced.
+    Revoke { node: usize, key: Index, rotate: bool },
+    /// Everybody checks in, and time passes.
     Tick,
     /// One cannot reach the store, or can again.
     Cut(usize),
     /// One stops, in order or not.
     Stop { node: usize, orderly: bool },
-    /// One starts, with the ring in its file.
+    /// One starts, with the file that they all had in the beginning.
     Start(usize),
     /// One issues a token.
     Issue(usize),
@@ -234,28 +523,28 @@ fn step() -> impl Strategy<Value = Step> {
     let node = 0..3_usize;
     prop_oneof![
         node.clone().prop_map(Step::Rotate),
-        (node.clone(), node.clone(), any::<bool>()).prop_map(|(from, to, reload)| Step::Copy {
-            from,
-            to,
-            reload
+        (node.clone(), any::<Index>(), any::<bool>()).prop_map(|(node, key, rotate)| Step::Revoke {
+            node,
+            key,
+            rotate
         }),
-        node.clone().prop_map(Step::Reload),
         Just(Step::Tick),
         node.clone().prop_map(Step::Cut),
         (node.clone(), any::<bool>()).prop_map(|(node, orderly)| Step::Stop { node, orderly }),
         node.clone().prop_map(Step::Start),
+        node.clone().prop_map(Step::Issue),
         node.prop_map(Step::Issue),
     ]
 }
 
-/// Three servers, their files, and the tokens that nobody may refuse.
+/// Three servers, the file that each of them has, and the tokens that were issued, with their keys.
 struct World {
     clock: Arc<ManualClock>,
     store: Arc<dyn TokenStore>,
-    files: Vec<KeyRing>,
+    file: KeyRing,
     nodes: Vec<Option<LoginTokenSet>>,
-    cut: [bool; 3],
-    tokens: Vec<String>,
+    lines: Vec<Arc<Line>>,
+    tokens: Vec<(String, KeyId)>,
 }
 
 impl World {
@@ -263,98 +552,115 @@ impl World {
         let clock = Arc::new(ManualClock::at("2026-01-31T12:00:00Z".parse().unwrap()));
         let as_clock: Arc<dyn Clock> = clock.clone();
         let store: Arc<dyn TokenStore> = Arc::new(MemoryStore::shared(&as_clock));
-        let ring = KeyRing::generate(clock.now(), &OsEntropy).unwrap();
-        let files = vec![ring; 3];
-        let mut world =
-            Self { clock, store, files, nodes: vec![None, None, None], cut: [false; 3], tokens: Vec::new() };
+        let file = KeyRing::generate(clock.now(), &OsEntropy).unwrap();
+        let lines = (0..3).map(|_| Line::to(&store)).collect();
+        let mut world = Self { clock, store, file, nodes: vec![None, None, None], lines, tokens: Vec::new() };
         for node in 0..3 {
             world.take(Step::Start(node)).await;
         }
         world
     }
 
+    /// The truth: the ring that is in the store.
+    async fn ring(&self) -> KeyRing {
+        read_ring(&*self.store, &self.file).await.unwrap()
+    }
+
     async fn take(&mut self, step: Step) {
         match step {
             Step::Rotate(node) => {
-                let now = self.clock.now();
-                let keep = match &self.nodes[node] {
-                    Some(set) => set.keys_in_use().await,
-                    None => Vec::new(),
-                };
-                // A ring that is full stays as it is.
-                let _ = self.files[node].rotate(now, now, &keep, &OsEntropy);
-                self.reload(node).await;
+                let change = RingChange::Keys(KeyChange::Rotate { activate_in: Duration::ZERO });
+                self.change(node, change).await;
             }
-            Step::Copy { from, to, reload } => {
-                self.files[to] = self.files[from].clone();
-                if reload {
-                    self.reload(to).await;
+            Step::Revoke { node, key, rotate } => {
+                let before = self.ring().await;
+                let now = self.clock.now();
+                let key = key.get(before.keys()).id();
+                let place = |key: KeyId| before.keys().iter().position(|other| other.id() == key);
+                if self.change(node, RingChange::Keys(KeyChange::Revoke { key, rotate })).await {
+                    let sealing = self.ring().await.sealing_key(now).map(Key::id).unwrap();
+                    let sealed = before.sealing_key(now).map(Key::id).unwrap();
+                    // A key that is not older than the one that sealed before.
+                    assert!(
+                        place(sealing).is_none_or(|new| Some(new) >= place(sealed)),
+                        "an older key seals"
+                    );
                 }
             }
-            Step::Reload(node) => self.reload(node).await,
             Step::Tick => {
                 self.clock.advance(CHECK_IN_PERIOD);
-                for (node, cut) in self.nodes.iter().zip(self.cut) {
-                    if let (Some(node), false) = (node, cut) {
-                        node.check_in().await.unwrap();
+                for (node, line) in self.nodes.iter().zip(&self.lines) {
+                    if let Some(node) = node {
+                        assert_eq!(node.check_in().await.is_ok(), !line.is_cut());
                     }
                 }
             }
-            Step::Cut(node) => self.cut[node] = !self.cut[node],
+            Step::Cut(node) => self.lines[node].set_cut(!self.lines[node].is_cut()),
             Step::Stop { node, orderly } => {
-                if let (Some(set), true) = (self.nodes[node].take(), orderly && !self.cut[node]) {
-                    set.leave().await.unwrap();
+                if let (Some(set), true) = (self.nodes[node].take(), orderly) {
+                    let _ = set.leave().await;
                 }
             }
             Step::Start(node) => self.start(node).await,
             Step::Issue(node) => {
                 if let Some(set) = &self.nodes[node] {
-                    self.tokens.push(set.issue(NewToken::default()).unwrap().text.into_exposed());
+                    let key = set.keys().sealing_key(self.clock.now()).map(Key::id).unwrap();
+                    self.tokens.push((set.issue(NewToken::default()).unwrap().text.into_exposed(), key));
                 }
             }
         }
     }
 
+    async fn change(&self, node: usize, change: RingChange) -> bool {
+        let Some(set) = &self.nodes[node] else { return false };
+        match set.change_ring(change).await {
+            Ok(_) => true,
+            Err(RingError::Store(_)) if self.lines[node].is_cut() => false,
+            // It is full, or no key would be left to seal.
+            Err(RingError::Ring(_)) => false,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
     async fn start(&mut self, node: usize) {
-        if self.nodes[node].is_some() || self.cut[node] {
+        if self.nodes[node].is_some() {
             return;
         }
-        let ring = self.files[node].clone();
+        let (file, line) = (self.file.clone(), self.lines[node].clone());
         let clock: Arc<dyn Clock> = self.clock.clone();
-        let set =
-            LoginTokenSet::new(ring, Arc::clone(&self.store), clock, Arc::new(OsEntropy), Policy::default());
+        let set = LoginTokenSet::new(file, line, clock, Arc::new(OsEntropy), Policy::default());
         match set.join(facts(&node.to_string())).await {
-            // Servers that are gone sealed with other keys, and the operator was told.
-            Ok(news) if !news.is_empty() => {
-                self.tokens.clear();
+            Ok(news) => {
+                assert!(news.iter().all(|news| matches!(news, News::Seals(_))), "{news:?}");
                 self.nodes[node] = Some(set);
             }
-            Ok(_) => self.nodes[node] = Some(set),
-            Err(JoinError::Lacking { .. } | JoinError::Stranger { .. }) => {}
-            Err(JoinError::Store(error)) => panic!("{error}"),
+            Err(error) => assert!(self.lines[node].is_cut(), "{error}"),
         }
     }
 
-    /// As the server does it.
-    async fn reload(&mut self, node: usize) {
-        let ring = self.files[node].clone();
-        if let (Some(set), false) = (&self.nodes[node], self.cut[node]) {
-            match set.replace_keys(ring).await {
-                Ok(_) | Err(JoinError::Lacking { .. }) => {}
-                Err(error) => panic!("{error}"),
-            }
-        }
-    }
-
-    /// Shows every token to everybody.
+    /// Shows every token to everybody, with the key that gets a lost answer again.
     async fn check(&self) {
-        let attempt = Attempt { is_post: true, audience: StatedAudience::None, retry_key: None };
-        for token in &self.tokens {
-            for (place, node) in self.nodes.iter().enumerate() {
+        let attempt = Attempt {
+            is_post: true,
+            audience: StatedAudience::None,
+            retry_key: Some(RetryKeyHash::of(b"the same")),
+        };
+        let ring = self.ring().await;
+        for (token, key) in &self.tokens {
+            for (place, (node, line)) in self.nodes.iter().zip(&self.lines).enumerate() {
                 let Some(node) = node else { continue };
-                if let Ok(redemption) = node.redeem(token, &attempt, None).await {
-                    let refused = redemption.verdict == Verdict::Refused(Refusal::NotOurs);
-                    assert!(!refused, "node {place} does not know a live token");
+                let redeemed = node.redeem(token, &attempt, None).await.map(|redeemed| redeemed.verdict);
+                match redeemed {
+                    Err(_) => assert!(line.is_cut(), "node {place} does not answer"),
+                    Ok(verdict) if ring.holds(*key) => assert_ne!(
+                        verdict,
+                        Verdict::Refused(Refusal::NotOurs),
+                        "node {place} does not know a live token of {key}"
+                    ),
+                    Ok(verdict) => {
+                        let accepted = matches!(verdict, Verdict::Accepted { .. });
+                        assert!(!accepted, "node {place} accepts a token of {key}, which was revoked");
+                    }
                 }
             }
         }
@@ -365,9 +671,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn no_order_of_events_refuses_a_live_token(steps in prop::collection::vec(step(), 1..60)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(async {
+    fn no_order_of_events_accepts_a_revoked_key_or_refuses_a_live_one(
+        steps in prop::collection::vec(step(), 1..60)
+    ) {
+        // Paused: the time between two readings of the ring passes at once.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        runtime.unwrap().block_on(async {
             let mut world = World::new().await;
             for step in steps {
                 world.take(step).await;
@@ -377,20 +686,60 @@ proptest! {
     }
 }
 
-/// The rule, broken on purpose, is found out: a key that does not wait.
+/// A store that does not look at the ring is found out by the same checks.
 #[tokio::test]
-async fn without_waiting_a_live_token_is_refused() {
-    let mut world = World::new().await;
-    world.clock.advance(Duration::from_secs(1));
-    let now = world.clock.now();
-    world.files[0].rotate(now, now, &[], &OsEntropy).unwrap();
+async fn without_the_ring_in_the_statement_a_revoked_key_is_accepted() {
+    #[derive(Debug)]
+    struct Careless(Arc<Line>);
+
+    #[async_trait]
+    impl TokenStore for Careless {
+        async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<End, StoreError> {
+            let there = self.0.ring().await?.map_or(0, |ring| ring.version);
+            self.0.end_under(id, expires, ending, there).await
+        }
+        async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError> {
+            self.0.look(id, expires).await
+        }
+        async fn ring(&self) -> Result<Option<StoredRing>, StoreError> {
+            self.0.ring().await
+        }
+        async fn endings(&self, query: &EndingQuery) -> Result<Vec<Ended>, StoreError> {
+            self.0.endings(query).await
+        }
+        async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {
+            self.0.move_fence(line).await
+        }
+        async fn purge(&self, line: Timestamp) -> Result<u64, StoreError> {
+            self.0.purge(line).await
+        }
+        async fn stats(&self) -> Result<StoreStats, StoreError> {
+            self.0.stats().await
+        }
+        async fn ready(&self) -> Result<(), StoreError> {
+            self.0.ready().await
+        }
+        fn is_shared(&self) -> bool {
+            true
+        }
+        async fn close(&self) {}
+    }
+
+    let world = World::new().await;
     let clock: Arc<dyn Clock> = world.clock.clone();
-    let alone: Arc<dyn TokenStore> = Arc::new(MemoryStore::new(&*clock));
-    let hasty =
-        LoginTokenSet::new(world.files[0].clone(), alone, clock, Arc::new(OsEntropy), Policy::default());
-    world.tokens.push(hasty.issue(NewToken::default()).unwrap().text.into_exposed());
+    let careless = Careless(Line::to(&world.store));
+    let careless = LoginTokenSet::new(
+        world.file.clone(),
+        Arc::new(careless),
+        clock,
+        Arc::new(OsEntropy),
+        Policy::default(),
+    );
+    careless.join(facts("careless")).await.unwrap();
+    let stolen = careless.issue(NewToken::default()).unwrap().text.into_exposed();
+    let key = world.file.keys()[0].id();
+    assert!(world.change(0, RingChange::Keys(KeyChange::Revoke { key, rotate: true })).await);
     let attempt = Attempt { is_post: true, audience: StatedAudience::None, retry_key: None };
-    let other = world.nodes[1].as_ref().unwrap();
-    let verdict = other.redeem(&world.tokens[0], &attempt, None).await.unwrap().verdict;
-    assert_eq!(verdict, Verdict::Refused(Refusal::NotOurs));
+    let verdict = careless.redeem(&stolen, &attempt, None).await.unwrap().verdict;
+    assert!(matches!(verdict, Verdict::Accepted { .. }), "{verdict:?}");
 }

@@ -20,6 +20,7 @@ mod lines;
 mod nodes;
 mod races;
 mod recent;
+mod ring;
 
 use std::sync::Arc;
 
@@ -33,6 +34,7 @@ pub use self::lines::*;
 pub use self::nodes::*;
 pub use self::races::*;
 pub use self::recent::*;
+pub use self::ring::*;
 
 /// A place for one store.
 #[async_trait]
@@ -85,6 +87,10 @@ macro_rules! contract_tests {
             nodes_that_check_in_together_do_not_miss_each_other,
             a_silent_node_is_remembered_for_a_day,
             opening_again_finds_the_nodes,
+            ring_replaces_only_what_it_was_made_from,
+            other_ring_ends_no_life,
+            one_of_many_changes_of_the_ring_is_made,
+            ring_that_was_replaced_redeems_nothing,
         }
     };
     (@each $subject:expr; $($case:ident),* $(,)?) => {

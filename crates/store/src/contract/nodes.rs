@@ -24,8 +24,7 @@ impl Fixture {
             clock: self.clock.now(),
             sealing: keys.first().map(|key| key.id),
             keys,
-            sealed: Vec::new(),
-            revoked: Vec::new(),
+            unlocks: Vec::new(),
         }
     }
 
@@ -55,7 +54,7 @@ pub async fn a_node_that_checks_in_is_on_the_roll(subject: &dyn Subject) {
     let roll = f.check_in(&node).await;
     assert_eq!(names(&roll), [("alpha", false)]);
     node.serving = true;
-    node.revoked = node.keys.iter().map(|key| key.id).collect();
+    node.unlocks = node.keys.iter().map(|key| key.id).collect();
     let roll = f.check_in(&node).await;
     assert_eq!(names(&roll), [("alpha", true)]);
     assert_eq!(roll.nodes[0].node, node);

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use async_trait::async_trait;
-use countersign_core::{Consumption, Ending, StoreError, TokenId, to_millis};
+use countersign_core::{Consumption, Ending, StoreError, StoredRing, TokenId, to_millis};
 use jiff::Timestamp;
 
 use super::{CopyError, CopyId, CopyState, Lines};
@@ -89,6 +89,18 @@ pub trait CopyEnd: Send + Sync + fmt::Debug {
 
     /// Puts both lines where they are in the source, also backwards. Only while it receives this very copy.
     async fn set_lines(&self, copy: &CopyId, lines: Lines) -> Result<(), CopyError>;
+
+    /// The key ring that a shared store keeps, locked.
+    async fn ring(&self) -> Result<Option<StoredRing>, StoreError> {
+        Ok(None)
+    }
+
+    /// Puts a key ring there, or none, so that the key file is taken in when it first serves. Only while it receives this
+    /// very copy. A store that is not shared has no use for it.
+    async fn set_ring(&self, copy: &CopyId, ring: Option<&StoredRing>) -> Result<(), CopyError> {
+        let _ = (copy, ring);
+        Ok(())
+    }
 
     /// Hands it over: when this returns, no token's life is ended in it any more, by whomever. If it has been handed
     /// over by this very copy already, nothing changes.

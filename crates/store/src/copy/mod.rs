@@ -286,9 +286,10 @@ impl Copy {
         target: &dyn CopyEnd,
         progress: &dyn Progress,
     ) -> Result<Summary, CopyError> {
-        source.hand_over(&self.id, &self.to).await?;
+        self.hand_over(source).await?;
         let lines = source.lines().await?;
         target.set_lines(&self.id, lines).await?;
+        target.set_ring(&self.id, source.ring().await?.as_ref()).await?;
         self.pass(source, target, None, progress).await?;
         let (ours, theirs) = (summarize(source).await?, summarize(target).await?);
         if ours != theirs {
@@ -296,6 +297,11 @@ impl Copy {
         }
         target.serve(&self.id).await?;
         Ok(theirs)
+    }
+
+    /// Hands the source over: from here on neither its records nor its key ring change. [`finish`](Self::finish) does it, too.
+    pub async fn hand_over(&self, source: &dyn CopyEnd) -> Result<(), CopyError> {
+        source.hand_over(&self.id, &self.to).await
     }
 
     /// Makes the target's records after `after` those of the source.

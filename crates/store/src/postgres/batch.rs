@@ -94,17 +94,20 @@ impl Core {
         let mut left = Vec::new();
         for (place, item) in others {
             let first = batch.entries.get(place);
-            match first.and_then(|entry| entry.end.as_ref().map(|end| (end, &entry.ending))) {
-                Some((End::Recorded, ending) | (End::Already(ending), _)) => {
+            match first.and_then(|entry| entry.end.as_ref().map(|end| (end, entry))) {
+                // What was answered to one ring is no answer to another.
+                Some((_, entry)) if entry.token.ring != item.token.ring => left.push(item),
+                Some((Ok(End::Recorded), Entry { ending, .. }) | (Ok(End::Already(ending)), _)) => {
                     item.answer(Ok(End::Already(ending.clone())));
                 }
-                Some((End::Fenced, _)) => item.answer(Ok(End::Fenced)),
-                Some((End::Forgotten, _)) => left.push(item),
+                Some((Ok(End::Fenced), _)) => item.answer(Ok(End::Fenced)),
+                Some((Ok(End::Forgotten), _)) => left.push(item),
+                Some((Err(error), _)) => item.answer(Err(error.clone())),
                 None => item.answer(Err(lost(&outcome))),
             }
         }
         for (item, entry) in firsts.into_iter().zip(batch.entries) {
-            item.answer(entry.end.ok_or_else(|| lost(&outcome)));
+            item.answer(entry.end.unwrap_or_else(|| Err(lost(&outcome))));
         }
         left
     }
@@ -132,7 +135,7 @@ impl Core {
                 // Made wrong on purpose, to see that the tests would find it out.
                 #[cfg(test)]
                 if self.guesses.load(Ordering::Relaxed) && batch.is_uncertain {
-                    batch.entries.iter_mut().for_each(|entry| entry.end = Some(End::Recorded));
+                    batch.entries.iter_mut().for_each(|entry| entry.end = Some(Ok(End::Recorded)));
                     return Ok(());
                 }
                 // Nothing was kept, and asking again would not change that.
@@ -180,7 +183,8 @@ struct Batch {
 struct Entry {
     token: Token,
     ending: Ending,
-    end: Option<End>,
+    /// The answer: an end, or that the key ring is another one.
+    end: Option<Result<End, StoreError>>,
 }
 
 impl Batch {
@@ -215,7 +219,7 @@ impl Batch {
                 && let Ok(n) = columns.ids.binary_search(&id)
                 && let Some(entry) = open.get_mut(n)
             {
-                entry.end = Some(End::Recorded);
+                entry.end = Some(Ok(End::Recorded));
             }
         }
         Ok(missing == 0)
@@ -236,9 +240,10 @@ impl Batch {
             let seen = Seen::read(row).map_err(|error| unreadable(&error, session.place()))?;
             let Some(entry) = open.get_mut(&seen.id) else { continue };
             entry.end = match seen.record {
-                Some((_, nonce)) if nonce == self.nonce => Some(End::Recorded),
-                Some((ending, _)) => Some(End::Already(ending)),
-                None => Some(entry.token.judge(seen.lines)).filter(|end| *end != End::Recorded),
+                Some((_, nonce)) if nonce == self.nonce => Some(Ok(End::Recorded)),
+                _ if seen.ring != entry.token.ring => Some(Err(StoreError::OtherRing)),
+                Some((ending, _)) => Some(Ok(End::Already(ending))),
+                None => Some(Ok(entry.token.judge(seen.lines))).filter(|end| *end != Ok(End::Recorded)),
             };
         }
         Ok(self.entries.iter().all(|entry| entry.end.is_some()))

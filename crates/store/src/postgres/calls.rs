@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use countersign_core::{
-    End, Ended, Ending, EndingQuery, Node, Roll, StoreCounts, StoreError, StoreStats, TokenId, TokenStore,
-    from_millis, to_millis,
+    End, Ended, Ending, EndingQuery, Node, Roll, StoreCounts, StoreError, StoreStats, StoredRing, TokenId,
+    TokenStore, from_millis, to_millis,
 };
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
@@ -16,7 +16,9 @@ use super::lanes::QUEUE;
 use super::rows::{Lines, Seen, Token, counts, unreadable, uuid};
 use super::session::{Session, take};
 use super::sql::{Line, Query};
-use super::{Counts, NEVER, PATIENCE, PostgresStore, Work, copy, no_lines, nodes, recent, schema, work};
+use super::{
+    Counts, NEVER, PATIENCE, PostgresStore, Work, copy, no_lines, nodes, recent, ring, schema, work,
+};
 
 pub(super) fn unavailable(failure: Failure) -> StoreError {
     StoreError::Unavailable(failure.into_reason())
@@ -44,26 +46,54 @@ impl PostgresStore {
 #[async_trait]
 impl TokenStore for PostgresStore {
     async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<End, StoreError> {
+        self.end_under(id, expires, ending, 0).await
+    }
+
+    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError> {
+        self.look_under(id, expires, 0).await
+    }
+
+    async fn end_under(
+        &self,
+        id: TokenId,
+        expires: Timestamp,
+        ending: Ending,
+        ring: u64,
+    ) -> Result<End, StoreError> {
         self.usable()?;
-        let end = self.lanes.end(Token::new(id, expires), ending).await?;
+        let end = self.lanes.end(Token::new(id, expires, ring), ending).await?;
         if end == End::Recorded {
             self.core.written.store(to_millis(self.core.clock.now()), Ordering::Release);
         }
         Ok(end)
     }
 
-    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError> {
-        let token = Token::new(id, expires);
+    async fn look_under(&self, id: TokenId, expires: Timestamp, ring: u64) -> Result<End, StoreError> {
+        let token = Token::new(id, expires, ring);
         self.ask(work(move |session| {
             Box::pin(async move {
                 let rows = session.query(Query::Look(token.table()), &[&vec![uuid(token.id)]]).await?;
                 let seen = rows.first().map(Seen::read).transpose();
                 match seen.map_err(|error| unreadable(&error, session.place()))? {
-                    Some(Seen { record: Some((ending, _)), .. }) => Ok(End::Already(ending)),
-                    Some(Seen { lines, .. }) => Ok(token.judge(lines)),
+                    Some(seen) if seen.ring != token.ring => Ok(Err(StoreError::OtherRing)),
+                    Some(Seen { record: Some((ending, _)), .. }) => Ok(Ok(End::Already(ending))),
+                    Some(Seen { lines, .. }) => Ok(Ok(token.judge(lines))),
                     None => Err(no_lines(session.place())),
                 }
             })
+        }))
+        .await?
+    }
+
+    async fn ring(&self) -> Result<Option<StoredRing>, StoreError> {
+        self.ask(work(|session| Box::pin(ring::read(session)))).await
+    }
+
+    async fn replace_ring(&self, from: u64, ring: &StoredRing) -> Result<bool, StoreError> {
+        let ring = Arc::new(ring.clone());
+        self.ask(work(move |session| {
+            let ring = Arc::clone(&ring);
+            Box::pin(async move { ring::replace(session, from, &ring).await })
         }))
         .await
     }

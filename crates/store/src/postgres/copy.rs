@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use countersign_core::{Clock, Entropy, StoreError, TokenId, from_millis, to_millis};
+use countersign_core::{Clock, Entropy, StoreError, StoredRing, TokenId, from_millis, to_millis};
 use tokio::time::Instant;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::calls::unavailable;
 use super::fault::Failure;
+use super::ring::{self, as_number};
 use super::rows::{Columns, Lines as Millis, Token, read_ending, unreadable, uuid};
 use super::schema::{self, Change as SchemaChange, Trouble};
 use super::session::{Session, take};
@@ -184,6 +185,7 @@ enum Change {
     Receive { from: String },
     Replace { after: Uuid, until: Uuid, records: Vec<Record> },
     SetLines(Lines),
+    SetRing(Option<StoredRing>),
     HandOver { to: String },
     Serve,
 }
@@ -197,9 +199,9 @@ async fn in_transaction(session: &mut Session, copy: &CopyId, change: &Change) -
     // A failure leaves a session whose transaction is open, and which is not used again.
     let outcome = outcome?;
     if outcome == Ok(true) {
-        session.commit().await?
+        session.commit().await?;
     } else {
-        session.roll_back().await?
+        session.roll_back().await?;
     }
     Ok(outcome)
 }
@@ -243,6 +245,13 @@ async fn carry_out(session: &mut Session, copy: &CopyId, change: &Change) -> Res
         (Change::SetLines(lines), CopyState::Receiving { copy: other, .. }) if is_mine(&other) => {
             let (fence, horizon) = (to_millis(lines.fence), to_millis(lines.horizon));
             session.execute(Query::Copy(CopyQuery::SetLines), &[&fence, &horizon]).await?;
+            Ok(Ok(true))
+        }
+        (Change::SetRing(ring), CopyState::Receiving { copy: other, .. }) if is_mine(&other) => {
+            let version = ring.as_ref().map_or(0, |ring| as_number(ring.version));
+            let by = ring.as_ref().map(|ring| ring.unlocked_by.to_string());
+            let sealed = ring.as_ref().map(|ring| ring.sealed.as_slice());
+            session.execute(Query::Copy(CopyQuery::SetRing), &[&version, &by.as_ref(), &sealed]).await?;
             Ok(Ok(true))
         }
         (Change::Replace { after, until, records }, CopyState::Receiving { copy: other, .. })
@@ -314,6 +323,7 @@ async fn replace(
                     id: record.id,
                     created: to_millis(record.id.created()),
                     expires: to_millis(record.expires),
+                    ring: 0,
                 };
                 new.entry(token.table()).or_default().push(token, &record.ending);
             }
@@ -384,6 +394,14 @@ impl CopyEnd for PostgresCopy {
 
     async fn set_lines(&self, copy: &CopyId, lines: Lines) -> Result<(), CopyError> {
         self.change(copy, Change::SetLines(lines)).await.map(drop)
+    }
+
+    async fn ring(&self) -> Result<Option<StoredRing>, StoreError> {
+        self.core.ask(work(|session| Box::pin(ring::read(session)))).await.map_err(unavailable)
+    }
+
+    async fn set_ring(&self, copy: &CopyId, ring: Option<&StoredRing>) -> Result<(), CopyError> {
+        self.change(copy, Change::SetRing(ring.cloned())).await.map(drop)
     }
 
     async fn hand_over(&self, copy: &CopyId, to: &str) -> Result<(), CopyError> {

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use countersign_core::{Clock, Entropy, Roll, StoreStats};
+use countersign_core::{Clock, Entropy, Roll, StoreStats, StoredRing};
 use tokio::time::Instant;
 
 use super::calls::stats;
 use super::schema::Trouble;
 use super::session::{Session, take};
-use super::{Core, PATIENCE, PostgresOptions, PostgresUrl, copy, nodes, schema, sql};
+use super::{Core, PATIENCE, PostgresOptions, PostgresUrl, copy, nodes, ring, schema, sql};
 use crate::OpenError;
 use crate::copy::CopyState;
 
@@ -21,6 +21,8 @@ pub struct DatabaseExamination {
     pub state: CopyState,
     /// Which servers use it.
     pub roll: Roll,
+    /// The key ring that it keeps, locked.
+    pub ring: Option<StoredRing>,
     /// `fsync`, `full_page_writes`, `synchronous_commit` and `default_transaction_read_only`, as far as the database has
     /// them, as they are before a session sets them.
     pub settings: Vec<(String, String)>,
@@ -44,6 +46,7 @@ pub async fn examine(
     let stats = stats(&mut session).await.map_err(Trouble::from)?;
     let may_serve = copy::state(&mut session).await.map_err(Trouble::from)?;
     let roll = nodes::roll(&mut session).await.map_err(Trouble::from)?;
+    let ring = ring::read(&mut session).await.map_err(Trouble::from)?;
     let settings = pairs(&mut session, sql::WHAT_IS_SET).await;
     let standby = pairs(&mut session, sql::IS_STANDBY).await;
     let standbys = pairs(&mut session, sql::STANDBYS).await;
@@ -51,6 +54,7 @@ pub async fn examine(
         stats,
         state: may_serve,
         roll,
+        ring,
         settings: settings.into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect(),
         is_standby: standby.first().is_some_and(|(answer, _)| answer == "t"),
         standbys,

@@ -27,6 +27,7 @@ mod lanes;
 mod nodes;
 mod purge;
 mod recent;
+mod ring;
 mod rows;
 mod schema;
 mod session;

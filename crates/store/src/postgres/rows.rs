@@ -12,6 +12,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::fault::Failure;
+use super::ring::as_number;
 use super::sql::Table;
 
 const CONSUMED: i16 = 0;
@@ -31,12 +32,15 @@ pub(super) struct Token {
     pub(super) created: i64,
     /// No later than the longest life allows, so that a table can be emptied by arithmetic alone.
     pub(super) expires: i64,
+    /// The version of the key ring that it was opened with.
+    pub(super) ring: i64,
 }
 
 impl Token {
-    pub(super) fn new(id: TokenId, expires: Timestamp) -> Self {
+    pub(super) fn new(id: TokenId, expires: Timestamp, ring: u64) -> Self {
         let created = to_millis(id.created());
-        Self { id, created, expires: to_millis(expires).min(created.saturating_add(longest_life())) }
+        let expires = to_millis(expires).min(created.saturating_add(longest_life()));
+        Self { id, created, expires, ring: as_number(ring) }
     }
 
     pub(super) fn table(&self) -> Table {
@@ -80,6 +84,7 @@ pub(super) struct Columns {
     pub(super) kinds: Vec<i16>,
     pub(super) peers: Vec<Option<IpAddr>>,
     pub(super) retry_keys: Vec<Option<Vec<u8>>>,
+    pub(super) rings: Vec<i64>,
 }
 
 impl Columns {
@@ -89,13 +94,14 @@ impl Columns {
         // What a row takes, and what is around them.
         let mut text = String::with_capacity(self.ids.len() * 160 + 100);
         let _ = write!(text, "{nonce}, {stripe}::SMALLINT");
-        array(&mut text, &self.ids, |id| Some(id));
-        array(&mut text, &self.created, |at| Some(at));
-        array(&mut text, &self.expires, |at| Some(at));
-        array(&mut text, &self.ended, |at| Some(at));
-        array(&mut text, &self.kinds, |kind| Some(kind));
+        array(&mut text, &self.ids, Some);
+        array(&mut text, &self.created, Some);
+        array(&mut text, &self.expires, Some);
+        array(&mut text, &self.ended, Some);
+        array(&mut text, &self.kinds, Some);
         array(&mut text, &self.peers, |peer| peer.as_ref());
         array(&mut text, &self.retry_keys, |key| key.as_ref().map(|key| HEXLOWER.encode(key)));
+        array(&mut text, &self.rings, Some);
         text
     }
 
@@ -111,6 +117,7 @@ impl Columns {
         self.kinds.push(kind);
         self.peers.push(peer);
         self.retry_keys.push(retry_key.map(|key| key.as_bytes().to_vec()));
+        self.rings.push(token.ring);
     }
 }
 
@@ -132,6 +139,8 @@ fn array<'a, T, S: fmt::Display>(text: &mut String, values: &'a [T], show: impl 
 pub(super) struct Seen {
     pub(super) lines: Lines,
     pub(super) id: Uuid,
+    /// The version of the key ring.
+    pub(super) ring: i64,
     /// The record, and the nonce of the batch that wrote it.
     pub(super) record: Option<(Ending, i64)>,
 }
@@ -139,12 +148,12 @@ pub(super) struct Seen {
 impl Seen {
     pub(super) fn read(row: &Row) -> Result<Self, tokio_postgres::Error> {
         let lines = Lines { fence: row.try_get(0)?, horizon: row.try_get(1)? };
-        let id = row.try_get(2)?;
+        let (id, ring) = (row.try_get(2)?, row.try_get(8)?);
         if row.try_get::<_, Option<i16>>(3)?.is_none() {
-            return Ok(Self { lines, id, record: None });
+            return Ok(Self { lines, id, ring, record: None });
         }
         let ending = read_ending(row, 3)?;
-        Ok(Self { lines, id, record: Some((ending, row.try_get(7)?)) })
+        Ok(Self { lines, id, ring, record: Some((ending, row.try_get(7)?)) })
     }
 }
 

@@ -23,6 +23,10 @@ const STEPS: &[&str] = &[
     // over; only in the first are there rows in `lines`, which every batch needs, and in the others the lines are here.
     "CREATE TABLE {s}.copying (one SMALLINT PRIMARY KEY, state SMALLINT NOT NULL, copy TEXT, peer TEXT, fence BIGINT, \
      horizon BIGINT); INSERT INTO {s}.copying (one, state) VALUES (0, 0)",
+    // 4: the key ring that the servers share, locked, in one row; version 0 and nothing else before there is one. A row of
+    // `lines` has the same version.
+    "CREATE TABLE {s}.ring (one SMALLINT PRIMARY KEY, version BIGINT NOT NULL, unlocked_by TEXT, sealed BYTEA); \
+     INSERT INTO {s}.ring (one, version) VALUES (0, 0); ALTER TABLE {s}.lines ADD COLUMN ring BIGINT NOT NULL DEFAULT 0",
 ];
 
 /// How often a migration that met another one is tried again.

@@ -89,6 +89,7 @@ parameters! {
     String => TEXT,
     &str => TEXT,
     Option<&String> => TEXT,
+    Option<&[u8]> => BYTEA,
     Vec<i16> => INT2_ARRAY,
     Vec<i64> => INT8_ARRAY,
     Vec<Uuid> => UUID_ARRAY,

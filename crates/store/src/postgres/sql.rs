@@ -9,7 +9,7 @@
 
 use std::fmt;
 
-use countersign_core::{TokenId, to_millis};
+use countersign_core::{KeyId, TokenId, to_millis};
 use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 
@@ -118,6 +118,8 @@ pub(super) enum Query {
     ForgetNodes,
     /// The database's clock; and the nodes, as far as they have not been silent for so long. Parameter: milliseconds.
     Roll,
+    /// The key ring: its version, what unlocks it, and itself.
+    Ring,
     /// The lines, of a store that serves.
     Lines,
     /// What a copy needs.
@@ -144,6 +146,8 @@ pub(super) enum CopyQuery {
     Withdraw,
     /// Says where the lines are to be. Parameters: fence, horizon.
     SetLines,
+    /// Puts a key ring there, or none. Parameters: version, what unlocks it, and itself.
+    SetRing,
     /// Puts the lines back. Parameter: the stripes.
     Restore,
     /// Whether a token's life has ended in the store, or a server has ever used it.
@@ -194,13 +198,14 @@ impl Sql {
     /// does that, too.
     ///
     /// Arguments: the batch's nonce; a stripe; then a column of each: ids, when they were made, when they expire, when they
-    /// ended, kinds, addresses, retry keys as hexadecimal digits.
+    /// ended, kinds, addresses, retry keys as hexadecimal digits, versions of the key ring.
     ///
     /// The lock on the stripe lasts until the commit. So the lines that are read here are still the lines when the rows
     /// become visible, on whatever node somebody moves them.
     pub(super) fn batch(&self, table: Table, arguments: &str, prepare: bool) -> String {
         let Some(Batch { name, text }) = self.batches.get(table.index()) else { return String::new() };
-        let types = "BIGINT, SMALLINT, UUID[], BIGINT[], BIGINT[], BIGINT[], SMALLINT[], INET[], TEXT[]";
+        let types =
+            "BIGINT, SMALLINT, UUID[], BIGINT[], BIGINT[], BIGINT[], SMALLINT[], INET[], TEXT[], BIGINT[]";
         // What is prepared stays so, also if the transaction fails.
         let prepare = if prepare { format!("PREPARE {name} ({types}) AS {text}; ") } else { String::new() };
         format!(concat!(begin!(), "; {}EXECUTE {}({}); COMMIT"), prepare, name, arguments)
@@ -214,7 +219,7 @@ impl Sql {
         let s = self.schema.quoted();
         match query {
             Query::Look(table) => format!(
-                "SELECT line.fence, line.horizon, w.id, e.kind, e.ended, e.peer, e.retry_key, e.nonce \
+                "SELECT line.fence, line.horizon, w.id, e.kind, e.ended, e.peer, e.retry_key, e.nonce, line.ring \
                  FROM {s}.lines AS line CROSS JOIN unnest($1::UUID[]) AS w (id) \
                  LEFT JOIN {s}.{table} AS e ON e.id = w.id WHERE line.stripe = 0"
             ),
@@ -250,6 +255,7 @@ impl Sql {
                 "SELECT clock.now, n.seen, n.schema, n.said FROM (SELECT {NOW} AS now) AS clock \
                  LEFT JOIN {s}.nodes AS n ON n.seen >= clock.now - $1 ORDER BY n.id"
             ),
+            Query::Ring => format!("SELECT version, unlocked_by, sealed FROM {s}.ring WHERE one = 0"),
             Query::Lines => format!("SELECT fence, horizon FROM {s}.lines WHERE stripe = 0"),
             Query::Copy(query) => self.text_for_copy(query),
             Query::Stats => format!(
@@ -282,8 +288,12 @@ impl Sql {
             ),
             CopyQuery::Withdraw => format!("DELETE FROM {s}.lines"),
             CopyQuery::SetLines => format!("UPDATE {s}.copying SET fence = $1, horizon = $2 WHERE one = 0"),
+            CopyQuery::SetRing => {
+                format!("UPDATE {s}.ring SET version = $1, unlocked_by = $2, sealed = $3 WHERE one = 0")
+            }
             CopyQuery::Restore => format!(
-                "INSERT INTO {s}.lines (stripe, fence, horizon, probed) SELECT w.stripe, c.fence, c.horizon, c.fence \
+                "INSERT INTO {s}.lines (stripe, fence, horizon, probed, ring) \
+                 SELECT w.stripe, c.fence, c.horizon, c.fence, (SELECT version FROM {s}.ring WHERE one = 0) \
                  FROM {s}.copying AS c CROSS JOIN unnest($1::SMALLINT[]) AS w (stripe) WHERE c.one = 0"
             ),
             CopyQuery::IsUsed => format!(
@@ -341,6 +351,19 @@ impl Sql {
         )
     }
 
+    /// Puts a key ring in the place of the one of version `from`, if the store serves: a script for one transaction. Says
+    /// which version is there then.
+    pub(super) fn replace_ring(&self, from: i64, version: i64, unlocked_by: KeyId, sealed: &str) -> String {
+        let s = self.schema.quoted();
+        format!(
+            "SELECT stripe FROM {s}.lines WHERE stripe = 0 FOR UPDATE; \
+             UPDATE {s}.ring SET version = {version}, unlocked_by = '{unlocked_by}', sealed = decode('{sealed}', 'hex') \
+             WHERE one = 0 AND version = {from} AND EXISTS (SELECT 1 FROM {s}.lines WHERE stripe = 0); \
+             UPDATE {s}.lines AS l SET ring = r.version FROM {s}.ring AS r WHERE r.one = 0 AND l.ring <> r.version; \
+             SELECT ring AS there FROM {s}.lines WHERE stripe = 0"
+        )
+    }
+
     /// Begins to empty a table, in a transaction: holds all stripes, so that no batch is under way and none begins. Says whether there is a
     /// row from `first` on, and whether there is any. Gives up soon when something holds a lock: meanwhile no token is
     /// consumed. What looks for rows sees those that were there when the stripes were got, as the transaction's isolation
@@ -376,11 +399,11 @@ fn batch_text(s: &str, table: Table) -> String {
         concat!(
             "WITH rules AS MATERIALIZED (SELECT ",
             rules!(),
-            "), line AS (SELECT l.fence, l.horizon FROM rules CROSS JOIN {}.lines AS l WHERE l.stripe = $2 FOR UPDATE OF l) \
+            "), line AS (SELECT l.fence, l.horizon, l.ring FROM rules CROSS JOIN {}.lines AS l WHERE l.stripe = $2 FOR UPDATE OF l) \
              INSERT INTO {}.{} (id, expires, ended, kind, peer, retry_key, nonce) \
              SELECT w.id, w.expires, w.ended, w.kind, w.peer, decode(w.retry_key, 'hex'), $1 FROM line CROSS JOIN \
-             unnest($3, $4, $5, $6, $7, $8, $9) AS w (id, created, expires, ended, kind, peer, retry_key) \
-             WHERE w.created >= line.fence AND w.expires >= line.horizon ORDER BY w.id \
+             unnest($3, $4, $5, $6, $7, $8, $9, $10) AS w (id, created, expires, ended, kind, peer, retry_key, ring) \
+             WHERE w.created >= line.fence AND w.expires >= line.horizon AND w.ring = line.ring ORDER BY w.id \
              ON CONFLICT DO NOTHING RETURNING id"
         ),
         s, s, table

@@ -144,13 +144,6 @@ impl Verdict {
             let alarms = times(failed, "alarm", "alarms");
             findings.push(format!("{alarms} could not be delivered since the start; see the server's log."));
         }
-        for key in state.keys.iter().filter(|key| !key.waits_for.is_empty()) {
-            findings.push(format!(
-                "Key {} does not seal yet: {} lacks it.",
-                key.id,
-                key.waits_for.join(", ")
-            ));
-        }
         let (class, headline) = match (broken, attacked, findings.is_empty()) {
             (true, ..) => ("bad", "It does not work"),
             (_, true, _) => ("bad", "Somebody tries something"),
@@ -308,8 +301,6 @@ impl Keys {
             age: age(state.now, key.active_from),
             role: if key.sealing {
                 "seals and opens".to_owned()
-            } else if !key.waits_for.is_empty() {
-                format!("waits for {}", key.waits_for.join(", "))
             } else if key.active_from > state.now {
                 "will seal".to_owned()
             } else {

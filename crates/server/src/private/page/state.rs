@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use countersign_core::{Event, EventQuery, StoreCounts, StoreError, StoreStats};
+use countersign_core::{Event, EventQuery, Key, StoreCounts, StoreError, StoreStats};
 use jiff::Timestamp;
 use tokio::time::timeout;
 
@@ -49,7 +49,6 @@ pub(super) struct KeyState {
     pub(super) id: String,
     pub(super) active_from: Timestamp,
     pub(super) sealing: bool,
-    pub(super) waits_for: Vec<String>,
 }
 
 /// How the store stood when it was asked.
@@ -74,12 +73,11 @@ impl Page {
         };
         let (issued, revoked) = app.events.tally().tokens();
         let ring = app.tokens.keys();
-        let sealing = app.tokens.sealing_key(&ring, now);
+        let sealing = ring.sealing_key(now).map(Key::id);
         let keys = ring.keys().iter().rev().map(|key| KeyState {
             id: key.id().to_string(),
             active_from: key.active_from(),
             sealing: Some(key.id()) == sealing,
-            waits_for: app.tokens.waits_for(key.id()),
         });
         let me = app.tokens.node_id();
         let roll = app.tokens.roll().filter(|_| app.tokens.store().is_shared());
@@ -119,7 +117,7 @@ impl Page {
             return kept.insert(standing.clone()).clone();
         }
         let store = self.app.tokens.store();
-        let ready = match timeout(PATIENCE, store.ready()).await {
+        let ready = match timeout(PATIENCE, self.app.tokens.ready()).await {
             Ok(ready) => ready.map_err(|error| error.to_string()),
             Err(_) => Err(format!("the store has not answered for {} seconds", PATIENCE.as_secs())),
         };
