@@ -93,6 +93,12 @@ pub trait TokenStore: Send + Sync + fmt::Debug {
     /// records it removed.
     async fn purge(&self, line: Timestamp) -> Result<u64, StoreError>;
 
+    /// Where the store has moved its fence by itself since this was asked last, because what it is kept in is not what it
+    /// was: another database server took over, or a backup was put back. Each move is told once, by one server.
+    fn take_moved_fences(&self) -> Vec<Timestamp> {
+        Vec::new()
+    }
+
     /// What there is. May take a second with many millions of records, without holding up anybody else.
     async fn stats(&self) -> Result<StoreStats, StoreError>;
 

@@ -136,6 +136,13 @@ impl App {
         }
     }
 
+    /// Makes events, and so alarms, of the fences that the store has moved by itself.
+    pub fn note_moved_fences(&self) {
+        for fence in self.tokens.store().take_moved_fences() {
+            self.events.fence_moved(fence, &Caller::default());
+        }
+    }
+
     /// Reads the ring that a shared store keeps, says in the store that this server serves, and logs what comes of it.
     pub async fn check_in(&self) {
         match self.tokens.check_in().await {

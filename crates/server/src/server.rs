@@ -266,6 +266,7 @@ async fn check_in(app: Arc<App>) {
     ticks.tick().await;
     loop {
         ticks.tick().await;
+        app.note_moved_fences();
         app.check_in().await;
     }
 }

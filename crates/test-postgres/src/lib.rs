@@ -2,7 +2,7 @@
 //!
 //! [`shared`] is the URL of the server that all tests of a run share: the one that `COUNTERSIGN_TEST_POSTGRES` names, as
 //! `./test` does, or one that this process starts and that goes with it. [`Cluster`] is one of a test's own, to stop and
-//! start. [`Place`] is an empty schema. Both servers are started by `tests/postgres/run`, which says what is missing if
+//! start; [`Pooler`] is a `PgBouncer` before one. [`Place`] is an empty schema. Both servers are started by `tests/postgres/run`, which says what is missing if
 //! PostgreSQL is not installed.
 
 #![expect(clippy::expect_used, clippy::panic, clippy::missing_panics_doc, reason = "for tests")]
@@ -58,9 +58,33 @@ impl Cluster {
         Self { url: url.trim_end().to_owned(), script: Mutex::new(Script { child, commands, answers }) }
     }
 
+    /// Starts a standby of that server, which follows it.
+    pub fn standby_of(primary: &Self) -> Self {
+        Self::start(&["--standby-of", primary.url()])
+    }
+
     /// Its URL, for a superuser.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Lets no commit of this primary return before its standby has it.
+    pub async fn wait_for_standby(&self) {
+        run(&self.url, "ALTER SYSTEM SET synchronous_standby_names = '*'").await;
+        run(&self.url, "SELECT pg_reload_conf()").await;
+        while run(&self.url, "SELECT sync_state FROM pg_stat_replication").await != ["sync"] {}
+    }
+
+    /// Lets this standby fall behind its primary, from now on.
+    pub async fn stop_following(&self) {
+        run(&self.url, "ALTER SYSTEM SET primary_conninfo = ''").await;
+        run(&self.url, "SELECT pg_reload_conf()").await;
+        while run(&self.url, "SELECT count(*) FROM pg_stat_wal_receiver").await != ["0"] {}
+    }
+
+    /// Lets this standby take over.
+    pub fn promote(&self) {
+        self.tell("promote");
     }
 
     /// Shuts it down; what is under way is cut off.
@@ -93,6 +117,41 @@ impl Drop for Cluster {
         let script = self.script.get_mut().unwrap_or_else(PoisonError::into_inner);
         script.commands = None;
         let _ = script.child.wait();
+    }
+}
+
+/// A `PgBouncer` before a server, which goes when this is dropped, or its process ends.
+#[derive(Debug)]
+pub struct Pooler {
+    url: String,
+    child: Child,
+}
+
+impl Pooler {
+    /// Starts one before the server of this URL, with these settings, such as `pool_mode=transaction`.
+    pub fn start(url: &str, settings: &[&str]) -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/postgres/pooler");
+        let mut command = Command::new(script);
+        command.arg(url).args(settings).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("bash and tests/postgres/pooler are there");
+        let mut line = String::new();
+        let answer = child.stdout.take().expect("it is a pipe");
+        BufReader::new(answer).read_line(&mut line).expect("the script can be read");
+        // The script has said why on standard error.
+        assert!(line.starts_with("postgres://"), "PgBouncer could not be started; the reason is above");
+        Self { url: line.trim_end().to_owned(), child }
+    }
+
+    /// The URL of the database through it.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
     }
 }
 

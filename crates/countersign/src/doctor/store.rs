@@ -153,20 +153,38 @@ fn judge(database: &DatabaseExamination, lifetime: Duration) -> Vec<Finding> {
     }
     if is("synchronous_commit", "off") || is("synchronous_commit", "local") {
         findings.push(Finding::note(
-            "synchronous_commit is not on by default; Countersign sets it on for its own sessions",
-            "nothing, unless something between (a pooler) forbids setting it",
+            "synchronous_commit is not on by default; each transaction of Countersign sets it on for itself",
+            "nothing",
         ));
     }
+    if database.is_told_apart == Some(false) {
+        findings.push(Finding::warning(
+            "the database does not tell which server it is of: that a standby took over, or that a backup of the server was \
+             put back, is not noticed, and tokens that it has forgotten are good again",
+            "let the role that serves execute pg_control_system() and pg_current_wal_lsn(), or run `countersign store fence` \
+             whenever another server takes over",
+        ));
+    }
+    let takeover = if database.is_told_apart == Some(true) {
+        "if it is promoted, the fence moves by itself, and every token issued until then is refused, since it may have \
+         forgotten which were used last"
+            .to_owned()
+    } else {
+        format!(
+            "if it is promoted, it may have forgotten which tokens were used last, and these are good again for as long as \
+             tokens live ({} s, unless one was issued for longer)",
+            lifetime.as_secs()
+        )
+    };
     for (name, how) in &database.standbys {
         match how.as_deref() {
             Some("sync" | "quorum" | "potential") => {}
+            Some(_) if database.is_told_apart == Some(true) => findings.push(Finding::note(
+                format!("the standby {name:?} follows asynchronously: {takeover}"),
+                "nothing, or name it in synchronous_standby_names",
+            )),
             Some(_) => findings.push(Finding::warning(
-                format!(
-                    "the standby {name:?} follows asynchronously: if it is promoted, it may have forgotten which tokens \
-                     were used last, and these are good again for as long as tokens live ({} s, unless one was issued \
-                     for longer)",
-                    lifetime.as_secs()
-                ),
+                format!("the standby {name:?} follows asynchronously: {takeover}"),
                 "name it in synchronous_standby_names; or run `countersign store fence` after a promotion, before serving",
             )),
             None => findings.push(Finding::note(
@@ -258,6 +276,15 @@ mod tests {
         standbys: &[(&str, Option<&str>)],
         is_standby: bool,
     ) -> Vec<Finding> {
+        database_that(settings, standbys, is_standby, true)
+    }
+
+    fn database_that(
+        settings: &[(&str, &str)],
+        standbys: &[(&str, Option<&str>)],
+        is_standby: bool,
+        is_told_apart: bool,
+    ) -> Vec<Finding> {
         let now = "2026-01-31T12:00:00Z".parse().unwrap();
         let stats = StoreStats {
             kind: "postgres",
@@ -276,6 +303,7 @@ mod tests {
             stats,
             roll: Roll { now, nodes: Vec::new() },
             settings: settings.iter().map(own).collect(),
+            is_told_apart: Some(is_told_apart),
             is_standby,
             standbys: standbys.iter().map(follows).collect(),
         };
@@ -302,11 +330,10 @@ mod tests {
             "takes no writes",
         );
         found(database(&well, &[], true), Level::Error, "is a standby");
-        found(
-            database(&well, &[("b", Some("async"))], false),
-            Level::Warning,
-            "as long as tokens live (300 s",
-        );
+        found(database(&well, &[("b", Some("async"))], false), Level::Note, "the fence moves by itself");
+        let untold = database_that(&well, &[("b", Some("async"))], false, false);
+        found(untold.clone(), Level::Warning, "as long as tokens live (300 s");
+        found(untold, Level::Warning, "does not tell which server it is of");
         found(database(&well, &[("b", None)], false), Level::Note, "may not know");
     }
 

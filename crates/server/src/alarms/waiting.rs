@@ -51,7 +51,7 @@ enum Urgency {
 fn urgency(event: &Event) -> Option<Urgency> {
     match event.kind.filter() {
         KindFilter::Relay => Some(Urgency::High),
-        KindFilter::Replay => Some(Urgency::Normal),
+        KindFilter::Replay | KindFilter::FenceMoved => Some(Urgency::Normal),
         // One is a typing mistake.
         KindFilter::CredentialRejected if event.count > 1 => Some(Urgency::Normal),
         KindFilter::CredentialRejected
@@ -60,8 +60,7 @@ fn urgency(event: &Event) -> Option<Urgency> {
         | KindFilter::Refused
         | KindFilter::Revoked
         | KindFilter::KeyRotated
-        | KindFilter::KeyRevoked
-        | KindFilter::FenceMoved => None,
+        | KindFilter::KeyRevoked => None,
     }
 }
 

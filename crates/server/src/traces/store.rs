@@ -109,6 +109,10 @@ impl TokenStore for TracedStore {
         self.0.is_shared()
     }
 
+    fn take_moved_fences(&self) -> Vec<Timestamp> {
+        self.0.take_moved_fences()
+    }
+
     async fn check_in(&self, node: &Node) -> Result<Roll, StoreError> {
         traced("store check_in", self.0.check_in(node), None).await
     }

@@ -15,16 +15,26 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::fault::Failure;
+use super::identity::Known;
 use super::rows::{Columns, Seen, Token, unreadable, uuid};
 use super::session::{Session, take};
 use super::sql::{Query, STRIPES, Table};
 use super::{Core, no_lines};
 
-/// How long a batch is tried before its callers are told that nobody knows. Less than the server waits for its store.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// How long a batch may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// How long it is tried before its callers are told that nobody knows. Less than the server waits for its store.
+    pub(super) patience: Duration,
+    /// How long one statement may take before another connection asks. More than the database waits for a lock.
+    pub(super) statement: Duration,
+}
 
-/// How long one statement may take before its connection is given up and another one asks.
-const STATEMENT: Duration = Duration::from_secs(6);
+impl Default for Limits {
+    fn default() -> Self {
+        Self { patience: Duration::from_secs(15), statement: Duration::from_secs(6) }
+    }
+}
 
 /// How long to wait after the first failed attempt; twice as long after each further one, up to the second.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -120,7 +130,7 @@ impl Core {
         let mut random = [0; 8];
         self.entropy.fill(&mut random).map_err(|error| error.to_string())?;
         batch.nonce = i64::from_be_bytes(random);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.limits.patience;
         let mut pause = PAUSES.0;
         loop {
             let failure = match self.attempt(batch, deadline).await {
@@ -156,8 +166,14 @@ impl Core {
     /// Sends it once. Returns whether every entry has an answer now; those that have keep it.
     async fn attempt(&self, batch: &mut Batch, deadline: Instant) -> Result<bool, Failure> {
         let mut session = take(&self.writers, deadline, &self.place).await?;
-        let limit = deadline.min(Instant::now() + STATEMENT);
-        match timeout_at(limit, batch.send(&mut session)).await {
+        let limit = deadline.min(Instant::now() + self.limits.statement);
+        let known = self.identity.known();
+        match timeout_at(limit, batch.send(&mut session, &known)).await {
+            // What is not recorded and could be: the database may be another one than it was.
+            Ok(Ok(false)) => {
+                let recognized = timeout_at(deadline, self.recognize(&mut session)).await;
+                recognized.unwrap_or_else(|_| Err(Failure::silence(&self.place))).map(|()| false)
+            }
             Ok(answer) => answer,
             Err(_) => Err(Failure::silence(&self.place)),
         }
@@ -193,8 +209,8 @@ impl Batch {
     }
 
     /// Inserts, and if that does not answer everything, looks.
-    async fn send(&mut self, session: &mut Session) -> Result<bool, Failure> {
-        if self.insert(session).await? {
+    async fn send(&mut self, session: &mut Session, known: &Known) -> Result<bool, Failure> {
+        if self.insert(session, known).await? {
             return Ok(true);
         }
         self.look(session).await
@@ -202,7 +218,7 @@ impl Batch {
 
     /// Records those that have no answer yet. The database decides about each row; what it returns is what this statement
     /// has written and committed.
-    async fn insert(&mut self, session: &mut Session) -> Result<bool, Failure> {
+    async fn insert(&mut self, session: &mut Session, known: &Known) -> Result<bool, Failure> {
         // In the same order on every node: two batches wait for each other in one direction only.
         let mut open: Vec<&mut Entry> = self.entries.iter_mut().filter(|entry| entry.end.is_none()).collect();
         open.sort_unstable_by_key(|entry| entry.token.id);
@@ -211,7 +227,9 @@ impl Batch {
             columns.push(entry.token, &entry.ending);
         }
         let stripe = i16::try_from(self.nonce.rem_euclid(STRIPES.into())).unwrap_or(0);
-        let rows = session.record(self.table, &columns.arguments(self.nonce, stripe)).await?;
+        let rows = session
+            .record(self.table, &columns.arguments(self.nonce, stripe, known.name()), known.tells())
+            .await?;
         let missing = open.len() - rows.len().min(open.len());
         for row in &rows {
             let id = row.try_get("id").map_err(|error| unreadable(&error, session.place()))?;

@@ -171,6 +171,10 @@ impl TokenStore for PostgresStore {
         .await
     }
 
+    fn take_moved_fences(&self) -> Vec<Timestamp> {
+        self.core.identity.take_moved()
+    }
+
     async fn roll(&self, _: Timestamp) -> Result<Roll, StoreError> {
         self.ask(work(|session| Box::pin(nodes::roll(session)))).await
     }

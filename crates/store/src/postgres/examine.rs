@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::calls::stats;
 use super::schema::Trouble;
 use super::session::{Session, take};
-use super::{Core, PATIENCE, PostgresOptions, PostgresUrl, copy, nodes, ring, schema, sql};
+use super::{Core, PATIENCE, PostgresOptions, PostgresUrl, copy, identity, nodes, ring, schema, sql};
 use crate::OpenError;
 use crate::copy::CopyState;
 
@@ -26,6 +26,8 @@ pub struct DatabaseExamination {
     /// `fsync`, `full_page_writes`, `synchronous_commit` and `default_transaction_read_only`, as far as the database has
     /// them, as they are before a session sets them.
     pub settings: Vec<(String, String)>,
+    /// Whether it tells which server it is of, so that a node notices when another one takes over; `None`: not asked.
+    pub is_told_apart: Option<bool>,
     /// Whether it is a standby itself, which takes no writes.
     pub is_standby: bool,
     /// The standbys that follow it, and how: `sync`, `quorum`, `potential` or `async`; `None`: this role may not know.
@@ -49,6 +51,7 @@ pub async fn examine(
     let ring = ring::read(&mut session).await.map_err(Trouble::from)?;
     let settings = pairs(&mut session, sql::WHAT_IS_SET).await;
     let standby = pairs(&mut session, sql::IS_STANDBY).await;
+    let is_told_apart = identity::is_told(&mut session).await.ok().flatten();
     let standbys = pairs(&mut session, sql::STANDBYS).await;
     Ok(DatabaseExamination {
         stats,
@@ -56,6 +59,7 @@ pub async fn examine(
         roll,
         ring,
         settings: settings.into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect(),
+        is_told_apart,
         is_standby: standby.first().is_some_and(|(answer, _)| answer == "t"),
         standbys,
     })

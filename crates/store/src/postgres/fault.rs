@@ -146,6 +146,11 @@ fn sentence(refusal: &DbError, place: &str) -> String {
             "{place} is read-only ({says}): a standby, or default_transaction_read_only is set; name the primary in the \
              store's URL (with several hosts, add target_session_attrs=read-write), and it goes on by itself"
         )
+    } else if *code == SqlState::PROTOCOL_VIOLATION && refusal.message().contains("statement pooling") {
+        format!(
+            "the pooler at {place} gives each statement another session ({says}); without transactions nothing can be promised: \
+             set pool_mode = transaction there, or session"
+        )
     } else if *code == SqlState::DISK_FULL {
         format!("the disk of {place} is full ({says}); make room, and it goes on by itself")
     } else if *code == SqlState::INSUFFICIENT_PRIVILEGE {

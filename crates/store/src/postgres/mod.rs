@@ -23,6 +23,7 @@ mod copy;
 mod examine;
 mod fault;
 mod health;
+mod identity;
 mod lanes;
 mod nodes;
 mod purge;
@@ -51,14 +52,16 @@ pub use self::copy::PostgresCopy;
 pub use self::examine::{DatabaseExamination, examine};
 pub use self::settings::{DEFAULT_SCHEMA, PostgresOptions, PostgresUrl, SchemaName};
 
+use self::batch::Limits;
 use self::calls::stats;
 use self::fault::Failure;
 use self::health::Health;
+use self::identity::Identity;
 use self::lanes::{LANES, Lanes, QUEUE};
 use self::purge::Memory;
 use self::rows::Columns;
 use self::schema::{Change, Trouble};
-use self::session::{Manager, Pool, Session, pool, take};
+use self::session::{Manager, Pool, PoolKind, Session, pool, take};
 use self::sql::{Query, STRIPES, Sql, Table};
 use crate::OpenError;
 use crate::sizes::Sizes;
@@ -92,6 +95,8 @@ struct Core {
     writers: Pool,
     readers: Pool,
     health: Health,
+    identity: Identity,
+    limits: Limits,
     /// When something was last written, unless something failed since; [`NEVER`] then.
     written: AtomicI64,
     purged: Memory,
@@ -207,11 +212,21 @@ impl Core {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Arc<Self>, OpenError> {
+        Self::with_limits(url, options, clock, entropy, Limits::default())
+    }
+
+    fn with_limits(
+        url: &PostgresUrl,
+        options: &PostgresOptions,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        limits: Limits,
+    ) -> Result<Arc<Self>, OpenError> {
         let place: Arc<str> = url.to_string().into();
         let ca_file = options.ca_file.as_ref().or(url.ca_file());
         let tls = tls::connector(url.mode(), ca_file.map(std::path::PathBuf::as_path))?;
         let sql = Arc::new(Sql::new(options.schema.clone()));
-        let manager = || {
+        let manager = |pool| {
             Manager::new(
                 url.config().clone(),
                 url.mode(),
@@ -219,10 +234,13 @@ impl Core {
                 options.password_file.clone(),
                 Arc::clone(&sql),
                 Arc::clone(&place),
+                pool,
             )
         };
-        let writers = pool(manager(), LANES + 1).map_err(OpenError::Unusable)?;
-        let readers = pool(manager(), READERS).map_err(OpenError::Unusable)?;
+        let writers =
+            pool(manager(PoolKind { size: LANES + 1, cancels: false })).map_err(OpenError::Unusable)?;
+        let readers =
+            pool(manager(PoolKind { size: READERS, cancels: true })).map_err(OpenError::Unusable)?;
         Ok(Arc::new_cyclic(|me| Self {
             place,
             clock,
@@ -230,6 +248,8 @@ impl Core {
             writers,
             readers,
             health: Health::default(),
+            identity: Identity::default(),
+            limits,
             written: AtomicI64::new(NEVER),
             purged: Memory::default(),
             counts: Counts::default(),
@@ -244,6 +264,7 @@ impl Core {
         let before = self.bring_up_without_writing(change).await?;
         let mut session = take(&self.writers, Instant::now() + PATIENCE, &self.place).await?;
         copy::must_serve(&mut session).await?;
+        self.recognize(&mut session).await?;
         self.try_out(&mut session).await?;
         Ok(before)
     }
@@ -256,7 +277,8 @@ impl Core {
     /// Sends an empty batch, which needs the same rights as a full one, and writes something.
     async fn try_out(&self, session: &mut Session) -> Result<(), Failure> {
         let table = Table::at(to_millis(self.clock.now()));
-        session.record(table, &Columns::default().arguments(0, 0)).await?;
+        let known = self.identity.known();
+        session.record(table, &Columns::default().arguments(0, 0, known.name()), known.tells()).await?;
         self.probe(session).await
     }
 

@@ -90,10 +90,10 @@ pub(super) struct Columns {
 impl Columns {
     /// The columns as the arguments of a batch. They need no quoting: there are only digits, letters and what is between
     /// them.
-    pub(super) fn arguments(&self, nonce: i64, stripe: i16) -> String {
+    pub(super) fn arguments(&self, nonce: i64, stripe: i16, identity: &str) -> String {
         // What a row takes, and what is around them.
         let mut text = String::with_capacity(self.ids.len() * 160 + 100);
-        let _ = write!(text, "{nonce}, {stripe}::SMALLINT");
+        let _ = write!(text, "{nonce}, {stripe}::SMALLINT, '{identity}'");
         array(&mut text, &self.ids, Some);
         array(&mut text, &self.created, Some);
         array(&mut text, &self.expires, Some);

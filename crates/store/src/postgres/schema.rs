@@ -27,6 +27,8 @@ const STEPS: &[&str] = &[
     // `lines` has the same version.
     "CREATE TABLE {s}.ring (one SMALLINT PRIMARY KEY, version BIGINT NOT NULL, unlocked_by TEXT, sealed BYTEA); \
      INSERT INTO {s}.ring (one, version) VALUES (0, 0); ALTER TABLE {s}.lines ADD COLUMN ring BIGINT NOT NULL DEFAULT 0",
+    // 5: which database the lines are in, so that they notice when it is another one.
+    "ALTER TABLE {s}.lines ADD COLUMN identity TEXT",
 ];
 
 /// How often a migration that met another one is tried again.

@@ -7,11 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use deadpool::managed::{self, Metrics, PoolError, RecycleResult};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Row, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres::{
+    AsyncMessage, CancelToken, Client, Config, NoTls, Row, SimpleQueryMessage, SimpleQueryRow,
+};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use uuid::Uuid;
 
@@ -22,8 +25,15 @@ use super::sql::{self, Query, Sql, Table};
 /// How long making one connection may take, unless the URL says so (`connect_timeout`).
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// After so long without a sign of life the system asks the other side whether it is there.
-const KEEPALIVE: Duration = Duration::from_secs(30);
+/// After so long without a sign of life the system asks the other side whether it is there, and again as often, up to
+/// [`GONE`].
+const KEEPALIVE: Duration = Duration::from_secs(5);
+
+/// After so long without an answer to what was sent the other side is gone, and so is what it had under way.
+const GONE: Duration = Duration::from_secs(10);
+
+/// How long telling the database to stop what nobody waits for may take.
+const CANCEL: Duration = Duration::from_secs(5);
 
 /// A pool of sessions.
 pub(super) type Pool = managed::Pool<Manager>;
@@ -34,34 +44,98 @@ pub(super) type Pooled = managed::Object<Manager>;
 /// A connection. It holds nothing that a request relies on: with a pooler in between, each transaction may be carried out
 /// by another session of the database.
 pub(super) struct Session {
-    client: Client,
+    line: Arc<Line>,
     sql: Arc<Sql>,
     place: Arc<str>,
     /// Whether a request is under way. If it stays so, the session is of no more use.
     busy: bool,
     /// Whether a transaction of several requests is under way.
     open: bool,
-    warning: Arc<Warning>,
-    /// Moves the bytes. It ends when the client is dropped, or the connection breaks.
-    driver: JoinHandle<()>,
+    asides: Arc<Asides>,
 }
 
-/// The last warning that came over a connection.
+/// The connection itself, and the place that it takes among those that a node may have.
 ///
-/// A commit whose wait for a synchronous standby is cancelled succeeds, with a warning of this class. The standby may not
-/// have it, so it counts as a lost answer.
-#[derive(Debug, Default)]
-struct Warning(Mutex<Option<String>>);
+/// A session that ends with a request under way keeps its place until the database is done with that. So what a node has at
+/// the database is bounded, however often it has given up waiting.
+struct Line {
+    client: Client,
+    cancel: Cancel,
+    /// Moves the bytes. It ends when the client is dropped, or the connection breaks.
+    driver: JoinHandle<()>,
+    _place: OwnedSemaphorePermit,
+}
 
-impl Warning {
+impl Drop for Line {
+    /// The connection is closed at once, also when the other side does not answer.
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Line {
+    /// Waits until the database has nothing under way here any more.
+    async fn wind_up(&self) {
+        if self.cancel.at_once && !self.client.is_closed() {
+            self.cancel.send().await;
+        }
+        // It is answered after everything before it.
+        if self.client.simple_query("ROLLBACK").await.is_err() {
+            // The line is broken, and what was sent before may go on at its other end.
+            self.cancel.send().await;
+        }
+    }
+}
+
+/// How to make the database stop what a session has under way.
+struct Cancel {
+    token: CancelToken,
+    tls: Option<MakeRustlsConnect>,
+    /// Whether that is done while the connection stands. Not for batches: one that waits for a synchronous standby would be
+    /// committed without it, and its tokens be used up with nobody to tell. It waits on, and keeps others from doing the
+    /// same. What waits for a lock the database ends by itself.
+    at_once: bool,
+}
+
+impl Cancel {
+    async fn send(&self) {
+        let outcome = match &self.tls {
+            Some(tls) => timeout(CANCEL, self.token.cancel_query(tls.clone())).await,
+            None => timeout(CANCEL, self.token.cancel_query(NoTls)).await,
+        };
+        if let Ok(Err(error)) = outcome {
+            tracing::debug!(%error, "the database could not be told that nobody waits any more");
+        }
+    }
+}
+
+/// What the database says beside its answers.
+#[derive(Debug, Default)]
+struct Asides {
+    warning: Mutex<Option<String>>,
+    /// Why the connection ended, if it came when no answer was waited for.
+    end: Mutex<Option<Failure>>,
+}
+
+impl Asides {
+    /// A commit whose wait for a synchronous standby is cancelled succeeds, with a warning of this class. The standby may
+    /// not have it, so it counts as a lost answer.
     fn note(&self, notice: &DbError) {
         if *notice.code() == SqlState::WARNING {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(notice.message().to_owned());
+            *self.warning.lock().unwrap_or_else(PoisonError::into_inner) = Some(notice.message().to_owned());
         }
     }
 
-    fn take(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    fn take_warning(&self) -> Option<String> {
+        self.warning.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn note_end(&self, failure: Failure) {
+        *self.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure.or_lost());
+    }
+
+    fn end(&self) -> Option<Failure> {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -98,9 +172,15 @@ parameters! {
 }
 
 impl Drop for Session {
-    /// The connection is closed at once, also when the other side does not answer.
     fn drop(&mut self) {
-        self.driver.abort();
+        if !(self.busy || self.open) {
+            return;
+        }
+        // Without a runtime the program ends.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let line = Arc::clone(&self.line);
+            runtime.spawn(async move { line.wind_up().await });
+        }
     }
 }
 
@@ -113,7 +193,7 @@ impl Session {
     ) -> Result<Vec<Row>, Failure> {
         let (text, typed) = (self.sql.text(query), typed(parameters));
         self.busy = true;
-        let outcome = self.carry_out(self.client.query_typed(&text, &typed)).await;
+        let outcome = self.carry_out(self.line.client.query_typed(&text, &typed)).await;
         self.finish(outcome)
     }
 
@@ -125,7 +205,7 @@ impl Session {
     ) -> Result<u64, Failure> {
         let (text, typed) = (self.sql.text(query), typed(parameters));
         self.busy = true;
-        let outcome = self.carry_out(self.client.execute_typed(&text, &typed)).await;
+        let outcome = self.carry_out(self.line.client.execute_typed(&text, &typed)).await;
         self.finish(outcome)
     }
 
@@ -140,9 +220,9 @@ impl Session {
         }
         let (begun, outcome, ended) = tokio::join!(
             biased;
-            self.client.simple_query(sql::BEGIN),
+            self.line.client.simple_query(sql::BEGIN),
             statement,
-            self.client.simple_query("COMMIT"),
+            self.line.client.simple_query("COMMIT"),
         );
         // Then the statement was sent nevertheless, and was a transaction by itself.
         begun.map_err(|error| self.failure(&error).or_lost())?;
@@ -158,19 +238,25 @@ impl Session {
         &mut self,
         table: Table,
         arguments: &str,
+        tells: bool,
     ) -> Result<Vec<SimpleQueryRow>, Failure> {
         self.busy = true;
         let sql = Arc::clone(&self.sql);
-        let mut outcome = self.client.simple_query(&sql.batch(table, arguments, false)).await;
-        let is_unprepared =
-            |error: &tokio_postgres::Error| error.code() == Some(&SqlState::INVALID_SQL_STATEMENT_NAME);
-        if outcome.as_ref().is_err_and(is_unprepared) {
-            let again = format!("ROLLBACK; {}", sql.batch(table, arguments, true));
-            outcome = self.client.simple_query(&again).await;
+        let client = &self.line.client;
+        let mut outcome = client.simple_query(&sql.batch(table, arguments, tells)).await;
+        if outcome.as_ref().is_err_and(|error| error.code() == Some(&SqlState::INVALID_SQL_STATEMENT_NAME)) {
+            outcome = match client.simple_query(&sql.prepare(table, tells)).await {
+                Ok(_) => client.simple_query(&sql.prepared(table, arguments, tells)).await,
+                Err(error) => Err(error),
+            };
         }
         let outcome = outcome.map_err(|error| self.failure(&error));
         if let Err(Failure::Refused { .. }) = outcome {
-            self.client.simple_query("ROLLBACK").await.map_err(|error| self.failure(&error).or_lost())?;
+            self.line
+                .client
+                .simple_query("ROLLBACK")
+                .await
+                .map_err(|error| self.failure(&error).or_lost())?;
         }
         self.finish(outcome).map(rows_of)
     }
@@ -179,9 +265,13 @@ impl Session {
     pub(super) async fn script(&mut self, text: &str, column: &str) -> Result<Vec<Option<String>>, Failure> {
         self.busy = true;
         let script = format!("{}; {text}; COMMIT", sql::BEGIN);
-        let outcome = self.client.simple_query(&script).await.map_err(|error| self.failure(&error));
+        let outcome = self.line.client.simple_query(&script).await.map_err(|error| self.failure(&error));
         if let Err(Failure::Refused { .. }) = outcome {
-            self.client.simple_query("ROLLBACK").await.map_err(|error| self.failure(&error).or_lost())?;
+            self.line
+                .client
+                .simple_query("ROLLBACK")
+                .await
+                .map_err(|error| self.failure(&error).or_lost())?;
         }
         let values = rows_of(self.finish(outcome)?).into_iter().filter_map(|row| {
             let index = row.columns().iter().position(|found| found.name() == column)?;
@@ -194,7 +284,7 @@ impl Session {
     /// under way.
     pub(super) async fn rows(&mut self, text: &str) -> Result<Vec<SimpleQueryRow>, Failure> {
         self.busy = true;
-        let outcome = self.client.simple_query(text).await.map_err(|error| self.failure(&error));
+        let outcome = self.line.client.simple_query(text).await.map_err(|error| self.failure(&error));
         self.finish(outcome).map(rows_of)
     }
 
@@ -217,7 +307,7 @@ impl Session {
     }
 
     fn finish<T>(&mut self, outcome: Result<T, Failure>) -> Result<T, Failure> {
-        let warning = self.warning.take();
+        let warning = self.asides.take_warning();
         match (outcome, warning) {
             (Ok(_), Some(warning)) => Err(Failure::warned(&warning, &self.place)),
             (Ok(value), None) => {
@@ -241,7 +331,8 @@ impl Session {
     }
 
     fn failure(&self, error: &tokio_postgres::Error) -> Failure {
-        Failure::of_request(error, &self.place)
+        let end = if error.is_closed() { self.asides.end() } else { None };
+        end.unwrap_or_else(|| Failure::of_request(error, &self.place))
     }
 }
 
@@ -257,6 +348,15 @@ fn rows_of(messages: Vec<SimpleQueryMessage>) -> Vec<SimpleQueryRow> {
     rows.collect()
 }
 
+/// What a pool is like.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PoolKind {
+    /// How many connections it has.
+    pub(super) size: usize,
+    /// Whether what nobody waits for any more is cancelled at once.
+    pub(super) cancels: bool,
+}
+
 /// Makes sessions.
 pub(super) struct Manager {
     config: Config,
@@ -265,6 +365,10 @@ pub(super) struct Manager {
     password_file: Option<PathBuf>,
     sql: Arc<Sql>,
     place: Arc<str>,
+    /// Whether what nobody waits for any more is cancelled.
+    cancels: bool,
+    /// The places of the connections, see [`Line`].
+    places: Arc<Semaphore>,
 }
 
 impl Manager {
@@ -275,43 +379,53 @@ impl Manager {
         password_file: Option<PathBuf>,
         sql: Arc<Sql>,
         place: Arc<str>,
+        pool: PoolKind,
     ) -> Self {
-        config.keepalives_idle(KEEPALIVE);
+        config.keepalives_idle(KEEPALIVE).keepalives_interval(KEEPALIVE).keepalives_retries(2);
+        if config.get_tcp_user_timeout().is_none() {
+            config.tcp_user_timeout(GONE);
+        }
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT);
         }
         if config.get_application_name().is_none() {
             config.application_name("countersign");
         }
-        Self { config, mode, tls, password_file, sql, place }
+        let places = Arc::new(Semaphore::new(pool.size));
+        Self { config, mode, tls, password_file, sql, place, cancels: pool.cancels, places }
     }
 
     /// Connects and sets what is set for each connection.
     async fn connect(&self) -> Result<Session, Failure> {
+        let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| closed())?;
         let mut config = self.config.clone();
         if let Some(path) = &self.password_file {
             config.password(read_password(path)?);
         }
         let failed = |error: tokio_postgres::Error| Failure::of_connecting(&error, &self.place);
-        let warning = Arc::new(Warning::default());
+        let asides = Arc::new(Asides::default());
         let (client, driver) = match self.mode {
             TlsMode::Disable => {
                 let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
-                (client, tokio::spawn(drive(connection, Arc::clone(&warning))))
+                (client, tokio::spawn(drive(connection, Arc::clone(&asides), Arc::clone(&self.place))))
             }
             TlsMode::Prefer | TlsMode::Verify => {
                 let (client, connection) = config.connect(self.tls.clone()).await.map_err(failed)?;
-                (client, tokio::spawn(drive(connection, Arc::clone(&warning))))
+                (client, tokio::spawn(drive(connection, Arc::clone(&asides), Arc::clone(&self.place))))
             }
         };
+        let cancel = Cancel {
+            token: client.cancel_token(),
+            tls: (self.mode != TlsMode::Disable).then(|| self.tls.clone()),
+            at_once: self.cancels,
+        };
         let mut session = Session {
-            client,
+            line: Arc::new(Line { client, cancel, driver, _place: place }),
             sql: Arc::clone(&self.sql),
             place: Arc::clone(&self.place),
             busy: false,
             open: false,
-            warning,
-            driver,
+            asides,
         };
         // A failure here comes before anything that matters was sent.
         prepare(&mut session).await.map_err(|failure| match failure {
@@ -323,17 +437,20 @@ impl Manager {
 }
 
 /// Moves the bytes until the connection ends. Whoever waits for an answer is told how it ended.
-async fn drive<S, T>(mut connection: tokio_postgres::Connection<S, T>, warning: Arc<Warning>)
+async fn drive<S, T>(mut connection: tokio_postgres::Connection<S, T>, asides: Arc<Asides>, place: Arc<str>)
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
     while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
         match message {
-            Ok(AsyncMessage::Notice(notice)) => warning.note(&notice),
+            Ok(AsyncMessage::Notice(notice)) => asides.note(&notice),
             Ok(_) => {}
             Err(error) => {
                 tracing::debug!(%error, "a connection to the database ended");
+                if error.as_db_error().is_some() {
+                    asides.note_end(Failure::of_request(&error, &place));
+                }
                 return;
             }
         }
@@ -352,6 +469,10 @@ async fn prepare(session: &mut Session) -> Result<(), Failure> {
     Ok(())
 }
 
+fn closed() -> Failure {
+    Failure::Unreachable { reason: "it has been closed".to_owned() }
+}
+
 fn read_password(path: &Path) -> Result<String, Failure> {
     let text = std::fs::read_to_string(path).map_err(|error| Failure::Unreachable {
         reason: format!("the password of the store cannot be read from {}: {error}", path.display()),
@@ -368,15 +489,16 @@ impl managed::Manager for Manager {
     }
 
     async fn recycle(&self, session: &mut Session, _: &Metrics) -> RecycleResult<Failure> {
-        if session.busy || session.open || session.client.is_closed() {
+        if session.busy || session.open || session.line.client.is_closed() {
             return Err(managed::RecycleError::message("the connection has ended"));
         }
         Ok(())
     }
 }
 
-/// A pool of at most so many connections. They are made when they are needed.
-pub(super) fn pool(manager: Manager, size: usize) -> Result<Pool, String> {
+/// A pool of as many connections as its manager has places. They are made when they are needed.
+pub(super) fn pool(manager: Manager) -> Result<Pool, String> {
+    let size = manager.places.available_permits();
     Pool::builder(manager).max_size(size).build().map_err(|error| error.to_string())
 }
 
@@ -385,7 +507,7 @@ pub(super) async fn take(pool: &Pool, deadline: Instant, place: &str) -> Result<
     match timeout_at(deadline, pool.get()).await {
         Ok(Ok(session)) => Ok(session),
         Ok(Err(PoolError::Backend(failure))) => Err(failure),
-        Ok(Err(PoolError::Closed)) => Err(Failure::Unreachable { reason: "it has been closed".to_owned() }),
+        Ok(Err(PoolError::Closed)) => Err(closed()),
         Ok(Err(error)) => {
             Err(Failure::Unreachable { reason: format!("no connection to {place}: {error:?}") })
         }

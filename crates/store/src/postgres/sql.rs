@@ -66,15 +66,12 @@ impl fmt::Display for Table {
 /// - `lock_timeout`: shorter than a node waits for an answer, so that the database itself gives up what nobody waits for
 ///   any more. It does not cut short the wait for a synchronous standby.
 /// - `transaction_timeout`, where the server knows it (PostgreSQL 17): a role's own must not end a batch in the middle.
-/// - `idle_in_transaction_session_timeout`: a node that died must not keep its locks.
-/// - `enable_seqscan`: everything is looked up by key, also before the database knows how many rows there are.
 macro_rules! rules {
     () => {
         "set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'remote_apply' \
          THEN 'remote_apply' ELSE 'on' END, true), set_config('lock_timeout', '5s', true), \
          CASE WHEN current_setting('transaction_timeout', true) IS NOT NULL \
-         THEN set_config('transaction_timeout', '0', true) END, \
-         set_config('idle_in_transaction_session_timeout', '30s', true), set_config('enable_seqscan', 'off', true)"
+         THEN set_config('transaction_timeout', '0', true) END"
     };
 }
 
@@ -89,8 +86,18 @@ macro_rules! begin {
     };
 }
 
-/// Begins a transaction by these rules.
-pub(super) const BEGIN: &str = concat!(begin!(), "; SELECT ", rules!());
+/// Begins a transaction by these rules, and by these:
+///
+/// - `idle_in_transaction_session_timeout`: a node that died must not keep its locks.
+/// - `enable_seqscan`: everything is looked up by key, also before the database knows how many rows there are. What has no
+///   key counts as so dear then that it would be compiled first, for a second, and under locks: hence `jit`.
+pub(super) const BEGIN: &str = concat!(
+    begin!(),
+    "; SELECT ",
+    rules!(),
+    ", set_config('idle_in_transaction_session_timeout', '30s', true), set_config('enable_seqscan', 'off', true), \
+     CASE WHEN current_setting('jit', true) IS NOT NULL THEN set_config('jit', 'off', true) END"
+);
 
 /// A statement, but for the batch's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,35 +187,56 @@ struct Batch {
 pub(super) struct Sql {
     schema: SchemaName,
     batches: Vec<Batch>,
+    /// The same for a database that does not tell which server it is of.
+    batches_untold: Vec<Batch>,
 }
 
 impl Sql {
     pub(super) fn new(schema: SchemaName) -> Self {
         let s = schema.quoted();
-        let batches = Table::all().map(|table| {
-            let text = batch_text(&s, table);
-            let hash = HEXLOWER.encode(Sha256::digest(&text).get(..16).unwrap_or_default());
-            Batch { name: format!("countersign_{hash}"), text }
-        });
-        Self { batches: batches.collect(), schema }
+        let batches = |tells| {
+            let batches = Table::all().map(|table| {
+                let text = batch_text(&s, table, tells);
+                let hash = HEXLOWER.encode(Sha256::digest(&text).get(..16).unwrap_or_default());
+                Batch { name: format!("countersign_{hash}"), text }
+            });
+            batches.collect()
+        };
+        Self { batches: batches(true), batches_untold: batches(false), schema }
     }
 
     /// The request that records a batch of endings, as far as there are none yet and the lines allow it. Returns the ids
-    /// of those that it recorded. It is refused, and changes nothing, where its statement has not been prepared; `prepare`
-    /// does that, too.
+    /// of those that it recorded. It is refused, and changes nothing, where its statement has not been prepared.
     ///
-    /// Arguments: the batch's nonce; a stripe; then a column of each: ids, when they were made, when they expire, when they
-    /// ended, kinds, addresses, retry keys as hexadecimal digits, versions of the key ring.
+    /// Arguments: the batch's nonce; a stripe; the identity of the database as the node knows it; then a column of each:
+    /// ids, when they were made, when they expire, when they ended, kinds, addresses, retry keys as hexadecimal digits,
+    /// versions of the key ring.
+    ///
+    /// Nothing is recorded in a database that the lines do not know themselves to be in, see `identity.rs`.
     ///
     /// The lock on the stripe lasts until the commit. So the lines that are read here are still the lines when the rows
     /// become visible, on whatever node somebody moves them.
-    pub(super) fn batch(&self, table: Table, arguments: &str, prepare: bool) -> String {
-        let Some(Batch { name, text }) = self.batches.get(table.index()) else { return String::new() };
-        let types =
-            "BIGINT, SMALLINT, UUID[], BIGINT[], BIGINT[], BIGINT[], SMALLINT[], INET[], TEXT[], BIGINT[]";
-        // What is prepared stays so, also if the transaction fails.
-        let prepare = if prepare { format!("PREPARE {name} ({types}) AS {text}; ") } else { String::new() };
-        format!(concat!(begin!(), "; {}EXECUTE {}({}); COMMIT"), prepare, name, arguments)
+    pub(super) fn batch(&self, table: Table, arguments: &str, tells: bool) -> String {
+        format!(concat!(begin!(), "; EXECUTE {}({}); COMMIT"), self.batch_of(table, tells).name, arguments)
+    }
+
+    /// Prepares the statement of [`batch`](Self::batch) after it was refused, in a transaction that goes on: so a pooler
+    /// lets the same session have the next request. What is prepared stays so, also if the transaction fails.
+    pub(super) fn prepare(&self, table: Table, tells: bool) -> String {
+        let Batch { name, text } = self.batch_of(table, tells);
+        let types = "BIGINT, SMALLINT, TEXT, UUID[], BIGINT[], BIGINT[], BIGINT[], SMALLINT[], INET[], TEXT[], BIGINT[]";
+        format!(concat!("ROLLBACK; ", begin!(), "; PREPARE {} ({}) AS {}"), name, types, text)
+    }
+
+    /// The rest of [`batch`](Self::batch), after [`prepare`](Self::prepare).
+    pub(super) fn prepared(&self, table: Table, arguments: &str, tells: bool) -> String {
+        format!("EXECUTE {}({arguments}); COMMIT", self.batch_of(table, tells).name)
+    }
+
+    fn batch_of(&self, table: Table, tells: bool) -> &Batch {
+        static NONE: Batch = Batch { name: String::new(), text: String::new() };
+        let batches = if tells { &self.batches } else { &self.batches_untold };
+        batches.get(table.index()).unwrap_or(&NONE)
     }
 
     pub(super) fn schema(&self) -> &SchemaName {
@@ -364,6 +392,39 @@ impl Sql {
         )
     }
 
+    /// Which database this is, and which one the lines were in last. Fails where the database does not tell.
+    pub(super) fn identity(&self, tells: bool) -> String {
+        let s = self.schema.quoted();
+        format!(
+            "SELECT {} AS now_in, l.identity AS was_in FROM {s}.lines AS l WHERE l.stripe = 0",
+            identity(tells)
+        )
+    }
+
+    /// Lets the lines know which database they are in: a script for one transaction. If they were in another one, moves
+    /// the fence to so many milliseconds after the present moment of the database's clock, and says so: of many who send
+    /// this, one is told. The first stripe's lock comes first, as in [`move_line`](Self::move_line).
+    pub(super) fn recognize(&self, tells: bool, skew: i64) -> String {
+        let (s, identity) = (self.schema.quoted(), identity(tells));
+        // One who could not tell has written down the table alone.
+        let (is_another, is_new) = if tells {
+            let alone = self::identity(false);
+            (
+                format!("l.identity NOT IN ({identity}, {alone})"),
+                format!("l.identity IS NULL OR l.identity = {alone}"),
+            )
+        } else {
+            (format!("NOT {IS_SAME_TABLE}"), "l.identity IS NULL".to_owned())
+        };
+        format!(
+            "SELECT stripe FROM {s}.lines WHERE stripe = 0 FOR UPDATE; \
+             WITH moved AS (UPDATE {s}.lines AS l SET identity = {identity}, fence = GREATEST(l.fence, at.fence) \
+             FROM (SELECT {NOW} + {skew} AS fence) AS at WHERE {is_another} RETURNING l.stripe, l.fence) \
+             SELECT fence AS moved FROM moved WHERE stripe = 0; \
+             UPDATE {s}.lines AS l SET identity = {identity} WHERE {is_new}"
+        )
+    }
+
     /// Begins to empty a table, in a transaction: holds all stripes, so that no batch is under way and none begins. Says whether there is a
     /// row from `first` on, and whether there is any. Gives up soon when something holds a lock: meanwhile no token is
     /// consumed. What looks for rows sees those that were there when the stripes were got, as the transaction's isolation
@@ -394,20 +455,40 @@ impl Sql {
     }
 }
 
-fn batch_text(s: &str, table: Table) -> String {
+fn batch_text(s: &str, table: Table, tells: bool) -> String {
     format!(
         concat!(
             "WITH rules AS MATERIALIZED (SELECT ",
             rules!(),
-            "), line AS (SELECT l.fence, l.horizon, l.ring FROM rules CROSS JOIN {}.lines AS l WHERE l.stripe = $2 FOR UPDATE OF l) \
+            "), line AS (SELECT l.fence, l.horizon, l.ring FROM rules CROSS JOIN {}.lines AS l WHERE l.stripe = $2 \
+             AND {} AND $3 = {} FOR UPDATE OF l) \
              INSERT INTO {}.{} (id, expires, ended, kind, peer, retry_key, nonce) \
              SELECT w.id, w.expires, w.ended, w.kind, w.peer, decode(w.retry_key, 'hex'), $1 FROM line CROSS JOIN \
-             unnest($3, $4, $5, $6, $7, $8, $9, $10) AS w (id, created, expires, ended, kind, peer, retry_key, ring) \
+             unnest($4, $5, $6, $7, $8, $9, $10, $11) AS w (id, created, expires, ended, kind, peer, retry_key, ring) \
              WHERE w.created >= line.fence AND w.expires >= line.horizon AND w.ring = line.ring ORDER BY w.id \
              ON CONFLICT DO NOTHING RETURNING id"
         ),
-        s, s, table
+        s,
+        if tells { "l.identity = $3" } else { IS_SAME_TABLE },
+        identity(tells),
+        s,
+        table
     )
+}
+
+/// Whether the lines are in the table that they were in.
+const IS_SAME_TABLE: &str = "split_part(l.identity, ':', 3) = l.tableoid::BIGINT::TEXT";
+
+/// Which database this is, in a statement on `lines AS l`: the server's own identifier and its timeline, where they can be
+/// asked for, and the table itself. The first two change when another server takes over, or a backup of the server is put
+/// back; the table is another one when a dump is put back, in the same server too.
+fn identity(tells: bool) -> &'static str {
+    if tells {
+        "(SELECT system_identifier::TEXT FROM pg_catalog.pg_control_system()) || ':' || \
+         substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) || ':' || l.tableoid::BIGINT::TEXT"
+    } else {
+        "'::' || l.tableoid::BIGINT::TEXT"
+    }
 }
 
 fn every_table(one: impl Fn(Table) -> String, between: &str) -> String {

@@ -50,10 +50,9 @@ impl Held {
 
     /// Waits until the batch is at the lock.
     async fn until_it_waits(&self, world: &World) {
-        let waiting = format!(
-            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%{}%'",
-            world.place.schema()
-        );
+        let pid: i32 = self.client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+        let waiting =
+            format!("SELECT count(*) FROM pg_stat_activity WHERE {pid} = ANY(pg_blocking_pids(pid))");
         while run(world.place.url(), &waiting).await != ["1"] {
             tokio::task::yield_now().await;
         }

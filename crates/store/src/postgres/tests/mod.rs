@@ -1,10 +1,13 @@
 //! The contract, and what only a store in a database can get wrong.
 
+mod abandoned;
 mod batches;
 mod copies;
 mod defaults;
 mod examining;
+mod failover;
 mod lost;
+mod pooled;
 mod purging;
 mod schemas;
 mod settings;

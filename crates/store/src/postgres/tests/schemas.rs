@@ -53,13 +53,9 @@ async fn an_older_schema_is_brought_up_to_date() {
     let store = world.open().await;
     let token = world.token();
     assert_eq!(consume(&store, token).await, Ok(End::Recorded));
-    world
-        .place
-        .run(
-            "DROP TABLE {s}.nodes, {s}.copying, {s}.ring; ALTER TABLE {s}.lines DROP COLUMN ring; \
-             DELETE FROM {s}.migrations WHERE version > 1",
-        )
-        .await;
+    let older = "DROP TABLE {s}.nodes, {s}.copying, {s}.ring; ALTER TABLE {s}.lines DROP COLUMN ring, DROP COLUMN identity; \
+                 DELETE FROM {s}.migrations WHERE version > 1";
+    world.place.run(older).await;
     let store = world.open().await;
     assert_eq!(store.stats().await.unwrap().schema, newest());
     assert!(matches!(consume(&store, token).await, Ok(End::Already(_))));

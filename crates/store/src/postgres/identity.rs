@@ -1,0 +1,158 @@
+//! Noticing that the database is another one than it was.
+//!
+//! A standby that takes over may not have received what its primary committed last, and a backup does not have it either.
+//! Which tokens were used in between nobody can know. So the lines carry the identity of the database that they are in, and
+//! a batch records something only where it is right. Where it is not, the fence moves first, past every token that was issued
+//! until then, in the same transaction that writes down the new identity. One node does it, and the others find it done.
+//!
+//! A node remembers the identity, too: an old primary, in which nobody has moved anything, is not used again by a node that
+//! has seen its successor.
+
+use std::sync::{Mutex, PoisonError};
+
+use countersign_core::from_millis;
+use countersign_core::handshake::CLOCK_SKEW;
+use jiff::Timestamp;
+use tokio_postgres::error::SqlState;
+
+use super::Core;
+use super::fault::Failure;
+use super::session::Session;
+
+/// What a node knows of the database's identity.
+#[derive(Debug, Default)]
+pub(super) struct Identity {
+    known: Mutex<Known>,
+    /// Where the fence was moved to, because the database was another one, and nobody has been told yet.
+    moved: Mutex<Vec<Timestamp>>,
+}
+
+/// The identity: `SYSTEM:TIMELINE:TABLE`, or `::TABLE` where the database does not tell the first two.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Known(String);
+
+impl Known {
+    pub(super) fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether the database tells which server it is of.
+    pub(super) fn tells(&self) -> bool {
+        !self.0.starts_with(':')
+    }
+
+    /// The server's own identifier, and its timeline.
+    fn server(&self) -> Option<(&str, u32)> {
+        let mut parts = self.0.split(':');
+        let (system, timeline) = (parts.next()?, parts.next()?);
+        Some((system, u32::from_str_radix(timeline, 16).ok()?))
+    }
+
+    /// Whether this is the same server as it was before it, or another one in its place, took over.
+    fn precedes(&self, other: &Self) -> bool {
+        match (self.server(), other.server()) {
+            (Some((system, timeline)), Some((other, later))) => system == other && timeline < later,
+            _ => false,
+        }
+    }
+}
+
+impl Identity {
+    pub(super) fn known(&self) -> Known {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The fences that were moved since this was asked last.
+    pub(super) fn take_moved(&self) -> Vec<Timestamp> {
+        std::mem::take(&mut self.moved.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Core {
+    /// Sees which database this is. If the lines were in another one, moves the fence.
+    pub(super) async fn recognize(&self, session: &mut Session) -> Result<(), Failure> {
+        let Some((tells, here, before)) = look(session).await? else {
+            // A store that does not serve has no lines.
+            return Ok(());
+        };
+        let known = self.identity.known();
+        if here.precedes(&known) {
+            return Err(Failure::Unreachable {
+                reason: format!(
+                    "{} has been succeeded by another server, which this one has used since: it may hold tokens for unused \
+                     that are not; stop it, or name its successor alone in the store's URL",
+                    session.place()
+                ),
+            });
+        }
+        if before.as_ref() != Some(&here) {
+            let skew = i64::try_from(CLOCK_SKEW.as_millis()).unwrap_or(i64::MAX);
+            let script = session.sql().recognize(tells, skew);
+            let moved = session.script(&script, "moved").await?;
+            if let Some(fence) = moved.into_iter().flatten().next().and_then(|fence| fence.parse().ok()) {
+                let fence = from_millis(fence);
+                tracing::error!(
+                    database = session.place(), %fence, was = before.as_ref().map(Known::name), is = here.name(),
+                    "the database is another one than it was (a standby took over, or a backup was put back), and may have \
+                     forgotten which tokens were used last: every token issued so far is refused"
+                );
+                self.identity.moved.lock().unwrap_or_else(PoisonError::into_inner).push(fence);
+            }
+        }
+        if here != known {
+            tracing::debug!(identity = here.name(), "this is the database");
+            *self.identity.known.lock().unwrap_or_else(PoisonError::into_inner) = here;
+        }
+        Ok(())
+    }
+}
+
+/// Whether the database tells which server it is of, which database the lines are in, and in which one they were.
+async fn look(session: &mut Session) -> Result<Option<(bool, Known, Option<Known>)>, Failure> {
+    for tells in [true, false] {
+        let text = session.sql().identity(tells);
+        let rows = match session.rows(&text).await {
+            Ok(rows) => rows,
+            // Not every database has these functions, and not every role may ask.
+            Err(failure)
+                if tells
+                    && failure.is(&[
+                        &SqlState::UNDEFINED_FUNCTION,
+                        &SqlState::INVALID_SCHEMA_NAME,
+                        &SqlState::INSUFFICIENT_PRIVILEGE,
+                        &SqlState::FEATURE_NOT_SUPPORTED,
+                    ]) =>
+            {
+                continue;
+            }
+            // A standby, which has no present position of its own; whoever writes is told so.
+            Err(failure) if failure.is(&[&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE]) => return Ok(None),
+            Err(failure) => return Err(failure),
+        };
+        let column =
+            |name: &str| rows.first().and_then(|row| row.try_get(name).ok().flatten()).map(str::to_owned);
+        return Ok(column("now_in").map(|here| (tells, Known(here), column("was_in").map(Known))));
+    }
+    Ok(None)
+}
+
+/// Whether the database tells which server it is of; `None`: there are no lines.
+pub(super) async fn is_told(session: &mut Session) -> Result<Option<bool>, Failure> {
+    Ok(look(session).await?.map(|(tells, ..)| tells))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Known;
+
+    #[test]
+    fn an_earlier_timeline_precedes_a_later_one() {
+        let known = |text: &str| Known(text.to_owned());
+        assert!(known("7:00000001:5").precedes(&known("7:0000000A:5")));
+        assert!(!known("7:0000000A:5").precedes(&known("7:00000009:5")));
+        assert!(!known("7:00000001:5").precedes(&known("7:00000001:6")));
+        assert!(!known("7:00000001:5").precedes(&known("8:00000002:5")), "another cluster");
+        assert!(!known("::5").precedes(&known("7:00000002:5")) && !known("::5").tells());
+        assert!(!known("7:00000001:5").precedes(&known("")));
+    }
+}

@@ -1,0 +1,120 @@
+//! What a node has given up waiting for, and the database has not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_core::{Clock, End, OsEntropy, StoreError};
+use countersign_test_postgres::{Cluster, Place, connect, run};
+
+use super::super::batch::Limits;
+use super::super::lanes::{LANES, Lanes, QUEUE};
+use super::super::{Core, PostgresStore, READERS};
+use super::{World, consume, options, url};
+use crate::postgres::schema::Change;
+
+/// A store that gives up soon.
+async fn impatient(world: &World) -> Arc<PostgresStore> {
+    drop(world.open().await);
+    let core = Core::with_limits(
+        &url(world.place.url()),
+        &options(world.place.schema()),
+        Arc::clone(&world.clock) as Arc<dyn Clock>,
+        Arc::new(OsEntropy),
+        Limits { patience: Duration::from_millis(100), statement: Duration::from_millis(30) },
+    )
+    .unwrap();
+    core.bring_up(Change::Upgrade).await.unwrap();
+    let lanes = Lanes::start(&core, LANES, QUEUE);
+    Arc::new(PostgresStore { core, lanes })
+}
+
+/// How many sessions of the database are the store's, at work or abandoned.
+const BACKENDS: &str = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'countersign'";
+
+/// Consumes again and again, while nothing comes of it; the greatest number of sessions there were.
+async fn hammer(world: &World, store: &Arc<PostgresStore>) -> i64 {
+    let watch = connect(world.place.url()).await;
+    let mut most = 0;
+    for _ in 0..12 {
+        let calls: Vec<_> = world
+            .tokens(6)
+            .into_iter()
+            .map(|token| {
+                let store = Arc::clone(store);
+                tokio::spawn(async move { consume(&store, token).await })
+            })
+            .collect();
+        for call in calls {
+            assert!(matches!(call.await.unwrap(), Err(StoreError::Unavailable(_))));
+        }
+        most = most.max(watch.query_one(BACKENDS, &[]).await.unwrap().get(0));
+    }
+    most
+}
+
+/// Consumes it as soon as that works again.
+async fn until_it_works(world: &World, store: &PostgresStore) {
+    let token = world.token();
+    loop {
+        match consume(store, token).await {
+            Ok(End::Recorded | End::Already(_)) => return,
+            Err(StoreError::Unavailable(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_locked_ties_up_no_more_sessions_than_the_pool_has() {
+    let cluster = Cluster::start(&[]);
+    let world = World::at(Place::at(cluster.url()));
+    let store = impatient(&world).await;
+    let lock = connect(cluster.url()).await;
+    lock.batch_execute(&format!("BEGIN; LOCK TABLE {}.lines", world.place.schema())).await.unwrap();
+    let most = hammer(&world, &store).await;
+    assert!(most <= i64::try_from(LANES + 1 + READERS).unwrap(), "{most} sessions");
+    lock.batch_execute("COMMIT").await.unwrap();
+    until_it_works(&world, &store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_that_is_away_ties_up_no_more_sessions_than_the_pool_has() {
+    let cluster = Cluster::start(&[]);
+    let world = World::at(Place::at(cluster.url()));
+    let store = impatient(&world).await;
+    // Nothing may be committed without a standby that is not there; the session that says so is not asked to wait.
+    run(cluster.url(), "ALTER SYSTEM SET synchronous_standby_names = 'away'").await;
+    run(cluster.url(), "SELECT pg_reload_conf()").await;
+    while run(cluster.url(), "SHOW synchronous_standby_names").await != ["away"] {}
+    let most = hammer(&world, &store).await;
+    assert!(most <= i64::try_from(LANES + 1 + READERS).unwrap(), "{most} sessions");
+    run(cluster.url(), "ALTER SYSTEM RESET synchronous_standby_names").await;
+    run(cluster.url(), "SELECT pg_reload_conf()").await;
+    until_it_works(&world, &store).await;
+}
+
+/// An administrator cancels what waits for the standby: the database says that it is committed, with a warning.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_no_standby_has_is_no_yes() {
+    let cluster = Cluster::start(&[]);
+    let world = World::at(Place::at(cluster.url()));
+    let store = Arc::new(world.open().await);
+    run(cluster.url(), "ALTER SYSTEM SET synchronous_standby_names = 'away'").await;
+    run(cluster.url(), "SELECT pg_reload_conf()").await;
+    while run(cluster.url(), "SHOW synchronous_standby_names").await != ["away"] {}
+    let token = world.token();
+    let call = {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move { consume(&store, token).await })
+    };
+    let cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    for _ in 0..3 {
+        while run(cluster.url(), cancel).await != ["t"] {
+            assert!(!call.is_finished(), "somebody was told yes");
+        }
+    }
+    run(cluster.url(), "ALTER SYSTEM RESET synchronous_standby_names").await;
+    run(cluster.url(), "SELECT pg_reload_conf()").await;
+    assert_eq!(call.await.unwrap(), Ok(End::Recorded));
+    assert!(matches!(consume(&store, token).await, Ok(End::Already(_))));
+}

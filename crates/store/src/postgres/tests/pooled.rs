@@ -1,0 +1,116 @@
+//! Through a real `PgBouncer`, which gives each transaction another session of the database.
+
+use std::sync::{Arc, OnceLock};
+
+use async_trait::async_trait;
+use countersign_core::{Clock, End, OsEntropy, StoreError, TokenStore};
+use countersign_test_postgres::{Cluster, Place, Pooler, new_name, run, shared};
+
+use super::super::{PostgresStore, sql::Table};
+use super::{World, consume, options, try_open, url};
+use crate::contract::{Subject, contract_tests};
+
+/// The one that all cases of the contract share: fewer sessions than a single node opens connections, so that they change
+/// hands all the time.
+fn pooler() -> &'static str {
+    static POOLER: OnceLock<Pooler> = OnceLock::new();
+    POOLER.get_or_init(|| Pooler::start(&shared(), &["pool_mode=transaction", "default_pool_size=3"])).url()
+}
+
+struct Pooled(Place);
+
+#[async_trait]
+impl Subject for Pooled {
+    async fn open(&self, clock: Arc<dyn Clock>) -> Arc<dyn TokenStore> {
+        Arc::new(try_open(&self.0, clock).await.unwrap())
+    }
+
+    fn is_durable(&self) -> bool {
+        true
+    }
+
+    fn goes_by_its_own_clock(&self) -> bool {
+        true
+    }
+}
+
+contract_tests!(Pooled(Place::at(pooler())));
+
+/// Two nodes, whose statements would have the same names and other texts if they were named by number.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_share_sessions_do_not_share_statements() {
+    let worlds = [World::at(Place::at(pooler())), World::at(Place::at(pooler()))];
+    let stores = [Arc::new(worlds[0].open().await), Arc::new(worlds[1].open().await)];
+    for _ in 0..20 {
+        let mut calls = Vec::new();
+        for (world, store) in worlds.iter().zip(&stores) {
+            for token in world.tokens(4) {
+                let store = Arc::clone(store);
+                calls.push(tokio::spawn(async move { consume(&store, token).await }));
+            }
+        }
+        for call in calls {
+            assert_eq!(call.await.unwrap(), Ok(End::Recorded));
+        }
+    }
+    for world in &worlds {
+        let count = format!("SELECT count(*) FROM {{s}}.{}", Table::of(world.token().0));
+        assert_eq!(world.place.run(&count).await, ["80"]);
+    }
+}
+
+/// The role, and so each session of the pool, forgets in a crash what was committed in the last ten seconds.
+#[tokio::test]
+async fn what_was_answered_through_a_pool_survives_a_crash() {
+    let cluster = Cluster::start(&["--config", "wal_writer_delay=10s"]);
+    let role = new_name();
+    let make = format!(
+        "CREATE ROLE {role} SUPERUSER LOGIN PASSWORD 'secret'; ALTER ROLE {role} SET synchronous_commit = off; \
+         ALTER ROLE {role} SET default_transaction_isolation = 'repeatable read'"
+    );
+    run(cluster.url(), &make).await;
+    let (_, rest) = cluster.url().split_once('@').unwrap();
+    let settings = ["pool_mode=transaction", "default_pool_size=2", "server_login_retry=0"];
+    let pooler = Pooler::start(&format!("postgres://{role}:secret@{rest}"), &settings);
+    let world = World::at(Place::at(pooler.url()));
+    let store = world.open().await;
+    for _ in 0..3 {
+        let tokens = world.tokens(5);
+        for &token in &tokens {
+            assert_eq!(settled(&store, token).await, End::Recorded);
+        }
+        cluster.crash();
+        cluster.start_again();
+        for &token in &tokens {
+            assert!(matches!(settled(&store, token).await, End::Already(_)), "a token was forgotten");
+        }
+    }
+}
+
+async fn settled(store: &PostgresStore, token: super::Token) -> End {
+    loop {
+        match consume(store, token).await {
+            Ok(end) => return end,
+            Err(StoreError::Unavailable(_)) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Statements alone: there are no transactions, and so no promises.
+#[tokio::test]
+async fn a_pool_of_statements_is_refused() {
+    let pooler = Pooler::start(&shared(), &["pool_mode=statement"]);
+    let place = Place::at(pooler.url());
+    loop {
+        let clock: Arc<dyn Clock> = Arc::new(countersign_core::SystemClock);
+        let options = options(place.schema());
+        let refused = PostgresStore::open(&url(place.url()), &options, clock, Arc::new(OsEntropy)).await;
+        let refused = refused.unwrap_err().to_string();
+        if refused.contains("pool_mode = transaction") {
+            return;
+        }
+        // PgBouncer hangs up, and what it said before that does not always arrive.
+        assert!(refused.contains("connection closed"), "{refused}");
+    }
+}
