@@ -8,10 +8,11 @@ use warnings;
 
 use constant NAME => 'Launchpad';
 
-# LWP::Protocol::https is asked for here so that checksetup.pl says it is missing, instead of the first login.
+# Asked for here so that checksetup.pl says what is missing, instead of the first login.
 use constant REQUIRED_MODULES => [
-  {package => 'libwww-perl',         module => 'LWP::UserAgent',       version => 6},
-  {package => 'LWP-Protocol-https',  module => 'LWP::Protocol::https', version => 6},
+  {package => 'IO-Socket-IP',  module => 'IO::Socket::IP',  version => 0.29},
+  {package => 'IO-Socket-SSL', module => 'IO::Socket::SSL', version => '1.968'},
+  {package => 'URI',           module => 'URI',             version => 1.55},
 ];
 
 use constant OPTIONAL_MODULES => [];

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 
-# Lets Launchpad (or another issuer of bug tracker login tokens) log in without a password.
+# Lets Launchpad (or another issuer of bug tracker login tokens) log in without a password, and do its work here.
 #
-#   lib/WebService.pm   the XML-RPC method Launchpad.login: start reading here
+#   lib/WebService.pm   the XML-RPC methods Launchpad.*: start reading here
 #   lib/Handshake.pm    the question put to the issuer; knows nothing of Bugzilla
 #   lib/Config.pm       the parameters and their checks
 
@@ -16,9 +16,9 @@ use parent qw(Bugzilla::Extension);
 
 use Bugzilla::Constants qw(USAGE_MODE_XMLRPC);
 
-our $VERSION = '0.1.0';
+our $VERSION = '0.2.0';
 
-# Bugzilla asks extensions for numbers above 10000. A number is never given a second meaning.
+# Bugzilla wants numbers above 10000 of extensions. A number is never given a second meaning.
 use constant FAULT_CODES => {
   launchpad_token_malformed    => 10701,
   launchpad_token_refused      => 10702,
@@ -39,6 +39,10 @@ sub webservice_error_codes {
   my ($self, $args) = @_;
   my $codes = FAULT_CODES;
   @{$args->{error_map}}{keys %$codes} = values %$codes;
+
+  # To a session that is over Bugzilla gives no number of its own. Launchpad logs in on this one alone; other callers keep theirs.
+  $args->{error_map}->{invalid_cookies_or_token} = $args->{error_map}->{login_required}
+    if Bugzilla->request_cache->{launchpad_call};
 }
 
 sub config_add_panels {

@@ -40,6 +40,14 @@ subtest 'faults' => sub {
   $extension->webservice_error_codes({error_map => \%codes});
   is delete $codes{some_error_of_bugzilla}, 1, 'others are left alone';
 
+  my %of_launchpad = (login_required => 410);
+  $Bugzilla::cache{launchpad_call} = 1;
+  $extension->webservice_error_codes({error_map => \%of_launchpad});
+  is $of_launchpad{invalid_cookies_or_token}, 410, 'for Launchpad a session that is over is none';
+  %Bugzilla::cache = ();
+  $extension->webservice_error_codes({error_map => \my %of_others});
+  ok !exists $of_others{invalid_cookies_or_token}, '... and for other callers it is what it was';
+
   my $messages = text_of('Launchpad/template/en/default/hook/global/user-error-errors.html.tmpl');
   my $code     = text_of('Launchpad/lib/WebService.pm');
   my $readme   = text_of('README.md');

@@ -154,13 +154,24 @@ subtest 'what is not HTTP is not a yes' => sub {
   }
 };
 
+subtest 'an answer that takes too long in all is not believed' => sub {
+  for my $behaviour ('slow status', 'slow headers', 'slow continue', 'continue without end') {
+    my $issuer = StubIssuer->start($behaviour);
+    is_deeply [ask($issuer->url, timeout => 0.3)], [unreachable => 'timeout: no whole answer in time'], $behaviour;
+    is scalar($issuer->requests), 2, '... asked twice';
+  }
+};
+
+subtest 'what comes before and after the answer' => sub {
+  is_deeply [ask(StubIssuer->start('continue')->url)], [accepted => 'HTTP 200'], '100 and 103 are not it';
+  is_deeply [ask(StubIssuer->start('endless body')->url)], [accepted => 'HTTP 200'], 'a body is not read';
+  is_deeply [ask(StubIssuer->start('long headers')->url)], [unreachable => 'the headers of the answer are too long'],
+    'headers have an end';
+};
+
 subtest 'the reason never holds the token' => sub {
   no warnings 'redefine';
-  local *LWP::UserAgent::simple_request = sub {
-    my $answer = HTTP::Response->new(500, "lost \e ${\TOKEN}\r\nand more");
-    $answer->header('Client-Warning' => 'Internal response');
-    return $answer;
-  };
+  local *Bugzilla::Extension::Launchpad::Handshake::_ask = sub { die "lost \e ${\TOKEN}\r\nand more" };
   is_deeply [ask('http://127.0.0.1/%s')], [unreachable => 'lost ? [token]'], 'nor more than one plain line';
 };
 
@@ -168,7 +179,14 @@ subtest 'proxies' => sub {
   my $proxy = StubIssuer->start('200');
   my $url   = 'http://issuer.invalid/token/%s/+bugtracker-handshake';
   is_deeply [ask($url, proxy => "http://127.0.0.1:${\$proxy->port}/")], [accepted => 'HTTP 200'], 'through the proxy';
-  like +($proxy->requests)[0]->{line}, qr{^POST http://issuer\.invalid/token/}, '... which was given the whole URL';
+  my ($request) = $proxy->requests;
+  like $request->{line}, qr{^POST http://issuer\.invalid/token/}, '... which was given the whole URL';
+  is $request->{headers}->{host}, 'issuer.invalid', '... and the name of the issuer';
+  is $request->{headers}->{'proxy-authorization'}, undef, '... and no password';
+
+  $proxy = StubIssuer->start('200');
+  ask($url, proxy => "http://me:s%20cret\@127.0.0.1:${\$proxy->port}/");
+  is +($proxy->requests)[0]->{headers}->{'proxy-authorization'}, 'Basic bWU6cyBjcmV0', 'a password for the proxy';
 
   local @ENV{qw(http_proxy HTTP_PROXY CGI_HTTP_PROXY)} = ("http://127.0.0.1:${\StubIssuer->closed_port}/") x 3;
   local $ENV{PERL_LWP_ENV_PROXY} = 1;

@@ -48,8 +48,8 @@ sub is_fault {
 
 subtest 'what Bugzilla asks of a web service' => sub {
   my $class = 'Bugzilla::Extension::Launchpad::WebService';
-  is_deeply [$class->PUBLIC_METHODS], ['login'], 'one method';
-  ok $class->LOGIN_EXEMPT->{login}, 'for callers without a session';
+  is_deeply [$class->PUBLIC_METHODS], [qw(add_comment comments get_bugs login plugin_version set_link time)], 'seven methods';
+  ok $class->LOGIN_EXEMPT->{$_}, "$_ sees to the session itself" for $class->PUBLIC_METHODS;
   is_deeply [$class->READ_ONLY], [], 'and never by GET';
 };
 
@@ -61,8 +61,8 @@ subtest 'a good token' => sub {
   is_deeply $Bugzilla::did{sessions}, [42], 'one session is kept';
   is $Bugzilla::did{set_user}->id, 42, 'the rest of the request is that account';
   is_deeply $Bugzilla::did{cookies}, {
-    Bugzilla_login       => {-name => 'Bugzilla_login',       -value => 42,               -httponly => 1},
-    Bugzilla_logincookie => {-name => 'Bugzilla_logincookie', -value => 'stubsessionkey', -httponly => 1},
+    Bugzilla_login       => {-name => 'Bugzilla_login',       -value => 42,               -httponly => 1, -path => '/'},
+    Bugzilla_logincookie => {-name => 'Bugzilla_logincookie', -value => 'stubsessionkey', -httponly => 1, -path => '/'},
     },
     'both cookies are sent';
   is_deeply $params, {}, 'the token is gone from the parameters';
@@ -88,6 +88,28 @@ subtest 'https only' => sub {
   login();
   ok $Bugzilla::did{cookies}->{$_}->{-secure}, "$_ is secure" for qw(Bugzilla_login Bugzilla_logincookie);
   is +($issuer->requests)[0]->{body}, 'audience=https%3A%2F%2Fbugs.example.org%2F', 'the audience is sslbase';
+};
+
+subtest 'https without a redirect to it' => sub {
+  installation(['200'], urlbase => 'https://bugs.example.org/');
+  login();
+  ok $Bugzilla::did{cookies}->{$_}->{-secure}, "$_ is secure where urlbase is https" for qw(Bugzilla_login Bugzilla_logincookie);
+
+  local $ENV{HTTPS} = 'on';
+  installation(['200']);
+  login();
+  ok $Bugzilla::did{cookies}->{$_}->{-secure}, "$_ is secure where the request came by https" for qw(Bugzilla_login Bugzilla_logincookie);
+};
+
+subtest 'in a directory' => sub {
+  installation(['200'], urlbase => 'http://bugs.example.org/bugzilla/');
+  login();
+  is $Bugzilla::did{cookies}->{$_}->{-path}, '/bugzilla/', "$_ is for that directory" for qw(Bugzilla_login Bugzilla_logincookie);
+  is $Bugzilla::params{cookiepath}, '/', 'the parameter is as it was';
+
+  installation(['200'], urlbase => 'http://bugs.example.org/bugzilla/', cookiepath => '/bugzilla/sub/');
+  login();
+  is $Bugzilla::did{cookies}->{Bugzilla_login}->{-path}, '/bugzilla/sub/', 'the parameter cookiepath is obeyed';
 };
 
 subtest 'a configured audience' => sub {

@@ -33,7 +33,7 @@ print $file PEM_cert2string($certificate);
 close $file;
 
 sub ask {
-  my ($url) = @_;
+  my ($url, %more) = @_;
   return redeem(
     url      => handshake_url($url, 'abc'),
     token    => 'abc',
@@ -41,6 +41,7 @@ sub ask {
     key      => 'Key',
     timeout  => 5,
     proxy    => '',
+    %more,
   );
 }
 
@@ -53,19 +54,41 @@ subtest 'an authority that is not trusted' => sub {
 };
 
 subtest 'a trusted one' => sub {
-  local $ENV{PERL_LWP_SSL_CA_FILE} = $file->filename;
+  local $ENV{SSL_CERT_FILE} = $file->filename;
   my $issuer = StubIssuer->start_secure($tls, '200');
   is_deeply [ask($issuer->url)], [accepted => 'HTTP 200'], 'accepted';
   is scalar($issuer->requests), 1, '... with one request';
 };
 
 subtest 'a trusted one under another name' => sub {
-  local $ENV{PERL_LWP_SSL_CA_FILE} = $file->filename;
+  local $ENV{SSL_CERT_FILE} = $file->filename;
   my $issuer = StubIssuer->start_secure($tls, '200');
   (my $url = $issuer->url) =~ s/127\.0\.0\.1/localhost/;
   my ($verdict) = ask($url);
   is $verdict, 'unreachable', 'unreachable';
   is scalar($issuer->requests), 0, '... and the token was not sent';
+};
+
+subtest 'one that answers slowly' => sub {
+  local $ENV{SSL_CERT_FILE} = $file->filename;
+  my $issuer = StubIssuer->start_secure($tls, 'slow headers');
+  is_deeply [ask($issuer->url, timeout => 0.3)], [unreachable => 'timeout: no whole answer in time'], 'is not believed';
+};
+
+subtest 'through a proxy' => sub {
+  local $ENV{SSL_CERT_FILE} = $file->filename;
+  my $issuer = StubIssuer->start_secure($tls, '200');
+  my $proxy  = StubIssuer->start_tunnel($issuer->port);
+  is_deeply [ask($issuer->url, proxy => "http://me:secret\@127.0.0.1:${\$proxy->port}")], [accepted => 'HTTP 200'], 'accepted';
+  my ($request) = $proxy->requests;
+  is $request->{line}, "CONNECT 127.0.0.1:${\$issuer->port} HTTP/1.1", '... which was asked to connect';
+  is $request->{headers}->{'proxy-authorization'}, 'Basic bWU6c2VjcmV0', '... with its password';
+  ($request) = $issuer->requests;
+  is $request->{headers}->{'proxy-authorization'}, undef, '... that the issuer does not get';
+
+  my $refusing = StubIssuer->start('403');
+  is_deeply [ask($issuer->url, proxy => "http://127.0.0.1:${\$refusing->port}/")],
+    [unreachable => 'the proxy answered HTTP 403'], 'one that refuses';
 };
 
 CERT_free($certificate);

@@ -11,15 +11,22 @@ use warnings;
 
 use Bugzilla::Constants qw(USAGE_MODE_XMLRPC);
 
-our (%params, %users, %did, $usage_mode);
+our (%params, %users, %bugs, %did, %cache, $user, $usage_mode);
 
-# A configured installation with one account. Tests change %params and %users from here.
+# A configured installation with one account, two bugs, and a caller without a session. Tests change these from here.
 sub reset_stub {
   %did        = ();
+  %cache      = ();
+  $user       = bless {id => 0, name => ''}, 'Bugzilla::User';
+  %bugs       = map { $_->{bug_id} => $_ } (
+    {bug_id => 1, delta_ts => '2026-11-30 10:00:00', product => 'Door',   alias => ['squeak'], see_also => []},
+    {bug_id => 2, delta_ts => '2026-11-30 12:00:00', product => 'Window', alias => [],         see_also => []},
+  );
   $usage_mode = USAGE_MODE_XMLRPC;
   %users      = (launchpad => {id => 42, login => 'launchpad', is_enabled => 1});
   %params     = (
     urlbase               => 'http://bugs.example.org/',
+    cookiepath            => '/',
     sslbase               => '',
     ssl_redirect          => 0,
     proxy_url             => '',
@@ -35,9 +42,21 @@ sub usage_mode { return $usage_mode }
 sub cgi        { return bless {}, 'Bugzilla::CGI' }
 sub set_user   { $did{set_user} = $_[1] }
 
+sub request_cache { return \%cache }
+sub user          { return $user }
+
+# Notes how it was called. A test's `stale` is a cookie that Bugzilla does not know.
+sub login {
+  my ($class, $type) = @_;
+  push @{$did{logins}}, [$type, $cache{launchpad_call}];
+  die {name => 'invalid_cookies_or_token'} if $user->{stale};
+  die {name => 'login_required'} if $type == Bugzilla::Constants::LOGIN_REQUIRED() && !$user->{id};
+  return $user;
+}
+
 sub Bugzilla::CGI::send_cookie {
   my ($self, %cookie) = @_;
-  $did{cookies}->{$cookie{-name}} = \%cookie;
+  $did{cookies}->{$cookie{-name}} = {%cookie, -path => $params{cookiepath}};
 }
 
 unshift @INC, sub {

@@ -8,7 +8,8 @@
 #   my @requests = $issuer->requests;      # stops it; each is {line => ..., headers => {...}, body => ...}
 #
 # Behaviours: a status; 'cut' closes without an answer; 'silent' says nothing until the caller gives up;
-# 'echo' sends the request line back where a status line should be; 'half a status' is cut off inside it.
+# 'echo' sends the request line back where a status line should be; 'half a status' is cut off inside it; 'slow status', 'slow
+# headers' and 'slow continue' are a 200 that comes byte by byte; 'continue without end' is `100 Continue` again and again.
 # The last behaviour repeats.
 
 package StubIssuer;
@@ -17,12 +18,16 @@ use 5.14.0;
 use strict;
 use warnings;
 
+use IO::Select;
 use IO::Socket::INET;
 use IO::Socket::SSL;
 use JSON::PP qw(decode_json encode_json);
 
 sub start        { my ($class, @script) = @_; return $class->_start(\@script, undef) }
 sub start_secure { my ($class, $tls, @script) = @_; return $class->_start(\@script, $tls) }
+
+# A proxy that knows CONNECT only, and connects with this port whatever it is asked for.
+sub start_tunnel { my ($class, $port) = @_; return $class->_start(["tunnel $port"], undef) }
 
 # A port that nobody listens on.
 sub closed_port {
@@ -55,6 +60,7 @@ sub _start {
   my $pid = fork() // die "cannot fork: $!";
   if (!$pid) {
     close $journal;
+    $SIG{PIPE} = 'IGNORE';
     eval { _serve($listener, $notes, $tls, @$script) };
     require POSIX;
     POSIX::_exit(0);
@@ -75,6 +81,7 @@ sub _serve {
   my ($listener, $notes, $tls, @script) = @_;
   $notes->autoflush(1);
   while (my $socket = $listener->accept) {
+    $socket->autoflush(1);
     my $behaviour = @script > 1 ? shift @script : $script[0];
     if ($tls) {
       IO::Socket::SSL->start_SSL($socket, SSL_server => 1, %$tls) or next;
@@ -107,6 +114,34 @@ sub _answer {
   if ($behaviour eq 'cut')    { return }
   if ($behaviour eq 'echo')   { print $socket "$request->{line}\r\n\r\n"; return }
   if ($behaviour eq 'half a status') { print $socket "HTTP/1.1 40"; return }
+
+  if ($behaviour =~ /\Atunnel ([0-9]+)/) {
+    my $issuer = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $1) or return;
+    syswrite $socket, "HTTP/1.1 200 Connection established\r\n\r\n";
+    my $both = IO::Select->new($socket, $issuer);
+    while (my @ready = $both->can_read) {
+      for my $from (@ready) {
+        sysread($from, my $data, 65536) or return;
+        syswrite $from == $socket ? $issuer : $socket, $data;
+      }
+    }
+  }
+  if ($behaviour eq 'continue without end') {
+    while (print $socket "HTTP/1.1 100 Continue\r\n\r\n") { select undef, undef, undef, 0.01 }
+    return;
+  }
+  if ($behaviour =~ /\Aslow (.*)/) {
+    my %text = (
+      status   => "HTTP/1.1 200 A very slow status line indeed\r\n\r\n",
+      headers  => "HTTP/1.1 200 OK\r\nX-Slow: ${\('x' x 30)}\r\n\r\n",
+      continue => "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+    );
+    for (split //, $text{$1}) { print $socket $_ or return; select undef, undef, undef, 0.05 }
+    return;
+  }
+  if ($behaviour eq 'continue') { print $socket "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </>\r\n\r\nHTTP/1.1 200\r\n\r\n"; return }
+  if ($behaviour eq 'long headers') { print $socket "HTTP/1.1 200 OK\r\n" . ("X-Long: ${\('x' x 1000)}\r\n" x 100) . "\r\n"; return }
+  if ($behaviour eq 'endless body') { print $socket "HTTP/1.1 200 OK\r\n\r\n"; while (print $socket 'x' x 65536) { } return }
 
   my $extra = '';
   $extra = "Location: http://127.0.0.1:1/elsewhere\r\n"    if $behaviour =~ /\A3/;

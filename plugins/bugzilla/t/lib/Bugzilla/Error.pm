@@ -7,11 +7,13 @@ use warnings;
 
 use parent qw(Exporter);
 
-our @EXPORT = qw(ThrowUserError);
+our @EXPORT = qw(ThrowCodeError ThrowUserError);
 
 sub ThrowUserError {
   my ($name, $vars) = @_;
   die {name => $name, %{$vars || {}}};
 }
+
+sub ThrowCodeError { goto &ThrowUserError }
 
 1;

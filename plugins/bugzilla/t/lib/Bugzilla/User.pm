@@ -16,6 +16,12 @@ sub login_to_id {
   return $Bugzilla::users{$login} ? $Bugzilla::users{$login}->{id} : 0;
 }
 
+sub login      { return $_[0]->{login} }
+sub name       { return $_[0]->{name} }
+sub is_insider { return $_[0]->{is_insider} }
+
+sub visible_bugs { push @{$Bugzilla::did{looked_up}}, $_[1] }
+
 sub id         { return $_[0]->{id} }
 sub is_enabled { return $_[0]->{is_enabled} }
 

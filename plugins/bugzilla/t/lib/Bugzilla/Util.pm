@@ -7,7 +7,7 @@ use warnings;
 
 use parent qw(Exporter);
 
-our @EXPORT_OK = qw(generate_random_password);
+our @EXPORT_OK = qw(email_filter generate_random_password);
 
 my @ALPHABET = ('0' .. '9', 'a' .. 'z', 'A' .. 'Z');
 
@@ -15,5 +15,7 @@ sub generate_random_password {
   my ($size) = @_;
   return join '', map { $ALPHABET[rand @ALPHABET] } 1 .. $size;
 }
+
+sub email_filter { return $_[0] =~ s/\@.*//r }
 
 1;
