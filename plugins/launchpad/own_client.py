@@ -207,6 +207,7 @@ class Utilities:
 
     def bulkSetError(self, watches, error=None):
         for watch in watches:
+            watch = WATCHES[watch] if isinstance(watch, int) else watch
             watch.activity.append([error.name if error else None, None])
 
     def bulkAddActivity(self, watches, result=None, **_):
@@ -223,13 +224,13 @@ def email_template(name, app=None):
         name, '')
 
 
-kind, url, private_url = sys.argv[1:]
+kind, url, xmlrpc_url = sys.argv[1:]
 LOG = []
 WATCHES = [Watch(place, wanted) for place, wanted in enumerate(json.load(sys.stdin)['watches'])]
 GIVEN = {
     'lp': {'_': lambda text: text},
     'lp.services.config': {'config': Settings(
-        checkwatches=types.SimpleNamespace(xmlrpc_url=private_url + '/bugs', default_socket_timeout=60.0, sync_comments=True,
+        checkwatches=types.SimpleNamespace(xmlrpc_url=xmlrpc_url, default_socket_timeout=60.0, sync_comments=True,
                                            batch_query_threshold=10),
         launchpad=types.SimpleNamespace(http_proxy=None, ca_certificates_path=os.environ.get('LAUNCHPAD_CA'),
                                         urlfetch_timeout=60.0))},

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
@@ -24,12 +25,17 @@ def tracker(issuer, tmp_path):  # noqa: F811
         yield trac
 
 
-def let_launchpad_work(tracker, issuer, *watches):  # noqa: F811
-    """What Launchpad did about the bugs that it watches, in one run."""
-    done = subprocess.run([str(RUN), 'trac', tracker.url, issuer.private_url], input=json.dumps({'watches': watches}),
+def run(tracker, issuer, *watches, bound_to=None):  # noqa: F811
+    """What Launchpad did about the bugs that it watches, in one run; its configuration can bind the tokens."""
+    xmlrpc_url = issuer.private_url + '/bugs' + ('?' + urlencode({'bugtracker_url': bound_to}) if bound_to else '')
+    done = subprocess.run([str(RUN), 'trac', tracker.url, xmlrpc_url], input=json.dumps({'watches': watches}),
                           env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+def let_launchpad_work(tracker, issuer, *watches, bound_to=None):  # noqa: F811
+    report = run(tracker, issuer, *watches, bound_to=bound_to)
     assert report['error'] is None, report
     assert [line for line in report['log'] if line.startswith(('error', 'warning'))] == []
     return report, {watch['remote_bug']: watch for watch in report['watches']}
@@ -63,6 +69,14 @@ def test_a_whole_round(tracker, issuer):  # noqa: F811
         'Oiled it. Déjà vu?', 'Bob wrote in bug 4711:\nSeen in Ubuntu, too. Déjà vu?\n']
     assert watches['1']['imported'][1]['id'] == pushed
     assert watches['1']['imported'][1]['name'] == 'launchpad'
+
+
+def test_tokens_that_its_configuration_binds(tracker, issuer):  # noqa: F811
+    """Launchpad as it is gives no argument; the URL that it calls says for which tracker the token is."""
+    report, _ = let_launchpad_work(tracker, issuer, {'remote_bug': '2', 'local_bug': 7}, bound_to=tracker.url)
+    assert report['links'] == {'2': 7}
+    report = run(tracker, issuer, {'remote_bug': '2', 'local_bug': 8}, bound_to='https://another.example.org/')
+    assert 'BugTrackerAuthenticationError' in report['error']
 
 
 def test_a_link_to_another_bug_is_looked_at_and_replaced(tracker, issuer):  # noqa: F811

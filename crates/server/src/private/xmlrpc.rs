@@ -37,7 +37,8 @@ pub(crate) async fn answer(State(app): State<Arc<App>>, request: Request) -> Res
     let document = match body::read(body).await {
         Ok(body) => {
             let until = started + MULTICALL_TIME;
-            let answer = respond(&Bugs { app: &app, caller: &caller, until }, content_type, &body).await;
+            let bugs = Bugs { app: &app, caller: &caller, until, query: head.uri.query() };
+            let answer = respond(&bugs, content_type, &body).await;
             let request = caller.request.map(display);
             // Only the name of a method that there is: any other could be a token.
             if let Some(method) = answer.method {
@@ -66,6 +67,8 @@ struct Bugs<'a> {
     caller: &'a Caller,
     /// When no further call of a `system.multicall` begins.
     until: Instant,
+    /// Of the URL that was called. It can name the bug tracker for a client that gives no argument.
+    query: Option<&'a str>,
 }
 
 const METHODS: &[Method] = &[
@@ -74,7 +77,8 @@ const METHODS: &[Method] = &[
         returns: Type::String,
         parameters: &[Parameter::optional("bugtracker_url", Type::String)],
         help: "Issues a single-use login token and returns its id, which is the token itself. With the base URL of a \
-               bug tracker, only that tracker can redeem it; without one, any tracker that it is passed to can.",
+               bug tracker, only that tracker can redeem it; without one, any tracker that it is passed to can. A client \
+               that cannot give it calls /bugs?bugtracker_url=URL instead.",
     },
     Method {
         name: "getLoginToken",
@@ -113,17 +117,28 @@ impl Service for Bugs<'_> {
     }
 }
 
+fn audience(what: &str, url: &str) -> Result<Audience, Fault> {
+    match url.trim() {
+        "" => Err(fault::invalid_parameters(format!(
+            "{what} is empty; give the base URL of the bug tracker, or leave it away for a token that any tracker can \
+             redeem"
+        ))),
+        url => Audience::parse(url).map_err(|error| fault::invalid_parameters(format!("{what} {error}"))),
+    }
+}
+
 impl Bugs<'_> {
     fn new_token(&self, tracker: Option<&str>) -> Result<Value, Fault> {
-        let audience = tracker.map(|url| match url.trim() {
-            "" => Err(fault::invalid_parameters(
-                "the bugtracker_url is empty; give the base URL of the bug tracker, or no parameter for a token that any \
-                 tracker can redeem",
-            )),
-            url => Audience::parse(url)
-                .map_err(|error| fault::invalid_parameters(format!("the bugtracker_url {error}"))),
-        });
-        let audience = audience.transpose()?;
+        let given = tracker.map(|url| audience("the bugtracker_url", url)).transpose()?;
+        let configured = self.audience_of_url()?;
+        if let (Some(given), Some(configured)) = (&given, &configured)
+            && given != configured
+        {
+            return Err(fault::invalid_parameters(
+                "the URL that was called is for another bug tracker than the parameter bugtracker_url names",
+            ));
+        }
+        let audience = given.or(configured);
         let issued = self
             .app
             .tokens
@@ -131,6 +146,21 @@ impl Bugs<'_> {
             .map_err(|error| issue_fault(&error))?;
         self.app.events.issued(&issued.token, self.caller);
         Ok(Value::String(issued.text.into_exposed()))
+    }
+
+    /// The bug tracker that the URL of this call names. What cannot be understood is a fault: to ignore it would be to issue a
+    /// token that any tracker can redeem.
+    fn audience_of_url(&self) -> Result<Option<Audience>, Fault> {
+        let mut found = None;
+        for (name, value) in form_urlencoded::parse(self.query.unwrap_or_default().as_bytes()) {
+            if name != "bugtracker_url" || found.is_some() {
+                return Err(fault::invalid_parameters(
+                    "the URL that was called can have the query bugtracker_url=URL, once, and nothing else",
+                ));
+            }
+            found = Some(audience("the bugtracker_url in the URL that was called", &value)?);
+        }
+        Ok(found)
     }
 
     async fn get(&self, text: String) -> Result<Value, Fault> {

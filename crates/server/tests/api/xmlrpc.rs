@@ -26,8 +26,12 @@ async fn call(server: &Fixture, method: &str, params: &[&str]) -> Answer {
 }
 
 async fn send(server: &Fixture, body: impl Into<Body>) -> Answer {
+    send_to(server, "/bugs", body).await
+}
+
+async fn send_to(server: &Fixture, path: &str, body: impl Into<Body>) -> Answer {
     let answer =
-        server.private(post("/bugs").header("content-type", "text/xml").body(body.into()).unwrap()).await;
+        server.private(post(path).header("content-type", "text/xml").body(body.into()).unwrap()).await;
     assert_eq!((answer.status, answer.header("content-type")), (StatusCode::OK, "text/xml; charset=utf-8"));
     answer
 }
@@ -93,6 +97,55 @@ async fn a_token_can_be_bound_and_nonsense_cannot() {
     let (code, sentence) = fault(&call(&server, "newBugTrackerToken", &["trac.example.org"]).await);
     assert_eq!(code, -32602);
     assert!(sentence.contains("absolute URL"), "{sentence}");
+}
+
+/// `newBugTrackerToken` with these parameters, at `/bugs` with this query.
+async fn new_token_at(server: &Fixture, query: &str, params: &[&str]) -> Answer {
+    let params: String = params.iter().map(|url| format!("<param><value>{url}</value></param>")).collect();
+    let body = format!(
+        "<methodCall><methodName>newBugTrackerToken</methodName><params>{params}</params></methodCall>"
+    );
+    send_to(server, &format!("/bugs{query}"), body).await
+}
+
+#[tokio::test]
+async fn url_of_the_call_binds_the_token() {
+    let server = Fixture::new();
+    let url = "?bugtracker_url=HTTPS%3A%2F%2Ftrac.example.org";
+    for (query, params) in [(url, &[][..]), (url, &[TRAC]), ("?", &[TRAC])] {
+        let token = string(&new_token_at(&server, query, params).await);
+        let described = call(&server, "getLoginToken", &[&token]).await;
+        assert!(
+            has_member(&described, "audience", &format!("<string>{TRAC}</string>")),
+            "{query} {params:?}"
+        );
+    }
+    let multicall = "<methodCall><methodName>system.multicall</methodName><params><param><value><array><data><value><struct>\
+        <member><name>methodName</name><value>newBugTrackerToken</value></member>\
+        <member><name>params</name><value><array><data/></array></value></member>\
+        </struct></value></data></array></value></param></params></methodCall>";
+    let token = string(&send_to(&server, &format!("/bugs{url}"), multicall).await);
+    let described = call(&server, "getLoginToken", &[&token]).await;
+    assert!(has_member(&described, "audience", &format!("<string>{TRAC}</string>")));
+}
+
+#[tokio::test]
+async fn url_that_cannot_be_understood_issues_no_token() {
+    let server = Fixture::new();
+    for (query, params) in [
+        ("?bugtracker_url=", &[][..]),
+        ("?bugtracker_url=%20", &[]),
+        ("?bugtracker_url", &[]),
+        ("?bugtracker_url=trac.example.org", &[]),
+        ("?bugtracker_url=https://a.example.org/&bugtracker_url=https://a.example.org/", &[]),
+        ("?bugtracker-url=https://trac.example.org/", &[]),
+        ("?audience=https://trac.example.org/", &[TRAC]),
+        ("?bugtracker_url=https://another.example.org/", &[TRAC]),
+    ] {
+        let (code, sentence) = fault(&new_token_at(&server, query, params).await);
+        assert_eq!(code, -32602, "{query}");
+        assert!(sentence.contains("the URL that was called"), "{query}: {sentence}");
+    }
 }
 
 #[tokio::test]
