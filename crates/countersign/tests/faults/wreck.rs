@@ -60,12 +60,19 @@ async fn a_store_that_is_damaged_in_use_accepts_nothing_twice() {
     let server = place.start().await;
     wreck(&place, 4096);
 
-    // Reading meets the damage at once.
+    // Reading meets the damage, unless a page is still in memory: then what was read before is told.
     let seen = server.private("GET", &format!("/v1/tokens/{}", used[0])).await;
-    assert_eq!(seen.status, 503, "{seen:?}");
-    let detail = seen.json()["detail"].as_str().unwrap().to_owned();
-    assert!(detail.contains("is damaged"), "{detail}");
-    assert!(detail.contains("stop the server and put a backup in its place, or move it away"), "{detail}");
+    if seen.status == 200 {
+        assert_eq!(seen.json()["status"], "consumed", "{seen:?}");
+    } else {
+        assert_eq!(seen.status, 503, "{seen:?}");
+        let detail = seen.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains("is damaged"), "{detail}");
+        assert!(
+            detail.contains("stop the server and put a backup in its place, or move it away"),
+            "{detail}"
+        );
+    }
 
     // The writer may not, for as long as it knows by heart what it needs.
     assert_none_is_good(&server, &used).await;
