@@ -1,8 +1,9 @@
 //! What time it is, as something that is passed in.
 
 use std::fmt;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -13,6 +14,10 @@ use jiff::Timestamp;
 pub trait Clock: fmt::Debug + Send + Sync {
     /// The present moment, UTC, whole milliseconds.
     fn now(&self) -> Timestamp;
+
+    /// The time since some moment in the past, on a clock that nobody sets. The difference of two readings is how much
+    /// time has passed, whatever happened to [`now`](Self::now) in between.
+    fn steady(&self) -> Duration;
 }
 
 /// The machine's own clock.
@@ -25,33 +30,47 @@ impl Clock for SystemClock {
         // Token ids and store records carry milliseconds; a finer clock would make a token older than itself.
         from_millis(to_millis(Timestamp::now()))
     }
+
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that asks the machine for the time")]
+    fn steady(&self) -> Duration {
+        static FIRST: LazyLock<Instant> = LazyLock::new(Instant::now);
+        FIRST.elapsed()
+    }
 }
 
 /// A clock that stands still until it is moved; for tests and demonstrations.
 #[derive(Debug)]
-pub struct ManualClock(AtomicI64);
+pub struct ManualClock {
+    millis: AtomicI64,
+    steady_millis: AtomicU64,
+}
 
 impl ManualClock {
     /// A clock that stands at `now`.
     pub fn at(now: Timestamp) -> Self {
-        Self(AtomicI64::new(to_millis(now)))
+        Self { millis: AtomicI64::new(to_millis(now)), steady_millis: AtomicU64::new(0) }
     }
 
-    /// Moves the clock forward.
+    /// Lets time pass.
     pub fn advance(&self, by: Duration) {
         let millis = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
-        self.0.fetch_add(millis, Ordering::SeqCst);
+        self.steady_millis.fetch_add(millis.unsigned_abs(), Ordering::SeqCst);
+        self.millis.fetch_add(millis, Ordering::SeqCst);
     }
 
-    /// Sets the clock, also backwards: machines' clocks do step.
+    /// Sets the clock, also backwards, without any time passing: machines' clocks do step.
     pub fn set(&self, now: Timestamp) {
-        self.0.store(to_millis(now), Ordering::SeqCst);
+        self.millis.store(to_millis(now), Ordering::SeqCst);
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
-        from_millis(self.0.load(Ordering::SeqCst))
+        from_millis(self.millis.load(Ordering::SeqCst))
+    }
+
+    fn steady(&self) -> Duration {
+        Duration::from_millis(self.steady_millis.load(Ordering::SeqCst))
     }
 }
 

@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use crate::set::RETRY_WINDOW;
 use crate::{Audience, AudienceError, Consumption, End, Ending, LoginToken, RetryKeyHash, after};
 
-/// How far the clocks of the servers that share a key ring may be apart.
+/// How far the clock of a server may be from that of its store, and how far ahead of the verifier's clock a token may
+/// have been created.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(30);
 
 /// What a handshake request says, as far as it matters.
@@ -129,6 +130,17 @@ impl Refusal {
 /// The audience comes first among the refusals of an authentic token: that a token is shown by the wrong tracker is
 /// worth knowing whether or not its time is over.
 pub fn decide<'t>(attempt: &Attempt, token: Option<&'t LoginToken>, now: Timestamp) -> Decision<'t> {
+    decide_after(attempt, token, now, now)
+}
+
+/// The same where tokens are known to be created as late as `latest`: at the fence, which clocks have not reached yet, or
+/// by a node whose clock is as far ahead of the store's as this one is behind.
+pub fn decide_after<'t>(
+    attempt: &Attempt,
+    token: Option<&'t LoginToken>,
+    now: Timestamp,
+    latest: Timestamp,
+) -> Decision<'t> {
     if !attempt.is_post {
         return Decision::Refuse(Refusal::NotPost);
     }
@@ -144,7 +156,7 @@ pub fn decide<'t>(attempt: &Attempt, token: Option<&'t LoginToken>, now: Timesta
             return Decision::Refuse(Refusal::AudienceUnreadable(*why));
         }
     }
-    if token.created() > after(now, CLOCK_SKEW) {
+    if token.created() > after(now, CLOCK_SKEW).max(latest) {
         return Decision::Refuse(Refusal::FromTheFuture);
     }
     if now < token.expires() {

@@ -14,6 +14,7 @@
 //! - [`handshake`]: the protocol's decisions as two pure functions;
 //! - [`TokenStore`]: what a store has to promise;
 //! - [`StoredRing`]: the key ring that several servers on one store share;
+//! - [`ClockTrouble`]: what a wrong clock may not do;
 //! - [`Event`] and [`EventStore`]: what operators get to see;
 //! - [`seal`]: what the text of a token is made of.
 //!
@@ -46,12 +47,12 @@ pub use key_ring::{
 };
 pub use node::{CHECK_IN_PERIOD, HeldKey, LIVE, Node, NodeId, REMEMBERED, Roll, SeenNode};
 pub use set::{
-    GetError, IssueError, Issued, LoginTokenSet, Lookup, NewToken, News, NodeFacts, Policy, RETRY_WINDOW,
-    RedeemError, Redemption, Status,
+    ClockTrouble, GetError, IssueError, Issued, LoginTokenSet, Lookup, NewToken, News, NodeFacts, Policy,
+    RETRY_WINDOW, RedeemError, Redemption, STEADY, Status, apart, move_fence_now, purge_now,
 };
 pub use store::{
-    BATCH_SIZES, Consumption, End, Ended, Ending, EndingQuery, RetryKeyHash, StoreCounts, StoreError,
-    StoreStats, TokenStore,
+    BATCH_SIZES, Consumption, End, Ended, Ending, EndingQuery, Horizon, RetryKeyHash, StoreCounts,
+    StoreError, StoreStats, StoreTimes, TokenStore,
 };
 pub use stored_ring::{
     ChangedRing, RingChange, RingError, StoredRing, change_ring, put_ring, read_or_put, read_ring,

@@ -1,6 +1,7 @@
 //! The set of all login tokens of a server: issue, get, redeem, revoke.
 
 mod nodes;
+mod time;
 
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -8,14 +9,15 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::handshake::{Attempt, Decision, Refusal, Verdict, decide, settle};
+use crate::handshake::{Attempt, CLOCK_SKEW, Decision, Refusal, Verdict, decide_after, settle};
 use crate::seal::{NotOurs, SealError, seal, unseal};
 use crate::{
     Audience, Claims, Clock, Consumption, End, Ending, Entropy, EntropyError, KeyRing, LoginToken,
-    MAX_LIFETIME, StoreError, TokenId, TokenStore, TokenText, after, before,
+    MAX_LIFETIME, StoreError, TokenId, TokenStore, TokenText, after,
 };
 
 pub use self::nodes::{News, NodeFacts};
+pub use self::time::{ClockTrouble, STEADY, apart, move_fence_now, purge_now};
 
 /// For how long the same `Idempotency-Key` gets the first answer again.
 pub const RETRY_WINDOW: Duration = Duration::from_mins(1);
@@ -73,6 +75,9 @@ pub enum IssueError {
     /// The lifetime is out of range.
     #[error("a token's lifetime must be from 1 to {} seconds", MAX_LIFETIME.as_secs())]
     Lifetime,
+    /// The clock is wrong, so that the token would be refused, or live too long.
+    #[error(transparent)]
+    Clock(#[from] ClockTrouble),
     /// No randomness.
     #[error(transparent)]
     Entropy(#[from] EntropyError),
@@ -153,6 +158,7 @@ pub struct LoginTokenSet {
     entropy: Arc<dyn Entropy>,
     policy: Policy,
     nodes: nodes::Nodes,
+    time: time::TimeKeeper,
 }
 
 impl LoginTokenSet {
@@ -166,11 +172,12 @@ impl LoginTokenSet {
         policy: Policy,
     ) -> Self {
         let keys = Arc::new(keys);
-        let nodes = nodes::Nodes::new(Arc::clone(&keys));
-        Self { keys: RwLock::new(keys), store, clock, entropy, policy, nodes }
+        let (nodes, time) = (nodes::Nodes::new(Arc::clone(&keys)), time::TimeKeeper::default());
+        Self { keys: RwLock::new(keys), store, clock, entropy, policy, nodes, time }
     }
 
-    /// Issues a token. Writes nothing: it succeeds also while the store is away.
+    /// Issues a token. Writes nothing: it succeeds also while the store is away. A token that is issued while the clock
+    /// has not reached the fence yet is created at the fence, so that it is good at once.
     pub fn issue(&self, wanted: NewToken) -> Result<Issued, IssueError> {
         if self.policy.require_audience && wanted.audience.is_none() {
             return Err(IssueError::AudienceRequired);
@@ -181,7 +188,7 @@ impl LoginTokenSet {
         }
         let now = self.clock.now();
         let token = LoginToken {
-            id: TokenId::generate(now, &*self.entropy)?,
+            id: TokenId::generate(self.time.creation(&*self.clock)?, &*self.entropy)?,
             lifetime: Duration::from_secs(lifetime.as_secs()),
             audience: wanted.audience,
             claims: wanted.claims,
@@ -222,22 +229,48 @@ impl LoginTokenSet {
         attempt: &Attempt,
         by: Option<IpAddr>,
     ) -> Result<Redemption, RedeemError> {
-        let now = self.clock.now();
         if !attempt.is_post {
             // Refused without a look at the store.
             let token = unseal(text, &self.keys()).ok();
             return Ok(Redemption { verdict: Verdict::Refused(Refusal::NotPost), token });
         }
+        let latest = self.time.latest_creation(&*self.clock);
+        let mut redemption = self.redeem_after(text, attempt, by, latest).await?;
+        if redemption.verdict == Verdict::Refused(Refusal::FromTheFuture) && self.store.is_shared() {
+            // A node whose clock is ahead of the store's may have created it; or one that has seen the fence move.
+            self.ask_for_times().await?;
+            let latest = self.time.latest_creation(&*self.clock);
+            redemption = self.redeem_after(text, attempt, by, latest).await?;
+        }
+        if redemption.verdict == Verdict::Refused(Refusal::Fenced) && self.store.is_shared() {
+            // Another node, or an operator, has moved the fence: what is issued here from now on is created at it. If this
+            // fails, that is found out a few seconds later.
+            let _ = self.ask_for_times().await;
+        }
+        Ok(redemption)
+    }
+
+    async fn redeem_after(
+        &self,
+        text: &str,
+        attempt: &Attempt,
+        by: Option<IpAddr>,
+        latest: Timestamp,
+    ) -> Result<Redemption, RedeemError> {
+        // The very reading that was found right decides.
+        let present = self.time.present(&*self.clock);
+        let now = present.clone().unwrap_or_else(|_| self.clock.now());
         let (token, end) = self
-            .ask(text, |token| match decide(attempt, token, now) {
-                Decision::Refuse(_) => Ask::Nothing,
-                Decision::Recall(_) => Ask::Look,
-                Decision::Consume(_) => {
+            .ask(text, |token| match (decide_after(attempt, token, now, latest), &present) {
+                (_, Err(trouble)) => Ask::Wait(trouble.clone()),
+                (Decision::Refuse(_), _) => Ask::Nothing,
+                (Decision::Recall(_), _) => Ask::Look,
+                (Decision::Consume(_), _) => {
                     Ask::End(Ending::Consumed(Consumption { at: now, by, retry_key: attempt.retry_key }))
                 }
             })
             .await?;
-        let decision = decide(attempt, token.as_ref(), now);
+        let decision = decide_after(attempt, token.as_ref(), now, latest);
         let verdict = match (&decision, end) {
             (Decision::Refuse(refusal), _) => Verdict::Refused(refusal.clone()),
             (_, Some(end)) => settle(attempt, &decision, end, now),
@@ -249,15 +282,23 @@ impl LoginTokenSet {
 
     /// Takes a token back. Returns whether it was still live.
     pub async fn revoke(&self, text: &str) -> Result<bool, GetError> {
-        let now = self.clock.now();
-        let lives = |token: Option<&LoginToken>| token.is_some_and(|token| now < token.expires());
+        let present = self.time.present(&*self.clock);
+        let now = present.clone().unwrap_or_else(|_| self.clock.now());
+        // What has expired here may be live for a node whose clock is behind, by as much as two clocks can be apart that
+        // both are near enough to the store's.
+        let others_are_behind_by = if self.store.is_shared() { CLOCK_SKEW * 2 } else { Duration::ZERO };
+        let may_live = |token: &LoginToken| now < after(token.expires(), others_are_behind_by);
         let revoked = Ending::Revoked { at: now };
         let asked = self
-            .ask(text, |token| if lives(token) { Ask::End(revoked.clone()) } else { Ask::Nothing })
+            .ask(text, |token| match (&present, token) {
+                (Err(trouble), _) => Ask::Wait(trouble.clone()),
+                (Ok(_), Some(token)) if may_live(token) => Ask::End(revoked.clone()),
+                (Ok(_), _) => Ask::Nothing,
+            })
             .await?;
         match asked {
             (None, _) => Err(NotOurs.into()),
-            (Some(_), end) => Ok(end == Some(End::Recorded)),
+            (Some(token), end) => Ok(end == Some(End::Recorded) && now < token.expires()),
         }
     }
 
@@ -275,6 +316,7 @@ impl LoginTokenSet {
             let Some(token) = token else { return Ok((None, None)) };
             let end = match asked {
                 Ask::Nothing => return Ok((Some(token), None)),
+                Ask::Wait(trouble) => return Err(trouble.into()),
                 Ask::Look => self.store.look_under(token.id(), token.expires(), ring.version()).await,
                 Ask::End(ending) => {
                     self.store.end_under(token.id(), token.expires(), ending, ring.version()).await
@@ -286,16 +328,6 @@ impl LoginTokenSet {
             }
         }
         Err(StoreError::OtherRing)
-    }
-
-    /// Forgets the tokens that expired longer ago than the policy keeps them. Returns how many were forgotten.
-    pub async fn purge(&self) -> Result<u64, StoreError> {
-        self.store.purge(before(self.clock.now(), self.policy.retention)).await
-    }
-
-    /// Moves the fence to now: every token issued so far is refused from here on.
-    pub async fn fence(&self) -> Result<Timestamp, StoreError> {
-        self.store.move_fence(after(self.clock.now(), Duration::from_millis(1))).await
     }
 
     /// The key ring in use.
@@ -331,6 +363,8 @@ impl LoginTokenSet {
 /// What the store is asked about a token.
 enum Ask {
     Nothing,
+    /// Nothing, because this machine's clock is wrong; only the unknown is refused.
+    Wait(ClockTrouble),
     Look,
     End(Ending),
 }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::{EventCursor, KindFilter, Node, Roll, SeenNode, StoredRing, TokenId};
+use crate::{ClockTrouble, EventCursor, KindFilter, Node, Roll, SeenNode, StoredRing, TokenId};
 
 /// Remembers which tokens' lives have ended.
 ///
@@ -18,8 +18,9 @@ use crate::{EventCursor, KindFilter, Node, Roll, SeenNode, StoredRing, TokenId};
 ///
 /// - the *fence*: a token created before it is refused. A new store puts it at its own creation, so that an emptied
 ///   store does not make old tokens live again;
-/// - the *horizon*: a token that expires before it is refused. A new store puts it at its own creation too, and purging
-///   moves it, so that a token whose record was purged stays dead, whatever the clock does later.
+/// - the [*horizon*](Horizon): how far records have been removed. Purging moves it, together with the removal, and only
+///   over what is removed; so a token whose record was purged stays dead, whatever the clock does later, and a clock that
+///   is wrong when a store is purged harms no token that is issued afterwards.
 ///
 /// Times are whole milliseconds. A caller that goes away before its call's turn has come may have written nothing.
 ///
@@ -85,18 +86,25 @@ pub trait TokenStore: Send + Sync + fmt::Debug {
     /// effort is bounded: of a busy store, the end of a token that was issued long before may be missing.
     async fn endings(&self, query: &EndingQuery) -> Result<Vec<Ended>, StoreError>;
 
-    /// Moves the fence to `line`, if that is later than where it stands. Returns where it stands then.
+    /// Moves the fence to `line`, or, if it stands there or beyond, one millisecond further: tokens are created at the
+    /// fence itself while clocks are behind it, and those are refused, too. Returns where it stands then.
     async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError>;
 
-    /// Forgets the tokens that expired before `line`, moving the horizon there first; if the horizon is beyond it, those
-    /// that expired before the horizon. Works in slices, between which [`end`](Self::end) goes on. Returns how many
-    /// records it removed.
+    /// Forgets the tokens that expired before `line`, and moves the horizon over those that it removes. Works in slices,
+    /// between which [`end`](Self::end) goes on. Returns how many records it removed.
     async fn purge(&self, line: Timestamp) -> Result<u64, StoreError>;
 
     /// Where the store has moved its fence by itself since this was asked last, because what it is kept in is not what it
     /// was: another database server took over, or a backup was put back. Each move is told once, by one server.
     fn take_moved_fences(&self) -> Vec<Timestamp> {
         Vec::new()
+    }
+
+    /// What it knows about the time.
+    ///
+    /// What follows here is for stores that are nobody's but the caller's: they know nothing.
+    async fn times(&self) -> Result<StoreTimes, StoreError> {
+        Ok(StoreTimes::default())
     }
 
     /// What there is. May take a second with many millions of records, without holding up anybody else.
@@ -220,8 +228,52 @@ pub enum End {
     Already(Ending),
     /// There is no record of it, and it was created before the fence.
     Fenced,
-    /// There is no record of it any more, if ever there was: it expired before the horizon.
+    /// There is no record of it any more, if ever there was: it is behind the [`Horizon`].
     Forgotten,
+}
+
+/// How far records have been removed: of a token that was created no later and expires no later there may have been one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Horizon {
+    /// When the youngest token was created whose record was removed.
+    pub created: Timestamp,
+    /// The latest expiry of a token whose record was removed.
+    pub expires: Timestamp,
+}
+
+impl Horizon {
+    /// Nothing was ever removed.
+    pub const NONE: Self = Self { created: Timestamp::UNIX_EPOCH, expires: Timestamp::UNIX_EPOCH };
+
+    /// Whether a record of this token may have been removed.
+    pub fn is_beyond(&self, created: Timestamp, expires: Timestamp) -> bool {
+        created <= self.created && expires <= self.expires
+    }
+
+    /// The horizon once the record of this token has been removed, too.
+    #[must_use]
+    pub fn over(self, created: Timestamp, expires: Timestamp) -> Self {
+        Self { created: self.created.max(created), expires: self.expires.max(expires) }
+    }
+}
+
+/// What a store knows about the time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreTimes {
+    /// What its own clock shows; `None` if it has none, and goes by its caller's.
+    pub clock: Option<Timestamp>,
+    /// Tokens created before this are refused.
+    pub fence: Timestamp,
+    /// How far records have been removed.
+    pub horizon: Horizon,
+    /// When the youngest token on record was created.
+    pub newest: Option<Timestamp>,
+}
+
+impl Default for StoreTimes {
+    fn default() -> Self {
+        Self { clock: None, fence: Timestamp::UNIX_EPOCH, horizon: Horizon::NONE, newest: None }
+    }
 }
 
 /// The first 128 bits of the SHA-256 of an `Idempotency-Key`. The key itself is never kept.
@@ -273,6 +325,9 @@ pub enum StoreError {
     /// The store's key ring is another one than the caller has; nothing was written. Read the ring, and decide anew.
     #[error("the key ring in the store has changed; ask again")]
     OtherRing,
+    /// It is not used, because this machine's clock is wrong; nothing was written.
+    #[error(transparent)]
+    Clock(#[from] ClockTrouble),
 }
 
 impl StoreError {
@@ -280,7 +335,7 @@ impl StoreError {
     pub fn retry_after(&self) -> Duration {
         match self {
             Self::Busy | Self::OtherRing => Duration::from_secs(1),
-            Self::Unavailable(_) => Duration::from_secs(5),
+            Self::Unavailable(_) | Self::Clock(_) => Duration::from_secs(5),
         }
     }
 }
@@ -316,7 +371,7 @@ pub struct StoreStats {
     pub revoked: u64,
     /// Tokens created before this are refused.
     pub fence: Timestamp,
-    /// Tokens that expire before this are refused.
+    /// The latest expiry of a token whose record was removed; the epoch, if none was. See [`Horizon`].
     pub horizon: Timestamp,
     /// Bytes on disk, where that can be known.
     pub bytes: Option<u64>,

@@ -8,6 +8,7 @@ mod cli;
 mod demo;
 mod doctor;
 mod events;
+mod exposure;
 mod generate;
 mod keys;
 mod log;

@@ -19,10 +19,10 @@ use tokio::sync::Notify;
 use url::Url;
 
 use crate::cli::unknown_variables;
-use crate::log;
 use crate::output::{Failure, print};
 use crate::remote::{read_secret, read_secret_in};
 use crate::settings::{Resolved, ServeArgs};
+use crate::{exposure, log};
 
 /// The exit code of a process that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
@@ -41,6 +41,7 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
 
     make_data_dir(&settings.data_dir)?;
+    exposure::warn(&settings);
     // The store comes before the keys: it makes sure that this is the only server on its directory.
     let store = countersign_store::open(&settings.store, Arc::clone(&clock), Arc::new(OsEntropy))
         .await

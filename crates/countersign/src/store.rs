@@ -4,10 +4,9 @@ mod copy;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use countersign_core::{Clock, OsEntropy, SystemClock, TokenStore, after, before};
+use countersign_core::{OsEntropy, SystemClock, TokenStore, move_fence_now, purge_now};
 use countersign_store::{StoreUrl, postgres};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
@@ -210,16 +209,14 @@ async fn offline_stats(args: &StoreArgs) -> Result<Value, Failure> {
 async fn offline_purge(args: &StoreArgs, retention: Option<SignedDuration>) -> Result<Value, Failure> {
     let resolved = args.place.resolve(retention)?;
     let store = open(&resolved).await?;
-    let purged =
-        store.purge(before(SystemClock.now(), resolved.policy.retention)).await.map_err(Failure::failed);
+    let purged = purge_now(&*store, &SystemClock, resolved.policy.retention).await.map_err(Failure::failed);
     store.close().await;
     Ok(json!({ "purged": purged? }))
 }
 
 async fn offline_fence(args: &StoreArgs) -> Result<Value, Failure> {
     let store = open(&args.place.resolve(None)?).await?;
-    let fence =
-        store.move_fence(after(SystemClock.now(), Duration::from_millis(1))).await.map_err(Failure::failed);
+    let fence = move_fence_now(&*store, &SystemClock).await.map_err(Failure::failed);
     store.close().await;
     Ok(json!({ "fence": fence? }))
 }

@@ -90,7 +90,7 @@ impl fmt::Display for Address {
 #[derive(Debug)]
 pub(crate) enum Bound {
     Tcp(TcpListener),
-    Unix(UnixListener, #[expect(dead_code, reason = "it is there to be dropped")] Option<SocketFile>),
+    Unix(UnixListener, Option<SocketFile>),
 }
 
 /// The file of a Unix socket.
@@ -111,8 +111,7 @@ impl Bound {
             Address::Tcp(address) => TcpListener::bind(address).await.map(Self::Tcp),
             Address::Unix(path) => {
                 remove_stale(path).await?;
-                let listener = UnixListener::bind(path)?;
-                std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+                let listener = bind_privately(path)?;
                 Ok(Self::Unix(listener, Some(SocketFile(path.clone()))))
             }
         }
@@ -122,12 +121,38 @@ impl Bound {
     pub(crate) fn address(&self) -> io::Result<Address> {
         match self {
             Self::Tcp(listener) => listener.local_addr().map(Address::Tcp),
-            Self::Unix(listener, _) => match listener.local_addr()?.as_pathname() {
+            Self::Unix(_, Some(file)) => Ok(Address::Unix(file.0.clone())),
+            Self::Unix(listener, None) => match listener.local_addr()?.as_pathname() {
                 Some(path) => Ok(Address::Unix(path.to_owned())),
                 None => Err(io::Error::new(io::ErrorKind::Unsupported, "a Unix socket needs a path")),
             },
         }
     }
+}
+
+/// Binds a socket that nobody else can ever connect to: it is made in a directory of its owner's alone, gets its mode
+/// there, and only then its name.
+fn bind_privately(path: &Path) -> io::Result<UnixListener> {
+    use std::os::unix::fs::DirBuilderExt;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Short, because the whole path must not be longer than some hundred bytes.
+    let dir = parent.join(format!(".cs{}", std::process::id()));
+    let inside = dir.join("s");
+    // A process with the same number may have been killed at this very moment. What cannot be removed is in the way.
+    let remove = || {
+        let _ = std::fs::remove_file(&inside);
+        let _ = std::fs::remove_dir(&dir);
+    };
+    remove();
+    std::fs::DirBuilder::new().mode(0o700).create(&dir)?;
+    let bound = (|| {
+        let listener = UnixListener::bind(&inside)?;
+        std::fs::set_permissions(&inside, std::fs::Permissions::from_mode(0o600))?;
+        std::fs::rename(&inside, path)?;
+        Ok(listener)
+    })();
+    remove();
+    bound
 }
 
 /// Removes the socket that a killed process left behind, and nothing else.
@@ -180,6 +205,8 @@ mod tests {
         let mut inherited = Inherited::nothing();
         let bound = Bound::to(&address, &mut inherited).await.unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left beside it");
+        UnixStream::connect(&path).await.unwrap();
         assert_eq!(Bound::to(&address, &mut inherited).await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(bound);
         assert!(!path.exists());

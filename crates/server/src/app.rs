@@ -1,9 +1,10 @@
 //! What every request handler can reach.
 
+use std::mem;
 use std::sync::Arc;
 
 use countersign_core::{
-    Key, KeyId, KeyRing, KeyRingError, LoginTokenSet, News, RingChange, RingError, StoreError,
+    ClockTrouble, Key, KeyId, KeyRing, KeyRingError, LoginTokenSet, News, RingChange, RingError, StoreError,
 };
 use url::Url;
 
@@ -141,6 +142,27 @@ impl App {
         for fence in self.tokens.store().take_moved_fences() {
             self.events.fence_moved(fence, &Caller::default());
         }
+    }
+
+    /// Compares the clocks, and logs once what has come to be wrong, and once that it is over.
+    pub async fn keep_time(&self, said: &mut Option<ClockTrouble>) {
+        let asked = tokio::time::timeout(STORE_TIMEOUT, self.tokens.keep_time()).await;
+        if let Err(error) = asked.unwrap_or_else(|_| Err(store_hangs())) {
+            tracing::debug!(%error, "cannot ask the store for the time; going on by this machine's steady clock");
+        }
+        let trouble = self.tokens.clock_trouble();
+        let found = trouble.clone().or_else(|| self.tokens.clock_warning());
+        // That it is a second more or less is no news.
+        if found.as_ref().map(mem::discriminant) != said.as_ref().map(mem::discriminant) {
+            match (&trouble, &found) {
+                (Some(trouble), _) => {
+                    tracing::error!(%trouble, "the clock is wrong: no token is issued or redeemed here");
+                }
+                (None, Some(warning)) => tracing::warn!(%warning, "the clock is doubtful"),
+                (None, None) => tracing::info!("the clock is right again"),
+            }
+        }
+        *said = found;
     }
 
     /// Reads the ring that a shared store keeps, says in the store that this server serves, and logs what comes of it.

@@ -28,6 +28,7 @@ pub const PROBLEMS: &[(&str, &str, &str)] = &[
     ("busy", "503", "too many handshakes wait for the store"),
     ("cannot-issue", "503", "there is no key that seals, or no randomness"),
     ("claims", "400", "the claims are too long, or are not a JSON object"),
+    ("clock", "503", "this server's clock is wrong, and nothing that needs it is done until it is right"),
     ("content-type", "415", "the body is not said to be JSON"),
     ("credential", "401", "the private API's bearer secret was not shown"),
     ("expired", "401 or 410", "the token's time is over"),

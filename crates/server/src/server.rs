@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_core::CHECK_IN_PERIOD;
+use countersign_core::{CHECK_IN_PERIOD, ClockTrouble};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -148,6 +148,9 @@ impl Server {
             RequestSpans::new(&app, Listens::Private, self.private.tls.is_some(), &routes::PRIVATE_PATHS),
         );
         let exporting = app.traces.as_ref().and_then(|traces| traces.start());
+        // Before the first request: where the fence stands, and whether this clock is to be used.
+        let mut said_of_clock = None;
+        app.keep_time(&mut said_of_clock).await;
         // The issuer's own services are few, and may have it all.
         let rooms = (Room::in_shares(public_room, Arc::clone(&app)), Room::for_all(private_room));
         let public = self.public.serve(routes.0, Arc::clone(&ids), spans.0, rooms.0, stopped.clone());
@@ -158,6 +161,7 @@ impl Server {
             tokio::spawn(watch_files(Arc::clone(&app), tls, reload)),
             tokio::spawn(purge(Arc::clone(&app))),
             tokio::spawn(check_in(Arc::clone(&app))),
+            tokio::spawn(keep_time(Arc::clone(&app), said_of_clock)),
             tokio::spawn(Arc::clone(&app.events).deliver_alarms()),
             tokio::spawn(look_at_handshakes(Arc::clone(&app))),
         ];
@@ -271,6 +275,18 @@ async fn check_in(app: Arc<App>) {
     }
 }
 
+/// Compares the clocks again and again.
+async fn keep_time(app: Arc<App>, mut said: Option<ClockTrouble>) {
+    let mut ticks = tokio::time::interval(CHECK_IN_PERIOD);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // The server did when it started.
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        app.keep_time(&mut said).await;
+    }
+}
+
 /// Notes how many handshakes there are in each minute.
 async fn look_at_handshakes(app: Arc<App>) {
     let mut ticks = tokio::time::interval(HISTORY_PERIOD);
@@ -286,6 +302,12 @@ async fn purge(app: Arc<App>) {
     let mut ticks = tokio::time::interval(PURGE_PERIOD);
     loop {
         ticks.tick().await;
+        app.limiter.forget_the_calm();
+        // What is forgotten is gone, also when the clock is set right a minute later.
+        if let Some(reason) = app.tokens.purge_waits() {
+            tracing::debug!(%reason, "nothing is purged");
+            continue;
+        }
         match app.purge().await {
             Ok(0) => {}
             Ok(purged) => tracing::info!(purged, "forgot tokens that expired long ago"),
@@ -296,6 +318,5 @@ async fn purge(app: Arc<App>) {
             Ok(purged) => tracing::debug!(purged, "forgot old events"),
             Err(error) => tracing::warn!(%error, "cannot forget old events; trying again in a minute"),
         }
-        app.limiter.forget_the_calm();
     }
 }

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use countersign_core::{
-    Clock, End, Ended, Ending, EndingQuery, LIVE, Node, NodeId, REMEMBERED, Roll, SeenNode, StoreError,
-    StoreStats, StoredRing, TokenId, TokenStore, after,
+    Clock, End, Ended, Ending, EndingQuery, Horizon, LIVE, Node, NodeId, REMEMBERED, Roll, SeenNode,
+    StoreError, StoreStats, StoreTimes, StoredRing, TokenId, TokenStore, after,
 };
 use jiff::Timestamp;
 
@@ -28,7 +29,7 @@ const SCHEMA: u32 = 1;
 struct State {
     endings: BTreeMap<TokenId, Record>,
     fence: Timestamp,
-    horizon: Timestamp,
+    horizon: Horizon,
     nodes: BTreeMap<NodeId, Checked>,
     ring: Option<StoredRing>,
     closed: bool,
@@ -53,7 +54,7 @@ impl MemoryStore {
         let state = State {
             endings: BTreeMap::new(),
             fence: now,
-            horizon: now,
+            horizon: Horizon::NONE,
             nodes: BTreeMap::new(),
             ring: None,
             closed: false,
@@ -87,7 +88,7 @@ impl State {
             End::Already(record.ending.clone())
         } else if id.created() < self.fence {
             End::Fenced
-        } else if expires < self.horizon {
+        } else if self.horizon.is_beyond(id.created(), expires) {
             End::Forgotten
         } else {
             End::Recorded
@@ -165,16 +166,32 @@ impl TokenStore for MemoryStore {
 
     async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {
         let mut state = self.state()?;
-        state.fence = state.fence.max(line);
+        state.fence = line.max(after(state.fence, Duration::from_millis(1)));
         Ok(state.fence)
     }
 
     async fn purge(&self, line: Timestamp) -> Result<u64, StoreError> {
         let mut state = self.state()?;
-        state.horizon = state.horizon.max(line);
-        let (horizon, before) = (state.horizon, state.endings.len());
-        state.endings.retain(|_, record| record.expires >= horizon);
-        Ok(count(before - state.endings.len()))
+        let State { endings, horizon, .. } = &mut *state;
+        let before = endings.len();
+        endings.retain(|id, record| {
+            let stays = record.expires >= line;
+            if !stays {
+                *horizon = horizon.over(id.created(), record.expires);
+            }
+            stays
+        });
+        Ok(count(before - endings.len()))
+    }
+
+    async fn times(&self) -> Result<StoreTimes, StoreError> {
+        let state = self.state()?;
+        Ok(StoreTimes {
+            clock: self.shared_clock.as_ref().map(|clock| clock.now()),
+            fence: state.fence,
+            horizon: state.horizon,
+            newest: state.endings.keys().next_back().map(TokenId::created),
+        })
     }
 
     async fn stats(&self) -> Result<StoreStats, StoreError> {
@@ -187,7 +204,7 @@ impl TokenStore for MemoryStore {
             consumed: count(state.endings.len() - revoked),
             revoked: count(revoked),
             fence: state.fence,
-            horizon: state.horizon,
+            horizon: state.horizon.expires,
             bytes: None,
         })
     }

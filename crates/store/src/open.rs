@@ -54,7 +54,8 @@ impl StorePlace {
 }
 
 fn sqlite_path(path: Option<&Path>, data_dir: &Path) -> PathBuf {
-    path.map_or_else(|| data_dir.join(sqlite::FILE_NAME), Path::to_owned)
+    let path = path.map_or_else(|| data_dir.join(sqlite::FILE_NAME), Path::to_owned);
+    sqlite::resolve(&path).unwrap_or(path)
 }
 
 impl FromStr for StoreUrl {

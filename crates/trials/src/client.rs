@@ -162,6 +162,12 @@ impl Tracker {
         self.handshake(Method::POST, token, None, "https://other.example/").await
     }
 
+    /// Whether the server says that it is ready.
+    pub async fn is_ready(&mut self) -> Result<bool, Lost> {
+        let reply = self.0.ask(Method::GET, "/readyz", &[], String::new()).await?;
+        Ok(reply.status == StatusCode::OK)
+    }
+
     /// GETs the handshake URL, as a curious browser.
     pub async fn get(&mut self, token: &str) -> Result<Answer, Lost> {
         self.handshake(Method::GET, token, None, OWN_AUDIENCE).await
@@ -255,6 +261,11 @@ impl Issuer {
             tokens.push(self.issue(true).await?);
         }
         Ok(tokens)
+    }
+
+    /// POSTs nothing to a path; the status of the answer.
+    pub async fn post(&mut self, path: &str) -> Result<u16, Lost> {
+        Ok(self.0.ask(Method::POST, path, &[], String::new()).await?.status.as_u16())
     }
 
     /// Takes a token back. `Ok(None)`: the server could not say.

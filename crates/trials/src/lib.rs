@@ -2,7 +2,8 @@
 //!
 //! Two kinds, neither of which is shipped:
 //!
-//! - the built server as a process, driven over HTTP: [`races`], [`crashes`], [`lost_log`], [`lost_answers`], [`hang_ups`]. What
+//! - the built server as a process, driven over HTTP: [`races`], [`crashes`], [`clocks`], [`lost_log`],
+//!   [`lost_answers`], [`hang_ups`]. What
 //!   callers saw is a [`history`], and a linearizability checker says whether it can be explained;
 //! - a [`model`] of the whole protocol, hostile trackers and a bad network included, of which every reachable state is
 //!   looked at.
@@ -14,6 +15,7 @@
 
 pub mod broken;
 pub mod client;
+pub mod clocks;
 pub mod crashes;
 mod error;
 pub mod hang_ups;

@@ -8,7 +8,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use countersign_core::{Entropy, OsEntropy};
 use countersign_trials::process::{Launch, find_binary};
-use countersign_trials::{TrialError, crashes, hang_ups, lost_answers, lost_log, model, nodes, races};
+use countersign_trials::{
+    TrialError, clocks, crashes, hang_ups, lost_answers, lost_log, model, nodes, races,
+};
 
 const AFTER_HELP: &str = "\
 The server is the one that COUNTERSIGN_BIN names, or the one built beside this program. Data is kept in a temporary
@@ -62,6 +64,16 @@ enum Trial {
         nodes: usize,
         /// How many times something happens
         #[arg(long, default_value_t = 100)]
+        cycles: u64,
+        #[command(flatten)]
+        seed: Seed,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Clocks are wrong, and are set while servers serve: two on one PostgreSQL, and one alone
+    Clocks {
+        /// How many times
+        #[arg(long, default_value_t = 20)]
         cycles: u64,
         #[command(flatten)]
         seed: Seed,
@@ -175,6 +187,10 @@ async fn hold(trial: Trial) -> Result<String, TrialError> {
             let options = nodes::Options { nodes, cycles, limit: common.limit(), seed: seed.number()? };
             Ok(format!("nodes: {}", nodes::run(find_binary()?, options, &say).await?))
         }
+        Trial::Clocks { cycles, seed, common } => {
+            let options = clocks::Options { cycles, limit: common.limit(), seed: seed.number()? };
+            Ok(format!("clocks: {}", clocks::run(find_binary()?, options, &say).await?))
+        }
         Trial::LostLog { count, common } => {
             Ok(format!("lost-log: {}", lost_log::run(find_binary()?, count, common.limit(), &say).await?))
         }
@@ -232,6 +248,7 @@ impl Trial {
             Self::Races { common, .. }
             | Self::Crashes { common, .. }
             | Self::Nodes { common, .. }
+            | Self::Clocks { common, .. }
             | Self::LostLog { common, .. }
             | Self::LostAnswers { common, .. }
             | Self::HangUps { common, .. } => Some(common.evidence.clone()),

@@ -1,6 +1,7 @@
 //! The real server as a process of its own: started, killed, started again.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -60,18 +61,83 @@ pub struct Launch {
     place: PathBuf,
     /// The store's URL; `None` for the one in the data directory.
     store: Option<String>,
+    /// What shows it another time of day.
+    clock: Option<FakeClock>,
+}
+
+/// Another time of day for processes that are started with it, which can be set while they run. Their steady clock stays
+/// what it is.
+#[derive(Clone, Debug)]
+pub struct FakeClock {
+    library: String,
+    file: PathBuf,
+}
+
+impl FakeClock {
+    /// A clock that is kept in a file below `place`. Brings `libfaketime` where it is not installed.
+    pub fn new(place: &Path) -> Result<Self, TrialError> {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/faketime/run");
+        let found = std::process::Command::new(script).arg("--where").output()?;
+        if !found.status.success() {
+            return Err(TrialError::Setup(String::from_utf8_lossy(&found.stderr).trim().to_owned()));
+        }
+        let library = String::from_utf8_lossy(&found.stdout).trim().to_owned();
+        Ok(Self { library, file: place.join("clock") })
+    }
+
+    /// Sets it so far ahead or back, as `+3d` or `-25`.
+    pub fn set(&self, offset: &str) -> Result<(), TrialError> {
+        let next = self.file.with_extension("next");
+        fs::write(&next, offset)?;
+        Ok(fs::rename(next, &self.file)?)
+    }
+
+    fn variables(&self) -> [(&'static str, OsString); 5] {
+        [
+            ("LD_PRELOAD", self.library.clone().into()),
+            ("FAKETIME_TIMESTAMP_FILE", self.file.clone().into()),
+            ("FAKETIME_NO_CACHE", "1".into()),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
+            ("NO_FAKE_STAT", "1".into()),
+        ]
+    }
 }
 
 impl Launch {
     /// Servers that keep their data below `place`, which exists.
     pub fn new(binary: PathBuf, place: &Path) -> Self {
-        Self { binary, place: place.to_owned(), store: None }
+        Self { binary, place: place.to_owned(), store: None, clock: None }
     }
 
     /// The same, with the store at this URL.
     #[must_use]
     pub fn on(self, store: &str) -> Self {
         Self { store: Some(store.to_owned()), ..self }
+    }
+
+    /// The same, with this clock.
+    #[must_use]
+    pub fn with(self, clock: &FakeClock) -> Self {
+        Self { clock: Some(clock.clone()), ..self }
+    }
+
+    /// Runs a command on the same data; what it prints.
+    pub async fn run(&self, command: &[&str]) -> Result<String, TrialError> {
+        let ended = Command::new(&self.binary)
+            .args(command)
+            .arg("--data-dir")
+            .arg(self.data_dir())
+            .envs(self.clock.iter().flat_map(FakeClock::variables))
+            .env("COUNTERSIGN_STORE", self.store.as_deref().unwrap_or("sqlite:"))
+            .current_dir(&self.place)
+            .stdin(Stdio::null())
+            .output()
+            .await?;
+        if !ended.status.success() {
+            let said = String::from_utf8_lossy(&ended.stderr);
+            return Err(TrialError::Setup(format!("{} failed: {said}", command.join(" "))));
+        }
+        Ok(String::from_utf8_lossy(&ended.stdout).trim().to_owned())
     }
 
     /// The binary.
@@ -120,6 +186,7 @@ impl Launch {
             .args(["--public-listen", "127.0.0.1:0", "--private-listen", "127.0.0.1:0"])
             // A refusal has to come from the record, not from the clock or the limiter.
             .args(["--token-lifetime", "24h", "--refusals-per-minute", "0"])
+            .envs(self.clock.iter().flat_map(FakeClock::variables))
             .env("RUST_LOG", "error")
             .env("COUNTERSIGN_STORE", self.store.as_deref().unwrap_or("sqlite:"))
             .current_dir(&self.place)

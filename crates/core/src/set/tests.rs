@@ -2,16 +2,20 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
+use jiff::SignedDuration;
 
 use super::*;
 use crate::handshake::{Refusal, StatedAudience};
-use crate::{Ended, EndingQuery, ManualClock, SequenceEntropy, StoreStats};
+use crate::{Ended, EndingQuery, Horizon, ManualClock, SequenceEntropy, StoreStats, StoreTimes, before};
 
 /// The least a store can be; the real ones have a contract test-suite of their own.
 #[derive(Debug, Default)]
 struct TestStore {
     endings: Mutex<HashMap<TokenId, Ending>>,
     away: Mutex<bool>,
+    /// What it says of the time; a shared store has a clock.
+    times: Mutex<StoreTimes>,
+    purged_before: Mutex<Option<Timestamp>>,
 }
 
 #[async_trait]
@@ -37,11 +41,21 @@ impl TokenStore for TestStore {
     }
 
     async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {
+        self.times.lock().unwrap().fence = line;
         Ok(line)
     }
 
-    async fn purge(&self, _line: Timestamp) -> Result<u64, StoreError> {
+    async fn purge(&self, line: Timestamp) -> Result<u64, StoreError> {
+        *self.purged_before.lock().unwrap() = Some(line);
         Ok(0)
+    }
+
+    async fn times(&self) -> Result<StoreTimes, StoreError> {
+        Ok(self.times.lock().unwrap().clone())
+    }
+
+    fn is_shared(&self) -> bool {
+        self.times.lock().unwrap().clock.is_some()
     }
 
     async fn stats(&self) -> Result<StoreStats, StoreError> {
@@ -146,7 +160,7 @@ fn the_policy_is_kept_when_issuing() {
     let bound =
         NewToken { audience: Some(Audience::parse("https://a.example/").unwrap()), ..NewToken::default() };
     let token = set.issue(bound.clone()).unwrap().token;
-    assert_eq!(token.expires() - token.created(), jiff::SignedDuration::from_mins(5));
+    assert_eq!(token.expires() - token.created(), SignedDuration::from_mins(5));
     for (seconds, fine) in [(0, false), (1, true), (86_400, true), (86_401, false)] {
         let wanted = NewToken { lifetime: Some(Duration::from_secs(seconds)), ..bound.clone() };
         assert_eq!(set.issue(wanted).is_ok(), fine, "{seconds}");
@@ -166,4 +180,190 @@ async fn keys_rotate_under_live_tokens() {
     for text in [before, after] {
         assert!(matches!(verdict(&set, &text).await, Verdict::Accepted { .. }));
     }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Two nodes of one store: the second one's clock is ahead of the first one's, which is the store's.
+fn neighbours(ahead: Duration) -> (Fixture, Fixture) {
+    let one = fixture(Policy::default());
+    let clock = Arc::new(ManualClock::at(after(one.clock.now(), ahead)));
+    let keys = KeyRing::clone(&one.set.keys());
+    one.store.times.lock().unwrap().clock = Some(one.clock.now());
+    let entropy = Arc::new(crate::OsEntropy);
+    let set = LoginTokenSet::new(keys, one.store.clone(), clock.clone(), entropy, Policy::default());
+    let store = Arc::clone(&one.store);
+    (one, Fixture { set, clock, store })
+}
+
+/// Time passes on both nodes and in the store.
+fn pass(one: &Fixture, other: &Fixture, by: Duration) {
+    one.clock.advance(by);
+    other.clock.advance(by);
+    one.store.times.lock().unwrap().clock = Some(one.clock.now());
+}
+
+#[tokio::test]
+async fn node_with_a_wrong_clock_does_nothing_until_it_is_right() {
+    for wrong in [Duration::from_hours(72), Duration::from_secs(31)] {
+        let (right, node) = neighbours(wrong);
+        let token = right.set.issue(NewToken::default()).unwrap().text;
+        node.set.keep_time().await.unwrap();
+        let trouble = ClockTrouble::Apart(SignedDuration::try_from(wrong).unwrap());
+        assert_eq!(node.set.clock_trouble(), Some(trouble.clone()));
+        assert_eq!(node.set.issue(NewToken::default()).unwrap_err(), IssueError::Clock(trouble.clone()));
+        let refused = StoreError::Clock(trouble.clone());
+        let redeemed = node.set.redeem(token.expose(), &post(), None).await;
+        assert_eq!(redeemed.unwrap_err(), RedeemError(refused.clone()));
+        assert_eq!(node.set.revoke(token.expose()).await.unwrap_err(), GetError::Store(refused.clone()));
+        assert_eq!(node.set.purge().await.unwrap_err(), refused);
+        assert_eq!(node.set.purge_waits(), Some(trouble));
+        let forged = node.set.redeem("cs1nonsense", &post(), None).await.unwrap();
+        assert_eq!(forged.verdict, Verdict::Refused(Refusal::NotOurs), "arithmetic needs no clock");
+
+        node.clock.set(right.clock.now());
+        assert_eq!(node.set.clock_trouble(), None, "the steady clock tells what the store's shows");
+        assert!(matches!(verdict(&node.set, &token).await, Verdict::Accepted { .. }));
+    }
+}
+
+#[tokio::test]
+async fn clock_set_while_serving_is_noticed_at_once() {
+    let (right, node) = neighbours(Duration::ZERO);
+    node.set.keep_time().await.unwrap();
+    assert_eq!(node.set.clock_trouble(), None);
+    node.clock.set(after(right.clock.now(), Duration::from_hours(1)));
+    assert!(matches!(node.set.issue(NewToken::default()), Err(IssueError::Clock(ClockTrouble::Apart(_)))));
+    node.clock.set(before(right.clock.now(), Duration::from_hours(1)));
+    assert!(matches!(node.set.issue(NewToken::default()), Err(IssueError::Clock(ClockTrouble::Apart(_)))));
+    // A machine that slept has a steady clock that slept, too; the store knows better.
+    right.clock.advance(Duration::from_hours(1));
+    node.clock.set(right.clock.now());
+    assert!(node.set.issue(NewToken::default()).is_err());
+    right.store.times.lock().unwrap().clock = Some(right.clock.now());
+    node.set.keep_time().await.unwrap();
+    assert!(node.set.issue(NewToken::default()).is_ok());
+}
+
+#[tokio::test]
+async fn fence_refuses_tokens_of_a_node_that_is_ahead() {
+    for ahead in [Duration::ZERO, 25 * SECOND, 30 * SECOND] {
+        let (one, other) = neighbours(ahead);
+        for set in [&one.set, &other.set] {
+            set.keep_time().await.unwrap();
+        }
+        let issued = other.set.issue(NewToken::default()).unwrap().token;
+        let fence = one.set.fence().await.unwrap();
+        assert!(issued.created() < fence, "{ahead:?}: {} {fence}", issued.created());
+    }
+}
+
+#[tokio::test]
+async fn token_issued_after_a_fence_is_good_on_every_node() {
+    let (one, other) = neighbours(55 * SECOND);
+    one.store.times.lock().unwrap().clock = Some(after(one.clock.now(), 27 * SECOND));
+    for (fencing, verifying) in [(&one, &other), (&other, &one)] {
+        let fence = fencing.set.fence().await.unwrap();
+        for issuing in [&one, &other] {
+            issuing.set.keep_time().await.unwrap();
+            let issued = issuing.set.issue(NewToken::default()).unwrap();
+            assert!(issued.token.created() >= fence, "{} {fence}", issued.token.created());
+            let verdict = verdict(&verifying.set, &issued.text).await;
+            assert!(matches!(verdict, Verdict::Accepted { .. }), "{verdict:?}");
+        }
+        for node in [&one, &other] {
+            node.clock.advance(SECOND);
+        }
+        one.store.times.lock().unwrap().clock = Some(after(one.clock.now(), 27 * SECOND));
+    }
+}
+
+#[tokio::test]
+async fn nodes_near_the_stores_clock_accept_each_others_tokens() {
+    let (one, ahead) = neighbours(25 * SECOND);
+    let behind = before(one.clock.now(), 25 * SECOND);
+    let token = ahead.set.issue(NewToken::default()).unwrap().text;
+    one.clock.set(behind);
+    assert!(matches!(verdict(&one.set, &token).await, Verdict::Accepted { .. }), "50 s apart");
+    let far = ahead.set.issue(NewToken::default()).unwrap().text;
+    one.store.times.lock().unwrap().clock = Some(behind);
+    assert_eq!(verdict(&one.set, &far).await, Verdict::Refused(Refusal::FromTheFuture));
+}
+
+#[tokio::test]
+async fn token_is_revoked_although_this_clock_says_it_has_expired() {
+    let (one, ahead) = neighbours(30 * SECOND);
+    let token = one.set.issue(NewToken::default()).unwrap().text;
+    pass(&one, &ahead, Duration::from_secs(280));
+    assert_eq!(ahead.set.revoke(token.expose()).await, Ok(false), "it has expired here");
+    assert_eq!(verdict(&one.set, &token).await, Verdict::Refused(Refusal::Revoked), "and was live there");
+}
+
+#[tokio::test]
+async fn purge_goes_by_the_earlier_of_two_clocks() {
+    let purged = |fixture: &Fixture| fixture.store.purged_before.lock().unwrap().unwrap();
+    for (ahead, earlier) in [(25 * SECOND, Duration::ZERO), (Duration::ZERO, Duration::ZERO)] {
+        let (one, node) = neighbours(ahead);
+        node.set.purge().await.unwrap();
+        assert_eq!(purged(&node), before(one.clock.now() + earlier, node.set.policy().retention));
+    }
+    let (one, node) = neighbours(Duration::ZERO);
+    node.clock.set(before(one.clock.now(), 25 * SECOND));
+    node.set.purge().await.unwrap();
+    assert_eq!(purged(&node), before(node.clock.now(), node.set.policy().retention));
+}
+
+#[tokio::test]
+async fn clock_that_is_set_purges_nothing_until_it_has_been_steady() {
+    let Fixture { set, clock, store } = fixture(Policy::default());
+    set.keep_time().await.unwrap();
+    assert_eq!(set.purge_waits(), Some(ClockTrouble::New));
+    clock.advance(STEADY);
+    assert_eq!(set.purge_waits(), None);
+    let hour = Duration::from_hours(1);
+    for set_to in [after(clock.now(), hour), before(clock.now(), hour)] {
+        let by = set_to.duration_since(clock.now());
+        clock.set(set_to);
+        assert_eq!(set.purge().await.unwrap_err(), StoreError::Clock(ClockTrouble::Set(by)));
+        assert_eq!(set.clock_warning(), Some(ClockTrouble::Set(by)));
+        assert_eq!(set.clock_trouble(), None, "there is no second clock that could be right");
+        assert_eq!(*store.purged_before.lock().unwrap(), None);
+        clock.advance(STEADY.saturating_sub(SECOND));
+        assert_eq!(set.purge_waits(), Some(ClockTrouble::Set(by)));
+        clock.advance(SECOND);
+        assert_eq!((set.purge_waits(), set.clock_warning()), (None, None));
+    }
+    set.purge().await.unwrap();
+    assert!(store.purged_before.lock().unwrap().is_some());
+}
+
+#[tokio::test]
+async fn clock_behind_the_records_neither_purges_nor_fences() {
+    let Fixture { set, clock, store } = fixture(Policy::default());
+    let newest = after(clock.now(), Duration::from_secs(31));
+    store.times.lock().unwrap().newest = Some(newest);
+    let trouble = ClockTrouble::BehindRecords(newest);
+    assert_eq!(set.purge().await.unwrap_err(), StoreError::Clock(trouble.clone()));
+    assert_eq!(set.fence().await.unwrap_err(), StoreError::Clock(trouble.clone()));
+    assert_eq!((set.clock_warning(), set.clock_trouble()), (Some(trouble), None));
+    clock.advance(SECOND);
+    set.purge().await.unwrap();
+    set.fence().await.unwrap();
+    assert_eq!(set.clock_warning(), None);
+}
+
+#[tokio::test]
+async fn token_that_would_be_refused_is_not_issued() {
+    let Fixture { set, clock, store } = fixture(Policy::default());
+    let line = after(clock.now(), Duration::from_secs(61));
+    let horizon = Horizon { created: before(line, Duration::from_millis(1)), expires: Timestamp::MAX };
+    *store.times.lock().unwrap() = StoreTimes { horizon, ..StoreTimes::default() };
+    set.keep_time().await.unwrap();
+    let trouble = ClockTrouble::BehindLine(line);
+    assert_eq!(set.issue(NewToken::default()).unwrap_err(), IssueError::Clock(trouble.clone()));
+    assert_eq!(set.clock_trouble(), Some(trouble));
+    clock.advance(SECOND);
+    assert_eq!(set.issue(NewToken::default()).unwrap().token.created(), line);
+    clock.advance(60 * SECOND);
+    assert_eq!(set.issue(NewToken::default()).unwrap().token.created(), clock.now());
 }

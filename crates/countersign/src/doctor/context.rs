@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use countersign_client::PrivateApi;
-use countersign_core::{Clock, KeyRing, OsEntropy, Roll, StoreStats};
+use countersign_core::{Clock, KeyRing, OsEntropy, Roll, StoreStats, StoreTimes};
 use countersign_server::KeyFile;
 use countersign_store::copy::CopyState;
 use countersign_store::postgres::{self, DatabaseExamination};
@@ -39,6 +39,8 @@ pub(super) struct Stored {
     pub(super) stats: StoreStats,
     pub(super) roll: Roll,
     pub(super) state: CopyState,
+    /// What it knows about the time; `None` while no server may use it.
+    pub(super) times: Option<StoreTimes>,
     /// The database, if it is in a file.
     pub(super) file: Option<PathBuf>,
     /// What a search for damage has found.
@@ -93,6 +95,7 @@ async fn look_into(settings: &Resolved, clock: Arc<dyn Clock>) -> Result<Stored,
             stats: examined.stats.clone(),
             roll: examined.roll.clone(),
             state: examined.state.clone(),
+            times: examined.times.clone(),
             damage: None,
             file: None,
             database: Some(examined),
@@ -108,6 +111,7 @@ async fn look_into(settings: &Resolved, clock: Arc<dyn Clock>) -> Result<Stored,
         stats: examined.stats,
         roll: examined.roll,
         state: examined.state,
+        times: Some(examined.times),
         damage: examined.damage,
         file: Some(file),
         database: None,

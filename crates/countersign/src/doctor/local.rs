@@ -14,6 +14,7 @@ use crate::remote::read_secret;
 
 use super::context::Context;
 use super::finding::Finding;
+use crate::exposure::{Secret, secrets};
 
 /// A certificate that expires sooner than this is to be renewed.
 const RENEW_BEFORE: SignedDuration = SignedDuration::from_hours(14 * 24);
@@ -85,14 +86,15 @@ pub(super) fn configuration(context: &Context) -> Vec<Finding> {
 pub(super) fn files(context: &Context) -> Vec<Finding> {
     let Ok(settings) = &context.settings else { return Vec::new() };
     let mut findings = Vec::new();
-    let user = directory(&settings.data_dir, &mut findings);
-    let mut secret = |what, path| secret(what, path, user, &mut findings);
-    secret("the key ring", &settings.key_ring);
-    if let Some(path) = &settings.private_bearer_file {
-        secret("the bearer secret", path);
+    let user = directory("the data directory", &settings.data_dir, &mut findings);
+    let database = settings.store.url.database(&settings.store.data_dir);
+    if let Some(place) = database.as_deref().and_then(Path::parent)
+        && !is_same(place, &settings.data_dir)
+    {
+        directory("the database's directory", place, &mut findings);
     }
-    for tls in [&settings.public.tls, &settings.private.tls].into_iter().flatten() {
-        secret("the TLS key", &tls.key);
+    for one in secrets(settings) {
+        secret(&one, user, &mut findings);
     }
     if findings.is_empty() {
         findings.push(Finding::ok("the data directory and the secrets are their owner's alone"));
@@ -102,55 +104,62 @@ pub(super) fn files(context: &Context) -> Vec<Finding> {
 
 /// Returns whose the secrets must be: the user's who runs this; for root, the user's to whom the directory belongs. Root can
 /// look after the server of a user that exists only while it runs.
-fn directory(path: &Path, findings: &mut Vec<Finding>) -> u32 {
+fn directory(what: &str, path: &Path, findings: &mut Vec<Finding>) -> u32 {
     let me = rustix::process::geteuid();
     let mut user = me.as_raw();
     let shown = path.display();
     match fs::metadata(path) {
         Err(error) => findings.push(Finding::error(
-            format!("the data directory {shown} cannot be looked at: {error}"),
+            format!("{what} {shown} cannot be looked at: {error}"),
             "start the server once to make it, or name the right one with --data-dir; run this as the server's user",
         )),
         Ok(metadata) => {
             let mode = metadata.mode() & 0o7777;
             if mode & 0o022 != 0 {
                 findings.push(Finding::error(
-                    format!("others may write to the data directory {shown} (mode {mode:04o}), and so make used tokens good again"),
+                    format!("others may write to {what} {shown} (mode {mode:04o}), and so make used tokens good again"),
                     format!("run `chmod 700 {shown}`"),
                 ));
             } else if mode & 0o055 != 0 {
                 findings.push(Finding::warning(
-                    format!("others may look into the data directory {shown} (mode {mode:04o})"),
+                    format!("others may look into {what} {shown} (mode {mode:04o})"),
                     format!("run `chmod 700 {shown}`"),
                 ));
             }
             if me.is_root() {
                 user = metadata.uid();
             }
-            owner("the data directory", path, &metadata, user, findings);
+            owner(what, path, &metadata, user, findings);
         }
     }
     user
 }
 
-fn secret(what: &str, path: &Path, user: u32, findings: &mut Vec<Finding>) {
-    let shown = path.display();
-    match fs::metadata(path) {
+fn secret(secret: &Secret, user: u32, findings: &mut Vec<Finding>) {
+    let shown = secret.path.display();
+    match secret.exposure() {
         Err(error) => findings.push(Finding::error(
-            format!("{what} {shown} cannot be looked at: {error}"),
+            format!("{} {shown} cannot be looked at: {error}", secret.what),
             "put it there, or name the right place; run this as the server's user",
         )),
-        Ok(metadata) => {
-            let mode = metadata.mode() & 0o7777;
-            if mode & 0o077 != 0 {
+        Ok(exposure) => {
+            if let Some(exposure) = exposure {
                 findings.push(Finding::error(
-                    format!("{what} {shown} can be read by other users (mode {mode:04o})"),
+                    exposure,
                     format!("run `chmod 600 {shown}`, and if anybody may have read it, replace it"),
                 ));
             }
-            owner(what, path, &metadata, user, findings);
+            let is_handed_over = |metadata: &fs::Metadata| secret.may_be_roots() && metadata.uid() == 0;
+            if let Some(metadata) = fs::metadata(&secret.path).ok().filter(|found| !is_handed_over(found)) {
+                owner(secret.what, &secret.path, &metadata, user, findings);
+            }
         }
     }
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| fs::canonicalize(path).ok();
+    real(one).is_some() && real(one) == real(other)
 }
 
 fn owner(what: &str, path: &Path, metadata: &fs::Metadata, user: u32, findings: &mut Vec<Finding>) {

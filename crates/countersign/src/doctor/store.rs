@@ -4,15 +4,19 @@ use std::path::Path;
 use std::time::Duration;
 
 use countersign_core::handshake::CLOCK_SKEW;
-use countersign_core::{CHECK_IN_PERIOD, MAX_LIFETIME};
+use countersign_core::{CHECK_IN_PERIOD, MAX_LIFETIME, StoreTimes, after};
 use countersign_store::StoreUrl;
 use countersign_store::copy::CopyState;
 use countersign_store::postgres::DatabaseExamination;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::context::Context;
 use super::finding::Finding;
+
+/// What to do about dates in the store that are still to come.
+const BEGIN_ANEW: &str = "set this machine's clock right; if it is right, the store was used under a wrong clock: begin with a \
+                          new store and a new key ring, as docs/backups.md says";
 
 /// With less than this free, the store may soon take no more writes.
 const LITTLE_ROOM: u64 = 1024 * 1024 * 1024;
@@ -94,13 +98,15 @@ pub(super) fn store(context: &Context) -> Vec<Finding> {
             "make it belong to the user that the server runs as, and run this as that user",
         ));
     }
-    if stored.stats.fence > context.now {
+    let now = stored.times.as_ref().and_then(|times| times.clock).unwrap_or(context.now);
+    // A fence that has just been moved is half a minute ahead.
+    if stored.stats.fence > after(now, CLOCK_SKEW * 2) {
         findings.push(Finding::error(
             format!(
                 "its fence stands at {}, which is still to come: every token is refused until then",
                 stored.stats.fence
             ),
-            "set this machine's clock right; if the fence is wrong, begin with a new store",
+            BEGIN_ANEW,
         ));
     }
     if findings.is_empty() {
@@ -232,6 +238,9 @@ pub(super) fn clock(context: &Context) -> Vec<Finding> {
         let apart = seen.node.clock.duration_since(seen.at).abs();
         skew(&format!("the clocks of {} and the store", seen.node.label()), apart, &mut findings);
     }
+    if let Some(times) = &stored.times {
+        lines(times, context.now, &mut findings);
+    }
     let latest = stored.roll.nodes.iter().map(|seen| seen.at).max();
     if let Some(latest) = latest.filter(|latest| latest.duration_since(context.now) > tolerance()) {
         findings.push(Finding::error(
@@ -245,6 +254,27 @@ pub(super) fn clock(context: &Context) -> Vec<Finding> {
     findings
 }
 
+/// Whether the store's dates are ones that this clock has reached.
+fn lines(times: &StoreTimes, now: Timestamp, findings: &mut Vec<Finding>) {
+    let now = times.clock.unwrap_or(now);
+    let is_ahead = |moment: Timestamp| moment > after(now, CLOCK_SKEW * 2);
+    if is_ahead(times.horizon.created) {
+        findings.push(Finding::error(
+            format!(
+                "records were purged of tokens made at {}, which is still to come: no token is issued until then",
+                times.horizon.created
+            ),
+            BEGIN_ANEW,
+        ));
+    }
+    if let Some(newest) = times.newest.filter(|newest| is_ahead(*newest)) {
+        findings.push(Finding::error(
+            format!("a token is on record that was made at {newest}, which is still to come: nothing is purged until then"),
+            BEGIN_ANEW,
+        ));
+    }
+}
+
 /// How far clocks may be apart before it is worth a word.
 fn tolerance() -> SignedDuration {
     SignedDuration::try_from(CHECK_IN_PERIOD).unwrap_or(SignedDuration::ZERO)
@@ -256,7 +286,7 @@ fn skew(whose: &str, apart: SignedDuration, findings: &mut Vec<Finding>) {
     let remedy = "set them right, and keep them right (chrony, systemd-timesyncd)";
     if apart > allowed {
         findings.push(Finding::error(
-            format!("{sentence}: tokens of one server are from the future for another"),
+            format!("{sentence}: a server with such a clock neither issues nor redeems tokens"),
             remedy,
         ));
     } else if apart > tolerance() {
@@ -266,7 +296,7 @@ fn skew(whose: &str, apart: SignedDuration, findings: &mut Vec<Finding>) {
 
 #[cfg(test)]
 mod tests {
-    use countersign_core::{Roll, StoreStats};
+    use countersign_core::{Horizon, Roll, StoreStats};
 
     use super::super::finding::Level;
     use super::*;
@@ -302,6 +332,7 @@ mod tests {
             state: CopyState::Serving { made_by: None },
             stats,
             roll: Roll { now, nodes: Vec::new() },
+            times: None,
             settings: settings.iter().map(own).collect(),
             is_told_apart: Some(is_told_apart),
             is_standby,
@@ -343,6 +374,24 @@ mod tests {
         assert_eq!(level(u64::MAX), Level::Ok);
         assert_eq!(level(LITTLE_ROOM - 1), Level::Warning);
         assert_eq!(level(NO_ROOM - 1), Level::Error);
+    }
+
+    #[test]
+    fn dates_still_to_come_are_errors() {
+        let now: Timestamp = "2026-01-31T12:00:00Z".parse().unwrap();
+        let far = after(now, Duration::from_secs(61));
+        let horizon = Horizon { created: far, expires: far };
+        let found = |times: &StoreTimes| {
+            let mut findings = Vec::new();
+            lines(times, now, &mut findings);
+            findings.iter().map(|found| found.sentence.clone()).collect::<Vec<_>>().join("\n")
+        };
+        let well = StoreTimes::default();
+        assert_eq!(found(&well), "");
+        let of_its_clock = StoreTimes { horizon, clock: Some(far), ..well.clone() };
+        assert_eq!(found(&of_its_clock), "", "the store's own clock counts");
+        assert!(found(&StoreTimes { horizon, ..well.clone() }).contains("no token is issued until then"));
+        assert!(found(&StoreTimes { newest: Some(far), ..well }).contains("nothing is purged until then"));
     }
 
     #[test]

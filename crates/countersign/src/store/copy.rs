@@ -162,7 +162,7 @@ pub(super) async fn run(args: CopyArgs) -> Result<(), Failure> {
                     "already": false,
                     "records": summary.records,
                     "fence": summary.lines.fence,
-                    "horizon": summary.lines.horizon,
+                    "horizon": summary.lines.horizon.expires,
                     "sha256": summary.digest,
                 })
             },

@@ -71,7 +71,7 @@ async fn one_address_gets_a_quarter_of_the_connections() {
         kept.extend(answered);
     }
     for _ in 0..20 {
-        assert!(ask([127, 0, 0, 2]).await.is_some(), "another address is served meanwhile");
+        assert!(ask([127, 0, 0, 2]).await.is_some(), "another address is answered meanwhile");
     }
     place.logged("an address has its share").await;
     let metrics = server.private("GET", "/metrics").await.body;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use countersign_core::{
     LIVE, MAX_AUDIENCE_BYTES, MAX_CLAIMS_BYTES, MAX_KEPT, MAX_KEPT_ISSUED, MAX_KEYS, MAX_LIFETIME,
-    MAX_NOTE_CHARS, MAX_REVOKED, Policy, RETRY_WINDOW, handshake, seal,
+    MAX_NOTE_CHARS, MAX_REVOKED, Policy, RETRY_WINDOW, STEADY, handshake, seal,
 };
 use countersign_server::limits;
 
@@ -107,6 +107,8 @@ fn limits() -> Vec<(&'static str, String)> {
         ("longest life of a token", time(MAX_LIFETIME)),
         ("asking again with the same `Idempotency-Key`", time(RETRY_WINDOW)),
         ("a clock that is ahead", time(handshake::CLOCK_SKEW)),
+        ("a server's clock that is not its database's", time(handshake::CLOCK_SKEW)),
+        ("purging after a start, or after the clock was set", time(STEADY)),
         ("record of a used token, after its expiry", time(policy.retention)),
         ("connections of each listener", number(limits::MAX_CONNECTIONS)),
         ("connections of one address to the public listener", share(limits::CONNECTION_SHARES)),

@@ -188,7 +188,9 @@ impl Events {
         self.tally.issued();
         traces::happened("issued", Some(token.id()));
         if self.policy.record_issued || self.is_followed() {
-            self.happened(token.created(), EventKind::Issued, Some(token), caller, self.policy.record_issued);
+            // Not when it is created by its date: after a fence that is a moment still to come.
+            let now = self.clock.now();
+            self.happened(now, EventKind::Issued, Some(token), caller, self.policy.record_issued);
         }
     }
 

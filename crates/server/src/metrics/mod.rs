@@ -80,12 +80,14 @@ impl Outcome<'_> {
             Self::Refused(reason) => reason,
             Self::Unanswered(StoreError::Busy | StoreError::OtherRing) => "busy",
             Self::Unanswered(StoreError::Unavailable(_)) => "store-unavailable",
+            Self::Unanswered(StoreError::Clock(_)) => "clock",
         }
     }
 
     /// Every label, so that each series begins at 0 and not with its first event, which a rate would not see.
     fn labels() -> impl Iterator<Item = &'static str> {
-        let others = ["accepted", "repeated", "replay", "audience-mismatch", "busy", "store-unavailable"];
+        let others =
+            ["accepted", "repeated", "replay", "audience-mismatch", "busy", "store-unavailable", "clock"];
         others.into_iter().chain(Reason::ALL.iter().map(|reason| reason.label()))
     }
 }
@@ -203,7 +205,7 @@ impl Tally {
                 "accepted" | "repeated" => &mut handshakes.accepted,
                 "replay" => &mut handshakes.replays,
                 "audience-mismatch" => &mut handshakes.relays,
-                "busy" | "store-unavailable" => &mut handshakes.unanswered,
+                "busy" | "store-unavailable" | "clock" => &mut handshakes.unanswered,
                 _ => &mut handshakes.refused,
             } += count;
         }
@@ -325,15 +327,17 @@ mod tests {
             Refusal::Replay(first),
         ];
         let away = StoreError::Unavailable(String::new());
+        let wrong = StoreError::Clock(countersign_core::ClockTrouble::New);
         let outcomes = refusals.iter().map(|refusal| Outcome::Refused(refusal.label())).chain([
             Outcome::Accepted,
             Outcome::Repeated,
             Outcome::Unanswered(&StoreError::Busy),
             Outcome::Unanswered(&away),
+            Outcome::Unanswered(&wrong),
         ]);
         for outcome in outcomes {
             assert!(known.contains(&outcome.label()), "{outcome:?}");
         }
-        assert_eq!(known.len(), 14);
+        assert_eq!(known.len(), 15);
     }
 }

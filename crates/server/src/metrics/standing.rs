@@ -19,6 +19,7 @@ pub(super) fn registry(app: &App) -> Registry {
     let mut standing = Standing(Registry::default());
     standing.build();
     standing.keys(app);
+    standing.clock(app);
     standing.store(app);
     standing.events(app);
     standing.traces(app);
@@ -60,6 +61,19 @@ impl Standing {
                 ConstGauge::new(key.as_second()),
             );
         }
+    }
+
+    fn clock(&mut self, app: &App) {
+        self.gauge(
+            "countersign_clock_wrong",
+            "Whether this server does nothing, because its clock is wrong",
+            u64::from(app.tokens.clock_trouble().is_some()),
+        );
+        self.put(
+            "countersign_clock_offset_seconds",
+            "How far this server's clock is ahead of the store's; 0 where the store has none",
+            ConstGauge::new(app.tokens.clock_offset().unwrap_or_default().as_secs()),
+        );
     }
 
     fn store(&mut self, app: &App) {

@@ -185,6 +185,7 @@ fn issue_problem(error: &IssueError) -> Problem {
         IssueError::AudienceRequired => (StatusCode::BAD_REQUEST, "audience-required"),
         IssueError::Lifetime => (StatusCode::BAD_REQUEST, "ttl"),
         IssueError::Seal(_) => (StatusCode::BAD_REQUEST, "too-long"),
+        IssueError::Clock(_) => (StatusCode::SERVICE_UNAVAILABLE, "clock"),
         IssueError::Entropy(_) | IssueError::NoKey => (StatusCode::SERVICE_UNAVAILABLE, "cannot-issue"),
     };
     Problem::new(status, reason, error.to_string())
@@ -203,6 +204,7 @@ pub(crate) fn store_problem(error: &StoreError) -> Problem {
     let reason = match error {
         StoreError::Busy | StoreError::OtherRing => "busy",
         StoreError::Unavailable(_) => "store-unavailable",
+        StoreError::Clock(_) => "clock",
     };
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, reason, error.to_string())
 }

@@ -208,7 +208,9 @@ fn issue_fault(error: &IssueError) -> Fault {
         IssueError::AudienceRequired | IssueError::Lifetime | IssueError::Seal(_) => {
             fault::invalid_parameters(error.to_string())
         }
-        IssueError::Entropy(_) | IssueError::NoKey => fault::application(error.to_string()),
+        IssueError::Clock(_) | IssueError::Entropy(_) | IssueError::NoKey => {
+            fault::application(error.to_string())
+        }
     }
 }
 

@@ -101,6 +101,7 @@ impl Answers<'_> {
         let reason = match error {
             StoreError::Busy | StoreError::OtherRing => "busy",
             StoreError::Unavailable(_) => "store-unavailable",
+            StoreError::Clock(_) => "clock",
         };
         let text = "The token store cannot answer now; try again, with the same Idempotency-Key.";
         let response = self.problem(StatusCode::SERVICE_UNAVAILABLE, reason, text, text.into());

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use countersign_core::{
-    End, Ended, Ending, EndingQuery, Node, Roll, StoreCounts, StoreError, StoreStats, StoredRing, TokenId,
-    TokenStore,
+    End, Ended, Ending, EndingQuery, Node, Roll, StoreCounts, StoreError, StoreStats, StoreTimes, StoredRing,
+    TokenId, TokenStore,
 };
 use jiff::Timestamp;
 use opentelemetry::KeyValue;
@@ -35,6 +35,7 @@ async fn traced<T>(
         Err(StoreError::OtherRing) => span.failed("other-ring"),
         // What the store says of its own trouble is for the log.
         Err(StoreError::Unavailable(_)) => span.failed("store-unavailable"),
+        Err(StoreError::Clock(_)) => span.failed("clock"),
     }
     span.done();
     answered
@@ -91,6 +92,10 @@ impl TokenStore for TracedStore {
 
     async fn purge(&self, line: Timestamp) -> Result<u64, StoreError> {
         traced("store purge", self.0.purge(line), None).await
+    }
+
+    async fn times(&self) -> Result<StoreTimes, StoreError> {
+        traced("store times", self.0.times(), None).await
     }
 
     async fn stats(&self) -> Result<StoreStats, StoreError> {

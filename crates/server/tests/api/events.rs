@@ -101,7 +101,7 @@ async fn everything_that_happens_is_told_newest_first_with_who_and_when() {
         ]
     );
     assert_eq!(events[2]["key"], ring["keys"][1]["id"]);
-    assert_eq!(events[3]["fence"], "2026-01-31T12:00:05.001Z");
+    assert_eq!(events[3]["fence"], "2026-01-31T12:00:35.001Z");
     assert_eq!(events[4]["token"], Value::Null, "nothing is known of it");
     let replay = &events[5];
     assert_eq!((&replay["token"], &replay["audience"]), (id, &json!(TRAC)));

@@ -173,7 +173,7 @@ async fn the_store_is_described_and_fenced() {
     );
     let old = server.token();
     let fence = send(&server, "POST", "/v1/store/fence", None).await.json();
-    assert_eq!(fence, json!({ "fence": "2026-01-31T12:00:00.001Z" }));
+    assert_eq!(fence, json!({ "fence": "2026-01-31T12:00:30.001Z" }));
     assert_eq!(server.look(&old).await["status"], "fenced");
 }
 

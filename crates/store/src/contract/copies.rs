@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use countersign_core::{
-    Clock, Consumption, End, Ending, ManualClock, OsEntropy, RetryKeyHash, SequenceEntropy, StoreError,
-    TokenId, TokenStore, after, before,
+    Clock, Consumption, End, Ending, Horizon, ManualClock, OsEntropy, RetryKeyHash, SequenceEntropy,
+    StoreError, TokenId, TokenStore, after, before,
 };
 use jiff::Timestamp;
 
@@ -280,7 +280,10 @@ pub async fn a_store_that_receives_takes_nothing_else(from: &dyn CopyPlace, to: 
     let (mine, other) = (CopyId::from_text("mine".to_owned()), CopyId::from_text("other".to_owned()));
     let ((id, expires), at) = (world.token(), world.clock.now());
     let record = Record { id, expires, ending: Ending::Revoked { at } };
-    let lines = Lines { fence: before(at, LIFETIME), horizon: before(at, LIFETIME) };
+    let lines = Lines {
+        fence: before(at, LIFETIME),
+        horizon: Horizon { created: before(at, LIFETIME * 2), expires: before(at, LIFETIME) },
+    };
     assert_eq!(end.replace(&mine, None, None, &[]).await, Err(CopyError::Changed));
     assert_eq!(end.receive(&mine, "there").await, Ok(true));
     assert_eq!(end.receive(&other, "there").await, Ok(false));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_core::{Clock, End, StoreError, after};
+use countersign_core::{Clock, End, Horizon, StoreError, after};
 
 use super::Subject;
 use super::fixture::{Fixture, LIFETIME, beginning};
@@ -50,6 +50,7 @@ pub async fn a_closed_store_says_so(subject: &dyn Subject) {
         f.store.look(token.id, token.expires).await.map(drop),
         f.store.move_fence(now).await.map(drop),
         f.store.purge(now).await.map(drop),
+        f.store.times().await.map(drop),
         f.store.stats().await.map(drop),
         f.store.ready().await,
     ];
@@ -116,7 +117,7 @@ pub async fn opening_again_finds_everything(subject: &dyn Subject) {
 /// Both lines are durable.
 pub async fn opening_again_after_a_purge_keeps_the_horizon(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
-    let token = f.token();
+    let (token, unused) = (f.token(), f.token());
     let fence = after(beginning(), Duration::from_secs(1));
     let line = after(token.expires, LIFETIME);
     assert_eq!(f.consume(token).await, End::Recorded);
@@ -124,11 +125,14 @@ pub async fn opening_again_after_a_purge_keeps_the_horizon(subject: &dyn Subject
     assert_eq!(f.store.move_fence(fence).await, Ok(fence));
     f.clock.advance(Duration::from_secs(2));
     let f = f.open_again(subject).await;
-    assert_ne!(f.consume(token).await, End::Recorded);
-    let stats = f.store.stats().await.expect("the store answers");
+    for token in [token, unused] {
+        assert_eq!(f.consume(token).await, End::Fenced);
+    }
+    let times = f.store.times().await.expect("the store answers");
     if subject.is_durable() {
-        assert_eq!((stats.fence, stats.horizon), (fence, line));
+        let horizon = Horizon { created: token.id.created(), expires: token.expires };
+        assert_eq!((times.fence, times.horizon), (fence, horizon));
     } else {
-        assert_eq!(stats.fence, f.clock.now());
+        assert_eq!(times.fence, f.clock.now());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use countersign_core::{Clock, End, after, before};
+use countersign_core::{Clock, End, Horizon, after, before};
 
 use super::Subject;
 use super::fixture::{Fixture, LIFETIME, beginning};
@@ -15,7 +15,8 @@ pub async fn the_fence_of_a_new_store_is_its_creation(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let stats = f.store.stats().await.expect("the store answers");
     assert_eq!(stats.fence, beginning());
-    assert!(stats.horizon <= beginning(), "nothing has been purged: {stats:?}");
+    let times = f.store.times().await.expect("the store answers");
+    assert_eq!((times.fence, times.horizon), (beginning(), Horizon::NONE), "nothing has been purged");
 
     let old = f.token_at(before(beginning(), MS), LIFETIME);
     assert_eq!(f.look(old).await, End::Fenced);
@@ -24,18 +25,25 @@ pub async fn the_fence_of_a_new_store_is_its_creation(subject: &dyn Subject) {
     assert_eq!(f.consume(f.token()).await, End::Recorded);
 }
 
-/// It goes where it is told, but never back; and what is created at the line is not before it.
+/// It goes where it is told, but never back; and what is created at the line is not before it. Each time it moves it
+/// refuses what has been created so far, at the line itself, too.
 pub async fn the_fence_only_moves_forward(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let issued = f.token();
     let line = after(beginning(), HOUR);
     assert_eq!(f.store.move_fence(line).await, Ok(line));
+    assert_eq!(f.consume(f.token_at(line, LIFETIME)).await, End::Recorded);
+    let at_the_line = f.token_at(line, LIFETIME);
+    let line = after(line, MS);
     assert_eq!(f.store.move_fence(before(line, MS)).await, Ok(line));
+    let line = after(line, MS);
     assert_eq!(f.store.move_fence(beginning()).await, Ok(line));
     assert_eq!(f.store.stats().await.map(|stats| stats.fence), Ok(line));
 
-    assert_eq!(f.consume(issued).await, End::Fenced);
-    assert_eq!(f.look(issued).await, End::Fenced);
+    for issued in [issued, at_the_line] {
+        assert_eq!(f.consume(issued).await, End::Fenced);
+        assert_eq!(f.look(issued).await, End::Fenced);
+    }
     assert_eq!(f.consume(f.token_at(before(line, MS), LIFETIME)).await, End::Fenced);
     assert_eq!(f.consume(f.token_at(line, LIFETIME)).await, End::Recorded);
 }
@@ -51,12 +59,14 @@ pub async fn a_record_is_reported_behind_the_fence(subject: &dyn Subject) {
     assert_eq!(f.look(token).await, End::Already(ending));
 }
 
-/// The same at the horizon: a record that expires exactly there is kept, and reported.
+/// The same behind the horizon: a record that expires exactly at the line is kept, and reported.
 pub async fn a_record_is_reported_beyond_the_horizon(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let (token, ending) = (f.token(), f.revocation());
+    let younger = f.token_at(after(beginning(), MS), LIFETIME.saturating_sub(MS * 2));
     assert_eq!(f.end(token, &ending).await, Ok(End::Recorded));
-    assert_eq!(f.store.purge(token.expires).await, Ok(0));
+    assert_eq!(f.consume(younger).await, End::Recorded);
+    assert_eq!(f.store.purge(token.expires).await, Ok(1));
     assert_eq!(f.look(token).await, End::Already(ending.clone()));
     assert_eq!(f.consume(token).await, End::Already(ending));
 }
@@ -66,7 +76,8 @@ pub async fn the_fence_is_judged_before_the_horizon(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let token = f.token();
     let line = after(token.expires, MS);
-    assert_eq!(f.store.purge(line).await, Ok(0));
+    assert_eq!(f.consume(token).await, End::Recorded);
+    assert_eq!(f.store.purge(line).await, Ok(1));
     assert_eq!(f.look(token).await, End::Forgotten);
     assert_eq!(f.consume(token).await, End::Forgotten);
     f.store.move_fence(line).await.expect("the store answers");
@@ -93,7 +104,7 @@ pub async fn purging_removes_what_expired_before_the_line(subject: &dyn Subject)
     assert!(matches!(f.look(exact).await, End::Already(_)));
     assert!(matches!(f.look(late).await, End::Already(_)));
     let stats = f.store.stats().await.expect("the store answers");
-    assert_eq!((stats.consumed, stats.revoked, stats.horizon), (2, 0, line));
+    assert_eq!((stats.consumed, stats.revoked, stats.horizon), (2, 0, early.expires));
 }
 
 /// Ids sort by creation; that a token is older than one to be purged does not mean that it has expired.
@@ -119,7 +130,9 @@ pub async fn long_lived_tokens_survive_a_purge(subject: &dyn Subject) {
     for token in gone {
         assert_eq!(f.consume(token).await, End::Forgotten, "{token:?}");
     }
-    assert_eq!(f.store.purge(after(line, Duration::from_hours(48))).await, Ok(90));
+    // Nobody has used these, and their time is not over, although younger ones have been forgotten.
+    assert_eq!(f.consume(f.token_at(beginning(), HOUR)).await, End::Recorded);
+    assert_eq!(f.store.purge(after(line, Duration::from_hours(48))).await, Ok(91));
 }
 
 /// The record is gone, so only the horizon knows; it does not ask a clock.
@@ -136,15 +149,58 @@ pub async fn a_purged_token_stays_dead_when_the_clock_steps_back(subject: &dyn S
     }
 }
 
-/// A purge with an earlier line, after the clock has stepped back, takes nothing back.
+/// A purge with an earlier line, after the clock has stepped back, takes nothing back; nor does one that removes records
+/// of which one is the youngest and another expires last.
 pub async fn the_horizon_only_moves_forward(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
-    let token = f.token();
-    let line = after(token.expires, MS);
-    f.store.purge(line).await.expect("the store answers");
+    let (token, unused) = (f.token(), f.token());
+    assert_eq!(f.consume(token).await, End::Recorded);
+    f.store.purge(after(token.expires, MS)).await.expect("the store answers");
     f.store.purge(beginning()).await.expect("the store answers");
-    assert_eq!(f.store.stats().await.map(|stats| stats.horizon), Ok(line));
-    assert_eq!(f.consume(token).await, End::Forgotten);
+    let horizon = Horizon { created: beginning(), expires: token.expires };
+    assert_eq!(f.store.times().await.map(|times| times.horizon), Ok(horizon));
+    assert_eq!(f.consume(unused).await, End::Forgotten);
+
+    let young = f.token_at(after(beginning(), MS), MS);
+    assert_eq!(f.consume(young).await, End::Recorded, "younger than what has been removed");
+    f.store.purge(after(token.expires, MS)).await.expect("the store answers");
+    let horizon = Horizon { created: young.id.created(), ..horizon };
+    assert_eq!(f.store.times().await.map(|times| times.horizon), Ok(horizon));
+    for token in [token, unused, young] {
+        assert_eq!(f.consume(token).await, End::Forgotten);
+    }
+}
+
+/// A purge by a clock that is wrong: what was issued until then may be refused, what is issued later is good.
+pub async fn a_purge_by_a_wrong_clock_harms_no_later_token(subject: &dyn Subject) {
+    let f = Fixture::new(subject).await;
+    let (used, outstanding) = (f.token(), f.token());
+    let late = f.token_for(LIFETIME + MS);
+    assert_eq!(f.consume(used).await, End::Recorded);
+    let far = after(beginning(), HOUR * 24 * 200);
+    assert_eq!(f.store.purge(far).await, Ok(1));
+    assert_eq!(f.store.purge(far).await, Ok(0), "an empty store has nothing to forget");
+    assert_eq!(f.consume(used).await, End::Forgotten);
+    assert_eq!(f.consume(outstanding).await, End::Forgotten, "it may have been the one that was used");
+    // A store that forgets a day as a whole takes each of its tokens for one that lived as long as any.
+    let judged = f.consume(late).await;
+    assert!(judged == End::Recorded || (judged == End::Forgotten && f.store.is_shared()), "{judged:?}");
+    f.clock.advance(MS);
+    assert_eq!(f.consume(f.token()).await, End::Recorded);
+}
+
+/// The youngest token on record, for a store that goes by its caller's clock; the clock, for one that has its own.
+pub async fn a_store_tells_its_times(subject: &dyn Subject) {
+    let f = Fixture::new(subject).await;
+    let times = f.store.times().await.expect("the store answers");
+    assert_eq!((times.fence, times.newest), (beginning(), None));
+    assert_eq!(times.clock.is_some(), f.store.is_shared());
+    let (old, young) = (f.token(), f.token_at(after(beginning(), HOUR), LIFETIME));
+    for token in [young, old] {
+        assert_eq!(f.consume(token).await, End::Recorded);
+    }
+    let newest = f.store.times().await.expect("the store answers").newest;
+    assert!(newest == Some(young.id.created()) || (newest.is_none() && f.store.is_shared()), "{newest:?}");
 }
 
 /// More records than any slice, with survivors among them: all that expired go, and only they.

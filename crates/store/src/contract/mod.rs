@@ -69,6 +69,8 @@ macro_rules! contract_tests {
             long_lived_tokens_survive_a_purge,
             a_purged_token_stays_dead_when_the_clock_steps_back,
             the_horizon_only_moves_forward,
+            a_purge_by_a_wrong_clock_harms_no_later_token,
+            a_store_tells_its_times,
             purging_works_in_slices,
             many_callers_and_one_winner,
             consuming_and_revoking_race_for_one_end,

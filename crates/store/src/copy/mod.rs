@@ -17,7 +17,7 @@ mod open;
 
 use std::fmt;
 
-use countersign_core::{Entropy, EntropyError, StoreError, TokenId};
+use countersign_core::{Entropy, EntropyError, Horizon, StoreError, TokenId};
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
@@ -79,8 +79,8 @@ pub enum CopyState {
 pub struct Lines {
     /// Those created before.
     pub fence: Timestamp,
-    /// Those that expire before.
-    pub horizon: Timestamp,
+    /// Those whose records may have been removed.
+    pub horizon: Horizon,
 }
 
 /// Why a store was not copied. Each text says what to do.
@@ -180,7 +180,7 @@ impl fmt::Display for Summary {
             f,
             "{records} records, fence {}, horizon {}, digest {}",
             lines.fence,
-            lines.horizon,
+            lines.horizon.expires,
             digest.get(..16).unwrap_or_default()
         )
     }

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use countersign_core::{
-    End, Ended, Ending, EndingQuery, Node, Roll, StoreCounts, StoreError, StoreStats, StoredRing, TokenId,
-    TokenStore, from_millis, to_millis,
+    End, Ended, Ending, EndingQuery, Node, Roll, StoreCounts, StoreError, StoreStats, StoreTimes, StoredRing,
+    TokenId, TokenStore, from_millis, to_millis,
 };
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
@@ -15,7 +15,7 @@ use super::fault::Failure;
 use super::lanes::QUEUE;
 use super::rows::{Lines, Seen, Token, counts, unreadable, uuid};
 use super::session::{Session, take};
-use super::sql::{Line, Query};
+use super::sql::Query;
 use super::{
     Counts, NEVER, PATIENCE, PostgresStore, Work, copy, no_lines, nodes, recent, ring, schema, work,
 };
@@ -28,18 +28,6 @@ impl PostgresStore {
     async fn ask<T: Send + 'static>(&self, work: Work<T>) -> Result<T, StoreError> {
         self.usable()?;
         self.core.ask_until(work, Instant::now() + PATIENCE).await.map_err(unavailable)
-    }
-
-    pub(super) async fn move_line(&self, line: Line, to: i64) -> Result<i64, StoreError> {
-        self.ask(work(move |session| {
-            Box::pin(async move {
-                let script = session.sql().move_line(line, to);
-                let values = session.script(&script, "stands").await?;
-                let stands = values.first().and_then(Option::as_deref).and_then(|stands| stands.parse().ok());
-                stands.ok_or_else(|| no_lines(session.place()))
-            })
-        }))
-        .await
     }
 }
 
@@ -108,12 +96,25 @@ impl TokenStore for PostgresStore {
     }
 
     async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {
-        self.move_line(Line::Fence, to_millis(line)).await.map(from_millis)
+        let to = to_millis(line);
+        let stands = self.ask(work(move |session| {
+            Box::pin(async move {
+                let script = session.sql().move_fence(to);
+                let values = session.script(&script, "stands").await?;
+                let stands = values.first().and_then(Option::as_deref).and_then(|stands| stands.parse().ok());
+                stands.ok_or_else(|| no_lines(session.place()))
+            })
+        }));
+        stands.await.map(from_millis)
     }
 
     async fn purge(&self, line: Timestamp) -> Result<u64, StoreError> {
-        let horizon = self.move_line(Line::Horizon, to_millis(line)).await?;
-        self.core.remove_expired(horizon).await.map_err(unavailable)
+        self.usable()?;
+        self.core.remove_expired(to_millis(line)).await.map_err(unavailable)
+    }
+
+    async fn times(&self) -> Result<StoreTimes, StoreError> {
+        self.ask(work(|session| Box::pin(times(session)))).await
     }
 
     async fn stats(&self) -> Result<StoreStats, StoreError> {
@@ -190,17 +191,28 @@ impl TokenStore for PostgresStore {
     }
 }
 
+/// The lines and the database's clock, of a store that serves.
+pub(super) async fn times(session: &mut Session) -> Result<StoreTimes, Failure> {
+    let rows = session.query(Query::Lines, &[]).await?;
+    let Some(row) = rows.first() else { return Err(no_lines(session.place())) };
+    let read = || Ok((Lines::read(row, 0)?, row.try_get(3)?));
+    let (lines, clock) = read().map_err(|error| unreadable(&error, session.place()))?;
+    Ok(StoreTimes {
+        clock: Some(from_millis(clock)),
+        fence: from_millis(lines.fence),
+        horizon: lines.horizon(),
+        // Its clock is what counts, also beside records that an earlier clock has left.
+        newest: None,
+    })
+}
+
 pub(super) async fn stats(session: &mut Session) -> Result<StoreStats, Failure> {
-    let lines = session.query(Query::Lines, &[]).await?;
-    let rows = session.query(Query::Stats, &[]).await?;
     let schema = schema::version(session).await?;
+    let query = if schema < schema::PAIR { Query::LinesBefore } else { Query::Lines };
+    let lines = session.query(query, &[]).await?;
+    let rows = session.query(Query::Stats, &[]).await?;
     let read = || -> Result<_, tokio_postgres::Error> {
-        let lines = lines
-            .first()
-            .map(|row| {
-                Ok::<_, tokio_postgres::Error>(Lines { fence: row.try_get(0)?, horizon: row.try_get(1)? })
-            })
-            .transpose()?;
+        let lines = lines.first().map(|row| Lines::read(row, 0)).transpose()?;
         Ok((lines, counts(&rows)?))
     };
     let (lines, (consumed, revoked)) = read().map_err(|error| unreadable(&error, session.place()))?;

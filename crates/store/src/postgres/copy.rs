@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use countersign_core::{Clock, Entropy, StoreError, StoredRing, TokenId, from_millis, to_millis};
+use countersign_core::{Clock, Entropy, Horizon, StoreError, StoredRing, TokenId, from_millis, to_millis};
 use tokio::time::Instant;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
@@ -132,8 +132,10 @@ impl Standing {
             (HANDED_OVER, Some(copy)) => CopyState::HandedOver { copy, to: peer },
             _ => return Ok(None),
         };
-        let (fence, horizon): (Option<i64>, Option<i64>) = (row.try_get(3)?, row.try_get(4)?);
-        let lines = fence.zip(horizon).map(|(fence, horizon)| Millis { fence, horizon });
+        let lines = match row.try_get::<_, Option<i64>>(3)? {
+            Some(_) => Some(Millis::read(row, 3)?),
+            None => None,
+        };
         Ok(Some(Self { state, lines }))
     }
 }
@@ -173,7 +175,7 @@ async fn lines(session: &mut Session) -> Result<Millis, Failure> {
     let rows = session.query(Query::Lines, &[]).await?;
     match rows.first() {
         Some(row) => {
-            let read = || Ok(Millis { fence: row.try_get(0)?, horizon: row.try_get(1)? });
+            let read = || Millis::read(row, 0);
             read().map_err(|error: tokio_postgres::Error| unreadable(&error, session.place()))
         }
         None => lines_put_away(session).await,
@@ -243,8 +245,9 @@ async fn carry_out(session: &mut Session, copy: &CopyId, change: &Change) -> Res
             set_state(session, SERVING, copy, None).await
         }
         (Change::SetLines(lines), CopyState::Receiving { copy: other, .. }) if is_mine(&other) => {
-            let (fence, horizon) = (to_millis(lines.fence), to_millis(lines.horizon));
-            session.execute(Query::Copy(CopyQuery::SetLines), &[&fence, &horizon]).await?;
+            let Horizon { created, expires } = lines.horizon;
+            let (fence, created, expires) = (to_millis(lines.fence), to_millis(created), to_millis(expires));
+            session.execute(Query::Copy(CopyQuery::SetLines), &[&fence, &created, &expires]).await?;
             Ok(Ok(true))
         }
         (Change::SetRing(ring), CopyState::Receiving { copy: other, .. }) if is_mine(&other) => {
@@ -351,7 +354,7 @@ impl CopyEnd for PostgresCopy {
 
     async fn lines(&self) -> Result<Lines, StoreError> {
         let lines = self.core.ask(work(|session| Box::pin(lines(session)))).await.map_err(unavailable)?;
-        Ok(Lines { fence: from_millis(lines.fence), horizon: from_millis(lines.horizon) })
+        Ok(Lines { fence: from_millis(lines.fence), horizon: lines.horizon() })
     }
 
     async fn records_after(&self, after: Option<TokenId>, limit: usize) -> Result<Vec<Record>, StoreError> {

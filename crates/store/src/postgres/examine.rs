@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use countersign_core::{Clock, Entropy, Roll, StoreStats, StoredRing};
+use countersign_core::{Clock, Entropy, Roll, StoreStats, StoreTimes, StoredRing};
 use tokio::time::Instant;
 
-use super::calls::stats;
+use super::calls::{stats, times};
 use super::schema::Trouble;
 use super::session::{Session, take};
 use super::{Core, PATIENCE, PostgresOptions, PostgresUrl, copy, identity, nodes, ring, schema, sql};
@@ -23,6 +23,8 @@ pub struct DatabaseExamination {
     pub roll: Roll,
     /// The key ring that it keeps, locked.
     pub ring: Option<StoredRing>,
+    /// What it knows about the time; `None` while no server may use it, or its schema is an older one.
+    pub times: Option<StoreTimes>,
     /// `fsync`, `full_page_writes`, `synchronous_commit` and `default_transaction_read_only`, as far as the database has
     /// them, as they are before a session sets them.
     pub settings: Vec<(String, String)>,
@@ -49,6 +51,8 @@ pub async fn examine(
     let may_serve = copy::state(&mut session).await.map_err(Trouble::from)?;
     let roll = nodes::roll(&mut session).await.map_err(Trouble::from)?;
     let ring = ring::read(&mut session).await.map_err(Trouble::from)?;
+    let serves = matches!(may_serve, CopyState::Serving { .. }) && stats.schema >= schema::PAIR;
+    let times = if serves { Some(times(&mut session).await.map_err(Trouble::from)?) } else { None };
     let settings = pairs(&mut session, sql::WHAT_IS_SET).await;
     let standby = pairs(&mut session, sql::IS_STANDBY).await;
     let is_told_apart = identity::is_told(&mut session).await.ok().flatten();
@@ -58,6 +62,7 @@ pub async fn examine(
         state: may_serve,
         roll,
         ring,
+        times,
         settings: settings.into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect(),
         is_told_apart,
         is_standby: standby.first().is_some_and(|(answer, _)| answer == "t"),

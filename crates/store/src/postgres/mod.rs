@@ -60,7 +60,7 @@ use self::identity::Identity;
 use self::lanes::{LANES, Lanes, QUEUE};
 use self::purge::Memory;
 use self::rows::Columns;
-use self::schema::{Change, Trouble};
+use self::schema::{Change, Moment, Trouble};
 use self::session::{Manager, Pool, PoolKind, Session, pool, take};
 use self::sql::{Query, STRIPES, Sql, Table};
 use crate::OpenError;
@@ -105,6 +105,9 @@ struct Core {
     /// Takes a lost answer for a good one.
     #[cfg(test)]
     guesses: std::sync::atomic::AtomicBool,
+    /// When a store is made that goes by a test's clock.
+    #[cfg(test)]
+    goes_by: Option<Moment>,
     me: std::sync::Weak<Self>,
 }
 
@@ -241,6 +244,11 @@ impl Core {
             pool(manager(PoolKind { size: LANES + 1, cancels: false })).map_err(OpenError::Unusable)?;
         let readers =
             pool(manager(PoolKind { size: READERS, cancels: true })).map_err(OpenError::Unusable)?;
+        #[cfg(test)]
+        let goes_by = (!options.made_by_the_database).then(|| {
+            let now = to_millis(clock.now());
+            Moment { now, fence: now }
+        });
         Ok(Arc::new_cyclic(|me| Self {
             place,
             clock,
@@ -255,6 +263,8 @@ impl Core {
             counts: Counts::default(),
             #[cfg(test)]
             guesses: std::sync::atomic::AtomicBool::new(false),
+            #[cfg(test)]
+            goes_by,
             me: me.clone(),
         }))
     }
@@ -271,7 +281,10 @@ impl Core {
 
     async fn bring_up_without_writing(&self, change: Change) -> Result<u32, Trouble> {
         let mut session = take(&self.readers, Instant::now() + PATIENCE, &self.place).await?;
-        schema::bring_up(&mut session, change, to_millis(self.clock.now())).await
+        let moment = Moment::of(&mut session).await?;
+        #[cfg(test)]
+        let moment = self.goes_by.unwrap_or(moment);
+        schema::bring_up(&mut session, change, moment).await
     }
 
     /// Sends an empty batch, which needs the same rights as a full one, and writes something.

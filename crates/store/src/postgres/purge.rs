@@ -4,8 +4,8 @@
 //! first: a day's rows stay until all of them are dead, and then their table is emptied as a whole, which costs nothing.
 //! On a quiet one, where it does not matter, rows go as soon as they may.
 //!
-//! None of this decides who redeems a token. The horizon moves first, and what is behind it is refused, whether or not
-//! its row is still there.
+//! None of this decides who redeems a token. Before rows go, or in the same transaction, the horizon moves over them, and
+//! only over them; what is behind it is refused, whether or not its row is still there.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::fault::Failure;
-use super::rows::{first_id_at, longest_life, unreadable};
+use super::rows::{created_at, first_id_at, longest_life, unreadable};
 use super::session::Session;
 use super::sql::{DAY, Query, TABLES, Table};
 use super::{Core, work};
@@ -54,26 +54,26 @@ impl Memory {
 }
 
 impl Core {
-    /// Removes what expired before the horizon, which has been moved there already. Returns how many rows.
-    pub(super) async fn remove_expired(&self, horizon: i64) -> Result<u64, Failure> {
+    /// Removes what expired before the line. Returns how many rows.
+    pub(super) async fn remove_expired(&self, line: i64) -> Result<u64, Failure> {
         let mut removed = 0;
         for table in Table::all() {
-            removed += self.remove_from(table, horizon).await?;
+            removed += self.remove_from(table, line).await?;
         }
         Ok(removed)
     }
 
-    async fn remove_from(&self, table: Table, horizon: i64) -> Result<u64, Failure> {
+    async fn remove_from(&self, table: Table, line: i64) -> Result<u64, Failure> {
         let newest =
             self.ask(work(move |session| Box::pin(async move { newest(session, table).await }))).await?;
         let Some(newest) = newest else { return Ok(0) };
         // A token dies no later than the longest life after it was made. So if no row is younger than that, seen from the
-        // horizon, every row is behind it, whatever any clock says.
-        let first_live = first_id_at(horizon.saturating_sub(longest_life()));
+        // line, every row expired before it.
+        let first_live = first_id_at(line.saturating_sub(longest_life()));
         if newest < first_live {
             return self.empty(table, first_live).await;
         }
-        self.delete_from(table, horizon).await
+        self.delete_from(table, line).await
     }
 
     /// Empties a table all of whose rows are older than `first_live`.
@@ -108,26 +108,24 @@ impl Core {
 
     /// Deletes dead rows one by one, if they are few or have to go because the ring of tables is shorter than they are
     /// kept.
-    async fn delete_from(&self, table: Table, horizon: i64) -> Result<u64, Failure> {
-        let kept_for = to_millis(self.clock.now()).saturating_sub(horizon);
+    async fn delete_from(&self, table: Table, line: i64) -> Result<u64, Failure> {
+        let kept_for = to_millis(self.clock.now()).saturating_sub(line);
         // A day's last token dies a day later, and one more day is to spare.
         let is_emptied_in_time = kept_for + longest_life() + 2 * DAY <= i64::from(TABLES) * DAY;
-        let until = first_id_at(horizon);
+        let until = first_id_at(line);
         let mut removed = 0;
         loop {
             let from = self.purged.with(table, |memory| memory.from).flatten().unwrap_or(Uuid::nil());
             let look = self
                 .ask(work(move |session| {
-                    Box::pin(async move { look(session, table, (from, until), horizon).await })
+                    Box::pin(async move { look(session, table, (from, until), line).await })
                 }))
                 .await?;
             if look.dead > FEW && is_emptied_in_time {
                 return Ok(removed);
             }
-            if let Some(last) = look.last
-                && look.dead > 0
-            {
-                removed += self.delete_slices(table, from, last, horizon).await?;
+            if let Some((last, expires)) = look.last_dead {
+                removed += self.delete_slices(table, from, last, expires).await?;
             }
             let is_whole = look.looked_at < WINDOW;
             self.purged.with(table, |memory| memory.from = look.last.filter(|_| !is_whole));
@@ -137,13 +135,22 @@ impl Core {
         }
     }
 
-    async fn delete_slices(&self, table: Table, from: Uuid, to: Uuid, horizon: i64) -> Result<u64, Failure> {
+    /// Moves the horizon over what was found dead up to an id, and deletes it.
+    async fn delete_slices(&self, table: Table, from: Uuid, to: Uuid, expires: i64) -> Result<u64, Failure> {
+        let created = created_at(to);
+        self.ask(work(move |session| {
+            Box::pin(async move {
+                let script = session.sql().move_horizon(created, expires);
+                session.script(&script, "stripe").await.map(drop)
+            })
+        }))
+        .await?;
         let mut removed = 0;
         loop {
             let slice = self
                 .ask(work(move |session| {
                     Box::pin(async move {
-                        session.execute(Query::Delete(table), &[&from, &to, &horizon, &SLICE]).await
+                        session.execute(Query::Delete(table), &[&from, &to, &expires, &SLICE, &created]).await
                     })
                 }))
                 .await?;
@@ -167,22 +174,30 @@ struct Look {
     dead: i64,
     looked_at: i64,
     last: Option<Uuid>,
+    /// The last one that is dead, and the latest expiry of those that are.
+    last_dead: Option<(Uuid, i64)>,
 }
 
 async fn look(
     session: &mut Session,
     table: Table,
     (from, until): (Uuid, Uuid),
-    horizon: i64,
+    line: i64,
 ) -> Result<Look, Failure> {
-    let rows = session.query(Query::CountExpired(table), &[&from, &until, &horizon, &WINDOW]).await?;
-    let found = rows
-        .first()
-        .map(|row| Ok(Look { dead: row.try_get(0)?, looked_at: row.try_get(1)?, last: row.try_get(2)? }));
+    let rows = session.query(Query::CountExpired(table), &[&from, &until, &line, &WINDOW]).await?;
+    let found = rows.first().map(|row| {
+        let (dead, expires): (Option<Uuid>, Option<i64>) = (row.try_get(3)?, row.try_get(4)?);
+        Ok(Look {
+            dead: row.try_get(0)?,
+            looked_at: row.try_get(1)?,
+            last: row.try_get(2)?,
+            last_dead: dead.zip(expires),
+        })
+    });
     found
         .transpose()
         .map_err(|error: tokio_postgres::Error| unreadable(&error, session.place()))
-        .map(|look| look.unwrap_or(Look { dead: 0, looked_at: 0, last: None }))
+        .map(|look| look.unwrap_or(Look { dead: 0, looked_at: 0, last: None, last_dead: None }))
 }
 
 /// Empties the table, unless somebody has put a newer row there meanwhile. Returns how many rows were in it.
@@ -192,16 +207,26 @@ async fn empty(session: &mut Session, table: Table, first_live: Uuid) -> Result<
     let rows = session.query(Query::Count(table), &[]).await?;
     let count: Option<i64> = rows.first().and_then(|row| row.try_get(0).ok());
     session.begin().await?;
-    let begin = session.sql().begin_truncate(table, &first_live);
+    let begin = session.sql().begin_truncate(table);
     let found = session.rows(&begin).await?;
-    let has = |name: &str| found.iter().any(|row| row.columns().iter().any(|column| column.name() == name));
-    let (newer, some) = (has("newer"), has("some"));
+    let value = |name: &str| {
+        found.iter().find_map(|row| {
+            let index = row.columns().iter().position(|column| column.name() == name)?;
+            row.try_get(index).ok().flatten()
+        })
+    };
+    let newest = value("newest").and_then(|id| id.parse::<Uuid>().ok());
+    let clock = value("clock").and_then(|clock| clock.parse::<i64>().ok()).unwrap_or(0);
+    // Nobody's clock but the database's says that a token has expired.
+    let first_live = first_live.min(first_id_at(clock.saturating_sub(longest_life())));
+    let dead = newest.filter(|newest| *newest < first_live);
     // Without stripes to hold, the store does not serve, and a copy may be writing to it.
-    if newer || !some || !has("stripe") {
+    let has_lines = value("stripe").is_some();
+    let Some(newest) = dead.filter(|_| has_lines) else {
         session.roll_back().await?;
         return Ok(0);
-    }
-    let truncate = session.sql().truncate(table);
+    };
+    let truncate = session.sql().truncate(table, created_at(newest));
     session.rows(&truncate).await?;
     session.commit().await?;
     Ok(count.unwrap_or(0).unsigned_abs())

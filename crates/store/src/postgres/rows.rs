@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
 use countersign_core::{
-    Consumption, End, Ending, MAX_LIFETIME, RetryKeyHash, TokenId, from_millis, to_millis,
+    Consumption, End, Ending, Horizon, MAX_LIFETIME, RetryKeyHash, TokenId, from_millis, to_millis,
 };
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;
@@ -18,11 +18,28 @@ use super::sql::Table;
 const CONSUMED: i16 = 0;
 const REVOKED: i16 = 1;
 
-/// Fence and horizon, in milliseconds since 1970.
+/// The fence, and the horizon as when the youngest token was created whose record was removed and the latest expiry of one;
+/// in milliseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lines {
     pub(super) fence: i64,
+    pub(super) cleared: i64,
     pub(super) horizon: i64,
+}
+
+impl Lines {
+    /// Reads fence, creation and expiry, which are in this order from a column on.
+    pub(super) fn read(row: &Row, column: usize) -> Result<Self, tokio_postgres::Error> {
+        Ok(Self {
+            fence: row.try_get(column)?,
+            cleared: row.try_get(column + 1)?,
+            horizon: row.try_get(column + 2)?,
+        })
+    }
+
+    pub(super) fn horizon(self) -> Horizon {
+        Horizon { created: from_millis(self.cleared), expires: from_millis(self.horizon) }
+    }
 }
 
 /// A token, as far as the store is concerned.
@@ -51,7 +68,7 @@ impl Token {
     pub(super) fn judge(&self, lines: Lines) -> End {
         if self.created < lines.fence {
             End::Fenced
-        } else if self.expires < lines.horizon {
+        } else if self.created <= lines.cleared && self.expires <= lines.horizon {
             End::Forgotten
         } else {
             End::Recorded
@@ -68,6 +85,11 @@ pub(super) fn longest_life() -> i64 {
 pub(super) fn first_id_at(millis: i64) -> Uuid {
     let millis = u128::try_from(millis).unwrap_or(0).min((1 << 48) - 1);
     Uuid::from_u128(millis << 80)
+}
+
+/// When the token with this id was created.
+pub(super) fn created_at(id: Uuid) -> i64 {
+    i64::try_from(id.as_u128() >> 80).unwrap_or(i64::MAX)
 }
 
 pub(super) fn uuid(id: TokenId) -> Uuid {
@@ -147,7 +169,7 @@ pub(super) struct Seen {
 
 impl Seen {
     pub(super) fn read(row: &Row) -> Result<Self, tokio_postgres::Error> {
-        let lines = Lines { fence: row.try_get(0)?, horizon: row.try_get(1)? };
+        let lines = Lines { fence: row.try_get(0)?, cleared: row.try_get(9)?, horizon: row.try_get(1)? };
         let (id, ring) = (row.try_get(2)?, row.try_get(8)?);
         if row.try_get::<_, Option<i16>>(3)?.is_none() {
             return Ok(Self { lines, id, ring, record: None });

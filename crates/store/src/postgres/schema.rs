@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use countersign_core::handshake::CLOCK_SKEW;
 use tokio_postgres::error::SqlState;
 
 use super::fault::Failure;
 use super::session::Session;
-use super::sql::{STRIPES, Table};
+use super::sql::{NOW, STRIPES, Table};
 use crate::OpenError;
 
 /// The steps from an empty schema to the present one; `{s}` is the schema. Step n leads to version n; a step that was
@@ -29,7 +30,20 @@ const STEPS: &[&str] = &[
      INSERT INTO {s}.ring (one, version) VALUES (0, 0); ALTER TABLE {s}.lines ADD COLUMN ring BIGINT NOT NULL DEFAULT 0",
     // 5: which database the lines are in, so that they notice when it is another one.
     "ALTER TABLE {s}.lines ADD COLUMN identity TEXT",
+    // 6 and 7: the horizon as a pair: `cleared` is when the youngest token was created whose record was removed, `horizon`
+    // the latest expiry of one. Before, `horizon` alone was a line, behind which tokens expired that were refused. Those
+    // stay refused, but not the ones that are yet to be issued: a wrong clock may have moved the old line far ahead of the
+    // present. In two steps, because some databases cannot use a column in the transaction that adds it.
+    "ALTER TABLE {s}.lines ADD COLUMN IF NOT EXISTS cleared BIGINT NOT NULL DEFAULT 0; \
+     ALTER TABLE {s}.copying ADD COLUMN IF NOT EXISTS cleared BIGINT",
+    "SELECT stripe FROM {s}.lines WHERE stripe = 0 FOR UPDATE; \
+     UPDATE {s}.lines SET cleared = least(horizon - 1, {fence}), horizon = horizon - 1 WHERE horizon > 0; \
+     UPDATE {s}.copying SET cleared = least(horizon - 1, {fence}), horizon = horizon - 1 WHERE horizon > 0; \
+     UPDATE {s}.copying SET cleared = 0 WHERE horizon = 0",
 ];
+
+/// The version from which on the horizon is a pair.
+pub(super) const PAIR: u32 = 7;
 
 /// How often a migration that met another one is tried again.
 const ATTEMPTS: u32 = 200;
@@ -79,16 +93,34 @@ pub(super) async fn version(session: &mut Session) -> Result<u32, Failure> {
     }
 }
 
-/// Brings the schema to the newest version, as far as `change` allows. A new one gets its fence at `now`. Returns the
-/// version that was there before.
-pub(super) async fn bring_up(session: &mut Session, change: Change, now: i64) -> Result<u32, Trouble> {
+/// When a schema is made or upgraded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    /// The present.
+    pub(super) now: i64,
+    /// Where the fence refuses every token that was issued until now.
+    pub(super) fence: i64,
+}
+
+impl Moment {
+    /// The present, by the database's clock: a server's own may be wrong, and the fence is for all of them.
+    pub(super) async fn of(session: &mut Session) -> Result<Self, Failure> {
+        let values = session.script(&format!("SELECT {NOW} AS now"), "now").await?;
+        let now = values.first().and_then(Option::as_deref).and_then(|now| now.parse().ok()).unwrap_or(0);
+        let skew = i64::try_from(CLOCK_SKEW.as_millis()).unwrap_or(i64::MAX);
+        Ok(Self { now, fence: now + skew + 1 })
+    }
+}
+
+/// Brings the schema to the newest version, as far as `change` allows. Returns the version that was there before.
+pub(super) async fn bring_up(session: &mut Session, change: Change, moment: Moment) -> Result<u32, Trouble> {
     let before = version(session).await?;
     let mut found = before;
     let mut attempts = 0;
     while found != newest() {
         check(session, found, change)?;
         attempts += 1;
-        match step(session, found, now).await {
+        match step(session, found, moment).await {
             Ok(()) => {}
             Err(failure) if failure.is(&[&SqlState::INSUFFICIENT_PRIVILEGE]) => {
                 return Err(Trouble::Schema(OpenError::MayNotMigrate {
@@ -127,7 +159,7 @@ fn check(session: &Session, found: u32, change: Change) -> Result<(), Trouble> {
 }
 
 /// Takes the next step in one transaction. The row of its version comes first: the key lets one node at a time pass.
-async fn step(session: &mut Session, found: u32, now: i64) -> Result<(), Failure> {
+async fn step(session: &mut Session, found: u32, moment: Moment) -> Result<(), Failure> {
     let s = session.sql().schema().quoted();
     if found == 0 {
         let text = session.sql().has_schema();
@@ -140,16 +172,19 @@ async fn step(session: &mut Session, found: u32, now: i64) -> Result<(), Failure
         session.script(&script, "").await?;
     }
     let index = usize::try_from(found).unwrap_or(usize::MAX);
-    let step = STEPS.get(index).map(|step| fill_in(step, &s, now)).unwrap_or_default();
-    let script =
-        format!("INSERT INTO {s}.migrations (version, applied) VALUES ({}, {now}); {step}", found + 1);
+    let step = STEPS.get(index).map(|step| fill_in(step, &s, moment)).unwrap_or_default();
+    let script = format!(
+        "INSERT INTO {s}.migrations (version, applied) VALUES ({}, {}); {step}",
+        found + 1,
+        moment.now
+    );
     session.script(&script, "").await?;
     Ok(())
 }
 
-fn fill_in(step: &str, s: &str, now: i64) -> String {
+fn fill_in(step: &str, s: &str, Moment { now, fence }: Moment) -> String {
     let rows =
-        (0..STRIPES).map(|stripe| format!("({stripe}, {now}, {now}, {now})")).collect::<Vec<_>>().join(", ");
+        (0..STRIPES).map(|stripe| format!("({stripe}, {fence}, 0, {now})")).collect::<Vec<_>>().join(", ");
     let lines = format!(
         "CREATE TABLE {s}.lines (stripe SMALLINT PRIMARY KEY, fence BIGINT NOT NULL, horizon BIGINT NOT NULL, \
          probed BIGINT NOT NULL); INSERT INTO {s}.lines (stripe, fence, horizon, probed) VALUES {rows}"
@@ -162,6 +197,7 @@ fn fill_in(step: &str, s: &str, now: i64) -> String {
     });
     step.replace("{lines}", &lines)
         .replace("{endings}", &endings.collect::<Vec<_>>().join("; "))
+        .replace("{fence}", &fence.to_string())
         .replace("{s}", s)
 }
 

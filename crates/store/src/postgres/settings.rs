@@ -24,6 +24,9 @@ pub struct PostgresOptions {
     pub schema: SchemaName,
     /// The authorities (PEM) that the server's certificate may come from, in place of the system's.
     pub ca_file: Option<PathBuf>,
+    /// Whether a new store's fence stands where the database's clock says, as it does outside of unit tests.
+    #[cfg(test)]
+    pub(super) made_by_the_database: bool,
 }
 
 /// The name of a schema: a lower-case letter or `_`, then those and digits, at most 63 in all, and not beginning with

@@ -13,6 +13,7 @@ use countersign_core::{KeyId, TokenId, to_millis};
 use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 
+use super::rows::longest_life;
 use super::settings::SchemaName;
 
 /// How many tables share the endings. Each holds the tokens of every eighth day, so that a day's table can be emptied as
@@ -23,7 +24,7 @@ pub(super) const TABLES: u8 = 8;
 pub(super) const STRIPES: i16 = 64;
 
 /// The database's clock, in milliseconds since 1970.
-const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::BIGINT";
+pub(super) const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::BIGINT";
 
 /// Milliseconds in a day.
 pub(super) const DAY: i64 = 24 * 60 * 60 * 1000;
@@ -110,11 +111,13 @@ pub(super) enum Query {
     Newest(Table),
     /// How many rows there are.
     Count(Table),
-    /// How many of the first so many rows, from an id on and before another, expired before a line; how many were looked
-    /// at; and the last id among them. Parameters: from, until, line, how many.
+    /// How many of the first so many rows, from an id on and before another, expired before a line, and not later than the
+    /// database's clock shows; how many were looked at; the last id among them; the last id and the latest expiry of those
+    /// that expired. Parameters: from, until, line, how many.
     CountExpired(Table),
-    /// Removes some rows that expired before a line, from an id on and up to another. Two nodes share the work.
-    /// Parameters: from, to, line, how many at most.
+    /// Removes some rows that are behind the horizon, from an id on and up to another. Two nodes share the work. Removes
+    /// nothing unless the horizon stands as far as the caller thinks. Parameters: from, to, latest expiry, how many at
+    /// most, latest creation.
     Delete(Table),
     /// The endings among the newest so many ids, newest first. Parameters: from and up to which id, how many ids; whether
     /// consumptions and whether revocations; ended not before, and before this time and id; how many endings.
@@ -127,8 +130,10 @@ pub(super) enum Query {
     Roll,
     /// The key ring: its version, what unlocks it, and itself.
     Ring,
-    /// The lines, of a store that serves.
+    /// The lines, of a store that serves, and the database's clock.
     Lines,
+    /// The same, of a store whose schema has no pair for the horizon yet.
+    LinesBefore,
     /// What a copy needs.
     Copy(CopyQuery),
     /// How many endings there are of each kind.
@@ -151,7 +156,7 @@ pub(super) enum CopyQuery {
     LockFirstLine,
     KeepLines,
     Withdraw,
-    /// Says where the lines are to be. Parameters: fence, horizon.
+    /// Says where the lines are to be. Parameters: fence, and the horizon's creation and expiry.
     SetLines,
     /// Puts a key ring there, or none. Parameters: version, what unlocks it, and itself.
     SetRing,
@@ -247,7 +252,8 @@ impl Sql {
         let s = self.schema.quoted();
         match query {
             Query::Look(table) => format!(
-                "SELECT line.fence, line.horizon, w.id, e.kind, e.ended, e.peer, e.retry_key, e.nonce, line.ring \
+                "SELECT line.fence, line.horizon, w.id, e.kind, e.ended, e.peer, e.retry_key, e.nonce, line.ring, \
+                 line.cleared \
                  FROM {s}.lines AS line CROSS JOIN unnest($1::UUID[]) AS w (id) \
                  LEFT JOIN {s}.{table} AS e ON e.id = w.id WHERE line.stripe = 0"
             ),
@@ -255,13 +261,15 @@ impl Sql {
             Query::Newest(table) => format!("SELECT id FROM {s}.{table} ORDER BY id DESC LIMIT 1"),
             Query::Count(table) => format!("SELECT count(*) FROM {s}.{table}"),
             Query::CountExpired(table) => format!(
-                "WITH w AS (SELECT id, expires FROM {s}.{table} WHERE id >= $1 AND id < $2 ORDER BY id LIMIT $4) \
-                 SELECT count(*) FILTER (WHERE expires < $3), count(*), \
-                 (SELECT id FROM w ORDER BY id DESC LIMIT 1) FROM w"
+                "WITH w AS (SELECT id, expires, expires < $3 AND expires < {NOW} AS dead FROM {s}.{table} \
+                 WHERE id >= $1 AND id < $2 ORDER BY id LIMIT $4) \
+                 SELECT count(*) FILTER (WHERE dead), count(*), (SELECT id FROM w ORDER BY id DESC LIMIT 1), \
+                 (SELECT id FROM w WHERE dead ORDER BY id DESC LIMIT 1), max(expires) FILTER (WHERE dead) FROM w"
             ),
             Query::Delete(table) => format!(
                 "DELETE FROM {s}.{table} WHERE id IN (SELECT id FROM {s}.{table} \
-                 WHERE id >= $1 AND id <= $2 AND expires < $3 ORDER BY id LIMIT $4 FOR UPDATE SKIP LOCKED)"
+                 WHERE id >= $1 AND id <= $2 AND expires <= $3 AND EXISTS (SELECT 1 FROM {s}.lines \
+                 WHERE stripe = 0 AND cleared >= $5 AND horizon >= $3) ORDER BY id LIMIT $4 FOR UPDATE SKIP LOCKED)"
             ),
             Query::Recent => format!(
                 "SELECT kind, ended, peer, retry_key, id FROM \
@@ -284,7 +292,10 @@ impl Sql {
                  LEFT JOIN {s}.nodes AS n ON n.seen >= clock.now - $1 ORDER BY n.id"
             ),
             Query::Ring => format!("SELECT version, unlocked_by, sealed FROM {s}.ring WHERE one = 0"),
-            Query::Lines => format!("SELECT fence, horizon FROM {s}.lines WHERE stripe = 0"),
+            Query::Lines => format!("SELECT fence, cleared, horizon, {NOW} FROM {s}.lines WHERE stripe = 0"),
+            Query::LinesBefore => {
+                format!("SELECT fence, horizon - 1, horizon - 1, {NOW} FROM {s}.lines WHERE stripe = 0")
+            }
             Query::Copy(query) => self.text_for_copy(query),
             Query::Stats => format!(
                 "SELECT kind, count(*) FROM ({}) AS every GROUP BY kind",
@@ -301,27 +312,31 @@ impl Sql {
         let s = self.schema.quoted();
         match query {
             CopyQuery::Copying => {
-                format!("SELECT state, copy, peer, fence, horizon FROM {s}.copying WHERE one = 0")
+                format!("SELECT state, copy, peer, fence, cleared, horizon FROM {s}.copying WHERE one = 0")
             }
             CopyQuery::LockCopying => {
-                format!("SELECT state, copy, peer, fence, horizon FROM {s}.copying WHERE one = 0 FOR UPDATE")
+                format!(
+                    "SELECT state, copy, peer, fence, cleared, horizon FROM {s}.copying WHERE one = 0 FOR UPDATE"
+                )
             }
             CopyQuery::SetCopying => {
                 format!("UPDATE {s}.copying SET state = $1, copy = $2, peer = $3 WHERE one = 0")
             }
             CopyQuery::LockFirstLine => format!("SELECT stripe FROM {s}.lines WHERE stripe = 0 FOR UPDATE"),
             CopyQuery::KeepLines => format!(
-                "UPDATE {s}.copying SET fence = line.fence, horizon = line.horizon FROM {s}.lines AS line \
-                 WHERE one = 0 AND line.stripe = 0"
+                "UPDATE {s}.copying SET fence = line.fence, cleared = line.cleared, horizon = line.horizon \
+                 FROM {s}.lines AS line WHERE one = 0 AND line.stripe = 0"
             ),
             CopyQuery::Withdraw => format!("DELETE FROM {s}.lines"),
-            CopyQuery::SetLines => format!("UPDATE {s}.copying SET fence = $1, horizon = $2 WHERE one = 0"),
+            CopyQuery::SetLines => {
+                format!("UPDATE {s}.copying SET fence = $1, cleared = $2, horizon = $3 WHERE one = 0")
+            }
             CopyQuery::SetRing => {
                 format!("UPDATE {s}.ring SET version = $1, unlocked_by = $2, sealed = $3 WHERE one = 0")
             }
             CopyQuery::Restore => format!(
-                "INSERT INTO {s}.lines (stripe, fence, horizon, probed, ring) \
-                 SELECT w.stripe, c.fence, c.horizon, c.fence, (SELECT version FROM {s}.ring WHERE one = 0) \
+                "INSERT INTO {s}.lines (stripe, fence, cleared, horizon, probed, ring) \
+                 SELECT w.stripe, c.fence, c.cleared, c.horizon, c.fence, (SELECT version FROM {s}.ring WHERE one = 0) \
                  FROM {s}.copying AS c CROSS JOIN unnest($1::SMALLINT[]) AS w (stripe) WHERE c.one = 0"
             ),
             CopyQuery::IsUsed => format!(
@@ -368,14 +383,14 @@ impl Sql {
         }
     }
 
-    /// Moves a line forward, if it is not there yet, and says where it stands then: a script for one transaction. The
-    /// first stripe's lock comes first, so that two who move lines do not meet half-way.
-    pub(super) fn move_line(&self, line: Line, to: i64) -> String {
+    /// Moves the fence, and says where it stands then: a script for one transaction. The first stripe's lock comes first,
+    /// so that two who move lines do not meet half-way.
+    pub(super) fn move_fence(&self, to: i64) -> String {
         let s = self.schema.quoted();
         format!(
             "SELECT stripe FROM {s}.lines WHERE stripe = 0 FOR UPDATE; \
-             UPDATE {s}.lines SET {line} = {to} WHERE {line} < {to}; \
-             SELECT {line} AS stands FROM {s}.lines WHERE stripe = 0"
+             UPDATE {s}.lines SET fence = greatest(fence + 1, {to}); \
+             SELECT fence AS stands FROM {s}.lines WHERE stripe = 0"
         )
     }
 
@@ -403,7 +418,7 @@ impl Sql {
 
     /// Lets the lines know which database they are in: a script for one transaction. If they were in another one, moves
     /// the fence to so many milliseconds after the present moment of the database's clock, and says so: of many who send
-    /// this, one is told. The first stripe's lock comes first, as in [`move_line`](Self::move_line).
+    /// this, one is told. The first stripe's lock comes first, as in [`move_fence`](Self::move_fence).
     pub(super) fn recognize(&self, tells: bool, skew: i64) -> String {
         let (s, identity) = (self.schema.quoted(), identity(tells));
         // One who could not tell has written down the table alone.
@@ -418,30 +433,48 @@ impl Sql {
         };
         format!(
             "SELECT stripe FROM {s}.lines WHERE stripe = 0 FOR UPDATE; \
-             WITH moved AS (UPDATE {s}.lines AS l SET identity = {identity}, fence = GREATEST(l.fence, at.fence) \
+             WITH moved AS (UPDATE {s}.lines AS l SET identity = {identity}, fence = GREATEST(l.fence + 1, at.fence) \
              FROM (SELECT {NOW} + {skew} AS fence) AS at WHERE {is_another} RETURNING l.stripe, l.fence) \
              SELECT fence AS moved FROM moved WHERE stripe = 0; \
              UPDATE {s}.lines AS l SET identity = {identity} WHERE {is_new}"
         )
     }
 
-    /// Begins to empty a table, in a transaction: holds all stripes, so that no batch is under way and none begins. Says whether there is a
-    /// row from `first` on, and whether there is any. Gives up soon when something holds a lock: meanwhile no token is
-    /// consumed. What looks for rows sees those that were there when the stripes were got, as the transaction's isolation
-    /// lets each statement.
-    pub(super) fn begin_truncate(&self, table: Table, first: &uuid::Uuid) -> String {
+    /// Moves the horizon over tokens that were created and expire no later, in the same way. Their records may go then.
+    pub(super) fn move_horizon(&self, created: i64, expires: i64) -> String {
+        let s = self.schema.quoted();
+        format!(
+            "SELECT stripe FROM {s}.lines WHERE stripe = 0 FOR UPDATE; {}",
+            self.set_horizon(created, expires)
+        )
+    }
+
+    fn set_horizon(&self, created: i64, expires: i64) -> String {
+        let s = self.schema.quoted();
+        format!(
+            "UPDATE {s}.lines SET cleared = greatest(cleared, {created}), horizon = greatest(horizon, {expires}) \
+             WHERE cleared < {created} OR horizon < {expires}"
+        )
+    }
+
+    /// Begins to empty a table, in a transaction: holds all stripes, so that no batch is under way and none begins. Says
+    /// which row is the youngest, and what the database's clock shows. Gives up soon when something holds a lock: meanwhile
+    /// no token is consumed. What looks for rows sees those that were there when the stripes were got, as the transaction's
+    /// isolation lets each statement.
+    pub(super) fn begin_truncate(&self, table: Table) -> String {
         let s = self.schema.quoted();
         format!(
             "SET LOCAL lock_timeout = '200ms'; SELECT stripe FROM {s}.lines WHERE stripe = 0 FOR UPDATE; \
              SELECT stripe FROM {s}.lines ORDER BY stripe FOR UPDATE; \
-             SELECT id AS newer FROM {s}.{table} WHERE id >= '{first}' LIMIT 1; \
-             SELECT id AS some FROM {s}.{table} LIMIT 1"
+             SELECT id AS newest FROM {s}.{table} ORDER BY id DESC LIMIT 1; SELECT {NOW} AS clock"
         )
     }
 
-    /// Empties the table, after [`begin_truncate`](Self::begin_truncate).
-    pub(super) fn truncate(&self, table: Table) -> String {
-        format!("TRUNCATE {}.{table}", self.schema.quoted())
+    /// Moves the horizon over the table's rows, the youngest of which was created then, and empties it, after
+    /// [`begin_truncate`](Self::begin_truncate).
+    pub(super) fn truncate(&self, table: Table, created: i64) -> String {
+        let expires = created.saturating_add(longest_life());
+        format!("{}; TRUNCATE {}.{table}", self.set_horizon(created, expires), self.schema.quoted())
     }
 
     /// The newest version of the schema that is there.
@@ -460,12 +493,13 @@ fn batch_text(s: &str, table: Table, tells: bool) -> String {
         concat!(
             "WITH rules AS MATERIALIZED (SELECT ",
             rules!(),
-            "), line AS (SELECT l.fence, l.horizon, l.ring FROM rules CROSS JOIN {}.lines AS l WHERE l.stripe = $2 \
-             AND {} AND $3 = {} FOR UPDATE OF l) \
+            "), line AS (SELECT l.fence, l.cleared, l.horizon, l.ring FROM rules CROSS JOIN {}.lines AS l \
+             WHERE l.stripe = $2 AND {} AND $3 = {} FOR UPDATE OF l) \
              INSERT INTO {}.{} (id, expires, ended, kind, peer, retry_key, nonce) \
              SELECT w.id, w.expires, w.ended, w.kind, w.peer, decode(w.retry_key, 'hex'), $1 FROM line CROSS JOIN \
              unnest($4, $5, $6, $7, $8, $9, $10, $11) AS w (id, created, expires, ended, kind, peer, retry_key, ring) \
-             WHERE w.created >= line.fence AND w.expires >= line.horizon AND w.ring = line.ring ORDER BY w.id \
+             WHERE w.created >= line.fence AND (w.created > line.cleared OR w.expires > line.horizon) \
+             AND w.ring = line.ring ORDER BY w.id \
              ON CONFLICT DO NOTHING RETURNING id"
         ),
         s,
@@ -493,22 +527,6 @@ fn identity(tells: bool) -> &'static str {
 
 fn every_table(one: impl Fn(Table) -> String, between: &str) -> String {
     Table::all().map(one).collect::<Vec<_>>().join(between)
-}
-
-/// Which line is moved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Line {
-    Fence,
-    Horizon,
-}
-
-impl fmt::Display for Line {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Fence => "fence",
-            Self::Horizon => "horizon",
-        })
-    }
 }
 
 /// Whether commits reach the disk at all, which only the server's configuration can say.

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use countersign_core::{Clock, StoreError, TokenId, from_millis, to_millis};
+use countersign_core::{Clock, Horizon, StoreError, TokenId, from_millis, to_millis};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use tokio::task::spawn_blocking;
 
 use super::lock::Lock;
 use super::schema::{self, Access};
-use super::{connect_first_for_copy, connect_to_read, fault, make_place, records};
+use super::{connect_first_for_copy, connect_to_read, fault, make_place, records, resolve};
 use crate::OpenError;
 use crate::copy::{CopyEnd, CopyError, CopyId, CopyState, Lines, Record};
 
@@ -47,7 +47,7 @@ impl SqliteCopy {
     pub async fn owning(path: &Path, clock: Arc<dyn Clock>, make: bool) -> Result<Self, OpenError> {
         let path = path.to_owned();
         on_a_thread(move || {
-            let path = std::path::absolute(&path).map_err(|error| OpenError::Files {
+            let path = resolve(&path).map_err(|error| OpenError::Files {
                 doing: "found",
                 path: path.clone(),
                 error,
@@ -178,8 +178,8 @@ impl CopyEnd for SqliteCopy {
     }
 
     async fn lines(&self) -> Result<Lines, StoreError> {
-        let lines = self.read(records::Lines::read).await?;
-        Ok(Lines { fence: from_millis(lines.fence), horizon: from_millis(lines.horizon) })
+        let lines = self.read(records::Lines::read_of_any_version).await?;
+        Ok(Lines { fence: from_millis(lines.fence), horizon: lines.horizon })
     }
 
     async fn records_after(&self, after: Option<TokenId>, limit: usize) -> Result<Vec<Record>, StoreError> {
@@ -242,8 +242,9 @@ impl CopyEnd for SqliteCopy {
         let copy = copy.clone();
         self.write(move |transaction| {
             must_receive(transaction, &copy)?;
-            let lines = (to_millis(lines.fence), to_millis(lines.horizon));
-            transaction.execute("UPDATE store SET fence = ?, horizon = ?", lines)?;
+            let Horizon { created, expires } = lines.horizon;
+            let lines = (to_millis(lines.fence), to_millis(created), to_millis(expires));
+            transaction.execute("UPDATE store SET fence = ?, cleared = ?, horizon = ?", lines)?;
             Ok(())
         })
         .await

@@ -5,6 +5,20 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+/// The place that a path leads to, absolute: a symlink is followed here, once. `SQLite` follows it, too, and puts the log
+/// beside the database itself; so everything else has to be there as well.
+///
+/// # Errors
+///
+/// If it is a symlink that leads nowhere, or cannot be followed.
+pub(crate) fn resolve(path: &Path) -> io::Result<PathBuf> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => fs::canonicalize(path),
+        // `SQLite` would read a name that begins with `file:` as a URI; and the working directory may change.
+        Err(_) => std::path::absolute(path),
+    }
+}
+
 /// Makes `dir` and what is missing above it, for its owner only. One that exists is left as it is.
 pub(super) fn make_dir(dir: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();

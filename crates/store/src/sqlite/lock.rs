@@ -9,6 +9,9 @@ use crate::OpenError;
 /// The lock's name, beside the database.
 pub(super) const LOCK_FILE: &str = "countersign.lock";
 
+/// How long a lock is at most: no process id is longer, whoever wrote the file.
+const LONGEST: u64 = 16;
+
 /// The right to write in a directory; given back when it is dropped, and by the system when the process dies.
 ///
 /// The operating system's lock on the file decides. The process id in it is only for the sentence that the second
@@ -30,13 +33,20 @@ impl Lock {
     pub(super) fn take(dir: &Path) -> Result<Self, OpenError> {
         let path = dir.join(LOCK_FILE);
         let files = |error| OpenError::Files { doing: "locked", path: path.clone(), error };
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        // A link would have another file written to.
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::OpenOptionsExt;
+            options.mode(0o600).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
+        }
+        let mut file = options
             .open(&path)
-            .map_err(files)?;
+            .map_err(|error| if path.is_symlink() { not_a_lock(&path) } else { files(error) })?;
+        if !is_a_lock(&file).map_err(files)? {
+            return Err(not_a_lock(&path));
+        }
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -50,10 +60,26 @@ impl Lock {
     }
 }
 
+/// Whether this is a file as this program leaves it, and no other name of another one.
+fn is_a_lock(file: &File) -> std::io::Result<bool> {
+    let metadata = file.metadata()?;
+    #[cfg(unix)]
+    let has_other_names = std::os::unix::fs::MetadataExt::nlink(&metadata) != 1;
+    #[cfg(not(unix))]
+    let has_other_names = false;
+    Ok(metadata.is_file() && metadata.len() <= LONGEST && !has_other_names)
+}
+
+fn not_a_lock(path: &Path) -> OpenError {
+    let error = std::io::Error::other(
+        "it is a link, or not a lock; remove it, and nothing is written to what it leads to",
+    );
+    OpenError::Files { doing: "locked", path: path.to_owned(), error }
+}
+
 fn read_pid(file: &mut File) -> Option<u32> {
-    // No process id is longer than this, whoever wrote the file.
     let mut text = String::new();
-    file.take(16).read_to_string(&mut text).ok()?;
+    file.take(LONGEST).read_to_string(&mut text).ok()?;
     text.trim().parse().ok()
 }
 

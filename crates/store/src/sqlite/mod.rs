@@ -39,8 +39,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use countersign_core::{
-    Clock, End, Ended, Ending, EndingQuery, Node, Roll, StoreCounts, StoreError, StoreStats, TokenId,
-    TokenStore, from_millis, to_millis,
+    Clock, End, Ended, Ending, EndingQuery, Node, Roll, StoreCounts, StoreError, StoreStats, StoreTimes,
+    TokenId, TokenStore, from_millis, to_millis,
 };
 use jiff::Timestamp;
 use rusqlite::Connection;
@@ -60,6 +60,7 @@ pub(crate) mod shared {
 
 use self::checkup::{CHECKED_AT_ONCE, Checkup};
 use self::fault::while_opening;
+pub(crate) use self::files::resolve;
 use self::lock::Lock;
 use self::reader::Readers;
 use self::schema::Access;
@@ -100,8 +101,7 @@ impl SqliteStore {
     }
 
     async fn open_on_a_thread(path: &Path, clock: Arc<dyn Clock>, make: bool) -> Result<Self, OpenError> {
-        // `SQLite` would read a name that begins with `file:` as a URI; and the working directory may change.
-        let path = std::path::absolute(path).map_err(|error| OpenError::Files {
+        let path = resolve(path).map_err(|error| OpenError::Files {
             doing: "found",
             path: path.to_owned(),
             error,
@@ -230,6 +230,8 @@ pub struct Examination {
     pub state: CopyState,
     /// Which servers have used it. Whether one does now cannot be seen from the outside.
     pub roll: Roll,
+    /// What it knows about the time.
+    pub times: StoreTimes,
     /// What is damaged, if anything is.
     pub damage: Option<String>,
 }
@@ -254,18 +256,21 @@ pub fn examine(path: &Path, now: Timestamp) -> Result<Examination, OpenError> {
         } else {
             Roll { now, nodes: Vec::new() }
         };
-        Ok(Examination { stats: reader::stats(connection, path)?, state, roll, damage })
+        Ok(Examination {
+            stats: reader::stats(connection, path)?,
+            state,
+            roll,
+            times: reader::times(connection)?,
+            damage,
+        })
     })
     .map_err(|error| while_opening(path, &error))
 }
 
 /// A read connection to a store that this process may not have the lock of.
 fn connect_to_read(path: &Path) -> Result<Connection, OpenError> {
-    let path = &*std::path::absolute(path).map_err(|error| OpenError::Files {
-        doing: "found",
-        path: path.to_owned(),
-        error,
-    })?;
+    let path =
+        &*resolve(path).map_err(|error| OpenError::Files { doing: "found", path: path.to_owned(), error })?;
     if !path.exists() {
         return Err(OpenError::Missing(path.to_owned()));
     }
@@ -308,22 +313,17 @@ impl TokenStore for SqliteStore {
     }
 
     async fn purge(&self, line: Timestamp) -> Result<u64, StoreError> {
-        let horizon = self.writer.call_in_turn(move |batch| batch.move_horizon(to_millis(line))).await?;
-        // No token expires before it was made, so the ids made since the horizon need no look.
-        let until = records::first_id_at(horizon);
+        let line = to_millis(line);
+        // No token expires before it was made, so the ids made since the line need no look.
+        let until = records::first_id_at(line);
         let mut from = records::first_id_at(0);
         let mut removed = 0;
         let mut calls = self.writer.counts().calls;
         // A reader finds where there is something to remove, so that the writer is not bothered when there is nothing.
-        while let Some(first) = self
-            .readers
-            .read(move |connection| records::first_expired(connection, from, until, horizon))
-            .await?
+        while let Some(first) =
+            self.readers.read(move |connection| records::first_expired(connection, from, until, line)).await?
         {
-            let slice = self
-                .writer
-                .call_in_turn(move |batch| records::purge_slice(batch.connection(), first, until, horizon))
-                .await?;
+            let slice = self.writer.call_in_turn(move |batch| batch.purge_slice(first, until, line)).await?;
             removed += slice.removed;
             match slice.next {
                 Some(next) => from = next,
@@ -336,6 +336,10 @@ impl TokenStore for SqliteStore {
             }
         }
         Ok(removed)
+    }
+
+    async fn times(&self) -> Result<StoreTimes, StoreError> {
+        self.readers.read(reader::times).await
     }
 
     async fn stats(&self) -> Result<StoreStats, StoreError> {

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use countersign_core::{StoreError, StoreStats, from_millis};
+use countersign_core::{StoreError, StoreStats, StoreTimes, from_millis};
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
@@ -89,10 +89,16 @@ pub(super) fn consistently<T>(
     Ok(result)
 }
 
+/// What the database knows about the time: it has no clock.
+pub(super) fn times(connection: &Connection) -> rusqlite::Result<StoreTimes> {
+    let Lines { fence, horizon } = Lines::read_of_any_version(connection)?;
+    Ok(StoreTimes { clock: None, fence: from_millis(fence), horizon, newest: records::newest(connection)? })
+}
+
 /// Counts what is there; reads all of it.
 pub(super) fn stats(connection: &Connection, path: &Path) -> rusqlite::Result<StoreStats> {
     let (consumed, revoked) = records::count(connection)?;
-    let lines = Lines::read(connection)?;
+    let lines = Lines::read_of_any_version(connection)?;
     let bytes = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
     Ok(StoreStats {
         kind: "sqlite",
@@ -100,7 +106,7 @@ pub(super) fn stats(connection: &Connection, path: &Path) -> rusqlite::Result<St
         consumed,
         revoked,
         fence: from_millis(lines.fence),
-        horizon: from_millis(lines.horizon),
+        horizon: lines.horizon.expires,
         bytes: Some(bytes(path) + bytes(&wal_of(path))),
     })
 }

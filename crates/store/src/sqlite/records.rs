@@ -5,11 +5,12 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use countersign_core::{Consumption, End, Ending, RetryKeyHash, TokenId, from_millis, to_millis};
+use countersign_core::{Consumption, End, Ending, Horizon, RetryKeyHash, TokenId, from_millis, to_millis};
 use jiff::Timestamp;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row};
 
+use super::schema;
 use crate::copy::Record;
 
 const CONSUMED: i64 = 0;
@@ -19,25 +20,35 @@ const REVOKED: i64 = 1;
 /// a thousand rows, some waited twice as long.
 pub(super) const SLICE: u32 = 250;
 
-/// Fence and horizon, in milliseconds since 1970.
+/// The fence, in milliseconds since 1970, and the horizon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lines {
     pub(super) fence: i64,
-    pub(super) horizon: i64,
+    pub(super) horizon: Horizon,
 }
 
 impl Lines {
     pub(super) fn read(connection: &Connection) -> rusqlite::Result<Self> {
         connection
-            .prepare_cached("SELECT fence, horizon FROM store")?
-            .query_row((), |row| Ok(Self { fence: row.get(0)?, horizon: row.get(1)? }))
+            .prepare_cached("SELECT fence, cleared, horizon FROM store")?
+            .query_row((), |row| Ok(Self { fence: row.get(0)?, horizon: read_horizon(row)? }))
+    }
+
+    /// The same of a database that an older version of the program uses.
+    pub(super) fn read_of_any_version(connection: &Connection) -> rusqlite::Result<Self> {
+        if schema::has_pair(connection)? {
+            return Self::read(connection);
+        }
+        connection.query_row("SELECT fence, horizon - 1, horizon - 1 FROM store", (), |row| {
+            Ok(Self { fence: row.get(0)?, horizon: read_horizon(row)? })
+        })
     }
 
     /// What these lines say of a token that has no record.
     fn judge(self, id: TokenId, expires: Timestamp) -> End {
         if to_millis(id.created()) < self.fence {
             End::Fenced
-        } else if to_millis(expires) < self.horizon {
+        } else if self.horizon.is_beyond(id.created(), expires) {
             End::Forgotten
         } else {
             End::Recorded
@@ -183,18 +194,25 @@ pub(super) fn replace(
     Ok(None)
 }
 
+/// Reads the horizon, which is in the second and the third column.
+fn read_horizon(row: &Row<'_>) -> rusqlite::Result<Horizon> {
+    Ok(Horizon { created: from_millis(row.get(1)?), expires: from_millis(row.get(2)?) })
+}
+
 /// Moves the fence forward. Returns where it stands.
 pub(super) fn move_fence(connection: &Connection, line: i64) -> rusqlite::Result<i64> {
     connection
-        .prepare_cached("UPDATE store SET fence = max(fence, ?) RETURNING fence")?
+        .prepare_cached("UPDATE store SET fence = max(fence + 1, ?) RETURNING fence")?
         .query_row((line,), |row| row.get(0))
 }
 
-/// Moves the horizon forward. Returns where it stands.
-pub(super) fn move_horizon(connection: &Connection, line: i64) -> rusqlite::Result<i64> {
-    connection
-        .prepare_cached("UPDATE store SET horizon = max(horizon, ?) RETURNING horizon")?
-        .query_row((line,), |row| row.get(0))
+/// When the youngest token on record was created.
+pub(super) fn newest(connection: &Connection) -> rusqlite::Result<Option<Timestamp>> {
+    let id: Option<IdBytes> = connection
+        .prepare_cached("SELECT id FROM endings ORDER BY id DESC LIMIT 1")?
+        .query_row((), |row| row.get(0))
+        .optional()?;
+    Ok(id.map(|id| TokenId::from_bytes(id).created()))
 }
 
 /// Writes something that nobody reads, to see whether writing works.
@@ -202,18 +220,18 @@ pub(super) fn probe(connection: &Connection, now: i64) -> rusqlite::Result<()> {
     connection.prepare_cached("UPDATE store SET probed = ?")?.execute((now,)).map(drop)
 }
 
-/// The first id from `from` on, and before `until`, whose token expired before `horizon`.
+/// The first id from `from` on, and before `until`, whose token expired before `line`.
 pub(super) fn first_expired(
     connection: &Connection,
     from: IdBytes,
     until: IdBytes,
-    horizon: i64,
+    line: i64,
 ) -> rusqlite::Result<Option<IdBytes>> {
     connection
         .prepare_cached(
             "SELECT id FROM endings WHERE id >= ? AND id < ? AND expires < ? ORDER BY id LIMIT 1",
         )?
-        .query_row((from, until, horizon), |row| row.get(0))
+        .query_row((from, until, line), |row| row.get(0))
         .optional()
 }
 
@@ -224,23 +242,36 @@ pub(super) struct Slice {
     pub(super) removed: u64,
     /// Where the next one begins; `None`: there are no more.
     pub(super) next: Option<IdBytes>,
+    /// Where the horizon stands now.
+    pub(super) horizon: Horizon,
 }
 
-/// Looks at the [`SLICE`] rows from `from` on, and before `until`, and removes those that expired before `horizon`.
+/// Looks at the [`SLICE`] rows from `from` on, and before `until`, removes those that expired before `line`, and moves the
+/// horizon over them.
 pub(super) fn purge_slice(
     connection: &Connection,
     from: IdBytes,
     until: IdBytes,
-    horizon: i64,
+    line: i64,
 ) -> rusqlite::Result<Slice> {
     let next: Option<IdBytes> = connection
         .prepare_cached("SELECT id FROM endings WHERE id >= ? AND id < ? ORDER BY id LIMIT 1 OFFSET ?")?
         .query_row((from, until, SLICE), |row| row.get(0))
         .optional()?;
+    let slice = (from, next.unwrap_or(until), line);
+    let (last, expires): (Option<IdBytes>, Option<i64>) = connection
+        .prepare_cached("SELECT max(id), max(expires) FROM endings WHERE id >= ? AND id < ? AND expires < ?")?
+        .query_row(slice, |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let created = last.map(|id| to_millis(TokenId::from_bytes(id).created()));
+    let horizon = connection
+        .prepare_cached(
+            "UPDATE store SET cleared = max(cleared, ?), horizon = max(horizon, ?) RETURNING fence, cleared, horizon",
+        )?
+        .query_row((created.unwrap_or(0), expires.unwrap_or(0)), read_horizon)?;
     let removed = connection
         .prepare_cached("DELETE FROM endings WHERE id >= ? AND id < ? AND expires < ?")?
-        .execute((from, next.unwrap_or(until), horizon))?;
-    Ok(Slice { removed: u64::try_from(removed).unwrap_or(0), next })
+        .execute(slice)?;
+    Ok(Slice { removed: u64::try_from(removed).unwrap_or(0), next, horizon })
 }
 
 /// The 16 bytes of an id.

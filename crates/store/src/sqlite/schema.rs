@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use countersign_core::{Clock, to_millis};
+use countersign_core::handshake::CLOCK_SKEW;
+use countersign_core::{Clock, after, to_millis};
+use jiff::Timestamp;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
@@ -49,7 +51,14 @@ const STEPS: &[&str] = &[
         peer TEXT
     ) STRICT;
     INSERT INTO copying (one, state) VALUES (1, 0);",
+    // 4: the horizon as a pair: `cleared` is when the youngest token was created whose record was removed, `horizon` the
+    // latest expiry of one. Before, `horizon` alone was a line, behind which tokens expired that were refused; `upgrade`
+    // makes a pair of it.
+    "ALTER TABLE store ADD COLUMN cleared INTEGER NOT NULL DEFAULT 0;",
 ];
+
+/// The step after which the horizon is a pair.
+const PAIR: u32 = 4;
 
 /// The newest schema version that this build knows.
 pub(super) fn newest() -> u32 {
@@ -146,13 +155,15 @@ pub(super) fn prepare(
     if mode != "wal" {
         return Err(OpenError::NoWal(path.to_owned()));
     }
-    let now = to_millis(clock.now());
+    let now = clock.now();
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
     // Nobody can write between this look and the commit.
     let version = recognize(&transaction, path)?;
     let moved = upgrade(&transaction, version, now).map_err(failed)?;
     if lost_log {
-        transaction.execute("UPDATE store SET fence = max(fence, ?1)", (now,)).map_err(failed)?;
+        transaction
+            .execute("UPDATE store SET fence = max(fence + 1, ?1)", (fence_at(now),))
+            .map_err(failed)?;
     }
     transaction.commit().map_err(failed)?;
     if moved {
@@ -171,8 +182,14 @@ pub(super) fn prepare(
     Ok(())
 }
 
+/// Where the fence refuses every token that was issued until now: the clock may have been ahead meanwhile, or the store on
+/// another machine.
+fn fence_at(now: Timestamp) -> i64 {
+    to_millis(after(now, CLOCK_SKEW)).saturating_add(1)
+}
+
 /// Returns whether the fence was moved because this is a backup.
-fn upgrade(transaction: &Transaction<'_>, version: u32, now: i64) -> rusqlite::Result<bool> {
+fn upgrade(transaction: &Transaction<'_>, version: u32, now: Timestamp) -> rusqlite::Result<bool> {
     let done = usize::try_from(version).unwrap_or(usize::MAX);
     for step in STEPS.iter().skip(done) {
         transaction.execute_batch(step)?;
@@ -183,12 +200,21 @@ fn upgrade(transaction: &Transaction<'_>, version: u32, now: i64) -> rusqlite::R
     if version == 0 {
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
         transaction.execute(
-            "INSERT INTO store (one, fence, horizon, is_backup, probed) VALUES (1, ?1, ?1, 0, ?1)",
-            (now,),
+            "INSERT INTO store (one, fence, horizon, is_backup, probed, cleared) VALUES (1, ?1, 0, 0, ?1, 0)",
+            (to_millis(now),),
+        )?;
+    } else if version < PAIR {
+        // Every token is refused that was refused before, but for those that are yet to be issued: a wrong clock may have
+        // moved the old line far ahead of the present.
+        transaction.execute(
+            "UPDATE store SET horizon = horizon - 1, cleared = min(horizon - 1, ?1)",
+            (fence_at(now),),
         )?;
     }
-    let moved = transaction
-        .execute("UPDATE store SET is_backup = 0, fence = max(fence, ?1) WHERE is_backup = 1", (now,))?;
+    let moved = transaction.execute(
+        "UPDATE store SET is_backup = 0, fence = max(fence + 1, ?1) WHERE is_backup = 1",
+        (fence_at(now),),
+    )?;
     Ok(moved == 1)
 }
 
@@ -196,6 +222,11 @@ fn upgrade(transaction: &Transaction<'_>, version: u32, now: i64) -> rusqlite::R
 pub(super) fn has_table(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
     let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?)";
     connection.query_row(sql, (name,), |row| row.get(0))
+}
+
+/// Whether the horizon is a pair.
+pub(super) fn has_pair(connection: &Connection) -> rusqlite::Result<bool> {
+    pragma(connection, "user_version").map(|version| version.unsigned_abs() >= PAIR)
 }
 
 fn pragma(connection: &Connection, name: &str) -> rusqlite::Result<i32> {

@@ -19,7 +19,7 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::lock::Lock;
-use super::records::{self, Insert, Lines};
+use super::records::{self, IdBytes, Insert, Lines, Slice};
 use super::thread::Thread;
 use crate::sizes::Sizes;
 
@@ -96,9 +96,16 @@ impl<'c> Batch<'c> {
         Ok(self.lines.fence)
     }
 
-    pub(super) fn move_horizon(&mut self, line: i64) -> rusqlite::Result<i64> {
-        self.lines.horizon = records::move_horizon(self.connection, line)?;
-        Ok(self.lines.horizon)
+    /// Removes some records, and moves the horizon over them.
+    pub(super) fn purge_slice(
+        &mut self,
+        from: IdBytes,
+        until: IdBytes,
+        line: i64,
+    ) -> rusqlite::Result<Slice> {
+        let slice = records::purge_slice(self.connection, from, until, line)?;
+        self.lines.horizon = slice.horizon;
+        Ok(slice)
     }
 
     /// For everything that does not move the lines.

@@ -3,8 +3,9 @@
 //! A test drives it and the real stores with the same calls and compares every answer.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use countersign_core::{Consumption, End, Ending, RetryKeyHash, TokenId};
+use countersign_core::{Consumption, End, Ending, Horizon, RetryKeyHash, TokenId, after};
 use jiff::Timestamp;
 
 /// Which tokens' lives have ended, and the two lines.
@@ -12,7 +13,7 @@ use jiff::Timestamp;
 pub struct ModelStore {
     endings: BTreeMap<TokenId, Record>,
     fence: Timestamp,
-    horizon: Timestamp,
+    horizon: Horizon,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -32,7 +33,7 @@ enum How {
 impl ModelStore {
     /// A new store, whose fence stands at its creation.
     pub fn new(now: Timestamp) -> Self {
-        Self { endings: BTreeMap::new(), fence: now, horizon: now }
+        Self { endings: BTreeMap::new(), fence: now, horizon: Horizon::NONE }
     }
 
     /// The conditional write.
@@ -50,7 +51,7 @@ impl ModelStore {
             End::Already(record.ending())
         } else if id.created() < self.fence {
             End::Fenced
-        } else if expires < self.horizon {
+        } else if self.horizon.is_beyond(id.created(), expires) {
             End::Forgotten
         } else {
             End::Recorded
@@ -70,14 +71,16 @@ impl ModelStore {
 
     /// Moves the fence forward.
     pub fn move_fence(&mut self, line: Timestamp) -> Timestamp {
-        self.fence = self.fence.max(line);
+        self.fence = line.max(after(self.fence, Duration::from_millis(1)));
         self.fence
     }
 
-    /// Forgets what expired before the line, and moves the horizon there.
+    /// Forgets what expired before the line, and moves the horizon over it.
     pub fn purge(&mut self, line: Timestamp) -> u64 {
-        self.horizon = self.horizon.max(line);
-        self.forget(self.horizon)
+        for (id, record) in self.endings.iter().filter(|(_, record)| record.expires < line) {
+            self.horizon = self.horizon.over(id.created(), record.expires);
+        }
+        self.forget(line)
     }
 
     /// Forgets what expired before the line and keeps the horizon where it is: a defence less.

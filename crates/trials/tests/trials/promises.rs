@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use countersign_trials::process::{Launch, find_binary};
-use countersign_trials::{Say, crashes, hang_ups, lost_answers, lost_log, nodes, races};
+use countersign_trials::{Say, clocks, crashes, hang_ups, lost_answers, lost_log, nodes, races};
 
 const LIMIT: Duration = Duration::from_mins(2);
 /// Any will do; this one makes a failure repeatable.
@@ -68,6 +68,14 @@ async fn servers_on_one_database_redeem_each_token_once() {
         assert_eq!((tally.cycles, tally.killed, tally.database_crashes), (4, 2, 1));
         assert!(tally.cuts > 0 && tally.unanswered > 0 && tally.answered > 0, "{tally}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_clock_hurts_no_other_server() {
+    let options = clocks::Options { cycles: 3, limit: LIMIT, seed: SEED };
+    let tally = clocks::run(find_binary().unwrap(), options, SILENT).await.unwrap();
+    assert_eq!((tally.cycles, tally.wrong, tally.fences), (3, 2, 2), "{tally}");
+    assert!(tally.restarts > 0 && tally.purges > 0 && tally.tokens > 0, "{tally}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -117,9 +117,12 @@ impl Page {
             return kept.insert(standing.clone()).clone();
         }
         let store = self.app.tokens.store();
-        let ready = match timeout(PATIENCE, self.app.tokens.ready()).await {
-            Ok(ready) => ready.map_err(|error| error.to_string()),
-            Err(_) => Err(format!("the store has not answered for {} seconds", PATIENCE.as_secs())),
+        let ready = match self.app.tokens.clock_trouble() {
+            Some(trouble) => Err(trouble.to_string()),
+            None => match timeout(PATIENCE, self.app.tokens.ready()).await {
+                Ok(ready) => ready.map_err(|error| error.to_string()),
+                Err(_) => Err(format!("the store has not answered for {} seconds", PATIENCE.as_secs())),
+            },
         };
         let (counted, stats) = match before {
             Some(Standing { counted, stats: Some(stats), .. }) if is_within(counted, now, STATS_HOLD) => {

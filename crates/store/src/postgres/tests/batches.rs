@@ -208,7 +208,8 @@ async fn nodes_with_batches_in_opposite_orders_do_not_deadlock() {
         }
         assert!(tokens.iter().all(|(id, _)| recorded.get(id) == Some(&1)), "each exactly once");
         // Lines that move meanwhile are in nobody's way either.
-        nodes[0].move_fence(world.clock.now()).await.unwrap();
+        let fence = nodes[0].move_fence(world.clock.now()).await.unwrap();
+        world.clock.set(fence);
     }
     for node in nodes {
         node.close().await;

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use countersign_core::{Clock, End, TokenStore, after, before, from_millis, to_millis};
 
-use super::super::sql::{DAY, Table};
+use super::super::rows::uuid;
+use super::super::session::take;
+use super::super::sql::{DAY, Query, Table};
 use super::{Token, World, consume};
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -113,4 +115,40 @@ async fn a_table_that_is_locked_is_left_for_later() {
         }
     }
     panic!("it was never emptied");
+}
+
+/// By the caller's clock the tokens are long dead; by the database's they are not.
+#[tokio::test]
+async fn token_that_lives_by_the_databases_clock_is_not_forgotten() {
+    let world = World::new();
+    let store = world.open().await;
+    world.clock.set(store.times().await.unwrap().clock.unwrap());
+    let token = world.token();
+    assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+    for ahead in [Duration::from_mins(10), Duration::from_hours(72), Duration::from_hours(24 * 365 * 70)] {
+        assert_eq!(store.purge(after(world.clock.now(), ahead)).await, Ok(0), "{ahead:?}");
+        assert!(matches!(consume(&store, token).await, Ok(End::Already(_))), "{ahead:?}");
+        assert_eq!(consume(&store, world.token()).await, Ok(End::Recorded), "{ahead:?}");
+    }
+}
+
+/// A database that was put back has lost the move of the horizon: then nothing is deleted behind it.
+#[tokio::test]
+async fn record_is_not_deleted_before_the_horizon_is_over_it() {
+    let world = World::new();
+    let store = world.open().await;
+    let token = world.token();
+    assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+    let (id, expires) = (uuid(token.0), to_millis(token.1));
+    let created = to_millis(token.0.created());
+    let deadline = tokio::time::Instant::now() + Duration::from_mins(1);
+    let mut session = take(&store.core.readers, deadline, "").await.unwrap();
+    let delete = Query::Delete(Table::of(token.0));
+    let mut deleted =
+        async || session.execute(delete, &[&id, &id, &expires, &10_i64, &created]).await.unwrap();
+    assert_eq!(deleted().await, 0);
+    world.place.run(&format!("UPDATE {{s}}.lines SET cleared = {created}")).await;
+    assert_eq!(deleted().await, 0);
+    world.place.run(&format!("UPDATE {{s}}.lines SET horizon = {expires}")).await;
+    assert_eq!(deleted().await, 1);
 }

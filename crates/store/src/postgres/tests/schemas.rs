@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use countersign_core::{Clock, End, TokenStore, to_millis};
+use countersign_core::{Clock, End, ManualClock, OsEntropy, TokenStore, from_millis, to_millis};
 use countersign_test_postgres::{connect, new_name, run};
 
 use super::super::schema::newest;
-use super::super::{PostgresStore, migrate};
+use super::super::{PostgresOptions, PostgresStore, inspect, migrate};
 use super::{World, consume, options, try_open, url};
 use crate::OpenError;
 
@@ -35,6 +35,46 @@ async fn nodes_that_start_together_make_one_store() {
         let expected: Vec<String> = (1..=newest()).map(|version| version.to_string()).collect();
         assert_eq!(versions, expected);
     }
+}
+
+/// The clock of the server that makes the store is wrong; the database's is not.
+#[tokio::test]
+async fn new_store_has_its_fence_by_the_databases_clock() {
+    for wrong in [from_millis(0), from_millis(4_070_908_800_000)] {
+        let world = World::new();
+        let options = PostgresOptions { made_by_the_database: true, ..options(world.place.schema()) };
+        let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(wrong));
+        let url = url(world.place.url());
+        let store = PostgresStore::open(&url, &options, clock, Arc::new(OsEntropy)).await.unwrap();
+        let times = store.times().await.unwrap();
+        let ahead = times.fence.duration_since(times.clock.unwrap());
+        assert!((0..=30_001).contains(&ahead.as_millis()), "{times:?}");
+    }
+}
+
+/// A wrong clock had moved the old line to 2099, and with it every token was refused until then.
+#[tokio::test]
+async fn older_horizon_far_ahead_refuses_no_later_token() {
+    let world = World::new();
+    let store = world.open().await;
+    let outstanding = world.token();
+    store.close().await;
+    let far = 4_070_908_800_000_i64;
+    world
+        .place
+        .run(&format!(
+            "ALTER TABLE {{s}}.lines DROP COLUMN cleared; ALTER TABLE {{s}}.copying DROP COLUMN cleared; \
+             UPDATE {{s}}.lines SET horizon = {far}; DELETE FROM {{s}}.migrations WHERE version > 5"
+        ))
+        .await;
+    let clock = Arc::clone(&world.clock) as Arc<dyn Clock>;
+    let options = options(world.place.schema());
+    let seen = inspect(&url(world.place.url()), &options, clock, Arc::new(OsEntropy)).await.unwrap();
+    assert_eq!(to_millis(seen.horizon), far - 1, "it can be looked at before");
+    let store = world.open().await;
+    assert_eq!(consume(&store, outstanding).await, Ok(End::Forgotten), "it was refused before");
+    world.clock.advance(std::time::Duration::from_millis(1));
+    assert_eq!(consume(&store, world.token()).await, Ok(End::Recorded));
 }
 
 #[tokio::test]
@@ -80,7 +120,7 @@ async fn a_role_that_may_only_read_and_write_records_serves() {
     )
     .await;
     let clock = || Arc::clone(&world.clock) as Arc<dyn Clock>;
-    let entropy = || Arc::new(countersign_core::OsEntropy);
+    let entropy = || Arc::new(OsEntropy);
     let options = options(world.place.schema());
     let open = |role: &str| {
         let (url, options) = (url(&url_of(role)), options.clone());
@@ -134,7 +174,7 @@ async fn a_database_that_takes_no_writes_is_named() {
         &url(&format!("postgres://{role}:secret@{rest}")),
         &options(world.place.schema()),
         Arc::clone(&world.clock) as Arc<dyn Clock>,
-        Arc::new(countersign_core::OsEntropy),
+        Arc::new(OsEntropy),
     )
     .await
     .unwrap_err()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use countersign_core::{End, TokenStore};
+use countersign_core::{End, TokenStore, after};
 
 use super::super::files::wal_of;
 use super::{Held, Place, consume, consume_all, look, reason};
@@ -92,7 +92,10 @@ async fn a_store_that_became_read_only_comes_back_by_itself() {
         assert!(reason.contains(" cannot be written ("), "{reason}");
         assert!(super::reason(store.ready().await).contains(" cannot be written ("), "at the same moment");
         assert!(super::reason(store.move_fence(token.1).await).contains(" cannot be written ("));
-        assert!(super::reason(store.purge(token.1).await).contains(" cannot be written ("));
+        assert!(
+            super::reason(store.purge(after(token.1, Duration::from_secs(1))).await)
+                .contains(" cannot be written (")
+        );
     }
     assert!(matches!(look(&store, kept).await, End::Already(_)), "reading goes on");
 

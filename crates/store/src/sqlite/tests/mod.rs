@@ -19,6 +19,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use countersign_core::handshake::CLOCK_SKEW;
 use countersign_core::{
     Clock, Consumption, End, Ending, ManualClock, SequenceEntropy, StoreError, TokenId, TokenStore, after,
     from_millis,
@@ -115,6 +116,11 @@ impl Place {
     fn tokens(&self, count: usize) -> Vec<Token> {
         (0..count).map(|_| self.token()).collect()
     }
+}
+
+/// Where a fence stands that was moved now by itself.
+fn fence_after_all(place: &Place) -> Timestamp {
+    after(place.clock.now(), CLOCK_SKEW + Duration::from_millis(1))
 }
 
 fn consumption(at: Timestamp) -> Ending {

@@ -3,12 +3,12 @@
 use std::fs;
 use std::sync::Arc;
 
-use countersign_core::{Clock, End, TokenStore};
+use countersign_core::{Clock, End, TokenStore, to_millis};
 
-use super::super::files::{beside, wal_of};
+use super::super::files::{beside, ensure_log, wal_of};
 use super::super::lock::LOCK_FILE;
 use super::super::{inspect, schema};
-use super::{Place, SqliteStore, consume, consume_all, look};
+use super::{Place, SqliteStore, consume, consume_all, fence_after_all, look};
 use crate::OpenError;
 
 #[cfg(unix)]
@@ -113,7 +113,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     let refused = place.try_open().await.unwrap_err();
     assert!(
         refused.to_string().ends_with(
-            "was written by a newer version of Countersign (schema 4, this version knows up to 3); install that \
+            "was written by a newer version of Countersign (schema 5, this version knows up to 4); install that \
              version again"
         ),
         "{refused}"
@@ -186,10 +186,103 @@ async fn a_store_of_the_first_schema_is_brought_up_to_date() {
     store.close().await;
     drop(store);
     let old = rusqlite::Connection::open(place.db()).unwrap();
-    old.execute_batch("DROP TABLE nodes; DROP TABLE copying; PRAGMA user_version = 1").unwrap();
+    old.execute_batch("DROP TABLE nodes; DROP TABLE copying; ALTER TABLE store DROP COLUMN cleared; PRAGMA user_version = 1").unwrap();
     old.close().unwrap();
     let store = place.open().await;
     assert_eq!(store.stats().await.unwrap().schema, schema::newest());
     assert!(matches!(look(&store, token).await, End::Already(_)));
     assert!(store.roll(place.clock.now()).await.unwrap().nodes.is_empty());
+}
+
+/// A wrong clock had moved the old line to 2099, and with it every token was refused until then.
+#[tokio::test]
+async fn older_horizon_far_ahead_refuses_no_later_token() {
+    let place = Place::new();
+    let store = place.open().await;
+    let outstanding = place.token();
+    store.close().await;
+    drop(store);
+    let old = rusqlite::Connection::open(place.db()).unwrap();
+    let far = 4_070_908_800_000_i64;
+    old.execute_batch(&format!(
+        "ALTER TABLE store DROP COLUMN cleared; UPDATE store SET horizon = {far}; PRAGMA user_version = 3"
+    ))
+    .unwrap();
+    old.close().unwrap();
+    ensure_log(&place.db()).unwrap();
+    assert_eq!(to_millis(inspect(&place.db()).unwrap().horizon), far - 1, "it can be looked at before");
+    let store = place.open().await;
+    assert_eq!(look(&store, outstanding).await, End::Forgotten, "it was refused before");
+    place.clock.set(fence_after_all(&place));
+    assert_eq!(look(&store, place.token()).await, End::Forgotten, "another clock may have been ahead");
+    place.clock.advance(std::time::Duration::from_millis(1));
+    assert_eq!(consume(&store, place.token()).await, Ok(End::Recorded));
+}
+
+/// `SQLite` follows a symlink and puts the log beside the database; the store did not, took the log for lost, and moved the
+/// fence of the real database.
+#[cfg(unix)]
+#[tokio::test]
+async fn symlink_to_a_database_is_followed_once() {
+    let place = Place::new();
+    let store = place.open().await;
+    let token = place.token();
+    assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+    let fence = store.stats().await.unwrap().fence;
+    drop(store);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let link = elsewhere.path().join("tokens.db");
+    std::os::unix::fs::symlink(place.db(), &link).unwrap();
+    let names = |dir: &std::path::Path| {
+        let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = names(place.dir.path());
+    assert_eq!(inspect(&link).unwrap().consumed, 1);
+    assert_eq!(names(elsewhere.path()), ["tokens.db"], "a look leaves nothing behind");
+    assert_eq!(names(place.dir.path()), before);
+
+    let clock = Arc::clone(&place.clock) as Arc<dyn Clock>;
+    let store = SqliteStore::open(&link, Arc::clone(&clock)).await.unwrap();
+    assert_eq!(store.path(), place.db().canonicalize().unwrap());
+    assert!(matches!(look(&store, token).await, End::Already(_)));
+    assert_eq!(store.stats().await.unwrap().fence, fence, "no log is missing");
+    assert_eq!(names(elsewhere.path()), ["tokens.db"]);
+    assert!(matches!(place.try_open().await, Err(OpenError::InUse { .. })), "by whatever name");
+    drop(store);
+    fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink("nowhere.db", &link).unwrap();
+    assert!(SqliteStore::open(&link, clock).await.is_err(), "it leads nowhere");
+    assert_eq!(names(elsewhere.path()), ["tokens.db"]);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn lock_that_leads_elsewhere_is_refused() {
+    let place = Place::new();
+    let other = tempfile::tempdir().unwrap();
+    let precious = other.path().join("precious");
+    let lock = place.dir.path().join(LOCK_FILE);
+    let link: [fn(&std::path::Path, &std::path::Path) -> std::io::Result<()>; 2] =
+        [|from, to| std::os::unix::fs::symlink(from, to), |from, to| fs::hard_link(from, to)];
+    for link in link {
+        for text in ["a short one", "a text that is longer than any process id"] {
+            fs::write(&precious, text).unwrap();
+            link(&precious, &lock).unwrap();
+            let refused = place.try_open().await.unwrap_err().to_string();
+            assert!(refused.contains("it is a link, or not a lock"), "{refused}");
+            assert_eq!(fs::read_to_string(&precious).unwrap(), text);
+            assert!(!place.db().exists(), "before anything is made");
+            fs::remove_file(&lock).unwrap();
+        }
+    }
+    std::os::unix::fs::symlink(other.path().join("not there"), &lock).unwrap();
+    assert!(place.try_open().await.is_err());
+    assert!(!other.path().join("not there").exists());
+    fs::remove_file(&lock).unwrap();
+    fs::write(&lock, "something that is not a process id").unwrap();
+    assert!(place.try_open().await.is_err());
+    fs::remove_file(&lock).unwrap();
+    place.open().await;
 }

@@ -1,0 +1,333 @@
+//! What a node makes of its clock.
+//!
+//! Three things can vouch for a machine's wall clock: the clock of a shared store, the machine's own steady clock, which
+//! nobody sets, and the dates in the store. None of them costs a request anything: [`LoginTokenSet::keep_time`] looks at
+//! the store every few seconds, and in between the steady clock tells what the store's clock must show.
+//!
+//! - A clock that is not the store's, give or take [`CLOCK_SKEW`], is used for nothing: the node neither issues nor redeems
+//!   nor purges until the two agree.
+//! - A token is never created before a line that would refuse it, so that a token issued after a fence is good at once.
+//! - Records are purged only by a clock that has gone on as it should for [`STEADY`]. A machine that starts with a wrong
+//!   clock, or whose clock is set while it serves, so has time to have it set right before anything is forgotten.
+
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::LoginTokenSet;
+use crate::handshake::CLOCK_SKEW;
+use crate::{Clock, Horizon, StoreError, StoreTimes, TokenStore, after, before};
+
+/// For how long a clock must have gone on steadily before records are purged by it.
+pub const STEADY: Duration = Duration::from_mins(5);
+
+const SET_IT_RIGHT: &str = "set it right, and keep it right (chrony, systemd-timesyncd)";
+
+/// Why a clock is not to be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClockTrouble {
+    /// It is not the store's.
+    #[error(
+        "this machine's clock is {} s {} the store's; {SET_IT_RIGHT}",
+        .0.abs().as_secs(), if .0.is_negative() { "behind" } else { "ahead of" }
+    )]
+    Apart(SignedDuration),
+    /// Every token that is made now would be refused.
+    #[error(
+        "this machine's clock is behind the store, which takes no token that was made before {0}; {SET_IT_RIGHT}. If it \
+         is right, the store was used under a wrong clock: begin with a new store and a new key ring, as docs/backups.md \
+         says"
+    )]
+    BehindLine(Timestamp),
+    /// The store has records that are younger than the present.
+    #[error(
+        "this machine's clock is behind the store's newest record, of a token made at {0}; {SET_IT_RIGHT}. If it is \
+         right, the store was used under a wrong clock: docs/backups.md says what to do"
+    )]
+    BehindRecords(Timestamp),
+    /// It was set while the server ran.
+    #[error(
+        "this machine's clock was set {} s {}; nothing is purged until it has gone on steadily for {} s",
+        .0.abs().as_secs(), if .0.is_negative() { "back" } else { "ahead" }, STEADY.as_secs()
+    )]
+    Set(SignedDuration),
+    /// The server has just started.
+    #[error("nothing is purged until the clock has gone on steadily for {} s", STEADY.as_secs())]
+    New,
+}
+
+/// Whether two clocks are further apart than is tolerated, and how far.
+pub fn apart(one: Timestamp, other: Timestamp) -> Option<SignedDuration> {
+    let by = one.duration_since(other);
+    (by.unsigned_abs() > CLOCK_SKEW).then_some(by)
+}
+
+/// Refuses, from here on, every token of the store that was issued until now, on whatever node. Returns where the fence
+/// stands.
+///
+/// The line is as far ahead of the store's clock as a node's clock may be.
+///
+/// # Errors
+///
+/// If the store fails; or if it has no clock of its own, and this one is behind its records: tokens may have been made
+/// beyond any line that this clock could draw.
+pub async fn move_fence_now(store: &dyn TokenStore, clock: &dyn Clock) -> Result<Timestamp, StoreError> {
+    let times = store.times().await?;
+    let now = match times.clock {
+        Some(theirs) => theirs,
+        None => not_behind(&times, clock.now())?,
+    };
+    // A clock may be ahead by exactly that much, and a token created at the line is behind it no more.
+    store.move_fence(after(now, CLOCK_SKEW + Duration::from_millis(1))).await
+}
+
+/// Forgets the tokens that expired longer ago than `retention`, by this clock and by the store's own. Returns how many.
+///
+/// # Errors
+///
+/// If the store fails, or if the clock cannot be right.
+pub async fn purge_now(
+    store: &dyn TokenStore,
+    clock: &dyn Clock,
+    retention: Duration,
+) -> Result<u64, StoreError> {
+    let times = store.times().await?;
+    let now = clock.now();
+    let now = match times.clock {
+        Some(theirs) => match apart(now, theirs) {
+            Some(by) => return Err(ClockTrouble::Apart(by).into()),
+            None => now.min(theirs),
+        },
+        None => not_behind(&times, now)?,
+    };
+    store.purge(before(now, retention)).await
+}
+
+fn not_behind(times: &StoreTimes, now: Timestamp) -> Result<Timestamp, ClockTrouble> {
+    match times.newest.filter(|newest| *newest > after(now, CLOCK_SKEW)) {
+        Some(newest) => Err(ClockTrouble::BehindRecords(newest)),
+        None => Ok(now),
+    }
+}
+
+/// A reading of both of this machine's clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Reading {
+    now: Timestamp,
+    steady: Duration,
+}
+
+impl Reading {
+    fn of(clock: &dyn Clock) -> Self {
+        Self { now: clock.now(), steady: clock.steady() }
+    }
+
+    /// How much further the wall clock has gone than the steady one.
+    fn gained_since(&self, earlier: &Self) -> SignedDuration {
+        let passed = self.steady.saturating_sub(earlier.steady);
+        self.now.duration_since(after(earlier.now, passed))
+    }
+}
+
+/// What is known about the time.
+#[derive(Debug, Default)]
+pub(super) struct TimeKeeper(RwLock<Known>);
+
+#[derive(Debug)]
+struct Known {
+    /// Since when the two clocks have gone alike.
+    alike_since: Option<Reading>,
+    /// How far the wall clock was set then; `None` if the server began then.
+    set_by: Option<SignedDuration>,
+    /// What the store's clock showed, and the steady clock when that was known.
+    theirs: Option<(Timestamp, Duration)>,
+    /// The first moment at which a token may be created.
+    line: Timestamp,
+    /// The youngest token on record; for a store that has no clock.
+    newest: Option<Timestamp>,
+    /// Whether the store has been asked.
+    has_asked: bool,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self {
+            alike_since: None,
+            set_by: None,
+            theirs: None,
+            line: Timestamp::MIN,
+            newest: None,
+            has_asked: false,
+        }
+    }
+}
+
+impl Known {
+    /// What the store's clock shows by now, at least. It may be later by as long as the answer took, so a slow answer
+    /// makes this clock look further ahead than it is, and never the other way round.
+    fn their_present(&self, steady: Duration) -> Option<Timestamp> {
+        self.theirs.map(|(theirs, known_at)| after(theirs, steady.saturating_sub(known_at)))
+    }
+
+    /// How far the wall clock is from the store's, if that is too far.
+    fn apart(&self, at: Reading) -> Option<ClockTrouble> {
+        apart(at.now, self.their_present(at.steady)?).map(ClockTrouble::Apart)
+    }
+
+    /// A fence that has just been moved is ahead of the store's clock, and that may be ahead of this one.
+    fn behind_line(&self, at: Reading) -> Option<ClockTrouble> {
+        let present = self.their_present(at.steady).map_or(at.now, |theirs| theirs.max(at.now));
+        (self.line > after(present, CLOCK_SKEW * 2)).then_some(ClockTrouble::BehindLine(self.line))
+    }
+
+    fn behind_records(&self, now: Timestamp) -> Option<ClockTrouble> {
+        let newest = self.newest.filter(|_| self.theirs.is_none())?;
+        (newest > after(now, CLOCK_SKEW)).then_some(ClockTrouble::BehindRecords(newest))
+    }
+
+    /// What has happened to the clock in the last minutes.
+    fn unsteady(&self, at: Reading) -> Option<ClockTrouble> {
+        let passed = self.alike_since.map(|since| at.steady.saturating_sub(since.steady));
+        (passed.unwrap_or_default() < STEADY)
+            .then(|| self.set_by.map_or(ClockTrouble::New, ClockTrouble::Set))
+    }
+
+    fn observe(&mut self, at: Reading) {
+        let Some(since) = &self.alike_since else {
+            self.alike_since = Some(at);
+            return;
+        };
+        let gained = at.gained_since(since);
+        if gained.unsigned_abs() > CLOCK_SKEW {
+            self.set_by = Some(gained);
+            self.alike_since = Some(at);
+        }
+    }
+
+    fn learn(&mut self, times: &StoreTimes, steady: Duration) {
+        self.theirs = times.clock.map(|clock| (clock, steady));
+        self.newest = times.newest;
+        self.has_asked = true;
+        let Horizon { created, .. } = times.horizon;
+        self.line = self.line.max(times.fence).max(after(created, Duration::from_millis(1)));
+    }
+}
+
+impl TimeKeeper {
+    fn read(&self) -> RwLockReadGuard<'_, Known> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Known> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When a token that is issued now is created: at present, but not before a line that would refuse it.
+    pub(super) fn creation(&self, clock: &dyn Clock) -> Result<Timestamp, ClockTrouble> {
+        let (known, at) = (self.read(), Reading::of(clock));
+        match known.apart(at).or_else(|| known.behind_line(at)) {
+            Some(trouble) => Err(trouble),
+            None => Ok(at.now.max(known.line)),
+        }
+    }
+
+    /// The present, if this clock may be used beside the store's.
+    pub(super) fn present(&self, clock: &dyn Clock) -> Result<Timestamp, ClockTrouble> {
+        let at = Reading::of(clock);
+        self.read().apart(at).map_or(Ok(at.now), Err)
+    }
+
+    /// The latest moment at which a token can have been created, by a node whose clock is near enough to the store's.
+    pub(super) fn latest_creation(&self, clock: &dyn Clock) -> Timestamp {
+        let known = self.read();
+        let theirs = known.their_present(clock.steady()).map(|theirs| after(theirs, CLOCK_SKEW));
+        theirs.map_or(known.line, |theirs| theirs.max(known.line))
+    }
+
+    pub(super) fn learn_fence(&self, fence: Timestamp) {
+        let mut known = self.write();
+        known.line = known.line.max(fence);
+    }
+}
+
+impl LoginTokenSet {
+    /// Compares the clocks, those of a shared store included. To be called before the first request, and every
+    /// [`CHECK_IN_PERIOD`](crate::CHECK_IN_PERIOD).
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer, the steady clock goes on telling what its clock must show.
+    pub async fn keep_time(&self) -> Result<(), StoreError> {
+        self.time.write().observe(Reading::of(&*self.clock));
+        // A store of its own changes its lines for nobody else.
+        if self.store.is_shared() || !self.time.read().has_asked {
+            self.ask_for_times().await?;
+        }
+        Ok(())
+    }
+
+    /// Learns where the store's lines are, and what its clock shows.
+    pub(super) async fn ask_for_times(&self) -> Result<(), StoreError> {
+        let times = self.store.times().await?;
+        self.time.write().learn(&times, self.clock.steady());
+        Ok(())
+    }
+
+    /// Why this node can neither issue nor redeem, if its clock is the reason.
+    pub fn clock_trouble(&self) -> Option<ClockTrouble> {
+        let (known, at) = (self.time.read(), Reading::of(&*self.clock));
+        known.apart(at).or_else(|| known.behind_line(at))
+    }
+
+    /// What is wrong with the clock, although the node serves.
+    pub fn clock_warning(&self) -> Option<ClockTrouble> {
+        let (known, at) = (self.time.read(), Reading::of(&*self.clock));
+        known.behind_records(at.now).or_else(|| known.unsteady(at).filter(|why| *why != ClockTrouble::New))
+    }
+
+    /// How far this machine's clock is from the store's, as far as is known.
+    pub fn clock_offset(&self) -> Option<SignedDuration> {
+        let at = Reading::of(&*self.clock);
+        Some(at.now.duration_since(self.time.read().their_present(at.steady)?))
+    }
+
+    /// Why nothing may be purged now without being asked for, if that is so.
+    pub fn purge_waits(&self) -> Option<ClockTrouble> {
+        let at = Reading::of(&*self.clock);
+        self.time.write().observe(at);
+        let known = self.time.read();
+        known.apart(at).or_else(|| known.behind_records(at.now)).or_else(|| known.unsteady(at))
+    }
+
+    /// Forgets the tokens that expired longer ago than the policy keeps them. Returns how many were forgotten.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails, or if this machine's clock is not to be trusted.
+    pub async fn purge(&self) -> Result<u64, StoreError> {
+        let at = Reading::of(&*self.clock);
+        self.time.write().observe(at);
+        self.ask_for_times().await?;
+        let set = {
+            let known = self.time.read();
+            // A store's own clock has just vouched for this one.
+            known.unsteady(at).filter(|why| known.theirs.is_none() && *why != ClockTrouble::New)
+        };
+        match set {
+            Some(trouble) => Err(trouble.into()),
+            None => purge_now(&*self.store, &*self.clock, self.policy.retention).await,
+        }
+    }
+
+    /// Refuses every token issued so far, on whatever node. Returns where the fence stands.
+    ///
+    /// # Errors
+    ///
+    /// As [`move_fence_now`].
+    pub async fn fence(&self) -> Result<Timestamp, StoreError> {
+        let fence = move_fence_now(&*self.store, &*self.clock).await?;
+        self.time.learn_fence(fence);
+        Ok(fence)
+    }
+}
