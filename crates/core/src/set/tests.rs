@@ -287,6 +287,7 @@ async fn nodes_near_the_stores_clock_accept_each_others_tokens() {
     assert!(matches!(verdict(&one.set, &token).await, Verdict::Accepted { .. }), "50 s apart");
     let far = ahead.set.issue(NewToken::default()).unwrap().text;
     one.store.times.lock().unwrap().clock = Some(behind);
+    one.set.keep_time().await.unwrap();
     assert_eq!(verdict(&one.set, &far).await, Verdict::Refused(Refusal::FromTheFuture));
 }
 
