@@ -86,7 +86,7 @@ impl Core {
             });
         }
         if before.as_ref() != Some(&here) {
-            let skew = i64::try_from(CLOCK_SKEW.as_millis()).unwrap_or(i64::MAX);
+            let skew = i64::try_from(CLOCK_SKEW.as_millis() + 1).unwrap_or(i64::MAX);
             let script = session.sql().recognize(tells, skew);
             let moved = session.script(&script, "moved").await?;
             if let Some(fence) = moved.into_iter().flatten().next().and_then(|fence| fence.parse().ok()) {
