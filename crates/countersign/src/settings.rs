@@ -31,7 +31,7 @@ When the server is ready it prints two lines, `public URL` and `private URL`, su
 `public http://127.0.0.1:8080`. Logs go to standard error; RUST_LOG=debug says more.
 
 SIGTERM or Ctrl-C stops it after the requests under way; a second Ctrl-C stops it at once, with exit code 130. \
-SIGHUP reads the key ring, the TLS files and the bearer file again, if they have changed.";
+SIGHUP reads the key ring, the TLS files and the bearer file again, and the log says what came of it.";
 
 /// The longest time that events can be kept: ten years.
 const MAX_EVENT_RETENTION: Duration = Duration::from_hours(10 * 365 * 24);

@@ -47,12 +47,13 @@ impl Bearer {
         self
     }
 
-    /// Reads the file again if it is another than last time; returns whether there is another secret now. What cannot be used
-    /// changes nothing, and is reported once.
-    pub(crate) fn reload_if_changed(&self) -> Result<bool, String> {
+    /// Reads the file again if it is another than last time, or `anyway`; returns whether there is another secret now. What
+    /// cannot be used changes nothing, and is reported once, or each time it is read anyway.
+    pub(crate) fn reload_if_changed(&self, anyway: bool) -> Result<bool, String> {
         let Some((path, seen)) = &self.file else { return Ok(false) };
         let found = Version::at(path);
-        if std::mem::replace(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner), found) == found {
+        let seen = std::mem::replace(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner), found);
+        if seen == found && !anyway {
             return Ok(false);
         }
         let text = fs::read_to_string(path).map(Zeroizing::new);
@@ -185,21 +186,21 @@ mod tests {
         fs::write(&path, old).unwrap();
         let bearer = Bearer::new(old.to_owned().into()).unwrap().kept_in(&path);
         let shows = |secret| bearer.is_shown_by(format!("Bearer {secret}").as_bytes());
-        assert_eq!(bearer.reload_if_changed(), Ok(false), "the same");
+        assert_eq!(bearer.reload_if_changed(false), Ok(false), "the same");
         for bad in ["", "short\n", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n"] {
             fs::write(&path, bad).unwrap();
-            let error = bearer.reload_if_changed().unwrap_err();
+            let error = bearer.reload_if_changed(false).unwrap_err();
             assert!(
                 error.contains("openssl rand -hex 32") && (bad.is_empty() || !error.contains(bad)),
                 "{error}"
             );
-            assert_eq!(bearer.reload_if_changed(), Ok(false), "it is reported once");
+            assert_eq!(bearer.reload_if_changed(false), Ok(false), "it is reported once");
             assert!(shows(old));
         }
         fs::remove_file(&path).unwrap();
-        assert!(bearer.reload_if_changed().unwrap_err().contains("cannot read the bearer file"));
+        assert!(bearer.reload_if_changed(false).unwrap_err().contains("cannot read the bearer file"));
         fs::write(&path, format!("{new}\n")).unwrap();
-        assert_eq!(bearer.reload_if_changed(), Ok(true));
+        assert_eq!(bearer.reload_if_changed(false), Ok(true));
         assert!(shows(new) && !shows(old));
     }
 }

@@ -8,6 +8,7 @@ use countersign_core::{CHECK_IN_PERIOD, ClockTrouble};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::App;
 use crate::address::{Address, Bound};
 use crate::alarms::Alarms;
 use crate::caller::RequestIds;
@@ -17,7 +18,6 @@ use crate::room::Room;
 use crate::routes::{self, Routes};
 use crate::tls::{Tls, TlsError, TlsFiles};
 use crate::traces::{Listens, RequestSpans};
-use crate::{App, Bearer};
 
 /// How often the files that may change are looked at.
 const FILES_PERIOD: Duration = Duration::from_secs(2);
@@ -236,25 +236,28 @@ async fn watch_files(app: Arc<App>, tls: [Option<Arc<Tls>>; 2], reload: Arc<toki
             () = reload.notified() => true,
         };
         app.reload_keys(asked_for).await;
-        reload_bearer(&app).await;
+        reload_bearer(&app, asked_for).await;
         for tls in tls.iter().flatten() {
             let tls = Arc::clone(tls);
-            match tokio::task::spawn_blocking(move || tls.reload_if_changed()).await {
-                Ok(Ok(true)) => tracing::info!("the TLS certificate has changed on disk and is in use"),
+            match tokio::task::spawn_blocking(move || tls.reload_if_changed(asked_for)).await {
+                Ok(Ok(true)) => tracing::info!("the TLS files were read again and are in use"),
                 Ok(Err(error)) => {
                     tracing::error!(%error, "the new TLS files cannot be used; keeping the old ones");
                 }
                 Ok(Ok(false)) | Err(_) => {}
             }
         }
+        if asked_for {
+            tracing::info!("SIGHUP: every file that can change was read again");
+        }
     }
 }
 
 /// Puts another secret of the private API to use.
-async fn reload_bearer(app: &Arc<App>) {
+async fn reload_bearer(app: &Arc<App>, anyway: bool) {
     let app = Arc::clone(app);
-    let reloaded = tokio::task::spawn_blocking(move || app.bearer.as_ref().map(Bearer::reload_if_changed));
-    match reloaded.await {
+    let reload = move || app.bearer.as_ref().map(|bearer| bearer.reload_if_changed(anyway));
+    match tokio::task::spawn_blocking(reload).await {
         Ok(Some(Ok(true))) => tracing::info!("the private API's secret has changed on disk and is in use"),
         Ok(Some(Err(error))) => tracing::error!(%error, "the new secret cannot be used; keeping the old one"),
         Ok(Some(Ok(false)) | None) | Err(_) => {}

@@ -72,13 +72,13 @@ impl Tls {
         TlsAcceptor::from(Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner)))
     }
 
-    /// Reads the files again if one of them has changed; returns whether it did. Files that cannot be used change
-    /// nothing, and are reported once.
-    pub(crate) fn reload_if_changed(&self) -> Result<bool, TlsError> {
+    /// Reads the files again if one of them has changed, or `anyway`; returns whether it did. Files that cannot be used
+    /// change nothing, and are reported once, or each time they are read anyway.
+    pub(crate) fn reload_if_changed(&self, anyway: bool) -> Result<bool, TlsError> {
         let found = self.files.versions();
         {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            if *seen == found {
+            if *seen == found && !anyway {
                 return Ok(false);
             }
             *seen = found;

@@ -12,6 +12,8 @@ pub(crate) struct Version {
     mode: u32,
     length: u64,
     modified: (i64, i64),
+    /// When its owner, mode or name changed last: a file that could not be read may be readable now.
+    changed: (i64, i64),
 }
 
 impl Version {
@@ -21,11 +23,32 @@ impl Version {
             mode: metadata.mode(),
             length: metadata.len(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
     }
 
     /// The version that stands at a path now; `None` if nothing does.
     pub(crate) fn at(path: &Path) -> Option<Self> {
         fs::metadata(path).ok().map(|metadata| Self::of(&metadata))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn repaired_mode_is_another_version() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let repair = || fs::set_permissions(file.path(), fs::Permissions::from_mode(0o600)).unwrap();
+        repair();
+        let before = Version::at(file.path());
+        // Mode and content are the same again; only the time of the change tells. Its clock ticks every few milliseconds.
+        while Version::at(file.path()) == before {
+            fs::set_permissions(file.path(), fs::Permissions::from_mode(0o644)).unwrap();
+            repair();
+        }
     }
 }
