@@ -283,6 +283,24 @@ impl Issuer {
         count.ok_or_else(|| TrialError::Setup(format!("/metrics has no count of {outcome}")))
     }
 
+    /// The key that seals.
+    pub async fn sealing_key(&mut self) -> Result<String, TrialError> {
+        let reply = self.0.ask(Method::GET, "/v1/keys", &[], String::new()).await?;
+        let document = reply.json();
+        let keys = document.get("keys").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let seals = |key: &&Value| key.get("sealing") == Some(&Value::Bool(true));
+        let id = keys.iter().find(seals).and_then(|key| key.get("id")?.as_str());
+        id.map(str::to_owned).ok_or_else(|| TrialError::Setup("/v1/keys names no key that seals".to_owned()))
+    }
+
+    /// Revokes the key that seals, for a new one. `false`: the server could not say. A key that is gone has been revoked.
+    pub async fn revoke_key(&mut self, key: &str) -> Result<bool, TrialError> {
+        let json = [(CONTENT_TYPE.as_str(), "application/json")];
+        let body = json!({ "id": key, "rotate": true }).to_string();
+        let reply = self.0.ask(Method::POST, "/v1/keys/revoke", &json, body).await?;
+        Ok(matches!(reply.status, StatusCode::OK | StatusCode::CONFLICT))
+    }
+
     /// How many tokens are on record as consumed.
     pub async fn consumed(&mut self) -> Result<u64, TrialError> {
         let reply = self.0.ask(Method::GET, "/v1/store", &[], String::new()).await?;

@@ -20,6 +20,7 @@ pub mod crashes;
 mod error;
 pub mod hang_ups;
 pub mod history;
+pub mod keys;
 pub mod lost_answers;
 pub mod lost_log;
 pub mod model;

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use countersign_core::{Entropy, OsEntropy};
 use countersign_trials::process::{Launch, find_binary};
 use countersign_trials::{
-    TrialError, clocks, crashes, hang_ups, lost_answers, lost_log, model, nodes, races,
+    TrialError, clocks, crashes, hang_ups, keys, lost_answers, lost_log, model, nodes, races,
 };
 
 const AFTER_HELP: &str = "\
@@ -74,6 +74,19 @@ enum Trial {
     Clocks {
         /// How many times
         #[arg(long, default_value_t = 20)]
+        cycles: u64,
+        #[command(flatten)]
+        seed: Seed,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Several servers on one PostgreSQL: keys are revoked under load, lines to it are cut
+    Keys {
+        /// How many servers
+        #[arg(long, default_value_t = 3)]
+        nodes: usize,
+        /// How many keys
+        #[arg(long, default_value_t = 100)]
         cycles: u64,
         #[command(flatten)]
         seed: Seed,
@@ -191,6 +204,10 @@ async fn hold(trial: Trial) -> Result<String, TrialError> {
             let options = clocks::Options { cycles, limit: common.limit(), seed: seed.number()? };
             Ok(format!("clocks: {}", clocks::run(find_binary()?, options, &say).await?))
         }
+        Trial::Keys { nodes, cycles, seed, common } => {
+            let options = nodes::Options { nodes, cycles, limit: common.limit(), seed: seed.number()? };
+            Ok(format!("keys: {}", keys::run(find_binary()?, options, &say).await?))
+        }
         Trial::LostLog { count, common } => {
             Ok(format!("lost-log: {}", lost_log::run(find_binary()?, count, common.limit(), &say).await?))
         }
@@ -249,6 +266,7 @@ impl Trial {
             | Self::Crashes { common, .. }
             | Self::Nodes { common, .. }
             | Self::Clocks { common, .. }
+            | Self::Keys { common, .. }
             | Self::LostLog { common, .. }
             | Self::LostAnswers { common, .. }
             | Self::HangUps { common, .. } => Some(common.evidence.clone()),

@@ -98,10 +98,10 @@ enum Event {
 }
 
 /// A server, and what is its own.
-struct Node {
+pub(crate) struct Node {
     launch: Launch,
-    server: ServerProcess,
-    proxy: Proxy,
+    pub(crate) server: ServerProcess,
+    pub(crate) proxy: Proxy,
     _place: TempDir,
 }
 
@@ -130,7 +130,7 @@ pub async fn run(binary: PathBuf, options: Options, say: Say<'_>) -> Result<Tall
 }
 
 /// Starts the servers, each behind a proxy of its own, and all with the first one's key ring.
-async fn start(binary: &Path, count: usize, cluster: &Cluster) -> Result<Vec<Node>, TrialError> {
+pub(crate) async fn start(binary: &Path, count: usize, cluster: &Cluster) -> Result<Vec<Node>, TrialError> {
     let mut nodes: Vec<Node> = Vec::with_capacity(count);
     for _ in 0..count {
         let place = tempfile::tempdir()?;
@@ -276,7 +276,7 @@ async fn settle(
 
 /// Waits until a server redeems a token that nobody fights for. The others are not asked meanwhile: a history with many
 /// requests that nobody answered has too many explanations to try them all.
-async fn until_usable(target: Target) -> Result<(), TrialError> {
+pub(crate) async fn until_usable(target: Target) -> Result<(), TrialError> {
     let asking = async {
         loop {
             let token = Issuer::connect(target).await?.issue(true).await?;

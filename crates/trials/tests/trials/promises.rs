@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use countersign_trials::process::{Launch, find_binary};
-use countersign_trials::{Say, clocks, crashes, hang_ups, lost_answers, lost_log, nodes, races};
+use countersign_trials::{Say, clocks, crashes, hang_ups, keys, lost_answers, lost_log, nodes, races};
 
 const LIMIT: Duration = Duration::from_mins(2);
 /// Any will do; this one makes a failure repeatable.
@@ -76,6 +76,14 @@ async fn wrong_clock_hurts_no_other_server() {
     let tally = clocks::run(find_binary().unwrap(), options, SILENT).await.unwrap();
     assert_eq!((tally.cycles, tally.wrong, tally.fences), (3, 2, 2), "{tally}");
     assert!(tally.restarts > 0 && tally.purges > 0 && tally.tokens > 0, "{tally}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn key_that_is_revoked_under_load_redeems_nothing() {
+    let options = nodes::Options { nodes: 3, cycles: 4, limit: LIMIT, seed: SEED };
+    let tally = keys::run(find_binary().unwrap(), options, SILENT).await.unwrap();
+    assert_eq!(tally.revoked, 4);
+    assert!(tally.accepted > 0 && tally.unknown > 0 && tally.cuts > 0, "{tally}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
