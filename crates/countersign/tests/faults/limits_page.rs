@@ -157,8 +157,14 @@ fn limits() -> Vec<(&'static str, String)> {
         ("an event", time(limits::EVENT_RETENTION)),
         ("log lines that wait to be written", number(stated(LOG, "const MAX_WAITING_LINES: usize = "))),
         ("making a connection to PostgreSQL", seconds(POSTGRES_SESSION, "CONNECT")),
-        ("a statement that consumes", seconds(POSTGRES_BATCH, "STATEMENT")),
-        ("a batch of handshakes and revocations, with all attempts", seconds(POSTGRES_BATCH, "PATIENCE")),
+        (
+            "a statement that consumes",
+            format!("{} s", stated(POSTGRES_BATCH, "statement: Duration::from_secs(")),
+        ),
+        (
+            "a batch of handshakes and revocations, with all attempts",
+            format!("{} s", stated(POSTGRES_BATCH, "patience: Duration::from_secs(")),
+        ),
         ("a look at a token, and all else that is asked", seconds(POSTGRES, "PATIENCE")),
         ("batches of a server under way", number(stated(POSTGRES_LANES, "const LANES: usize = "))),
         ("handshakes in a batch", number(stated(POSTGRES_LANES, "const BATCH: usize = "))),

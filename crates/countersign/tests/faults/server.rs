@@ -118,6 +118,12 @@ impl Place {
         let log = self.directory.path().join("log");
         let log = || Stdio::from(File::options().create(true).append(true).open(log).unwrap());
         let mut command = Command::new("sh");
+        // What the tests are told by variables is nothing to the server.
+        for (name, _) in
+            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("COUNTERSIGN_"))
+        {
+            command.env_remove(name);
+        }
         // The shell itself goes without the shim.
         let preload: Vec<String> = self
             .shim
@@ -132,6 +138,7 @@ impl Place {
             .arg(self.data())
             .args(["--public-listen", "127.0.0.1:0", "--private-listen", "127.0.0.1:0"])
             .args(arguments)
+            .env("COUNTERSIGN_CONFIG", "/dev/null")
             .env("RUST_LOG", if log_level.is_empty() { "info" } else { log_level })
             .current_dir(self.directory.path())
             .stdin(Stdio::null())
