@@ -1,5 +1,6 @@
 //! Several servers on one PostgreSQL: callers fight for tokens on all of them, while servers are killed, the database is
-//! ended and started again, and connections between the two are cut in the middle of a commit.
+//! ended and started again, and connections between the two are cut in the middle of a commit. Every second server reaches
+//! the database through `PgBouncer`, and what the database's settings say of durability and isolation changes meanwhile.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use countersign_test_postgres::{Cluster, Proxy};
+use countersign_test_postgres::{Cluster, Pooler, Proxy, run as postgres};
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{RngExt, SeedableRng};
@@ -109,12 +110,18 @@ pub(crate) struct Node {
 pub async fn run(binary: PathBuf, options: Options, say: Say<'_>) -> Result<Tally, TrialError> {
     let began = Instant::now();
     let mut rng = StdRng::seed_from_u64(options.seed);
-    let cluster = Arc::new(Cluster::start(&[]));
-    let mut nodes = start(&binary, options.nodes.max(2), &cluster).await?;
+    // What is committed without waiting for the disk is forgotten by a crash within ten seconds.
+    let cluster = Arc::new(Cluster::start(&["--config", "wal_writer_delay=10s"]));
+    let settings = ["pool_mode=transaction", "default_pool_size=3", "server_login_retry=0"];
+    let pooler = Pooler::start(cluster.url(), &settings);
+    // Every second server reaches the database through the pooler.
+    let urls = [cluster.url(), pooler.url()];
+    let mut nodes = start(&binary, options.nodes.max(2), &urls).await?;
     let mut tally = Tally::default();
     let events = [Event::Kill, Event::Cut, Event::Crash, Event::CutAndKill];
     while tally.cycles < options.cycles && began.elapsed() < options.limit {
         let event = usize::try_from(tally.cycles).ok().and_then(|n| events.get(n % events.len()));
+        unsettle(&cluster, &mut rng).await;
         cycle(&mut nodes, &cluster, *event.unwrap_or(&Event::Kill), &mut rng, &mut tally).await?;
         tally.cycles += 1;
         if tally.cycles.is_multiple_of(options.cycles.div_ceil(10)) {
@@ -130,11 +137,11 @@ pub async fn run(binary: PathBuf, options: Options, say: Say<'_>) -> Result<Tall
 }
 
 /// Starts the servers, each behind a proxy of its own, and all with the first one's key ring.
-pub(crate) async fn start(binary: &Path, count: usize, cluster: &Cluster) -> Result<Vec<Node>, TrialError> {
+pub(crate) async fn start(binary: &Path, count: usize, urls: &[&str]) -> Result<Vec<Node>, TrialError> {
     let mut nodes: Vec<Node> = Vec::with_capacity(count);
-    for _ in 0..count {
+    for url in urls.iter().cycle().take(count) {
         let place = tempfile::tempdir()?;
-        let proxy = Proxy::start(cluster.url()).await;
+        let proxy = Proxy::start(url).await;
         let launch = Launch::new(binary.to_owned(), place.path()).on(proxy.url());
         if let Some(first) = nodes.first() {
             std::fs::create_dir(launch.data_dir())?;
@@ -145,6 +152,18 @@ pub(crate) async fn start(binary: &Path, count: usize, cluster: &Cluster) -> Res
         nodes.push(Node { launch, server, proxy, _place: place });
     }
     Ok(nodes)
+}
+
+/// Sets what promises could depend on, while the servers serve.
+async fn unsettle(cluster: &Cluster, rng: &mut StdRng) {
+    for (name, values) in [
+        ("synchronous_commit", ["off", "local", "on"]),
+        ("default_transaction_isolation", ["'read committed'", "'repeatable read'", "'serializable'"]),
+    ] {
+        let value = values.choose(rng).unwrap_or(&"DEFAULT");
+        postgres(cluster.url(), &format!("ALTER SYSTEM SET {name} = {value}")).await;
+    }
+    postgres(cluster.url(), "SELECT pg_reload_conf()").await;
 }
 
 async fn cycle(

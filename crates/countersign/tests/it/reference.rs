@@ -183,7 +183,7 @@ fn meaning(kind: KindFilter) -> &'static str {
         KindFilter::Relay => "a token was shown by another tracker than it is bound to; an alarm",
         KindFilter::KeyRotated => "there is another key that seals, or will",
         KindFilter::KeyRevoked => "a key was taken out because it is not secret any more",
-        KindFilter::FenceMoved => "every token issued before this moment is refused",
+        KindFilter::FenceMoved => "every token issued before this moment is refused; an alarm",
         KindFilter::CredentialRejected => {
             "the private API was shown a wrong secret; an alarm when there are many"
         }
