@@ -46,6 +46,8 @@ async fn ends(callers: usize, time: Duration) -> (u128, u128) {
     let store = Arc::new(
         PostgresStore::open(&url, &options, Arc::new(SystemClock), Arc::new(OsEntropy)).await.unwrap(),
     );
+    // A new store refuses what clocks that are behind could have issued before it.
+    let fence = store.stats().await.unwrap().fence;
     let start = Instant::now();
     let tasks: Vec<_> = (0..callers)
         .map(|_| {
@@ -53,7 +55,7 @@ async fn ends(callers: usize, time: Duration) -> (u128, u128) {
             tokio::spawn(async move {
                 let mut ends = 0;
                 while start.elapsed() < time {
-                    let now = SystemClock.now();
+                    let now = SystemClock.now().max(fence);
                     let id = TokenId::generate(now, &OsEntropy).unwrap();
                     let ending = Ending::Consumed(Consumption {
                         at: now,

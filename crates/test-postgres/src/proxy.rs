@@ -160,12 +160,13 @@ async fn requests(
 enum Look {
     /// The end of a message is missing.
     Part,
-    /// Requests that end with a commit.
+    /// Requests that end with a commit, or a prepared statement that is a transaction by itself.
     Transaction,
     Other,
 }
 
 fn look(mut text: &[u8]) -> Look {
+    let is_prepared = text.first() == Some(&b'B');
     // Only the first message of a connection has no letter before its length.
     while let [kind, a, b, c, d, rest @ ..] = text
         && kind.is_ascii_alphabetic()
@@ -175,7 +176,8 @@ fn look(mut text: &[u8]) -> Look {
             return Look::Part;
         };
         text = rest.get(body.len()..).unwrap_or_default();
-        if text.is_empty() && *kind == b'Q' && body.ends_with(b"COMMIT\0") {
+        let ends = (*kind == b'Q' && body.ends_with(b"COMMIT\0")) || (is_prepared && *kind == b'S');
+        if text.is_empty() && ends {
             return Look::Transaction;
         }
     }

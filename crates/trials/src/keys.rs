@@ -72,7 +72,7 @@ pub async fn run(binary: PathBuf, options: Options, say: Say<'_>) -> Result<Tall
     let began = Instant::now();
     let mut rng = StdRng::seed_from_u64(options.seed);
     let cluster = Cluster::start(&[]);
-    let nodes = start(&binary, options.nodes.max(2), &cluster).await?;
+    let nodes = start(&binary, options.nodes.max(2), &[cluster.url()]).await?;
     let mut tally = Tally::default();
     while tally.revoked < options.cycles && began.elapsed() < options.limit {
         cycle(&nodes, &mut rng, &mut tally).await?;

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::fault::Failure;
 use super::identity::Known;
-use super::rows::{Columns, Seen, Token, unreadable, uuid};
+use super::rows::{Arguments, Columns, Seen, Token, unreadable, uuid};
 use super::session::{Session, take};
 use super::sql::{Query, STRIPES, Table};
 use super::{Core, no_lines};
@@ -227,14 +227,11 @@ impl Batch {
             columns.push(entry.token, &entry.ending);
         }
         let stripe = i16::try_from(self.nonce.rem_euclid(STRIPES.into())).unwrap_or(0);
-        let rows = session
-            .record(self.table, &columns.arguments(self.nonce, stripe, known.name()), known.tells())
-            .await?;
-        let missing = open.len() - rows.len().min(open.len());
-        for row in &rows {
-            let id = row.try_get("id").map_err(|error| unreadable(&error, session.place()))?;
-            if let Some(id) = id.and_then(|id| Uuid::parse_str(id).ok())
-                && let Ok(n) = columns.ids.binary_search(&id)
+        let arguments = Arguments { nonce: self.nonce, stripe, known, columns: &columns };
+        let recorded = session.record(self.table, &arguments).await?;
+        let missing = open.len() - recorded.len().min(open.len());
+        for id in &recorded {
+            if let Ok(n) = columns.ids.binary_search(id)
                 && let Some(entry) = open.get_mut(n)
             {
                 entry.end = Some(Ok(End::Recorded));

@@ -134,7 +134,9 @@ fn is_certain(refusal: &DbError) -> bool {
         None => refusal.severity() == "ERROR",
     };
     let code = refusal.code().code();
-    is_error && code != "40003" && !code.starts_with("08") && !code.starts_with("57")
+    // 08P01: parameters that do not fit the statement.
+    let is_about_the_line = code.starts_with("08") && code != "08P01";
+    is_error && code != "40003" && !is_about_the_line && !code.starts_with("57")
 }
 
 /// The cause, and the remedy.

@@ -27,23 +27,30 @@ pub(super) struct Identity {
     moved: Mutex<Vec<Timestamp>>,
 }
 
-/// The identity: `SYSTEM:TIMELINE:TABLE`, or `::TABLE` where the database does not tell the first two.
+/// The identity, and what tells in each batch that it is still the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Known(String);
+pub(super) struct Known {
+    /// `SYSTEM:TIMELINE:TABLE`, or `::TABLE` where the database does not tell the first two.
+    name: String,
+    /// Since when the server runs, in microseconds; 0 where it does not tell. A primary has one timeline for as long.
+    pub(super) since: i64,
+    /// The number of the table of the lines.
+    pub(super) table: i64,
+}
 
 impl Known {
     pub(super) fn name(&self) -> &str {
-        &self.0
+        &self.name
     }
 
     /// Whether the database tells which server it is of.
     pub(super) fn tells(&self) -> bool {
-        !self.0.starts_with(':')
+        !self.name.starts_with(':')
     }
 
     /// The server's own identifier, and its timeline.
     fn server(&self) -> Option<(&str, u32)> {
-        let mut parts = self.0.split(':');
+        let mut parts = self.name.split(':');
         let (system, timeline) = (parts.next()?, parts.next()?);
         Some((system, u32::from_str_radix(timeline, 16).ok()?))
     }
@@ -85,14 +92,14 @@ impl Core {
                 ),
             });
         }
-        if before.as_ref() != Some(&here) {
+        if before.as_ref() != Some(&here.name) {
             let skew = i64::try_from(CLOCK_SKEW.as_millis() + 1).unwrap_or(i64::MAX);
             let script = session.sql().recognize(tells, skew);
             let moved = session.script(&script, "moved").await?;
             if let Some(fence) = moved.into_iter().flatten().next().and_then(|fence| fence.parse().ok()) {
                 let fence = from_millis(fence);
                 tracing::error!(
-                    database = session.place(), %fence, was = before.as_ref().map(Known::name), is = here.name(),
+                    database = session.place(), %fence, was = before, is = here.name(),
                     "the database is another one than it was (a standby took over, or a backup was put back), and may have \
                      forgotten which tokens were used last: every token issued so far is refused"
                 );
@@ -108,7 +115,7 @@ impl Core {
 }
 
 /// Whether the database tells which server it is of, which database the lines are in, and in which one they were.
-async fn look(session: &mut Session) -> Result<Option<(bool, Known, Option<Known>)>, Failure> {
+async fn look(session: &mut Session) -> Result<Option<(bool, Known, Option<String>)>, Failure> {
     for tells in [true, false] {
         let text = session.sql().identity(tells);
         let rows = match session.rows(&text).await {
@@ -131,7 +138,10 @@ async fn look(session: &mut Session) -> Result<Option<(bool, Known, Option<Known
         };
         let column =
             |name: &str| rows.first().and_then(|row| row.try_get(name).ok().flatten()).map(str::to_owned);
-        return Ok(column("now_in").map(|here| (tells, Known(here), column("was_in").map(Known))));
+        let number = |name: &str| column(name).and_then(|value| value.parse().ok()).unwrap_or(0);
+        let here =
+            column("now_in").map(|name| Known { name, since: number("since"), table: number("in_table") });
+        return Ok(here.map(|here| (tells, here, column("was_in"))));
     }
     Ok(None)
 }
@@ -147,7 +157,7 @@ mod tests {
 
     #[test]
     fn an_earlier_timeline_precedes_a_later_one() {
-        let known = |text: &str| Known(text.to_owned());
+        let known = |text: &str| Known { name: text.to_owned(), ..Known::default() };
         assert!(known("7:00000001:5").precedes(&known("7:0000000A:5")));
         assert!(!known("7:0000000A:5").precedes(&known("7:00000009:5")));
         assert!(!known("7:00000001:5").precedes(&known("7:00000001:6")));

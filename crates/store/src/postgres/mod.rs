@@ -59,7 +59,7 @@ use self::health::Health;
 use self::identity::Identity;
 use self::lanes::{LANES, Lanes, QUEUE};
 use self::purge::Memory;
-use self::rows::Columns;
+use self::rows::{Arguments, Columns};
 use self::schema::{Change, Moment, Trouble};
 use self::session::{Manager, Pool, PoolKind, Session, pool, take};
 use self::sql::{Query, STRIPES, Sql, Table};
@@ -291,7 +291,9 @@ impl Core {
     async fn try_out(&self, session: &mut Session) -> Result<(), Failure> {
         let table = Table::at(to_millis(self.clock.now()));
         let known = self.identity.known();
-        session.record(table, &Columns::default().arguments(0, 0, known.name()), known.tells()).await?;
+        let columns = Columns::default();
+        let arguments = Arguments { nonce: 0, stripe: 0, known: &known, columns: &columns };
+        session.record(table, &arguments).await?;
         self.probe(session).await
     }
 

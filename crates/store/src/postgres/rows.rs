@@ -12,6 +12,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::fault::Failure;
+use super::identity::Known;
 use super::ring::as_number;
 use super::sql::Table;
 
@@ -96,6 +97,25 @@ pub(super) fn uuid(id: TokenId) -> Uuid {
     Uuid::from_bytes(*id.as_bytes())
 }
 
+/// What a batch is called with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arguments<'a> {
+    pub(super) nonce: i64,
+    pub(super) stripe: i16,
+    /// The database, as the node knows it.
+    pub(super) known: &'a Known,
+    pub(super) columns: &'a Columns,
+}
+
+impl Arguments<'_> {
+    /// As they stand in a statement of this name.
+    pub(super) fn text(&self, name: &str) -> String {
+        let mut text = self.columns.text(self.nonce, self.stripe, self.known.name());
+        let _ = write!(text, ", '{name}', {}, {}", self.known.since, self.known.table);
+        text
+    }
+}
+
 /// The columns of a batch.
 #[derive(Debug, Default)]
 pub(super) struct Columns {
@@ -112,7 +132,7 @@ pub(super) struct Columns {
 impl Columns {
     /// The columns as the arguments of a batch. They need no quoting: there are only digits, letters and what is between
     /// them.
-    pub(super) fn arguments(&self, nonce: i64, stripe: i16, identity: &str) -> String {
+    fn text(&self, nonce: i64, stripe: i16, identity: &str) -> String {
         // What a row takes, and what is around them.
         let mut text = String::with_capacity(self.ids.len() * 160 + 100);
         let _ = write!(text, "{nonce}, {stripe}::SMALLINT, '{identity}'");
@@ -122,9 +142,13 @@ impl Columns {
         array(&mut text, &self.ended, Some);
         array(&mut text, &self.kinds, Some);
         array(&mut text, &self.peers, |peer| peer.as_ref());
-        array(&mut text, &self.retry_keys, |key| key.as_ref().map(|key| HEXLOWER.encode(key)));
+        array(&mut text, &self.retry_keys_as_hex(), Option::as_ref);
         array(&mut text, &self.rings, Some);
         text
+    }
+
+    pub(super) fn retry_keys_as_hex(&self) -> Vec<Option<String>> {
+        self.retry_keys.iter().map(|key| key.as_ref().map(|key| HEXLOWER.encode(key))).collect()
     }
 
     pub(super) fn push(&mut self, token: Token, ending: &Ending) {

@@ -1,5 +1,6 @@
 //! One connection to the database, made ready for use; and the pools of them.
 
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -13,12 +14,13 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{
-    AsyncMessage, CancelToken, Client, Config, NoTls, Row, SimpleQueryMessage, SimpleQueryRow,
+    AsyncMessage, CancelToken, Client, Config, NoTls, Row, SimpleQueryMessage, SimpleQueryRow, Statement,
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 use uuid::Uuid;
 
 use super::fault::Failure;
+use super::rows::Arguments;
 use super::settings::TlsMode;
 use super::sql::{self, Query, Sql, Table};
 
@@ -52,7 +54,39 @@ pub(super) struct Session {
     /// Whether a transaction of several requests is under way.
     open: bool,
     asides: Arc<Asides>,
+    /// Whether batches are sent as [prepared statements alone](Self::record_alone).
+    goes_alone: bool,
+    statements: HashMap<(Table, bool), Statement>,
 }
+
+/// Whether a batch cannot be recorded by a prepared statement alone: another session of the database answers than the one that
+/// prepared it, because there is a pooler in between; or the settings are not what it needs. Nothing was kept.
+fn is_unfit(failure: &Failure) -> bool {
+    failure.is(&[
+        &SqlState::INVALID_SQL_STATEMENT_NAME,
+        &SqlState::DUPLICATE_PSTATEMENT,
+        &SqlState::PROTOCOL_VIOLATION,
+        &SqlState::DIVISION_BY_ZERO,
+    ])
+}
+
+/// The types of a batch's parameters, see [`Sql::batch`].
+const BATCH: &[Type] = &[
+    Type::INT8,
+    Type::INT2,
+    Type::TEXT,
+    Type::UUID_ARRAY,
+    Type::INT8_ARRAY,
+    Type::INT8_ARRAY,
+    Type::INT8_ARRAY,
+    Type::INT2_ARRAY,
+    Type::INET_ARRAY,
+    Type::TEXT_ARRAY,
+    Type::INT8_ARRAY,
+    Type::TEXT,
+    Type::INT8,
+    Type::INT8,
+];
 
 /// The connection itself, and the place that it takes among those that a node may have.
 ///
@@ -231,34 +265,83 @@ impl Session {
         Ok(value)
     }
 
-    /// Records a batch: one request, which is a whole transaction. The statement is prepared, in whatever session of the
-    /// database carries this out, under a name that says all of it. One that has not prepared it yet refuses, and nothing
-    /// is kept; while the transaction that failed is not rolled back, a pooler stays with the same session.
+    /// Records a batch, in one transaction that costs one way to the database and back; the ids that it recorded.
     pub(super) async fn record(
         &mut self,
         table: Table,
-        arguments: &str,
-        tells: bool,
-    ) -> Result<Vec<SimpleQueryRow>, Failure> {
+        arguments: &Arguments<'_>,
+    ) -> Result<Vec<Uuid>, Failure> {
         self.busy = true;
+        if self.goes_alone {
+            let outcome = self.record_alone(table, arguments).await;
+            if !outcome.as_ref().is_err_and(is_unfit) {
+                return self.finish(outcome);
+            }
+            self.goes_alone = false;
+            self.statements.clear();
+        }
+        let outcome = self.record_by_name(table, arguments).await;
+        self.finish(outcome)
+    }
+
+    /// As a statement that this connection has prepared, and that is a transaction by itself: the fast way, where nothing
+    /// is in between and the settings of the session are as usual. Behind a pooler the driver's name for the statement may
+    /// be that of another node's; so it is called by its real name besides, and records nothing if that is wrong.
+    async fn record_alone(&mut self, table: Table, arguments: &Arguments<'_>) -> Result<Vec<Uuid>, Failure> {
+        let Arguments { nonce, stripe, known, columns } = arguments;
         let sql = Arc::clone(&self.sql);
-        let client = &self.line.client;
-        let mut outcome = client.simple_query(&sql.batch(table, arguments, tells)).await;
+        let batch = sql.batch_of(table, known.tells());
+        let key = (table, known.tells());
+        let statement = if let Some(statement) = self.statements.get(&key) {
+            statement.clone()
+        } else {
+            let prepared = self.line.client.prepare_typed(&batch.alone, BATCH).await;
+            let statement = prepared.map_err(|error| self.failure(&error))?;
+            self.statements.insert(key, statement.clone());
+            statement
+        };
+        let (identity, retry_keys) = (known.name(), columns.retry_keys_as_hex());
+        let parameters: [&(dyn ToSql + Sync); 14] = [
+            nonce,
+            stripe,
+            &identity,
+            &columns.ids,
+            &columns.created,
+            &columns.expires,
+            &columns.ended,
+            &columns.kinds,
+            &columns.peers,
+            &retry_keys,
+            &columns.rings,
+            &batch.name,
+            &known.since,
+            &known.table,
+        ];
+        let rows = self.line.client.query(&statement, &parameters).await;
+        let rows = rows.map_err(|error| self.failure(&error))?;
+        let ids = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>();
+        ids.map_err(|error| self.failure(&error))
+    }
+
+    /// With a statement that is prepared, in whatever session of the database carries this out, under a name that says all
+    /// of it. One that has not prepared it yet refuses, and nothing is kept; while the transaction that failed is not rolled
+    /// back, a pooler stays with the same session.
+    async fn record_by_name(&self, table: Table, arguments: &Arguments<'_>) -> Result<Vec<Uuid>, Failure> {
+        let (client, sql, tells) = (&self.line.client, &self.sql, arguments.known.tells());
+        let text = arguments.text(&sql.batch_of(table, tells).name);
+        let mut outcome = client.simple_query(&sql.batch(table, &text, tells)).await;
         if outcome.as_ref().is_err_and(|error| error.code() == Some(&SqlState::INVALID_SQL_STATEMENT_NAME)) {
             outcome = match client.simple_query(&sql.prepare(table, tells)).await {
-                Ok(_) => client.simple_query(&sql.prepared(table, arguments, tells)).await,
+                Ok(_) => client.simple_query(&sql.prepared(table, &text, tells)).await,
                 Err(error) => Err(error),
             };
         }
         let outcome = outcome.map_err(|error| self.failure(&error));
         if let Err(Failure::Refused { .. }) = outcome {
-            self.line
-                .client
-                .simple_query("ROLLBACK")
-                .await
-                .map_err(|error| self.failure(&error).or_lost())?;
+            client.simple_query("ROLLBACK").await.map_err(|error| self.failure(&error).or_lost())?;
         }
-        self.finish(outcome).map(rows_of)
+        let ids = rows_of(outcome?).into_iter().filter_map(|row| Uuid::parse_str(row.get("id")?).ok());
+        Ok(ids.collect())
     }
 
     /// Runs statements as one request, which is a whole transaction; the values of this column that they returned.
@@ -426,6 +509,8 @@ impl Manager {
             busy: false,
             open: false,
             asides,
+            goes_alone: true,
+            statements: HashMap::new(),
         };
         // A failure here comes before anything that matters was sent.
         prepare(&mut session).await.map_err(|failure| match failure {

@@ -76,6 +76,18 @@ macro_rules! rules {
     };
 }
 
+/// What a statement of its own needs that no statement can set for itself, because it counts from its beginning: then the
+/// division fails, and with it the statement. The rest it sets.
+macro_rules! rules_alone {
+    () => {
+        "1 / CASE WHEN current_setting('transaction_isolation') = 'read committed' \
+         AND current_setting('statement_timeout') = '0' \
+         AND coalesce(current_setting('transaction_timeout', true), '0') = '0' THEN 1 ELSE 0 END, \
+         CASE WHEN current_setting('synchronous_commit') NOT IN ('on', 'remote_apply') \
+         THEN set_config('synchronous_commit', 'on', true) END, set_config('lock_timeout', '5s', true)"
+    };
+}
+
 /// Begins a transaction. Where it changes something the access mode is not named: `default_transaction_read_only` is how
 /// administrators keep everybody from writing, and stays.
 ///
@@ -181,10 +193,13 @@ pub(super) enum CopyQuery {
 
 /// The statement that records a batch, for one table.
 #[derive(Clone, Debug)]
-struct Batch {
+pub(super) struct Batch {
     /// It follows from the text, so that no two statements have the same, whoever else uses the session.
-    name: String,
+    pub(super) name: String,
+    /// It names itself, and records nothing unless it is called by that name.
     text: String,
+    /// The same as a transaction by itself. Where the session's settings do not allow that, it fails.
+    pub(super) alone: String,
 }
 
 /// The statements, for a schema of this name.
@@ -203,7 +218,13 @@ impl Sql {
             let batches = Table::all().map(|table| {
                 let text = batch_text(&s, table, tells);
                 let hash = HEXLOWER.encode(Sha256::digest(&text).get(..16).unwrap_or_default());
-                Batch { name: format!("countersign_{hash}"), text }
+                let name = format!("countersign_{hash}");
+                let text = text.replace(OWN_NAME, &name);
+                Batch {
+                    alone: text.replace(RULES, rules_alone!()),
+                    text: text.replace(RULES, rules!()),
+                    name,
+                }
             });
             batches.collect()
         };
@@ -228,8 +249,9 @@ impl Sql {
     /// Prepares the statement of [`batch`](Self::batch) after it was refused, in a transaction that goes on: so a pooler
     /// lets the same session have the next request. What is prepared stays so, also if the transaction fails.
     pub(super) fn prepare(&self, table: Table, tells: bool) -> String {
-        let Batch { name, text } = self.batch_of(table, tells);
-        let types = "BIGINT, SMALLINT, TEXT, UUID[], BIGINT[], BIGINT[], BIGINT[], SMALLINT[], INET[], TEXT[], BIGINT[]";
+        let Batch { name, text, .. } = self.batch_of(table, tells);
+        let types = "BIGINT, SMALLINT, TEXT, UUID[], BIGINT[], BIGINT[], BIGINT[], SMALLINT[], INET[], TEXT[], BIGINT[], TEXT, \
+             BIGINT, BIGINT";
         format!(concat!("ROLLBACK; ", begin!(), "; PREPARE {} ({}) AS {}"), name, types, text)
     }
 
@@ -238,8 +260,9 @@ impl Sql {
         format!("EXECUTE {}({arguments}); COMMIT", self.batch_of(table, tells).name)
     }
 
-    fn batch_of(&self, table: Table, tells: bool) -> &Batch {
-        static NONE: Batch = Batch { name: String::new(), text: String::new() };
+    /// The statement of [`batch`](Self::batch).
+    pub(super) fn batch_of(&self, table: Table, tells: bool) -> &Batch {
+        static NONE: Batch = Batch { name: String::new(), text: String::new(), alone: String::new() };
         let batches = if tells { &self.batches } else { &self.batches_untold };
         batches.get(table.index()).unwrap_or(&NONE)
     }
@@ -411,8 +434,10 @@ impl Sql {
     pub(super) fn identity(&self, tells: bool) -> String {
         let s = self.schema.quoted();
         format!(
-            "SELECT {} AS now_in, l.identity AS was_in FROM {s}.lines AS l WHERE l.stripe = 0",
-            identity(tells)
+            "SELECT {} AS now_in, l.identity AS was_in, {} AS since, l.tableoid::BIGINT AS in_table \
+             FROM {s}.lines AS l WHERE l.stripe = 0",
+            identity(tells),
+            since(tells)
         )
     }
 
@@ -491,10 +516,8 @@ impl Sql {
 fn batch_text(s: &str, table: Table, tells: bool) -> String {
     format!(
         concat!(
-            "WITH rules AS MATERIALIZED (SELECT ",
-            rules!(),
-            "), line AS (SELECT l.fence, l.cleared, l.horizon, l.ring FROM rules CROSS JOIN {}.lines AS l \
-             WHERE l.stripe = $2 AND {} AND $3 = {} FOR UPDATE OF l) \
+            "WITH rules AS MATERIALIZED (SELECT {}), line AS (SELECT l.fence, l.cleared, l.horizon, l.ring FROM rules CROSS JOIN {}.lines AS l \
+             WHERE l.stripe = $2 AND {} AND $12 = '{}' AND $13 = {} AND $14 = l.tableoid::BIGINT FOR UPDATE OF l) \
              INSERT INTO {}.{} (id, expires, ended, kind, peer, retry_key, nonce) \
              SELECT w.id, w.expires, w.ended, w.kind, w.peer, decode(w.retry_key, 'hex'), $1 FROM line CROSS JOIN \
              unnest($4, $5, $6, $7, $8, $9, $10, $11) AS w (id, created, expires, ended, kind, peer, retry_key, ring) \
@@ -502,12 +525,26 @@ fn batch_text(s: &str, table: Table, tells: bool) -> String {
              AND w.ring = line.ring ORDER BY w.id \
              ON CONFLICT DO NOTHING RETURNING id"
         ),
+        RULES,
         s,
-        if tells { "l.identity = $3" } else { IS_SAME_TABLE },
-        identity(tells),
+        if tells { "l.identity = $3" } else { "$3 IS NOT NULL" },
+        OWN_NAME,
+        since(tells),
         s,
         table
     )
+}
+
+/// Stands for a batch's name in its text.
+const OWN_NAME: &str = "{name}";
+
+/// Stands for the rules in a batch's text.
+const RULES: &str = "{rules}";
+
+/// Since when this server runs, in microseconds. While it does, its identity stays as it is: asking for that in each batch
+/// would read a file.
+fn since(tells: bool) -> &'static str {
+    if tells { "(extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::BIGINT" } else { "0" }
 }
 
 /// Whether the lines are in the table that they were in.

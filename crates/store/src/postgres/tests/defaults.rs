@@ -79,6 +79,30 @@ async fn transactions_go_by_their_own_settings() {
     assert_eq!(world.place.run("SELECT DISTINCT shown FROM {s}.shown").await, [RIGHT]);
 }
 
+/// A batch that is a statement alone goes by its own settings, too; and where it cannot, it is a transaction of several.
+#[tokio::test]
+async fn batches_go_by_their_own_settings() {
+    for (settings, shown) in [
+        (vec!["synchronous_commit = off"], "on 0 5s read committed"),
+        (vec!["synchronous_commit = remote_apply"], "remote_apply 0 5s read committed"),
+        (vec!["synchronous_commit = local", "statement_timeout = '1s'"], RIGHT),
+        (vec!["default_transaction_isolation = 'repeatable read'"], RIGHT),
+    ] {
+        let world = World::new();
+        let store = open_as(&world, &role_with(&world, &settings).await).await;
+        let token = world.token();
+        let watched = format!(
+            "CREATE TABLE {{s}}.shown (shown TEXT); CREATE FUNCTION {{s}}.watch() RETURNS trigger LANGUAGE plpgsql AS \
+             $$BEGIN INSERT INTO {{s}}.shown VALUES ({SHOWN}); RETURN NULL; END$$; CREATE CONSTRAINT TRIGGER watch \
+             AFTER INSERT ON {{s}}.{} DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION {{s}}.watch()",
+            Table::of(token.0)
+        );
+        world.place.run(&watched).await;
+        assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+        assert_eq!(world.place.run("SELECT shown FROM {s}.shown").await, [shown], "{settings:?}");
+    }
+}
+
 #[tokio::test]
 async fn waiting_for_a_standby_to_apply_stays() {
     let world = World::new();

@@ -3,11 +3,14 @@
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
-use countersign_core::{Clock, End, OsEntropy, StoreError, TokenStore};
-use countersign_test_postgres::{Cluster, Place, Pooler, new_name, run, shared};
+use countersign_core::{Clock, End, OsEntropy, StoreError, TokenStore, to_millis};
+use countersign_test_postgres::{Cluster, Place, Pooler, connect, new_name, run, shared};
+use tokio_postgres::SimpleQueryMessage;
 
-use super::super::{PostgresStore, sql::Table};
-use super::{World, consume, options, try_open, url};
+use super::super::PostgresStore;
+use super::super::rows::{self, Arguments, Columns};
+use super::super::sql::{DAY, Sql, Table};
+use super::{World, consume, consumption, options, try_open, url};
 use crate::contract::{Subject, contract_tests};
 
 /// The one that all cases of the contract share: fewer sessions than a single node opens connections, so that they change
@@ -57,6 +60,29 @@ async fn nodes_that_share_sessions_do_not_share_statements() {
         let count = format!("SELECT count(*) FROM {{s}}.{}", Table::of(world.token().0));
         assert_eq!(world.place.run(&count).await, ["80"]);
     }
+}
+
+/// Behind a pooler a statement's name may be another node's. One that is called by another's name records nothing.
+#[tokio::test]
+async fn a_statement_called_by_another_name_records_nothing() {
+    let world = World::new();
+    let store = world.open().await;
+    let token = world.token();
+    let (table, other) = (Table::of(token.0), Table::at(to_millis(token.0.created()) + DAY));
+    let sql = Sql::new(world.place.schema().parse().unwrap());
+    let known = store.core.identity.known();
+    let mut columns = Columns::default();
+    columns.push(rows::Token::new(token.0, token.1, 0), &consumption(token.0.created()));
+    let arguments = Arguments { nonce: 7, stripe: 7, known: &known, columns: &columns };
+    let client = connect(world.place.url()).await;
+    client.batch_execute(&sql.prepare(other, true)).await.unwrap();
+    let (wrong, right) = (&sql.batch_of(table, true).name, &sql.batch_of(other, true).name);
+    let execute = |called: &str| format!("EXECUTE {right}({})", arguments.text(called));
+    let recorded = |messages: Vec<SimpleQueryMessage>| {
+        messages.iter().filter(|message| matches!(message, SimpleQueryMessage::Row(_))).count()
+    };
+    assert_eq!(recorded(client.simple_query(&execute(wrong)).await.unwrap()), 0);
+    assert_eq!(recorded(client.simple_query(&execute(right)).await.unwrap()), 1);
 }
 
 /// The role, and so each session of the pool, forgets in a crash what was committed in the last ten seconds.
