@@ -1,5 +1,7 @@
 //! What a check consists of.
 
+use std::fmt;
+
 use crate::scene::Scene;
 
 /// One thing that a tracker's plugin must do, and how to find out whether it does.
@@ -9,8 +11,12 @@ pub struct Check {
     pub name: &'static str,
     /// What a plugin must do: one sentence, as an order.
     pub rule: &'static str,
+    /// What can happen where a plugin does not: one sentence.
+    pub risk: &'static str,
     /// Whether it is wrong not to.
     pub weight: Weight,
+    /// Which issuer the check needs.
+    pub(crate) over: Over,
     /// What happens, in this order.
     pub(crate) steps: &'static [Step],
     /// Looks at what happened: `Ok` is what was seen to be right, `Err` what was seen to be wrong.
@@ -27,6 +33,15 @@ pub enum Weight {
     Must,
     /// A plugin that breaks it works less well than it could.
     Should,
+}
+
+/// How the issuer of the checks is reached.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Over {
+    /// By plain HTTP, on this machine or in a private network.
+    Http,
+    /// By HTTPS, with a certificate that nobody can trust.
+    SelfSigned,
 }
 
 /// The worker comes to the tracker once.
@@ -47,8 +62,8 @@ pub(crate) enum Bring {
     SameToken,
     /// A text that is no token.
     Text(&'static str),
-    /// A new token, with a request that is not a login.
-    Look,
+    /// A new token, with a request of this method that is not a login.
+    Look(&'static str),
     /// Nothing: it wants to know whether there is a plugin.
     Nothing,
 }
@@ -58,12 +73,58 @@ pub(crate) enum Bring {
 pub(crate) enum With {
     /// Nothing.
     Nothing,
-    /// A header that names another tracker.
+    /// A header.
     Header(&'static str, &'static str),
+    /// The claim that tracker and issuer are somewhere else: at an address where the checks listen, too.
+    Claim(Claim),
     /// The cookies that the tracker set in the step before.
     CookiesOfBefore,
     /// The same cookies by name, but with [`CHOSEN`] for their values.
     ChosenCookies,
+}
+
+/// The place in a request where such a claim stands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Claim {
+    /// A header with a host and a port.
+    Host(&'static str),
+    /// A header with a port.
+    Port(&'static str),
+    /// A header with a URL.
+    Url(&'static str),
+    /// The header `Forwarded` (RFC 7239).
+    Forwarded,
+    /// Cookies by every name that a program may look for.
+    Cookies,
+    /// Parameters of the query, by the same names.
+    Query,
+}
+
+/// Names of cookies and of parameters by which a careless program lets the caller say where the issuer is ...
+pub(crate) const ISSUER_NAMES: &[&str] = &[
+    "auth_server",
+    "launchpad_auth_server",
+    "issuer",
+    "handshake",
+    "handshake_url",
+    "token_server",
+    "server",
+    "callback",
+];
+
+/// ... and where the tracker is.
+pub(crate) const TRACKER_NAMES: &[&str] =
+    &["audience", "launchpad_audience", "base_url", "urlbase", "bugtracker_url", "url", "host"];
+
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(name) | Self::Port(name) | Self::Url(name) => write!(f, "the header {name}"),
+            Self::Forwarded => f.write_str("the header forwarded"),
+            Self::Cookies => f.write_str("a cookie"),
+            Self::Query => f.write_str("the query of the request"),
+        }
+    }
 }
 
 /// The value of a session that the worker would like to have.
@@ -82,6 +143,20 @@ pub(crate) enum Reply {
     Silent,
     /// It says yes, with a body of [`crate::issuer::LONG_BODY`] bytes.
     LongBody,
+    /// It says yes, but from this part of the answer on a byte at a time, and to no end.
+    Drip(Part),
+    /// It says `100 Continue`, again and again.
+    Continue,
+    /// It sends this text and closes the connection.
+    Raw(&'static str),
+}
+
+/// A part of an answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Part {
+    StatusLine,
+    Headers,
+    Body,
 }
 
 /// Exactly this is a yes.

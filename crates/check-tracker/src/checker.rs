@@ -1,18 +1,20 @@
 //! Takes the steps of each check, and has the outcome judged.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_core::{Audience, Entropy};
+use countersign_core::{Audience, Clock, Entropy};
 use data_encoding::BASE32_NOPAD;
-use http::header::COOKIE;
+use http::header::{COOKIE, FORWARDED};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
-use crate::check::{Bring, CHOSEN, Step, With, YES};
+use crate::check::{Bring, CHOSEN, Claim, ISSUER_NAMES, Over, Step, TRACKER_NAMES, With, YES};
 use crate::cookies::live_cookies;
+use crate::issuer::Decoys;
 use crate::scene::{Scene, Visit};
-use crate::worker::{Outcome, Worker, said};
+use crate::worker::{Extras, Outcome, Worker, said};
 use crate::{CHECKS, Check, CheckError, Finding, Issuer, Report, Tracker};
 
 /// How long a tracker may take for an answer. Two questions to a silent issuer at ten seconds each are well within it.
@@ -60,6 +62,7 @@ pub struct Checker {
     issuer: Issuer,
     worker: Worker,
     subject: Subject,
+    clock: Arc<dyn Clock>,
     /// What tokens are made of.
     entropy: Arc<dyn Entropy>,
 }
@@ -68,9 +71,14 @@ impl Checker {
     /// # Errors
     ///
     /// [`CheckError::Tls`] if the TLS library does not work on this machine.
-    pub fn new(issuer: Issuer, subject: Subject, entropy: Arc<dyn Entropy>) -> Result<Self, CheckError> {
+    pub fn new(
+        issuer: Issuer,
+        subject: Subject,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self, CheckError> {
         let worker = Worker::new(subject.timeout)?;
-        Ok(Self { issuer, worker, subject, entropy })
+        Ok(Self { issuer, worker, subject, clock, entropy })
     }
 
     /// Makes sure that the tracker is there and asks this issuer.
@@ -80,7 +88,12 @@ impl Checker {
     /// [`CheckError::NoTracker`] and [`CheckError::NotAsked`], after either of which it is worth trying again later.
     pub async fn reach(&self) -> Result<(), CheckError> {
         let visit = self.step(Step::login(&[YES]), None).await?;
-        if !visit.heard.questions.is_empty() {
+        // With a certificate of its own the issuer must not be asked; to have come to it is enough.
+        let is_known = match self.issuer.over() {
+            Over::Http => !visit.heard.questions.is_empty(),
+            Over::SelfSigned => visit.heard.callers > 0,
+        };
+        if is_known {
             return Ok(());
         }
         let url = self.subject.base.to_string();
@@ -98,19 +111,21 @@ impl Checker {
         Err(CheckError::NotAsked { url, answered, auth_server: self.issuer.auth_server() })
     }
 
-    /// Makes the checks of these names, or all of them if there are none. `found` is told of each as it comes.
+    /// Makes the checks of these names, or all that this issuer is for if there are none. `found` is told of each as it comes.
     ///
     /// # Errors
     ///
     /// [`CheckError::NoSuchCheck`], and [`CheckError::Entropy`] if no tokens can be made up.
     pub async fn run(&self, only: &[String], mut found: impl FnMut(&Finding)) -> Result<Report, CheckError> {
-        let is_known = |name: &str| CHECKS.iter().any(|check| check.name == name);
+        let over = self.issuer.over();
+        let checks: Vec<&Check> = CHECKS.iter().filter(|check| check.over == over).collect();
+        let is_known = |name: &str| checks.iter().any(|check| check.name == name);
         if let Some(name) = only.iter().find(|name| !is_known(name)).cloned() {
-            let names = CHECKS.iter().map(|check| check.name).collect::<Vec<_>>().join(", ");
+            let names = checks.iter().map(|check| check.name).collect::<Vec<_>>().join(", ");
             return Err(CheckError::NoSuchCheck { name, names });
         }
         let mut findings = Vec::new();
-        for check in CHECKS {
+        for check in checks {
             if only.is_empty() || only.iter().any(|name| name == check.name) {
                 let finding = self.check(check).await?;
                 found(&finding);
@@ -138,17 +153,19 @@ impl Checker {
 
     async fn step(&self, step: Step, before: Option<&Visit>) -> Result<Visit, CheckError> {
         let token = match step.bring {
-            Bring::Token | Bring::Look => self.made_up_token()?,
+            Bring::Token | Bring::Look(_) => self.made_up_token()?,
             Bring::SameToken => before.map(|visit| visit.token.clone()).unwrap_or_default(),
             Bring::Text(text) => text.to_owned(),
             Bring::Nothing => String::new(),
         };
         let Subject { tracker, base, .. } = &self.subject;
         self.issuer.begin(&token, step.issuer);
-        let headers = headers(step.with, before);
-        let answer = self.worker.visit((*tracker, base), step.bring, &token, headers).await;
+        let began = self.clock.now();
+        let decoys = self.issuer.decoys();
+        let extras = Extras { headers: headers(step.with, before, decoys), query: query(step.with, decoys) };
+        let answer = self.worker.visit((*tracker, base), step.bring, &token, extras).await;
         let heard = self.issuer.end();
-        Ok(Visit { step, token, tracker: *tracker, answer, heard })
+        Ok(Visit { step, token, tracker: *tracker, began, answer, heard })
     }
 
     /// A token that no issuer made.
@@ -159,7 +176,7 @@ impl Checker {
     }
 }
 
-fn headers(with: With, before: Option<&Visit>) -> HeaderMap {
+fn headers(with: With, before: Option<&Visit>, decoys: Decoys) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let cookies = before
         .and_then(|visit| visit.answer.as_ref().ok())
@@ -175,8 +192,43 @@ fn headers(with: With, before: Option<&Visit>) -> HeaderMap {
         With::Header(name, value) => {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value))
         }
+        With::Claim(claim) => {
+            headers.extend(claim_header(claim, decoys));
+            None
+        }
         With::CookiesOfBefore => cookies(None).and_then(|value| headers.insert(COOKIE, value)),
         With::ChosenCookies => cookies(Some(CHOSEN)).and_then(|value| headers.insert(COOKIE, value)),
     };
     headers
+}
+
+fn claim_header(claim: Claim, decoys: Decoys) -> Option<(HeaderName, HeaderValue)> {
+    let Decoys { host, port } = decoys;
+    let (name, value) = match claim {
+        Claim::Host(name) => (HeaderName::from_static(name), host.to_string()),
+        Claim::Port(name) => (HeaderName::from_static(name), port.port().to_string()),
+        Claim::Url(name) => (HeaderName::from_static(name), format!("http://{host}/")),
+        Claim::Forwarded => (FORWARDED, format!("host=\"{host}\";proto=http")),
+        Claim::Cookies => {
+            let pairs = named_claims(host).map(|(name, url)| format!("{name}={url}"));
+            (COOKIE, pairs.collect::<Vec<_>>().join("; "))
+        }
+        Claim::Query => return None,
+    };
+    Some((name, HeaderValue::try_from(value).ok()?))
+}
+
+/// The parameters of the query that the request has besides.
+fn query(with: With, decoys: Decoys) -> Vec<(&'static str, String)> {
+    match with {
+        With::Claim(Claim::Query) => named_claims(decoys.host).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The URLs of an issuer and of a tracker at that address, by all names that they may go by.
+fn named_claims(host: SocketAddr) -> impl Iterator<Item = (&'static str, String)> {
+    let handshake = format!("http://{host}/token/%s/+bugtracker-handshake");
+    let issuer = ISSUER_NAMES.iter().map(move |name| (*name, handshake.clone()));
+    issuer.chain(TRACKER_NAMES.iter().map(move |name| (*name, format!("http://{host}/"))))
 }

@@ -15,7 +15,7 @@ pub enum CheckError {
     #[error("the audience {0}")]
     Audience(AudienceError),
     /// There is no check of that name.
-    #[error("there is no check {name:?}; there are {names}")]
+    #[error("there is no check {name:?} to make here; there are {names}")]
     NoSuchCheck {
         /// What was asked for.
         name: String,
@@ -39,6 +39,9 @@ pub enum CheckError {
     /// The TLS library does not work on this machine.
     #[error("cannot set up TLS: {0}")]
     Tls(rustls::Error),
+    /// There can be no certificate for the issuer.
+    #[error("cannot make a certificate: {0}")]
+    Certificate(String),
     /// There is no randomness to make tokens of.
     #[error(transparent)]
     Entropy(#[from] EntropyError),

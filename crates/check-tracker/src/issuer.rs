@@ -17,17 +17,24 @@ use hyper::body::{Body, Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 use crate::CheckError;
-use crate::check::Reply;
+use crate::check::{Over, Part, Reply};
+use crate::pace::{Pace, SharedPace, carry};
 use crate::question::{Question, is_handshake};
 use crate::scene::Heard;
+use crate::tls::self_signed;
 
 /// How long a [`Reply::LongBody`] is, in bytes: more than the buffers on the way hold.
 pub(crate) const LONG_BODY: usize = 64 * 1024 * 1024;
+
+/// How many bytes of headers a slow answer has: at five a second, more than anybody waits for.
+const PADDING: usize = 4000;
 
 /// The longest question that is read, in bytes.
 const MAX_QUESTION: usize = 64 * 1024;
@@ -44,10 +51,22 @@ const ELSEWHERE: &str = "/elsewhere";
 /// The issuer of the checks: it says yes only to the tokens of the check under way, and only when that has it do so.
 pub struct Issuer {
     address: SocketAddr,
+    over: Over,
+    decoys: Decoys,
     state: Arc<Mutex<State>>,
     /// Counts the steps; those who wait in silence wait for the next one.
     steps: watch::Sender<u64>,
-    server: JoinHandle<()>,
+    servers: Vec<JoinHandle<()>>,
+}
+
+/// Where another issuer listens, which says yes to everything and must never be asked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Decoys {
+    /// On another host with the issuer's own port, where this machine allows that: also a tracker that takes nothing but the
+    /// name of the host from a request comes here.
+    pub(crate) host: SocketAddr,
+    /// On the issuer's host with another port.
+    pub(crate) port: SocketAddr,
 }
 
 /// What it answers now, and what it was asked.
@@ -62,27 +81,69 @@ struct State {
 }
 
 impl Issuer {
-    /// Starts one. Port 0 takes a free port.
+    /// Starts one that speaks plain HTTP. Port 0 takes a free port.
     ///
     /// # Errors
     ///
     /// [`CheckError::NotPrivate`] unless the address is a loopback or a private one, [`CheckError::Listen`] if it is taken.
     pub async fn listen(address: SocketAddr) -> Result<Self, CheckError> {
+        Self::start(address, None).await
+    }
+
+    /// Starts one that speaks HTTPS, with a certificate that it has signed itself: a tracker must not ask it anything.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::listen`], and [`CheckError::Certificate`] or [`CheckError::Tls`] if there can be no certificate.
+    pub async fn listen_self_signed(address: SocketAddr) -> Result<Self, CheckError> {
+        Self::start(address, Some(self_signed(address.ip())?)).await
+    }
+
+    async fn start(address: SocketAddr, tls: Option<TlsAcceptor>) -> Result<Self, CheckError> {
         if !is_private(address.ip()) {
             return Err(CheckError::NotPrivate(address));
         }
-        let cannot = |reason| CheckError::Listen { address, reason };
-        let listener = TcpListener::bind(address).await.map_err(cannot)?;
-        let address = listener.local_addr().map_err(cannot)?;
+        let (address, listener) = bind(address).await?;
+        let any_port = SocketAddr::new(address.ip(), 0);
+        let (port, port_listener) = bind(any_port).await?;
+        let elsewhere = if address.ip() == IpAddr::from([127, 0, 0, 1]) {
+            bind(SocketAddr::from(([127, 0, 0, 2], address.port()))).await.ok()
+        } else {
+            None
+        };
+        let (host, host_listener) = match elsewhere {
+            Some(bound) => bound,
+            None => bind(any_port).await?,
+        };
         let (steps, step) = watch::channel(0);
         let state = Arc::new(Mutex::new(State::default()));
-        let server = tokio::spawn(serve(listener, Arc::clone(&state), step));
-        Ok(Self { address, state, steps, server })
+        let over = if tls.is_some() { Over::SelfSigned } else { Over::Http };
+        let serve = |listener, role| {
+            tokio::spawn(serve(listener, Door { role, state: Arc::clone(&state), step: step.clone() }))
+        };
+        let servers = vec![
+            serve(listener, Role::Issuer(tls)),
+            serve(host_listener, Role::Decoy),
+            serve(port_listener, Role::Decoy),
+        ];
+        Ok(Self { address, over, decoys: Decoys { host, port }, state, steps, servers })
     }
 
     /// What the tracker must be configured with: `%s` is where the token goes.
     pub fn auth_server(&self) -> String {
-        format!("http://{}/token/%s/+bugtracker-handshake", self.address)
+        let scheme = match self.over {
+            Over::Http => "http",
+            Over::SelfSigned => "https",
+        };
+        format!("{scheme}://{}/token/%s/+bugtracker-handshake", self.address)
+    }
+
+    pub(crate) fn over(&self) -> Over {
+        self.over
+    }
+
+    pub(crate) fn decoys(&self) -> Decoys {
+        self.decoys
     }
 
     /// From now on this token is good for these replies.
@@ -111,8 +172,14 @@ impl fmt::Debug for Issuer {
 
 impl Drop for Issuer {
     fn drop(&mut self) {
-        self.server.abort();
+        self.servers.iter().for_each(JoinHandle::abort);
     }
+}
+
+async fn bind(address: SocketAddr) -> Result<(SocketAddr, TcpListener), CheckError> {
+    let cannot = |reason| CheckError::Listen { address, reason };
+    let listener = TcpListener::bind(address).await.map_err(cannot)?;
+    Ok((listener.local_addr().map_err(cannot)?, listener))
 }
 
 /// Whether only this machine and its own network can reach the address.
@@ -124,67 +191,111 @@ fn is_private(address: IpAddr) -> bool {
 }
 
 /// A panic elsewhere leaves the state as good as it was: every change is one assignment.
-fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
+fn lock<T>(state: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn serve(listener: TcpListener, state: Arc<Mutex<State>>, step: watch::Receiver<u64>) {
+/// What is behind a listener.
+#[derive(Clone)]
+struct Door {
+    role: Role,
+    state: Arc<Mutex<State>>,
+    step: watch::Receiver<u64>,
+}
+
+#[derive(Clone)]
+enum Role {
+    /// The issuer that the tracker is configured with, with TLS or without.
+    Issuer(Option<TlsAcceptor>),
+    /// The one that nobody must ask.
+    Decoy,
+}
+
+async fn serve(listener: TcpListener, door: Door) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(converse(stream, Arc::clone(&state), step.clone()))),
+            Ok((stream, _)) => drop(tokio::spawn(enter(stream, door.clone()))),
             // Out of file handles, for example: those in use come back.
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
 }
 
-async fn converse(stream: TcpStream, state: Arc<Mutex<State>>, step: watch::Receiver<u64>) {
-    let service = service_fn(|request| answer(request, Arc::clone(&state), step.clone()));
+async fn enter(stream: TcpStream, door: Door) {
+    // A byte at a time means that each is sent by itself.
+    let _ = stream.set_nodelay(true);
+    lock(&door.state).heard.note_caller(&door.role);
+    match door.role.clone() {
+        Role::Issuer(Some(tls)) => {
+            // A tracker that hangs up here has looked at the certificate.
+            if let Ok(stream) = tls.accept(stream).await {
+                converse(stream, door).await;
+            }
+        }
+        Role::Issuer(None) | Role::Decoy => converse(stream, door).await,
+    }
+}
+
+async fn converse(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, door: Door) {
+    let (ours, theirs) = tokio::io::duplex(64 * 1024);
+    let pace = SharedPace::default();
+    let carried = tokio::spawn(carry(stream, theirs, Arc::clone(&pace), door.step.clone()));
+    let service = service_fn(|request| answer(request, door.clone(), Arc::clone(&pace)));
     let conversation = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(SLOWEST_HEAD)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(ours), service)
         .await;
     if conversation.is_err_and(|error| error.is_parse()) {
-        lock(&state).heard.garbled += 1;
+        lock(&door.state).heard.garbled += 1;
     }
+    let _ = carried.await;
 }
 
 type Answer = Response<Either<Full<Bytes>, LongBody>>;
 
 /// An error closes the connection.
-async fn answer(
-    request: Request<Incoming>,
-    state: Arc<Mutex<State>>,
-    mut step: watch::Receiver<u64>,
-) -> io::Result<Answer> {
+async fn answer(request: Request<Incoming>, mut door: Door, pace: SharedPace) -> io::Result<Answer> {
     let (head, body) = request.into_parts();
     let body = Limited::new(body, MAX_QUESTION).collect().await.map_err(io::Error::other)?.to_bytes();
+    if matches!(door.role, Role::Decoy) {
+        return Ok(Response::new(Either::Left(Full::from("This is an issuer that nobody configured.\n"))));
+    }
     let question = Question { method: head.method, uri: head.uri, headers: head.headers, body };
-    step.mark_unchanged();
+    door.step.mark_unchanged();
     let (reply, token) = {
-        let mut state = lock(&state);
+        let mut state = lock(&door.state);
         (state.hear(question), state.token.clone())
     };
-    let status = match reply {
+    let (status, speed) = match reply {
         Reply::Cut => return Err(io::ErrorKind::ConnectionAborted.into()),
         Reply::Silent => {
             // Also if there is no next step any more.
-            let _ = step.changed().await;
+            let _ = door.step.changed().await;
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
-        Reply::LongBody => 200,
-        Reply::Status(status) | Reply::Redirect(status) => status,
+        Reply::LongBody => (200, Pace::AtOnce),
+        Reply::Drip(part) => (200, Pace::Drip(part)),
+        Reply::Continue => (200, Pace::Continue),
+        Reply::Raw(text) => (200, Pace::Raw(text)),
+        Reply::Status(status) | Reply::Redirect(status) => (status, Pace::AtOnce),
     };
-    let body = match reply {
-        Reply::LongBody => Either::Right(LongBody { left: LONG_BODY, token: token.clone(), state }),
-        _ => Either::Left(Full::new(Bytes::from_static(b"This is the issuer of the checks.\n"))),
+    *lock(&pace) = speed;
+    let is_long = matches!(reply, Reply::LongBody | Reply::Drip(Part::Body));
+    let body = match status {
+        _ if is_long => Either::Right(LongBody { left: LONG_BODY, token: token.clone(), state: door.state }),
+        200 => Either::Left(Full::from("This is the issuer of the checks.\n")),
+        // The words of a yes, under a status that is none.
+        _ => Either::Left(Full::from("Handshake token validated.\n")),
     };
     // JSON is the only kind of body that a tracker may want to read.
-    let kind = if reply == Reply::LongBody { "application/json" } else { "text/plain" };
+    let kind = if is_long { "application/json" } else { "text/plain" };
     let mut response = Response::builder().status(status).header(CONTENT_TYPE, kind);
     if matches!(reply, Reply::Redirect(_)) {
         response = response.header(LOCATION, format!("{ELSEWHERE}/{token}"));
+    }
+    if matches!(reply, Reply::Drip(_)) {
+        response = response.header("x-padding", "a".repeat(PADDING));
     }
     response.body(body).map_err(io::Error::other)
 }
@@ -209,6 +320,15 @@ impl State {
         };
         self.heard.questions.push(question);
         reply
+    }
+}
+
+impl Heard {
+    fn note_caller(&mut self, role: &Role) {
+        match role {
+            Role::Issuer(_) => self.callers += 1,
+            Role::Decoy => self.misled += 1,
+        }
     }
 }
 

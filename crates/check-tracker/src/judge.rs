@@ -1,11 +1,12 @@
 //! What the checks look at. Each function is named after its check.
 
+mod guess;
 pub(crate) mod session;
 
 use countersign_core::Audience;
 use http::Method;
 
-use crate::check::{Judgement, Reply, With};
+use crate::check::{Bring, Judgement, Part, Reply, With};
 use crate::scene::{Scene, Visit};
 use crate::worker::{Outcome, detected};
 
@@ -50,6 +51,37 @@ pub(crate) fn asks_configured_url(scene: &Scene<'_>) -> Judgement {
             Err(format!("it asked at {}", question.uri.to_string().replace(&visit.token, "TOKEN")))
         }
     }
+}
+
+pub(crate) fn issuer_is_configured(scene: &Scene<'_>) -> Judgement {
+    for visit in &scene.visits {
+        let With::Claim(claim) = visit.step.with else { continue };
+        let believed = if visit.seems_let_in() { ", believed it, and let the worker in" } else { "" };
+        if visit.heard.misled > 0 {
+            return Err(format!("it asked an issuer that {claim} named{believed}"));
+        }
+        if !believed.is_empty() && visit.heard.questions.is_empty() {
+            return Err(format!("because of {claim} it let the worker in without asking the issuer"));
+        }
+        visit.answered()?;
+    }
+    Ok("no request could have it ask another issuer".to_owned())
+}
+
+pub(crate) fn verifies_certificate(scene: &Scene<'_>) -> Judgement {
+    let visit = scene.first()?;
+    if !visit.heard.questions.is_empty() {
+        let believed = if visit.seems_let_in() { " and let the worker in" } else { "" };
+        return Err(format!("it asked an issuer with a certificate that nobody can trust{believed}"));
+    }
+    visit.answered()?;
+    if visit.seems_let_in() {
+        return Err("it let the worker in without asking the issuer".to_owned());
+    }
+    if visit.heard.callers == 0 {
+        return Err("it did not come to the issuer at all".to_owned());
+    }
+    Ok("it hung up on an issuer with a certificate that nobody can trust".to_owned())
 }
 
 pub(crate) fn asks_once(scene: &Scene<'_>) -> Judgement {
@@ -129,9 +161,18 @@ pub(crate) fn token_syntax(scene: &Scene<'_>) -> Judgement {
 }
 
 pub(crate) fn looking_is_free(scene: &Scene<'_>) -> Judgement {
-    let visit = scene.first()?;
-    visit.answered()?;
-    nobody_asked(visit)?;
+    for visit in &scene.visits {
+        visit.answered()?;
+        let request = match (visit.step.bring, visit.step.with) {
+            (_, With::Header(name, value)) => format!("a request with {name}: {value}"),
+            (Bring::Look(method), _) => method.to_owned(),
+            _ => "a request".to_owned(),
+        };
+        nobody_asked(visit).map_err(|problem| format!("{problem} because of {request}"))?;
+        if visit.seems_let_in() {
+            return Err(format!("it let the worker in because of {request}"));
+        }
+    }
     Ok("it asked nothing when the worker only looked".to_owned())
 }
 
@@ -150,7 +191,11 @@ pub(crate) fn audience_is_configured(scene: &Scene<'_>) -> Judgement {
     let stated = |visit: &Visit| visit.question()?.audience();
     let plain = stated(scene.first()?)?;
     for visit in scene.visits.iter().skip(1) {
-        let With::Header(name, value) = visit.step.with else { continue };
+        let claim = match visit.step.with {
+            With::Header(name, value) => format!("the header {name}: {value}"),
+            With::Claim(claim) => claim.to_string(),
+            _ => continue,
+        };
         // To turn such a request away is fine, too.
         if visit.heard.questions.is_empty() {
             visit.answered()?;
@@ -159,10 +204,10 @@ pub(crate) fn audience_is_configured(scene: &Scene<'_>) -> Judgement {
         let forged = stated(visit)?;
         if forged != plain {
             let shown = |audience: Option<Audience>| audience.map_or("none".to_owned(), |a| a.to_string());
-            return Err(format!("with the header {name}: {value} it states the audience {}", shown(forged)));
+            return Err(format!("because of {claim} it states the audience {}", shown(forged)));
         }
     }
-    Ok("it states the same whatever the request's headers say".to_owned())
+    Ok("it states the same whatever the request says".to_owned())
 }
 
 pub(crate) fn idempotency_key(scene: &Scene<'_>) -> Judgement {
@@ -259,6 +304,21 @@ pub(crate) fn refused(scene: &Scene<'_>) -> Judgement {
     })
 }
 
+pub(crate) fn issuer_slow(scene: &Scene<'_>) -> Judgement {
+    for visit in &scene.visits {
+        let after = |what: &str| Err(format!("after {} {what}", reply(visit)));
+        match visit.outcome() {
+            Err(trouble) => return after(&trouble),
+            // With the whole head there is the status, which is all that counts.
+            Ok(_) if matches!(visit.step.issuer, [Reply::Drip(Part::Body)]) => {}
+            Ok(Outcome::Refused) => {}
+            Ok(Outcome::LetIn) => return after("it let the worker in"),
+            Ok(Outcome::Other(what)) => return after(&format!("it answered with {what}")),
+        }
+    }
+    Ok("it gave up on answers that drip".to_owned())
+}
+
 pub(crate) fn short_read(scene: &Scene<'_>) -> Judgement {
     let visit = scene.first()?;
     visit.question()?;
@@ -302,7 +362,23 @@ fn reply(visit: &Visit) -> String {
         Some(Reply::Status(status) | Reply::Redirect(status)) => status.to_string(),
         Some(Reply::Cut) => "a lost connection".to_owned(),
         Some(Reply::Silent) => "a silence".to_owned(),
+        Some(Reply::Drip(Part::StatusLine)) => "a status line that drips".to_owned(),
+        Some(Reply::Drip(Part::Headers)) => "headers that drip".to_owned(),
+        Some(Reply::Drip(Part::Body)) => "a body that drips".to_owned(),
+        Some(Reply::Continue) => "100 Continue without end".to_owned(),
+        Some(Reply::Raw(text)) => format!("an answer that is not HTTP, {text:?}"),
         Some(Reply::LongBody) | None => "an answer".to_owned(),
+    }
+}
+
+impl Visit {
+    /// When something happened in this step, in words.
+    fn after(&self) -> String {
+        match self.step.bring {
+            Bring::Nothing => "for a worker that brought nothing".to_owned(),
+            Bring::Text(text) => format!("for {text:?}, which is no token"),
+            _ => format!("after {} of the issuer", reply(self)),
+        }
     }
 }
 

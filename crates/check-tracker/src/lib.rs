@@ -10,12 +10,12 @@
 //! use std::sync::Arc;
 //!
 //! use countersign_check_tracker::{Checker, Issuer, Subject, Tracker};
-//! use countersign_core::OsEntropy;
+//! use countersign_core::{OsEntropy, SystemClock};
 //!
 //! let issuer = Issuer::listen("127.0.0.1:8099".parse().unwrap()).await?;
 //! println!("configure the tracker with auth_server = {}", issuer.auth_server());
 //! let subject = Subject::new(Tracker::Trac, "http://127.0.0.1:8000/trac", None)?;
-//! let checker = Checker::new(issuer, subject, Arc::new(OsEntropy))?;
+//! let checker = Checker::new(issuer, subject, Arc::new(SystemClock), Arc::new(OsEntropy))?;
 //! checker.reach().await?;
 //! let report = checker.run(&[], |finding| println!("{finding}")).await?;
 //! assert!(report.passed());
@@ -30,9 +30,11 @@ mod error;
 mod issuer;
 mod judge;
 mod list;
+mod pace;
 mod question;
 mod report;
 mod scene;
+mod tls;
 mod worker;
 
 pub use countersign_login::Tracker;

@@ -27,6 +27,8 @@ pub struct Finding {
     pub check: &'static str,
     /// What was seen: one sentence.
     pub seen: String,
+    /// What can happen where a plugin does otherwise.
+    pub risk: &'static str,
     /// What a plugin must do.
     pub rule: &'static str,
 }
@@ -38,16 +40,16 @@ impl Finding {
             (Err(seen), Weight::Must) => (Grade::Fail, seen),
             (Err(seen), Weight::Should) => (Grade::Advice, seen),
         };
-        Self { result, check: check.name, seen: sentence(&seen), rule: check.rule }
+        Self { result, check: check.name, seen: sentence(&seen), risk: check.risk, rule: check.rule }
     }
 }
 
 impl fmt::Display for Finding {
-    /// One line. What is in order needs no order.
+    /// One line. Of what is in order neither the risk nor the rule needs saying.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (result, name, seen) = (self.result, self.check, &self.seen);
         write!(f, "{:<6}  {name:<22}  {seen}", result.label())?;
-        if result == Grade::Pass { Ok(()) } else { write!(f, " {}", self.rule) }
+        if result == Grade::Pass { Ok(()) } else { write!(f, " {} {}", self.risk, self.rule) }
     }
 }
 

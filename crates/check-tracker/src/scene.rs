@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use countersign_core::Audience;
 use http::{Method, StatusCode};
+use jiff::Timestamp;
 use url::Url;
 
 use crate::Tracker;
@@ -28,6 +29,8 @@ pub(crate) struct Visit {
     /// What the worker brought; empty if nothing.
     pub(crate) token: String,
     pub(crate) tracker: Tracker,
+    /// When the worker set out.
+    pub(crate) began: Timestamp,
     pub(crate) answer: Result<Answer, Trouble>,
     /// What the issuer was asked meanwhile.
     pub(crate) heard: Heard,
@@ -37,6 +40,10 @@ pub(crate) struct Visit {
 #[derive(Debug, Default)]
 pub(crate) struct Heard {
     pub(crate) questions: Vec<Question>,
+    /// How many connections came to the issuer.
+    pub(crate) callers: usize,
+    /// How many came to the decoy.
+    pub(crate) misled: usize,
     /// How many connections carried something that was not HTTP.
     pub(crate) garbled: usize,
     /// Whether somebody took the whole of a [`crate::check::Reply::LongBody`].

@@ -34,6 +34,14 @@ pub(crate) struct Worker {
     timeout: Duration,
 }
 
+/// What a request says besides.
+pub(crate) struct Extras {
+    /// They replace those of the client's own.
+    pub(crate) headers: HeaderMap,
+    /// Parameters of the URL's query; in a Bugzilla also members of the call's struct.
+    pub(crate) query: Vec<(&'static str, String)>,
+}
+
 /// The tracker's answer, with all of its body.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
@@ -64,21 +72,21 @@ impl Worker {
         Ok(Self { client, timeout })
     }
 
-    /// Comes to the tracker once. `headers` replace those of the client's own.
+    /// Comes to the tracker once.
     pub(crate) async fn visit(
         &self,
         (tracker, base): (Tracker, &Url),
         bring: Bring,
         token: &str,
-        headers: HeaderMap,
+        extras: Extras,
     ) -> Result<Answer, Trouble> {
         let request = match tracker {
-            Tracker::Trac => trac(base, bring, token),
-            Tracker::Bugzilla => bugzilla(base, bring, token),
+            Tracker::Trac => trac(base, bring, token, &extras.query),
+            Tracker::Bugzilla => bugzilla(base, bring, token, &extras.query),
         };
         let mut request = request.map_err(|error| Trouble::NoAnswer(error.to_string()))?;
         request.headers_mut().insert(USER_AGENT, http::HeaderValue::from_static(AGENT));
-        request.headers_mut().extend(headers);
+        request.headers_mut().extend(extras.headers);
         let answer = tokio::time::timeout(self.timeout, self.exchange(request)).await;
         answer.unwrap_or(Err(Trouble::Late(self.timeout)))
     }
@@ -91,28 +99,40 @@ impl Worker {
 }
 
 /// `launchpad-auth/TOKEN`. Everything but letters and digits is percent-encoded, so that it arrives in its place.
-fn trac(base: &Url, bring: Bring, token: &str) -> http::Result<Request<Full<Bytes>>> {
+fn trac(
+    base: &Url,
+    bring: Bring,
+    token: &str,
+    query: &[(&'static str, String)],
+) -> http::Result<Request<Full<Bytes>>> {
     let (method, last) = match bring {
-        Bring::Nothing => (Method::GET, "check"),
-        Bring::Look => (Method::HEAD, token),
-        Bring::Token | Bring::SameToken | Bring::Text(_) => (Method::GET, token),
+        Bring::Nothing => ("GET", "check"),
+        Bring::Look(method) => (method, token),
+        Bring::Token | Bring::SameToken | Bring::Text(_) => ("GET", token),
     };
     let last = utf8_percent_encode(last, NON_ALPHANUMERIC);
     Request::builder()
         .method(method)
-        .uri(below(base, &format!("launchpad-auth/{last}")))
+        .uri(below(base, &format!("launchpad-auth/{last}"), query))
         .body(Full::default())
 }
 
-/// The XML-RPC method `Launchpad.login`; to look is to call it by JSON-RPC with GET, which changes nothing in a Bugzilla.
-fn bugzilla(base: &Url, bring: Bring, token: &str) -> http::Result<Request<Full<Bytes>>> {
+/// The XML-RPC method `Launchpad.login`; to look is to call it by JSON-RPC with GET or HEAD, which change nothing in a Bugzilla.
+fn bugzilla(
+    base: &Url,
+    bring: Bring,
+    token: &str,
+    query: &[(&'static str, String)],
+) -> http::Result<Request<Full<Bytes>>> {
     const METHOD: &str = "Launchpad.login";
-    let mut parameters = BTreeMap::new();
+    let text = |(name, value): &(&str, String)| ((*name).to_owned(), Value::String(value.clone()));
+    let mut parameters: BTreeMap<_, _> = query.iter().map(text).collect();
     match bring {
         Bring::Nothing => {}
-        Bring::Look => {
-            let query = format!("jsonrpc.cgi?method={METHOD}&params=%5B%7B%22token%22%3A%22{token}%22%7D%5D");
-            return Request::get(below(base, &query)).body(Full::default());
+        Bring::Look(method) => {
+            let call = format!("jsonrpc.cgi?method={METHOD}&params=%5B%7B%22token%22%3A%22{token}%22%7D%5D");
+            let method = if method == "HEAD" { Method::HEAD } else { Method::GET };
+            return Request::builder().method(method).uri(below(base, &call, &[])).body(Full::default());
         }
         Bring::Token | Bring::SameToken | Bring::Text(_) => {
             parameters.insert("token".to_owned(), Value::String(token.to_owned()));
@@ -120,13 +140,18 @@ fn bugzilla(base: &Url, bring: Bring, token: &str) -> http::Result<Request<Full<
     }
     let call = MethodCall { name: METHOD.into(), params: vec![Value::Struct(parameters)] };
     let call = call.to_xml().unwrap_or_default();
-    Request::post(below(base, "xmlrpc.cgi"))
+    Request::post(below(base, "xmlrpc.cgi", query))
         .header(CONTENT_TYPE, "text/xml; charset=utf-8")
         .body(Full::from(format!("<?xml version=\"1.0\" encoding=\"utf-8\"?>{call}")))
 }
 
-fn below(base: &Url, path: &str) -> String {
-    format!("{}/{path}", base.as_str().trim_end_matches('/'))
+fn below(base: &Url, path: &str, query: &[(&'static str, String)]) -> String {
+    let mut url = format!("{}/{path}", base.as_str().trim_end_matches('/'));
+    if !query.is_empty() {
+        url.push('?');
+        url.push_str(&form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish());
+    }
+    url
 }
 
 /// What the answer to a login means.

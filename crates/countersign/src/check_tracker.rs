@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use countersign_check_tracker::{CHECKS, CheckError, Checker, Grade, Issuer, Report, Subject, Tracker};
-use countersign_core::OsEntropy;
+use countersign_core::{OsEntropy, SystemClock};
 use jiff::SignedDuration;
 use tokio::time::Instant;
 
@@ -27,6 +27,9 @@ restart it, and run:
 The command is the issuer at that address and the worker that logs in, with tokens that it makes up. It talks to nobody \
 but the tracker. Each line is a check: pass, FAIL, or advice. The tracker keeps some dozens of sessions; they end as its \
 other sessions do.
+
+With --self-signed the command is an https issuer whose certificate nobody can trust, and sees whether the tracker refuses \
+it. That is a check of its own, with another auth_server: https://127.0.0.1:8099/token/%s/+bugtracker-handshake
 
 For an https tracker with an authority of your own, name that in the variable SSL_CERT_FILE.
 
@@ -52,6 +55,9 @@ pub(crate) struct CheckTrackerCommand {
     /// The base URL that the tracker is to state, if that is another
     #[arg(long, value_name = "URL", value_parser = parse_audience)]
     audience: Option<String>,
+    /// Be an https issuer whose certificate nobody can trust, and check nothing but that
+    #[arg(long)]
+    self_signed: bool,
     /// Make this check only; can be given more than once
     #[arg(long, value_name = "CHECK", hide_possible_values = true, value_parser = PossibleValuesParser::new(CHECKS.iter().map(|check| check.name)))]
     only: Vec<String>,
@@ -77,9 +83,13 @@ pub(crate) async fn run(command: CheckTrackerCommand) -> Result<(), Failure> {
         None => Duration::ZERO,
     };
     let subject = Subject::new(command.kind, &command.url, command.audience.as_deref())?.timeout(timeout);
-    let issuer = Issuer::listen(command.listen).await?;
+    let issuer = if command.self_signed {
+        Issuer::listen_self_signed(command.listen).await?
+    } else {
+        Issuer::listen(command.listen).await?
+    };
     say(&format!("The tracker must be configured with auth_server = {}", issuer.auth_server()));
-    let checker = Checker::new(issuer, subject, Arc::new(OsEntropy))?;
+    let checker = Checker::new(issuer, subject, Arc::new(SystemClock), Arc::new(OsEntropy))?;
     reach(&checker, wait).await?;
 
     let mut printed = Ok(());
@@ -189,6 +199,12 @@ mod tests {
         let free = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
         let found = failure(&[&format!("http://{free}"), "--wait", "0s"]).await;
         assert!(found.contains("Connection refused") && found.contains("code: 1"), "{found}");
+    }
+
+    #[tokio::test]
+    async fn self_signed_issuer_makes_its_own_check_only() {
+        let found = failure(&[&open_house(), "--self-signed"]).await;
+        assert!(found.contains("1 of 1 checks failed") && found.contains("code: 1"), "{found}");
     }
 
     #[tokio::test]

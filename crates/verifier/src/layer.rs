@@ -16,12 +16,16 @@ use crate::{LoginLayerBuilder, Verifier, VerifyError};
 /// RFC 9110 section 11.6.1 wants a challenge with every 401. There is no credential to offer but a token.
 const CHALLENGE: HeaderValue = HeaderValue::from_static("LoginToken realm=\"launchpad-auth\"");
 
+/// The headers by which a request says that it loads a page in advance.
+const PREFETCH_HEADERS: [&str; 4] = ["sec-purpose", "purpose", "x-purpose", "x-moz"];
+
 /// Gives a tracker a place where an issuer logs in, and tells the tracker who is logged in.
 ///
 /// | request | answer |
 /// |---|---|
 /// | `GET {base path}/launchpad-auth/{token}` | 200 and a session cookie if the issuer says yes, 401 otherwise |
 /// | `GET {base path}/launchpad-auth/check` | 401: by this Launchpad detects a tracker that it can log in to |
+/// | the same, to load a page in advance (`Sec-Purpose: prefetch`) | 401; it uses no token up |
 /// | any other method there | 405; it uses no token up |
 /// | any other path | the tracker's own, with a [`Login`](crate::Login) request extension if the cookie is good |
 ///
@@ -49,6 +53,34 @@ pub(crate) struct Door {
     pub(crate) sessions: Sessions,
     /// The path below which tokens arrive, without a slash at its end.
     pub(crate) login_path: String,
+}
+
+/// What a request to the login path is.
+#[derive(Clone, Copy)]
+enum Visit {
+    Login,
+    /// A browser or a mail reader loads a page before anybody asked for it.
+    Prefetch,
+    OtherMethod,
+}
+
+impl Visit {
+    fn of<B>(request: &Request<B>) -> Self {
+        let says = |name: &&str| {
+            let value = request.headers().get(*name).map(HeaderValue::as_bytes).unwrap_or_default();
+            let value = value.to_ascii_lowercase();
+            [&b"prefetch"[..], b"preview"]
+                .iter()
+                .any(|word| value.windows(word.len()).any(|part| part == *word))
+        };
+        if request.method() != Method::GET {
+            Self::OtherMethod
+        } else if PREFETCH_HEADERS.iter().any(says) {
+            Self::Prefetch
+        } else {
+            Self::Login
+        }
+    }
 }
 
 impl LoginLayer {
@@ -87,8 +119,8 @@ where
 
     fn call(&mut self, mut request: Request<RequestBody>) -> Self::Future {
         if let Some(token) = self.door.token_in(request.uri().path()).map(str::to_owned) {
-            let (door, method) = (Arc::clone(&self.door), request.method().clone());
-            return Box::pin(async move { Ok(door.answer(&method, &token).await.map(ResponseBody::from)) });
+            let (door, visit) = (Arc::clone(&self.door), Visit::of(&request));
+            return Box::pin(async move { Ok(door.answer(visit, &token).await.map(ResponseBody::from)) });
         }
         if let Some(login) = self.door.sessions.login(request.headers()) {
             request.extensions_mut().insert(login);
@@ -106,11 +138,18 @@ impl Door {
         }
     }
 
-    async fn answer(&self, method: &Method, token: &str) -> Response<String> {
-        if method != Method::GET {
+    async fn answer(&self, visit: Visit, token: &str) -> Response<String> {
+        match visit {
+            Visit::Login => {}
+            Visit::Prefetch => {
+                let sentence = "This request only loads a page in advance, so it did not use the token up.";
+                return text(StatusCode::UNAUTHORIZED, sentence, (WWW_AUTHENTICATE, CHALLENGE));
+            }
             // HEAD too: looking must not use a token up.
-            let allow = (ALLOW, HeaderValue::from_static("GET"));
-            return text(StatusCode::METHOD_NOT_ALLOWED, "Only GET requests are accepted here.", allow);
+            Visit::OtherMethod => {
+                let allow = (ALLOW, HeaderValue::from_static("GET"));
+                return text(StatusCode::METHOD_NOT_ALLOWED, "Only GET requests are accepted here.", allow);
+            }
         }
         match self.log_in(token).await {
             Ok(cookie) => {

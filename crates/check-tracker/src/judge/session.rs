@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 
 use crate::check::{CHOSEN, Judgement, With};
-use crate::cookies::Cookie;
+use crate::cookies::{Cookie, live_cookies};
 use crate::scene::{Scene, Visit};
+
+use super::guess::{self, Login};
 
 pub(crate) fn new_session(scene: &Scene<'_>) -> Judgement {
     let mut seen: Vec<BTreeSet<(String, String)>> = Vec::new();
@@ -28,6 +30,58 @@ pub(crate) fn no_fixation(scene: &Scene<'_>) -> Judgement {
             Err(format!("it adopted the value that the worker chose for the cookie {}", cookie.name))
         }
     }
+}
+
+pub(crate) fn session_unguessable(scene: &Scene<'_>) -> Judgement {
+    let mut logins: Vec<(&Visit, Vec<Cookie>)> = Vec::new();
+    for visit in &scene.visits {
+        logins.push((visit, session_cookies(visit)?));
+    }
+    let value = |cookies: &[Cookie], name: &str| {
+        cookies.iter().find(|cookie| cookie.name == name).map(|cookie| cookie.value.clone())
+    };
+    let names: BTreeSet<String> =
+        logins.iter().flat_map(|(_, cookies)| cookies).map(|cookie| cookie.name.clone()).collect();
+    let mut changing = Vec::new();
+    for name in names {
+        let values: Vec<(&Visit, String)> =
+            logins.iter().filter_map(|(visit, cookies)| Some((*visit, value(cookies, &name)?))).collect();
+        // Such as the number of the user, beside the session itself.
+        if values.iter().all(|(_, value)| values.first().is_some_and(|(_, first)| first == value)) {
+            continue;
+        }
+        let known: Vec<Login<'_>> = values
+            .iter()
+            .map(|(visit, value)| Login { token: &visit.token, began: visit.began, value })
+            .collect();
+        if let Some(how) = guess::how(&known) {
+            return Err(format!("the cookie {name} can be guessed: {how}"));
+        }
+        changing.push(name);
+    }
+    if changing.is_empty() {
+        return Err("all logins had the same cookies".to_owned());
+    }
+    // The last two visits brought the same token.
+    let [.., (_, before), (_, last)] = logins.as_slice() else { return Err("nothing happened".to_owned()) };
+    if changing.iter().all(|name| value(before, name) == value(last, name)) {
+        return Err(
+            "the session follows from the token alone: the same token had the same session twice".to_owned()
+        );
+    }
+    Ok(format!("{} logins had sessions that nothing known leads to", logins.len()))
+}
+
+pub(crate) fn no_session_on_refusal(scene: &Scene<'_>) -> Judgement {
+    let names: Vec<String> = session_cookies(scene.first()?)?.into_iter().map(|cookie| cookie.name).collect();
+    // Who is let in has not been refused. That this was wrong is for other checks to say.
+    for visit in scene.visits.iter().skip(1).filter(|visit| !visit.seems_let_in()) {
+        let cookies = live_cookies(&visit.answered()?.headers);
+        if let Some(cookie) = cookies.iter().find(|cookie| names.contains(&cookie.name)) {
+            return Err(format!("it set the cookie {} of a session {}", cookie.name, visit.after()));
+        }
+    }
+    Ok("it set the cookies of a session only after a yes".to_owned())
 }
 
 pub(crate) fn cookie_http_only(scene: &Scene<'_>) -> Judgement {

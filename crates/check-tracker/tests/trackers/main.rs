@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail as tests do")]
 
 mod bugzilla;
+mod certificate;
 mod documents;
 mod example;
 mod handshake;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_check_tracker::{Checker, Grade, Issuer, Report, Subject, Tracker};
-use countersign_core::SequenceEntropy;
+use countersign_core::{SequenceEntropy, SystemClock};
 
 /// An issuer on a free port.
 async fn issuer() -> Issuer {
@@ -29,7 +30,7 @@ fn checker(
     timeout: Duration,
 ) -> Checker {
     let subject = Subject::new(tracker, url, audience).unwrap().timeout(timeout);
-    Checker::new(issuer, subject, Arc::new(SequenceEntropy::default())).unwrap()
+    Checker::new(issuer, subject, Arc::new(SystemClock), Arc::new(SequenceEntropy::default())).unwrap()
 }
 
 /// Every line that is not a pass, for a message.

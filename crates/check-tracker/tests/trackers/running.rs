@@ -53,7 +53,7 @@ async fn what_is_found_is_shown() {
             "pass    asks-once               It asked one question.".to_owned(),
             format!("pass    audience                It states {url}."),
             "FAIL    cookie-scope            The cookie trac_auth has the path /, which is wider than the tracker's, \
-             /trac. Set the session cookie for the tracker's own path and host: neither for more, nor for \
+             /trac. Other programs on the same host get the session, or the tracker's own pages do not. Set the session cookie for the tracker's own path and host: neither for more, nor for \
              launchpad-auth alone."
                 .to_owned(),
         ]
@@ -73,7 +73,9 @@ async fn a_check_that_does_not_exist() {
     let error = checker.run(&["spelling".to_owned()], |_| {}).await.unwrap_err();
     assert!(error.is_usage());
     assert!(
-        error.to_string().starts_with("there is no check \"spelling\"; there are detection, login, "),
+        error
+            .to_string()
+            .starts_with("there is no check \"spelling\" to make here; there are detection, login, "),
         "{error}"
     );
 }

@@ -6,10 +6,11 @@ use std::time::Duration;
 use countersign_check_tracker::{CHECKS, Grade, Report, Tracker, Weight};
 
 use crate::stub::Fault::{self, *};
+use crate::stub::{Place, Source};
 use crate::{broken, checker, complaints, issuer, stub};
 
 /// What takes as long as the tracker's patience is left out, where patience is not the matter.
-const WITHOUT_SILENCE: &[&str] = &["issuer-silent"];
+const WITHOUT_SILENCE: &[&str] = &["issuer-silent", "issuer-slow", "verifies-certificate"];
 
 /// The fault, and exactly those checks that must find it.
 const FAULTS: &[(Fault, &[&str])] = &[
@@ -23,18 +24,22 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (TokenInQuery, &["asks-configured-url", "token-not-elsewhere", "no-redirects"]),
     (TokenInHeader, &["token-not-elsewhere"]),
     (TokenInBody, &["token-not-elsewhere"]),
-    (TokenInCookie, &["token-not-elsewhere"]),
+    (TokenInCookie, &["token-not-elsewhere", "session-unguessable"]),
     (AnyToken, &["token-syntax"]),
     (TokenOfAnyAlphabet, &["token-syntax"]),
     (TokenWithLineEnd, &["token-syntax"]),
     (HeadIsLogin, &["looking-is-free"]),
+    (PostIsLogin, &["looking-is-free"]),
+    (PrefetchIsLogin, &["looking-is-free"]),
     (NoAudience, &["audience"]),
     (OtherAudience, &["audience"]),
     (AudienceTwice, &["audience", "audience-is-configured", "key-on-retry"]),
     (AudienceAsText, &["audience", "audience-is-configured", "key-on-retry"]),
-    (AudienceFromHost, &["audience-is-configured"]),
-    (AudienceFromForwardedHost, &["audience-is-configured"]),
-    (AudienceFromForwarded, &["audience-is-configured"]),
+    (AudienceFrom(Place::Host("host")), &["audience-is-configured"]),
+    (AudienceFrom(Place::Host("x-forwarded-host")), &["audience-is-configured"]),
+    (AudienceFrom(Place::Cookie("audience")), &["audience-is-configured"]),
+    (IssuerFrom(Place::Host("host")), &["issuer-is-configured"]),
+    (IssuerFrom(Place::Cookie("auth_server")), &["issuer-is-configured"]),
     (NoKey, &["idempotency-key", "key-on-retry"]),
     (ShortKey, &["idempotency-key"]),
     (OneKey, &["key-per-login"]),
@@ -52,7 +57,16 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (AlsoAccepts(302), &["only-200", "no-redirects"]),
     (AlsoAccepts(401), &["asks-every-time", "only-200", "refusal-answer"]),
     (AlsoAccepts(503), &["only-200", "issuer-down"]),
-    (SameSession, &["new-session"]),
+    (SameSession, &["session-unguessable", "new-session"]),
+    (SessionWithRefusal, &["no-session-on-refusal"]),
+    (SessionWithCheck, &["no-session-on-refusal"]),
+    (SessionFrom(Source::Md5OfToken), &["session-unguessable"]),
+    (SessionFrom(Source::TwoDigits), &["session-unguessable"]),
+    (
+        ReadsTheBodyForAYes,
+        &["asks-every-time", "only-200", "no-redirects", "refusal-answer", "issuer-down", "short-read"],
+    ),
+    (TakesAnyTextFor200, &["only-200"]),
     (KeepsSession, &["new-session", "no-fixation"]),
     (AdoptsSession, &["new-session", "no-fixation"]),
     (NotHttpOnly, &["cookie-http-only"]),
@@ -72,6 +86,8 @@ const FATAL: &[(Fault, &str)] = &[
     (NoCookie, "login"),
     (RefusesWith(200), "only-200"),
     (NoTimeout, "issuer-silent"),
+    (LimitsEachWait, "issuer-slow"),
+    (ReadsAll, "issuer-slow"),
     (DownIs(504), "issuer-silent"),
 ];
 
@@ -103,7 +119,8 @@ async fn each_fault_is_found_by_its_checks_and_by_no_other() {
 async fn what_breaks_everything_is_named() {
     for (fault, name) in FATAL {
         // The tracker without patience is the one that is waited for.
-        let timeout = if *fault == NoTimeout { Duration::from_millis(300) } else { Duration::from_mins(1) };
+        let is_patient = matches!(fault, NoTimeout | LimitsEachWait | ReadsAll);
+        let timeout = if is_patient { Duration::from_millis(300) } else { Duration::from_mins(1) };
         let report = check(*fault, &[name], timeout).await;
         assert_eq!(broken(&report), [*name], "{fault:?}\n{}", complaints(&report));
     }
@@ -118,6 +135,95 @@ async fn no_wrong_status_passes_for_200() {
     }
 }
 
+/// The places in a request that say where something is, but for those of [`FAULTS`].
+const PLACES: &[Place] = &[
+    Place::Host("host"),
+    Place::Host("x-forwarded-host"),
+    Place::Host("x-forwarded-server"),
+    Place::Host("x-original-host"),
+    Place::Host("x-host"),
+    Place::Host("x-http-host-override"),
+    Place::Port("x-forwarded-port"),
+    Place::Url("referer"),
+    Place::Url("origin"),
+    Place::Url("x-original-url"),
+    Place::Forwarded,
+    Place::Cookie("issuer"),
+    Place::Cookie("launchpad_auth_server"),
+    Place::Query("handshake_url"),
+    Place::Query("auth_server"),
+];
+
+#[tokio::test]
+async fn an_issuer_that_the_request_names_is_found() {
+    for place in PLACES {
+        let report = check(IssuerFrom(*place), &["issuer-is-configured"], Duration::from_mins(1)).await;
+        let said = complaints(&report);
+        assert!(
+            said.contains(" named, believed it, and let the worker in. Anybody is logged in"),
+            "{place:?}: {said}"
+        );
+    }
+    for name in ["host", "x-forwarded-host"] {
+        let report = check(IssuerHostFrom(name), &["issuer-is-configured"], Duration::from_mins(1)).await;
+        assert_eq!(broken(&report), ["issuer-is-configured"], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn an_audience_that_the_request_names_is_found() {
+    let own = [Place::Cookie("base_url"), Place::Query("audience"), Place::Query("url")];
+    for place in
+        PLACES.iter().filter(|place| !matches!(place, Place::Cookie(_) | Place::Query(_))).chain(&own)
+    {
+        let report = check(AudienceFrom(*place), &["audience-is-configured"], Duration::from_mins(1)).await;
+        assert_eq!(broken(&report), ["audience-is-configured"], "{place:?}");
+    }
+}
+
+#[tokio::test]
+async fn sessions_that_can_be_guessed_are_found() {
+    for (source, how) in [
+        (Source::TokenStart, "a part of the token in it"),
+        (Source::TokenEnd, "a part of the token in it"),
+        (Source::Md5OfToken, "the MD5 of the token"),
+        (Source::Sha1OfToken, "the SHA-1 of the token"),
+        (Source::Base64OfSha256OfToken, "the SHA-256 of the token"),
+        (Source::SecretDigestOfToken, "the same token had the same session twice"),
+        (Source::Counter, "bits of it change"),
+        (Source::Md5OfCounter, "the MD5 of a number that goes up"),
+        (Source::PaddedCounter, "bits of it change"),
+        (Source::Md5OfUser, "the MD5 of the user's name"),
+        (Source::Time, "bits of it change"),
+        (Source::Sha256OfTime, "the SHA-256 of the time"),
+        (Source::TwoDigits, "bits of it change"),
+        (Source::FewBits, "no more than 60 bits of it change"),
+    ] {
+        let report = check(SessionFrom(source), &["session-unguessable"], Duration::from_mins(1)).await;
+        assert!(complaints(&report).contains(how), "{source:?}: {}", complaints(&report));
+    }
+}
+
+/// A tracker that has a limit of time must be seen to keep it.
+#[tokio::test]
+async fn an_answer_that_drips_is_waited_for_in_all_and_not_believed() {
+    for (fault, expected) in [
+        (Nothing, ""),
+        (BelievesPartOfAHead, "After headers that drip it let the worker in."),
+        (LimitsEachWait, "After a status line that drips it did not answer within"),
+    ] {
+        let issuer = issuer().await;
+        let url = stub::start_patient(issuer.auth_server(), None, fault, Duration::from_secs(1)).await;
+        let checker = checker(issuer, Tracker::Trac, &url, None, Duration::from_secs(10));
+        let report = checker.run(&["issuer-slow".to_owned()], |_| {}).await.unwrap();
+        let said = complaints(&report);
+        assert!(
+            if expected.is_empty() { said.is_empty() } else { said.contains(expected) },
+            "{fault:?}: {said}"
+        );
+    }
+}
+
 async fn assert_that_a_right_tracker_passes(audience: Option<&str>) {
     let issuer = issuer().await;
     let url = stub::start(issuer.auth_server(), audience, Nothing).await;
@@ -125,7 +231,7 @@ async fn assert_that_a_right_tracker_passes(audience: Option<&str>) {
     checker.reach().await.unwrap();
     let report = checker.run(&[], |_| {}).await.unwrap();
     assert_eq!(complaints(&report), "");
-    assert_eq!(report.findings.len(), CHECKS.len());
+    assert_eq!(report.findings.len(), CHECKS.len() - 1, "all but that of the certificate");
     assert!(report.passed());
 }
 
@@ -142,7 +248,8 @@ async fn a_right_https_tracker_passes_every_check() {
 #[test]
 fn every_check_has_a_tracker_that_breaks_it() {
     let found = FAULTS.iter().flat_map(|(_, names)| names.iter().copied());
-    let found: BTreeSet<&str> = found.chain(FATAL.iter().map(|(_, name)| *name)).collect();
+    let found = found.chain(FATAL.iter().map(|(_, name)| *name));
+    let found: BTreeSet<&str> = found.chain([crate::certificate::CHECK]).collect();
     let checks: BTreeSet<&str> = CHECKS.iter().map(|check| check.name).collect();
     assert_eq!(found, checks);
 }

@@ -172,6 +172,25 @@ async fn only_get_uses_a_token_up() {
 }
 
 #[tokio::test]
+async fn prefetch_uses_no_token_up() {
+    let stub = Stub::start([yes()]).await;
+    let tracker = tracker(layer(stub.verifier()).build().unwrap());
+    for (name, value) in [
+        ("sec-purpose", "prefetch;prerender"),
+        ("purpose", "Prefetch"),
+        ("x-purpose", "preview"),
+        ("x-moz", "prefetch"),
+    ] {
+        let request = Request::get("/trac/launchpad-auth/cs1abc").header(name, value);
+        let response = tracker.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{name}");
+        assert!(!response.headers().contains_key(SET_COOKIE));
+    }
+    assert_eq!(stub.requests().len(), 0);
+    log_in(&tracker, "/trac/launchpad-auth/cs1abc").await;
+}
+
+#[tokio::test]
 async fn what_is_no_token_reaches_nobody() {
     let stub = Stub::start([]).await;
     let tracker = tracker(layer(stub.verifier()).build().unwrap());
