@@ -232,7 +232,9 @@ impl Drop for Place {
             runtime.block_on(async {
                 let (client, connection) = tokio_postgres::connect(&url, NoTls).await.ok()?;
                 tokio::spawn(connection);
-                client.batch_execute(&format!("SET client_min_messages = warning; {drop}")).await.ok()
+                // A synchronous standby that is gone would be waited for.
+                let settings = "SET client_min_messages = warning; SET synchronous_commit = local";
+                client.batch_execute(&format!("{settings}; {drop}")).await.ok()
             })
         });
         let _ = dropped.join();

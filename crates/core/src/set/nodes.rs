@@ -158,8 +158,8 @@ impl LoginTokenSet {
         Ok(news)
     }
 
-    /// Reads the ring of a shared store, and says that this node serves. To be called every [`CHECK_IN_PERIOD`] if the
-    /// store is shared, and when the ring has changed.
+    /// Reads the ring of a shared store, and says that this node serves. To be called every
+    /// [`CHECK_IN_PERIOD`](crate::CHECK_IN_PERIOD) if the store is shared, and when the ring has changed.
     ///
     /// # Errors
     ///
