@@ -1,10 +1,15 @@
 //! The cookies that an answer leaves with a client.
 
+use countersign_login::cookie_end;
 use http::HeaderMap;
 use http::header::SET_COOKIE;
+use jiff::Timestamp;
 
 /// More cookies than this in one answer are not looked at.
 const MAX_COOKIES: usize = 50;
+
+/// In seconds.
+const YEAR: i64 = 365 * 86400;
 
 /// A cookie as the tracker set it.
 #[derive(Clone, Eq, PartialEq)]
@@ -23,9 +28,12 @@ pub(crate) fn live_cookies(headers: &HeaderMap) -> Vec<Cookie> {
         .get_all(SET_COOKIE)
         .iter()
         .take(MAX_COOKIES)
-        .filter_map(|value| cookie::Cookie::parse(value.to_str().ok()?).ok())
-        .filter(|cookie| !cookie.value().is_empty() && !is_over(cookie))
-        .map(|cookie| Cookie {
+        .filter_map(|value| {
+            let text = value.to_str().ok()?;
+            Some((cookie::Cookie::parse(text).ok()?, cookie_end(text)))
+        })
+        .filter(|(cookie, end)| !cookie.value().is_empty() && !is_over(cookie, *end))
+        .map(|(cookie, _)| Cookie {
             name: cookie.name().to_owned(),
             value: cookie.value().to_owned(),
             path: cookie.path().map(str::to_owned),
@@ -37,7 +45,27 @@ pub(crate) fn live_cookies(headers: &HeaderMap) -> Vec<Cookie> {
 }
 
 /// Servers that want a cookie forgotten give it no age, or the end of 1970 at the latest.
-fn is_over(cookie: &cookie::Cookie<'_>) -> bool {
+fn is_over(cookie: &cookie::Cookie<'_>, end: Option<Timestamp>) -> bool {
     let aged = cookie.max_age().is_some_and(|age| age.whole_seconds() <= 0);
-    aged || cookie.expires_datetime().is_some_and(|end| end.year() <= 1970)
+    aged || end.is_some_and(|end| end.as_second() < YEAR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cookie_that_only_deletes_is_not_live() {
+        let mut headers = HeaderMap::new();
+        for value in [
+            "a=deleted; Expires=Thu, 1 Jan 1970 00:00:00 GMT",
+            "b=deleted; Expires=Thu, 01-Jan-70 00:00:01 GMT",
+            "c=deleted; Max-Age=0",
+            "d=",
+            "e=5e551on; Expires=Thu, 1 Jan 2099 00:00:00 GMT",
+        ] {
+            headers.append(SET_COOKIE, value.parse().unwrap());
+        }
+        assert_eq!(live_cookies(&headers).into_iter().map(|cookie| cookie.name).collect::<Vec<_>>(), ["e"]);
+    }
 }

@@ -374,8 +374,8 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "session-unguessable",
-        rule: "Make the session's cookie of at least 64 random bits (128 are usual), and of nothing that others know: not of \
-               the token, the time or a counter.",
+        rule: "Make the session's cookie of 128 random bits (fewer than 56 fail), and of nothing that others know: not of the \
+               token, the time or a counter.",
         risk: "Anybody is logged in who guesses the cookie.",
         weight: Must,
         over: Http,

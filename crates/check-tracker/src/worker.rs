@@ -5,7 +5,8 @@ use std::error::Error;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dxr::{MethodCall, MethodResponse, Value};
+use countersign_login::{Outcome as Reading, read_answer};
+use dxr::{MethodCall, Value};
 use http::header::{CONTENT_TYPE, USER_AGENT, WWW_AUTHENTICATE};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
@@ -22,9 +23,6 @@ use crate::{CheckError, Tracker};
 
 /// The longest answer that is read, in bytes: an error page can be long.
 const MAX_ANSWER: usize = 1024 * 1024;
-
-/// More tags than this are no answer to a login: a real one has 40. The parser recurses, so there must be a limit.
-const MAX_TAGS: usize = 400;
 
 const AGENT: &str = concat!("countersign-check-tracker/", env!("CARGO_PKG_VERSION"));
 
@@ -47,6 +45,14 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     body: Bytes,
+}
+
+impl Answer {
+    /// What it says, if it is XML-RPC.
+    fn reading(&self) -> Option<Reading> {
+        let kind = self.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+        read_answer(kind, &self.body)
+    }
 }
 
 /// What an answer means.
@@ -160,9 +166,9 @@ pub(crate) fn outcome(tracker: Tracker, answer: &Answer) -> Outcome {
     match (tracker, status) {
         (Tracker::Trac, 200) => Outcome::LetIn,
         (Tracker::Trac, 401) => Outcome::Refused,
-        (Tracker::Bugzilla, 200) => match reading(&answer.body) {
+        (Tracker::Bugzilla, 200) => match answer.reading() {
             Some(Reading::Fault { .. }) => Outcome::Refused,
-            Some(Reading::Value) => Outcome::LetIn,
+            Some(Reading::Returned(_)) => Outcome::LetIn,
             None => Outcome::Other("something else than XML-RPC".to_owned()),
         },
         (Tracker::Trac | Tracker::Bugzilla, _) => Outcome::Other(format!("HTTP status {status}")),
@@ -173,9 +179,9 @@ pub(crate) fn outcome(tracker: Tracker, answer: &Answer) -> Outcome {
 pub(crate) fn said(tracker: Tracker, answer: &Answer) -> String {
     let text = match tracker {
         Tracker::Trac => String::from_utf8_lossy(&answer.body).into_owned(),
-        Tracker::Bugzilla => match reading(&answer.body) {
+        Tracker::Bugzilla => match answer.reading() {
             Some(Reading::Fault { text, .. }) => text,
-            Some(Reading::Value) | None => String::new(),
+            Some(Reading::Returned(_)) | None => String::new(),
         },
     };
     let harmless: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect();
@@ -190,7 +196,7 @@ pub(crate) fn detected(tracker: Tracker, answer: &Answer) -> Result<String, Stri
             Err("it answers 401 because the web server wants a password".to_owned())
         }
         (Tracker::Trac, Outcome::Refused) => Ok("it answers 401".to_owned()),
-        (Tracker::Bugzilla, Outcome::Refused) => match reading(&answer.body) {
+        (Tracker::Bugzilla, Outcome::Refused) => match answer.reading() {
             // The latter is SOAP::Lite's.
             Some(Reading::Fault { code, .. }) if matches!(code.as_str(), "-32601" | "Client") => {
                 Err("it has no method Launchpad.login".to_owned())
@@ -209,30 +215,6 @@ fn wants_password(headers: &HeaderMap) -> bool {
             .iter()
             .any(|known| scheme.eq_ignore_ascii_case(known.as_bytes()))
     })
-}
-
-enum Reading {
-    Value,
-    Fault { code: String, text: String },
-}
-
-fn reading(body: &[u8]) -> Option<Reading> {
-    let xml = std::str::from_utf8(body).ok()?;
-    if xml.matches('<').count() > MAX_TAGS {
-        return None;
-    }
-    // Perl writes the members of a fault in any order, and some libraries the code as text.
-    let fault = xml.split_once("<fault>").and_then(|(_, rest)| rest.rsplit_once("</fault>"));
-    let Some((value, _)) = fault else {
-        return MethodResponse::from_xml(xml).map(|_| Reading::Value).ok();
-    };
-    let Ok(Value::Struct(members)) = Value::from_xml(value.trim()) else { return None };
-    let text = |name| match members.get(name)? {
-        Value::Integer(number) => Some(number.to_string()),
-        Value::String(text) => Some(text.clone()),
-        _ => None,
-    };
-    Some(Reading::Fault { code: text("faultCode")?, text: text("faultString")? })
 }
 
 /// The innermost cause says most.

@@ -1,11 +1,9 @@
 //! Bugzilla with the extension `Launchpad`: the XML-RPC method `Launchpad.login({token})` at `{bugzilla}/xmlrpc.cgi`.
 
-mod answer;
-
-use dxr::{MethodCall, Value};
 use http::StatusCode;
 
-use self::answer::{Outcome, read};
+use crate::answer::{Outcome, Value};
+use crate::call::call_document;
 use crate::error::Said;
 use crate::http::{Answer, Trouble};
 use crate::session::cookies;
@@ -28,7 +26,7 @@ const NO_SUCH_METHOD: [&str; 2] = ["-32601", "Client"];
 
 /// Calls the method without a token: the extension objects to that, before it asks any issuer.
 pub(crate) async fn detect(visit: &Visit<'_>) -> Result<(), LoginError> {
-    let answer = call(visit, None).await?;
+    let answer = call(visit, None).await?.whole()?;
     if let Some(redirect) = answer.redirect(&visit.below(&[ENDPOINT]), SUFFIX) {
         return Err(redirect);
     }
@@ -45,7 +43,7 @@ pub(crate) async fn detect(visit: &Visit<'_>) -> Result<(), LoginError> {
         StatusCode::UNAUTHORIZED => return Err(LoginError::PasswordAsked { path: SUFFIX }),
         _ => return not_the_tracker(format!("it answers {SUFFIX} with HTTP status {status}, not 200")),
     }
-    match read(&answer.body) {
+    match answer.xml_rpc() {
         Some(Outcome::Fault { code, .. }) if NO_SUCH_METHOD.contains(&code.as_str()) => {
             Err(LoginError::PluginMissing { remedy: NO_EXTENSION, answer: format!("fault {code}") })
         }
@@ -71,14 +69,15 @@ pub(crate) async fn log_in(visit: &Visit<'_>, token: &str) -> Result<Session, Lo
         let answer = format!("HTTP status {}", answer.status.as_u16());
         return Err(LoginError::Unexpected { answer, said: Said::default() });
     }
-    match read(&answer.body) {
+    match answer.xml_rpc() {
         Some(Outcome::Returned(value)) => session(visit, &answer, &value),
         Some(Outcome::Fault { code, text }) => Err(fault(visit, &code, Said::new(&text, token), token)),
-        None => Err(LoginError::Unexpected {
-            answer: "something else than XML-RPC".to_owned(),
-            said: Said::default(),
-        }),
+        None => Err(answer.broken.map_or_else(not_xml_rpc, |reason| LoginError::AnswerLost { reason })),
     }
+}
+
+fn not_xml_rpc() -> LoginError {
+    LoginError::Unexpected { answer: "something else than XML-RPC".to_owned(), said: Said::default() }
 }
 
 fn session(visit: &Visit<'_>, answer: &Answer, value: &Value) -> Result<Session, LoginError> {
@@ -87,14 +86,8 @@ fn session(visit: &Visit<'_>, answer: &Answer, value: &Value) -> Result<Session,
     {
         return Err(LoginError::NoSession { cookie });
     }
-    let user = match value {
-        Value::Struct(members) => members.get("user_id").and_then(|id| match id {
-            Value::Integer(id) => Some(id.to_string()),
-            Value::String(id) => Some(Said::new(id, "").as_str().to_owned()),
-            _ => None,
-        }),
-        _ => None,
-    };
+    let user = value.member("user_id").and_then(Value::to_text);
+    let user = user.map(|id| Said::new(&id, "").as_str().to_owned());
     Ok(Session { tracker: Tracker::Bugzilla, url: visit.base.clone(), user, cookies })
 }
 
@@ -117,12 +110,9 @@ fn quote(code: &str, text: &str, token: &str) -> String {
 
 async fn call(visit: &Visit<'_>, token: Option<&str>) -> Result<Answer, Trouble> {
     let parameters =
-        token.map(|token| ("token".to_owned(), Value::String(token.to_owned()))).into_iter().collect();
-    let call = MethodCall { name: METHOD.into(), params: vec![Value::Struct(parameters)] };
+        token.map(|token| ("token".to_owned(), dxr::Value::String(token.to_owned()))).into_iter().collect();
     // The error's own text has the document in it, and that the token.
-    let xml = call.to_xml().map_err(|_| Trouble::NoAnswer("the call could not be written".to_owned()))?;
-    visit
-        .http
-        .post_xml(&visit.below(&[ENDPOINT]), format!("<?xml version=\"1.0\" encoding=\"utf-8\"?>{xml}"))
-        .await
+    let call = call_document(METHOD, vec![dxr::Value::Struct(parameters)])
+        .ok_or_else(|| Trouble::NoAnswer("the call could not be written".to_owned()))?;
+    visit.http.post_xml(&visit.below(&[ENDPOINT]), call, None).await
 }

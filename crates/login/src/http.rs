@@ -5,9 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, USER_AGENT, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Full, Limited};
+use http::header::{CONTENT_TYPE, COOKIE, USER_AGENT, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -17,9 +18,13 @@ use rustls::{ClientConfig, RootCertStore};
 use url::{Host, Url};
 
 use crate::LoginError;
+use crate::answer::{Outcome, read_answer};
 
-/// The largest answer that is read, in bytes. Those that matter have a few hundred.
+/// The largest answer to a login that is read, in bytes. Those that matter have a few hundred.
 const MAX_BODY: usize = 64 * 1024;
+
+/// The largest answer to any other call, in bytes: the comments of a bug can be many.
+const MAX_RESULT: usize = 16 * 1024 * 1024;
 
 const AGENT: &str = concat!("countersign/", env!("CARGO_PKG_VERSION"));
 
@@ -63,11 +68,13 @@ enum AnyClient {
     Proxied(Client<HttpsConnector<Tunnel<HttpConnector>>, Full<Bytes>>),
 }
 
-/// An answer, with all of its body.
+/// An answer, with as much of its body as came: the status and the cookies of a login are in its head.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
-    pub(crate) body: Bytes,
+    pub(crate) body: Vec<u8>,
+    /// Why the body is not whole.
+    pub(crate) broken: Option<String>,
 }
 
 /// Why there is no answer.
@@ -107,15 +114,29 @@ impl Http {
     }
 
     pub(crate) async fn get(&self, url: &Url) -> Result<Answer, Trouble> {
-        self.send(Request::get(explicit(url)), Bytes::new()).await
+        self.send(Request::get(explicit(url)), Bytes::new(), MAX_BODY).await
     }
 
-    pub(crate) async fn post_xml(&self, url: &Url, body: String) -> Result<Answer, Trouble> {
-        self.send(Request::post(explicit(url)).header(CONTENT_TYPE, "text/xml; charset=utf-8"), body.into())
-            .await
+    /// Posts a call. With a session it can have a longer answer.
+    pub(crate) async fn post_xml(
+        &self,
+        url: &Url,
+        body: String,
+        cookies: Option<&str>,
+    ) -> Result<Answer, Trouble> {
+        let mut request = Request::post(explicit(url)).header(CONTENT_TYPE, "text/xml; charset=utf-8");
+        if let Some(cookies) = cookies.filter(|cookies| !cookies.is_empty()) {
+            request = request.header(COOKIE, cookies);
+        }
+        self.send(request, body.into(), if cookies.is_some() { MAX_RESULT } else { MAX_BODY }).await
     }
 
-    async fn send(&self, request: http::request::Builder, body: Bytes) -> Result<Answer, Trouble> {
+    async fn send(
+        &self,
+        request: http::request::Builder,
+        body: Bytes,
+        longest: usize,
+    ) -> Result<Answer, Trouble> {
         let mut request = request.header(USER_AGENT, AGENT);
         if let Some(traceparent) = &self.traceparent {
             request = request.header("traceparent", traceparent);
@@ -123,24 +144,58 @@ impl Http {
         let request = request
             .body(Full::new(body))
             .map_err(|_| Trouble::NoAnswer("its URL cannot be asked for".to_owned()))?;
-        match tokio::time::timeout(self.timeout, self.exchange(request)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(Trouble::NoAnswer(format!("nothing within {} s", self.timeout.as_secs_f32()))),
-        }
+        let late = || format!("nothing within {} s", self.timeout.as_secs_f32());
+        let deadline = tokio::time::sleep(self.timeout);
+        tokio::pin!(deadline);
+        let head = tokio::select! {
+            head = self.exchange(request) => head.map_err(|error| trouble(&error))?,
+            () = &mut deadline => return Err(Trouble::NoAnswer(late())),
+        };
+        let (head, mut rest) = head.into_parts();
+        let mut body = Vec::new();
+        let broken = tokio::select! {
+            end = read(&mut rest, &mut body, longest) => end.err(),
+            () = &mut deadline => Some(late()),
+        };
+        Ok(Answer { status: head.status, headers: head.headers, body, broken })
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer, Trouble> {
-        let response = match &self.client {
-            AnyClient::Direct(client) => client.request(request),
-            AnyClient::Proxied(client) => client.request(request),
-        };
-        let (head, body) = response.await.map_err(|error| trouble(&error))?.into_parts();
-        let body = Limited::new(body, MAX_BODY).collect().await.map_err(|error| trouble(&*error))?.to_bytes();
-        Ok(Answer { status: head.status, headers: head.headers, body })
+    async fn exchange(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, hyper_util::client::legacy::Error> {
+        match &self.client {
+            AnyClient::Direct(client) => client.request(request).await,
+            AnyClient::Proxied(client) => client.request(request).await,
+        }
     }
 }
 
+/// Reads a body to its end. `Err` says why that was not reached.
+async fn read(from: &mut Incoming, into: &mut Vec<u8>, longest: usize) -> Result<(), String> {
+    while let Some(frame) = from.frame().await {
+        let frame = frame.map_err(|error| match trouble(&error) {
+            Trouble::Certificate(reason) | Trouble::NoAnswer(reason) => reason,
+        })?;
+        if let Some(data) = frame.data_ref() {
+            into.extend_from_slice(data.get(..longest.saturating_sub(into.len())).unwrap_or(data));
+        }
+        if into.len() >= longest {
+            return Err(format!("it is longer than {longest} bytes"));
+        }
+    }
+    Ok(())
+}
+
 impl Answer {
+    /// The same, if all of its body came.
+    pub(crate) fn whole(self) -> Result<Self, Trouble> {
+        match self.broken {
+            None => Ok(self),
+            Some(reason) => Err(Trouble::NoAnswer(reason)),
+        }
+    }
+
     /// Whether a 401 comes from a web server that wants a password, and not from a plugin.
     pub(crate) fn asks_for_password(&self) -> bool {
         self.headers.get_all(WWW_AUTHENTICATE).iter().any(|challenge| {
@@ -151,10 +206,20 @@ impl Answer {
         })
     }
 
+    fn content_type(&self) -> Option<&str> {
+        self.headers.get(CONTENT_TYPE)?.to_str().ok()
+    }
+
     /// The body, if it is text for people and not a page.
     pub(crate) fn plain_text(&self) -> Option<String> {
-        let kind = self.headers.get(CONTENT_TYPE)?.to_str().ok()?;
-        kind.starts_with("text/plain").then(|| String::from_utf8_lossy(&self.body).into_owned())
+        let kind = self.content_type().filter(|kind| kind.starts_with("text/plain"))?;
+        let text = countersign_xmlrpc::decode(Some(kind), &self.body).ok();
+        Some(text.unwrap_or_else(|| String::from_utf8_lossy(&self.body)).into_owned())
+    }
+
+    /// What the answer to a call says; `None` if it is not one.
+    pub(crate) fn xml_rpc(&self) -> Option<Outcome> {
+        read_answer(self.content_type(), &self.body)
     }
 
     /// Where a redirect leads, without `suffix`, so that it can be tried as the tracker's URL.

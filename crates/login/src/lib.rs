@@ -22,7 +22,10 @@
 //!
 //! What can go wrong is [`LoginError`], one sentence each. To add a kind of tracker, see [`Tracker`]'s module.
 
+mod answer;
 mod bugzilla;
+mod call;
+mod cookie_date;
 mod cookie_jar;
 mod error;
 mod http;
@@ -36,6 +39,8 @@ use jiff::Timestamp;
 use url::Url;
 pub use zeroize::Zeroizing;
 
+pub use self::answer::{Outcome, Value, read_answer};
+pub use self::cookie_date::cookie_end;
 pub use self::cookie_jar::{CookieJarError, check_cookie_jar};
 pub use self::error::{LoginError, Said};
 pub use self::http::HttpSettings;

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use url::Url;
 
-use crate::Tracker;
+use crate::{Tracker, cookie_end};
 
 /// More cookies than this from one answer are not a session but a nuisance.
 const MAX_COOKIES: usize = 50;
@@ -106,7 +106,7 @@ fn read(header: &HeaderValue, url: &Url, now: Timestamp) -> Option<Cookie> {
         host_only: domain.is_none(),
         domain: domain.unwrap_or_else(|| host.to_owned()),
         path: path.map_or_else(|| default_path(url), str::to_owned),
-        expires: expires(&parsed, now),
+        expires: expires(&parsed, text, now),
         secure: parsed.secure() == Some(true),
         http_only: parsed.http_only() == Some(true),
         same_site: parsed.same_site().map(|same_site| same_site.to_string()),
@@ -129,13 +129,12 @@ fn default_path(url: &Url) -> String {
 }
 
 /// Max-Age has precedence over Expires (RFC 6265, section 5.3).
-fn expires(cookie: &cookie::Cookie<'_>, now: Timestamp) -> Option<Timestamp> {
+fn expires(cookie: &cookie::Cookie<'_>, text: &str, now: Timestamp) -> Option<Timestamp> {
     if let Some(age) = cookie.max_age() {
         let age = SignedDuration::from_secs(age.whole_seconds());
         return Some(now.checked_add(age).unwrap_or(Timestamp::MAX));
     }
-    let seconds = cookie.expires_datetime()?.unix_timestamp();
-    Some(Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX))
+    cookie_end(text)
 }
 
 #[cfg(test)]
@@ -192,7 +191,25 @@ mod tests {
         assert_eq!(kept(url, &["a=1", "a=2"]).iter().map(|cookie| &cookie.value).collect::<Vec<_>>(), ["2"]);
         assert_eq!(kept(url, &["a=1", "a=; Expires=Thu, 01 Jan 1970 00:00:00 GMT"]), []);
         assert_eq!(kept(url, &["a=1; Max-Age=0"]), []);
+        assert_eq!(kept(url, &["a=1; Max-Age=-1"]), []);
         assert_eq!(kept(url, &["a=1; Path=/x", "a=2; Path=/y"]).len(), 2);
+    }
+
+    #[test]
+    fn cookie_that_only_deletes_is_not_kept() {
+        for end in [
+            "Thu, 1 Jan 1970 00:00:00 GMT",
+            "Thu, 01-Jan-70 00:00:01 GMT",
+            "Thu Jan  1 00:00:00 1970",
+            "Wed, 31 Dec 1969 23:59:59 GMT",
+            "Mon, 23 Nov 2026 22:00:00 GMT",
+        ] {
+            assert_eq!(
+                kept("http://localhost/", &[&format!("a=deleted; Path=/; Expires={end}")]),
+                [],
+                "{end}"
+            );
+        }
     }
 
     #[test]

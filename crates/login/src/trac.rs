@@ -22,7 +22,7 @@ const NO_PLUGIN: &str = "there is no plugin for login by token at that URL: inst
 
 pub(crate) async fn detect(visit: &Visit<'_>) -> Result<(), LoginError> {
     let url = visit.below(&[PATH, CHECK]);
-    let answer = visit.http.get(&url).await?;
+    let answer = visit.http.get(&url).await?.whole()?;
     if let Some(redirect) = answer.redirect(&url, SUFFIX) {
         return Err(redirect);
     }
@@ -56,7 +56,10 @@ pub(crate) async fn log_in(visit: &Visit<'_>, token: &str) -> Result<Session, Lo
             let cookies = cookies(&answer.headers, &url, visit.now);
             // Another tracker with Trac's way in calls its session what it likes, but `trac_session` is nobody's login.
             if !cookies.iter().any(|cookie| cookie.name == COOKIE || !cookie.name.starts_with("trac_")) {
-                return Err(LoginError::NoSession { cookie: COOKIE });
+                return Err(match answer.broken {
+                    None => LoginError::NoSession { cookie: COOKIE },
+                    Some(reason) => LoginError::AnswerLost { reason },
+                });
             }
             let user = said.as_str().strip_prefix("Logged in as ").map(str::to_owned);
             Ok(Session { tracker: Tracker::Trac, url: visit.base.clone(), user, cookies })

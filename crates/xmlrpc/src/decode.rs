@@ -10,8 +10,12 @@ use encoding_rs::{Encoding, REPLACEMENT, UTF_8, UTF_16BE, UTF_16LE, X_USER_DEFIN
 
 use crate::fault::{self, Fault};
 
-/// The document's text, borrowed where it is UTF-8 already, and without a byte order mark.
-pub(crate) fn decode<'a>(content_type: Option<&str>, body: &'a [u8]) -> Result<Cow<'a, str>, Fault> {
+/// The text of a document that came with this Content-Type, without a byte order mark; borrowed where it is UTF-8 already.
+///
+/// # Errors
+///
+/// A fault if the encoding is unknown, or if the bytes are not of that encoding.
+pub fn decode<'a>(content_type: Option<&str>, body: &'a [u8]) -> Result<Cow<'a, str>, Fault> {
     let (encoding, body) = match byte_order_mark(body)? {
         Some(found) => found,
         None => (declared(content_type, body)?, body),

@@ -57,6 +57,7 @@ mod respond;
 mod service;
 mod write;
 
+pub use decode::decode;
 pub use dxr::{DateTime, Fault, Value};
 pub use guard::{MAX_ATTRIBUTES, MAX_DEPTH};
 pub use multicall::{MAX_CALLS, MAX_RESULTS_SIZE};

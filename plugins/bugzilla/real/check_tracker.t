@@ -39,7 +39,8 @@ for ([http => 30], [https => 1, '--self-signed']) {
   my ($scheme, $at_least, @options) = @$_;
   my @findings = findings($scheme, @options);
   cmp_ok scalar @findings, '>=', $at_least, "$scheme: the checks were made";
-  is_deeply [grep { $_->{result} ne 'pass' } @findings], [], "$scheme: and passed";
+  my @failed = grep { $_->{result} ne 'pass' } @findings;
+  is_deeply \@failed, [], "$scheme: and passed" or diag explain \@failed;
 }
 
 done_testing;

@@ -386,7 +386,7 @@ impl Source {
             Self::Time => format!("{:x}", now.as_nanosecond()),
             Self::Sha256OfTime => hex::<Sha256>(&now.as_millisecond().to_string()),
             Self::TwoDigits => format!("{:02}", number * 37 % 100),
-            Self::FewBits => hex::<Md5>(&format!("a secret of this tracker, and {number}"))[..15].to_owned(),
+            Self::FewBits => hex::<Md5>(&format!("a secret of this tracker, and {number}"))[..13].to_owned(),
         }
     }
 }

@@ -197,7 +197,7 @@ async fn sessions_that_can_be_guessed_are_found() {
         (Source::Time, "bits of it change"),
         (Source::Sha256OfTime, "the SHA-256 of the time"),
         (Source::TwoDigits, "bits of it change"),
-        (Source::FewBits, "no more than 60 bits of it change"),
+        (Source::FewBits, "no more than 52 bits of it change"),
     ] {
         let report = check(SessionFrom(source), &["session-unguessable"], Duration::from_mins(1)).await;
         assert!(complaints(&report).contains(how), "{source:?}: {}", complaints(&report));

@@ -59,6 +59,26 @@ async fn a_login() {
 }
 
 #[tokio::test]
+async fn answer_that_can_be_read_is_a_login() {
+    let more = USER.replace("<struct>", "<struct><member><name>login</name><value><nil/></value></member>");
+    let two = USER.replace("</param>", "</param><param><value>more</value></param>");
+    let latin = USER.replace("UTF-8", "ISO-8859-1");
+    for body in [format!("\u{feff}{USER}"), more, two, latin] {
+        let stub = bugzilla(answer("200 OK", &[XML, COOKIES[0], COOKIES[1]], &body)).await;
+        let session = run(&stub.login(Tracker::Bugzilla)).await.unwrap();
+        assert_eq!(session.user.as_deref(), Some("7"), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn answer_that_breaks_off_is_lost() {
+    let whole = answer("200 OK", &[XML, COOKIES[0], COOKIES[1]], USER);
+    let stub = bugzilla(whole[..whole.len() - 20].to_owned()).await;
+    let error = run(&stub.login(Tracker::Bugzilla)).await.unwrap_err();
+    assert!(matches!(error, LoginError::AnswerLost { .. }), "{error:?}");
+}
+
+#[tokio::test]
 async fn faults_of_the_extension() {
     let error = refused(10702, "The issuer refused this\n login token.").await;
     assert!(matches!(error, LoginError::Refused { .. }), "{error:?}");

@@ -53,6 +53,22 @@ async fn a_login() {
     assert!(requests.iter().all(|request| request.contains("user-agent: countersign/0.")), "{requests:?}");
 }
 
+/// Status and cookie are in the head of the answer, so that a long body, or one that breaks off, costs no token.
+#[tokio::test]
+async fn head_of_an_answer_is_a_login() {
+    let whole = answer("200 OK", &[TEXT, SESSION], "Logged in as launchpad.\n");
+    for to_token in [
+        answer("200 OK", &[SESSION], &"x".repeat(1024 * 1024)),
+        whole[..whole.len() - 5].to_owned(),
+        whole.replace("\r\n\r\n", "\r\n\r\n\u{feff}").replace("Content-Length: 24", "Content-Length: 27"),
+    ] {
+        let stub = trac(to_token).await;
+        let session = run(&stub.login(Tracker::Trac)).await.unwrap();
+        assert_eq!(session.cookie_header(), "trac_auth=5e551on");
+        assert!(session.user.is_none_or(|user| user.starts_with("launch")));
+    }
+}
+
 #[tokio::test]
 async fn server_that_closes_without_notice_gets_the_token() {
     let keep = |answer: String| answer.replace("Connection: close\r\n", "");
@@ -208,7 +224,7 @@ async fn silence_and_nonsense() {
         assert!(sentence.starts_with("the tracker does not answer ("), "{sentence}");
     }
     let stub = trac("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nLogged").await;
-    let sentence = failure(&stub.login(Tracker::Trac)).await;
+    let sentence = failure(&stub.login(Tracker::Trac).http(impatient())).await;
     assert!(sentence.contains("gave no answer to the token ("), "{sentence}");
 
     let closed = Login::new(Tracker::Trac, "http://127.0.0.1:1/").unwrap();
