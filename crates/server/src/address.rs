@@ -104,15 +104,15 @@ impl Drop for SocketFile {
 }
 
 impl Bound {
-    /// Listens there. `inherited` has the sockets that the service manager handed over.
-    pub(crate) async fn to(address: &Address, inherited: &mut Inherited) -> io::Result<Self> {
+    /// Listens there, on one socket or more. `inherited` has the sockets that the service manager handed over.
+    pub(crate) async fn to(address: &Address, inherited: &mut Inherited) -> io::Result<Vec<Self>> {
         match address {
             Address::Systemd(name) => inherited.take(name),
-            Address::Tcp(address) => TcpListener::bind(address).await.map(Self::Tcp),
+            Address::Tcp(address) => Ok(vec![Self::Tcp(TcpListener::bind(address).await?)]),
             Address::Unix(path) => {
                 remove_stale(path).await?;
                 let listener = bind_privately(path)?;
-                Ok(Self::Unix(listener, Some(SocketFile(path.clone()))))
+                Ok(vec![Self::Unix(listener, Some(SocketFile(path.clone())))])
             }
         }
     }
@@ -214,7 +214,7 @@ mod tests {
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists());
         let bound = Bound::to(&address, &mut inherited).await.unwrap();
-        assert_eq!(bound.address().unwrap(), address);
+        assert_eq!(bound[0].address().unwrap(), address);
         drop(bound);
         std::fs::write(&path, "precious").unwrap();
         assert_eq!(

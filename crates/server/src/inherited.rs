@@ -31,20 +31,21 @@ impl Inherited {
         Self { sockets: ListenFd::empty(), names: Vec::new() }
     }
 
-    /// Takes the first socket of that name that is left.
-    pub(crate) fn take(&mut self, name: &str) -> io::Result<Bound> {
-        let indices =
-            (0..self.sockets.len()).filter(|&n| self.names.get(n).is_some_and(|known| known == name));
+    /// Takes all sockets of that name that are left: a socket unit gives each of its addresses the same name.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or one of another kind than TCP and Unix.
+    pub(crate) fn take(&mut self, name: &str) -> io::Result<Vec<Bound>> {
+        let indices: Vec<usize> = (0..self.sockets.len())
+            .filter(|&index| self.names.get(index).is_some_and(|known| known == name))
+            .collect();
+        let mut taken = Vec::new();
         for index in indices {
-            // Asked for as the wrong kind, a socket stays where it is.
-            if let Ok(Some(listener)) = self.sockets.take_tcp_listener(index) {
-                listener.set_nonblocking(true)?;
-                return TcpListener::from_std(listener).map(Bound::Tcp);
-            }
-            if let Some(listener) = self.sockets.take_unix_listener(index)? {
-                listener.set_nonblocking(true)?;
-                return UnixListener::from_std(listener).map(|listener| Bound::Unix(listener, None));
-            }
+            taken.extend(self.take_at(index)?);
+        }
+        if !taken.is_empty() {
+            return Ok(taken);
         }
         Err(io::Error::new(
             io::ErrorKind::NotFound,
@@ -53,6 +54,18 @@ impl Inherited {
                  is that unit's turn to start this server"
             ),
         ))
+    }
+
+    /// Takes one socket; `None` if it was taken before.
+    fn take_at(&mut self, index: usize) -> io::Result<Option<Bound>> {
+        // Asked for as the wrong kind, a socket stays where it is.
+        if let Ok(Some(listener)) = self.sockets.take_tcp_listener(index) {
+            listener.set_nonblocking(true)?;
+            return TcpListener::from_std(listener).map(|listener| Some(Bound::Tcp(listener)));
+        }
+        let Some(listener) = self.sockets.take_unix_listener(index)? else { return Ok(None) };
+        listener.set_nonblocking(true)?;
+        UnixListener::from_std(listener).map(|listener| Some(Bound::Unix(listener, None)))
     }
 }
 

@@ -6,7 +6,7 @@ use std::io;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -68,10 +68,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub Option<IpAddr>);
 
-/// A bound address and what is spoken there.
+/// The addresses of one listener, and what is spoken there.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    pub(crate) bound: Bound,
+    /// At least one: a service manager can hand over several of one name.
+    pub(crate) bound: Vec<Bound>,
     pub(crate) tls: Option<Arc<Tls>>,
 }
 
@@ -109,7 +110,7 @@ impl Listener {
     /// Serves `routes` on as many connections as there is room for until `stop` turns true, and then until the requests
     /// under way are answered.
     pub(crate) async fn serve(
-        self,
+        mut self,
         routes: Routes,
         ids: Arc<RequestIds>,
         spans: Option<Arc<RequestSpans>>,
@@ -156,20 +157,32 @@ impl Listener {
     }
 
     /// Waits for a connection; `None` if there is no room for one of this address.
-    async fn accept(&self, room: &Room) -> io::Result<Option<(Connection, Peer, Seat)>> {
+    async fn accept(&mut self, room: &Room) -> io::Result<Option<(Connection, Peer, Seat)>> {
         let Some(place) = room.place().await else { return Ok(None) };
-        let (connection, peer) = match &self.bound {
-            Bound::Tcp(listener) => {
-                let (stream, address) = listener.accept().await?;
-                prepare(&stream)?;
-                (Connection::Tcp(stream), Peer(Some(address.ip().to_canonical())))
-            }
-            Bound::Unix(listener, _) => {
-                let (stream, _) = listener.accept().await?;
-                (Connection::Unix(stream), Peer(None))
-            }
-        };
+        let (connection, peer) = poll_fn(|context| self.poll_accept(context)).await?;
+        if let Connection::Tcp(stream) = &connection {
+            prepare(stream)?;
+        }
         Ok(room.seat(place, peer.0).map(|seat| (connection, peer, seat)))
+    }
+
+    fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<io::Result<(Connection, Peer)>> {
+        for bound in &self.bound {
+            let accepted = match bound {
+                Bound::Tcp(listener) => listener.poll_accept(context).map_ok(|(stream, address)| {
+                    (Connection::Tcp(stream), Peer(Some(address.ip().to_canonical())))
+                }),
+                Bound::Unix(listener, _) => {
+                    listener.poll_accept(context).map_ok(|(stream, _)| (Connection::Unix(stream), Peer(None)))
+                }
+            };
+            if accepted.is_ready() {
+                // The next one is asked first, so that a busy address leaves no other one waiting.
+                self.bound.rotate_left(1);
+                return accepted;
+            }
+        }
+        Poll::Pending
     }
 }
 

@@ -99,15 +99,14 @@ impl Server {
         let asked = private.address.clone();
         let private = bind(private.address, private_flag, &mut inherited).await?;
         // Of a socket that was handed over it turns out only now.
-        match private.address() {
-            Ok(address) if is_for_anybody(address.is_local()) => return Err(StartError::Exposed(address)),
-            Ok(_) => {}
-            Err(error) => {
-                return Err(StartError::Listen { address: asked, flag: private_flag, error });
-            }
+        let addresses: io::Result<Vec<Address>> = private.iter().map(Bound::address).collect();
+        let addresses =
+            addresses.map_err(|error| StartError::Listen { address: asked, flag: private_flag, error })?;
+        if let Some(address) = addresses.iter().find(|address| is_for_anybody(address.is_local())) {
+            return Err(StartError::Exposed(address.clone()));
         }
-        let is_local = private.address().ok().and_then(|address| address.is_local());
-        if private_asks_for_bearer && is_local == Some(false) && private_tls.is_none() {
+        let is_remote = addresses.iter().any(|address| address.is_local() == Some(false));
+        if private_asks_for_bearer && is_remote && private_tls.is_none() {
             tracing::warn!(
                 "the private API takes its secret in plain HTTP from other machines: whoever is on the way reads it, and can \
                  have tokens issued; give it TLS (private_tls_certificate), or keep it on 127.0.0.1"
@@ -202,8 +201,10 @@ impl Server {
 }
 
 impl Listener {
+    /// Of the first address, where there are several.
     fn url(&self) -> io::Result<String> {
-        Ok(match (self.bound.address()?, &self.tls) {
+        let first = self.bound.first().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok(match (first.address()?, &self.tls) {
             (Address::Tcp(address), None) => format!("http://{address}"),
             (Address::Tcp(address), Some(_)) => format!("https://{address}"),
             (other @ (Address::Unix(_) | Address::Systemd(_)), _) => other.to_string(),
@@ -222,7 +223,11 @@ fn load(files: Option<TlsFiles>) -> Result<Option<Arc<Tls>>, TlsError> {
     files.map(|files| Tls::load(files).map(Arc::new)).transpose()
 }
 
-async fn bind(address: Address, flag: &'static str, inherited: &mut Inherited) -> Result<Bound, StartError> {
+async fn bind(
+    address: Address,
+    flag: &'static str,
+    inherited: &mut Inherited,
+) -> Result<Vec<Bound>, StartError> {
     let bound = Bound::to(&address, inherited).await;
     bound.map_err(|error| StartError::Listen { address, flag, error })
 }
@@ -307,19 +312,23 @@ async fn purge(app: Arc<App>) {
         ticks.tick().await;
         app.limiter.forget_the_calm();
         // What is forgotten is gone, also when the clock is set right a minute later.
-        if let Some(reason) = app.tokens.purge_waits() {
+        let waits = app.tokens.purge_waits();
+        if let Some(reason) = &waits {
             tracing::debug!(%reason, "nothing is purged");
-            continue;
+        } else {
+            match app.purge().await {
+                Ok(0) => {}
+                Ok(purged) => tracing::info!(purged, "forgot tokens that expired long ago"),
+                Err(error) => tracing::warn!(%error, "cannot purge; trying again in a minute"),
+            }
         }
-        match app.purge().await {
-            Ok(0) => {}
-            Ok(purged) => tracing::info!(purged, "forgot tokens that expired long ago"),
-            Err(error) => tracing::warn!(%error, "cannot purge; trying again in a minute"),
-        }
-        match app.events.purge().await {
-            Ok(0) => {}
-            Ok(purged) => tracing::debug!(purged, "forgot old events"),
-            Err(error) => tracing::warn!(%error, "cannot forget old events; trying again in a minute"),
+        // Where no event is kept, no clock decides.
+        if waits.is_none() || !app.events.keeps() {
+            match app.events.purge().await {
+                Ok(0) => {}
+                Ok(purged) => tracing::debug!(purged, "forgot old events"),
+                Err(error) => tracing::warn!(%error, "cannot forget old events; trying again in a minute"),
+            }
         }
     }
 }

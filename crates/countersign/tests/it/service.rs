@@ -2,11 +2,11 @@
 
 use std::fmt::Write;
 use std::net::TcpListener;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::process::Command;
 
-use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::process::Signal;
 
 use crate::fixture::{Place, Server};
@@ -15,14 +15,26 @@ use crate::process::{PATIENCE, Process};
 
 const PUBLIC_URL: (&str, &str) = ("COUNTERSIGN_PUBLIC_URL", "http://127.0.0.1:1");
 
+/// Above the descriptors that a service manager hands over in these tests.
+const FIRST_FREE: i32 = 10;
+
 /// `countersign serve` as a service manager starts it: `sockets` from descriptor 3 on, and their `names`.
-fn activated(place: &Place, sockets: &[BorrowedFd<'_>], names: &str, arguments: &[&str]) -> Command {
+/// What comes beside the command must live until it has started.
+fn activated(
+    place: &Place,
+    sockets: &[BorrowedFd<'_>],
+    names: &str,
+    arguments: &[&str],
+) -> (Command, Vec<OwnedFd>) {
     let server = place.serve_command(arguments, &[PUBLIC_URL]);
+    let mut handed = Vec::new();
     let mut script = "LISTEN_PID=$$ exec \"$0\" \"$@\"".to_owned();
     for (n, socket) in sockets.iter().enumerate() {
-        // What the shell hands on, it must have got.
-        fcntl_setfd(socket, FdFlags::empty()).unwrap();
-        write!(script, " {}<&{}", n + 3, socket.as_raw_fd()).unwrap();
+        // Out of the way of the numbers that they get; and what the shell hands on, it must have got.
+        let copy = fcntl_dupfd_cloexec(socket, FIRST_FREE).unwrap();
+        fcntl_setfd(&copy, FdFlags::empty()).unwrap();
+        write!(script, " {}<&{}", n + 3, copy.as_raw_fd()).unwrap();
+        handed.push(copy);
     }
     let mut command = Command::new("bash");
     command.args(["-c", &script]).arg(server.get_program()).args(server.get_args());
@@ -34,7 +46,7 @@ fn activated(place: &Place, sockets: &[BorrowedFd<'_>], names: &str, arguments: 
             None => command.env_remove(name),
         };
     }
-    command
+    (command, handed)
 }
 
 const BOTH: [&str; 4] = ["--public-listen", "systemd:public", "--private-listen", "systemd:private"];
@@ -49,7 +61,7 @@ fn it_serves_on_sockets_that_were_opened_for_it() {
     let public = TcpListener::bind("127.0.0.1:0").unwrap();
     let private = TcpListener::bind("127.0.0.1:0").unwrap();
     // The order is the service manager's, so names decide.
-    let mut command = activated(&place, &[fd(&private), fd(&public)], "private:public", &BOTH);
+    let (mut command, _handed) = activated(&place, &[fd(&private), fd(&public)], "private:public", &BOTH);
     let server = Server::start(&mut command);
     let url = |listener: &TcpListener| format!("http://{}", listener.local_addr().unwrap());
     assert_eq!((&server.public, &server.private), (&url(&public), &url(&private)));
@@ -59,12 +71,39 @@ fn it_serves_on_sockets_that_were_opened_for_it() {
 }
 
 #[test]
+fn every_socket_of_a_name_is_served() {
+    let place = Place::new();
+    let public = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let private = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let sockets = [fd(&public[0]), fd(&private[0]), fd(&public[1]), fd(&private[1]), fd(&public[2])];
+    let (mut command, _handed) = activated(&place, &sockets, "public:private:public:private:public", &BOTH);
+    let server = Server::start(&mut command);
+    let url = |listener: &TcpListener| format!("http://{}", listener.local_addr().unwrap());
+    assert_eq!((&server.public, &server.private), (&url(&public[0]), &url(&private[0])));
+    for listener in public.iter().chain(&private) {
+        assert_eq!(http::get(&format!("{}/readyz", url(listener))).status, 200);
+    }
+    server.stop();
+}
+
+#[test]
+fn second_private_socket_for_everybody_is_refused() {
+    let place = Place::new();
+    let [public, private] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let open = TcpListener::bind("0.0.0.0:0").unwrap();
+    let sockets = [fd(&public), fd(&private), fd(&open)];
+    let (mut command, _handed) = activated(&place, &sockets, "public:private:private", &BOTH);
+    let said = Process::start(&mut command, "").ended().refused(1);
+    assert!(said.contains("so that anybody could issue tokens") && said.contains("0.0.0.0:"), "{said}");
+}
+
+#[test]
 fn a_unix_socket_that_was_opened_for_it_stays_when_it_ends() {
     let place = Place::new();
     let public = TcpListener::bind("127.0.0.1:0").unwrap();
     let path = place.path("private.sock");
     let private = UnixListener::bind(&path).unwrap();
-    let mut command = activated(&place, &[fd(&public), fd(&private)], "public:private", &BOTH);
+    let (mut command, _handed) = activated(&place, &[fd(&public), fd(&private)], "public:private", &BOTH);
     let server = Server::start(&mut command);
     assert_eq!(server.private, format!("unix:{}", path.display()));
     let token = place.print(&["token", "new", "--server", &server.private]);
@@ -78,7 +117,7 @@ fn a_socket_that_is_open_to_anybody_needs_a_credential_however_it_was_opened() {
     let place = Place::new();
     let public = TcpListener::bind("127.0.0.1:0").unwrap();
     let private = TcpListener::bind("0.0.0.0:0").unwrap();
-    let mut command = activated(&place, &[fd(&public), fd(&private)], "public:private", &BOTH);
+    let (mut command, _handed) = activated(&place, &[fd(&public), fd(&private)], "public:private", &BOTH);
     let said = Process::start(&mut command, "").ended().refused(1);
     assert!(said.contains("so that anybody could issue tokens") && said.contains("0.0.0.0:"), "{said}");
 }
@@ -87,7 +126,7 @@ fn a_socket_that_is_open_to_anybody_needs_a_credential_however_it_was_opened() {
 fn a_socket_that_was_not_handed_over_is_named() {
     let place = Place::new();
     let public = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut command = activated(&place, &[fd(&public)], "public", &BOTH);
+    let (mut command, _handed) = activated(&place, &[fd(&public)], "public", &BOTH);
     let said = Process::start(&mut command, "").ended().refused(1);
     assert!(
         said.contains("cannot listen on systemd:private") && said.contains("FileDescriptorName=private"),
@@ -103,7 +142,7 @@ fn one_socket_is_not_given_to_two_listeners() {
     let place = Place::new();
     let public = TcpListener::bind("127.0.0.1:0").unwrap();
     let twice = ["--public-listen", "systemd:public", "--private-listen", "systemd:public"];
-    let mut command = activated(&place, &[fd(&public)], "public", &twice);
+    let (mut command, _handed) = activated(&place, &[fd(&public)], "public", &twice);
     let said = Process::start(&mut command, "").ended().refused(1);
     assert!(said.contains("cannot listen on systemd:public"), "{said}");
 }

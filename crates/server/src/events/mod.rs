@@ -334,7 +334,8 @@ impl Events {
         self.counts.lost.fetch_add(events, Ordering::Relaxed);
     }
 
-    fn keeps(&self) -> bool {
+    /// Whether events are kept at all.
+    pub(crate) fn keeps(&self) -> bool {
         !self.policy.retention.is_zero()
     }
 
