@@ -232,8 +232,9 @@ impl Drop for Place {
             runtime.block_on(async {
                 let (client, connection) = tokio_postgres::connect(&url, NoTls).await.ok()?;
                 tokio::spawn(connection);
-                // A synchronous standby that is gone would be waited for.
-                let settings = "SET client_min_messages = warning; SET synchronous_commit = local";
+                // Neither a synchronous standby that is gone nor a session that was left open is waited for.
+                let settings = "SET client_min_messages = warning; SET synchronous_commit = local; \
+                                SET lock_timeout = '10s'";
                 client.batch_execute(&format!("{settings}; {drop}")).await.ok()
             })
         });
