@@ -18,6 +18,7 @@ use crate::remote::SERVER;
 use crate::settings::ServeArgs;
 use crate::store::{STORE_PLACE, StoreCommand};
 use crate::suggest::similar;
+use crate::sync_check::SyncCheckCommand;
 use crate::token::TokenCommand;
 
 const AFTER_HELP: &str = "\
@@ -52,6 +53,9 @@ pub(crate) enum Command {
     /// Log in to a bug tracker with a token of a running server
     #[command(after_help = crate::login::LOGIN_HELP)]
     Login(Box<LoginCommand>),
+    /// See a bug tracker as Launchpad would see it: log in, compare the clocks, read a bug, perhaps add a comment
+    #[command(after_help = crate::sync_check::SYNC_CHECK_HELP)]
+    SyncCheck(Box<SyncCheckCommand>),
     /// Check what a bug tracker's plugin does right and wrong, by playing its issuer
     #[command(after_help = crate::check_tracker::CHECK_TRACKER_HELP)]
     CheckTracker(Box<CheckTrackerCommand>),

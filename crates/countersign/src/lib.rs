@@ -18,7 +18,10 @@ mod remote;
 mod serve;
 mod settings;
 mod store;
+#[cfg(test)]
+mod stub_tracker;
 mod suggest;
+mod sync_check;
 mod token;
 
 use std::process::ExitCode;
@@ -44,6 +47,7 @@ pub fn run() -> ExitCode {
             Command::Demo => demo::run().await,
             Command::Token(command) => token::run(command).await,
             Command::Login(command) => login::run(*command).await,
+            Command::SyncCheck(command) => sync_check::run(*command).await,
             Command::CheckTracker(command) => check_tracker::run(*command).await,
             Command::Bench(command) => bench::run(*command).await,
             Command::Events(command) => events::run(*command).await,

@@ -30,11 +30,12 @@ or keeps it for many requests:
 
 Proxy variables of the environment are ignored; use --proxy.";
 
+/// Which tracker it is, and how it is reached.
 #[derive(Args, Debug)]
-pub(crate) struct LoginCommand {
+pub(crate) struct TrackerArgs {
     /// Which kind of tracker it is
     #[arg(value_name = "TRACKER", value_parser = PossibleValuesParser::new(Tracker::ALL.map(Tracker::name)).try_map(|name| name.parse::<Tracker>()))]
-    tracker: Tracker,
+    pub(crate) tracker: Tracker,
     /// The tracker's base URL
     #[arg(value_name = "URL")]
     url: String,
@@ -44,12 +45,6 @@ pub(crate) struct LoginCommand {
     /// Use a token for no tracker in particular, for plugins too old to state their URL; a tracker can pass it on
     #[arg(long)]
     unbound: bool,
-    /// Write the session to a Netscape cookie jar, for curl -b; replaces another cookie jar
-    #[arg(long, value_name = "FILE")]
-    cookie_jar: Option<PathBuf>,
-    /// Print the session as JSON
-    #[arg(long)]
-    json: bool,
     /// A PEM file with certificate authorities to trust for the tracker, besides the system's
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
@@ -62,12 +57,30 @@ pub(crate) struct LoginCommand {
     /// How long the tracker may take for an answer, such as 30s or 2m
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     timeout: SignedDuration,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct LoginCommand {
+    #[command(flatten)]
+    tracker: TrackerArgs,
+    /// Write the session to a Netscape cookie jar, for curl -b; replaces another cookie jar
+    #[arg(long, value_name = "FILE")]
+    cookie_jar: Option<PathBuf>,
+    /// Print the session as JSON
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     server: ServerArgs,
 }
 
 pub(crate) async fn run(command: LoginCommand) -> Result<(), Failure> {
-    let session = log_in(&command).await?;
+    let trace = trace();
+    let login = command.tracker.login(trace.as_ref())?;
+    // What could only fail once the token is spent is looked at before.
+    if let Some(path) = &command.cookie_jar {
+        check_cookie_jar(path)?;
+    }
+    let session = log_in(&login, &command.server.connect()?).await?;
     if let Some(path) = &command.cookie_jar {
         session.write_cookie_jar(path)?;
     }
@@ -83,29 +96,28 @@ pub(crate) async fn run(command: LoginCommand) -> Result<(), Failure> {
     }
 }
 
-async fn log_in(command: &LoginCommand) -> Result<Session, Failure> {
-    let timeout = std::time::Duration::try_from(command.timeout)
-        .ok()
-        .filter(|timeout| !timeout.is_zero())
-        .ok_or_else(|| Failure::usage("--timeout must be longer than nothing"))?;
-    // What could only fail once the token is spent is looked at before.
-    if let Some(path) = &command.cookie_jar {
-        check_cookie_jar(path)?;
+impl TrackerArgs {
+    /// The login that the flags describe.
+    pub(crate) fn login<'a>(&'a self, trace: Option<&'a Trace>) -> Result<Login<'a>, Failure> {
+        let timeout = std::time::Duration::try_from(self.timeout)
+            .ok()
+            .filter(|timeout| !timeout.is_zero())
+            .ok_or_else(|| Failure::usage("--timeout must be longer than nothing"))?;
+        let login = Login::new(self.tracker, &self.url)?.http(HttpSettings {
+            timeout,
+            ca_file: self.ca_file.as_deref(),
+            proxy: self.proxy.as_deref(),
+            allow_http: self.allow_http,
+            traceparent: trace.map(Trace::parent),
+        });
+        let is_bound_to_url = !self.unbound && self.audience.is_none();
+        Ok(if is_bound_to_url { login } else { login.audience(self.audience.clone()) })
     }
-    let issuer = command.server.connect()?;
-    let trace = trace();
-    let http = HttpSettings {
-        timeout,
-        ca_file: command.ca_file.as_deref(),
-        proxy: command.proxy.as_deref(),
-        allow_http: command.allow_http,
-        traceparent: trace.as_ref().map(Trace::parent),
-    };
-    let mut login = Login::new(command.tracker, &command.url)?.http(http);
-    if command.unbound || command.audience.is_some() {
-        login = login.audience(command.audience.clone());
-    }
-    Ok(login.run(SystemClock.now(), async |audience| new_token(&issuer, audience).await).await?)
+}
+
+/// Logs in with a new token of this issuer.
+pub(crate) async fn log_in(login: &Login<'_>, issuer: &PrivateApi) -> Result<Session, LoginError> {
+    login.run(SystemClock.now(), async |audience| new_token(issuer, audience).await).await
 }
 
 /// An answer without a token counts as an empty one, which the login refuses.
@@ -151,14 +163,12 @@ impl From<CookieJarError> for Failure {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::io::{BufRead, BufReader, Read};
-    use std::net::{TcpListener, TcpStream};
-    use std::sync::{Arc, Mutex};
 
     use clap::Parser;
     use tempfile::TempDir;
 
     use super::*;
+    use crate::stub_tracker::{Both, plain};
 
     #[derive(Debug, Parser)]
     struct Line {
@@ -166,54 +176,13 @@ mod tests {
         login: LoginCommand,
     }
 
-    /// A Trac and the private API of its issuer in one, and the first line and the body of each request to them.
-    struct Both {
-        url: String,
-        requests: Arc<Mutex<Vec<String>>>,
-    }
-
     fn both() -> Both {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let requests = Arc::new(Mutex::new(Vec::new()));
-        let seen = Arc::clone(&requests);
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                serve(stream.unwrap(), &seen);
+        Both::start(|request| match &*request.target {
+            "/launchpad-auth/cs1token" => {
+                plain("200 OK", "Set-Cookie: trac_auth=5e551on; Path=/; HttpOnly\r\n", "")
             }
-        });
-        Both { url, requests }
-    }
-
-    fn serve(mut stream: TcpStream, seen: &Mutex<Vec<String>>) {
-        let mut reader = BufReader::new(stream.try_clone().unwrap());
-        let (mut first, mut length) = (String::new(), 0);
-        reader.read_line(&mut first).unwrap();
-        loop {
-            let mut line = String::new();
-            reader.read_line(&mut line).unwrap();
-            match line.to_ascii_lowercase().trim().strip_prefix("content-length:") {
-                Some(value) => length = value.trim().parse().unwrap(),
-                None if line.trim().is_empty() => break,
-                None => {}
-            }
-        }
-        let mut body = vec![0; length];
-        reader.read_exact(&mut body).unwrap();
-        seen.lock().unwrap().push(format!("{} {}", first.trim(), String::from_utf8(body).unwrap()));
-
-        let json = "Content-Type: application/json\r\n";
-        let cookie = "Set-Cookie: trac_auth=5e551on; Path=/; HttpOnly\r\n";
-        let (status, header, body) = match first.split(' ').nth(1).unwrap() {
-            "/v1/tokens" => ("201 Created", json, r#"{"token_id": "cs1token"}"#),
-            "/launchpad-auth/cs1token" => ("200 OK", cookie, ""),
-            _ => ("401 Unauthorized", "", ""),
-        };
-        let head = format!(
-            "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n{header}\r\n",
-            body.len()
-        );
-        stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
+            _ => plain("401 Unauthorized", "", ""),
+        })
     }
 
     async fn login(both: &Both, arguments: &[&str]) -> Result<(), Failure> {
@@ -236,11 +205,9 @@ mod tests {
         login(&both, &[]).await.unwrap();
         login(&both, &["--audience", "https://trac.example.org/"]).await.unwrap();
         login(&both, &["--unbound"]).await.unwrap();
-        let requests = both.requests.lock().unwrap();
-        let issued: Vec<&str> =
-            requests.iter().filter_map(|line| line.strip_prefix("POST /v1/tokens HTTP/1.1 ")).collect();
+        let issued = both.calls("/v1/tokens");
         let here = format!(r#"{{"audience":"{}/"}}"#, both.url);
-        assert_eq!(issued, [here.as_str(), r#"{"audience":"https://trac.example.org/"}"#, "{}"]);
+        assert_eq!(issued, [&*here, r#"{"audience":"https://trac.example.org/"}"#, "{}"]);
     }
 
     #[tokio::test]
@@ -250,7 +217,7 @@ mod tests {
         fs::write(&precious, "precious").unwrap();
         let failure = login(&both, &["--cookie-jar", precious.to_str().unwrap()]).await.unwrap_err();
         assert!(format!("{failure:?}").contains("code: 2"), "{failure:?}");
-        assert_eq!(*both.requests.lock().unwrap(), [] as [&str; 0]);
+        assert_eq!(both.count(""), 0);
         assert_eq!(fs::read(precious).unwrap(), b"precious");
     }
 
@@ -258,7 +225,7 @@ mod tests {
     fn every_kind_of_tracker_can_be_named() {
         for tracker in Tracker::ALL {
             let line = Line::try_parse_from(["login", tracker.name(), "https://bugs.example.org/"]).unwrap();
-            assert_eq!(line.login.tracker, tracker);
+            assert_eq!(line.login.tracker.tracker, tracker);
         }
         assert!(Line::try_parse_from(["login", "jira", "https://bugs.example.org/"]).is_err());
     }

@@ -171,7 +171,7 @@ impl LoginError {
     }
 }
 
-fn shown(to: Option<&Url>) -> &str {
+pub(crate) fn shown(to: Option<&Url>) -> &str {
     to.map_or("what is not a URL", Url::as_str)
 }
 
@@ -197,9 +197,7 @@ impl Said {
 
     pub(crate) fn new(text: &str, token: &str) -> Self {
         let text = if token.is_empty() { text.to_owned() } else { text.replace(token, "[token]") };
-        let printable: String = text.chars().map(|c| if is_harmless(c) { c } else { ' ' }).collect();
-        let words: Vec<&str> = printable.split_whitespace().collect();
-        let mut line: String = words.join(" ").chars().take(Self::LONGEST).collect();
+        let mut line = printable(&text, Self::LONGEST);
         line.truncate(line.trim_end_matches('.').len());
         Self(line)
     }
@@ -214,6 +212,13 @@ impl fmt::Display for Said {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() { Ok(()) } else { write!(f, " (the tracker says: {})", self.0) }
     }
+}
+
+/// A text from elsewhere on one line, without anything that could take over a terminal, and at most so many characters long.
+pub fn printable(text: &str, longest: usize) -> String {
+    let printable: String = text.chars().map(|c| if is_harmless(c) { c } else { ' ' }).collect();
+    let words: Vec<&str> = printable.split_whitespace().collect();
+    words.join(" ").chars().take(longest).collect()
 }
 
 /// Not a control character, nor one that reorders or hides text on a terminal.

@@ -222,13 +222,18 @@ impl Answer {
         read_answer(self.content_type(), &self.body)
     }
 
+    /// Where a redirect of what was asked leads.
+    pub(crate) fn location(&self, asked: &Url) -> Option<Url> {
+        let location = self.headers.get(http::header::LOCATION)?.to_str().ok()?;
+        asked.join(location).ok()
+    }
+
     /// Where a redirect leads, without `suffix`, so that it can be tried as the tracker's URL.
     pub(crate) fn redirect(&self, asked: &Url, suffix: &str) -> Option<LoginError> {
         if !self.status.is_redirection() {
             return None;
         }
-        let location = self.headers.get(http::header::LOCATION).and_then(|location| location.to_str().ok());
-        let mut to = location.and_then(|location| asked.join(location).ok());
+        let mut to = self.location(asked);
         if let Some(to) = &mut to
             && let Some(base) = to.path().strip_suffix(suffix).map(str::to_owned)
         {
@@ -284,6 +289,15 @@ fn proxy_address(text: &str) -> Result<Uri, LoginError> {
         && url.query().is_none()
         && url.fragment().is_none();
     if plain { url.as_str().parse().map_err(|_| LoginError::Proxy) } else { Err(LoginError::Proxy) }
+}
+
+/// A URL below that of a tracker.
+pub(crate) fn below(base: &Url, parts: &[&str]) -> Url {
+    let mut url = base.clone();
+    if let Ok(mut segments) = url.path_segments_mut() {
+        segments.pop_if_empty().extend(parts);
+    }
+    url
 }
 
 /// The URL with its port, also if that is the scheme's own: the tunnel takes none for 443.

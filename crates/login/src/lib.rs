@@ -20,9 +20,12 @@
 //! # }
 //! ```
 //!
+//! [`Login::plugin_api`] calls the tracker as Launchpad does once it is logged in: [`PluginApi`].
+//!
 //! What can go wrong is [`LoginError`], one sentence each. To add a kind of tracker, see [`Tracker`]'s module.
 
 mod answer;
+mod api;
 mod bugzilla;
 mod call;
 mod cookie_date;
@@ -40,9 +43,10 @@ use url::Url;
 pub use zeroize::Zeroizing;
 
 pub use self::answer::{Outcome, Value, read_answer};
+pub use self::api::{ApiError, ApiTrouble, Bug, Comment, PluginApi, is_known_to_launchpad};
 pub use self::cookie_date::cookie_end;
 pub use self::cookie_jar::{CookieJarError, check_cookie_jar};
-pub use self::error::{LoginError, Said};
+pub use self::error::{LoginError, Said, printable};
 pub use self::http::HttpSettings;
 pub use self::session::{Cookie, Session};
 pub use self::tracker::Tracker;

@@ -30,10 +30,26 @@ pub struct Session {
 impl Session {
     /// All cookies as the value of a `Cookie` header.
     pub fn cookie_header(&self) -> String {
-        let pairs: Vec<String> =
-            self.cookies.iter().map(|cookie| format!("{}={}", cookie.name, cookie.value)).collect();
-        pairs.join("; ")
+        header(self.cookies.iter())
     }
+
+    /// The same of those cookies alone that a client sends to this URL of the tracker; empty if it sends none (RFC 6265,
+    /// section 5.4).
+    pub fn cookies_for(&self, url: &Url) -> String {
+        let is_secure = url.scheme() == "https";
+        let is_sent = |cookie: &&Cookie| (is_secure || !cookie.secure) && is_below(&cookie.path, url.path());
+        header(self.cookies.iter().filter(is_sent))
+    }
+}
+
+fn header<'a>(cookies: impl Iterator<Item = &'a Cookie>) -> String {
+    cookies.map(|cookie| format!("{}={}", cookie.name, cookie.value)).collect::<Vec<_>>().join("; ")
+}
+
+/// Path matching (RFC 6265, section 5.1.4).
+fn is_below(directory: &str, path: &str) -> bool {
+    path.strip_prefix(directory)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || directory.ends_with('/'))
 }
 
 /// A cookie as a client keeps it (RFC 6265, section 5.3). `Debug` leaves the value out.
@@ -193,6 +209,25 @@ mod tests {
         assert_eq!(kept(url, &["a=1; Max-Age=0"]), []);
         assert_eq!(kept(url, &["a=1; Max-Age=-1"]), []);
         assert_eq!(kept(url, &["a=1; Path=/x", "a=2; Path=/y"]).len(), 2);
+    }
+
+    #[test]
+    fn cookie_is_sent_where_it_belongs() {
+        for (attributes, url, is_sent) in [
+            ("Path=/p", "http://h/p", true),
+            ("Path=/p", "http://h/p/xmlrpc", true),
+            ("Path=/p/", "http://h/p/xmlrpc", true),
+            ("Path=/", "http://h/p/xmlrpc", true),
+            ("Path=/p/launchpad-auth", "http://h/p/xmlrpc", false),
+            ("Path=/p", "http://h/pq", false),
+            ("Path=/; Secure", "http://h/p/xmlrpc", false),
+            ("Path=/; Secure", "https://h/p/xmlrpc", true),
+        ] {
+            let cookies = kept(url, &[&format!("a=1; {attributes}"), &format!("b=2; {attributes}")]);
+            let session = Session { tracker: Tracker::Trac, url: url.parse().unwrap(), user: None, cookies };
+            let expected = if is_sent { "a=1; b=2" } else { "" };
+            assert_eq!(session.cookies_for(&session.url), expected, "{attributes} {url}");
+        }
     }
 
     #[test]

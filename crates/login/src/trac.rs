@@ -11,8 +11,8 @@ use crate::session::cookies;
 use crate::tracker::Visit;
 use crate::{LoginError, Session, Tracker};
 
-const PATH: &str = "launchpad-auth";
-const CHECK: &str = "check";
+pub(crate) const PATH: &str = "launchpad-auth";
+pub(crate) const CHECK: &str = "check";
 const SUFFIX: &str = "/launchpad-auth/check";
 const COOKIE: &str = "trac_auth";
 

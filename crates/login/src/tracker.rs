@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use url::Url;
 
-use crate::http::Http;
+use crate::http::{Http, below};
 use crate::{LoginError, Session, bugzilla, trac};
 
 /// A kind of bug tracker.
@@ -33,11 +33,7 @@ pub(crate) struct Visit<'a> {
 impl Visit<'_> {
     /// A URL below the tracker's own.
     pub(crate) fn below(&self, parts: &[&str]) -> Url {
-        let mut url = self.base.clone();
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().extend(parts);
-        }
-        url
+        below(self.base, parts)
     }
 }
 

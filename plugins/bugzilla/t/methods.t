@@ -153,6 +153,9 @@ subtest 'the link' => sub {
   is_deeply $set->(5, "${link}4", 'https://bugs.debian.org/1'), [{ids => [1], add => ["${link}5"], remove => ["${link}4"]}], 'is replaced';
   is_deeply $set->(0, "${link}4"), [{ids => [1], add => [], remove => ["${link}4"]}], 'is removed';
   is_deeply $set->($_->[0], @{$_->[1]}), undef, 'is left alone where it is so already' for [5, ["${link}5"]], [0, []];
+  fresh(id => 42);
+  @{$Bugzilla::bugs{1}}{qw(see_also read_only)} = (["${link}5"], 1);
+  is fault(set_link => {id => 1, launchpad_id => $_}), 'product_edit_denied', 'is for who may edit the bug' for 5, 6;
   is $set->($_), 'param_required', 'is no number: ' . ($_ // 'undefined') for undef, '', -1, 'x', '5x', {}, 12345678901;
 
   my $get = sub {

@@ -166,7 +166,9 @@ sub set_link {
   _log_in(LOGIN_REQUIRED);
   my ($number) = (_plain($params->{launchpad_id}) // '') =~ /\A([0-9]{1,9})\z/a
     or ThrowCodeError('param_required', {function => 'Launchpad.set_link', param => 'launchpad_id'});
-  my $bug  = Bugzilla::Bug->check(_plain($params->{id}));
+
+  # As for a comment; also where the link is there already, so that who sets it again learns whether it could be changed.
+  my $bug  = Bugzilla::Bug->check_for_edit(_plain($params->{id}));
   my $link = _link($bug);
   return {} if ($link // 0) == $number;
 

@@ -14,6 +14,12 @@ sub check {
   return bless {%$bug}, $class;
 }
 
+sub check_for_edit {
+  my $self = shift->check(@_);
+  die {name => 'product_edit_denied'} if $self->{read_only};
+  return $self;
+}
+
 sub id           { return $_[0]->{bug_id} }
 sub alias        { return $_[0]->{alias} }
 sub product      { return $_[0]->{product} }

@@ -1,0 +1,670 @@
+//! `countersign sync-check`: see a bug tracker as Launchpad would see it.
+
+use clap::Args;
+use countersign_client::PrivateApi;
+use countersign_core::{Clock, SystemClock};
+use countersign_login::{
+    ApiError, ApiTrouble, Bug, Comment, Login, PluginApi, Session, Tracker, is_known_to_launchpad, printable,
+};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+use crate::login::{TrackerArgs, log_in};
+use crate::output::{Failure, print, print_json};
+use crate::remote::{ServerArgs, trace};
+
+pub(crate) const SYNC_CHECK_HELP: &str = "\
+Does once, with one bug, what Launchpad does with many: logs in with a token of the server, compares the clocks, reads the \
+bug's status, comments and link, and finds out whether a comment could be added:
+
+  countersign sync-check trac https://trac.example.org/ 42
+
+Without --write nothing is changed: the bug's link to Launchpad is set to what it is. Each line says what Launchpad would \
+see, or FAILED, with the reason and what to do.
+
+Exit codes: 0 Launchpad could do its work with this bug, 1 it could not, 2 wrong usage.";
+
+/// Launchpad does not work with a tracker whose clock is further off.
+const MAX_SKEW: SignedDuration = SignedDuration::from_mins(10);
+
+/// How much of a comment is shown, in characters.
+const SHOWN: usize = 200;
+
+/// What `--write` adds.
+const TEXT: &str =
+    "This comment was added by \"countersign sync-check\", to see whether Launchpad could add one.";
+
+#[derive(Args, Debug)]
+pub(crate) struct SyncCheckCommand {
+    #[command(flatten)]
+    tracker: TrackerArgs,
+    /// The number of the bug to look at; in a Bugzilla its alias will do
+    #[arg(value_name = "BUG")]
+    bug: String,
+    /// Add a comment to the bug, and say which
+    #[arg(long)]
+    write: bool,
+    /// Print what was seen as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+pub(crate) async fn run(command: SyncCheckCommand) -> Result<(), Failure> {
+    let sight = see(&command).await?;
+    if command.json {
+        print_json(&sight.document())?;
+    } else {
+        print(sight.lines())?;
+    }
+    match sight.problems() {
+        0 => Ok(()),
+        problems => Err(Failure::failed(format!(
+            "Launchpad could not do its work with this bug: {problems} of {} steps failed",
+            sight.steps.len()
+        ))),
+    }
+}
+
+async fn see(command: &SyncCheckCommand) -> Result<Sight, Failure> {
+    if command.tracker.tracker == Tracker::Trac && command.bug.parse::<i32>().is_err() {
+        return Err(Failure::usage(format!("{:?} is not the number of a ticket", command.bug)));
+    }
+    let trace = trace();
+    let login = command.tracker.login(trace.as_ref())?;
+    let issuer = command.server.connect()?;
+    let (session, api) = enter(&login, &issuer).await?;
+    let mut sight = Sight::new(&session);
+    look(command, &login, &api, &mut sight).await?;
+    Ok(sight)
+}
+
+/// Logs in, once it is sure that there is a plugin.
+async fn enter(login: &Login<'_>, issuer: &PrivateApi) -> Result<(Session, PluginApi), Failure> {
+    let mut api = login.plugin_api()?;
+    api.find().await.map_err(|error| Failure::failed(format!("{error}. No token was used")))?;
+    let session = log_in(login, issuer).await?;
+    api.use_session(&session).map_err(Failure::failed)?;
+    Ok((session, api))
+}
+
+/// What Launchpad would see.
+struct Sight {
+    tracker: Tracker,
+    url: String,
+    user: Option<String>,
+    clock: Option<(Timestamp, SignedDuration)>,
+    bug: Option<Bug>,
+    link: Option<i64>,
+    comments: Option<Vec<Comment>>,
+    added: Option<String>,
+    /// Each with what came of it.
+    steps: Vec<(&'static str, Result<String, String>)>,
+}
+
+/// Takes every step that the one before has not made impossible.
+async fn look(
+    command: &SyncCheckCommand,
+    login: &Login<'_>,
+    api: &PluginApi,
+    sight: &mut Sight,
+) -> Result<(), Failure> {
+    let before = SystemClock.now();
+    let time = api.time().await;
+    sight.compare_clocks(before, time, SystemClock.now());
+
+    let bug = match api.bug(&command.bug).await {
+        Ok(Some(bug)) => bug,
+        Ok(None) => {
+            let reason =
+                format!("there is no bug {}, or the issuer's user may not see it; name another", command.bug);
+            sight.step("bug", Err(reason));
+            return Ok(());
+        }
+        Err(error) => {
+            sight.step("bug", Err(error.to_string()));
+            return Ok(());
+        }
+    };
+    sight.step("bug", Ok(sight.describe(&bug)));
+    sight.bug = Some(bug.clone());
+
+    match api.comments(&bug).await {
+        Ok(comments) => {
+            sight.step("comments", Ok(list(&comments)));
+            sight.comments = Some(comments);
+        }
+        Err(error) => sight.step("comments", Err(error.to_string())),
+    }
+
+    match api.link(&bug.id).await {
+        Ok(link) => {
+            sight.link = link;
+            let words =
+                link.map_or_else(|| "none".to_owned(), |number| format!("to Launchpad's bug {number}"));
+            sight.step("link", Ok(words));
+            sight.without_session(&login.plugin_api()?, &bug).await;
+            // The tracker asks of a link what it asks of a comment, and this one is there already.
+            match api.set_link(&bug, link).await {
+                Ok(()) if command.write => {}
+                Ok(()) => sight.step("comment", Ok("could be added; --write adds one".to_owned())),
+                Err(error) => sight.step("comment", Err(format!("could not be added: {error}"))),
+            }
+        }
+        Err(error) => sight.step("link", Err(error.to_string())),
+    }
+    if command.write && !sight.has_failed("comment") {
+        let added = add_comment(api, &bug).await;
+        sight.step("comment", added.as_ref().map(|id| format!("added, as {id}")).map_err(Clone::clone));
+        sight.added = added.ok();
+    }
+    Ok(())
+}
+
+/// Adds a comment, and looks whether it is there.
+async fn add_comment(api: &PluginApi, bug: &Bug) -> Result<String, String> {
+    let id = api.add_comment(bug, TEXT).await.map_err(|error| error.to_string())?;
+    let lost = |reason: String| format!("added, as {id}, but it cannot be read: {reason}");
+    let comments = async {
+        let bug = api.bug(&bug.id).await?;
+        match bug {
+            Some(bug) => api.comments(&bug).await,
+            None => Ok(vec![]),
+        }
+    };
+    let comments = comments.await.map_err(|error: ApiError| lost(error.to_string()))?;
+    if comments.iter().any(|comment| comment.id == id && comment.text.trim() == TEXT) {
+        Ok(id)
+    } else {
+        Err(lost("the bug does not list it with its text; update the tracker's plugin".to_owned()))
+    }
+}
+
+impl Sight {
+    fn new(session: &Session) -> Self {
+        let user = session.user.as_ref().map(|user| format!(" as user {user}")).unwrap_or_default();
+        Self {
+            tracker: session.tracker,
+            url: session.url.to_string(),
+            user: session.user.clone(),
+            clock: None,
+            bug: None,
+            link: None,
+            comments: None,
+            added: None,
+            steps: vec![("login", Ok(format!("logged in to {}{user}", session.url)))],
+        }
+    }
+
+    fn step(&mut self, name: &'static str, result: Result<String, String>) {
+        self.steps.push((name, result));
+    }
+
+    fn has_failed(&self, name: &str) -> bool {
+        self.steps.iter().any(|(step, result)| *step == name && result.is_err())
+    }
+
+    fn problems(&self) -> usize {
+        self.steps.iter().filter(|(_, result)| result.is_err()).count()
+    }
+
+    /// The tracker tells whole seconds, cut off or rounded: what lies between the question and the answer, or a second beside it,
+    /// is the same time.
+    fn compare_clocks(&mut self, before: Timestamp, time: Result<Timestamp, ApiError>, after: Timestamp) {
+        let time = match time {
+            Ok(time) => time,
+            Err(error) => return self.step("clock", Err(error.to_string())),
+        };
+        let second = SignedDuration::from_secs(1);
+        let (ahead, behind) = (time.duration_since(after), before.duration_since(time));
+        let difference = if ahead > second {
+            ahead
+        } else if behind > second {
+            -behind
+        } else {
+            SignedDuration::ZERO
+        };
+        self.clock = Some((time, difference));
+        let seconds = difference.as_secs_f64().abs().ceil();
+        let far = difference.unsigned_abs() > MAX_SKEW.unsigned_abs();
+        let words = match difference.signum() {
+            0 => "agrees with this machine's".to_owned(),
+            1 => format!("is {seconds} s ahead of this machine's"),
+            _ => format!("is {seconds} s behind this machine's"),
+        };
+        let result = if far {
+            Err(format!("{words}, and Launchpad accepts ten minutes; set both clocks by NTP"))
+        } else {
+            Ok(words)
+        };
+        self.step("clock", result);
+    }
+
+    fn describe(&self, bug: &Bug) -> String {
+        let resolution =
+            if bug.resolution.is_empty() { String::new() } else { format!(", {}", bug.resolution) };
+        let known = if is_known_to_launchpad(self.tracker, bug) {
+            ""
+        } else {
+            " (Launchpad does not know this status, and takes it for unknown)"
+        };
+        format!(
+            "{}: {}{known}",
+            printable(&bug.id, SHOWN),
+            printable(&format!("{}{resolution}", bug.status), SHOWN)
+        )
+    }
+
+    /// Launchpad comes without a session, and logs in when it is told so in a particular way.
+    async fn without_session(&mut self, stranger: &PluginApi, bug: &Bug) {
+        if self.tracker == Tracker::Bugzilla {
+            let reason = match stranger.bug(&bug.id).await {
+                Ok(Some(_)) => None,
+                Ok(None) => Some("not everybody may see the bug".to_owned()),
+                Err(error) => Some(error.seen()),
+            };
+            if let Some(reason) = reason {
+                self.step("reading", Err(format!(
+                    "{reason}; Launchpad reads without a session until it has written something, so let everybody see the \
+                     bug, or leave requirelogin off"
+                )));
+            }
+        }
+        let result = match stranger.set_link(bug, self.link).await {
+            Err(ApiError { trouble: ApiTrouble::LoginWanted { .. }, .. }) => {
+                Ok("asked for, by Launchpad's rules".to_owned())
+            }
+            Err(error) => Err(format!(
+                "without a session {}, and Launchpad logs in on {} only; {}",
+                error.seen(),
+                if self.tracker == Tracker::Trac { "HTTP status 403" } else { "fault 410" },
+                error.remedy()
+            )),
+            Ok(()) => Err("anybody can change links without a login; update the tracker's plugin".to_owned()),
+        };
+        self.step("a login", result);
+    }
+
+    fn lines(&self) -> String {
+        let line = |(name, result): &(&str, Result<String, String>)| match result {
+            Ok(seen) => format!("{name:<9} {seen}"),
+            Err(reason) => format!("{name:<9} FAILED: {reason}"),
+        };
+        self.steps.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+
+    fn document(&self) -> Value {
+        let comment = |comment: &Comment| json!({"id": comment.id, "author": comment.author, "time": comment.time, "text": comment.text});
+        let comments =
+            self.comments.as_ref().map(|comments| comments.iter().map(comment).collect::<Vec<_>>());
+        let could = self.steps.iter().find(|(step, _)| *step == "comment").map(|(_, result)| result.is_ok());
+        let problems: Vec<Value> = self
+            .steps
+            .iter()
+            .filter_map(|(step, result)| Some(json!({"step": step, "problem": result.as_ref().err()?})))
+            .collect();
+        json!({
+            "tracker": self.tracker,
+            "url": self.url,
+            "user": self.user,
+            "time": self.clock.map(|(time, _)| time),
+            "seconds_ahead": self.clock.map(|(_, difference)| difference.as_secs_f64()),
+            "bug": self.bug.as_ref().map(|bug| json!({
+                "id": bug.id,
+                "status": bug.status,
+                "resolution": bug.resolution,
+                "is_known_to_launchpad": is_known_to_launchpad(self.tracker, bug),
+                "launchpad_bug": self.link,
+            })),
+            "comments": comments,
+            "comment_can_be_added": could,
+            "comment_added": self.added,
+            "problems": problems,
+        })
+    }
+}
+
+fn list(comments: &[Comment]) -> String {
+    let comment = |comment: &Comment| {
+        format!(
+            "\n  {}  {}  {}: {}",
+            printable(&comment.id, SHOWN),
+            comment.time,
+            printable(&comment.author, SHOWN),
+            printable(&comment.text, SHOWN)
+        )
+    };
+    format!("{}{}", comments.len(), comments.iter().map(comment).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::stub_tracker::{Both, Request, plain};
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        command: SyncCheckCommand,
+    }
+
+    async fn see_with(both: &Both, arguments: &[&str]) -> Result<Sight, Failure> {
+        let (kind, rest) = arguments.split_first().unwrap();
+        let line = ["sync-check", kind, &both.url, "--server", &both.url];
+        see(&Line::try_parse_from(line.iter().chain(rest)).unwrap().command).await
+    }
+
+    /// An answer to a call: a value, in XML.
+    fn returned(value: &str) -> String {
+        let body = format!(
+            "<methodResponse><params><param><value>{value}</value></param></params></methodResponse>"
+        );
+        plain("200 OK", "Content-Type: text/xml\r\n", &body)
+    }
+
+    fn array(values: &[&str]) -> String {
+        let values: String = values.iter().map(|value| format!("<value>{value}</value>")).collect();
+        format!("<array><data>{values}</data></array>")
+    }
+
+    fn structure(members: &[(&str, &str)]) -> String {
+        let member = |(name, value): &(&str, &str)| {
+            format!("<member><name>{name}</name><value>{value}</value></member>")
+        };
+        format!("<struct>{}</struct>", members.iter().map(member).collect::<String>())
+    }
+
+    fn fault(code: i32) -> String {
+        let fault = structure(&[("faultCode", &format!("<int>{code}</int>")), ("faultString", "No.")]);
+        let body = format!("<methodResponse><fault><value>{fault}</value></fault></methodResponse>");
+        plain("200 OK", "Content-Type: text/xml\r\n", &body)
+    }
+
+    fn forbidden() -> String {
+        plain("403 Forbidden", "Content-Type: text/plain\r\n", "Log in first.\n")
+    }
+
+    fn trac_result(value: &str) -> String {
+        returned(&array(&["<int>0</int>", value]))
+    }
+
+    /// A Trac with the ticket 7. It gets its comment 7:2 when somebody adds one.
+    fn trac(request: &Request) -> String {
+        let now = SystemClock.now().as_second();
+        if request.target == "/launchpad-auth/cs1token" {
+            return plain(
+                "200 OK",
+                "Content-Type: text/plain\r\nSet-Cookie: trac_auth=5e551on; Path=/\r\n",
+                "Logged in as launchpad.\n",
+            );
+        }
+        let Some(method) = request.method() else { return plain("401 Unauthorized", "", "") };
+        if !request.has_session {
+            return forbidden();
+        }
+        let comments = if request.has_comment { array(&["7:1", "7:2"]) } else { array(&["7:1"]) };
+        let comment = |id, text| {
+            structure(&[
+                ("id", id),
+                ("user", "Alice &lt;a@example.org&gt;"),
+                ("comment", text),
+                ("timestamp", "<int>1791000000</int>"),
+            ])
+        };
+        match method {
+            "launchpad.time_snapshot" => {
+                returned(&array(&["UTC", "<int>0</int>", &format!("<int>{now}</int>")]))
+            }
+            "launchpad.bug_info" => trac_result(&array(&[&structure(&[
+                ("id", "7"),
+                ("status", "new"),
+                ("resolution", "<string/>"),
+                ("comments", &comments),
+            ])])),
+            "launchpad.get_comments" => trac_result(&array(&[
+                &comment("7:1", "Oiled it.\u{1b}[31m\n  Really."),
+                &comment("7:2", &TEXT.replace('"', "&quot;")),
+            ])),
+            "launchpad.add_comment" => trac_result("7:2"),
+            "launchpad.get_launchpad_bug" => trac_result("<int>4711</int>"),
+            "launchpad.set_launchpad_bug" => returned(&array(&["<int>0</int>"])),
+            other => panic!("{other}"),
+        }
+    }
+
+    fn bugzilla(request: &Request) -> String {
+        let now = SystemClock.now().strftime("%Y%m%dT%H:%M:%S").to_string();
+        let comment = structure(&[
+            ("id", "<int>12</int>"),
+            ("author", "alice@example.org"),
+            ("text", "Oiled it."),
+            ("time", "<dateTime.iso8601>20261123T21:59:58</dateTime.iso8601>"),
+        ]);
+        match request.method().unwrap() {
+            "Launchpad.login" if !request.body.contains("cs1token") => fault(10701),
+            "Launchpad.login" => plain(
+                "200 OK",
+                "Content-Type: text/xml\r\nSet-Cookie: Bugzilla_login=7\r\nSet-Cookie: Bugzilla_logincookie=5e551on\r\n",
+                returned(&structure(&[("user_id", "<int>7</int>")])).split_once("\r\n\r\n").unwrap().1,
+            ),
+            "Launchpad.plugin_version" => returned("1"),
+            "Launchpad.time" => {
+                returned(&structure(&[("utc_time", &format!("<dateTime.iso8601>{now}</dateTime.iso8601>"))]))
+            }
+            "Launchpad.get_bugs" => {
+                let bug = structure(&[
+                    ("id", "<int>7</int>"),
+                    ("status", "CONFIRMED"),
+                    ("resolution", ""),
+                    ("priority", "---"),
+                    ("severity", "normal"),
+                    ("product", "TestProduct"),
+                ]);
+                returned(&structure(&[("bugs", &array(&[&bug]))]))
+            }
+            "Launchpad.comments" => {
+                returned(&structure(&[("bugs", &structure(&[("7", &array(&[&comment]))]))]))
+            }
+            _ if !request.has_session => fault(410),
+            "Launchpad.add_comment" => returned(&structure(&[("comment_id", "<int>13</int>")])),
+            "Launchpad.set_link" => returned(&structure(&[])),
+            other => panic!("{other}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_trac_is_seen_as_launchpad_sees_it() {
+        let both = Both::start(trac);
+        let sight = see_with(&both, &["trac", "7"]).await.unwrap();
+        assert_eq!(
+            sight.lines(),
+            format!(
+                "login     logged in to {}/ as user launchpad\n\
+                 clock     agrees with this machine's\n\
+                 bug       7: new\n\
+                 comments  1\n  7:1  2026-10-03T04:00:00Z  Alice <a@example.org>: Oiled it. [31m Really.\n\
+                 link      to Launchpad's bug 4711\n\
+                 a login   asked for, by Launchpad's rules\n\
+                 comment   could be added; --write adds one",
+                both.url
+            )
+        );
+        assert_eq!((sight.problems(), both.count("launchpad.add_comment")), (0, 0));
+        let set = both.calls("launchpad.set_launchpad_bug");
+        assert!(set.len() == 2 && set.iter().all(|call| call.contains("4711")), "the link stays: {set:?}");
+    }
+
+    #[tokio::test]
+    async fn written_comment_is_named() {
+        let both = Both::start(trac);
+        let sight = see_with(&both, &["trac", "7", "--write"]).await.unwrap();
+        assert!(sight.lines().ends_with("\ncomment   added, as 7:2"), "{}", sight.lines());
+        let document = sight.document();
+        assert_eq!(document["comment_added"], "7:2");
+        assert_eq!(document["bug"]["launchpad_bug"], 4711);
+        assert_eq!((&document["problems"], &document["seconds_ahead"]), (&json!([]), &json!(0.0)));
+        assert_eq!(document["comments"][0]["text"], "Oiled it.\u{1b}[31m\n  Really.");
+    }
+
+    #[tokio::test]
+    async fn a_bugzilla_is_seen_as_launchpad_sees_it() {
+        let both = Both::start(bugzilla);
+        let sight = see_with(&both, &["bugzilla", "7"]).await.unwrap();
+        assert!(
+            sight.lines().ends_with(
+                "\nbug       7: CONFIRMED (Launchpad does not know this status, and takes it for unknown)\n\
+                 comments  1\n  12  2026-11-23T21:59:58Z  alice@example.org: Oiled it.\n\
+                 link      none\n\
+                 a login   asked for, by Launchpad's rules\n\
+                 comment   could be added; --write adds one"
+            ),
+            "{}",
+            sight.lines()
+        );
+        assert_eq!(sight.problems(), 0);
+        // The stub does not list what is added.
+        let sight = see_with(&both, &["bugzilla", "7", "--write"]).await.unwrap();
+        let said =
+            "comment   FAILED: added, as 13, but it cannot be read: the bug does not list it with its text";
+        assert!(sight.lines().contains(said), "{}", sight.lines());
+        assert_eq!(sight.document()["problems"][0]["step"], "comment");
+    }
+
+    /// The only line that fails, of a tracker that answers this to some request, and otherwise as it should.
+    async fn only_failure(
+        arguments: &[&str],
+        otherwise: fn(&Request) -> String,
+        wrong: impl Fn(&Request) -> Option<String> + Send + 'static,
+    ) -> String {
+        let both = Both::start(move |request| wrong(request).unwrap_or_else(|| otherwise(request)));
+        let sight = see_with(&both, arguments).await.unwrap();
+        let lines = sight.lines();
+        let failed: Vec<&str> = lines.lines().filter(|line| line.contains("FAILED: ")).collect();
+        assert_eq!((failed.len(), sight.problems()), (1, 1), "{lines}");
+        failed[0].to_owned()
+    }
+
+    #[tokio::test]
+    async fn every_failure_says_what_to_do() {
+        let trac_failure = async |method: &'static str, with: String| {
+            only_failure(&["trac", "7"], trac, move |request| {
+                (request.method() == Some(method) && request.has_session).then(|| with.clone())
+            })
+            .await
+        };
+        for (method, with, expected) in [
+            (
+                "launchpad.time_snapshot",
+                returned(&array(&["UTC", "<int>0</int>", "<int>1791000000</int>"])),
+                "behind this machine's, and Launchpad accepts ten minutes; set both clocks by NTP",
+            ),
+            (
+                "launchpad.time_snapshot",
+                returned(&array(&["UTC", "<int>0</int>", "<int>32503680000</int>"])),
+                "ahead of this machine's, and Launchpad accepts ten minutes; set both clocks by NTP",
+            ),
+            ("launchpad.time_snapshot", fault(-32601), "install the plugin countersign_trac"),
+            ("launchpad.bug_info", trac_result(&array(&[])), "there is no bug 7"),
+            ("launchpad.bug_info", forbidden(), "see that its user has the permissions LAUNCHPAD_RPC"),
+            ("launchpad.get_comments", trac_result(&array(&[])), "update the tracker's plugin"),
+            ("launchpad.get_launchpad_bug", fault(1004), "fault 1004"),
+            ("launchpad.set_launchpad_bug", fault(1002), "comment   FAILED: could not be added: "),
+        ] {
+            let line = trac_failure(method, with).await;
+            assert!(line.contains(expected), "{line}");
+        }
+        let line = only_failure(&["trac", "7", "--write"], trac, |request| {
+            (request.method() == Some("launchpad.add_comment")).then(|| fault(1003))
+        })
+        .await;
+        assert!(
+            line.starts_with("comment   FAILED: launchpad.add_comment answers with fault 1003"),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn clock_that_rounds_to_a_second_agrees() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let (before, after) = (at("2026-11-30T05:16:23.6Z"), at("2026-11-30T05:16:23.7Z"));
+        for (time, expected) in [
+            ("2026-11-30T05:16:23Z", "agrees with this machine's"),
+            ("2026-11-30T05:16:24Z", "agrees with this machine's"),
+            ("2026-11-30T05:16:22Z", "is 2 s behind this machine's"),
+            ("2026-11-30T05:16:25Z", "is 2 s ahead of this machine's"),
+            ("2026-11-30T05:26:23Z", "is 600 s ahead of this machine's"),
+        ] {
+            let session = Session {
+                tracker: Tracker::Trac,
+                url: "http://h/".parse().unwrap(),
+                user: None,
+                cookies: vec![],
+            };
+            let mut sight = Sight::new(&session);
+            sight.compare_clocks(before, Ok(at(time)), after);
+            assert_eq!(sight.steps.pop().unwrap().1, Ok(expected.to_owned()), "{time}");
+        }
+    }
+
+    #[tokio::test]
+    async fn tracker_that_does_not_make_launchpad_log_in_is_found() {
+        for (kind, otherwise, method, with, expected) in [
+            (
+                "trac",
+                trac as fn(&Request) -> String,
+                "launchpad.set_launchpad_bug",
+                fault(403),
+                "logs in on HTTP status 403 only",
+            ),
+            (
+                "trac",
+                trac,
+                "launchpad.set_launchpad_bug",
+                trac_result("<int>0</int>"),
+                "anybody can change links",
+            ),
+            ("bugzilla", bugzilla, "Launchpad.set_link", fault(32000), "logs in on fault 410 only"),
+            ("bugzilla", bugzilla, "Launchpad.get_bugs", fault(410), "Launchpad reads without a session"),
+            (
+                "bugzilla",
+                bugzilla,
+                "Launchpad.get_bugs",
+                returned(&structure(&[("bugs", &array(&[]))])),
+                "not everybody may see the bug",
+            ),
+        ] {
+            let line = only_failure(&[kind, "7"], otherwise, move |request| {
+                (request.method() == Some(method) && !request.has_session).then(|| with.clone())
+            })
+            .await;
+            assert!(line.contains(expected), "{line}");
+        }
+    }
+
+    #[tokio::test]
+    async fn without_a_plugin_no_token_is_used() {
+        for (kind, answer) in [("trac", plain("404 Not Found", "", "")), ("bugzilla", fault(-32601))] {
+            let both = Both::start(move |_| answer.clone());
+            let failure = see_with(&both, &[kind, "7"]).await.err().unwrap();
+            let text = format!("{failure:?}");
+            assert!(text.contains("there is no method") && text.contains("No token was used"), "{text}");
+            assert!(text.contains("code: 1"), "{text}");
+            assert_eq!(both.count("/v1/tokens"), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn wrong_usage_is_code_2() {
+        let both = Both::start(trac);
+        for arguments in
+            [&["trac", "door"][..], &["trac", "7", "--timeout", "0s"], &["trac", "7", "--proxy", "x"]]
+        {
+            let failure = see_with(&both, arguments).await.err().unwrap();
+            assert!(format!("{failure:?}").contains("code: 2"), "{failure:?}");
+        }
+        assert_eq!(both.count(""), 0);
+    }
+}

@@ -1,0 +1,155 @@
+//! The methods `Launchpad.*` at `{bugzilla}/xmlrpc.cgi`, whose arguments are in one struct.
+
+use dxr::Value as Argument;
+use jiff::Timestamp;
+
+use super::part::Part;
+use super::{ApiError, ApiTrouble, Bug, Comment, PluginApi};
+use crate::answer::Value;
+use crate::error::Said;
+
+pub(super) const ENDPOINT: &str = "xmlrpc.cgi";
+
+pub(super) async fn find(api: &PluginApi) -> Result<(), ApiError> {
+    api.call("Launchpad.plugin_version", vec![]).await.map(drop)
+}
+
+pub(super) async fn time(api: &PluginApi) -> Result<Timestamp, ApiError> {
+    const METHOD: &str = "Launchpad.time";
+    let value = api.call(METHOD, vec![]).await?;
+    Part::result(api, METHOD, &value).member("utc_time")?.date()
+}
+
+const GET_BUGS: &str = "Launchpad.get_bugs";
+
+/// With a member more than the ids, if there is one.
+async fn get_bugs(api: &PluginApi, ids: &[&str], more: Option<(&str, Argument)>) -> Result<Value, ApiError> {
+    let ids = Argument::Array(ids.iter().map(|id| Argument::String((*id).to_owned())).collect());
+    let members = [("ids", ids), ("permissive", Argument::Boolean(true))];
+    api.call(GET_BUGS, structure(members.into_iter().chain(more))).await
+}
+
+pub(super) async fn bug(api: &PluginApi, id: &str) -> Result<Option<Bug>, ApiError> {
+    let value = get_bugs(api, &[id], None).await?;
+    let mut found = None;
+    for bug in Part::result(api, GET_BUGS, &value).member("bugs")?.items()? {
+        let number = bug.member("id")?.int()?;
+        for name in ["priority", "severity", "product"] {
+            bug.member(name)?.text()?;
+        }
+        let aliases = aliases(&bug)?;
+        let described = Bug {
+            id: id.to_owned(),
+            status: bug.member("status")?.text()?.to_owned(),
+            resolution: bug.member("resolution")?.text()?.to_owned(),
+            number,
+            comments: None,
+            link: link_of(&bug)?,
+        };
+        if id.parse() == Ok(number) || aliases.contains(&id) {
+            found = Some(described);
+        }
+    }
+    Ok(found)
+}
+
+/// Before Bugzilla 5.0 it was a string, and later it is a list.
+fn aliases<'a>(bug: &Part<'a>) -> Result<Vec<&'a str>, ApiError> {
+    let Some(alias) = bug.optional("alias")?.filter(|alias| !alias.is_blank()) else { return Ok(vec![]) };
+    match alias.text() {
+        Ok(alias) => Ok(vec![alias]),
+        Err(_) => alias.items()?.iter().map(Part::text).collect(),
+    }
+}
+
+fn link_of(bug: &Part<'_>) -> Result<Option<i64>, ApiError> {
+    let Some(internals) = bug.optional("internals")? else { return Ok(None) };
+    let link = internals.optional("launchpad_id")?.filter(|link| !link.is_blank());
+    Ok(link.map(|link| link.int()).transpose()?.filter(|number| *number != 0))
+}
+
+pub(super) async fn changed_since(
+    api: &PluginApi,
+    ids: &[&str],
+    since: Timestamp,
+) -> Result<Vec<String>, ApiError> {
+    let since = since.strftime("%Y%m%dT%H:%M:%S").to_string();
+    // A year of more than four digits does not fit, and nothing has changed since then.
+    let Ok(since) = since.parse() else { return Ok(vec![]) };
+    let value = get_bugs(api, ids, Some(("changed_since", Argument::DateTime(since)))).await?;
+    let bugs = Part::result(api, GET_BUGS, &value).member("bugs")?.items()?;
+    // They are compared with the ids that were given, which are strings.
+    bugs.iter().map(|bug| bug.member("id")?.text().map(str::to_owned)).collect()
+}
+
+const COMMENTS: &str = "Launchpad.comments";
+
+async fn get_comments(api: &PluginApi, bug: &Bug, more: (&str, Argument)) -> Result<Value, ApiError> {
+    let bugs = Argument::Array(vec![number(bug.number)]);
+    api.call(COMMENTS, structure([("bug_ids", bugs), more])).await
+}
+
+fn of_bug<'a>(api: &'a PluginApi, bug: &Bug, value: &'a Value) -> Result<Vec<Part<'a>>, ApiError> {
+    Part::result(api, COMMENTS, value).member("bugs")?.member(&bug.number.to_string())?.items()
+}
+
+pub(super) async fn comments(api: &PluginApi, bug: &Bug) -> Result<Vec<Comment>, ApiError> {
+    let fields = Argument::Array(vec![Argument::String("id".to_owned())]);
+    let value = get_comments(api, bug, ("include_fields", fields)).await?;
+    let ids: Vec<i64> = of_bug(api, bug, &value)?
+        .iter()
+        .map(|comment| comment.member("id")?.int())
+        .collect::<Result<_, _>>()?;
+
+    let asked = Argument::Array(ids.iter().copied().map(number).collect());
+    let value = get_comments(api, bug, ("ids", asked)).await?;
+    let mut comments = Vec::new();
+    for comment in of_bug(api, bug, &value)? {
+        let author = match comment.optional("creator")? {
+            Some(creator) => creator,
+            None => comment.member("author")?,
+        };
+        comments.push((
+            comment.member("id")?.int()?,
+            Comment {
+                id: comment.member("id")?.id()?,
+                author: author.text()?.to_owned(),
+                time: comment.member("time")?.date()?,
+                text: comment.member("text")?.text()?.to_owned(),
+            },
+        ));
+    }
+    let result = Part::result(api, COMMENTS, &value);
+    let missing = |id| result.unusable(format!("has no comment {id}, which is listed with the bug"));
+    let find = |id: &i64| comments.iter().find(|(other, _)| other == id).map(|(_, comment)| comment.clone());
+    ids.iter().map(|id| find(id).ok_or_else(|| missing(id))).collect()
+}
+
+pub(super) async fn add_comment(api: &PluginApi, bug: &Bug, text: &str) -> Result<String, ApiError> {
+    const METHOD: &str = "Launchpad.add_comment";
+    let members = [("id", number(bug.number)), ("comment", Argument::String(text.to_owned()))];
+    let value = api.call(METHOD, structure(members)).await?;
+    Part::result(api, METHOD, &value).member("comment_id")?.id()
+}
+
+/// The link is told with the bug.
+pub(super) async fn link(api: &PluginApi, id: &str) -> Result<Option<i64>, ApiError> {
+    match bug(api, id).await? {
+        Some(bug) => Ok(bug.link),
+        None => Err(api.error(GET_BUGS, ApiTrouble::NoSuchBug { said: Said::default() })),
+    }
+}
+
+pub(super) async fn set_link(api: &PluginApi, bug: &Bug, link: Option<i64>) -> Result<(), ApiError> {
+    let members = [("id", number(bug.number)), ("launchpad_id", number(link.unwrap_or(0)))];
+    api.call("Launchpad.set_link", structure(members)).await.map(drop)
+}
+
+/// XML-RPC's own integers end at 2³¹, and so do the numbers of bugs.
+fn number(number: i64) -> Argument {
+    Argument::Integer(i32::try_from(number).unwrap_or(i32::MAX))
+}
+
+fn structure<'a>(members: impl IntoIterator<Item = (&'a str, Argument)>) -> Vec<Argument> {
+    vec![Argument::Struct(members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())]
+}

@@ -1,0 +1,135 @@
+//! The methods `launchpad.*` at `{trac}/xmlrpc`, whose arguments are positional.
+
+use std::collections::BTreeMap;
+
+use dxr::Value as Argument;
+use jiff::Timestamp;
+
+use super::part::Part;
+use super::{ApiError, ApiTrouble, Bug, Comment, PluginApi};
+use crate::http::below;
+use crate::trac::{CHECK, PATH};
+
+pub(super) const ENDPOINT: &str = "xmlrpc";
+
+/// Levels of detail of `bug_info`.
+const IDS_ONLY: i32 = 0;
+const WITH_COMMENT_IDS: i32 = 2;
+
+pub(super) async fn find(api: &PluginApi) -> Result<(), ApiError> {
+    let error = |trouble| api.error("launchpad-auth/check", trouble);
+    let answer = api.http.get(&below(&api.base, &[PATH, CHECK])).await;
+    let answer = answer.map_err(|trouble| error(trouble.into()))?;
+    match answer.status.as_u16() {
+        401 if answer.asks_for_password() => Err(error(ApiTrouble::PasswordAsked)),
+        401 => Ok(()),
+        status => Err(error(ApiTrouble::NoMethod { found: format!("HTTP status {status}, not 401") })),
+    }
+}
+
+pub(super) async fn time(api: &PluginApi) -> Result<Timestamp, ApiError> {
+    const METHOD: &str = "launchpad.time_snapshot";
+    let value = api.call(METHOD, vec![]).await?;
+    let [_zone, _local_time, utc_time] = Part::result(api, METHOD, &value).tuple()?;
+    utc_time.seconds()
+}
+
+const BUG_INFO: &str = "launchpad.bug_info";
+
+/// With a criterion more than the ids, if there is one.
+fn criteria(ids: &[&str], more: Option<(&str, Argument)>) -> Argument {
+    let more = more.map(|(name, value)| (name.to_owned(), value));
+    let bugs = ("bugs".to_owned(), texts(ids.iter().copied()));
+    Argument::Struct(std::iter::once(bugs).chain(more).collect::<BTreeMap<_, _>>())
+}
+
+pub(super) async fn bug(api: &PluginApi, id: &str) -> Result<Option<Bug>, ApiError> {
+    let value = api.call(BUG_INFO, vec![Argument::Integer(WITH_COMMENT_IDS), criteria(&[id], None)]).await?;
+    let [_time, bugs] = Part::result(api, BUG_INFO, &value).tuple()?;
+    let mut found = None;
+    for bug in bugs.items()? {
+        let status = bug.member("status")?.text()?;
+        let given = bug.member("id")?;
+        if status == "missing" {
+            continue;
+        }
+        let text = given.id()?;
+        let number = text.parse().map_err(|_| given.unusable("is not a number"))?;
+        let resolution = bug.optional("resolution")?.filter(|resolution| !resolution.is_blank());
+        let resolution = resolution.map(|resolution| resolution.text()).transpose()?;
+        // Ids are compared with those that are stored, which are texts.
+        let comments: Result<Vec<_>, _> =
+            bug.member("comments")?.items()?.iter().map(|id| id.text().map(str::to_owned)).collect();
+        if id.parse() == Ok(number) {
+            found = Some(Bug {
+                id: id.to_owned(),
+                status: status.to_owned(),
+                resolution: resolution.filter(|text| *text != "--").unwrap_or_default().to_owned(),
+                number,
+                comments: Some(comments?),
+                link: None,
+            });
+        }
+    }
+    Ok(found)
+}
+
+pub(super) async fn changed_since(
+    api: &PluginApi,
+    ids: &[&str],
+    since: Timestamp,
+) -> Result<Vec<String>, ApiError> {
+    let since = Argument::Integer(i32::try_from(since.as_second()).unwrap_or(i32::MAX));
+    let criteria = criteria(ids, Some(("modified_since", since)));
+    let value = api.call(BUG_INFO, vec![Argument::Integer(IDS_ONLY), criteria]).await?;
+    let [_time, bugs] = Part::result(api, BUG_INFO, &value).tuple()?;
+    bugs.items()?.iter().map(|bug| bug.member("id")?.text().map(str::to_owned)).collect()
+}
+
+pub(super) async fn comments(api: &PluginApi, bug: &Bug) -> Result<Vec<Comment>, ApiError> {
+    const METHOD: &str = "launchpad.get_comments";
+    let ids = bug.comments.as_deref().unwrap_or_default();
+    let value = api.call(METHOD, vec![texts(ids.iter().map(String::as_str))]).await?;
+    let result = Part::result(api, METHOD, &value);
+    let [_time, comments] = result.tuple()?;
+    let mut found = BTreeMap::new();
+    for comment in comments.items()? {
+        let id = comment.member("id")?.text()?.to_owned();
+        let comment = Comment {
+            id: id.clone(),
+            author: comment.member("user")?.text()?.to_owned(),
+            time: comment.member("timestamp")?.seconds()?,
+            text: comment.member("comment")?.text()?.to_owned(),
+        };
+        found.insert(id, comment);
+    }
+    let missing = |id| result.unusable(format!("has no comment {id:?}, which is listed with the bug"));
+    ids.iter().map(|id| found.remove(id).ok_or_else(|| missing(id))).collect()
+}
+
+pub(super) async fn add_comment(api: &PluginApi, bug: &Bug, text: &str) -> Result<String, ApiError> {
+    const METHOD: &str = "launchpad.add_comment";
+    let value = api.call(METHOD, vec![text_argument(&bug.id), text_argument(text)]).await?;
+    let [_time, id] = Part::result(api, METHOD, &value).tuple()?;
+    id.text().map(str::to_owned)
+}
+
+pub(super) async fn link(api: &PluginApi, id: &str) -> Result<Option<i64>, ApiError> {
+    const METHOD: &str = "launchpad.get_launchpad_bug";
+    let value = api.call(METHOD, vec![text_argument(id)]).await?;
+    let [_time, number] = Part::result(api, METHOD, &value).tuple()?;
+    Ok(Some(number.int()?).filter(|number| *number != 0))
+}
+
+pub(super) async fn set_link(api: &PluginApi, bug: &Bug, number: Option<i64>) -> Result<(), ApiError> {
+    let number = Argument::Integer(i32::try_from(number.unwrap_or(0)).unwrap_or(i32::MAX));
+    api.call("launchpad.set_launchpad_bug", vec![text_argument(&bug.id), number]).await.map(drop)
+}
+
+fn text_argument(text: &str) -> Argument {
+    Argument::String(text.to_owned())
+}
+
+fn texts<'a>(texts: impl Iterator<Item = &'a str>) -> Argument {
+    Argument::Array(texts.map(text_argument).collect())
+}
