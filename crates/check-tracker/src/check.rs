@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::api::Use;
 use crate::scene::Scene;
 
 /// One thing that a tracker's plugin must do, and how to find out whether it does.
@@ -15,12 +16,23 @@ pub struct Check {
     pub risk: &'static str,
     /// Whether it is wrong not to.
     pub weight: Weight,
-    /// Which issuer the check needs.
-    pub(crate) over: Over,
-    /// What happens, in this order.
-    pub(crate) steps: &'static [Step],
-    /// Looks at what happened: `Ok` is what was seen to be right, `Err` what was seen to be wrong.
-    pub(crate) judge: fn(&Scene<'_>) -> Judgement,
+    pub(crate) how: How,
+}
+
+/// How to find out.
+#[derive(Debug)]
+pub(crate) enum How {
+    /// The worker comes to the tracker, and what happens is looked at.
+    Watch {
+        /// Which issuer the check needs.
+        over: Over,
+        /// What happens, in this order.
+        steps: &'static [Step],
+        /// Looks at what happened: `Ok` is what was seen to be right, `Err` what was seen to be wrong.
+        judge: fn(&Scene<'_>) -> Judgement,
+    },
+    /// The worker uses the plugin API.
+    Api(Use),
 }
 
 /// A sentence without its full stop.

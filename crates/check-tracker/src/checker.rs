@@ -1,21 +1,25 @@
 //! Takes the steps of each check, and has the outcome judged.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_core::{Audience, Clock, Entropy};
+use countersign_login::{HttpSettings, Login, LoginError, Session, Zeroizing};
 use data_encoding::BASE32_NOPAD;
 use http::header::{COOKIE, FORWARDED};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use jiff::Timestamp;
 use url::Url;
 
-use crate::check::{Bring, CHOSEN, Claim, ISSUER_NAMES, Over, Step, TRACKER_NAMES, With, YES};
+use crate::api::Round;
+use crate::check::{Bring, CHOSEN, Claim, How, ISSUER_NAMES, Over, Step, TRACKER_NAMES, With, YES};
 use crate::cookies::live_cookies;
 use crate::issuer::Decoys;
 use crate::scene::{Scene, Visit};
 use crate::worker::{Extras, Outcome, Worker, said};
-use crate::{CHECKS, Check, CheckError, Finding, Issuer, Report, Tracker};
+use crate::{API_CHECKS, CHECKS, Check, CheckError, Finding, Issuer, Report, Tracker};
 
 /// How long a tracker may take for an answer. Two questions to a silent issuer at ten seconds each are well within it.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -65,6 +69,8 @@ pub struct Checker {
     clock: Arc<dyn Clock>,
     /// What tokens are made of.
     entropy: Arc<dyn Entropy>,
+    /// A bug to try the plugin API with.
+    bug: Option<String>,
 }
 
 impl Checker {
@@ -78,7 +84,14 @@ impl Checker {
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, CheckError> {
         let worker = Worker::new(subject.timeout)?;
-        Ok(Self { issuer, worker, subject, clock, entropy })
+        Ok(Self { issuer, worker, subject, clock, entropy, bug: None })
+    }
+
+    /// Makes the checks of the plugin API, too, with this bug of the tracker. It gets comments, and a link for a moment.
+    #[must_use]
+    pub fn with_bug(mut self, bug: &str) -> Self {
+        self.bug = Some(bug.to_owned());
+        self
     }
 
     /// Makes sure that the tracker is there and asks this issuer.
@@ -117,17 +130,18 @@ impl Checker {
     ///
     /// [`CheckError::NoSuchCheck`], and [`CheckError::Entropy`] if no tokens can be made up.
     pub async fn run(&self, only: &[String], mut found: impl FnMut(&Finding)) -> Result<Report, CheckError> {
-        let over = self.issuer.over();
-        let checks: Vec<&Check> = CHECKS.iter().filter(|check| check.over == over).collect();
+        let checks: Vec<&Check> =
+            CHECKS.iter().chain(API_CHECKS).filter(|check| self.can_make(check)).collect();
         let is_known = |name: &str| checks.iter().any(|check| check.name == name);
         if let Some(name) = only.iter().find(|name| !is_known(name)).cloned() {
             let names = checks.iter().map(|check| check.name).collect::<Vec<_>>().join(", ");
             return Err(CheckError::NoSuchCheck { name, names });
         }
         let mut findings = Vec::new();
+        let mut round = self.bug.as_deref().map(|bug| Round::new(self, bug)).transpose()?;
         for check in checks {
             if only.is_empty() || only.iter().any(|name| name == check.name) {
-                let finding = self.check(check).await?;
+                let finding = self.check(check, round.as_mut()).await?;
                 found(&finding);
                 findings.push(finding);
             }
@@ -140,15 +154,60 @@ impl Checker {
         })
     }
 
-    async fn check(&self, check: &Check) -> Result<Finding, CheckError> {
+    /// Whether this issuer, and what is known of the tracker, are enough for it.
+    fn can_make(&self, check: &Check) -> bool {
+        match check.how {
+            How::Watch { over, .. } => over == self.issuer.over(),
+            How::Api(_) => self.bug.is_some(),
+        }
+    }
+
+    async fn check(&self, check: &Check, round: Option<&mut Round<'_>>) -> Result<Finding, CheckError> {
+        let judgement = match (&check.how, round) {
+            (How::Watch { steps, judge, .. }, _) => judge(&self.scene(steps).await?),
+            (How::Api(used), Some(round)) => round.judge(*used).await,
+            (How::Api(_), None) => Err("there is no bug to try it with".to_owned()),
+        };
+        Ok(Finding::new(check, judgement))
+    }
+
+    async fn scene(&self, steps: &[Step]) -> Result<Scene<'_>, CheckError> {
         let Subject { tracker, base, audience, .. } = &self.subject;
         let mut visits: Vec<Visit> = Vec::new();
-        for step in check.steps {
+        for step in steps {
             let visit = self.step(*step, visits.last()).await?;
             visits.push(visit);
         }
-        let scene = Scene { tracker: *tracker, base, audience, visits };
-        Ok(Finding::new(check, (check.judge)(&scene)))
+        Ok(Scene { tracker: *tracker, base, audience, visits })
+    }
+
+    /// Logs in as a worker does that means it, with a token that the issuer says yes to.
+    pub(crate) async fn log_in(&self, login: &Login<'_>) -> Result<Session, String> {
+        let token = self.made_up_token().map_err(|error| error.to_string())?;
+        let brought = token.clone();
+        let session = login
+            .run(self.clock.now(), async |_| {
+                self.issuer.begin(&token, &[YES]);
+                Ok::<_, Infallible>(Zeroizing::new(brought))
+            })
+            .await;
+        self.issuer.end();
+        session.map_err(|error| error.to_string())
+    }
+
+    /// The login that the worker of the plugin API makes.
+    pub(crate) fn login(&self) -> Result<Login<'static>, LoginError> {
+        let Subject { tracker, base, timeout, .. } = &self.subject;
+        let settings = HttpSettings { timeout: *timeout, allow_http: true, ..HttpSettings::default() };
+        Ok(Login::new(*tracker, base.as_str())?.http(settings))
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub(crate) fn tracker(&self) -> Tracker {
+        self.subject.tracker
     }
 
     async fn step(&self, step: Step, before: Option<&Visit>) -> Result<Visit, CheckError> {

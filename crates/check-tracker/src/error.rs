@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use countersign_core::{AudienceError, EntropyError};
+use countersign_login::LoginError;
 
 /// Why there is no report. Every text says what to do next.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +43,9 @@ pub enum CheckError {
     /// There can be no certificate for the issuer.
     #[error("cannot make a certificate: {0}")]
     Certificate(String),
+    /// The plugin API cannot be called.
+    #[error(transparent)]
+    Api(#[from] LoginError),
     /// There is no randomness to make tokens of.
     #[error(transparent)]
     Entropy(#[from] EntropyError),

@@ -3,7 +3,8 @@
 //! A tracker is configured with the address of an [`Issuer`] that this crate runs. A [`Checker`] then brings tokens that it
 //! made up to the tracker, as an issuer's worker would, while its issuer answers rightly, wrongly, late, or not at all. What
 //! the tracker asks and answers is compared with what a plugin must do: each such comparison is a [`Check`], and [`CHECKS`]
-//! has them all. **To add a check, add it there.**
+//! has them all. **To add a check, add it there.** [`API_CHECKS`] has those of the plugin API, in which Launchpad's worker has the
+//! word.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), countersign_check_tracker::CheckError> {
@@ -23,6 +24,7 @@
 //! # }
 //! ```
 
+mod api;
 mod check;
 mod checker;
 mod cookies;
@@ -39,6 +41,7 @@ mod worker;
 
 pub use countersign_login::Tracker;
 
+pub use self::api::API_CHECKS;
 pub use self::check::{Check, Weight};
 pub use self::checker::{Checker, DEFAULT_TIMEOUT, Subject};
 pub use self::error::CheckError;

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::check::Judgement;
 use crate::{Check, Weight};
 
 /// What a check came to.
@@ -34,7 +35,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    pub(crate) fn new(check: &Check, judgement: Result<String, String>) -> Self {
+    pub(crate) fn new(check: &Check, judgement: Judgement) -> Self {
         let (result, seen) = match (judgement, check.weight) {
             (Ok(seen), _) => (Grade::Pass, seen),
             (Err(seen), Weight::Must) => (Grade::Fail, seen),
@@ -80,7 +81,7 @@ pub struct Report {
     pub kind: &'static str,
     /// What it had to state as its audience.
     pub audience: String,
-    /// In the order of [`crate::CHECKS`].
+    /// In the order of [`crate::CHECKS`], and then of [`crate::API_CHECKS`].
     pub findings: Vec<Finding>,
 }
 

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use countersign_check_tracker::{CHECKS, CheckError, Checker, Grade, Issuer, Report, Subject, Tracker};
+use countersign_check_tracker::{
+    API_CHECKS, CHECKS, CheckError, Checker, Grade, Issuer, Report, Subject, Tracker,
+};
 use countersign_core::{OsEntropy, SystemClock};
 use jiff::SignedDuration;
 use tokio::time::Instant;
@@ -30,6 +32,9 @@ other sessions do.
 
 With --self-signed the command is an https issuer whose certificate nobody can trust, and sees whether the tracker refuses \
 it. That is a check of its own, with another auth_server: https://127.0.0.1:8099/token/%s/+bugtracker-handshake
+
+With --api BUG the worker goes on: it uses the plugin API as Launchpad does, with this bug of the tracker, and each line says \
+what Launchpad could not have used. The bug gets comments, and a link for a moment. With --only api-NAME nothing else is checked.
 
 For an https tracker with an authority of your own, name that in the variable SSL_CERT_FILE.
 
@@ -58,8 +63,11 @@ pub(crate) struct CheckTrackerCommand {
     /// Be an https issuer whose certificate nobody can trust, and check nothing but that
     #[arg(long)]
     self_signed: bool,
+    /// Check the plugin API, too, as Launchpad's worker uses it, with this bug of the tracker, which gets comments
+    #[arg(long, value_name = "BUG", conflicts_with = "self_signed")]
+    api: Option<String>,
     /// Make this check only; can be given more than once
-    #[arg(long, value_name = "CHECK", hide_possible_values = true, value_parser = PossibleValuesParser::new(CHECKS.iter().map(|check| check.name)))]
+    #[arg(long, value_name = "CHECK", hide_possible_values = true, value_parser = PossibleValuesParser::new(CHECKS.iter().chain(API_CHECKS).map(|check| check.name)))]
     only: Vec<String>,
     /// How long the tracker may take for an answer, such as 30s or 2m
     #[arg(long, value_name = "DURATION", default_value = "30s")]
@@ -82,6 +90,10 @@ pub(crate) async fn run(command: CheckTrackerCommand) -> Result<(), Failure> {
         None if command.listen.port() == 0 => WAIT_FOR_CONFIGURATION,
         None => Duration::ZERO,
     };
+    let needs_bug = |name: &&String| API_CHECKS.iter().any(|check| check.name == **name);
+    if let (None, Some(name)) = (&command.api, command.only.iter().find(needs_bug)) {
+        return Err(Failure::usage(format!("{name} needs a bug to be tried with: add --api BUG")));
+    }
     let subject = Subject::new(command.kind, &command.url, command.audience.as_deref())?.timeout(timeout);
     let issuer = if command.self_signed {
         Issuer::listen_self_signed(command.listen).await?
@@ -89,7 +101,10 @@ pub(crate) async fn run(command: CheckTrackerCommand) -> Result<(), Failure> {
         Issuer::listen(command.listen).await?
     };
     say(&format!("The tracker must be configured with auth_server = {}", issuer.auth_server()));
-    let checker = Checker::new(issuer, subject, Arc::new(SystemClock), Arc::new(OsEntropy))?;
+    let mut checker = Checker::new(issuer, subject, Arc::new(SystemClock), Arc::new(OsEntropy))?;
+    if let Some(bug) = &command.api {
+        checker = checker.with_bug(bug);
+    }
     reach(&checker, wait).await?;
 
     let mut printed = Ok(());
@@ -202,6 +217,13 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn plugin_api_is_checked_with_a_bug() {
+        let found = failure(&[&open_house(), "--api", "7", "--only", "api-detection"]).await;
+        assert!(found.contains("1 of 1 checks failed") && found.contains("code: 1"), "{found}");
+        assert!(line(&["http://127.0.0.1:1/", "--api", "7", "--self-signed"]).is_err());
+    }
+
+    #[tokio::test]
     async fn self_signed_issuer_makes_its_own_check_only() {
         let found = failure(&[&open_house(), "--self-signed"]).await;
         assert!(found.contains("1 of 1 checks failed") && found.contains("code: 1"), "{found}");
@@ -210,6 +232,10 @@ mod tests {
     #[tokio::test]
     async fn wishes_that_cannot_be_met_are_wrong_usage() {
         for (arguments, sentence) in [
+            (
+                ["http://127.0.0.1:1/", "--only=api-time"],
+                "api-time needs a bug to be tried with: add --api BUG",
+            ),
             (["trac.example.org", "--wait=0s"], "the tracker's URL is not an absolute URL"),
             (["http://127.0.0.1:1", "--listen=0.0.0.0:0"], "0.0.0.0:0 is not an address of this machine"),
             (["http://127.0.0.1:1", "--timeout=0s"], "--timeout must be longer than nothing"),

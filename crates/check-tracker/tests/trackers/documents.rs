@@ -1,12 +1,17 @@
 //! What the documentation says about the checks.
 
-use countersign_check_tracker::{CHECKS, Weight};
+use countersign_check_tracker::{API_CHECKS, CHECKS, Check, Weight};
 
 const TRACKERS: &str = include_str!("../../../../docs/trackers.md");
 
 #[test]
 fn the_table_of_checks_is_that_of_the_code() {
-    let rows = CHECKS.iter().map(|check| {
+    assert_has_table(CHECKS);
+    assert_has_table(API_CHECKS);
+}
+
+fn assert_has_table(checks: &[Check]) {
+    let rows = checks.iter().map(|check| {
         let advice = if check.weight == Weight::Should { " (advice)" } else { "" };
         format!("| `{}`{advice} | {} | {} |\n", check.name, check.rule, check.risk)
     });

@@ -2,6 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail as tests do")]
 
+#[cfg(test)]
+mod api;
+#[cfg(test)]
+mod api_stub;
 mod bugzilla;
 mod certificate;
 mod documents;
