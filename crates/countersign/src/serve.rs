@@ -12,6 +12,7 @@ use countersign_server::limits::ALARM_PAUSE;
 use countersign_server::{
     App, Bearer, Events, KeyFile, Names, RefusalLimiter, Server, Tasks, Traces, Webhook, log_news,
 };
+use countersign_store::StoreUrl;
 use jiff::Timestamp;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -21,7 +22,7 @@ use url::Url;
 use crate::cli::unknown_variables;
 use crate::output::{Failure, print};
 use crate::remote::{read_secret, read_secret_in};
-use crate::settings::{Resolved, ServeArgs};
+use crate::settings::{Resolved, ServeArgs, libpq_environment};
 use crate::{exposure, log};
 
 /// The exit code of a process that Ctrl-C ended.
@@ -29,19 +30,54 @@ const INTERRUPTED: i32 = 130;
 
 pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     let settings = args.resolve()?;
-    let _log = log::start(settings.log_format)?;
+    let log = log::start(settings.log_format)?;
     for (variable, meant) in unknown_variables() {
         tracing::warn!(variable, meant, "this variable is no setting, so it changes nothing");
     }
     let bearer = bearer(&settings)?;
     let webhook = webhook(&settings)?;
     let traces = traces(&settings)?;
-    let signals = Signals::catch()?;
+    let mut signals = Signals::catch()?;
     raise_descriptor_limit();
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
 
     make_data_dir(&settings.data_dir)?;
     exposure::warn(&settings);
+    warn_about_libpq(&settings);
+    let started = tokio::select! {
+        started = Box::pin(start(settings, bearer, webhook, traces)) => started?,
+        // A store that is waited for is no reason to go on.
+        () = signals.stop_asked() => {
+            tracing::info!("stopped before it was ready");
+            drop(log);
+            // The runtime would wait for a look-up of the database's name.
+            std::process::exit(0);
+        }
+    };
+    let Started { server, app, public, private } = started;
+    print(format!("public {public}\nprivate {private}"))?;
+    tell_service_manager(NotifyState::Ready);
+    let reload = Arc::new(Notify::new());
+    server.run(app, Arc::clone(&reload), signals.stop(reload)).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// A server that can begin to serve, and the URLs of its listeners.
+struct Started {
+    server: Server,
+    app: Arc<App>,
+    public: String,
+    private: String,
+}
+
+/// Opens the store, takes up the keys, and binds.
+async fn start(
+    settings: Resolved,
+    bearer: Option<Bearer>,
+    webhook: Option<Webhook>,
+    traces: Option<Arc<Traces>>,
+) -> Result<Started, Failure> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     // The store comes before the keys: it makes sure that this is the only server on its directory.
     let store = countersign_store::open(&settings.store, Arc::clone(&clock), Arc::new(OsEntropy))
         .await
@@ -79,12 +115,17 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     });
     join(&app.tokens, private.clone()).await?;
     tracing::info!(data_dir = %settings.data_dir.display(), store = %settings.store.url, %public_url, "ready");
-    print(format!("public {public}\nprivate {private}"))?;
-    tell_service_manager(NotifyState::Ready);
-    let reload = Arc::new(Notify::new());
-    server.run(app, Arc::clone(&reload), signals.stop(reload)).await;
-    tracing::info!("stopped");
-    Ok(())
+    Ok(Started { server, app, public, private })
+}
+
+/// Says which variables of libpq change nothing, and are set for a store that they could be meant for.
+fn warn_about_libpq(settings: &Resolved) {
+    if !matches!(settings.store.url, StoreUrl::Postgres(_)) {
+        return;
+    }
+    for (variable, reason) in libpq_environment().passed_over() {
+        tracing::warn!(variable, "this variable of libpq changes nothing: {reason}");
+    }
 }
 
 /// Takes as many file descriptors as the system grants: each connection needs one, and the usual 1024 are few.
@@ -224,6 +265,14 @@ impl Signals {
             hangup: catch(SignalKind::hangup())?,
             _file_too_long: catch(SignalKind::from_raw(libc::SIGXFSZ))?,
         })
+    }
+
+    /// Waits until the process is told to stop.
+    async fn stop_asked(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
 
     /// Waits until the server is to stop. After that, another Ctrl-C ends the process at once.

@@ -13,8 +13,8 @@ use countersign_core::{MAX_LIFETIME, Policy};
 use countersign_server::{
     Address, Collector, Door, EventPolicy, ForwardedHeader, SpentStatus, TlsFiles, TrustedProxies,
 };
-use countersign_store::StorePlace;
-use countersign_store::postgres::{PostgresOptions, SchemaName};
+use countersign_store::postgres::{LibpqEnvironment, PostgresOptions, SchemaName};
+use countersign_store::{StorePlace, StoreUrl};
 use ipnet::IpNet;
 use jiff::SignedDuration;
 use serde::de::{Deserializer, Error as _};
@@ -69,7 +69,8 @@ pub(crate) struct Settings {
     /// several servers, or memory:, which forgets when the server stops [default: sqlite:]
     #[arg(long, env = "COUNTERSIGN_STORE", value_name = "URL")]
     pub(crate) store: Option<String>,
-    /// A file with the password for a PostgreSQL store, read anew for each connection [default: as in the URL]
+    /// A file with the password for a PostgreSQL store, read anew for each connection [default: as in the URL, or as libpq
+    /// has it: PGPASSWORD, PGPASSFILE, ~/.pgpass]
     #[arg(long, env = "COUNTERSIGN_STORE_PASSWORD_FILE", value_name = "FILE")]
     pub(crate) store_password_file: Option<PathBuf>,
     /// The schema in which a PostgreSQL store keeps its tables [default: countersign]
@@ -208,8 +209,13 @@ impl ServeArgs {
             Some(path) => file::read(&path)?,
             None => Settings::default(),
         };
-        file.overlaid_with(&self.settings)?.resolve()
+        file.overlaid_with(&self.settings)?.resolve(&libpq_environment())
     }
+}
+
+/// The variables of libpq of this process.
+pub(crate) fn libpq_environment() -> LibpqEnvironment {
+    LibpqEnvironment::new(std::env::vars_os(), std::env::home_dir())
 }
 
 impl Settings {
@@ -221,7 +227,7 @@ impl Settings {
         merged.try_into().map_err(Failure::usage)
     }
 
-    fn resolve(self) -> Result<Resolved, Failure> {
+    fn resolve(self, libpq: &LibpqEnvironment) -> Result<Resolved, Failure> {
         let data_dir = self.data_dir.unwrap_or_else(|| PathBuf::from("countersign-data"));
         let public = Door {
             address: self.public_listen.unwrap_or_else(|| loopback(8080)),
@@ -296,7 +302,8 @@ impl Settings {
             },
             public_url: self.public_url,
             store: StorePlace {
-                url: self.store.as_deref().unwrap_or("sqlite:").parse().map_err(Failure::usage)?,
+                url: StoreUrl::read(self.store.as_deref().unwrap_or("sqlite:"), libpq)
+                    .map_err(Failure::usage)?,
                 data_dir: data_dir.clone(),
                 postgres: PostgresOptions {
                     password_file: self.store_password_file,
@@ -322,7 +329,8 @@ impl Settings {
     }
 }
 
-/// Reads the text of a configuration file as `countersign serve` does, but opens none of the files that it names.
+/// Reads the text of a configuration file as `countersign serve` does, but opens none of the files that it names, and looks
+/// at no variables.
 /// Returns what it decides about tokens.
 ///
 /// # Errors
@@ -330,7 +338,9 @@ impl Settings {
 /// What is wrong with it, for a person.
 pub fn check(text: &str) -> Result<Policy, String> {
     let settings = file::parse(text).map_err(|error| error.to_string())?;
-    let resolved = settings.overlaid_with(&Settings::default()).and_then(Settings::resolve);
+    let resolved = settings
+        .overlaid_with(&Settings::default())
+        .and_then(|settings| settings.resolve(&LibpqEnvironment::default()));
     resolved.map(|resolved| resolved.policy).map_err(Failure::into_sentence)
 }
 

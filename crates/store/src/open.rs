@@ -10,7 +10,7 @@ use countersign_core::{Clock, Entropy, StoreStats, TokenStore};
 
 use crate::memory::MemoryStore;
 use crate::postgres;
-use crate::postgres::{PostgresOptions, PostgresStore, PostgresUrl};
+use crate::postgres::{LibpqEnvironment, PostgresOptions, PostgresStore, PostgresUrl};
 use crate::sqlite::{self, SqliteStore};
 
 /// Which store, as its URL says it. To add one, add it here; the compiler then asks for it in [`open`].
@@ -62,6 +62,13 @@ impl FromStr for StoreUrl {
     type Err = OpenError;
 
     fn from_str(url: &str) -> Result<Self, OpenError> {
+        Self::read(url, &LibpqEnvironment::default())
+    }
+}
+
+impl StoreUrl {
+    /// Reads a URL, together with the variables that say how to get into a PostgreSQL database.
+    pub fn read(url: &str, environment: &LibpqEnvironment) -> Result<Self, OpenError> {
         // What does not begin with a scheme is not repeated: a URL can hold a password.
         let Some((scheme, rest)) = url.split_once(':') else {
             return Err(OpenError::NoScheme);
@@ -76,7 +83,7 @@ impl FromStr for StoreUrl {
             }
             "memory" if rest.is_empty() => Ok(Self::Memory),
             "memory" => Err(OpenError::Options),
-            "postgres" | "postgresql" => Ok(Self::Postgres(Box::new(url.parse()?))),
+            "postgres" | "postgresql" => Ok(Self::Postgres(Box::new(PostgresUrl::read(url, environment)?))),
             _ => Err(OpenError::UnknownScheme),
         }
     }
@@ -197,9 +204,14 @@ pub enum OpenError {
          store_password_file"
     )]
     UnescapedUrl,
-    /// An `sslmode` that there is not.
-    #[error("sslmode in the store's URL must be disable, prefer, require, verify-ca or verify-full")]
-    SslMode,
+    /// An option of the URL, or a variable of libpq, that says something else than it can.
+    #[error("{option} must {must}")]
+    PostgresOption {
+        /// The option, or the variable.
+        option: String,
+        /// What it must be.
+        must: &'static str,
+    },
     /// Not the name of a schema.
     #[error(
         "store_schema must be lower-case letters, digits and _, at most 63, must not begin with a digit or with pg_"

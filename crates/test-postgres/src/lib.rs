@@ -8,8 +8,10 @@
 #![expect(clippy::expect_used, clippy::panic, clippy::missing_panics_doc, reason = "for tests")]
 
 mod proxy;
+mod silent;
 
 pub use proxy::{Cut, Proxy};
+pub use silent::{BlackHole, Silent};
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -95,6 +97,16 @@ impl Cluster {
     /// Ends it as a power cut of its machine would, but for the disk.
     pub fn crash(&self) {
         self.tell("crash");
+    }
+
+    /// Stops all its processes where they are: what is sent to it arrives, and nothing comes back.
+    pub fn freeze(&self) {
+        self.tell("freeze");
+    }
+
+    /// Lets them go on.
+    pub fn thaw(&self) {
+        self.tell("thaw");
     }
 
     /// Starts it again.

@@ -7,14 +7,14 @@ fn settings(text: &str) -> Settings {
 }
 
 fn refusal(text: &str) -> String {
-    format!("{:?}", settings(text).resolve().unwrap_err())
+    format!("{:?}", settings(text).resolve(&LibpqEnvironment::default()).unwrap_err())
 }
 
 #[test]
 fn the_sample_file_is_the_defaults() {
     let sample = include_str!("../../../../docs/countersign.sample.toml");
     // Commented out, every line is a setting at its default; uncommented, every one of them is understood.
-    assert!(settings(sample).resolve().is_ok());
+    assert!(settings(sample).resolve(&LibpqEnvironment::default()).is_ok());
     let uncommented: String = sample
         .lines()
         .map(|line| match line.strip_prefix("#") {
@@ -64,8 +64,8 @@ fn the_sample_file_is_the_defaults() {
         "the sample names every setting"
     );
 
-    let sample = all.resolve().unwrap();
-    let default = Settings::default().resolve().unwrap();
+    let sample = all.resolve(&LibpqEnvironment::default()).unwrap();
+    let default = Settings::default().resolve(&LibpqEnvironment::default()).unwrap();
     assert_eq!(sample.policy, default.policy);
     assert_eq!(sample.issuer, default.issuer);
     assert_eq!(sample.events, default.events);
@@ -83,7 +83,7 @@ fn the_sample_file_is_the_defaults() {
 fn what_is_said_later_wins() {
     let file = settings("issuer = 'File'\nspent_status = 410\ntoken_lifetime = '90s'\n");
     let flags = Settings { issuer: Some("Flag".to_owned()), ..Settings::default() };
-    let resolved = file.overlaid_with(&flags).unwrap().resolve().unwrap();
+    let resolved = file.overlaid_with(&flags).unwrap().resolve(&LibpqEnvironment::default()).unwrap();
     assert_eq!(resolved.issuer, "Flag");
     assert_eq!(resolved.spent_status, SpentStatus::Gone);
     assert_eq!(resolved.policy.lifetime, Duration::from_secs(90));
@@ -92,7 +92,7 @@ fn what_is_said_later_wins() {
 
 #[test]
 fn the_key_ring_goes_with_the_data_directory() {
-    let resolved = settings("data_dir = '/srv/countersign'").resolve().unwrap();
+    let resolved = settings("data_dir = '/srv/countersign'").resolve(&LibpqEnvironment::default()).unwrap();
     assert_eq!(resolved.key_ring, Path::new("/srv/countersign/key-ring.toml"));
 }
 

@@ -15,7 +15,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use crate::output::{Failure, print, print_json};
-use crate::settings::ServeArgs;
+use crate::settings::{ServeArgs, libpq_environment};
 
 pub(super) const COPY_HELP: &str = "\
 Nothing need be stopped to begin: most of the work is done while the server goes on. Then the command hands the source \
@@ -97,9 +97,10 @@ impl CopyArgs {
         serve.settings.store_ca_file.clone_from(&self.postgres.store_ca_file);
         serve.settings.key_ring.clone_from(&self.key_ring);
         let settings = serve.resolve()?;
+        let libpq = libpq_environment();
         let place = |url: &str| -> Result<StorePlace, Failure> {
             Ok(StorePlace {
-                url: url.parse().map_err(|error: OpenError| Failure::usage(error))?,
+                url: StoreUrl::read(url, &libpq).map_err(Failure::usage)?,
                 data_dir: settings.data_dir.clone(),
                 postgres: settings.store.postgres.clone(),
             })

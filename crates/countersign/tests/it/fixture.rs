@@ -130,11 +130,13 @@ impl Place {
 /// `countersign` with these arguments, to run in `directory`.
 pub(crate) fn command_in<'a>(directory: &Path, arguments: impl IntoIterator<Item = &'a str>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_countersign"));
-    command.current_dir(directory).args(arguments);
+    // A password file of this user's does not count.
+    command.current_dir(directory).args(arguments).env("HOME", directory);
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("COUNTERSIGN_")
             || text.starts_with("OTEL_")
+            || text.starts_with("PG")
             || ["RUST_LOG", "COLUMNS", "TRACEPARENT", "TRACESTATE"].contains(&&*text)
         {
             command.env_remove(&name);

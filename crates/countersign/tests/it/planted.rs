@@ -126,6 +126,57 @@ fn broken_private_key_stays_hidden_at_reload() {
     assert_hidden(&server.stop(), "a reload");
 }
 
+/// Every way in which a database's password gets to a server but for the settings, and what is wrong with each.
+#[test]
+fn password_of_libpq_stays_hidden() {
+    let database = countersign_test_postgres::shared();
+    let database = database.replace(":postgres@", "@");
+    let away = "postgres://cs@127.0.0.1:1/x";
+    let lines = [
+        format!("*:*:*:*:{SECRET}\n"),
+        format!("*:*:*:*:{SECRET}"),
+        format!("{SECRET}:*:*:*:{SECRET}\n"),
+        format!("{SECRET}\n*:*:{SECRET}\n\0\u{fffd}:\\\n"),
+        format!("*:*:*:*:{SECRET}:{SECRET}\\\n"),
+    ];
+    let commands = [
+        &["serve"][..],
+        &["store", "stats", "--offline"],
+        &["store", "migrate"],
+        &["keys", "rotate", "--offline"],
+        &["doctor", "--json"],
+    ];
+    for url in [&*database, away] {
+        let store = ["--store", url, "--store-schema", "planted"];
+        for command in commands {
+            let arguments = [command, &store[..]].concat();
+            let place = Place::new();
+            assert_planted(&place, &arguments, &[("PGPASSWORD", SECRET)]);
+        }
+        for variable in ["PGSSLMODE", "PGCONNECT_TIMEOUT", "PGTARGETSESSIONATTRS", "PGCHANNELBINDING"] {
+            assert_planted(&Place::new(), &[&["serve"], &store[..]].concat(), &[(variable, SECRET)]);
+        }
+        for (line, mode) in lines.iter().flat_map(|line| [(line, 0o600), (line, 0o644)]) {
+            let place = Place::new();
+            for (file, variables) in [(".pgpass", &[][..]), ("pass", &[("PGPASSFILE", "pass")])] {
+                place.write(file, line);
+                place.set_mode(file, mode);
+                assert_planted(&place, &[&["serve"], &store[..]].concat(), variables);
+            }
+        }
+    }
+}
+
+/// Runs a command at every level of detail that the log has.
+fn assert_planted(place: &Place, arguments: &[&str], variables: &[(&str, &str)]) {
+    let variables = [variables, &[("RUST_LOG", "trace")]].concat();
+    let ended = place.run_with(arguments, &variables, "");
+    assert_ne!(ended.code, Some(0), "{arguments:?} {variables:?}");
+    let printed = format!("{}{}", ended.out, ended.err);
+    assert!(!printed.contains("hUnter2") && !printed.contains("sEcret"), "{arguments:?}: {printed}");
+    assert!(!printed.contains("85, 110") && !printed.is_empty(), "{arguments:?}: {printed}");
+}
+
 #[test]
 fn unknown_variable_is_warned_about() {
     let server = Place::new().serve_with(&[], &[("COUNTERSIGN_STROE", SECRET)]);

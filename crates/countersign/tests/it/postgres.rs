@@ -143,9 +143,12 @@ fn a_database_that_cannot_be_used_is_named_with_the_remedy() {
     let no_database = format!("{}/hunter", url.strip_suffix("/postgres").unwrap());
     place.write("password", "hunter2\n");
     for (arguments, says) in [
-        (&["--store", &wrong_password][..], "does not let this user in"),
+        (&["--store", &wrong_password][..], "does not let this user in with the password in the store's URL"),
         (&["--store", &no_database], "create that database"),
-        (&["--store", &url, "--store-password-file", "password"], "does not let this user in"),
+        (
+            &["--store", &url, "--store-password-file", "password"],
+            "does not let this user in with the password in password",
+        ),
         (&["--store", &url, "--store-password-file", "missing"], "cannot be read from missing"),
         (&["--store", &format!("{url}?sslmode=require")], "TLS to postgres://postgres@127.0.0.1:"),
         (
@@ -157,4 +160,95 @@ fn a_database_that_cannot_be_used_is_named_with_the_remedy() {
         assert!(said.contains(says), "{arguments:?}: {said}");
         assert!(!said.contains("hunter2"), "{said}");
     }
+}
+
+/// A server with this URL, without the password in it.
+fn without_password(url: &str) -> String {
+    url.replace(":postgres@", "@")
+}
+
+#[test]
+fn missing_password_is_named_with_the_remedy() {
+    let place = Place::new();
+    let url = without_password(&shared());
+    let serve = ["serve", "--store", &url];
+    let refused = |variables: &[(&str, &str)]| {
+        let said = place.run_with(&serve, variables, "").refused(1);
+        assert!(!said.contains("hunter2"), "{said}");
+        said
+    };
+    let said = refused(&[]);
+    assert!(said.contains("asks for a password, and none was given: put it into a file"), "{said}");
+    assert!(said.contains("store_password_file") && !said.contains("cannot be reached"), "{said}");
+    place.write(".pgpass", "other:*:*:*:hunter2\n");
+    place.set_mode(".pgpass", 0o600);
+    let said = refused(&[]);
+    assert!(said.contains(".pgpass has no line that fits"), "{said}");
+    place.write(".pgpass", "*:*:*:*:postgres\n");
+    place.set_mode(".pgpass", 0o640);
+    let said = refused(&[]);
+    assert!(said.contains("others can read it (mode 0640): run chmod 600"), "{said}");
+    place.write("pgpass", "*:*:*:*:hunter2\n");
+    place.set_mode("pgpass", 0o600);
+    let said = refused(&[("PGPASSFILE", "pgpass")]);
+    assert!(said.contains("does not let this user in with the password in pgpass"), "{said}");
+    let said = refused(&[("PGPASSWORD", "hunter2")]);
+    assert!(said.contains("with the password in the variable PGPASSWORD"), "{said}");
+}
+
+#[test]
+fn password_of_libpq_lets_a_server_in() {
+    let url = without_password(&shared());
+    let host = url.split(['@', '/']).nth(3).unwrap().replace(':', "\\:");
+    let line = format!("{}:postgres:postgres:postgres\n", host.replace("\\:", ":"));
+    for (files, variables) in [
+        (&[][..], &[("PGPASSWORD", "postgres")][..]),
+        (&[(".pgpass", &*line)], &[]),
+        (&[("pgpass", &*line), (".pgpass", "*:*:*:*:hunter2\n")], &[("PGPASSFILE", "pgpass")]),
+    ] {
+        let place = Place::new();
+        for (name, text) in files {
+            place.write(name, text);
+            place.set_mode(name, 0o600);
+        }
+        let schema = new_name();
+        let server = place.serve_with(&["--store", &url, "--store-schema", &schema], variables);
+        assert_eq!(server.status(&server.token()), 200);
+    }
+}
+
+#[test]
+fn variables_of_libpq_say_how_and_never_which_database() {
+    let url = shared();
+    let schema = new_name();
+    let place = Place::new();
+    let store = ["--store", &url, "--store-schema", &schema];
+    let elsewhere =
+        [("PGHOST", "192.0.2.1"), ("PGSERVICE", "other"), ("PGUSER", "other"), ("PGSSLKEY", "a.key")];
+    let server = place.serve_with(&store, &elsewhere);
+    assert_eq!(server.status(&server.token()), 200);
+    let log = server.stop().err;
+    for (variable, _) in elsewhere {
+        assert!(log.contains(&format!("variable=\"{variable}\"")), "{variable}: {log}");
+    }
+    for (variable, value, says) in [
+        ("PGSSLMODE", "allow", "the variable PGSSLMODE must be disable, prefer, require"),
+        (
+            "PGTARGETSESSIONATTRS",
+            "standby",
+            "the variable PGTARGETSESSIONATTRS must be any, read-write or primary",
+        ),
+        ("PGCONNECT_TIMEOUT", "soon", "the variable PGCONNECT_TIMEOUT must be a number of seconds"),
+    ] {
+        let said = place.run_with(&[&["serve"], &store[..]].concat(), &[(variable, value)], "").refused(2);
+        assert!(said.contains(says), "{said}");
+    }
+    // The URL comes first.
+    place.serve_with(
+        &["--store", &format!("{url}?sslmode=prefer"), "--store-schema", &schema],
+        &[("PGSSLMODE", "allow")],
+    );
+    let authorities = [("PGSSLMODE", "require"), ("PGSSLROOTCERT", "missing.pem")];
+    let said = place.run_with(&[&["serve"], &store[..]].concat(), &authorities, "").refused(1);
+    assert!(said.contains("cannot be read from missing.pem"), "{said}");
 }

@@ -2,10 +2,12 @@
 
 use std::fs;
 
+use countersign_test_postgres::Silent;
 use rustix::process::Signal;
 
 use crate::fixture::{DATA, Place};
 use crate::http::{self, Raw};
+use crate::process::Process;
 
 #[test]
 fn a_signal_to_stop_lets_the_requests_under_way_finish() {
@@ -58,5 +60,20 @@ fn a_second_interrupt_ends_it_at_once() {
 
         let server = place.serve();
         assert_eq!(server.status(&server.token()), 200, "which does no harm to the store");
+    }
+}
+
+/// The database takes the connection and says nothing, for longer than anybody waits.
+#[test]
+fn signal_while_the_database_is_silent_is_obeyed() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let (place, database) = (Place::new(), Silent::start());
+        let store = format!("postgres://anna@{}/tokens?connect_timeout=3600", database.address());
+        let mut process = Process::start(&mut place.serve_command(&["--store", &store], &[]), "");
+        let _line = database.accept();
+        process.signal(signal);
+        let ended = process.ended();
+        assert_eq!((ended.code, &*ended.out), (Some(0), ""), "{}", ended.err);
+        assert!(ended.err.trim_end().ends_with("INFO stopped before it was ready"), "{}", ended.err);
     }
 }

@@ -14,10 +14,11 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
+use super::connector::take;
 use super::fault::Failure;
 use super::identity::Known;
 use super::rows::{Arguments, Columns, Seen, Token, unreadable, uuid};
-use super::session::{Session, take};
+use super::session::Session;
 use super::sql::{Query, STRIPES, Table};
 use super::{Core, no_lines};
 
@@ -171,11 +172,12 @@ impl Core {
         match timeout_at(limit, batch.send(&mut session, &known)).await {
             // What is not recorded and could be: the database may be another one than it was.
             Ok(Ok(false)) => {
-                let recognized = timeout_at(deadline, self.recognize(&mut session)).await;
-                recognized.unwrap_or_else(|_| Err(Failure::silence(&self.place))).map(|()| false)
+                let limit = deadline.min(Instant::now() + self.limits.statement);
+                let recognized = timeout_at(limit, self.recognize(&mut session)).await;
+                recognized.unwrap_or_else(|_| Err(session.gave_no_answer())).map(|()| false)
             }
             Ok(answer) => answer,
-            Err(_) => Err(Failure::silence(&self.place)),
+            Err(_) => Err(session.gave_no_answer()),
         }
     }
 }

@@ -11,10 +11,11 @@ use countersign_core::{
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
 
+use super::connector::take;
 use super::fault::Failure;
 use super::lanes::QUEUE;
 use super::rows::{Lines, Seen, Token, counts, unreadable, uuid};
-use super::session::{Session, take};
+use super::session::Session;
 use super::sql::Query;
 use super::{
     Counts, NEVER, PATIENCE, PostgresStore, Work, copy, no_lines, nodes, recent, ring, schema, work,
@@ -149,9 +150,9 @@ impl TokenStore for PostgresStore {
         let core = &self.core;
         let probed = async {
             let mut session = take(&core.writers, deadline, &core.place).await?;
-            timeout_at(deadline, core.probe(&mut session))
-                .await
-                .unwrap_or_else(|_| Err(Failure::silence(&core.place)))
+            let limit = deadline.min(Instant::now() + core.limits.statement);
+            let probed = timeout_at(limit, core.probe(&mut session)).await;
+            probed.unwrap_or_else(|_| Err(session.gave_no_answer()))
         };
         probed.await.map_err(|failure| {
             core.note(&failure);

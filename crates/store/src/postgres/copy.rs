@@ -11,19 +11,19 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use countersign_core::{Clock, Entropy, Horizon, StoreError, StoredRing, TokenId, from_millis, to_millis};
-use tokio::time::Instant;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
 use super::calls::unavailable;
+use super::connector::take_at_length;
 use super::fault::Failure;
 use super::ring::{self, as_number};
 use super::rows::{Columns, Lines as Millis, Token, read_ending, unreadable, uuid};
 use super::schema::{self, Change as SchemaChange, Trouble};
-use super::session::{Session, take};
+use super::session::Session;
 use super::sql::{CopyQuery, Query, STRIPES, Table};
-use super::{Core, PATIENCE, PostgresOptions, PostgresUrl, no_lines, work};
+use super::{Core, PostgresOptions, PostgresUrl, no_lines, work};
 use crate::OpenError;
 use crate::copy::{CopyEnd, CopyError, CopyId, CopyState, Lines, Record};
 
@@ -52,9 +52,8 @@ impl PostgresCopy {
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, OpenError> {
         let copy = Self::new(url, options, clock, entropy)?;
-        let deadline = Instant::now() + PATIENCE;
         let mut session =
-            take(&copy.core.readers, deadline, &copy.core.place).await.map_err(Trouble::from)?;
+            take_at_length(&copy.core.readers, &copy.core.place).await.map_err(Trouble::from)?;
         schema::recognize(&mut session).await?;
         drop(session);
         Ok(copy)

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use countersign_core::{Clock, Entropy, Roll, StoreStats, StoreTimes, StoredRing};
-use tokio::time::Instant;
 
 use super::calls::{stats, times};
+use super::connector::take_at_length;
 use super::schema::Trouble;
-use super::session::{Session, take};
-use super::{Core, PATIENCE, PostgresOptions, PostgresUrl, copy, identity, nodes, ring, schema, sql};
+use super::session::Session;
+use super::{Core, PostgresOptions, PostgresUrl, copy, identity, nodes, ring, schema, sql};
 use crate::OpenError;
 use crate::copy::CopyState;
 
@@ -44,8 +44,7 @@ pub async fn examine(
     entropy: Arc<dyn Entropy>,
 ) -> Result<DatabaseExamination, OpenError> {
     let core = Core::new(url, options, clock, entropy)?;
-    let mut session =
-        take(&core.readers, Instant::now() + PATIENCE, &core.place).await.map_err(Trouble::from)?;
+    let mut session = take_at_length(&core.readers, &core.place).await.map_err(Trouble::from)?;
     schema::recognize(&mut session).await?;
     let stats = stats(&mut session).await.map_err(Trouble::from)?;
     let may_serve = copy::state(&mut session).await.map_err(Trouble::from)?;

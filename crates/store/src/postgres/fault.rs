@@ -1,6 +1,8 @@
 //! What went wrong, what it means for what was sent, and what the operator can do about it.
 
 use std::error::Error as _;
+use std::io;
+use std::time::Duration;
 
 use tokio_postgres::Error;
 use tokio_postgres::error::{DbError, Severity, SqlState};
@@ -84,21 +86,91 @@ impl Failure {
         }
     }
 
-    /// No connection came about.
-    pub(super) fn of_connecting(error: &Error, place: &str) -> Self {
+    /// No connection came about. `password` says where the password is, or why there is none; it may be empty.
+    pub(super) fn of_connecting(error: &Error, place: &str, password: &str) -> Self {
+        let causes = causes(error);
         let reason = match error.as_db_error() {
+            Some(refusal) if is_about_the_password(refusal) => format!(
+                "{place} does not let this user in with the password {password} ({}, {}); correct it there, or the user in \
+                 the store's URL",
+                refusal.message(),
+                refusal.code().code()
+            ),
             Some(refusal) => sentence(refusal, place),
+            None if causes.contains("password missing") => {
+                let passed_over = if password.is_empty() { String::new() } else { format!(" ({password})") };
+                format!(
+                    "{place} asks for a password, and none was given{passed_over}: put it into a file and name that with \
+                     store_password_file, or give it as PGPASSWORD or in ~/.pgpass"
+                )
+            }
+            None if causes.starts_with("authentication error") => format!(
+                "{place} does not let this program in ({causes}); check the user and the password of the store, and let \
+                 pg_hba.conf ask for scram-sha-256"
+            ),
             None if error.to_string().contains("TLS") => format!(
-                "TLS to {place} cannot be set up ({}); if its certificate is from an authority of your own, name that with \
-                 store_ca_file; if it has none, only sslmode=disable or sslmode=prefer in the store's URL will do",
-                causes(error)
+                "TLS to {place} cannot be set up ({causes}); if its certificate is from an authority of your own, name that \
+                 with store_ca_file; if it has none, only sslmode=disable or sslmode=prefer in the store's URL will do"
             ),
             None => format!(
-                "{place} cannot be reached ({}); start it, or check the store's URL and the network",
-                causes(error)
+                "{place} cannot be reached ({causes}); start it, or check the store's URL and the network"
             ),
         };
         Self::Unreachable { reason }
+    }
+
+    /// The host's name has no address.
+    pub(super) fn unknown_name(error: &io::Error, place: &str) -> Self {
+        Self::Unreachable {
+            reason: format!(
+                "{place} cannot be reached (its name has no address: {error}); check the store's URL and the name service"
+            ),
+        }
+    }
+
+    /// The URL names no user, and the system does not say which one this is.
+    pub(super) fn no_user(error: &impl std::fmt::Display, place: &str) -> Self {
+        Self::Unreachable {
+            reason: format!("{place} is asked by no user ({error}); name one in the store's URL"),
+        }
+    }
+
+    /// No connection came about in time.
+    pub(super) fn slow(place: &str, waited: Duration) -> Self {
+        Self::Unreachable {
+            reason: format!(
+                "{place} cannot be reached (it has not answered for {} s); check it and the network, or give it more time with \
+                 connect_timeout in the store's URL",
+                waited.as_secs()
+            ),
+        }
+    }
+
+    /// It is not the server that `target_session_attrs` asks for.
+    pub(super) fn takes_no_writes(place: &str) -> Self {
+        Self::Unreachable {
+            reason: format!(
+                "{place} is read-only, and target_session_attrs asks for a server that takes writes: it is a standby, or \
+                 default_transaction_read_only is set; name the primary in the store's URL, and it goes on by itself"
+            ),
+        }
+    }
+
+    /// Why none of several hosts will do.
+    pub(super) fn of_all(failures: Vec<Self>) -> Self {
+        let several = failures.len() > 1;
+        let reasons = failures.into_iter().enumerate().map(|(n, failure)| {
+            let reason = failure.into_reason();
+            if several { format!("({}) {reason}", n + 1) } else { reason }
+        });
+        let reasons = reasons.collect::<Vec<_>>().join("; ");
+        let reason = if several { format!("none of the store's hosts will do: {reasons}") } else { reasons };
+        Self::Unreachable { reason }
+    }
+
+    /// Nothing that matters was sent.
+    pub(super) fn or_unreachable(self) -> Self {
+        Self::Unreachable { reason: self.into_reason() }
     }
 
     /// It was done, and with a warning that says that it may not be kept.
@@ -124,6 +196,13 @@ impl Failure {
             reason: format!("{place} does not answer; check it and the network, and it goes on by itself"),
         }
     }
+}
+
+/// Whether it was the password. `PgBouncer` says so in words alone.
+fn is_about_the_password(refusal: &DbError) -> bool {
+    *refusal.code() == SqlState::INVALID_PASSWORD
+        || (*refusal.code() == SqlState::PROTOCOL_VIOLATION
+            && refusal.message().contains("authentication failed"))
 }
 
 /// Whether a refusal means that nothing was kept. Only what is known to mean it: a session that was ended may have

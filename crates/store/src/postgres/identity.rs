@@ -48,6 +48,11 @@ impl Known {
         !self.name.starts_with(':')
     }
 
+    /// Whether nothing is known yet.
+    fn is_unknown(&self) -> bool {
+        self.name.is_empty()
+    }
+
     /// The server's own identifier, and its timeline.
     fn server(&self) -> Option<(&str, u32)> {
         let mut parts = self.name.split(':');
@@ -73,6 +78,30 @@ impl Identity {
     pub(super) fn take_moved(&self) -> Vec<Timestamp> {
         std::mem::take(&mut self.moved.lock().unwrap_or_else(PoisonError::into_inner))
     }
+
+    /// Refuses a server that another one has succeeded since, so that its successor is looked for at the other hosts.
+    pub(super) async fn refuse_predecessor(&self, session: &mut Session) -> Result<(), Failure> {
+        let known = self.known();
+        if known.is_unknown() {
+            return Ok(());
+        }
+        match look(session).await {
+            Ok(Some((_, here, _))) if here.precedes(&known) => Err(succeeded(session)),
+            // Tables that are not there are for others to notice.
+            Ok(_) | Err(Failure::Refused { .. }) => Ok(()),
+            Err(failure) => Err(failure),
+        }
+    }
+}
+
+fn succeeded(session: &Session) -> Failure {
+    Failure::Unreachable {
+        reason: format!(
+            "{} has been succeeded by another server, which this one has used since: it may hold tokens for unused that are \
+             not; stop it, or name its successor alone in the store's URL",
+            session.place()
+        ),
+    }
 }
 
 impl Core {
@@ -84,13 +113,8 @@ impl Core {
         };
         let known = self.identity.known();
         if here.precedes(&known) {
-            return Err(Failure::Unreachable {
-                reason: format!(
-                    "{} has been succeeded by another server, which this one has used since: it may hold tokens for unused \
-                     that are not; stop it, or name its successor alone in the store's URL",
-                    session.place()
-                ),
-            });
+            session.is_not_the_one();
+            return Err(succeeded(session));
         }
         if before.as_ref() != Some(&here.name) {
             let skew = i64::try_from(CLOCK_SKEW.as_millis() + 1).unwrap_or(i64::MAX);

@@ -19,13 +19,17 @@
 
 mod batch;
 mod calls;
+mod connector;
 mod copy;
+mod environment;
 mod examine;
 mod fault;
 mod health;
+mod hosts;
 mod identity;
 mod lanes;
 mod nodes;
+mod passwords;
 mod purge;
 mod recent;
 mod ring;
@@ -46,14 +50,16 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use countersign_core::{Clock, Entropy, StoreError, StoreStats, to_millis};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 pub use self::copy::PostgresCopy;
+pub use self::environment::LibpqEnvironment;
 pub use self::examine::{DatabaseExamination, examine};
 pub use self::settings::{DEFAULT_SCHEMA, PostgresOptions, PostgresUrl, SchemaName};
 
 use self::batch::Limits;
 use self::calls::stats;
+use self::connector::{Connector, Pool, pool, take, take_at_length};
 use self::fault::Failure;
 use self::health::Health;
 use self::identity::Identity;
@@ -61,8 +67,8 @@ use self::lanes::{LANES, Lanes, QUEUE};
 use self::purge::Memory;
 use self::rows::{Arguments, Columns};
 use self::schema::{Change, Moment, Trouble};
-use self::session::{Manager, Pool, PoolKind, Session, pool, take};
-use self::sql::{Query, STRIPES, Sql, Table};
+use self::session::Session;
+use self::sql::{Query, STRIPES, Table};
 use crate::OpenError;
 use crate::sizes::Sizes;
 
@@ -71,6 +77,9 @@ const READERS: usize = 3;
 
 /// How long a look, or whatever else is asked of a person, is tried.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long looking after the tables may take. Nodes that come at the same moment wait for each other.
+const MIGRATION: Duration = Duration::from_mins(1);
 
 /// How often somebody looks whether the database is back.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -95,7 +104,7 @@ struct Core {
     writers: Pool,
     readers: Pool,
     health: Health,
-    identity: Identity,
+    identity: Arc<Identity>,
     limits: Limits,
     /// When something was last written, unless something failed since; [`NEVER`] then.
     written: AtomicI64,
@@ -178,8 +187,7 @@ pub async fn migrate(
     let core = Core::new(url, options, clock, entropy)?;
     let before = core.bring_up_without_writing(Change::Make).await?;
     if let Some(role) = grant_to {
-        let mut session =
-            take(&core.readers, Instant::now() + PATIENCE, &core.place).await.map_err(Trouble::from)?;
+        let mut session = take_at_length(&core.readers, &core.place).await.map_err(Trouble::from)?;
         schema::grant(&mut session, role).await.map_err(Trouble::from)?;
     }
     Ok((before, schema::newest()))
@@ -193,8 +201,7 @@ pub async fn inspect(
     entropy: Arc<dyn Entropy>,
 ) -> Result<StoreStats, OpenError> {
     let core = Core::new(url, options, clock, entropy)?;
-    let mut session =
-        take(&core.readers, Instant::now() + PATIENCE, &core.place).await.map_err(Trouble::from)?;
+    let mut session = take_at_length(&core.readers, &core.place).await.map_err(Trouble::from)?;
     schema::recognize(&mut session).await?;
     Ok(stats(&mut session).await.map_err(Trouble::from)?)
 }
@@ -226,24 +233,10 @@ impl Core {
         limits: Limits,
     ) -> Result<Arc<Self>, OpenError> {
         let place: Arc<str> = url.to_string().into();
-        let ca_file = options.ca_file.as_ref().or(url.ca_file());
-        let tls = tls::connector(url.mode(), ca_file.map(std::path::PathBuf::as_path))?;
-        let sql = Arc::new(Sql::new(options.schema.clone()));
-        let manager = |pool| {
-            Manager::new(
-                url.config().clone(),
-                url.mode(),
-                tls.clone(),
-                options.password_file.clone(),
-                Arc::clone(&sql),
-                Arc::clone(&place),
-                pool,
-            )
-        };
-        let writers =
-            pool(manager(PoolKind { size: LANES + 1, cancels: false })).map_err(OpenError::Unusable)?;
-        let readers =
-            pool(manager(PoolKind { size: READERS, cancels: true })).map_err(OpenError::Unusable)?;
+        let identity = Arc::new(Identity::default());
+        let connector = Connector::new(url, options, &entropy, Arc::clone(&identity))?;
+        let writers = pool(&connector, LANES + 1, false)?;
+        let readers = pool(&connector, READERS, true)?;
         #[cfg(test)]
         let goes_by = (!options.made_by_the_database).then(|| {
             let now = to_millis(clock.now());
@@ -256,7 +249,7 @@ impl Core {
             writers,
             readers,
             health: Health::default(),
-            identity: Identity::default(),
+            identity,
             limits,
             written: AtomicI64::new(NEVER),
             purged: Memory::default(),
@@ -272,19 +265,25 @@ impl Core {
     /// Looks after the tables, then sees whether a server may use the store and whether a token could be consumed.
     async fn bring_up(&self, change: Change) -> Result<u32, Trouble> {
         let before = self.bring_up_without_writing(change).await?;
-        let mut session = take(&self.writers, Instant::now() + PATIENCE, &self.place).await?;
-        copy::must_serve(&mut session).await?;
-        self.recognize(&mut session).await?;
-        self.try_out(&mut session).await?;
-        Ok(before)
+        let mut session = take_at_length(&self.writers, &self.place).await?;
+        let tried = timeout(PATIENCE, async {
+            copy::must_serve(&mut session).await?;
+            self.recognize(&mut session).await?;
+            self.try_out(&mut session).await?;
+            Ok(before)
+        });
+        tried.await.unwrap_or_else(|_| Err(session.gave_no_answer().into()))
     }
 
     async fn bring_up_without_writing(&self, change: Change) -> Result<u32, Trouble> {
-        let mut session = take(&self.readers, Instant::now() + PATIENCE, &self.place).await?;
-        let moment = Moment::of(&mut session).await?;
-        #[cfg(test)]
-        let moment = self.goes_by.unwrap_or(moment);
-        schema::bring_up(&mut session, change, moment).await
+        let mut session = take_at_length(&self.readers, &self.place).await?;
+        let made = timeout(MIGRATION, async {
+            let moment = Moment::of(&mut session).await?;
+            #[cfg(test)]
+            let moment = self.goes_by.unwrap_or(moment);
+            schema::bring_up(&mut session, change, moment).await
+        });
+        made.await.unwrap_or_else(|_| Err(session.gave_no_answer().into()))
     }
 
     /// Sends an empty batch, which needs the same rights as a full one, and writes something.
@@ -336,7 +335,7 @@ impl Core {
             let outcome = match take(&self.readers, deadline, &self.place).await {
                 Ok(mut session) => match timeout_at(deadline, work(&mut session)).await {
                     Ok(outcome) => outcome,
-                    Err(_) => Err(Failure::silence(&self.place)),
+                    Err(_) => Err(session.gave_no_answer()),
                 },
                 Err(failure) => Err(failure),
             };

@@ -1,54 +1,36 @@
-//! One connection to the database, made ready for use; and the pools of them.
+//! One connection to the database, and what is asked on it.
 
 use std::collections::HashMap;
-use std::future::poll_fn;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use deadpool::managed::{self, Metrics, PoolError, RecycleResult};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{
-    AsyncMessage, CancelToken, Client, Config, NoTls, Row, SimpleQueryMessage, SimpleQueryRow, Statement,
-};
+use tokio_postgres::{CancelToken, Client, NoTls, Row, SimpleQueryMessage, SimpleQueryRow, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use uuid::Uuid;
 
 use super::fault::Failure;
+use super::hosts::{Hosts, Server};
 use super::rows::Arguments;
-use super::settings::TlsMode;
 use super::sql::{self, Query, Sql, Table};
-
-/// How long making one connection may take, unless the URL says so (`connect_timeout`).
-const CONNECT: Duration = Duration::from_secs(5);
-
-/// After so long without a sign of life the system asks the other side whether it is there, and again as often, up to
-/// [`GONE`].
-const KEEPALIVE: Duration = Duration::from_secs(5);
-
-/// After so long without an answer to what was sent the other side is gone, and so is what it had under way.
-const GONE: Duration = Duration::from_secs(10);
 
 /// How long telling the database to stop what nobody waits for may take.
 const CANCEL: Duration = Duration::from_secs(5);
-
-/// A pool of sessions.
-pub(super) type Pool = managed::Pool<Manager>;
-
-/// A session that goes back to its pool when it is dropped.
-pub(super) type Pooled = managed::Object<Manager>;
 
 /// A connection. It holds nothing that a request relies on: with a pooler in between, each transaction may be carried out
 /// by another session of the database.
 pub(super) struct Session {
     line: Arc<Line>,
     sql: Arc<Sql>,
+    /// The server that it goes to, for people.
     place: Arc<str>,
+    /// The same for the order in which servers are tried.
+    origin: Origin,
     /// Whether a request is under way. If it stays so, the session is of no more use.
     busy: bool,
     /// Whether a transaction of several requests is under way.
@@ -88,16 +70,23 @@ const BATCH: &[Type] = &[
     Type::INT8,
 ];
 
-/// The connection itself, and the place that it takes among those that a node may have.
+/// Where a session goes.
+pub(super) struct Origin {
+    pub(super) hosts: Arc<Hosts>,
+    pub(super) host: usize,
+    pub(super) server: Server,
+}
+
+/// The connection itself, and the place that it takes among those that a node may have at a server.
 ///
 /// A session that ends with a request under way keeps its place until the database is done with that. So what a node has at
-/// the database is bounded, however often it has given up waiting.
-struct Line {
-    client: Client,
-    cancel: Cancel,
+/// a server is bounded, however often it has given up waiting; and one server that hangs takes no places at another.
+pub(super) struct Line {
+    pub(super) client: Client,
+    pub(super) cancel: Cancel,
     /// Moves the bytes. It ends when the client is dropped, or the connection breaks.
-    driver: JoinHandle<()>,
-    _place: OwnedSemaphorePermit,
+    pub(super) driver: JoinHandle<()>,
+    pub(super) _place: OwnedSemaphorePermit,
 }
 
 impl Drop for Line {
@@ -122,13 +111,13 @@ impl Line {
 }
 
 /// How to make the database stop what a session has under way.
-struct Cancel {
-    token: CancelToken,
-    tls: Option<MakeRustlsConnect>,
+pub(super) struct Cancel {
+    pub(super) token: CancelToken,
+    pub(super) tls: Option<MakeRustlsConnect>,
     /// Whether that is done while the connection stands. Not for batches: one that waits for a synchronous standby would be
     /// committed without it, and its tokens be used up with nobody to tell. It waits on, and keeps others from doing the
     /// same. What waits for a lock the database ends by itself.
-    at_once: bool,
+    pub(super) at_once: bool,
 }
 
 impl Cancel {
@@ -145,7 +134,7 @@ impl Cancel {
 
 /// What the database says beside its answers.
 #[derive(Debug, Default)]
-struct Asides {
+pub(super) struct Asides {
     warning: Mutex<Option<String>>,
     /// Why the connection ended, if it came when no answer was waited for.
     end: Mutex<Option<Failure>>,
@@ -154,7 +143,7 @@ struct Asides {
 impl Asides {
     /// A commit whose wait for a synchronous standby is cancelled succeeds, with a warning of this class. The standby may
     /// not have it, so it counts as a lost answer.
-    fn note(&self, notice: &DbError) {
+    pub(super) fn note(&self, notice: &DbError) {
         if *notice.code() == SqlState::WARNING {
             *self.warning.lock().unwrap_or_else(PoisonError::into_inner) = Some(notice.message().to_owned());
         }
@@ -164,7 +153,7 @@ impl Asides {
         self.warning.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    fn note_end(&self, failure: Failure) {
+    pub(super) fn note_end(&self, failure: Failure) {
         *self.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure.or_lost());
     }
 
@@ -219,6 +208,45 @@ impl Drop for Session {
 }
 
 impl Session {
+    pub(super) fn new(
+        line: Line,
+        sql: &Arc<Sql>,
+        place: &Arc<str>,
+        origin: Origin,
+        asides: Arc<Asides>,
+    ) -> Self {
+        Self {
+            line: Arc::new(line),
+            sql: Arc::clone(sql),
+            place: Arc::clone(place),
+            origin,
+            busy: false,
+            open: false,
+            asides,
+            goes_alone: true,
+            statements: HashMap::new(),
+        }
+    }
+
+    /// Whether it can be used again.
+    pub(super) fn is_sound(&self) -> bool {
+        let Origin { hosts, server, .. } = &self.origin;
+        !self.busy && !self.open && !self.line.client.is_closed() && !hosts.is_left(server)
+    }
+
+    /// Nobody waits any longer for what was asked. Its server may hang, so the others come first from now on, and what
+    /// else is connected to this one is not used any more.
+    pub(super) fn gave_no_answer(&self) -> Failure {
+        self.is_not_the_one();
+        Failure::silence(&self.place)
+    }
+
+    /// Its server is not the one to use: the others come first from now on.
+    pub(super) fn is_not_the_one(&self) {
+        let Origin { hosts, host, server } = &self.origin;
+        hosts.leave(*host, server);
+    }
+
     /// Runs a statement, in a transaction of its own unless one is under way; the rows that it returned.
     pub(super) async fn query(
         &mut self,
@@ -429,177 +457,4 @@ fn rows_of(messages: Vec<SimpleQueryMessage>) -> Vec<SimpleQueryRow> {
         _ => None,
     });
     rows.collect()
-}
-
-/// What a pool is like.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct PoolKind {
-    /// How many connections it has.
-    pub(super) size: usize,
-    /// Whether what nobody waits for any more is cancelled at once.
-    pub(super) cancels: bool,
-}
-
-/// Makes sessions.
-pub(super) struct Manager {
-    config: Config,
-    mode: TlsMode,
-    tls: MakeRustlsConnect,
-    password_file: Option<PathBuf>,
-    sql: Arc<Sql>,
-    place: Arc<str>,
-    /// Whether what nobody waits for any more is cancelled.
-    cancels: bool,
-    /// The places of the connections, see [`Line`].
-    places: Arc<Semaphore>,
-}
-
-impl Manager {
-    pub(super) fn new(
-        mut config: Config,
-        mode: TlsMode,
-        tls: MakeRustlsConnect,
-        password_file: Option<PathBuf>,
-        sql: Arc<Sql>,
-        place: Arc<str>,
-        pool: PoolKind,
-    ) -> Self {
-        config.keepalives_idle(KEEPALIVE).keepalives_interval(KEEPALIVE).keepalives_retries(2);
-        if config.get_tcp_user_timeout().is_none() {
-            config.tcp_user_timeout(GONE);
-        }
-        if config.get_connect_timeout().is_none() {
-            config.connect_timeout(CONNECT);
-        }
-        if config.get_application_name().is_none() {
-            config.application_name("countersign");
-        }
-        let places = Arc::new(Semaphore::new(pool.size));
-        Self { config, mode, tls, password_file, sql, place, cancels: pool.cancels, places }
-    }
-
-    /// Connects and sets what is set for each connection.
-    async fn connect(&self) -> Result<Session, Failure> {
-        let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| closed())?;
-        let mut config = self.config.clone();
-        if let Some(path) = &self.password_file {
-            config.password(read_password(path)?);
-        }
-        let failed = |error: tokio_postgres::Error| Failure::of_connecting(&error, &self.place);
-        let asides = Arc::new(Asides::default());
-        let (client, driver) = match self.mode {
-            TlsMode::Disable => {
-                let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
-                (client, tokio::spawn(drive(connection, Arc::clone(&asides), Arc::clone(&self.place))))
-            }
-            TlsMode::Prefer | TlsMode::Verify => {
-                let (client, connection) = config.connect(self.tls.clone()).await.map_err(failed)?;
-                (client, tokio::spawn(drive(connection, Arc::clone(&asides), Arc::clone(&self.place))))
-            }
-        };
-        let cancel = Cancel {
-            token: client.cancel_token(),
-            tls: (self.mode != TlsMode::Disable).then(|| self.tls.clone()),
-            at_once: self.cancels,
-        };
-        let mut session = Session {
-            line: Arc::new(Line { client, cancel, driver, _place: place }),
-            sql: Arc::clone(&self.sql),
-            place: Arc::clone(&self.place),
-            busy: false,
-            open: false,
-            asides,
-            goes_alone: true,
-            statements: HashMap::new(),
-        };
-        // A failure here comes before anything that matters was sent.
-        prepare(&mut session).await.map_err(|failure| match failure {
-            Failure::Lost { reason } | Failure::Refused { reason, .. } => Failure::Unreachable { reason },
-            other => other,
-        })?;
-        Ok(session)
-    }
-}
-
-/// Moves the bytes until the connection ends. Whoever waits for an answer is told how it ended.
-async fn drive<S, T>(mut connection: tokio_postgres::Connection<S, T>, asides: Arc<Asides>, place: Arc<str>)
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-{
-    while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
-        match message {
-            Ok(AsyncMessage::Notice(notice)) => asides.note(&notice),
-            Ok(_) => {}
-            Err(error) => {
-                tracing::debug!(%error, "a connection to the database ended");
-                if error.as_db_error().is_some() {
-                    asides.note_end(Failure::of_request(&error, &place));
-                }
-                return;
-            }
-        }
-    }
-}
-
-/// Sees whether statements are carried out here.
-async fn prepare(session: &mut Session) -> Result<(), Failure> {
-    let fsync = session.rows(sql::FSYNC).await?;
-    if fsync.first().is_some_and(|row| row.get(0) == Some("off")) {
-        tracing::warn!(
-            database = &*session.place,
-            "the database runs with fsync=off: when its machine crashes, used tokens can become good again"
-        );
-    }
-    Ok(())
-}
-
-fn closed() -> Failure {
-    Failure::Unreachable { reason: "it has been closed".to_owned() }
-}
-
-fn read_password(path: &Path) -> Result<String, Failure> {
-    let text = std::fs::read_to_string(path).map_err(|error| Failure::Unreachable {
-        reason: format!("the password of the store cannot be read from {}: {error}", path.display()),
-    })?;
-    Ok(text.lines().next().unwrap_or_default().to_owned())
-}
-
-impl managed::Manager for Manager {
-    type Type = Session;
-    type Error = Failure;
-
-    async fn create(&self) -> Result<Session, Failure> {
-        self.connect().await
-    }
-
-    async fn recycle(&self, session: &mut Session, _: &Metrics) -> RecycleResult<Failure> {
-        if session.busy || session.open || session.line.client.is_closed() {
-            return Err(managed::RecycleError::message("the connection has ended"));
-        }
-        Ok(())
-    }
-}
-
-/// A pool of as many connections as its manager has places. They are made when they are needed.
-pub(super) fn pool(manager: Manager) -> Result<Pool, String> {
-    let size = manager.places.available_permits();
-    Pool::builder(manager).max_size(size).build().map_err(|error| error.to_string())
-}
-
-/// Takes a session out of the pool.
-pub(super) async fn take(pool: &Pool, deadline: Instant, place: &str) -> Result<Pooled, Failure> {
-    match timeout_at(deadline, pool.get()).await {
-        Ok(Ok(session)) => Ok(session),
-        Ok(Err(PoolError::Backend(failure))) => Err(failure),
-        Ok(Err(PoolError::Closed)) => Err(closed()),
-        Ok(Err(error)) => {
-            Err(Failure::Unreachable { reason: format!("no connection to {place}: {error:?}") })
-        }
-        Err(_) => Err(Failure::Overdue {
-            reason: format!(
-                "{place} cannot be reached in time; check it and the network, and it goes on by itself"
-            ),
-        }),
-    }
 }

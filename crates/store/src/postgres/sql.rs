@@ -566,6 +566,9 @@ fn every_table(one: impl Fn(Table) -> String, between: &str) -> String {
     Table::all().map(one).collect::<Vec<_>>().join(between)
 }
 
+/// Whether transactions are read-only unless they say otherwise, as a standby's are.
+pub(super) const IS_READ_ONLY: &str = "SHOW transaction_read_only";
+
 /// Whether commits reach the disk at all, which only the server's configuration can say.
 pub(super) const FSYNC: &str = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'fsync'";
 

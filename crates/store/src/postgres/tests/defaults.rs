@@ -7,7 +7,7 @@ use countersign_core::{Clock, End, TokenStore, after, from_millis, to_millis};
 use countersign_test_postgres::{Cluster, Place, connect, new_name, run};
 
 use super::super::PostgresStore;
-use super::super::session::take;
+use super::super::connector::take;
 use super::super::sql::{DAY, Table};
 use super::{World, consume, options, url};
 

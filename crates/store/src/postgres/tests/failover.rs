@@ -1,9 +1,10 @@
 //! Another database in the place of the one that it was.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use countersign_core::{Clock, End, OsEntropy, StoreError, TokenStore};
-use countersign_test_postgres::{Cluster, Place, run};
+use countersign_test_postgres::{BlackHole, Cluster, Place, Silent, run};
 
 use super::super::PostgresStore;
 use super::{Token, World, consume, options, url};
@@ -14,24 +15,36 @@ async fn open_at(world: &World, text: &str) -> PostgresStore {
     PostgresStore::open(&url(text), &options, clock, Arc::new(OsEntropy)).await.unwrap()
 }
 
+/// Consumes it as soon as that works, which must not take for ever.
 async fn settled(store: &PostgresStore, token: Token) -> End {
-    loop {
-        match consume(store, token).await {
-            Ok(end) => return end,
-            Err(StoreError::Unavailable(_)) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
-            Err(other) => panic!("{other:?}"),
+    let settled = async {
+        loop {
+            match consume(store, token).await {
+                Ok(end) => return end,
+                Err(StoreError::Unavailable(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
+                Err(other) => panic!("{other:?}"),
+            }
         }
-    }
+    };
+    tokio::time::timeout(Duration::from_mins(1), settled).await.expect("the store finds a server that works")
+}
+
+/// What happens to a primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Crashes,
+    /// It takes what is sent to it, and says nothing any more.
+    Freezes,
 }
 
 /// Tokens are used until the moment of the promotion, with a standby that follows; whatever it had received, none that was
 /// answered is good again, nor one that was issued before.
-async fn promote(synchronous: bool) {
+async fn promote(synchronous: bool, fate: Fate) {
     let primary = Cluster::start(&[]);
     let world = World::at(Place::at(primary.url()));
     world.clock.set(countersign_core::SystemClock.now());
     let standby = Cluster::standby_of(&primary);
-    let both = both(&primary, &standby);
+    let both = of_both(&primary, &standby);
     let store = Arc::new(open_at(&world, &both).await);
     let other = Arc::new(open_at(&world, &both).await);
     assert!(store.take_moved_fences().is_empty());
@@ -51,15 +64,20 @@ async fn promote(synchronous: bool) {
     for &token in &tokens {
         assert_eq!(settled(&store, token).await, End::Recorded);
     }
-    primary.crash();
+    match fate {
+        Fate::Crashes => primary.crash(),
+        Fate::Freezes => primary.freeze(),
+    }
     standby.promote();
+    let late = open_at(&world, &both).await;
     for &token in &tokens {
         let end = settled(&store, token).await;
         assert!(matches!(end, End::Already(_) | End::Fenced), "used twice: {end:?}");
         assert!(!synchronous || matches!(end, End::Already(_)), "a synchronous standby has it: {end:?}");
     }
     assert_eq!(settled(&other, unused).await, End::Fenced);
-    let moved = [store.take_moved_fences(), other.take_moved_fences()].concat();
+    assert_eq!(settled(&late, unused).await, End::Fenced);
+    let moved = [store.take_moved_fences(), other.take_moved_fences(), late.take_moved_fences()].concat();
     assert_eq!(moved.len(), 1, "one of the nodes moved it, and tells: {moved:?}");
     world.clock.set(moved[0]);
     let fresh = world.token();
@@ -67,40 +85,122 @@ async fn promote(synchronous: bool) {
     assert!(matches!(settled(&other, fresh).await, End::Already(_)));
     assert!(store.take_moved_fences().is_empty());
 
-    // The old primary comes back, in which nobody has moved anything: who has seen its successor does not use it.
-    primary.start_again();
+    // The old primary comes back, in which nobody has moved anything.
+    match fate {
+        Fate::Crashes => primary.start_again(),
+        Fate::Freezes => primary.thaw(),
+    }
+    // Everybody has to connect anew, and finds the successor, which comes second in the URL.
+    standby.stop();
+    standby.start_again();
+    let fresh = world.token();
+    assert_eq!(settled(&store, fresh).await, End::Recorded);
+    assert!(matches!(settled(&other, fresh).await, End::Already(_)));
+    let on_record = format!(
+        "SELECT count(*) FROM {}.{} WHERE id = '{}'",
+        world.place.schema(),
+        super::super::sql::Table::of(fresh.0),
+        super::super::rows::uuid(fresh.0)
+    );
+    assert_eq!(run(standby.url(), &on_record).await, ["1"]);
+    assert_eq!(run(primary.url(), &on_record).await, ["0"]);
+    // If there is no successor, a node that has seen it does not use the old one.
     standby.stop();
     let refused = loop {
         match consume(&store, unused).await {
             Err(StoreError::Unavailable(reason)) if reason.contains("succeeded") => break reason,
-            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             Ok(end) => panic!("{end:?}"),
         }
     };
     assert!(refused.contains("store's URL"), "{refused}");
 }
 
-/// A URL that names both, and means the one that takes writes.
-fn both(primary: &Cluster, standby: &Cluster) -> String {
-    let host = |cluster: &Cluster| {
-        let (_, rest) = cluster.url().split_once('@').unwrap();
-        rest.split('/').next().unwrap().to_owned()
-    };
-    format!(
-        "postgres://postgres:postgres@{},{}/postgres?target_session_attrs=read-write",
-        host(primary),
-        host(standby)
-    )
+/// The host and the port of a URL.
+fn host(url: &str) -> &str {
+    let (_, rest) = url.split_once('@').unwrap();
+    rest.split('/').next().unwrap()
+}
+
+fn of_hosts(hosts: &[&str]) -> String {
+    format!("postgres://postgres:postgres@{}/postgres", hosts.join(","))
+}
+
+fn of_both(first: &Cluster, second: &Cluster) -> String {
+    of_hosts(&[host(first.url()), host(second.url())])
 }
 
 #[tokio::test]
 async fn a_standby_that_was_behind_makes_no_token_good_again() {
-    promote(false).await;
+    promote(false, Fate::Crashes).await;
 }
 
 #[tokio::test]
 async fn a_synchronous_standby_has_what_was_answered() {
-    promote(true).await;
+    promote(true, Fate::Crashes).await;
+}
+
+#[tokio::test]
+async fn frozen_primary_is_left_for_its_standby() {
+    promote(false, Fate::Freezes).await;
+}
+
+#[tokio::test]
+async fn frozen_primary_is_left_for_its_synchronous_standby() {
+    promote(true, Fate::Freezes).await;
+}
+
+/// Neither the hosts that take a connection and say nothing nor those that drop every packet keep a server from the live one,
+/// at the start and when a connection breaks.
+#[tokio::test]
+async fn silent_hosts_do_not_hide_the_live_one() {
+    let world = World::new();
+    let (silent, black_hole) = (Silent::start(), BlackHole::start());
+    let (silent, black_hole) = (silent.address().to_string(), black_hole.address().to_string());
+    let live = host(world.place.url());
+    for (hosts, options) in [
+        (&[&*silent, live][..], "connect_timeout=2"),
+        (&[&black_hole, live], "connect_timeout=2"),
+        (&[&silent, &black_hole, live], "target_session_attrs=any"),
+    ] {
+        let store = open_at(&world, &format!("{}?{options}&application_name=hidden", of_hosts(hosts))).await;
+        assert_eq!(consume(&store, world.token()).await, Ok(End::Recorded), "{hosts:?}");
+        world
+            .place
+            .run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'hidden'")
+            .await;
+        assert_eq!(settled(&store, world.token()).await, End::Recorded, "{hosts:?}");
+        store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn silent_database_is_given_up_with_the_reason() {
+    let world = World::new();
+    let silent = Silent::start();
+    let clock = Arc::clone(&world.clock) as Arc<dyn Clock>;
+    let text = format!("postgres://anna@{}/tokens?connect_timeout=2", silent.address());
+    let opened = PostgresStore::open(&url(&text), &options("a"), clock, Arc::new(OsEntropy)).await;
+    let refused = opened.unwrap_err().to_string();
+    assert!(refused.contains("has not answered for 2 s") && refused.contains("connect_timeout"), "{refused}");
+}
+
+/// The standby comes first in the URL. Which server takes writes need not be said where there are several.
+#[tokio::test]
+async fn primary_is_found_behind_its_standby() {
+    let primary = Cluster::start(&[]);
+    let standby = Cluster::standby_of(&primary);
+    let world = World::at(Place::at(primary.url()));
+    let both = of_both(&standby, &primary);
+    for options in ["", "?target_session_attrs=read-write", "?target_session_attrs=primary"] {
+        let store = open_at(&world, &format!("{both}{options}")).await;
+        assert_eq!(consume(&store, world.token()).await, Ok(End::Recorded), "{options}");
+    }
+    let one = format!("{}?target_session_attrs=primary", standby.url());
+    let clock = Arc::clone(&world.clock) as Arc<dyn Clock>;
+    let opened = PostgresStore::open(&url(&one), &options("a"), clock, Arc::new(OsEntropy)).await;
+    let refused = opened.unwrap_err().to_string();
+    assert!(refused.contains("is read-only") && refused.contains("name the primary"), "{refused}");
 }
 
 #[tokio::test]

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use countersign_core::{Clock, End, TokenStore, after, before, from_millis, to_millis};
 
+use super::super::connector::take;
 use super::super::rows::uuid;
-use super::super::session::take;
 use super::super::sql::{DAY, Query, Table};
 use super::{Token, World, consume};
 

@@ -1,7 +1,9 @@
 //! What a URL may say, and what it must not tell.
 
-use super::super::SchemaName;
-use super::super::settings::TlsMode;
+use std::time::Duration;
+
+use super::super::settings::{TlsMode, Wants};
+use super::super::{LibpqEnvironment, PostgresUrl, SchemaName};
 use super::url;
 
 #[test]
@@ -16,10 +18,10 @@ fn a_url_is_shown_without_its_password() {
         ),
         (
             "postgres:///tokens?host=/run/postgresql&user=anna&password=hunter2",
-            "postgres://anna@%2Frun%2Fpostgresql/tokens",
+            "postgres://anna@%2Frun%2Fpostgresql:5432/tokens",
         ),
         ("postgres://anna:hunter2@[::1]:5433/tokens", "postgres://anna@[::1]:5433/tokens"),
-        ("postgres:///tokens?hostaddr=::1&user=anna", "postgres://anna@[::1]/tokens"),
+        ("postgres:///tokens?hostaddr=::1&user=anna", "postgres://anna@[::1]:5432/tokens"),
         ("postgres://a%3Ab%40c:hunter2@d%2Fb/to%3Fkens", "postgres://a%3Ab%40c@d%2Fb:5432/to%3Fkens"),
     ] {
         let url = url(given);
@@ -62,4 +64,103 @@ fn a_schema_has_a_plain_name() {
             "{name}"
         );
     }
+}
+
+fn environment(variables: &[(&str, &str)]) -> LibpqEnvironment {
+    let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
+    LibpqEnvironment::new(variables, Some("/home/anna".into()))
+}
+
+#[test]
+fn url_comes_before_the_variables_of_libpq() {
+    let libpq = environment(&[
+        ("PGSSLMODE", "require"),
+        ("PGSSLROOTCERT", "/etc/theirs.pem"),
+        ("PGCONNECT_TIMEOUT", "9"),
+        ("PGTARGETSESSIONATTRS", "primary"),
+        ("PGLOADBALANCEHOSTS", "random"),
+        ("PGHOST", "elsewhere"),
+        ("PGPORT", "1"),
+        ("PGAPPNAME", ""),
+    ]);
+    let read = |text: &str| PostgresUrl::read(text, &libpq).unwrap();
+    let given = read("postgres://localhost/tokens");
+    assert_eq!((given.mode(), given.wants(), given.is_random()), (TlsMode::Verify, Wants::Primary, true));
+    assert_eq!(given.connect_timeout(), Duration::from_secs(9));
+    assert_eq!(given.ca_file().unwrap().to_str(), Some("/etc/theirs.pem"));
+    assert_eq!(given.to_string(), "postgres://localhost:5432/tokens", "which database, the URL says alone");
+    let options = "sslmode=disable&sslrootcert=system&connect_timeout=7&target_session_attrs=any&load_balance_hosts=disable";
+    let given = read(&format!("postgres://localhost/tokens?{options}"));
+    assert_eq!((given.mode(), given.wants(), given.is_random()), (TlsMode::Disable, Wants::Any, false));
+    assert_eq!((given.connect_timeout(), given.ca_file()), (Duration::from_secs(7), None));
+    let over: Vec<_> = libpq.passed_over().into_iter().map(|(variable, _)| variable).collect();
+    assert_eq!(over, ["PGHOST", "PGPORT"]);
+}
+
+#[test]
+fn each_of_several_hosts_has_its_own_time() {
+    for (text, seconds, wants) in [
+        ("postgres://a/tokens", 5, Wants::Any),
+        ("postgres://a,b/tokens", 3, Wants::ReadWrite),
+        ("postgres://a,b/tokens?connect_timeout=20&target_session_attrs=any", 20, Wants::Any),
+        ("postgres://a,b/tokens?connect_timeout=1", 2, Wants::ReadWrite),
+        ("postgres://a,b/tokens?connect_timeout=0", 3, Wants::ReadWrite),
+        ("postgres://a/tokens?connect_timeout=-1&target_session_attrs=primary", 5, Wants::Primary),
+    ] {
+        let read = url(text);
+        assert_eq!((read.connect_timeout().as_secs(), read.wants()), (seconds, wants), "{text}");
+    }
+}
+
+#[test]
+fn options_count_as_for_libpq() {
+    let read = url(
+        "postgres://a/tokens?tcp_user_timeout=2500&keepalives_idle=7&keepalives_interval=8&keepalives_count=9",
+    );
+    let config = read.config();
+    assert_eq!(config.get_tcp_user_timeout(), Some(&Duration::from_millis(2500)));
+    assert_eq!(config.get_keepalives_idle(), Duration::from_secs(7));
+    assert_eq!(config.get_keepalives_interval(), Some(Duration::from_secs(8)));
+    assert_eq!(config.get_keepalives_retries(), Some(9));
+    assert_eq!(config.get_application_name(), Some("countersign"));
+    let default = url("postgres://a/tokens");
+    assert_eq!(default.config().get_tcp_user_timeout(), Some(&Duration::from_secs(10)));
+    assert_eq!(default.config().get_keepalives_idle(), Duration::from_secs(5));
+}
+
+#[test]
+fn value_that_cannot_be_is_refused_and_not_shown() {
+    for (options, says) in [
+        (
+            "target_session_attrs=standby",
+            "target_session_attrs in the store's URL must be any, read-write or primary",
+        ),
+        ("target_session_attrs=read-only", "because a store is written to"),
+        ("target_session_attrs=prefer-standby", "must be any"),
+        (
+            "sslmode=hunter2",
+            "sslmode in the store's URL must be disable, prefer, require, verify-ca or verify-full",
+        ),
+        ("connect_timeout=hunter2", "connect_timeout in the store's URL must be a number of seconds"),
+        ("tcp_user_timeout=1s", "must be a number of milliseconds"),
+        ("keepalives_idle=a", "must be a number of seconds"),
+        ("load_balance_hosts=a", "must be disable or random"),
+        ("service=hunter2", "`service` is an option of libpq that this program does not have"),
+        ("sslcert=hunter2", "`sslcert` is an option of libpq that this program does not have"),
+        ("hostaddr=192.0.2.1,192.0.2.2", "as many values of hostaddr as hosts"),
+    ] {
+        let refused =
+            format!("postgres://anna@db/tokens?{options}").parse::<PostgresUrl>().unwrap_err().to_string();
+        assert!(refused.contains(says) && !refused.contains("hunter2"), "{options}: {refused}");
+    }
+    let refused = "postgres://a:1,b:2,c/tokens?port=1,2".parse::<PostgresUrl>().unwrap_err().to_string();
+    assert!(refused.contains("as many ports as hosts"), "{refused}");
+}
+
+#[test]
+fn libpq_environment_shows_no_value() {
+    let libpq = environment(&[("PGPASSWORD", "hunter2"), ("PGSSLMODE", "require")]);
+    assert!(!format!("{libpq:?}").contains("hunter2"), "{libpq:?}");
+    let read = PostgresUrl::read("postgres://anna@db/tokens", &libpq).unwrap();
+    assert!(!format!("{read:?} {read}").contains("hunter2"), "{read:?}");
 }
