@@ -1,5 +1,5 @@
 //! Several servers on one PostgreSQL: callers fight for tokens on all of them, while servers are killed, the database is
-//! ended and started again, and connections between the two are cut in the middle of a commit. Every second server reaches
+//! ended and started again, or frozen for a while, and connections between the two are cut in the middle of a commit. Every second server reaches
 //! the database through `PgBouncer`, and what the database's settings say of durability and isolation changes meanwhile.
 
 use std::fmt;
@@ -32,6 +32,9 @@ const WORKERS: usize = 3;
 /// How long everything may take to be usable again.
 const RECOVERY: Duration = Duration::from_secs(40);
 
+/// How long the database is frozen: longer than a server waits for a statement.
+const FREEZE: Duration = Duration::from_secs(7);
+
 /// How large a trial is.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -54,6 +57,8 @@ pub struct Tally {
     pub killed: u64,
     /// Times that the database was ended at once and started again.
     pub database_crashes: u64,
+    /// Times that the database was frozen until nobody waited for it any longer.
+    pub database_freezes: u64,
     /// Connections to the database that were cut.
     pub cuts: u64,
     /// Tokens fought for; each was redeemed with exactly one key, on whatever server, and its history was checked.
@@ -70,13 +75,14 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} cycles in {:.0} s: {} servers killed, the database crashed {} times, {} connections to it cut; {} tokens, \
-             each redeemed exactly once: {} answered 200 under load, {} requests without an answer; every history \
+            "{} cycles in {:.0} s: {} servers killed, the database crashed {} times and frozen {} times, {} connections to it \
+             cut; {} tokens, each redeemed exactly once: {} answered 200 under load, {} requests without an answer; every history \
              linearizable",
             self.cycles,
             self.took.as_secs_f64(),
             self.killed,
             self.database_crashes,
+            self.database_freezes,
             self.cuts,
             self.tokens,
             self.answered,
@@ -92,6 +98,9 @@ enum Event {
     Kill,
     /// An immediate shutdown of the database, and its start.
     Crash,
+    /// The database's processes are stopped for longer than a server waits for an answer, and go on then: with what they
+    /// had begun, which nobody waits for any more.
+    Freeze,
     /// Lines are cut all the time.
     Cut,
     /// Lines are cut and one server is killed.
@@ -118,7 +127,7 @@ pub async fn run(binary: PathBuf, options: Options, say: Say<'_>) -> Result<Tall
     let urls = [cluster.url(), pooler.url()];
     let mut nodes = start(&binary, options.nodes.max(2), &urls).await?;
     let mut tally = Tally::default();
-    let events = [Event::Kill, Event::Cut, Event::Crash, Event::CutAndKill];
+    let events = [Event::Kill, Event::Cut, Event::Crash, Event::CutAndKill, Event::Freeze];
     while tally.cycles < options.cycles && began.elapsed() < options.limit {
         let event = usize::try_from(tally.cycles).ok().and_then(|n| events.get(n % events.len()));
         unsettle(&cluster, &mut rng).await;
@@ -217,6 +226,13 @@ async fn cycle(
         crashed.await.map_err(|error| TrialError::setup("the database did not come back", error))?;
         tally.database_crashes += 1;
         subjects.iter().for_each(|subject| subject.history.note("the database was ended and started again"));
+    }
+    if event == Event::Freeze {
+        cluster.freeze();
+        tokio::time::sleep(FREEZE).await;
+        cluster.thaw();
+        tally.database_freezes += 1;
+        subjects.iter().for_each(|subject| subject.history.note("the database was frozen, and went on"));
     }
     while let Some(worker) = workers.join_next().await {
         tally.unanswered += worker.map_err(|error| TrialError::setup("a worker broke off", error))??;
