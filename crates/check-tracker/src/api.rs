@@ -16,7 +16,7 @@ const NO_BUG: &str = "999999999";
 const MAX_SKEW: SignedDuration = SignedDuration::from_mins(10);
 
 /// Numbers of Launchpad's own bugs; one of them is not the one that the bug is linked with.
-const LINKS: [i64; 2] = [4711, 4712];
+const LINKS: [i32; 2] = [4711, 4712];
 
 /// What is used of the API.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +24,7 @@ pub(crate) enum Use {
     Find,
     CallWithoutSession,
     CallWithOldSession,
+    ReadWithoutSession,
     LogIn,
     Time,
     Bug,
@@ -57,6 +58,13 @@ pub const API_CHECKS: &[Check] = &[
         risk: "Launchpad does not log in again, and all of its calls fail until it starts anew.",
         weight: Must,
         how: How::Api(Use::CallWithOldSession),
+    },
+    Check {
+        name: "api-reading",
+        rule: "Let callers without a session read what everybody may see. (A Trac may ask for a login here, too.)",
+        risk: "Launchpad reads a Bugzilla without a session until it has written something, and sees nothing.",
+        weight: Must,
+        how: How::Api(Use::ReadWithoutSession),
     },
     Check {
         name: "api-login",
@@ -153,6 +161,7 @@ impl<'a> Round<'a> {
             Use::Find => self.stranger.find().await.map_err(seen).map(|()| "it is found".to_owned()),
             Use::CallWithoutSession => self.call_without_session().await,
             Use::CallWithOldSession => self.call_with_old_session().await,
+            Use::ReadWithoutSession => self.read_without_session().await,
             Use::LogIn => self.log_in().await,
             Use::Time => self.time().await,
             Use::Bug => {
@@ -232,6 +241,18 @@ impl<'a> Round<'a> {
         let mut late = self.login.plugin_api().map_err(|error| error.to_string())?;
         late.use_session(&session).map_err(seen)?;
         wants_login(&late, &bug, "with a session that it does not know").await
+    }
+
+    async fn read_without_session(&mut self) -> Judgement {
+        if self.checker.tracker() == Tracker::Trac {
+            return Ok("to a Trac Launchpad logs in for reading, too".to_owned());
+        }
+        let id = self.id;
+        match self.stranger.bug(id).await {
+            Ok(Some(_)) => Ok(format!("without a session it describes bug {id}")),
+            Ok(None) => Err(format!("without a session there is no bug {id}")),
+            Err(error) => Err(format!("without a session {}", error.seen())),
+        }
     }
 
     async fn log_in(&mut self) -> Judgement {
@@ -356,7 +377,7 @@ async fn use_all(api: &PluginApi, id: &str) -> Result<(), ApiError> {
     api.set_link(&bug, link).await
 }
 
-fn shown(link: Option<i64>) -> String {
+fn shown(link: Option<i32>) -> String {
     link.map_or_else(|| "none".to_owned(), |number| number.to_string())
 }
 

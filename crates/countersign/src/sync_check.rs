@@ -96,7 +96,7 @@ struct Sight {
     user: Option<String>,
     clock: Option<(Timestamp, SignedDuration)>,
     bug: Option<Bug>,
-    link: Option<i64>,
+    link: Option<i32>,
     comments: Option<Vec<Comment>>,
     added: Option<String>,
     /// Each with what came of it.
@@ -143,18 +143,25 @@ async fn look(
             sight.link = link;
             let words =
                 link.map_or_else(|| "none".to_owned(), |number| format!("to Launchpad's bug {number}"));
-            sight.step("link", Ok(words));
-            sight.without_session(&login.plugin_api()?, &bug).await;
             // The tracker asks of a link what it asks of a comment, and this one is there already.
-            match api.set_link(&bug, link).await {
-                Ok(()) if command.write => {}
-                Ok(()) => sight.step("comment", Ok("could be added; --write adds one".to_owned())),
-                Err(error) => sight.step("comment", Err(format!("could not be added: {error}"))),
+            let set = api.set_link(&bug, link).await;
+            let can_be_set = set.is_ok();
+            let reason = |error| format!("{words}, and cannot be set: {error}");
+            sight.step("link", set.map_err(reason).map(|()| words.clone()));
+            sight.without_session(&login.plugin_api()?, &bug).await;
+            if !command.write {
+                let result = if can_be_set {
+                    Ok("could be added; --write adds one".to_owned())
+                } else {
+                    Err("could not be added, for the reason of the link; --write tries it all the same"
+                        .to_owned())
+                };
+                sight.step("comment", result);
             }
         }
         Err(error) => sight.step("link", Err(error.to_string())),
     }
-    if command.write && !sight.has_failed("comment") {
+    if command.write {
         let added = add_comment(api, &bug).await;
         sight.step("comment", added.as_ref().map(|id| format!("added, as {id}")).map_err(Clone::clone));
         sight.added = added.ok();
@@ -199,10 +206,6 @@ impl Sight {
 
     fn step(&mut self, name: &'static str, result: Result<String, String>) {
         self.steps.push((name, result));
-    }
-
-    fn has_failed(&self, name: &str) -> bool {
-        self.steps.iter().any(|(step, result)| *step == name && result.is_err())
     }
 
     fn problems(&self) -> usize {
@@ -571,17 +574,27 @@ mod tests {
             ("launchpad.bug_info", forbidden(), "see that its user has the permissions LAUNCHPAD_RPC"),
             ("launchpad.get_comments", trac_result(&array(&[])), "update the tracker's plugin"),
             ("launchpad.get_launchpad_bug", fault(1004), "fault 1004"),
-            ("launchpad.set_launchpad_bug", fault(1002), "comment   FAILED: could not be added: "),
         ] {
             let line = trac_failure(method, with).await;
             assert!(line.contains(expected), "{line}");
         }
-        let line = only_failure(&["trac", "7", "--write"], trac, |request| {
-            (request.method() == Some("launchpad.add_comment")).then(|| fault(1003))
-        })
-        .await;
+        let refuses = |method: &'static str| {
+            move |request: &Request| {
+                (request.method() == Some(method) && request.has_session).then(|| fault(1002))
+            }
+        };
+        let line =
+            only_failure(&["trac", "7", "--write"], trac, refuses("launchpad.set_launchpad_bug")).await;
+        assert!(line.starts_with("link      FAILED: to Launchpad's bug 4711, and cannot be set: "), "{line}");
+        let both = Both::start(move |request| {
+            refuses("launchpad.set_launchpad_bug")(request).unwrap_or_else(|| trac(request))
+        });
+        let sight = see_with(&both, &["trac", "7"]).await.unwrap();
+        assert!(sight.lines().contains("\ncomment   FAILED: could not be added, for the reason of the link"));
+        assert_eq!(sight.document()["comment_can_be_added"], false);
+        let line = only_failure(&["trac", "7", "--write"], trac, refuses("launchpad.add_comment")).await;
         assert!(
-            line.starts_with("comment   FAILED: launchpad.add_comment answers with fault 1003"),
+            line.starts_with("comment   FAILED: launchpad.add_comment answers with fault 1002"),
             "{line}"
         );
     }

@@ -22,6 +22,7 @@ pub mod handshake_request;
 pub mod key_ring;
 pub mod names;
 pub mod token_text;
+pub mod tracker_answer;
 pub mod xmlrpc_body;
 
 use std::time::Duration;
@@ -34,12 +35,13 @@ use tokio::runtime::Builder;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target there is.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     ("configuration", configuration::target),
     ("handshake_request", handshake_request::target),
     ("key_ring", key_ring::target),
     ("names", names::target),
     ("token_text", token_text::target),
+    ("tracker_answer", tracker_answer::target),
     ("xmlrpc_body", xmlrpc_body::target),
 ];
 

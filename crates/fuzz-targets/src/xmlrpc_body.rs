@@ -46,7 +46,7 @@ pub fn check(input: &[u8], pass: fn(Answer) -> Answer) {
     }
 }
 
-fn parts(input: &[u8]) -> (Option<&str>, &[u8]) {
+pub(crate) fn parts(input: &[u8]) -> (Option<&str>, &[u8]) {
     let header = || {
         let rest = input.strip_prefix(b"Content-Type:")?;
         let end = rest.iter().position(|byte| *byte == b'\n')?;

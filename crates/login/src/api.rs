@@ -37,11 +37,11 @@ pub struct Bug {
     pub status: String,
     /// Its resolution; empty if it has none.
     pub resolution: String,
-    number: i64,
+    number: i32,
     /// The ids of its comments, where the tracker states them with the bug.
     comments: Option<Vec<String>>,
     /// The number of the issuer's bug, where the tracker states it with the bug.
-    link: Option<i64>,
+    link: Option<i32>,
 }
 
 /// A comment on a bug.
@@ -137,7 +137,7 @@ impl PluginApi {
     /// # Errors
     ///
     /// Also [`ApiTrouble::NoSuchBug`].
-    pub async fn link(&self, id: &str) -> Result<Option<i64>, ApiError> {
+    pub async fn link(&self, id: &str) -> Result<Option<i32>, ApiError> {
         match self.tracker {
             Tracker::Trac => trac::link(self, id).await,
             Tracker::Bugzilla => bugzilla::link(self, id).await,
@@ -145,7 +145,7 @@ impl PluginApi {
     }
 
     /// Links a bug with one of the issuer's, or removes the link.
-    pub async fn set_link(&self, bug: &Bug, number: Option<i64>) -> Result<(), ApiError> {
+    pub async fn set_link(&self, bug: &Bug, number: Option<i32>) -> Result<(), ApiError> {
         match self.tracker {
             Tracker::Trac => trac::set_link(self, bug, number).await,
             Tracker::Bugzilla => bugzilla::set_link(self, bug, number).await,

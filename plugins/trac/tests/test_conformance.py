@@ -10,7 +10,7 @@ from test_end_to_end import binary, template  # noqa: F401, they are fixtures
 from test_launchpad import make_tracker
 
 
-API = [word for name in ('detection', 'asks-for-login', 'asks-again', 'login', 'time', 'bug', 'status', 'missing-bug', 'comments',
+API = [word for name in ('detection', 'asks-for-login', 'asks-again', 'reading', 'login', 'time', 'bug', 'status', 'missing-bug', 'comments',
                          'add-comment', 'changes', 'link') for word in ('--only', 'api-' + name)]
 
 

@@ -65,11 +65,12 @@ def test_missing_ticket_is_told(sync_check):
 
 
 @pytest.mark.parametrize('permission, failed', [
-    ('TICKET_APPEND', 'comment   FAILED: could not be added: launchpad.set_launchpad_bug answers with fault 1002 (the tracker '
-                      'says: The user launchpad lacks the permission TICKET_APPEND for ticket 1)'),
+    ('TICKET_APPEND', 'comment   FAILED: launchpad.add_comment answers with fault 1002 (the tracker says: The user launchpad '
+                      'lacks the permission TICKET_APPEND for ticket 1)'),
     ('LAUNCHPAD_RPC', 'bug       FAILED: launchpad.bug_info asks for a login (the tracker says: The user launchpad lacks the '
                       'permission LAUNCHPAD_RPC, which trac-admin can give)'),
 ])
 def test_missing_permission_is_told(trac, sync_check, permission, failed):
     trac.admin('permission', 'remove', 'launchpad', permission)
     assert failed in sync_check('1', '--write', code=1).stdout
+    assert 'FAILED' in sync_check('1', code=1).stdout

@@ -96,6 +96,11 @@ async fn what_breaks_the_api_is_named() {
             DoesNotKnowItsSession,
             "api-login               It does not take the session that it has opened",
         ),
+        (
+            Tracker::Bugzilla,
+            ShowsNothingToStrangers,
+            "api-reading             Without a session Launchpad.get_bugs asks for a login (the tracker says: No).",
+        ),
         (Tracker::Trac, SessionIsElsewhere, "The worker cannot log in: the cookies of the login are not for"),
         (
             Tracker::Bugzilla,
@@ -168,6 +173,6 @@ async fn without_a_bug_the_api_is_left_alone() {
 #[test]
 fn every_check_of_the_api_has_a_tracker_that_breaks_it() {
     let found = FAULTS.iter().flat_map(|(_, names)| names.iter().copied());
-    let found: BTreeSet<&str> = found.chain(["api-login", "api-bug"]).collect();
+    let found: BTreeSet<&str> = found.chain(["api-login", "api-bug", "api-reading"]).collect();
     assert_eq!(found, API_CHECKS.iter().map(|check| check.name).collect());
 }

@@ -30,6 +30,7 @@ pub(crate) enum ApiFault {
     ForgetsOldSessions,
     DoesNotKnowItsSession,
     SessionIsElsewhere,
+    ShowsNothingToStrangers,
     RefusesLogins,
     // In what it says
     LocalTime,
@@ -141,7 +142,9 @@ impl Stub {
         }
         let sent = headers.get(header::COOKIE).map(|value| value.to_str().unwrap());
         let is_known = sent.is_some_and(|sent| sent.contains("5e551on"));
-        let takes_login = self.tracker == Tracker::Trac || matches!(&*method, "add_comment" | "set_link");
+        let takes_login = self.tracker == Tracker::Trac
+            || self.fault == ApiFault::ShowsNothingToStrangers
+            || matches!(&*method, "add_comment" | "set_link");
         let is_let_in = match self.fault {
             ApiFault::DoesNotKnowItsSession => false,
             ApiFault::AsksNobody => true,

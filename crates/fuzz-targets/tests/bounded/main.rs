@@ -73,6 +73,11 @@ fn token_text() {
 }
 
 #[test]
+fn tracker_answer() {
+    run("tracker_answer");
+}
+
+#[test]
 fn xmlrpc_body() {
     run("xmlrpc_body");
 }

@@ -62,7 +62,7 @@ fn aliases<'a>(bug: &Part<'a>) -> Result<Vec<&'a str>, ApiError> {
     }
 }
 
-fn link_of(bug: &Part<'_>) -> Result<Option<i64>, ApiError> {
+fn link_of(bug: &Part<'_>) -> Result<Option<i32>, ApiError> {
     let Some(internals) = bug.optional("internals")? else { return Ok(None) };
     let link = internals.optional("launchpad_id")?.filter(|link| !link.is_blank());
     Ok(link.map(|link| link.int()).transpose()?.filter(|number| *number != 0))
@@ -85,7 +85,7 @@ pub(super) async fn changed_since(
 const COMMENTS: &str = "Launchpad.comments";
 
 async fn get_comments(api: &PluginApi, bug: &Bug, more: (&str, Argument)) -> Result<Value, ApiError> {
-    let bugs = Argument::Array(vec![number(bug.number)]);
+    let bugs = Argument::Array(vec![Argument::Integer(bug.number)]);
     api.call(COMMENTS, structure([("bug_ids", bugs), more])).await
 }
 
@@ -96,12 +96,12 @@ fn of_bug<'a>(api: &'a PluginApi, bug: &Bug, value: &'a Value) -> Result<Vec<Par
 pub(super) async fn comments(api: &PluginApi, bug: &Bug) -> Result<Vec<Comment>, ApiError> {
     let fields = Argument::Array(vec![Argument::String("id".to_owned())]);
     let value = get_comments(api, bug, ("include_fields", fields)).await?;
-    let ids: Vec<i64> = of_bug(api, bug, &value)?
+    let ids: Vec<i32> = of_bug(api, bug, &value)?
         .iter()
         .map(|comment| comment.member("id")?.int())
         .collect::<Result<_, _>>()?;
 
-    let asked = Argument::Array(ids.iter().copied().map(number).collect());
+    let asked = Argument::Array(ids.iter().copied().map(Argument::Integer).collect());
     let value = get_comments(api, bug, ("ids", asked)).await?;
     let mut comments = Vec::new();
     for comment in of_bug(api, bug, &value)? {
@@ -121,33 +121,29 @@ pub(super) async fn comments(api: &PluginApi, bug: &Bug) -> Result<Vec<Comment>,
     }
     let result = Part::result(api, COMMENTS, &value);
     let missing = |id| result.unusable(format!("has no comment {id}, which is listed with the bug"));
-    let find = |id: &i64| comments.iter().find(|(other, _)| other == id).map(|(_, comment)| comment.clone());
+    let find = |id: &i32| comments.iter().find(|(other, _)| other == id).map(|(_, comment)| comment.clone());
     ids.iter().map(|id| find(id).ok_or_else(|| missing(id))).collect()
 }
 
 pub(super) async fn add_comment(api: &PluginApi, bug: &Bug, text: &str) -> Result<String, ApiError> {
     const METHOD: &str = "Launchpad.add_comment";
-    let members = [("id", number(bug.number)), ("comment", Argument::String(text.to_owned()))];
+    let members = [("id", Argument::Integer(bug.number)), ("comment", Argument::String(text.to_owned()))];
     let value = api.call(METHOD, structure(members)).await?;
     Part::result(api, METHOD, &value).member("comment_id")?.id()
 }
 
 /// The link is told with the bug.
-pub(super) async fn link(api: &PluginApi, id: &str) -> Result<Option<i64>, ApiError> {
+pub(super) async fn link(api: &PluginApi, id: &str) -> Result<Option<i32>, ApiError> {
     match bug(api, id).await? {
         Some(bug) => Ok(bug.link),
         None => Err(api.error(GET_BUGS, ApiTrouble::NoSuchBug { said: Said::default() })),
     }
 }
 
-pub(super) async fn set_link(api: &PluginApi, bug: &Bug, link: Option<i64>) -> Result<(), ApiError> {
-    let members = [("id", number(bug.number)), ("launchpad_id", number(link.unwrap_or(0)))];
+pub(super) async fn set_link(api: &PluginApi, bug: &Bug, link: Option<i32>) -> Result<(), ApiError> {
+    let members =
+        [("id", Argument::Integer(bug.number)), ("launchpad_id", Argument::Integer(link.unwrap_or(0)))];
     api.call("Launchpad.set_link", structure(members)).await.map(drop)
-}
-
-/// XML-RPC's own integers end at 2³¹, and so do the numbers of bugs.
-fn number(number: i64) -> Argument {
-    Argument::Integer(i32::try_from(number).unwrap_or(i32::MAX))
 }
 
 fn structure<'a>(members: impl IntoIterator<Item = (&'a str, Argument)>) -> Vec<Argument> {

@@ -76,9 +76,12 @@ impl<'a> Part<'a> {
         }
     }
 
-    pub(super) fn int(&self) -> Result<i64, ApiError> {
+    /// An integer of the size that XML-RPC itself knows: it can be sent back as it is.
+    pub(super) fn int(&self) -> Result<i32, ApiError> {
         match self.value {
-            Value::Int(number) => Ok(*number),
+            Value::Int(number) => {
+                i32::try_from(*number).map_err(|_| self.unusable("is too large for an integer of XML-RPC"))
+            }
             _ => Err(self.is_not("an integer")),
         }
     }

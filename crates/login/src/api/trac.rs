@@ -114,15 +114,15 @@ pub(super) async fn add_comment(api: &PluginApi, bug: &Bug, text: &str) -> Resul
     id.text().map(str::to_owned)
 }
 
-pub(super) async fn link(api: &PluginApi, id: &str) -> Result<Option<i64>, ApiError> {
+pub(super) async fn link(api: &PluginApi, id: &str) -> Result<Option<i32>, ApiError> {
     const METHOD: &str = "launchpad.get_launchpad_bug";
     let value = api.call(METHOD, vec![text_argument(id)]).await?;
     let [_time, number] = Part::result(api, METHOD, &value).tuple()?;
     Ok(Some(number.int()?).filter(|number| *number != 0))
 }
 
-pub(super) async fn set_link(api: &PluginApi, bug: &Bug, number: Option<i64>) -> Result<(), ApiError> {
-    let number = Argument::Integer(i32::try_from(number.unwrap_or(0)).unwrap_or(i32::MAX));
+pub(super) async fn set_link(api: &PluginApi, bug: &Bug, number: Option<i32>) -> Result<(), ApiError> {
+    let number = Argument::Integer(number.unwrap_or(0));
     api.call("launchpad.set_launchpad_bug", vec![text_argument(&bug.id), number]).await.map(drop)
 }
 

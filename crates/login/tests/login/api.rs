@@ -293,6 +293,10 @@ async fn unusable_answers_of_a_trac_are_found() {
         "result[1][0].id is an integer, not a string"
     );
     assert_eq!(
+        unusable(tracker, trac(&int(1 << 31)), async |api| api.link("7").await).await,
+        "result[1] is too large for an integer of XML-RPC"
+    );
+    assert_eq!(
         unusable(tracker, trac(&text("")), async |api| api.link("7").await).await,
         "result[1] is a string, not an integer"
     );
