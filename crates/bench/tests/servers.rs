@@ -56,6 +56,7 @@ fn real(policy: Policy, spent_status: SpentStatus, refusals_per_minute: u32) -> 
             proxies: TrustedProxies { networks: Vec::new(), header: ForwardedHeader::XForwardedFor },
             bearer: None,
             traces: None,
+            in_force: countersign_server::InForce::default(),
             tasks: countersign_server::Tasks::default(),
         };
         tokio::spawn(server.run(Arc::new(app), Arc::new(Notify::new()), std::future::pending()));

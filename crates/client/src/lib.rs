@@ -237,6 +237,11 @@ impl PrivateApi {
         self.call(Method::GET, &["v1", "nodes"], None, "nodes").await
     }
 
+    /// Tells how the server stands: what it was told, what it uses, and what keeps it from serving.
+    pub async fn server(&self) -> Result<Value, ClientError> {
+        self.call(Method::GET, &["v1", "server"], None, "settings").await
+    }
+
     /// Tells what is in the store.
     pub async fn store_stats(&self) -> Result<Value, ClientError> {
         self.call(Method::GET, &["v1", "store"], None, "kind").await

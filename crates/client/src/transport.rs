@@ -130,23 +130,21 @@ where
 }
 
 fn tls_config(credentials: &Credentials) -> Result<ClientConfig, String> {
-    let roots = match &credentials.server_authorities {
-        Some(pem) => countersign_tls::authorities(pem)
-            .map_err(|error| format!("the file of the server's authorities cannot be used: {error}"))?,
-        None => countersign_tls::system_authorities(),
+    let config = ClientConfig::builder_with_provider(countersign_tls::provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let config = match &credentials.server_authorities {
+        Some(pem) => config.dangerous().with_custom_certificate_verifier(
+            countersign_tls::verifier(pem)
+                .map_err(|error| format!("the file of the server's authorities cannot be used: {error}"))?,
+        ),
+        None => config.with_root_certificates(countersign_tls::system_authorities()),
     };
-    let Some(pem) = &credentials.identity else {
-        return countersign_tls::client(roots).map_err(|error| error.to_string());
-    };
+    let Some(pem) = &credentials.identity else { return Ok(config.with_no_client_auth()) };
     let unusable = |reason: String| format!("the client identity cannot be used: {reason}");
     let chain = countersign_tls::certificates(pem).map_err(|error| unusable(error.to_string()))?;
     let key = countersign_tls::private_key(pem).map_err(|error| unusable(error.to_string()))?;
-    ClientConfig::builder_with_provider(countersign_tls::provider())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
-        .with_client_auth_cert(chain, key)
-        .map_err(|error| unusable(error.to_string()))
+    config.with_client_auth_cert(chain, key).map_err(|error| unusable(error.to_string()))
 }
 
 /// What a web server says to a GET. No redirect is followed.

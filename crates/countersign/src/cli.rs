@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use countersign_server::Source;
 
 use crate::bench::BenchCommand;
 use crate::check_tracker::CheckTrackerCommand;
@@ -15,7 +16,7 @@ use crate::keys::{KEY_PLACE, KeysCommand};
 use crate::login::LoginCommand;
 use crate::output::Failure;
 use crate::remote::SERVER;
-use crate::settings::ServeArgs;
+use crate::settings::{ServeArgs, Sources};
 use crate::store::{STORE_PLACE, StoreCommand};
 use crate::suggest::similar;
 use crate::sync_check::SyncCheckCommand;
@@ -72,7 +73,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Store(StoreCommand),
     /// Look at everything that an operator can get wrong, and say what to do
-    #[command(after_help = crate::doctor::DOCTOR_HELP)]
+    #[command(after_help = crate::doctor::DOCTOR_HELP, mut_args(|arg| arg.hide_env(true)))]
     Doctor(Box<DoctorCommand>),
     /// Print a script that completes commands and flags in a shell
     #[command(after_help = crate::generate::COMPLETIONS_HELP)]
@@ -90,8 +91,23 @@ impl Cli {
             without_secrets(error, &given).exit()
         });
         check_place(&command, &matches)?;
-        Self::from_arg_matches(&matches).map_err(Failure::usage)
+        let mut read = Self::from_arg_matches(&matches).map_err(Failure::usage)?;
+        if let (Command::Serve(args), Some((_, matches))) = (&mut read.command, matches.subcommand()) {
+            args.sources = sources(matches);
+        }
+        Ok(read)
     }
+}
+
+/// Which settings were given as flags and as variables.
+fn sources(matches: &ArgMatches) -> Sources {
+    let source = |name: &str| match matches.value_source(name)? {
+        ValueSource::CommandLine => Some(Source::Flag),
+        ValueSource::EnvVariable => Some(Source::Variable),
+        _ => None,
+    };
+    let ids = matches.ids().map(clap::Id::as_str);
+    ids.filter_map(|name| Some((name.to_owned(), source(name)?))).collect()
 }
 
 /// The same error without a value that can be a secret: one that came from a variable, which is named then, or a URL. What

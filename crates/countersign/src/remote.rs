@@ -23,6 +23,20 @@ pub(crate) struct ServerArgs {
     /// A file with the secret that the private API asks for, if it does
     #[arg(long, env = "COUNTERSIGN_PRIVATE_BEARER_FILE", value_name = "FILE")]
     private_bearer_file: Option<PathBuf>,
+    #[command(flatten)]
+    trust: Trust,
+}
+
+impl ServerArgs {
+    pub(crate) fn connect(&self) -> Result<PrivateApi, Failure> {
+        self.trust.connect(&self.server, self.private_bearer_file.as_deref())
+    }
+}
+
+/// By what a server and its caller show each other who they are.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = SERVER)]
+pub(crate) struct Trust {
     /// Authorities (PEM) of its certificate [default: those that this machine trusts]
     #[arg(long, env = "COUNTERSIGN_SERVER_CA", value_name = "FILE")]
     server_ca: Option<PathBuf>,
@@ -31,22 +45,22 @@ pub(crate) struct ServerArgs {
     client_identity: Option<PathBuf>,
 }
 
-impl ServerArgs {
-    pub(crate) fn connect(&self) -> Result<PrivateApi, Failure> {
+impl Trust {
+    pub(crate) fn connect(&self, server: &str, bearer: Option<&Path>) -> Result<PrivateApi, Failure> {
         let read = |path: &Path| {
             fs::read(path).map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))
         };
         let credentials = Credentials {
-            bearer: self.private_bearer_file.as_deref().map(read_secret).transpose()?,
+            bearer: bearer.map(read_secret).transpose()?,
             server_authorities: self.server_ca.as_deref().map(read).transpose()?,
             identity: self.client_identity.as_deref().map(read).transpose()?.map(Zeroizing::new),
         };
-        if credentials.bearer.is_some() && is_plain_http_elsewhere(&self.server) {
+        if credentials.bearer.is_some() && is_plain_http_elsewhere(server) {
             note(
                 "the secret goes to another machine in plain HTTP, where whoever is on the way reads it; use https",
             );
         }
-        Ok(PrivateApi::new(&self.server, credentials)?.in_trace(trace()))
+        Ok(PrivateApi::new(server, credentials)?.in_trace(trace()))
     }
 }
 

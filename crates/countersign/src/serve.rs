@@ -10,7 +10,7 @@ use countersign_core::{
 };
 use countersign_server::limits::ALARM_PAUSE;
 use countersign_server::{
-    App, Bearer, Events, KeyFile, Names, RefusalLimiter, Server, Tasks, Traces, Webhook, log_news,
+    App, Bearer, Events, InForce, KeyFile, Names, RefusalLimiter, Server, Tasks, Traces, Webhook, log_news,
 };
 use countersign_store::StoreUrl;
 use jiff::Timestamp;
@@ -88,12 +88,14 @@ async fn start(
         Some(webhook) => events.with_alarms(webhook, ALARM_PAUSE),
         None => events,
     };
+    let mut in_force = in_force(&settings);
     let key_file = KeyFile::new(settings.key_ring);
     let keys = load_keys(&key_file, &*store, clock.now()).await?;
     let server =
         Server::bind(settings.public, settings.private, bearer.is_some()).await.map_err(Failure::failed)?;
     let public = server.public_url().map_err(Failure::failed)?;
     let private = server.private_url().map_err(Failure::failed)?;
+    in_force.doors = server.doors();
 
     let public_url = match settings.public_url {
         Some(url) => url,
@@ -111,6 +113,7 @@ async fn start(
         limiter: RefusalLimiter::new(settings.refusals_per_minute, clock),
         bearer,
         traces,
+        in_force,
         tasks: Tasks::default(),
     });
     join(&app.tokens, private.clone()).await?;
@@ -215,6 +218,17 @@ fn webhook(settings: &Resolved) -> Result<Option<Webhook>, Failure> {
     let Some((url, secret)) = &settings.alarms else { return Ok(None) };
     let secret = read_secret_in("alarm secret", secret)?;
     Webhook::new(url, &secret, None).map(Some).map_err(Failure::usage)
+}
+
+/// What this server was told, for whoever asks it.
+fn in_force(settings: &Resolved) -> InForce {
+    InForce {
+        config_file: settings.config_file.clone(),
+        settings: settings.said.clone(),
+        secrets: exposure::secrets(settings),
+        directories: exposure::directories(settings),
+        doors: Vec::new(),
+    }
 }
 
 /// Where traces go.

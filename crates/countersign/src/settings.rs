@@ -4,14 +4,17 @@
 //! serde); [`Resolved`] has the defaults filled in and everything checked.
 
 mod file;
+mod said;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use countersign_core::{MAX_LIFETIME, Policy};
 use countersign_server::{
-    Address, Collector, Door, EventPolicy, ForwardedHeader, SpentStatus, TlsFiles, TrustedProxies,
+    Address, Collector, Door, EventPolicy, ForwardedHeader, Setting, Source, SpentStatus, TlsFiles,
+    TrustedProxies,
 };
 use countersign_store::postgres::{LibpqEnvironment, PostgresOptions, SchemaName};
 use countersign_store::{StorePlace, StoreUrl};
@@ -22,6 +25,8 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::output::Failure;
+
+pub(crate) use self::said::resolve as resolve_said;
 
 pub(crate) const SERVE_HELP: &str = "\
 Every flag is also a variable, and a key of the configuration file: --public-listen is \
@@ -44,7 +49,13 @@ pub(crate) struct ServeArgs {
     pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) settings: Settings,
+    /// Which of the settings come from a flag or a variable.
+    #[arg(skip)]
+    pub(crate) sources: Sources,
 }
+
+/// Settings by name, and who said what they are.
+pub(crate) type Sources = BTreeMap<String, Source>;
 
 /// Every setting of a server; `None` where nothing was said.
 #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
@@ -200,16 +211,28 @@ pub(crate) struct Resolved {
     /// Where traces go, and which share of the requests is traced.
     pub(crate) traces: Option<(Collector, f64)>,
     pub(crate) log_format: LogFormat,
+    /// The file that was read, if one was.
+    pub(crate) config_file: Option<PathBuf>,
+    /// Every setting as it was said, without secrets, and who said it.
+    pub(crate) said: Vec<Setting>,
 }
 
 impl ServeArgs {
     /// Reads the file, lays flags and variables over it, and fills in the defaults.
     pub(crate) fn resolve(self) -> Result<Resolved, Failure> {
-        let file = match file::find(self.config)? {
-            Some(path) => file::read(&path)?,
+        let config_file = file::find(self.config)?;
+        let file = match &config_file {
+            Some(path) => file::read(path)?,
             None => Settings::default(),
         };
-        file.overlaid_with(&self.settings)?.resolve(&libpq_environment())
+        let mut resolved = file.overlaid_with(&self.settings)?.resolve(&libpq_environment())?;
+        for setting in &mut resolved.said {
+            if let Some(source) = self.sources.get(&setting.name) {
+                setting.source = *source;
+            }
+        }
+        resolved.config_file = config_file.map(|path| said::absolute(&path));
+        Ok(resolved)
     }
 }
 
@@ -228,7 +251,10 @@ impl Settings {
     }
 
     fn resolve(self, libpq: &LibpqEnvironment) -> Result<Resolved, Failure> {
+        let mut said = said::settings(&self, libpq)?;
         let data_dir = self.data_dir.unwrap_or_else(|| PathBuf::from("countersign-data"));
+        let key_ring = self.key_ring.unwrap_or_else(|| data_dir.join("key-ring.toml"));
+        said::name_places(&mut said, &[("data_dir", &data_dir), ("key_ring", &key_ring)]);
         let public = Door {
             address: self.public_listen.unwrap_or_else(|| loopback(8080)),
             tls: tls_files("public", self.public_tls_certificate, self.public_tls_key, None)?,
@@ -271,13 +297,7 @@ impl Settings {
                 "trace_ratio must be a number from 0 to 1, such as 0.01 for one request in a hundred, not {ratio}"
             )));
         }
-        let spent_status = match self.spent_status {
-            None | Some(401) => SpentStatus::Unauthorized,
-            Some(410) => SpentStatus::Gone,
-            Some(other) => {
-                return Err(Failure::usage(format!("spent_status must be 401 or 410, not {other}")));
-            }
-        };
+        let spent_status = spent_status(self.spent_status)?;
         if let Some(url) = &self.public_url {
             check_public_url(url)?;
         } else if !has_a_name(&public.address) {
@@ -314,7 +334,7 @@ impl Settings {
                     ca_file: self.store_ca_file,
                 },
             },
-            key_ring: self.key_ring.unwrap_or_else(|| data_dir.join("key-ring.toml")),
+            key_ring,
             data_dir,
             private_bearer_file: self.private_bearer_file,
             issuer,
@@ -325,6 +345,8 @@ impl Settings {
             alarms,
             traces: traces.map(|collector| (collector, ratio)),
             log_format: self.log_format.unwrap_or_default(),
+            config_file: None,
+            said,
         })
     }
 }
@@ -365,6 +387,14 @@ pub(crate) fn parse_url(text: &str) -> Result<Url, String> {
 /// Reads a URL of the configuration file.
 fn read_url<'d, D: Deserializer<'d>>(deserializer: D) -> Result<Option<Url>, D::Error> {
     parse_url(&String::deserialize(deserializer)?).map(Some).map_err(D::Error::custom)
+}
+
+fn spent_status(given: Option<u16>) -> Result<SpentStatus, Failure> {
+    match given {
+        None | Some(401) => Ok(SpentStatus::Unauthorized),
+        Some(410) => Ok(SpentStatus::Gone),
+        Some(other) => Err(Failure::usage(format!("spent_status must be 401 or 410, not {other}"))),
+    }
 }
 
 fn loopback(port: u16) -> Address {

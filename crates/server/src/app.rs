@@ -11,7 +11,7 @@ use url::Url;
 use crate::caller::Caller;
 use crate::health::{STORE_TIMEOUT, store_hangs};
 use crate::key_file::LOCK_PATIENCE;
-use crate::{Bearer, Events, KeyFile, KeyFileError, RefusalLimiter, Tasks, Traces, TrustedProxies};
+use crate::{Bearer, Events, InForce, KeyFile, KeyFileError, RefusalLimiter, Tasks, Traces, TrustedProxies};
 
 /// The state that the routes share.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub struct App {
     pub bearer: Option<Bearer>,
     /// Where spans go; `None` where traces are off.
     pub traces: Option<Arc<Traces>>,
+    /// What the server was told, for whoever asks it.
+    pub in_force: InForce,
     /// What goes on although its caller may have gone.
     pub tasks: Tasks,
 }

@@ -56,15 +56,17 @@ impl Bearer {
         if seen == found && !anyway {
             return Ok(false);
         }
-        let text = fs::read_to_string(path).map(Zeroizing::new);
-        let text =
-            text.map_err(|error| format!("cannot read the bearer file {}: {error}", path.display()))?;
-        let secret = Zeroizing::new(text.trim().to_owned());
-        check(&secret).map_err(|error| format!("the bearer file {} {error}", path.display()))?;
+        let secret = read(path)?;
         let mut current = self.secret.write().unwrap_or_else(PoisonError::into_inner);
         let is_another = *current != secret;
         *current = secret;
         Ok(is_another)
+    }
+
+    /// Why the secret in this file could not be put to use now, if it is the file that this one is kept in.
+    pub(crate) fn trouble_of(&self, path: &Path) -> Option<String> {
+        self.file.as_ref().filter(|(kept_in, _)| kept_in == path)?;
+        read(path).err()
     }
 
     /// The same of a browser, which asks its user for a name and a password and shows both (RFC 7617): the password is
@@ -91,6 +93,14 @@ impl Bearer {
         let secret = self.secret.read().unwrap_or_else(PoisonError::into_inner);
         bool::from(shown.ct_eq(secret.as_bytes()))
     }
+}
+
+fn read(path: &Path) -> Result<Zeroizing<String>, String> {
+    let text = fs::read_to_string(path).map(Zeroizing::new);
+    let text = text.map_err(|error| format!("cannot read the bearer file {}: {error}", path.display()))?;
+    let secret = Zeroizing::new(text.trim().to_owned());
+    check(&secret).map_err(|error| format!("the bearer file {} {error}", path.display()))?;
+    Ok(secret)
 }
 
 fn check(secret: &str) -> Result<(), WeakSecret> {

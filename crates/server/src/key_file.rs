@@ -1,16 +1,18 @@
 //! The key ring on disk.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use countersign_core::{Entropy, KeyChange, KeyRing, KeyRingError};
 use jiff::Timestamp;
+use rustix::fs::{XattrFlags, fsetxattr};
 use zeroize::Zeroizing;
 
+use crate::secret::{ACL, Exposure, access_list, exposure_of_open};
 use crate::watched::Version;
 
 /// How long a change waits for another process that holds the lock.
@@ -45,14 +47,14 @@ struct Versions {
 pub enum KeyFileError {
     /// Others can read it, so its keys are not secrets any more.
     #[error(
-        "the key ring {} can be read by other users (mode {mode:04o}), and whoever reads it can make tokens; \
-         run `chmod 600 {0}`, and if anybody may have read it, replace it", path.display()
+        "the key ring {} {exposure}, and whoever reads it can make tokens; {}. If somebody may have read it, go on with \
+         \"After a theft\" of docs/keys.md", path.display(), exposure.remedy(path)
     )]
     Exposed {
         /// The file.
         path: PathBuf,
-        /// Its permissions.
-        mode: u32,
+        /// Who can.
+        exposure: Exposure,
     },
     /// It is something else than a file, or far too long.
     #[error("the key ring {} is not a plain file of a reasonable length", .0.display())]
@@ -120,9 +122,9 @@ impl KeyFile {
         if !metadata.is_file() || metadata.len() > MAX_FILE_BYTES {
             return Err(KeyFileError::NotAFile(self.path.clone()));
         }
-        let mode = metadata.mode() & 0o7777;
-        if mode & 0o077 != 0 {
-            return Err(KeyFileError::Exposed { path: self.path.clone(), mode });
+        let exposure = exposure_of_open(&file, &metadata).map_err(|error| self.io("look at", error))?;
+        if let Some(exposure) = exposure {
+            return Err(KeyFileError::Exposed { path: self.path.clone(), exposure });
         }
         let mut text = Zeroizing::new(String::new());
         file.read_to_string(&mut text).map_err(|error| self.io("read", error))?;
@@ -180,8 +182,8 @@ impl KeyFile {
         let _locked = self.lock()?;
         let (mut ring, _) = self.read()?;
         ring.change(change, now, entropy).map_err(|error| self.ring(error))?;
-        let owner = fs::metadata(&self.path).map_err(|error| self.io("replace", error))?.uid();
-        let made = self.write_beside(&ring, Some(owner)).map_err(|error| self.io("write", error))?;
+        let old = File::open(&self.path).map_err(|error| self.io("replace", error))?;
+        let made = self.write_beside(&ring, Some(&old)).map_err(|error| self.io("write", error))?;
         fs::rename(&made, &self.path).map_err(|error| self.io("replace", error))?;
         self.sync_directory().map_err(|error| self.io("write", error))?;
         let (ring, version) = self.read()?;
@@ -236,17 +238,16 @@ impl KeyFile {
         }
     }
 
-    /// Writes the ring to a new file, which belongs to `owner`, or else to whoever runs this.
-    fn write_beside(&self, ring: &KeyRing, owner: Option<u32>) -> io::Result<PathBuf> {
+    /// Writes the ring to a new file, which whoever may use the `old` one may use, and nobody else.
+    fn write_beside(&self, ring: &KeyRing, old: Option<&File>) -> io::Result<PathBuf> {
         let mut name = self.path.file_name().unwrap_or_default().to_owned();
         name.push(format!(".new-{}", std::process::id()));
         let beside = self.path.with_file_name(name);
         // What a crashed process of the same id may have left.
         let _ = fs::remove_file(&beside);
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-        // When root changes the ring of the server's user, that user has to be able to read it afterwards.
-        if owner.is_some_and(|owner| file.metadata().is_ok_and(|mine| mine.uid() != owner)) {
-            fchown(&file, owner, None)?;
+        if let Some(old) = old {
+            give_like(old, &file)?;
         }
         file.write_all(ring.to_text().as_bytes())?;
         file.sync_all()?;
@@ -273,10 +274,27 @@ impl KeyFile {
     }
 }
 
+/// Gives a new file of ours to whom an older one belongs: when root changes the ring of the server's user, that user has to
+/// be able to read it afterwards, by whatever way it did.
+fn give_like(old: &File, new: &File) -> io::Result<()> {
+    let (before, mine) = (old.metadata()?, new.metadata()?);
+    if mine.uid() != before.uid() {
+        fchown(new, Some(before.uid()), None)?;
+    }
+    let list = access_list(old)?;
+    let lets_others_in = before.mode() & 0o077 != 0;
+    // The server's own user needs nobody's help, and could not give a file to a group that it is not in.
+    if lets_others_in && (mine.gid() == before.gid() || fchown(new, None, Some(before.gid())).is_ok()) {
+        new.set_permissions(Permissions::from_mode(before.mode() & 0o660))?;
+        if !list.is_empty() {
+            fsetxattr(new, ACL, &list, XattrFlags::empty())?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use countersign_core::{OsEntropy, SequenceEntropy};
     use tempfile::TempDir;
 
@@ -312,8 +330,8 @@ mod tests {
     fn a_file_that_others_can_read_is_refused() {
         let (_directory, file) = key_file();
         file.load_or_create(noon(), &OsEntropy).unwrap();
-        for mode in [0o640, 0o604, 0o660, 0o601] {
-            fs::set_permissions(file.path(), fs::Permissions::from_mode(mode)).unwrap();
+        for mode in [0o644, 0o604, 0o662, 0o601] {
+            fs::set_permissions(file.path(), Permissions::from_mode(mode)).unwrap();
             let error = file.load().unwrap_err().to_string();
             assert!(error.contains("chmod 600") && error.contains(&format!("{mode:04o}")), "{error}");
         }
@@ -411,7 +429,7 @@ mod tests {
     fn ring_that_others_may_read_from_now_on_is_reported() {
         let (_directory, file) = key_file();
         file.load_or_create(noon(), &OsEntropy).unwrap();
-        fs::set_permissions(file.path(), fs::Permissions::from_mode(0o644)).unwrap();
+        fs::set_permissions(file.path(), Permissions::from_mode(0o644)).unwrap();
         let error = reload(&file, false).unwrap_err().to_string();
         assert!(error.contains("chmod 600"), "{error}");
     }

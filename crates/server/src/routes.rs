@@ -14,7 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::private::page::{self, Page};
-use crate::private::{admin, events, guard, keys, openapi, tokens, xmlrpc};
+use crate::private::{admin, events, guard, keys, openapi, server, tokens, xmlrpc};
 use crate::problem::{not_found, with_common_headers};
 use crate::{App, health, metrics, public};
 
@@ -23,7 +23,7 @@ pub(crate) const PUBLIC_PATHS: [&str; 4] =
     ["/token/{token}/{view}", "/tokens/{token}/{view}", "/healthz", "/readyz"];
 
 /// The same of the private ones.
-pub(crate) const PRIVATE_PATHS: [&str; 24] = [
+pub(crate) const PRIVATE_PATHS: [&str; 25] = [
     "/",
     "/bugs",
     "/bugs/",
@@ -43,6 +43,7 @@ pub(crate) const PRIVATE_PATHS: [&str; 24] = [
     "/v1/keys/rewrap",
     "/v1/keys/rotate",
     "/v1/nodes",
+    "/v1/server",
     "/v1/store",
     "/v1/store/fence",
     "/v1/store/purge",
@@ -131,6 +132,7 @@ fn json() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(keys::rotate_keys))
         .routes(routes!(keys::revoke_key))
         .routes(routes!(keys::rewrap_keys))
+        .routes(routes!(server::show_server))
         .routes(routes!(admin::list_nodes))
         .routes(routes!(admin::store_stats))
         .routes(routes!(admin::purge_store))

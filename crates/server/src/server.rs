@@ -12,6 +12,7 @@ use crate::App;
 use crate::address::{Address, Bound};
 use crate::alarms::Alarms;
 use crate::caller::RequestIds;
+use crate::in_force::OpenDoor;
 use crate::inherited::Inherited;
 use crate::listener::{GRACE, Listener, share_descriptors};
 use crate::room::Room;
@@ -116,6 +117,17 @@ impl Server {
             public: Listener { bound: public, tls: public_tls },
             private: Listener { bound: private, tls: private_tls },
         })
+    }
+
+    /// Both listeners, with the addresses and certificates that they got.
+    pub fn doors(&self) -> Vec<OpenDoor> {
+        [("public", &self.public), ("private", &self.private)]
+            .map(|(name, listener)| OpenDoor {
+                name,
+                addresses: listener.bound.iter().map(|bound| bound.address().ok()).collect(),
+                tls: listener.tls.clone(),
+            })
+            .into()
     }
 
     /// The URL of the public listener, with the port it got: `http://`, `https://` or `unix:`.

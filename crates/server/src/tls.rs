@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use countersign_tls::PemError;
+use countersign_tls::{PemError, Validity};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::CryptoProvider;
@@ -50,16 +50,33 @@ pub enum TlsError {
 #[derive(Debug)]
 pub struct Tls {
     files: TlsFiles,
-    config: RwLock<Arc<ServerConfig>>,
+    in_use: RwLock<InUse>,
     seen: Mutex<Vec<Option<Version>>>,
+}
+
+#[derive(Debug)]
+struct InUse {
+    config: Arc<ServerConfig>,
+    /// Of the certificate that clients are shown.
+    validity: Option<Validity>,
 }
 
 impl Tls {
     /// Reads the files.
     pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
         let seen = Mutex::new(files.versions());
-        let config = RwLock::new(Arc::new(files.read()?));
-        Ok(Self { files, config, seen })
+        let in_use = RwLock::new(files.read()?);
+        Ok(Self { files, in_use, seen })
+    }
+
+    /// The files.
+    pub fn files(&self) -> &TlsFiles {
+        &self.files
+    }
+
+    /// The dates of the certificate that is in use; `None` if they cannot be read.
+    pub fn validity(&self) -> Option<Validity> {
+        self.in_use.read().unwrap_or_else(PoisonError::into_inner).validity
     }
 
     /// Whether clients have to show a certificate.
@@ -69,7 +86,8 @@ impl Tls {
 
     /// What greets the next connection.
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner)))
+        let in_use = self.in_use.read().unwrap_or_else(PoisonError::into_inner);
+        TlsAcceptor::from(Arc::clone(&in_use.config))
     }
 
     /// Reads the files again if one of them has changed, or `anyway`; returns whether it did. Files that cannot be used
@@ -83,8 +101,8 @@ impl Tls {
             }
             *seen = found;
         }
-        let config = Arc::new(self.files.read()?);
-        *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+        let found = self.files.read()?;
+        *self.in_use.write().unwrap_or_else(PoisonError::into_inner) = found;
         Ok(true)
     }
 }
@@ -98,11 +116,12 @@ impl TlsFiles {
             .collect()
     }
 
-    fn read(&self) -> Result<ServerConfig, TlsError> {
+    fn read(&self) -> Result<InUse, TlsError> {
         let provider = countersign_tls::provider();
         let chain = read(&self.certificates, "certificate chain", countersign_tls::certificates)?;
         let key = read(&self.key, "private key", countersign_tls::private_key)?;
         let verifier = self.client_verifier(&provider)?;
+        let validity = chain.first().and_then(Validity::of);
         let unfit = |reason: String| TlsError::Unfit { path: self.certificates.clone(), reason };
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -112,7 +131,7 @@ impl TlsFiles {
             .map_err(|error| unfit(error.to_string()))?;
         // A client that names protocols, and none of these, gets no connection (RFC 7301 section 3.2).
         config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
-        Ok(config)
+        Ok(InUse { config: Arc::new(config), validity })
     }
 
     fn client_verifier(

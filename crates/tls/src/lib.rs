@@ -5,14 +5,18 @@
 
 #![forbid(unsafe_code)]
 
+mod named;
 mod pem;
+mod validity;
 
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::{ClientConfig, RootCertStore};
 
+pub use self::named::verifier;
 pub use self::pem::{PemError, certificates, private_key, read};
+pub use self::validity::Validity;
 
 /// The certificate authorities in a PEM text.
 ///

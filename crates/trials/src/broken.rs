@@ -111,6 +111,7 @@ impl InProcess {
             proxies: TrustedProxies::default(),
             bearer: None,
             traces: None,
+            in_force: countersign_server::InForce::default(),
             tasks: countersign_server::Tasks::default(),
         };
         let (stop, stopped) = oneshot::channel();

@@ -124,6 +124,7 @@ async fn token_server(directory: &TempDir, public_url: &str) -> Set<App> {
         limiter: RefusalLimiter::new(0, clock),
         bearer: None,
         traces: None,
+        in_force: countersign_server::InForce::default(),
         tasks: countersign_server::Tasks::default(),
     })
 }

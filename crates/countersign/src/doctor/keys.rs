@@ -13,13 +13,11 @@ const OLD: SignedDuration = SignedDuration::from_hours(365 * 24);
 pub(super) fn ring(context: &Context) -> Vec<Finding> {
     let ring = match &context.ring {
         None => return Vec::new(),
-        Some(Err(error)) => {
-            return vec![Finding::error(
-                error.clone(),
-                "put the right ring back; if it is lost, `countersign keys new` makes another, and every token issued so \
-                 far is refused",
-            )];
+        // The server itself says of its key ring whether it can still be used.
+        Some(Err(unusable)) if unusable.is_unseen && context.report().is_some() => {
+            return vec![Finding::note(unusable.reason.clone(), unusable.remedy.clone())];
         }
+        Some(Err(unusable)) => return vec![Finding::error(unusable.reason.clone(), unusable.remedy.clone())],
         Some(Ok(ring)) => ring,
     };
     let mut findings = Vec::new();
@@ -98,7 +96,7 @@ fn compare(live: &[&SeenNode]) -> Vec<Finding> {
                 "as the newest key of its key file",
                 newest(other),
                 newest(node),
-                "copy the key file with the newest key to every server",
+                "make the key files alike: one that has each [[key]] of both, on every server",
             ));
         }
         if node.version != other.version {

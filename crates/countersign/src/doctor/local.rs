@@ -1,35 +1,106 @@
 //! The configuration, and the files that it names.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use countersign_server::Bearer;
+use countersign_server::{Bearer, FileDocument, SecretFile, Tls, TlsFiles, exposure_of};
 use countersign_store::StoreUrl;
+use countersign_tls::Validity;
 use jiff::{SignedDuration, Timestamp};
-use rustls_pki_types::CertificateDer;
-use x509_parser::parse_x509_certificate;
+use rustix::fs::Access;
 
+use super::context::{Context, Served};
+use super::finding::{Finding, Level};
+use super::public;
+use crate::exposure::{directories, secrets};
 use crate::remote::read_secret;
-
-use super::context::Context;
-use super::finding::Finding;
-use crate::exposure::{Secret, secrets};
+use crate::settings::Resolved;
 
 /// A certificate that expires sooner than this is to be renewed.
 const RENEW_BEFORE: SignedDuration = SignedDuration::from_hours(14 * 24);
 
+/// What to do with settings that are not in force.
+const NOT_IN_FORCE: &str = "restart the server if it is to take them up; if it is another server's configuration, name that server with --server";
+
 /// What the configuration says, and whether it is wise.
 pub(super) fn configuration(context: &Context) -> Vec<Finding> {
-    let settings = match &context.settings {
-        Ok(settings) => settings,
-        Err(wrong) => {
-            return vec![Finding::error(
-                format!("it cannot be used: {wrong}"),
-                "mend it; docs/countersign.sample.toml has every setting. What depends on it was not checked",
-            )];
+    let mut findings = match &context.settings {
+        Ok(settings) => {
+            let mut findings = policy(settings);
+            findings.extend(
+                match context.report() {
+                    Some(report) => {
+                        let private = report.listeners.iter().find(|listener| listener.name == "private");
+                        private.map(|private| Door {
+                            address: private.addresses.join(", "),
+                            is_local: private.is_local,
+                            asks_for_bearer: private.asks_for_bearer,
+                            asks_for_certificates: private.asks_for_certificates,
+                            has_tls: private.certificate.is_some(),
+                        })
+                    }
+                    None => Some(Door::of(settings)),
+                }
+                .iter()
+                .flat_map(Door::judge),
+            );
+            findings
         }
+        Err(wrong) => vec![cannot_be_used(wrong)],
     };
+    if let Some(aside) = &context.aside {
+        let beside = match &aside.settings {
+            Ok(settings) => not_in_force(settings, context.now),
+            Err(wrong) => vec![cannot_be_used(wrong)],
+        };
+        if !aside.differing.is_empty() {
+            findings.push(Finding::note(
+                format!(
+                    "the server was started with other settings than are read here: {}",
+                    aside.differing.join(", ")
+                ),
+                NOT_IN_FORCE,
+            ));
+        }
+        let known: Vec<String> = findings.iter().map(|finding| finding.sentence.clone()).collect();
+        findings.extend(beside.into_iter().filter(|finding| !known.contains(&finding.sentence)).map(
+            |mut finding| {
+                finding.sentence = format!("{} (as read here, and not in force)", finding.sentence);
+                finding
+            },
+        ));
+    }
+    if findings.iter().all(|finding| finding.level < Level::Warning) {
+        findings.push(Finding::ok(match context.server {
+            Some(Ok(Served { report: Ok(_), .. })) => "what the server was started with can be used",
+            _ => "it can be used, as far as it is read here",
+        }));
+    }
+    findings
+}
+
+fn cannot_be_used(wrong: &str) -> Finding {
+    Finding::error(
+        format!("it cannot be used: {wrong}"),
+        "mend it; docs/countersign.sample.toml has every setting. What depends on it was not checked",
+    )
+}
+
+/// What would be wrong with settings if they were in force.
+fn not_in_force(settings: &Resolved, now: Timestamp) -> Vec<Finding> {
+    let all = [
+        policy(settings),
+        Door::of(settings).judge(),
+        public::believed(settings),
+        read_certificates(settings, now),
+    ];
+    all.into_iter().flatten().filter(|finding| finding.level >= Level::Warning).collect()
+}
+
+/// What is decided about tokens and callers.
+fn policy(settings: &Resolved) -> Vec<Finding> {
     let mut findings = Vec::new();
     if settings.store.url == StoreUrl::Memory {
         findings.push(Finding::warning(
@@ -49,15 +120,6 @@ pub(super) fn configuration(context: &Context) -> Vec<Finding> {
             "set `refusals_per_minute` unless a proxy in front limits requests",
         ));
     }
-    let guarded = settings.private_bearer_file.is_some()
-        || settings.private.tls.as_ref().is_some_and(|tls| tls.client_authorities.is_some());
-    if settings.private.address.is_local() == Some(false) && !guarded {
-        findings.push(Finding::error(
-            format!("the private API would be open to anybody who reaches {}", settings.private.address),
-            "give it a secret (private_bearer_file) or let it ask for certificates (private_client_ca); the server does \
-             not start like this",
-        ));
-    }
     if let Some(path) = &settings.private_bearer_file
         && let Ok(secret) = read_secret(path)
         && let Err(error) = Bearer::new(secret)
@@ -67,149 +129,232 @@ pub(super) fn configuration(context: &Context) -> Vec<Finding> {
             format!("it {error}"),
         ));
     }
-    if settings.private_bearer_file.is_some()
-        && settings.private.tls.is_none()
-        && settings.private.address.is_local() == Some(false)
-    {
-        findings.push(Finding::warning(
-            format!("the private API takes its secret in plain HTTP on {}", settings.private.address),
-            "give it TLS (private_tls_certificate and private_tls_key), or keep it on 127.0.0.1",
-        ));
-    }
-    if findings.iter().all(|finding| finding.level < super::finding::Level::Warning) {
-        findings.push(Finding::ok("it can be used"));
-    }
     findings
+}
+
+/// The private listener, and whom it lets in.
+struct Door {
+    address: String,
+    is_local: Option<bool>,
+    asks_for_bearer: bool,
+    asks_for_certificates: bool,
+    has_tls: bool,
+}
+
+impl Door {
+    fn of(settings: &Resolved) -> Self {
+        let tls = settings.private.tls.as_ref();
+        Self {
+            address: settings.private.address.to_string(),
+            is_local: settings.private.address.is_local(),
+            asks_for_bearer: settings.private_bearer_file.is_some(),
+            asks_for_certificates: tls.is_some_and(|tls| tls.client_authorities.is_some()),
+            has_tls: tls.is_some(),
+        }
+    }
+
+    fn judge(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        if self.is_local != Some(false) {
+            return findings;
+        }
+        if !self.asks_for_bearer && !self.asks_for_certificates {
+            findings.push(Finding::error(
+                format!("the private API would be open to anybody who reaches {}", self.address),
+                "give it a secret (private_bearer_file) or let it ask for certificates (private_client_ca); the server does \
+                 not start like this",
+            ));
+        }
+        if self.asks_for_bearer && !self.has_tls {
+            findings.push(Finding::warning(
+                format!("the private API takes its secret in plain HTTP on {}", self.address),
+                "give it TLS (private_tls_certificate and private_tls_key), or keep it on 127.0.0.1",
+            ));
+        }
+        findings
+    }
 }
 
 /// Who may read and write what.
 pub(super) fn files(context: &Context) -> Vec<Finding> {
-    let Ok(settings) = &context.settings else { return Vec::new() };
-    let mut findings = Vec::new();
-    let user = directory("the data directory", &settings.data_dir, &mut findings);
-    let database = settings.store.url.database(&settings.store.data_dir);
-    if let Some(place) = database.as_deref().and_then(Path::parent)
-        && !is_same(place, &settings.data_dir)
-    {
-        directory("the database's directory", place, &mut findings);
-    }
-    for one in secrets(settings) {
-        secret(&one, user, &mut findings);
-    }
+    let mut findings: Vec<Finding> = match (context.report(), &context.settings) {
+        (Some(report), _) => report.files.iter().filter_map(reported).collect(),
+        (None, Ok(settings)) => seen(settings),
+        (None, Err(_)) => return Vec::new(),
+    };
     if findings.is_empty() {
         findings.push(Finding::ok("the data directory and the secrets are their owner's alone"));
     }
     findings
 }
 
-/// Returns whose the secrets must be: the user's who runs this; for root, the user's to whom the directory belongs. Root can
-/// look after the server of a user that exists only while it runs.
-fn directory(what: &str, path: &Path, findings: &mut Vec<Finding>) -> u32 {
-    let me = rustix::process::geteuid();
-    let mut user = me.as_raw();
-    let shown = path.display();
-    match fs::metadata(path) {
-        Err(error) => findings.push(Finding::error(
-            format!("{what} {shown} cannot be looked at: {error}"),
-            "start the server once to make it, or name the right one with --data-dir; run this as the server's user",
-        )),
-        Ok(metadata) => {
-            let mode = metadata.mode() & 0o7777;
-            if mode & 0o022 != 0 {
-                findings.push(Finding::error(
-                    format!("others may write to {what} {shown} (mode {mode:04o}), and so make used tokens good again"),
-                    format!("run `chmod 700 {shown}`"),
-                ));
-            } else if mode & 0o055 != 0 {
-                findings.push(Finding::warning(
-                    format!("others may look into {what} {shown} (mode {mode:04o})"),
-                    format!("run `chmod 700 {shown}`"),
-                ));
-            }
-            if me.is_root() {
-                user = metadata.uid();
-            }
-            owner(what, path, &metadata, user, findings);
-        }
-    }
-    user
-}
-
-fn secret(secret: &Secret, user: u32, findings: &mut Vec<Finding>) {
-    let shown = secret.path.display();
-    match secret.exposure() {
-        Err(error) => findings.push(Finding::error(
-            format!("{} {shown} cannot be looked at: {error}", secret.what),
-            "put it there, or name the right place; run this as the server's user",
-        )),
-        Ok(exposure) => {
-            if let Some(exposure) = exposure {
-                findings.push(Finding::error(
-                    exposure,
-                    format!("run `chmod 600 {shown}`, and if anybody may have read it, replace it"),
-                ));
-            }
-            let is_handed_over = |metadata: &fs::Metadata| secret.may_be_roots() && metadata.uid() == 0;
-            if let Some(metadata) = fs::metadata(&secret.path).ok().filter(|found| !is_handed_over(found)) {
-                owner(secret.what, &secret.path, &metadata, user, findings);
-            }
-        }
-    }
-}
-
-fn is_same(one: &Path, other: &Path) -> bool {
-    let real = |path: &Path| fs::canonicalize(path).ok();
-    real(one).is_some() && real(one) == real(other)
-}
-
-fn owner(what: &str, path: &Path, metadata: &fs::Metadata, user: u32, findings: &mut Vec<Finding>) {
-    if metadata.uid() != user {
-        let other = if rustix::process::geteuid().is_root() {
-            format!("the data directory to user {user}")
+/// What the server has found of a file.
+fn reported(file: &FileDocument) -> Option<Finding> {
+    let name = format!("{} {}", file.what, file.path);
+    if let Some(exposure) = &file.exposure {
+        let sentence = format!("{name} {}", exposure.finding);
+        return Some(if file.is_directory {
+            open_directory(sentence, exposure.may_write, &file.path)
         } else {
-            format!("this is run by user {user}")
-        };
-        findings.push(Finding::warning(
-            format!("{what} {} belongs to user {}, and {other}", path.display(), metadata.uid()),
-            "make it belong to the user that the server runs as, and run this as that user, or as root",
+            exposed(sentence, &exposure.remedy, &file.what)
+        });
+    }
+    let trouble = file.trouble.as_ref()?;
+    Some(Finding::error(
+        format!("{name} {trouble}"),
+        "put the right file there, for the server's user to read: the server goes on with what it has read, and cannot be \
+         started again like this",
+    ))
+}
+
+fn exposed(sentence: String, remedy: &str, what: &str) -> Finding {
+    let then = if what == KEY_RING {
+        "if anybody may have read it, go on with \"After a theft\" in docs/keys.md"
+    } else {
+        "if anybody may have read it, replace it"
+    };
+    Finding::error(sentence, format!("{remedy}; {then}"))
+}
+
+const KEY_RING: &str = "the key ring";
+
+fn open_directory(sentence: String, may_write: bool, path: &str) -> Finding {
+    let remedy = format!("run `chmod 700 {path}`");
+    if may_write {
+        Finding::error(format!("{sentence}, who can so make used tokens good again"), remedy)
+    } else {
+        Finding::warning(sentence, remedy)
+    }
+}
+
+/// What can be seen of the files from here.
+fn seen(settings: &Resolved) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let me = rustix::process::geteuid().as_raw();
+    // The server makes its data directory for itself alone, so that its owner is the server's user.
+    let user = fs::metadata(&settings.data_dir).map_or(me, |metadata| metadata.uid());
+    if me != 0 && me != user {
+        findings.push(Finding::note(
+            format!("this is run by user {me}, and the data directory belongs to user {user}"),
+            "run this as the user that the server runs as, or as root: what others may not see is not checked",
         ));
     }
-}
-
-/// Until when the certificates of the listeners are valid.
-pub(super) fn certificates(context: &Context) -> Vec<Finding> {
-    let Ok(settings) = &context.settings else { return Vec::new() };
-    let doors = [("public", &settings.public.tls), ("private", &settings.private.tls)];
-    let mut findings = Vec::new();
-    for (name, tls) in doors {
-        let Some(tls) = tls else { continue };
-        let what = format!("the {name} listener's certificate {}", tls.certificates.display());
-        findings.push(match read_certificate(&tls.certificates) {
-            Ok(certificate) => expiry(&what, &certificate, context.now),
-            Err(reason) => Finding::error(
-                format!("{what} cannot be used: {reason}"),
-                "put a chain of certificates there, in PEM, the server's own first",
-            ),
-        });
+    for (what, path) in directories(settings) {
+        let name = format!("{what} {}", path.display());
+        match exposure_of(&path, user) {
+            Ok(None) => {}
+            Ok(Some(exposure)) => findings.push(open_directory(
+                format!("{name} {exposure}"),
+                exposure.may_write(),
+                &path.display().to_string(),
+            )),
+            Err(error) => findings.push(unseen(
+                &name,
+                &error,
+                "name the right one with --data-dir; the server makes it when it is started for the first time",
+            )),
+        }
+        owner(&name, &path, user, &mut findings);
+    }
+    for file in secrets(settings) {
+        secret(&file, user, &mut findings);
     }
     findings
 }
 
-fn read_certificate(path: &Path) -> Result<CertificateDer<'static>, String> {
-    let chain = countersign_tls::read(path).and_then(|pem| countersign_tls::certificates(&pem));
-    let first = chain.map_err(|error| error.to_string())?.into_iter().next();
-    first.ok_or_else(|| countersign_tls::PemError::NoCertificate.to_string())
+fn secret(file: &SecretFile, user: u32, findings: &mut Vec<Finding>) {
+    let name = format!("{} {}", file.what, file.path.display());
+    match file.exposure(user) {
+        Err(error) => findings.push(unseen(&name, &error, "put it there, or name the right place")),
+        Ok(Some(exposure)) => {
+            findings.push(exposed(format!("{name} {exposure}"), &exposure.remedy(&file.path), file.what));
+        }
+        Ok(None) => owner(&name, &file.path, user, findings),
+    }
+}
+
+fn unseen(name: &str, error: &io::Error, remedy: &str) -> Finding {
+    let remedy = match error.kind() {
+        io::ErrorKind::PermissionDenied => "run this as the user that the server runs as, or as root",
+        _ => remedy,
+    };
+    Finding::error(format!("{name} cannot be looked at: {error}"), remedy)
+}
+
+/// Whether something belongs to the server's user. Root's files are handed over to it by their group, or are read-only.
+fn owner(name: &str, path: &Path, user: u32, findings: &mut Vec<Finding>) {
+    let Ok(metadata) = fs::metadata(path) else { return };
+    let is_handed_over = metadata.uid() == 0 && metadata.mode() & 0o040 != 0;
+    if metadata.uid() != user && !is_handed_over {
+        findings.push(Finding::warning(
+            format!("{name} belongs to user {}, and the data directory to user {user}", metadata.uid()),
+            format!("if the server runs as user {user}: `chown {user} {}`", path.display()),
+        ));
+    }
+}
+
+/// Until when the certificates of the listeners are valid, and whether they can be used.
+pub(super) fn certificates(context: &Context) -> Vec<Finding> {
+    let Some(report) = context.report() else {
+        let Ok(settings) = &context.settings else { return Vec::new() };
+        return read_certificates(settings, context.now);
+    };
+    let mut findings = Vec::new();
+    for listener in &report.listeners {
+        let Some(certificate) = &listener.certificate else { continue };
+        let what = format!("the {} listener's certificate {}", listener.name, certificate.file);
+        let validity = certificate.valid_from.zip(certificate.valid_until);
+        findings.push(dates(&what, validity.map(|(from, until)| Validity { from, until }), context.now));
+        findings.extend(certificate.trouble.as_ref().map(|trouble| {
+            Finding::error(
+                format!("{what}, as it stands there now, cannot be used: {trouble}"),
+                "put a chain and its own key there; the server goes on with what it has read, and cannot be started again \
+                 like this",
+            )
+        }));
+    }
+    findings
+}
+
+/// What can be read of the certificates from here.
+fn read_certificates(settings: &Resolved, now: Timestamp) -> Vec<Finding> {
+    let doors = [("public", &settings.public.tls), ("private", &settings.private.tls)];
+    let doors = doors.into_iter().filter_map(|(name, tls)| Some((name, tls.as_ref()?)));
+    doors.flat_map(|(name, tls)| read_certificate(name, tls, now)).collect()
+}
+
+fn read_certificate(name: &str, tls: &TlsFiles, now: Timestamp) -> Vec<Finding> {
+    let what = format!("the {name} listener's certificate {}", tls.certificates.display());
+    let chain = countersign_tls::read(&tls.certificates).and_then(|pem| countersign_tls::certificates(&pem));
+    let chain = match chain {
+        Ok(chain) => chain,
+        Err(error) => {
+            return vec![Finding::error(
+                format!("{what} cannot be used: {error}"),
+                "put a chain of certificates there, in PEM, the server's own first",
+            )];
+        }
+    };
+    let mut findings = vec![dates(&what, chain.first().and_then(Validity::of), now)];
+    if rustix::fs::access(&tls.key, Access::READ_OK) == Err(rustix::io::Errno::ACCESS) {
+        findings.push(Finding::note(
+            format!("the TLS key {} cannot be read by this user, so it was not tried", tls.key.display()),
+            "run this as the user that the server runs as, or as root",
+        ));
+    } else if let Err(error) = Tls::load(tls.clone()) {
+        findings.push(Finding::error(
+            format!("{what} and its key cannot be used: {error}"),
+            "put a chain and its own key there, both in PEM",
+        ));
+    }
+    findings
 }
 
 /// How long a certificate is still good for.
-pub(super) fn expiry(what: &str, certificate: &CertificateDer<'_>, now: Timestamp) -> Finding {
-    let Ok((_, parsed)) = parse_x509_certificate(certificate) else {
+pub(super) fn dates(what: &str, validity: Option<Validity>, now: Timestamp) -> Finding {
+    let Some(Validity { from, until }) = validity else {
         return Finding::error(format!("{what} is not an X.509 certificate"), "replace it");
     };
-    let moment = |time: x509_parser::time::ASN1Time| {
-        Timestamp::from_second(time.timestamp()).unwrap_or(Timestamp::MAX)
-    };
-    let (from, until) = (moment(parsed.validity().not_before), moment(parsed.validity().not_after));
     if from > now {
         return Finding::error(
             format!("{what} is not valid before {from}"),

@@ -18,16 +18,19 @@ use clap::Args;
 use countersign_core::{Clock, SystemClock};
 use serde_json::json;
 
-use self::context::Context;
+use self::context::{Asked, Context};
 use self::finding::{Finding, Level};
 use crate::output::{Failure, print, print_json};
-use crate::remote::ServerArgs;
-use crate::settings::{ServeArgs, parse_url};
+use crate::remote::{SERVER, Trust};
+use crate::settings::ServeArgs;
 
 pub(crate) const DOCTOR_HELP: &str = "\
-It reads the configuration as `countersign serve` with the same flags would, looks at the files, asks the running server, \
-the store and the public URL, and changes nothing. Run it as the user that the server runs as, or as root. With --offline it asks no \
-server and looks at the store itself, also while one uses it.
+It asks the running server what is in force there: its settings, whoever gave them, its certificates and files, and whether \
+it can serve. It looks at the store and the public URL as well, and changes nothing. What it reads itself, by flags, variables \
+and file as `countersign serve` does, counts where no server answers, and where it differs from what is in force.
+
+Run it as the user that the server runs as, or as root. With --offline it asks no server and looks at the store itself, \
+also while one uses it.
 
 Findings are `ok`, `note` (worth knowing), `warning` (look after it) and `error` (something does not work, or is not safe).
 
@@ -41,39 +44,13 @@ pub(crate) struct DoctorCommand {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Its private API: http://HOST:PORT, https://HOST:PORT or unix:PATH [default: where the configuration has it listen]
+    #[arg(long, env = "COUNTERSIGN_SERVER", value_name = "URL", help_heading = SERVER)]
+    server: Option<String>,
     #[command(flatten)]
-    server: ServerArgs,
+    trust: Trust,
     #[command(flatten, next_help_heading = "Configuration, as for serve")]
-    place: DoctorPlace,
-}
-
-/// Which configuration to look at.
-#[derive(Args, Debug)]
-pub(crate) struct DoctorPlace {
-    /// The server's configuration file, if it is not at its usual place
-    #[arg(long, env = "COUNTERSIGN_CONFIG", value_name = "FILE")]
-    config: Option<std::path::PathBuf>,
-    /// The data directory
-    #[arg(long, env = "COUNTERSIGN_DATA_DIR", value_name = "DIR")]
-    data_dir: Option<std::path::PathBuf>,
-    /// The key ring
-    #[arg(long, env = "COUNTERSIGN_KEY_RING", value_name = "FILE")]
-    key_ring: Option<std::path::PathBuf>,
-    /// The store's URL
-    #[arg(long, env = "COUNTERSIGN_STORE", value_name = "URL", hide_env_values = true)]
-    store: Option<String>,
-    /// A file with the password for a PostgreSQL store
-    #[arg(long, env = "COUNTERSIGN_STORE_PASSWORD_FILE", value_name = "FILE")]
-    store_password_file: Option<std::path::PathBuf>,
-    /// The schema in which a PostgreSQL store keeps its tables [default: countersign]
-    #[arg(long, env = "COUNTERSIGN_STORE_SCHEMA", value_name = "NAME")]
-    store_schema: Option<String>,
-    /// Authorities (PEM) that a PostgreSQL store's certificate may come from [default: the system's]
-    #[arg(long, env = "COUNTERSIGN_STORE_CA_FILE", value_name = "FILE")]
-    store_ca_file: Option<std::path::PathBuf>,
-    /// The URL under which trackers see the public API
-    #[arg(long, env = "COUNTERSIGN_PUBLIC_URL", value_name = "URL", value_parser = parse_url)]
-    public_url: Option<url::Url>,
+    place: ServeArgs,
 }
 
 type Findings<'c> = Pin<Box<dyn Future<Output = Vec<Finding>> + Send + 'c>>;
@@ -104,16 +81,8 @@ const CHECKS: &[Check] = &[
 
 pub(crate) async fn run(command: DoctorCommand) -> Result<(), Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let mut args = ServeArgs { config: command.place.config, ..ServeArgs::default() };
-    args.settings.data_dir = command.place.data_dir;
-    args.settings.key_ring = command.place.key_ring;
-    args.settings.store = command.place.store;
-    args.settings.store_password_file = command.place.store_password_file;
-    args.settings.store_schema = command.place.store_schema;
-    args.settings.store_ca_file = command.place.store_ca_file;
-    args.settings.public_url = command.place.public_url;
-    let server = if command.offline { None } else { Some(command.server.connect()?) };
-    let context = Context::gather(args, server, clock).await;
+    let asked = (!command.offline).then_some(Asked { url: command.server, trust: command.trust });
+    let context = Box::pin(Context::gather(command.place, asked, clock)).await?;
     let mut all = Vec::new();
     for check in CHECKS {
         let mut findings = (check.run)(&context).await;

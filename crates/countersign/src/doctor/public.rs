@@ -1,11 +1,14 @@
 //! What trackers see.
 
 use countersign_client::probe;
+use countersign_tls::Validity;
+use jiff::Timestamp;
 use url::Url;
 
 use super::context::Context;
 use super::finding::{Finding, Level};
-use super::local::expiry;
+use super::local::dates;
+use crate::settings::Resolved;
 
 /// What the server answers to a GET of a handshake.
 const ONLY_POST: &str = "Only POST requests are accepted for bugtracker handshakes.";
@@ -14,15 +17,27 @@ const ONLY_POST: &str = "Only POST requests are accepted for bugtracker handshak
 /// redirect is followed.
 pub(super) async fn url(context: &Context) -> Vec<Finding> {
     let Ok(settings) = &context.settings else { return Vec::new() };
-    let Some(public_url) = &settings.public_url else {
+    let aside = context.aside.as_ref().and_then(|aside| aside.settings.as_ref().ok()?.public_url.as_ref());
+    let mut urls: Vec<&Url> = settings.public_url.iter().chain(aside).collect();
+    urls.dedup();
+    if urls.is_empty() {
         return vec![Finding::note(
             "public_url is not set, so token URLs begin with the address that is listened on",
             "set it to the https URL under which trackers reach this server",
         )];
-    };
+    }
     if context.server.is_none() {
         return vec![Finding::note("it was not asked, because of --offline", "run this without --offline")];
     }
+    let mut findings = Vec::new();
+    for url in urls {
+        findings.extend(lead(url, context.now).await);
+    }
+    findings
+}
+
+/// Where a public URL leads.
+async fn lead(public_url: &Url, now: Timestamp) -> Vec<Finding> {
     let mut findings = Vec::new();
     if public_url.scheme() == "http" && !is_loopback(public_url) {
         findings.push(Finding::warning(
@@ -48,7 +63,7 @@ pub(super) async fn url(context: &Context) -> Vec<Finding> {
     findings.extend(
         answer
             .certificate
-            .map(|certificate| expiry("the certificate of the public URL", &certificate, context.now)),
+            .map(|certificate| dates("the certificate of the public URL", Validity::of(&certificate), now)),
     );
     let status = answer.status;
     if status.as_u16() == 405 && answer.body.trim_end() == ONLY_POST {
@@ -69,7 +84,11 @@ pub(super) async fn url(context: &Context) -> Vec<Finding> {
 
 /// Whom the server believes where requests come from.
 pub(super) fn proxies(context: &Context) -> Vec<Finding> {
-    let Ok(settings) = &context.settings else { return Vec::new() };
+    context.settings.as_ref().map(believed).unwrap_or_default()
+}
+
+/// Whom a server with these settings believes.
+pub(super) fn believed(settings: &Resolved) -> Vec<Finding> {
     let mut findings = Vec::new();
     let networks = &settings.proxies.networks;
     for network in networks.iter().filter(|network| network.prefix_len() == 0) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use countersign_core::handshake::CLOCK_SKEW;
 use countersign_core::{CHECK_IN_PERIOD, MAX_LIFETIME, StoreTimes, after};
+use countersign_server::ServerDocument;
 use countersign_store::StoreUrl;
 use countersign_store::copy::CopyState;
 use countersign_store::postgres::DatabaseExamination;
@@ -28,9 +29,14 @@ const NO_ROOM: u64 = 64 * 1024 * 1024;
 pub(super) fn server(context: &Context) -> Vec<Finding> {
     match &context.server {
         None => Vec::new(),
-        Some(Err(reason)) => {
-            vec![Finding::error(reason.clone(), "start it, or look at the rest alone with --offline")]
-        }
+        Some(Err(unusable)) => vec![
+            Finding::error(unusable.reason.clone(), unusable.remedy.clone()),
+            Finding::note(
+                "so only what can be seen from here was checked: not the flags and variables that a server was started with, \
+                 nor whether it can serve",
+                "look again when a server answers",
+            ),
+        ],
         Some(Ok(served)) => {
             let mut findings = Vec::new();
             let this = served.nodes.get("this").and_then(Value::as_str);
@@ -44,7 +50,14 @@ pub(super) fn server(context: &Context) -> Vec<Finding> {
                     format!("it runs version {version}, and this is {}", env!("CARGO_PKG_VERSION")),
                     "restart it, so that the installed version runs",
                 )),
-                _ => findings.push(Finding::ok("it answers")),
+                _ => {}
+            }
+            match &served.report {
+                Ok(report) => findings.extend(readiness(report)),
+                Err(reason) => findings.push(Finding::warning(
+                    format!("{reason}; so only what can be seen from here was checked, not what it was started with"),
+                    "install the same version for the server and this command",
+                )),
             }
             if let Err(reason) = &served.store {
                 findings.push(Finding::error(
@@ -52,22 +65,50 @@ pub(super) fn server(context: &Context) -> Vec<Finding> {
                     "see its log; it comes back by itself when the cause is gone",
                 ));
             }
+            if findings.is_empty() {
+                findings.push(Finding::ok("it answers, and tokens can be redeemed"));
+            }
             findings
         }
     }
+}
+
+/// Whether the server can serve, by its own account.
+fn readiness(report: &ServerDocument) -> Vec<Finding> {
+    let unready = report.unready.as_ref().map(|reason| {
+        Finding::error(
+            format!("it answers, and no token can be redeemed: {reason}"),
+            "see its log; most causes need no restart when they are gone",
+        )
+    });
+    let doubtful = report.clock_warning.as_ref().map(|warning| {
+        Finding::warning(
+            format!("its clock is doubtful: {warning}"),
+            "set it right, and keep it right (chrony, systemd-timesyncd)",
+        )
+    });
+    unready.into_iter().chain(doubtful).collect()
 }
 
 /// The store: whether it can be opened, whole, and is meant to be served from.
 pub(super) fn store(context: &Context) -> Vec<Finding> {
     let stored = match &context.store {
         None => return Vec::new(),
-        Some(Err(reason)) => {
+        // Of a server that can redeem tokens it is known that its store is in order, wherever that is.
+        Some(Err(unusable)) if context.is_ready() => {
+            return vec![Finding::note(
+                format!("the server uses it, and it was not looked into from here: {}", unusable.reason),
+                "run this where the server runs, as its user or as root; give --store with the password, or \
+                 --store-password-file, for a database that asks for one",
+            )];
+        }
+        Some(Err(unusable)) => {
             let in_memory =
                 context.settings.as_ref().is_ok_and(|settings| settings.store.url == StoreUrl::Memory);
             return if in_memory {
-                vec![Finding::note(reason.clone(), "ask its server, without --offline")]
+                vec![Finding::note(unusable.reason.clone(), unusable.remedy.clone())]
             } else {
-                vec![Finding::error(reason.clone(), "mend that; no server starts on this store")]
+                vec![Finding::error(unusable.reason.clone(), unusable.remedy.clone())]
             };
         }
         Some(Ok(stored)) => stored,
@@ -91,11 +132,12 @@ pub(super) fn store(context: &Context) -> Vec<Finding> {
         ));
     }
     if let Some(file) = &stored.file
+        && !context.is_ready()
         && rustix::fs::access(file, rustix::fs::Access::WRITE_OK).is_err()
     {
         findings.push(Finding::error(
             format!("{} cannot be written by this user", file.display()),
-            "make it belong to the user that the server runs as, and run this as that user",
+            "run this as the user that the server runs as, or as root; if that is who runs it, let that user write there",
         ));
     }
     let now = stored.times.as_ref().and_then(|times| times.clock).unwrap_or(context.now);
@@ -137,7 +179,8 @@ fn judge(database: &DatabaseExamination, lifetime: Duration) -> Vec<Finding> {
     if database.is_standby {
         findings.push(Finding::error(
             "the database is a standby, and takes no writes",
-            "name the primary in `store`, or promote this one, and run `countersign store fence` then",
+            "name the primary in `store`; only when that one is gone for good: promote this one, and run `countersign store \
+             fence` then",
         ));
     } else if is("default_transaction_read_only", "on") {
         findings.push(Finding::error(
@@ -207,6 +250,10 @@ fn judge(database: &DatabaseExamination, lifetime: Duration) -> Vec<Finding> {
 
 /// How much room there is.
 pub(super) fn disk(context: &Context) -> Vec<Finding> {
+    if let Some(report) = context.report() {
+        let directories = report.files.iter().filter_map(|file| Some((file.path.as_str(), file.free_bytes?)));
+        return directories.map(|(path, free)| room_finding(path, free)).collect();
+    }
     let Ok(settings) = &context.settings else { return Vec::new() };
     // The room on a database's own machine cannot be seen from here.
     let database = context.stored().and_then(|stored| stored.file.as_deref());

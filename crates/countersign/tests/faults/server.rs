@@ -113,6 +113,20 @@ impl Place {
         sentence.to_owned()
     }
 
+    /// What `doctor` finds beside a server, of which it is to find errors. It runs without the shim.
+    pub(crate) async fn doctor(&self, server: &Server) -> String {
+        let asked = format!("http://{}", server.private);
+        let doctor = Command::new(env!("CARGO_BIN_EXE_countersign"))
+            .args(["doctor", "--config", "/dev/null", "--server", &asked])
+            .env_clear()
+            .current_dir(self.directory.path())
+            .output();
+        let ended = soon("the doctor", doctor).await.unwrap();
+        let found = String::from_utf8(ended.stdout).unwrap();
+        assert_eq!(ended.status.code(), Some(1), "{found}");
+        found
+    }
+
     async fn try_start(&self, launch: Launch<'_>) -> Result<Server, ExitStatus> {
         let Launch { before, arguments, log_level, stderr } = launch;
         let log = self.directory.path().join("log");

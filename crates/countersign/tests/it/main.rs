@@ -13,6 +13,7 @@
 mod backup;
 mod copying;
 mod doctor;
+mod doctor_in_force;
 mod events;
 mod fixture;
 mod generated;
@@ -28,6 +29,7 @@ mod private_api;
 mod process;
 mod receiver;
 mod reference;
+mod secret_files;
 mod secrets;
 mod service;
 mod serving;

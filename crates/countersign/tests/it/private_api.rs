@@ -11,7 +11,7 @@ use crate::fixture::Place;
 use crate::http::{self, send};
 
 /// Every route of `/v1`, by method. `{token}` stands for a token.
-const ROUTES: [(&str, &str); 11] = [
+const ROUTES: [(&str, &str); 12] = [
     ("delete", "/v1/tokens/{token}"),
     ("get", "/v1/events"),
     ("get", "/v1/keys"),
@@ -20,6 +20,7 @@ const ROUTES: [(&str, &str); 11] = [
     ("post", "/v1/keys/rotate"),
     ("post", "/v1/keys/revoke"),
     ("get", "/v1/nodes"),
+    ("get", "/v1/server"),
     ("post", "/v1/store/fence"),
     ("post", "/v1/store/purge"),
     ("post", "/v1/tokens"),

@@ -43,7 +43,7 @@ fn a_key_ring_that_others_can_read_is_not_used() {
     let place = Place::new();
     place.serve().stop();
     let ring = format!("{DATA}/key-ring.toml");
-    for mode in [0o644, 0o640, 0o604, 0o660] {
+    for mode in [0o644, 0o642, 0o604, 0o666] {
         place.set_mode(&ring, mode);
         let says = refusal(&place, &[], 1);
         assert!(says.contains(&format!("mode 0{mode:o}")), "{says}");

@@ -1,7 +1,7 @@
 //! The private API: for the service that owns the server, and for its operators.
 //!
-//! XML-RPC (`xmlrpc`) and JSON (`tokens`) are two mouths of the same three operations of the domain; `admin` and
-//! `keys` have what operators need beyond them, `events` what happened, and `page` shows it to people. Everything passes `guard` first.
+//! XML-RPC (`xmlrpc`) and JSON (`tokens`) are two mouths of the same three operations of the domain; `admin`,
+//! `keys` and `server` have what operators need beyond them, `events` what happened, and `page` shows it to people. Everything passes `guard` first.
 
 pub(crate) mod admin;
 mod body;
@@ -10,6 +10,7 @@ pub(crate) mod guard;
 pub(crate) mod keys;
 pub(crate) mod openapi;
 pub(crate) mod page;
+pub(crate) mod server;
 pub(crate) mod tokens;
 pub(crate) mod xmlrpc;
 

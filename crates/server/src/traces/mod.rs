@@ -53,6 +53,7 @@ tokio::task_local! {
 /// Spans, on their way to a collector.
 pub struct Traces {
     tracer: SdkTracer,
+    collector: Collector,
     share: Share,
     counts: Arc<Counts>,
     /// What is run by [`start`](Self::start).
@@ -69,7 +70,7 @@ impl Traces {
         let (spans, waiting) = mpsc::channel(SPAN_QUEUE);
         let (closing, closes) = watch::channel(false);
         let exporter = Exporter {
-            collector,
+            collector: collector.clone(),
             client: Collector::client()?,
             resource: (&resource).into(),
             spans: waiting,
@@ -87,6 +88,7 @@ impl Traces {
             InstrumentationScope::builder("countersign").with_version(env!("CARGO_PKG_VERSION")).build();
         Ok(Self {
             tracer: provider.tracer_with_scope(scope),
+            collector,
             share: Share::of(share),
             counts,
             exporter: Mutex::new(Some(exporter)),
@@ -114,6 +116,11 @@ impl Traces {
             abort.abort();
             tracing::warn!("the last spans were not exported in time and are lost");
         }
+    }
+
+    /// Where spans go.
+    pub(crate) fn collector(&self) -> &Collector {
+        &self.collector
     }
 
     /// How many spans the collector has taken, and how many were lost.

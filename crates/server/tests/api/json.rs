@@ -261,6 +261,7 @@ async fn the_openapi_document_is_the_code_s_own() {
             "/v1/keys/rewrap",
             "/v1/keys/rotate",
             "/v1/nodes",
+            "/v1/server",
             "/v1/store",
             "/v1/store/fence",
             "/v1/store/purge",

@@ -74,6 +74,7 @@ impl Running {
             limiter: RefusalLimiter::new(0, clock),
             bearer: bearer.map(|secret| Bearer::new(secret.to_owned().into()).unwrap()),
             traces: None,
+            in_force: countersign_server::InForce::default(),
             tasks: countersign_server::Tasks::default(),
         });
         let (stop, stopped) = oneshot::channel();

@@ -162,8 +162,8 @@ fn make_place(path: &Path, make: bool) -> Result<Lock, OpenError> {
     let dir = files::dir_of(path);
     if make {
         files::make_dir(dir).map_err(files("made", dir))?;
-    } else if !path.exists() {
-        return Err(OpenError::Missing(path.to_owned()));
+    } else {
+        must_exist(path)?;
     }
     let lock = Lock::take(dir)?;
     if !path.exists() {
@@ -267,13 +267,20 @@ pub fn examine(path: &Path, now: Timestamp) -> Result<Examination, OpenError> {
     .map_err(|error| while_opening(path, &error))
 }
 
+/// A database that this user may not look for is not missing.
+fn must_exist(path: &Path) -> Result<(), OpenError> {
+    match path.try_exists() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(OpenError::Missing(path.to_owned())),
+        Err(error) => Err(OpenError::Files { doing: "looked for", path: path.to_owned(), error }),
+    }
+}
+
 /// A read connection to a store that this process may not have the lock of.
 fn connect_to_read(path: &Path) -> Result<Connection, OpenError> {
     let path =
         &*resolve(path).map_err(|error| OpenError::Files { doing: "found", path: path.to_owned(), error })?;
-    if !path.exists() {
-        return Err(OpenError::Missing(path.to_owned()));
-    }
+    must_exist(path)?;
     files::mark_lost_log(path).map_err(|error| OpenError::Files {
         doing: "read",
         path: path.to_owned(),

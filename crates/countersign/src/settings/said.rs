@@ -1,0 +1,113 @@
+//! Settings as they were said, to be told to others: without secrets, and with absolute paths.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Command};
+use countersign_server::{Setting, Source};
+use countersign_store::StoreUrl;
+use countersign_store::postgres::LibpqEnvironment;
+use serde_json::{Map, Value};
+use url::Url;
+
+use super::{Resolved, Settings, libpq_environment};
+use crate::output::Failure;
+
+/// Settings that are URLs, of which all but the host can be a secret.
+const ONLY_HOSTS: [&str; 2] = ["alarm_webhook", "traces"];
+
+/// Every setting. Those that nobody gave are their defaults; of the others it is assumed that the file gave them.
+pub(super) fn settings(settings: &Settings, libpq: &LibpqEnvironment) -> Result<Vec<Setting>, Failure> {
+    let given = serde_json::to_value(settings).map_err(Failure::usage)?;
+    let flags = Settings::augment_args(Command::new(""));
+    let said = flags.get_arguments().map(|arg| {
+        let name = arg.get_id().as_str();
+        let value = given.get(name).filter(|value| !value.is_null());
+        let is_path = arg
+            .get_value_names()
+            .is_some_and(|names| names.iter().any(|name| *name == "FILE" || *name == "DIR"));
+        Setting {
+            name: name.to_owned(),
+            value: value.and_then(|value| shown(name, value, is_path, libpq)),
+            source: if value.is_some() { Source::File } else { Source::Default },
+        }
+    });
+    Ok(said.collect())
+}
+
+/// A value without what is secret in it.
+fn shown(name: &str, value: &Value, is_path: bool, libpq: &LibpqEnvironment) -> Option<Value> {
+    let Value::String(text) = value else { return Some(value.clone()) };
+    let text = match name {
+        "store" => match StoreUrl::read(text, libpq).ok()? {
+            StoreUrl::Sqlite(Some(path)) => StoreUrl::Sqlite(Some(absolute(&path))).to_string(),
+            url => url.to_string(),
+        },
+        _ if ONLY_HOSTS.contains(&name) => text.parse::<Url>().ok()?.origin().ascii_serialization(),
+        _ if is_path => absolute(Path::new(text)).display().to_string(),
+        _ => match text.strip_prefix("unix:") {
+            Some(path) => format!("unix:{}", absolute(Path::new(path)).display()),
+            None => text.clone(),
+        },
+    };
+    Some(Value::String(text))
+}
+
+/// Says where something is although nobody said so: the default depends on the directory that a server was started in.
+pub(super) fn name_places(said: &mut [Setting], places: &[(&str, &Path)]) {
+    for (name, path) in places {
+        for setting in said.iter_mut().filter(|setting| setting.name == *name) {
+            setting.value = Some(absolute(path).display().to_string().into());
+        }
+    }
+}
+
+/// A path that means the same to processes in other directories.
+pub(super) fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// What a server makes of the settings that it says are in force, as far as they tell.
+///
+/// # Errors
+///
+/// If this version does not understand them.
+pub(crate) fn resolve(said: &[Setting]) -> Result<Resolved, Failure> {
+    let given: Map<String, Value> =
+        said.iter().filter_map(|setting| Some((setting.name.clone(), setting.value.clone()?))).collect();
+    let settings: Settings = serde_json::from_value(Value::Object(given)).map_err(Failure::failed)?;
+    settings.resolve(&libpq_environment())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_secret_is_said_and_the_rest_resolves_again() {
+        let text = "
+            store = 'postgres://anna:hUnter2@db.example/x?sslmode=require'
+            alarm_webhook = 'https://alarms.example/hUnter2'
+            alarm_secret_file = 'secret'
+            traces = 'https://traces.example/hUnter2'
+            public_listen = 'unix:public.sock'
+            public_url = 'https://lp.example.org/prefix'
+            token_lifetime = '90s'
+            trusted_proxies = ['10.0.0.0/8']
+            spent_status = 410
+        ";
+        let resolved =
+            super::super::file::parse(text).unwrap().resolve(&LibpqEnvironment::default()).unwrap();
+        let shown = serde_json::to_string(&resolved.said).unwrap();
+        assert!(!shown.contains("hUnter2") && shown.contains("https://alarms.example\""), "{shown}");
+        let again = resolve(&resolved.said).unwrap();
+        assert_eq!((again.policy, again.proxies.networks.len()), (resolved.policy, 1));
+        assert_eq!(again.public_url, resolved.public_url);
+        assert_eq!(again.data_dir, absolute(Path::new("countersign-data")));
+        assert!(again.private.address == resolved.private.address && again.alarms.is_some());
+        let lifetime = resolved.said.iter().find(|setting| setting.name == "token_lifetime").unwrap();
+        assert_eq!(lifetime.source, Source::File);
+        let issuer = resolved.said.iter().find(|setting| setting.name == "issuer").unwrap();
+        assert_eq!((issuer.source, &issuer.value), (Source::Default, &None));
+        assert!(shown.contains(&absolute(Path::new("public.sock")).display().to_string()), "{shown}");
+    }
+}

@@ -1,0 +1,502 @@
+//! `countersign doctor` beside a running server: every fault, given to `serve` by flag, by variable and by file, is found.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::time::Duration;
+
+use countersign_test_postgres::{new_name, shared};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+
+use crate::doctor::{Found, doctor, made_at};
+use crate::fixture::{ANY_PORTS, DATA, Place, Server};
+
+const BEARER: &str = "s3cret-0f9e8d7c6b5a4321\n";
+const ALARM_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n";
+const RING: &str = "countersign-data/key-ring.toml";
+
+/// How a setting is given.
+#[derive(Clone, Copy, Debug)]
+enum By {
+    Flag,
+    Variable,
+    File,
+}
+
+const EACH: [By; 3] = [By::Flag, By::Variable, By::File];
+
+/// Settings as arguments, variables and a configuration file.
+#[derive(Default)]
+struct Given {
+    arguments: Vec<String>,
+    variables: Vec<(String, String)>,
+    file: String,
+}
+
+impl By {
+    fn give(self, settings: &[(&str, &str)]) -> Given {
+        let mut given = Given::default();
+        for (name, value) in settings {
+            match self {
+                Self::Flag => given.arguments.push(format!("--{}={value}", name.replace('_', "-"))),
+                Self::Variable => {
+                    given
+                        .variables
+                        .push((format!("COUNTERSIGN_{}", name.to_uppercase()), (*value).to_owned()));
+                }
+                Self::File => {
+                    let value = match *name {
+                        "trusted_proxies" => format!("['{value}']"),
+                        "spent_status" | "refusals_per_minute" => (*value).to_owned(),
+                        _ => format!("'{value}'"),
+                    };
+                    given.file.extend([name, " = ", &*value, "\n"]);
+                }
+            }
+        }
+        given
+    }
+}
+
+/// Something wrong, and how it is told.
+struct Fault {
+    settings: Vec<(&'static str, &'static str)>,
+    /// What happens to the files once the server has read them.
+    then: fn(&Place),
+    level: &'static str,
+    check: &'static str,
+    says: &'static str,
+}
+
+fn fault(
+    settings: &[(&'static str, &'static str)],
+    then: fn(&Place),
+    (level, check, says): (&'static str, &'static str, &'static str),
+) -> Fault {
+    Fault { settings: settings.to_vec(), then, level, check, says }
+}
+
+/// A certificate that is valid for so many days from now, and its key.
+fn certificate(days: i64) -> (String, String) {
+    let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    let day = Duration::from_hours(24);
+    let now = made_at();
+    params.not_before = (now - 90 * day).into();
+    params.not_after = if days < 0 { now - day } else { now + u32::try_from(days).unwrap() * day }.into();
+    let key = KeyPair::generate().unwrap();
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+/// Files that settings can name.
+fn place() -> Place {
+    let place = Place::new();
+    for (name, days) in [("good", 60), ("expired", -1), ("aging", 9)] {
+        let (certificate, key) = certificate(days);
+        place.write(&format!("{name}.pem"), &certificate);
+        place.replace(&format!("{name}.key"), &key, 0o600);
+    }
+    for (name, text, mode) in [
+        ("bearer", BEARER, 0o600),
+        ("kept-bearer", BEARER, 0o600),
+        ("open-bearer", BEARER, 0o644),
+        ("writable-bearer", BEARER, 0o666),
+        ("alarm", ALARM_SECRET, 0o600),
+        ("open-alarm", ALARM_SECRET, 0o644),
+        ("weak", "password\n", 0o600),
+    ] {
+        place.replace(name, text, mode);
+    }
+    let (_, key) = certificate(60);
+    place.replace("other.key", &key, 0o600);
+    let key = place.read("good.key");
+    place.replace("open.key", &key, 0o644);
+    place
+}
+
+fn nothing(_: &Place) {}
+
+/// A store's URL, and the password that stood in it.
+fn without_password(url: &str) -> (String, String) {
+    let mut url: url::Url = url.parse().unwrap();
+    let password = url.password().unwrap().to_owned();
+    url.set_password(None).unwrap();
+    (url.into(), password)
+}
+
+/// Faults with which a server starts.
+fn faults() -> Vec<Fault> {
+    let good = [("public_tls_certificate", "good.pem"), ("public_tls_key", "good.key")];
+    vec![
+        fault(
+            &[("trusted_proxies", "0.0.0.0/0")],
+            nothing,
+            ("error", "proxies", "trusted_proxies has 0.0.0.0/0: anybody may say"),
+        ),
+        fault(
+            &[("public_tls_certificate", "expired.pem"), ("public_tls_key", "expired.key")],
+            nothing,
+            ("error", "certificates", "expired.pem expired at"),
+        ),
+        fault(
+            &[("public_tls_certificate", "aging.pem"), ("public_tls_key", "aging.key")],
+            nothing,
+            ("warning", "certificates", "aging.pem expires at"),
+        ),
+        fault(
+            &[("private_listen", "0.0.0.0:0"), ("private_bearer_file", "bearer")],
+            nothing,
+            ("warning", "configuration", "takes its secret in plain HTTP on 0.0.0.0:"),
+        ),
+        fault(
+            &[("private_bearer_file", "open-bearer")],
+            nothing,
+            ("error", "files", "open-bearer can be read by other users (mode 0644)"),
+        ),
+        fault(
+            &[("private_bearer_file", "writable-bearer")],
+            nothing,
+            ("error", "files", "writable-bearer can be changed by other users (mode 0666)"),
+        ),
+        fault(
+            &[("alarm_webhook", "http://127.0.0.1:9/hook"), ("alarm_secret_file", "open-alarm")],
+            nothing,
+            ("error", "files", "open-alarm can be read by other users (mode 0644)"),
+        ),
+        fault(
+            &[("public_tls_certificate", "good.pem"), ("public_tls_key", "open.key")],
+            nothing,
+            ("error", "files", "open.key can be read by other users (mode 0644)"),
+        ),
+        fault(
+            &[("store", "POSTGRES"), ("store_schema", "SCHEMA"), ("store_password_file", "password")],
+            nothing,
+            ("error", "files", "password can be read by other users (mode 0644)"),
+        ),
+        fault(&[("store", "memory:")], nothing, ("warning", "configuration", "forgets everything")),
+        fault(
+            &[("refusals_per_minute", "0")],
+            nothing,
+            ("note", "configuration", "refusals are not limited"),
+        ),
+        fault(
+            &[("public_url", "http://127.0.0.1:9")],
+            nothing,
+            ("error", "public URL", "http://127.0.0.1:9/ does not answer"),
+        ),
+        fault(
+            &[("traces", "http://127.0.0.1:9")],
+            nothing,
+            ("warning", "traces", "127.0.0.1 does not take spans"),
+        ),
+        fault(
+            &good,
+            |place| place.replace("good.key", &place.read("other.key"), 0o600),
+            ("error", "certificates", "good.pem, as it stands there now, cannot be used"),
+        ),
+        fault(
+            &good,
+            |place| fs::remove_file(place.path("good.key")).unwrap(),
+            ("error", "files", "good.key cannot be looked at: No such file"),
+        ),
+        fault(
+            &[("private_bearer_file", "kept-bearer")],
+            |place| place.replace("kept-bearer", "password\n", 0o600),
+            ("error", "files", "kept-bearer must hold one line of at least 20 visible ASCII characters"),
+        ),
+        fault(
+            &[("key_ring", "ring.toml")],
+            |place| place.set_mode("ring.toml", 0o644),
+            ("error", "files", "ring.toml can be read by other users (mode 0644)"),
+        ),
+        fault(
+            &[("key_ring", "ring.toml")],
+            |place| fs::remove_file(place.path("ring.toml")).unwrap(),
+            ("error", "files", "ring.toml cannot be looked at: No such file"),
+        ),
+        fault(
+            &[("key_ring", "ring.toml")],
+            |place| place.replace("ring.toml", "version = 1\n", 0o600),
+            ("error", "files", "ring.toml cannot be used"),
+        ),
+        fault(
+            &[("data_dir", "data")],
+            |place| place.set_mode("data", 0o777),
+            ("error", "files", "data can be changed by other users (mode 0777)"),
+        ),
+    ]
+}
+
+/// What is found of a fault, with a server that was started with it, or with these settings alone if there is none.
+fn look(place: &Place, given: &Given, server: Option<&Server>, bearer: Option<&str>) -> Found {
+    let mut arguments: Vec<&str> = Vec::new();
+    let mut variables: Vec<(&str, &str)> = Vec::new();
+    if let Some(server) = server {
+        arguments.extend(["--server", &server.private]);
+        arguments.extend(bearer.into_iter().flat_map(|file| ["--private-bearer-file", file]));
+    } else {
+        arguments.push("--offline");
+        arguments.extend(given.arguments.iter().map(String::as_str));
+        variables.extend(given.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    }
+    doctor(place, &arguments, &variables)
+}
+
+fn assert_found(found: &Found, fault: &Fault, by: By) {
+    assert!(
+        found.has(fault.level, fault.check, fault.says),
+        "{:?} by {by:?}: {:#?}",
+        fault.settings,
+        found.findings
+    );
+    if ["warning", "error"].contains(&fault.level) && fault.check != "certificates" {
+        assert!(!found.has("ok", fault.check, ""), "{:?} by {by:?}: {:#?}", fault.settings, found.findings);
+    }
+}
+
+#[test]
+fn every_fault_of_a_running_server_is_found() {
+    let schemas = EACH.map(|_| new_name());
+    std::thread::scope(|scope| {
+        for (by, schema) in EACH.into_iter().zip(&schemas) {
+            scope.spawn(move || {
+                for fault in faults() {
+                    let place = place();
+                    let (url, password) = without_password(&shared());
+                    place.replace("password", &password, 0o644);
+                    let settings: Vec<_> = fault
+                        .settings
+                        .iter()
+                        .map(|(name, value)| match *value {
+                            "POSTGRES" => (*name, &*url),
+                            "SCHEMA" => (*name, &**schema),
+                            value => (*name, value),
+                        })
+                        .collect();
+                    let given = by.give(&settings);
+                    place.write("countersign.toml", &given.file);
+                    let mut command = place.command(["serve"]);
+                    command.args(&given.arguments);
+                    // A flag and a variable would beat what is tried.
+                    let ports = ANY_PORTS.iter().filter(|(name, _)| {
+                        !settings.iter().any(|(setting, _)| name.ends_with(&setting.to_uppercase()))
+                    });
+                    command.envs(ports.copied());
+                    command.envs(given.variables.iter().map(|(name, value)| (name, value)));
+                    let server = Server::start(&mut command);
+                    (fault.then)(&place);
+                    // Of what was given to the server, this command knows nothing.
+                    place.write("countersign.toml", "");
+                    // All their files hold the same secret at first.
+                    let asks = settings.iter().any(|(name, _)| *name == "private_bearer_file");
+                    let bearer = asks.then_some("bearer");
+                    let found = look(&place, &given, Some(&server), bearer);
+                    assert_found(&found, &fault, by);
+                }
+            });
+        }
+    });
+}
+
+/// Faults with which no server starts, and those that can be seen in files.
+#[test]
+fn faults_of_what_is_read_here_are_found() {
+    let fitless = [("public_tls_certificate", "good.pem"), ("public_tls_key", "other.key")];
+    let mut faults: Vec<Fault> = faults()
+        .into_iter()
+        .filter(|fault| {
+            ["configuration", "proxies"].contains(&fault.check) || fault.says.contains("pem expire")
+        })
+        .collect();
+    faults.extend([
+        fault(&[("spent_status", "418")], nothing, ("error", "configuration", "401 or 410")),
+        fault(&[("private_listen", "0.0.0.0:8087")], nothing, ("error", "configuration", "open to anybody")),
+        fault(&fitless, nothing, ("error", "certificates", "and its key cannot be used")),
+        fault(&[("private_bearer_file", "weak")], nothing, ("error", "configuration", "can be guessed")),
+        fault(
+            &[("private_bearer_file", "open-bearer")],
+            nothing,
+            ("error", "files", "open-bearer can be read by other users"),
+        ),
+    ]);
+    for fault in faults {
+        for by in EACH {
+            let place = place();
+            place.serve().stop();
+            let given = by.give(&fault.settings);
+            place.write("countersign.toml", &given.file);
+            assert_found(&look(&place, &given, None, None), &fault, by);
+        }
+    }
+}
+
+#[test]
+fn settings_that_are_not_in_force_are_judged_beside_those_that_are() {
+    let place = place();
+    let server = place.serve_with(&["--spent-status", "410"], &[]);
+    let look = |text: &str| {
+        place.write("countersign.toml", text);
+        doctor(&place, &["--server", &server.private], &[])
+    };
+    look("").must_be_well();
+    look("spent_status = 401").must_have(
+        "note",
+        "configuration",
+        "was started with other settings than are read here: spent_status",
+    );
+    let found = look("trusted_proxies = ['0.0.0.0/0']");
+    found.must_have("error", "configuration", "0.0.0.0/0: anybody may say");
+    found.must_have("error", "configuration", "(as read here, and not in force)");
+    found.must_have("ok", "proxies", "none is believed");
+    look("colour = 'red'").must_have("error", "configuration", "there is no setting `colour`");
+}
+
+#[test]
+fn server_is_asked_where_the_configuration_has_it_listen() {
+    let place = place();
+    place.write("countersign.toml", "private_listen = 'unix:private.sock'\nprivate_bearer_file = 'bearer'\n");
+    let server = Server::start(
+        place
+            .command(["serve", "--trusted-proxies", "0.0.0.0/0"])
+            .envs(ANY_PORTS.iter().filter(|(name, _)| !name.contains("PRIVATE")).copied()),
+    );
+    doctor(&place, &[], &[]).must_have("error", "proxies", "0.0.0.0/0");
+    drop(server);
+    doctor(&place, &[], &[]).must_have("note", "server", "only what can be seen from here was checked");
+}
+
+#[test]
+fn server_that_does_not_tell_is_no_all_clear() {
+    let place = place();
+    let server = place.serve_with(&["--private-bearer-file", "bearer"], &[]);
+    for (url, level, says, remedy) in [
+        ("http://127.0.0.1:9", "error", "no Countersign server answers", "--server URL"),
+        (&*server.private, "error", "Show the private API's bearer token", "--private-bearer-file FILE"),
+        (&*server.public, "error", "is not the private API", "name its private API"),
+    ] {
+        let found = doctor(&place, &["--server", url], &[]);
+        found.must_have(level, "server", says);
+        found.must_have(level, "server", remedy);
+        found.must_have("note", "server", "so only what can be seen from here was checked");
+        assert!(!found.has("ok", "server", ""), "{:#?}", found.findings);
+    }
+}
+
+#[test]
+fn server_of_an_older_version_is_no_all_clear() {
+    let place = Place::new();
+    place.serve().stop();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 1024];
+            let read = stream.read(&mut request).unwrap();
+            let request = String::from_utf8_lossy(&request[..read]).into_owned();
+            let (status, body) = match request.split(' ').nth(1) {
+                Some("/v1/keys") => ("200 OK", r#"{"keys": []}"#),
+                Some("/v1/nodes") => ("200 OK", r#"{"nodes": []}"#),
+                Some("/v1/store") => ("200 OK", r#"{"kind": "sqlite"}"#),
+                _ => ("404 Not Found", "Not found.\n"),
+            };
+            let answer = format!(
+                "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    let found = doctor(&place, &["--server", &url], &[]);
+    found.must_have("warning", "server", "of an older version, which does not say what is in force");
+    assert!(!found.has("ok", "server", ""), "{:#?}", found.findings);
+}
+
+#[test]
+fn database_that_was_moved_away_is_found() {
+    let place = Place::new();
+    let server = place.serve();
+    assert_eq!(server.status(&server.token()), 200);
+    fs::rename(place.path("countersign-data/countersign.db"), place.path("elsewhere.db")).unwrap();
+    // What has just been written is believed for a second.
+    let mut found = doctor(&place, &["--server", &server.private], &[]);
+    while found.has("ok", "server", "") {
+        found = doctor(&place, &["--server", &server.private], &[]);
+    }
+    found.must_have("error", "server", "no token can be redeemed: ");
+    found.must_have("error", "server", "countersign.db is not there any more");
+    found.must_have("error", "store", "if it was moved, put it back");
+}
+
+#[test]
+fn report_of_the_server_holds_no_secret() {
+    let place = place();
+    let with_password = shared();
+    let password = format!(":{}@", without_password(&with_password).1);
+    let schema = new_name();
+    let server = place.serve_with(
+        &["--store", &with_password, "--store-schema", &schema, "--private-bearer-file", "bearer"],
+        &[
+            ("COUNTERSIGN_ALARM_WEBHOOK", "http://127.0.0.1:9/hunter2"),
+            ("COUNTERSIGN_ALARM_SECRET_FILE", "alarm"),
+            ("COUNTERSIGN_TRACES", "http://127.0.0.1:9/hunter2"),
+        ],
+    );
+    let shown = format!("Bearer {}", BEARER.trim());
+    let url = format!("{}/v1/server", server.private);
+    let report = crate::http::send(reqwest::Method::GET, &url, &[("authorization", &shown)], "");
+    assert_eq!(report.status, 200);
+    assert!(report.text.contains("\"alarm_webhook\",\"value\":\"http://127.0.0.1:9\""), "{}", report.text);
+    for secret in ["hunter2", &*password, BEARER.trim(), ALARM_SECRET.trim()] {
+        assert!(!report.text.contains(secret), "{}", report.text);
+    }
+    for (name, source) in [("store", "flag"), ("traces", "variable"), ("issuer", "default")] {
+        let settings = report.json()["settings"].as_array().unwrap().clone();
+        let setting = settings.iter().find(|setting| setting["name"] == name).unwrap();
+        assert_eq!(setting["source"], source, "{name}");
+    }
+    let ring = fs::read_to_string(place.path(RING)).unwrap();
+    let secret = ring.split("secret = \"").nth(1).unwrap().get(..12).unwrap();
+    assert!(!report.text.contains(secret), "a key");
+    assert!(report.text.contains(&place.name(DATA)), "paths are absolute");
+}
+
+/// `openssl req -x509` makes authorities, and people give one to a server and to its callers.
+#[test]
+fn self_signed_certificate_is_trusted_once_it_is_named() {
+    let place = place();
+    let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    place.write("own.pem", &params.self_signed(&key).unwrap().pem());
+    place.replace("own.key", &key.serialize_pem(), 0o600);
+    let tls = |name: &str| {
+        ["certificate", "key"]
+            .map(|what| format!("--private-tls-{what}={name}.{}", if what == "key" { "key" } else { "pem" }))
+    };
+    let serve = |name: &str| {
+        let tls = tls(name);
+        place.serve_with(&tls.each_ref().map(String::as_str), &[])
+    };
+    let server = serve("own");
+    doctor(&place, &["--server", &server.private, "--server-ca", "own.pem"], &[]).must_be_well();
+    for ca in [&[][..], &["--server-ca", "good.pem"]] {
+        let found = doctor(&place, &[&["--server", &server.private], ca].concat(), &[]);
+        found.must_have("error", "server", "cannot speak TLS with the server: invalid peer certificate");
+        found.must_have("error", "server", "name the authority of its certificate (--server-ca)");
+    }
+    server.stop();
+    let server = serve("expired");
+    let found = doctor(&place, &["--server", &server.private, "--server-ca", "expired.pem"], &[]);
+    found.must_have("error", "server", "certificate expired");
+}
+
+#[test]
+fn doctor_in_another_directory_looks_at_the_files_of_the_server() {
+    let (place, elsewhere) = (Place::new(), Place::new());
+    let server = place.serve();
+    assert_eq!(server.status(&server.token()), 200);
+    let found = doctor(&elsewhere, &["--server", &server.private], &[]);
+    found.must_be_well();
+    found.must_have("ok", "store", "1 consumed and 0 revoked");
+    found.must_have("ok", "keys", "1 key in the ring");
+}

@@ -1,0 +1,64 @@
+//! What a server was told when it was started, and what it uses: for whoever asks it (`GET /v1/server`).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::secret::SecretFile;
+use crate::{Address, Tls};
+
+/// The settings of a server, and the places that they name.
+#[derive(Debug, Default)]
+pub struct InForce {
+    /// The configuration file that was read, if one was.
+    pub config_file: Option<PathBuf>,
+    /// Every setting.
+    pub settings: Vec<Setting>,
+    /// The files that nobody else may use.
+    pub secrets: Vec<SecretFile>,
+    /// The directories that the store and the keys are in, each with what it is.
+    pub directories: Vec<(&'static str, PathBuf)>,
+    /// Both listeners.
+    pub doors: Vec<OpenDoor>,
+}
+
+/// A setting that is in force.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Setting {
+    /// Its name in the configuration file.
+    pub name: String,
+    /// Its value, without what is secret in it: a URL of the store has no password, other URLs have their host alone, and a
+    /// path is absolute. Absent if nothing was said, and its default depends on nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<Value>,
+    /// Who said it.
+    pub source: Source,
+}
+
+/// Who said what a setting is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// Nobody.
+    Default,
+    /// The configuration file.
+    File,
+    /// A variable.
+    Variable,
+    /// A flag.
+    Flag,
+}
+
+/// A listener that listens.
+#[derive(Debug)]
+pub struct OpenDoor {
+    /// `public` or `private`.
+    pub name: &'static str,
+    /// Where it listens; `None` for a socket that cannot be asked.
+    pub addresses: Vec<Option<Address>>,
+    /// Its TLS.
+    pub tls: Option<Arc<Tls>>,
+}

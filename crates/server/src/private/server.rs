@@ -1,0 +1,260 @@
+//! How this server stands: what it was told, what it uses, and what keeps it from serving. `countersign doctor` judges that.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use jiff::Timestamp;
+use nix::unistd::geteuid;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::health::{STORE_TIMEOUT, store_hangs};
+use crate::in_force::{OpenDoor, Setting};
+use crate::problem::Problem;
+use crate::secret::{Exposure, exposure_of};
+use crate::{Address, App, Tls};
+
+/// How a server stands.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ServerDocument {
+    /// The program's version.
+    pub version: String,
+    /// What this server's clock shows.
+    #[schema(value_type = String, format = DateTime)]
+    pub now: Timestamp,
+    /// The number of the user that it runs as.
+    pub user: u32,
+    /// Why no token can be redeemed now; absent while the server is ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unready: Option<String>,
+    /// What is doubtful about its clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_warning: Option<String>,
+    /// The configuration file that it read when it was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_file: Option<String>,
+    /// Every setting that is in force, and who said so.
+    pub settings: Vec<Setting>,
+    /// Both listeners.
+    pub listeners: Vec<ListenerDocument>,
+    /// The files and directories that nobody else may use.
+    pub files: Vec<FileDocument>,
+    /// Where traces go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traces: Option<TracesDocument>,
+}
+
+/// A listener.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ListenerDocument {
+    /// `public` or `private`.
+    pub name: String,
+    /// Where it listens.
+    pub addresses: Vec<String>,
+    /// Whether only this machine can reach it, where that can be told of all its addresses.
+    pub is_local: Option<bool>,
+    /// Whether callers must show the bearer secret.
+    pub asks_for_bearer: bool,
+    /// Whether callers must show a certificate.
+    pub asks_for_certificates: bool,
+    /// Its certificate; absent without TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<CertificateDocument>,
+}
+
+/// The certificate that a listener shows.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct CertificateDocument {
+    /// The file that it is in.
+    pub file: String,
+    /// It is not valid before.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub valid_from: Option<Timestamp>,
+    /// Nor after.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub valid_until: Option<Timestamp>,
+    /// Why the files that stand there now could not be used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
+/// A file or a directory that nobody else may use, as this server sees it.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct FileDocument {
+    /// What it is.
+    pub what: String,
+    /// Where it is.
+    pub path: String,
+    /// Whether it is a directory.
+    pub is_directory: bool,
+    /// How many bytes are free there, of a directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free_bytes: Option<u64>,
+    /// Who else has access to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exposure: Option<ExposureDocument>,
+    /// Why it cannot be used as it stands there now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
+/// That others have access to a file.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ExposureDocument {
+    /// Who, and what they may; goes on from the file's name.
+    pub finding: String,
+    /// Whether they may write.
+    pub may_write: bool,
+    /// What to do.
+    pub remedy: String,
+}
+
+/// Where traces go.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct TracesDocument {
+    /// The collector's host.
+    pub host: String,
+    /// Why it does not take spans now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
+/// Tells how this server stands: the settings that are in force and who gave them, its certificates and secret files, and
+/// whether it can serve. No value is secret.
+#[utoipa::path(
+    get, path = "/v1/server", tag = "server",
+    responses(
+        (status = 200, body = ServerDocument), (status = 500, body = Problem)
+    )
+)]
+pub(crate) async fn show_server(State(app): State<Arc<App>>) -> Result<Json<ServerDocument>, Problem> {
+    let traces = async {
+        let collector = app.traces.as_ref()?.collector();
+        Some(TracesDocument { host: collector.host().to_owned(), trouble: collector.probe().await.err() })
+    };
+    let looks_at = Arc::clone(&app);
+    let look = tokio::task::spawn_blocking(move || (files(&looks_at), listeners(&looks_at)));
+    let (unready, traces, look) = tokio::join!(unready(&app), traces, look);
+    // Nothing is left out in silence: who asks takes what is missing for well.
+    let (files, listeners) = look.map_err(|error| {
+        let detail = format!("Looking at the files broke off: {error}.");
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
+    })?;
+    Ok(Json(ServerDocument {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        now: app.tokens.clock().now(),
+        user: geteuid().as_raw(),
+        unready,
+        clock_warning: app.tokens.clock_warning().map(|warning| warning.to_string()),
+        config_file: app.in_force.config_file.as_deref().map(shown),
+        settings: app.in_force.settings.clone(),
+        listeners,
+        files,
+        traces,
+    }))
+}
+
+/// Why no token can be redeemed now.
+async fn unready(app: &App) -> Option<String> {
+    if let Some(trouble) = app.tokens.clock_trouble() {
+        return Some(trouble.to_string());
+    }
+    let ready = tokio::time::timeout(STORE_TIMEOUT, app.tokens.ready()).await;
+    ready.unwrap_or_else(|_| Err(store_hangs())).err().map(|error| error.to_string())
+}
+
+fn files(app: &App) -> Vec<FileDocument> {
+    let user = geteuid().as_raw();
+    let directories = app.in_force.directories.iter().map(|(what, path)| {
+        let room = rustix::fs::statvfs(path).ok().map(|room| room.f_bavail.saturating_mul(room.f_frsize));
+        FileDocument { free_bytes: room, ..file(what, path, true, exposure_of(path, user)) }
+    });
+    let secrets = app.in_force.secrets.iter().map(|secret| {
+        let mut document = file(secret.what, &secret.path, false, secret.exposure(user));
+        if document.exposure.is_none() && document.trouble.is_none() {
+            document.trouble = trouble(app, &secret.path);
+        }
+        document
+    });
+    directories.chain(secrets).collect()
+}
+
+fn file(
+    what: &str,
+    path: &Path,
+    is_directory: bool,
+    exposure: std::io::Result<Option<Exposure>>,
+) -> FileDocument {
+    let (exposure, trouble) = match exposure {
+        Ok(exposure) => (exposure, None),
+        Err(error) => (None, Some(format!("cannot be looked at: {error}"))),
+    };
+    let exposure = exposure.map(|exposure| ExposureDocument {
+        finding: exposure.to_string(),
+        may_write: exposure.may_write(),
+        remedy: exposure.remedy(&absolute(path)),
+    });
+    FileDocument {
+        what: what.to_owned(),
+        path: shown(path),
+        is_directory,
+        free_bytes: None,
+        exposure,
+        trouble,
+    }
+}
+
+/// Why a secret file that is read again when it changes could not be used now.
+fn trouble(app: &App, path: &Path) -> Option<String> {
+    if path == app.key_file.path() {
+        return app.key_file.load().err().map(|error| format!("cannot be used: {error}"));
+    }
+    app.bearer.as_ref()?.trouble_of(path)
+}
+
+fn listeners(app: &App) -> Vec<ListenerDocument> {
+    app.in_force.doors.iter().map(|door| listener(app, door)).collect()
+}
+
+fn listener(app: &App, door: &OpenDoor) -> ListenerDocument {
+    let is_private = door.name == "private";
+    ListenerDocument {
+        name: door.name.to_owned(),
+        addresses: door.addresses.iter().flatten().map(ToString::to_string).collect(),
+        is_local: is_local(&door.addresses),
+        asks_for_bearer: is_private && app.bearer.is_some(),
+        asks_for_certificates: door.tls.as_ref().is_some_and(|tls| tls.asks_for_certificates()),
+        certificate: door.tls.as_deref().map(certificate),
+    }
+}
+
+/// One address that others can reach is enough for them.
+fn is_local(addresses: &[Option<Address>]) -> Option<bool> {
+    let mut each = addresses.iter().map(|address| address.as_ref().and_then(Address::is_local));
+    if each.clone().any(|is_local| is_local == Some(false)) {
+        return Some(false);
+    }
+    each.all(|is_local| is_local == Some(true)).then_some(true)
+}
+
+fn certificate(tls: &Tls) -> CertificateDocument {
+    let validity = tls.validity();
+    CertificateDocument {
+        file: shown(&tls.files().certificates),
+        valid_from: validity.map(|validity| validity.from),
+        valid_until: validity.map(|validity| validity.until),
+        trouble: Tls::load(tls.files().clone()).err().map(|error| error.to_string()),
+    }
+}
+
+fn shown(path: &Path) -> String {
+    absolute(path).display().to_string()
+}
+
+/// A path that means the same to who asks from another directory.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
