@@ -17,6 +17,7 @@ mod app;
 mod bearer;
 mod caller;
 mod change;
+mod coding;
 mod deadline;
 mod episode;
 mod events;

@@ -12,6 +12,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::coding::UnknownCoding;
+
 /// Every reason for a refusal, with its statuses and what it means. Stable.
 pub const PROBLEMS: &[(&str, &str, &str)] = &[
     ("audience", "400", "what a token is to be bound to is not the base URL of a tracker"),
@@ -29,6 +31,7 @@ pub const PROBLEMS: &[(&str, &str, &str)] = &[
     ("cannot-issue", "503", "there is no key that seals, or no randomness"),
     ("claims", "400", "the claims are too long, or are not a JSON object"),
     ("clock", "503", "this server's clock is wrong, and nothing that needs it is done until it is right"),
+    ("content-encoding", "415", "the body is compressed, and not by gzip or deflate"),
     ("content-type", "415", "the body is not said to be JSON"),
     ("credential", "401", "the private API's bearer secret was not shown"),
     ("expired", "401 or 410", "the token's time is over"),
@@ -94,9 +97,10 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let is_of_coding = self.kind.ends_with(":content-encoding");
         let mut response = (status, Json(self)).into_response();
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        response
+        if is_of_coding { UnknownCoding::explain(response) } else { response }
     }
 }
 

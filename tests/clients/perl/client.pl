@@ -148,3 +148,8 @@ my $revoked_id = new_token();
 same( 'revoking a live token', result( 'boolean', 'revokeLoginToken', $revoked_id )->value, 1 );
 same( 'revoking it again',     result( 'boolean', 'revokeLoginToken', $revoked_id )->value, 0 );
 answers( 'POST of a revoked token', post($revoked_id), 401, 'Token has already been used or is invalid.' );
+
+# Compressed calls.
+$api->compress_requests(1);
+$api->compress_thresh(1);
+answers( 'POST of a token issued by a compressed call', post( new_token() ), 200 );

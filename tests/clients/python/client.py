@@ -133,3 +133,11 @@ same("revoking a live token", api.revokeLoginToken(revoked_id), True)
 same("revoking it again", api.revokeLoginToken(revoked_id), False)
 same("POST of a revoked token", http("POST", handshake(revoked_id))[:2],
      (401, "Token has already been used or is invalid."))
+
+# Compressed calls.
+class CompressingTransport(xmlrpc.client.Transport):
+    encode_threshold = 0  # bytes
+
+
+compressing = xmlrpc.client.ServerProxy(f"{PRIVATE}/bugs", transport=CompressingTransport())
+same("POST of a token issued by a compressed call", http("POST", handshake(compressing.newBugTrackerToken()))[0], 200)

@@ -1,16 +1,18 @@
 //! Reading the bodies of private requests, whatever comes.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 
 use axum::body::Body;
-use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
+use crate::coding::{Coding, DecodeError, UnknownCoding};
 use crate::problem::Problem;
 
 /// The longest body that is read, in bytes. `system.multicall` with a thousand tokens fits.
@@ -25,12 +27,31 @@ const MAX_DISCARDED_BYTES: usize = 256 * 1024 * 1024;
 pub(crate) enum BodyError {
     /// It is longer than [`MAX_BODY_BYTES`].
     TooLong,
-    /// It did not arrive whole.
+    /// It did not arrive whole, or is not what its `Content-Encoding` says.
     Broken,
+    /// It is compressed in a way that is not known.
+    Coding(UnknownCoding),
 }
 
-/// Reads a body. Never holds more than [`MAX_BODY_BYTES`] and one frame of it.
-pub(crate) async fn read(mut body: Body) -> Result<Bytes, BodyError> {
+impl BodyError {
+    pub(crate) fn into_problem(self) -> Problem {
+        match self {
+            Self::TooLong => Problem::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body-too-long",
+                format!("The body is longer than {MAX_BODY_BYTES} bytes."),
+            ),
+            Self::Broken => Problem::bad_request("body", "The body did not arrive whole."),
+            Self::Coding(_) => {
+                Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content-encoding", UnknownCoding::TEXT)
+            }
+        }
+    }
+}
+
+/// Reads a body that came with these headers. Never holds more than [`MAX_BODY_BYTES`] and one frame of it, and as much
+/// of what it was before it was compressed.
+pub(crate) async fn read(headers: &HeaderMap, mut body: Body) -> Result<Bytes, BodyError> {
     let mut read = Vec::new();
     let mut length = 0;
     while let Some(frame) = body.frame().await {
@@ -45,19 +66,20 @@ pub(crate) async fn read(mut body: Body) -> Result<Bytes, BodyError> {
             break;
         }
     }
-    if length > MAX_BODY_BYTES { Err(BodyError::TooLong) } else { Ok(read.into()) }
+    if length > MAX_BODY_BYTES {
+        return Err(BodyError::TooLong);
+    }
+    match Coding::of(headers).map_err(BodyError::Coding)?.decode(&read, MAX_BODY_BYTES) {
+        Ok(Cow::Borrowed(_)) => Ok(read.into()),
+        Ok(Cow::Owned(body)) => Ok(body.into()),
+        Err(DecodeError::TooLong) => Err(BodyError::TooLong),
+        Err(DecodeError::Broken) => Err(BodyError::Broken),
+    }
 }
 
 /// Reads a JSON object into `T`; an empty body is an empty object.
 pub(crate) async fn read_json<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, Problem> {
-    let bytes = read(body).await.map_err(|error| match error {
-        BodyError::TooLong => Problem::new(
-            axum::http::StatusCode::PAYLOAD_TOO_LARGE,
-            "body-too-long",
-            format!("The body is longer than {MAX_BODY_BYTES} bytes."),
-        ),
-        BodyError::Broken => Problem::bad_request("body", "The body did not arrive whole."),
-    })?;
+    let bytes = read(headers, body).await.map_err(BodyError::into_problem)?;
     let bytes = bytes.trim_ascii();
     if bytes.is_empty() {
         return parse(b"{}");
@@ -65,7 +87,7 @@ pub(crate) async fn read_json<T: DeserializeOwned>(headers: &HeaderMap, body: Bo
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !content_type.trim_start().to_ascii_lowercase().starts_with("application/json") {
         return Err(Problem::new(
-            axum::http::StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "content-type",
             "Send JSON, and say so: Content-Type: application/json",
         ));

@@ -34,7 +34,7 @@ pub(crate) async fn answer(State(app): State<Arc<App>>, request: Request) -> Res
     let (head, body) = request.into_parts();
     let caller = Caller::of_request(&head);
     let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let document = match body::read(body).await {
+    let document = match body::read(&head.headers, body).await {
         Ok(body) => {
             let until = started + MULTICALL_TIME;
             let bugs = Bugs { app: &app, caller: &caller, until, query: head.uri.query() };
@@ -51,6 +51,8 @@ pub(crate) async fn answer(State(app): State<Arc<App>>, request: Request) -> Res
             answer.document
         }
         Err(body::BodyError::TooLong) => fault_document(fault::body_too_large(body::MAX_BODY_BYTES)),
+        // Before anything is read of a call, the answer is HTTP's.
+        Err(body::BodyError::Coding(unknown)) => return unknown.into_response(),
         Err(body::BodyError::Broken) => fault_document(fault::invalid_call("the call did not arrive whole")),
     };
     app.events.tally().call(started.elapsed());

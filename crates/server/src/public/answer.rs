@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::attempt::Incomplete;
+use crate::coding::UnknownCoding;
 use crate::problem::{Problem, with_allow, with_challenge, with_retry_after};
 use crate::{App, SpentStatus};
 
@@ -93,6 +94,10 @@ impl Answers<'_> {
                 "body-too-long",
                 "The body is longer than any handshake's, and nothing was consumed.",
             ),
+            Incomplete::Coding(_) => {
+                let (status, text) = (StatusCode::UNSUPPORTED_MEDIA_TYPE, UnknownCoding::TEXT);
+                return UnknownCoding::explain(self.problem(status, "content-encoding", text, text.into()));
+            }
         };
         self.problem(status, reason, text, text.into())
     }

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use tokio::time::timeout_at;
 
+use crate::coding::{Coding, DecodeError, UnknownCoding};
 use crate::deadline::Deadline;
 
 /// The longest body that is understood, in bytes: a form with one URL in it is far shorter.
@@ -33,6 +34,8 @@ pub(super) enum Incomplete {
     TooSlow,
     /// Its body is longer than [`MAX_DISCARDED_BYTES`].
     TooLong,
+    /// It is compressed in a way that is not known.
+    Coding(UnknownCoding),
 }
 
 /// Reads a request to its end. Nothing in it is an error: what cannot be understood is said to be so, and matters only if
@@ -50,6 +53,12 @@ pub(super) async fn read(request: Request, Deadline(deadline): Deadline) -> Resu
     if is_post {
         let (head, body) = request.into_parts();
         let body = timeout_at(deadline, read_body(body)).await.unwrap_or(Err(Incomplete::TooSlow))?;
+        let coding = Coding::of(&head.headers).map_err(Incomplete::Coding)?;
+        let body = match body.as_deref().map(|body| coding.decode(body, MAX_BODY_BYTES)) {
+            Some(Ok(body)) => Some(body),
+            None | Some(Err(DecodeError::TooLong)) => None,
+            Some(Err(DecodeError::Broken)) => return Err(Incomplete::BrokenOff),
+        };
         audience = stated_audience(&head.headers, body.as_deref());
     }
     Ok(Attempt { is_post, audience, retry_key })

@@ -9,6 +9,7 @@
 
 mod alarms;
 mod changes;
+mod compressed;
 mod events;
 mod fixture;
 mod handshake;

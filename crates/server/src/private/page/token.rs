@@ -5,14 +5,13 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use countersign_core::{GetError, Lookup, Status};
 use zeroize::Zeroizing;
 
 use crate::caller::Caller;
 use crate::private::body;
-use crate::problem::Problem;
 use crate::public::VIEW;
 
 use super::parts::{Moment, moment};
@@ -47,9 +46,15 @@ struct Form {
 }
 
 /// `POST /page/token`: looks a token up, or revokes it.
-pub(crate) async fn token(State(page): State<Arc<Page>>, caller: Caller, body: Body) -> Response {
-    let Ok(body) = body::read(body).await else {
-        return Problem::bad_request("body", "The form did not arrive whole.").into_response();
+pub(crate) async fn token(
+    State(page): State<Arc<Page>>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let body = match body::read(&headers, body).await {
+        Ok(body) => body,
+        Err(error) => return error.into_problem().into_response(),
     };
     let form = read_form(&body);
     let (status, answer) = page.answer(&form, &caller).await;
