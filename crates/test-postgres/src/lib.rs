@@ -17,6 +17,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
@@ -241,14 +242,16 @@ impl Drop for Place {
         // A test's runtime cannot be waited on here.
         let dropped = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-            runtime.block_on(async {
+            let dropping = async {
                 let (client, connection) = tokio_postgres::connect(&url, NoTls).await.ok()?;
                 tokio::spawn(connection);
                 // Neither a synchronous standby that is gone nor a session that was left open is waited for.
                 let settings = "SET client_min_messages = warning; SET synchronous_commit = local; \
                                 SET lock_timeout = '10s'";
                 client.batch_execute(&format!("{settings}; {drop}")).await.ok()
-            })
+            };
+            // Nor a server that a test has frozen, if it ended before it could thaw it.
+            runtime.block_on(async { tokio::time::timeout(Duration::from_secs(20), dropping).await.ok() })
         });
         let _ = dropped.join();
     }

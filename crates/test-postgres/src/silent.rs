@@ -23,6 +23,14 @@ impl Silent {
     pub fn accept(&self) -> TcpStream {
         self.0.accept().expect("it listens").0
     }
+
+    /// How many have connected, and have not been accepted.
+    pub fn queued(&self) -> usize {
+        self.0.set_nonblocking(true).expect("it listens");
+        let queued = std::iter::from_fn(|| self.0.accept().ok()).count();
+        self.0.set_nonblocking(false).expect("it listens");
+        queued
+    }
 }
 
 /// Drops what is sent to it, as a machine that has gone or a firewall does.

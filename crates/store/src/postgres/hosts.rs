@@ -152,8 +152,14 @@ fn rank<T: PartialEq>(troubled: &[T], one: &T) -> usize {
     troubled.iter().position(|other| other == one).map_or(0, |position| position + 1)
 }
 
+/// How many are remembered. A name may have other addresses every day.
+const REMEMBERED: usize = 64;
+
 fn move_to_end<T: PartialEq + Clone>(troubled: &mut Vec<T>, one: &T) {
     troubled.retain(|other| other != one);
+    if troubled.len() >= REMEMBERED {
+        troubled.remove(0);
+    }
     troubled.push(one.clone());
 }
 

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_core::{Clock, End, OsEntropy, StoreError, TokenStore};
+use countersign_core::{Clock, End, OsEntropy, StoreError, TokenStore, after};
 use countersign_test_postgres::{BlackHole, Cluster, Place, Silent, run};
 
-use super::super::PostgresStore;
+use super::super::connector::take_at_length;
+use super::super::lanes::LANES;
+use super::super::{PostgresStore, READERS};
 use super::{Token, World, consume, options, url};
 
 async fn open_at(world: &World, text: &str) -> PostgresStore {
@@ -114,6 +116,9 @@ async fn promote(synchronous: bool, fate: Fate) {
         }
     };
     assert!(refused.contains("store's URL"), "{refused}");
+    // Not for anything else either.
+    let reader = take_at_length(&store.core.readers, "").await.err().unwrap();
+    assert!(reader.reason().contains("succeeded"), "{reader:?}");
 }
 
 /// The host and the port of a URL.
@@ -150,26 +155,69 @@ async fn frozen_primary_is_left_for_its_synchronous_standby() {
     promote(true, Fate::Freezes).await;
 }
 
+/// Every connection that a store may have hangs at the frozen primary, and as many may go to its standby.
+#[tokio::test]
+async fn what_hangs_at_a_frozen_primary_takes_no_place_elsewhere() {
+    let primary = Cluster::start(&[]);
+    let world = World::at(Place::at(primary.url()));
+    world.clock.set(countersign_core::SystemClock.now());
+    let standby = Cluster::standby_of(&primary);
+    primary.wait_for_standby().await;
+    let store = Arc::new(open_at(&world, &of_both(&primary, &standby)).await);
+    for (pool, size) in [(&store.core.writers, LANES + 1), (&store.core.readers, READERS)] {
+        let mut all = Vec::new();
+        for _ in 0..size {
+            all.push(take_at_length(pool, "").await.unwrap());
+        }
+    }
+    primary.freeze();
+    // The last commit is so long ago that a look at the store makes another one.
+    world.clock.set(after(world.clock.now(), Duration::from_secs(2)));
+    let mut hanging = Vec::new();
+    for token in world.tokens(LANES) {
+        let store = Arc::clone(&store);
+        hanging.push(tokio::spawn(async move { consume(&store, token).await.map(drop) }));
+        // Then a lane has taken it.
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let looking = Arc::clone(&store);
+    hanging.push(tokio::spawn(async move { looking.ready().await }));
+    for _ in 0..READERS {
+        let reading = Arc::clone(&store);
+        hanging.push(tokio::spawn(async move { reading.times().await.map(drop) }));
+    }
+    for call in hanging {
+        assert!(matches!(call.await.unwrap(), Err(StoreError::Unavailable(_))));
+    }
+    standby.promote();
+    assert_eq!(settled(&store, world.token()).await, End::Fenced);
+    world.clock.set(store.take_moved_fences()[0]);
+    assert_eq!(settled(&store, world.token()).await, End::Recorded);
+    store.times().await.unwrap();
+    primary.thaw();
+}
+
 /// Neither the hosts that take a connection and say nothing nor those that drop every packet keep a server from the live one,
-/// at the start and when a connection breaks.
+/// at the start and when a connection breaks. They cost their time once.
 #[tokio::test]
 async fn silent_hosts_do_not_hide_the_live_one() {
     let world = World::new();
     let (silent, black_hole) = (Silent::start(), BlackHole::start());
-    let (silent, black_hole) = (silent.address().to_string(), black_hole.address().to_string());
+    let (address, black_hole) = (silent.address().to_string(), black_hole.address().to_string());
     let live = host(world.place.url());
     for (hosts, options) in [
-        (&[&*silent, live][..], "connect_timeout=2"),
+        (&[&*address, live][..], "connect_timeout=2"),
         (&[&black_hole, live], "connect_timeout=2"),
-        (&[&silent, &black_hole, live], "target_session_attrs=any"),
+        (&[&address, &black_hole, live], "target_session_attrs=any"),
     ] {
         let store = open_at(&world, &format!("{}?{options}&application_name=hidden", of_hosts(hosts))).await;
         assert_eq!(consume(&store, world.token()).await, Ok(End::Recorded), "{hosts:?}");
-        world
-            .place
-            .run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'hidden'")
-            .await;
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'hidden'";
+        world.place.run(end).await;
         assert_eq!(settled(&store, world.token()).await, End::Recorded, "{hosts:?}");
+        assert_eq!(silent.queued(), usize::from(hosts.contains(&&*address)), "{hosts:?}");
         store.close().await;
     }
 }
