@@ -74,7 +74,7 @@ pub enum KeyFileError {
         error: KeyRingError,
     },
     /// The operating system refused.
-    #[error("cannot {action} the key ring {}: {error}", path.display())]
+    #[error("cannot {action} the key ring {}: {error}{}", path.display(), where_to_change(error, action))]
     Io {
         /// What was tried.
         action: &'static str,
@@ -83,6 +83,18 @@ pub enum KeyFileError {
         /// What it said.
         error: io::Error,
     },
+}
+
+/// What to do about a file that this process may read and not replace.
+fn where_to_change(error: &io::Error, action: &str) -> &'static str {
+    let is_kept_from =
+        matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied);
+    if is_kept_from && action == "write" {
+        "; if it comes from elsewhere, as a Secret or a credential does, change it there with the same command and \
+         `--offline --key-ring FILE`, and bring it here"
+    } else {
+        ""
+    }
 }
 
 /// What could not be used.

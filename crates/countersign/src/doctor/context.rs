@@ -334,6 +334,9 @@ async fn look_into(place: &StorePlace, clock: Arc<dyn Clock>) -> Result<Stored, 
             OpenError::Missing(_) => {
                 "if it was moved, put it back where the server looks for it; before a server's first start there is none"
             }
+            OpenError::Damaged { .. } => {
+                "stop the server before anything is moved; a backup in its place refuses the tokens issued before"
+            }
             _ => "mend that; no server starts on this store",
         }
         .to_owned(),

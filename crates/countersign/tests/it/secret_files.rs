@@ -122,6 +122,12 @@ fn secret_of_kubernetes_is_used_if_nobody_else_can_read_it() {
         let server = serve(&place, &settings);
         let log = server.process.err.with("INFO ready");
         assert!(!log.contains("WARN"), "{log}");
+        let bearer = ["--private-bearer-file", "secret/bearer"];
+        let said = server.run(&place, &[&["keys", "rotate"], &bearer[..]].concat()).refused(1);
+        assert!(
+            said.contains("change it there with the same command and `--offline --key-ring FILE`"),
+            "{said}"
+        );
         drop(server);
     }
     for (mode, says) in [
