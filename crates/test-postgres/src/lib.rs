@@ -14,7 +14,7 @@ pub use proxy::{Cut, Proxy};
 pub use silent::{BlackHole, Silent};
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -28,6 +28,18 @@ pub const VARIABLE: &str = "COUNTERSIGN_TEST_POSTGRES";
 pub fn shared() -> String {
     static OWN: OnceLock<Cluster> = OnceLock::new();
     std::env::var(VARIABLE).unwrap_or_else(|_| OWN.get_or_init(|| Cluster::start(&[])).url().to_owned())
+}
+
+/// The directory with PostgreSQL's own programs, `psql` among them.
+pub fn programs() -> PathBuf {
+    let output =
+        Command::new(script()).arg("--where").output().expect("bash and tests/postgres/run are there");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    PathBuf::from(String::from_utf8_lossy(&output.stdout).trim_end())
+}
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/postgres/run")
 }
 
 /// A server of one's own, which is removed when this is dropped, or its process ends.
@@ -48,8 +60,7 @@ struct Script {
 impl Cluster {
     /// Starts a server, with these options of `tests/postgres/run`.
     pub fn start(options: &[&str]) -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/postgres/run");
-        let mut command = Command::new(script);
+        let mut command = Command::new(script());
         command.args(options).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("bash and tests/postgres/run are there");
         let commands = child.stdin.take();

@@ -102,7 +102,7 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
 }
 
 /// The password of the first line that fits: `host:port:database:user:password`, where `*` is any, and a `\` makes the next
-/// character one of the field.
+/// character one of the field. As for libpq, a `:` in a field need not be escaped, but in the password ends it.
 fn entry(text: &[u8], wanted: &Wanted<'_>) -> Option<Vec<u8>> {
     let (host, port) = (wanted.host.name_for_password(), wanted.host.port.to_string());
     let asked = [&host, &port, wanted.database, wanted.user];
@@ -112,31 +112,44 @@ fn entry(text: &[u8], wanted: &Wanted<'_>) -> Option<Vec<u8>> {
         }
         let mut rest = line.strip_suffix(b"\r").unwrap_or(line);
         for asked in asked {
-            rest = if let Some(rest) = rest.strip_prefix(b"*:") {
-                rest
-            } else {
-                let (field, rest) = field(rest);
-                rest.filter(|_| field == asked.as_bytes())?
-            };
+            rest = rest.strip_prefix(b"*:").or_else(|| after_field(rest, asked.as_bytes()))?;
         }
-        Some(field(rest).0)
+        Some(password(rest))
     };
     let password = text.split(|byte| *byte == b'\n').find_map(fits);
     password.filter(|password| !password.is_empty())
 }
 
-/// The field before the next `:`, and what comes after that, if there is one.
-fn field(text: &[u8]) -> (Vec<u8>, Option<&[u8]>) {
-    let mut field = Vec::new();
-    let mut bytes = text.iter().enumerate();
-    while let Some((at, byte)) = bytes.next() {
+/// What comes after the first field and its `:`, if it is the one that is asked for.
+fn after_field<'a>(line: &'a [u8], asked: &[u8]) -> Option<&'a [u8]> {
+    let (mut rest, mut asked) = (line, asked.iter());
+    loop {
+        let (mut byte, mut after) = rest.split_first()?;
+        if *byte == b':' && asked.as_slice().is_empty() {
+            return Some(after);
+        }
+        if *byte == b'\\' {
+            (byte, after) = after.split_first()?;
+        }
+        if asked.next() != Some(byte) {
+            return None;
+        }
+        rest = after;
+    }
+}
+
+fn password(rest: &[u8]) -> Vec<u8> {
+    let mut password = Vec::with_capacity(rest.len());
+    let mut bytes = rest.iter();
+    while let Some(byte) = bytes.next() {
         match byte {
-            b':' => return (field, text.get(at + 1..)),
-            b'\\' => field.extend(bytes.next().map(|(_, byte)| *byte)),
-            byte => field.push(*byte),
+            b':' => break,
+            // The last one stands for itself.
+            b'\\' => password.push(*bytes.next().unwrap_or(byte)),
+            byte => password.push(*byte),
         }
     }
-    (field, None)
+    password
 }
 
 #[cfg(test)]
@@ -166,6 +179,8 @@ mod tests {
             ("# *:*:*:*:no\ndb:*:*:*:secret\r\n*:*:*:*:no", Some("secret")),
             ("db:5433:tokens:*:s\\:e\\\\cret", Some("s:e\\cret")),
             ("db:5433:tokens:*:sec:ret", Some("sec")),
+            ("db:*:*:an:na:secret", Some("secret")),
+            ("db:*:*:*:secret\\", Some("secret\\")),
             ("db:5432:*:*:no\nd:*:*:*:no\ndbx:*:*:*:no\n*:*:other:*:no\n*:*:*:an:no", None),
             ("db:5433:tokens:*:\n*:*:*:*:no", None),
             ("db:5433:tokens", None),

@@ -6,6 +6,7 @@ mod copies;
 mod defaults;
 mod examining;
 mod failover;
+mod libpq;
 mod lost;
 mod pooled;
 mod purging;
