@@ -19,7 +19,7 @@ const SCHEMA: &str = include_str!("../../../store/src/sqlite/schema.rs");
 const POSTGRES: &str = include_str!("../../../store/src/postgres/mod.rs");
 const POSTGRES_BATCH: &str = include_str!("../../../store/src/postgres/batch.rs");
 const POSTGRES_LANES: &str = include_str!("../../../store/src/postgres/lanes.rs");
-const POSTGRES_SESSION: &str = include_str!("../../../store/src/postgres/session.rs");
+const POSTGRES_SETTINGS: &str = include_str!("../../../store/src/postgres/settings.rs");
 const SAMPLE: &str = include_str!("../../../../docs/countersign.sample.toml");
 
 fn number(number: usize) -> String {
@@ -156,7 +156,14 @@ fn limits() -> Vec<(&'static str, String)> {
         ("events that a follower may be behind", number(limits::MAX_BEHIND)),
         ("an event", time(limits::EVENT_RETENTION)),
         ("log lines that wait to be written", number(stated(LOG, "const MAX_WAITING_LINES: usize = "))),
-        ("making a connection to PostgreSQL", seconds(POSTGRES_SESSION, "CONNECT")),
+        (
+            "making a connection to PostgreSQL, until it can be used",
+            format!(
+                "{}; with several hosts, {} for each",
+                seconds(POSTGRES_SETTINGS, "CONNECT"),
+                seconds(POSTGRES_SETTINGS, "CONNECT_TO_ONE")
+            ),
+        ),
         (
             "a statement that consumes",
             format!("{} s", stated(POSTGRES_BATCH, "statement: Duration::from_secs(")),
