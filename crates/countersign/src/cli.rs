@@ -92,7 +92,12 @@ impl Cli {
         });
         check_place(&command, &matches)?;
         let mut read = Self::from_arg_matches(&matches).map_err(Failure::usage)?;
-        if let (Command::Serve(args), Some((_, matches))) = (&mut read.command, matches.subcommand()) {
+        let args = match &mut read.command {
+            Command::Serve(args) => Some(&mut **args),
+            Command::Doctor(command) => Some(&mut command.place),
+            _ => None,
+        };
+        if let (Some(args), Some((_, matches))) = (args, matches.subcommand()) {
             args.sources = sources(matches);
         }
         Ok(read)

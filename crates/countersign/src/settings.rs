@@ -26,7 +26,7 @@ use url::Url;
 
 use crate::output::Failure;
 
-pub(crate) use self::said::resolve as resolve_said;
+pub(crate) use self::said::{giver, resolve as resolve_said};
 
 pub(crate) const SERVE_HELP: &str = "\
 Every flag is also a variable, and a key of the configuration file: --public-listen is \

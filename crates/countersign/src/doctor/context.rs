@@ -214,7 +214,7 @@ fn choose(
     report: Option<&ServerDocument>,
 ) -> (Result<Resolved, String>, Option<Aside>) {
     let Some(report) = report else { return (mine, None) };
-    let in_force = match resolve_said(&report.settings) {
+    let in_force = match resolve_said(&report.settings, report.config_file.as_ref().map(PathBuf::from)) {
         Ok(in_force) => in_force,
         Err(failure) => {
             let reason = failure.into_sentence();

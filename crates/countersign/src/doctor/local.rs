@@ -16,7 +16,7 @@ use super::finding::{Finding, Level};
 use super::public;
 use crate::exposure::{directories, secrets};
 use crate::remote::read_secret;
-use crate::settings::Resolved;
+use crate::settings::{Resolved, giver};
 
 /// A certificate that expires sooner than this is to be renewed.
 const RENEW_BEFORE: SignedDuration = SignedDuration::from_hours(14 * 24);
@@ -29,23 +29,13 @@ pub(super) fn configuration(context: &Context) -> Vec<Finding> {
     let mut findings = match &context.settings {
         Ok(settings) => {
             let mut findings = policy(settings);
-            findings.extend(
-                match context.report() {
-                    Some(report) => {
-                        let private = report.listeners.iter().find(|listener| listener.name == "private");
-                        private.map(|private| Door {
-                            address: private.addresses.join(", "),
-                            is_local: private.is_local,
-                            asks_for_bearer: private.asks_for_bearer,
-                            asks_for_certificates: private.asks_for_certificates,
-                            has_tls: private.certificate.is_some(),
-                        })
-                    }
-                    None => Some(Door::of(settings)),
-                }
-                .iter()
-                .flat_map(Door::judge),
-            );
+            match Door::in_force(context, settings) {
+                Some(door) => findings.extend(door.judge()),
+                None => findings.push(Finding::warning(
+                    "the server does not say where its private API listens, so that was not checked",
+                    "install the same version for the server and this command",
+                )),
+            }
             findings
         }
         Err(wrong) => vec![cannot_be_used(wrong)],
@@ -105,7 +95,10 @@ fn policy(settings: &Resolved) -> Vec<Finding> {
     if settings.store.url == StoreUrl::Memory {
         findings.push(Finding::warning(
             "the store is in memory: it forgets everything when the server stops",
-            "set `store` to sqlite: for anything but a demonstration",
+            format!(
+                "for anything but a demonstration, set it to sqlite: or postgres: in {}",
+                giver(settings, "store")
+            ),
         ));
     }
     if !settings.policy.require_audience {
@@ -117,7 +110,10 @@ fn policy(settings: &Resolved) -> Vec<Finding> {
     if settings.refusals_per_minute == 0 {
         findings.push(Finding::note(
             "refusals are not limited, so that guessing costs an address nothing but its time",
-            "set `refusals_per_minute` unless a proxy in front limits requests",
+            format!(
+                "unless a proxy in front limits requests, set another number in {}",
+                giver(settings, "refusals_per_minute")
+            ),
         ));
     }
     if let Some(path) = &settings.private_bearer_file
@@ -142,6 +138,19 @@ struct Door {
 }
 
 impl Door {
+    /// As the running server has it, or as it is read here.
+    fn in_force(context: &Context, settings: &Resolved) -> Option<Self> {
+        let Some(report) = context.report() else { return Some(Self::of(settings)) };
+        let private = report.listeners.iter().find(|listener| listener.name == "private")?;
+        Some(Self {
+            address: private.addresses.join(", "),
+            is_local: private.is_local,
+            asks_for_bearer: private.asks_for_bearer,
+            asks_for_certificates: private.asks_for_certificates,
+            has_tls: private.certificate.is_some(),
+        })
+    }
+
     fn of(settings: &Resolved) -> Self {
         let tls = settings.private.tls.as_ref();
         Self {

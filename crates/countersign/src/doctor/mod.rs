@@ -50,7 +50,7 @@ pub(crate) struct DoctorCommand {
     #[command(flatten)]
     trust: Trust,
     #[command(flatten, next_help_heading = "Configuration, as for serve")]
-    place: ServeArgs,
+    pub(crate) place: ServeArgs,
 }
 
 type Findings<'c> = Pin<Box<dyn Future<Output = Vec<Finding>> + Send + 'c>>;

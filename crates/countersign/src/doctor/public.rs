@@ -8,7 +8,7 @@ use url::Url;
 use super::context::Context;
 use super::finding::{Finding, Level};
 use super::local::dates;
-use crate::settings::Resolved;
+use crate::settings::{Resolved, giver};
 
 /// What the server answers to a GET of a handshake.
 const ONLY_POST: &str = "Only POST requests are accepted for bugtracker handshakes.";
@@ -94,7 +94,10 @@ pub(super) fn believed(settings: &Resolved) -> Vec<Finding> {
     for network in networks.iter().filter(|network| network.prefix_len() == 0) {
         findings.push(Finding::error(
             format!("trusted_proxies has {network}: anybody may say that a request comes from elsewhere"),
-            "name your proxies alone, such as 127.0.0.1/32",
+            format!(
+                "name your proxies alone, such as 127.0.0.1/32, in {}",
+                giver(settings, "trusted_proxies")
+            ),
         ));
     }
     let is_behind = settings.public_url.as_ref().is_some_and(|url| !is_loopback(url))

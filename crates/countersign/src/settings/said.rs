@@ -66,16 +66,30 @@ pub(super) fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
+/// Where a setting was given, so that it can be changed there.
+pub(crate) fn giver(resolved: &Resolved, name: &str) -> String {
+    let setting = resolved.said.iter().find(|setting| setting.name == name);
+    match setting.map_or(Source::Default, |setting| setting.source) {
+        Source::Flag => format!("the flag --{}", name.replace('_', "-")),
+        Source::Variable => format!("the variable COUNTERSIGN_{}", name.to_uppercase()),
+        Source::File | Source::Default => match &resolved.config_file {
+            Some(file) => format!("`{name}` in {}", file.display()),
+            None => format!("`{name}`"),
+        },
+    }
+}
+
 /// What a server makes of the settings that it says are in force, as far as they tell.
 ///
 /// # Errors
 ///
 /// If this version does not understand them.
-pub(crate) fn resolve(said: &[Setting]) -> Result<Resolved, Failure> {
+pub(crate) fn resolve(said: &[Setting], config_file: Option<PathBuf>) -> Result<Resolved, Failure> {
     let given: Map<String, Value> =
         said.iter().filter_map(|setting| Some((setting.name.clone(), setting.value.clone()?))).collect();
     let settings: Settings = serde_json::from_value(Value::Object(given)).map_err(Failure::failed)?;
-    settings.resolve(&libpq_environment())
+    let resolved = settings.resolve(&libpq_environment())?;
+    Ok(Resolved { said: said.to_vec(), config_file, ..resolved })
 }
 
 #[cfg(test)]
@@ -99,7 +113,7 @@ mod tests {
             super::super::file::parse(text).unwrap().resolve(&LibpqEnvironment::default()).unwrap();
         let shown = serde_json::to_string(&resolved.said).unwrap();
         assert!(!shown.contains("hUnter2") && shown.contains("https://alarms.example\""), "{shown}");
-        let again = resolve(&resolved.said).unwrap();
+        let again = resolve(&resolved.said, None).unwrap();
         assert_eq!((again.policy, again.proxies.networks.len()), (resolved.policy, 1));
         assert_eq!(again.public_url, resolved.public_url);
         assert_eq!(again.data_dir, absolute(Path::new("countersign-data")));

@@ -242,6 +242,14 @@ fn look(place: &Place, given: &Given, server: Option<&Server>, bearer: Option<&s
 }
 
 fn assert_found(found: &Found, fault: &Fault, by: By) {
+    if fault.settings.iter().any(|(name, _)| *name == "trusted_proxies") {
+        let given = match by {
+            By::Flag => "the flag --trusted-proxies",
+            By::Variable => "the variable COUNTERSIGN_TRUSTED_PROXIES",
+            By::File => "countersign.toml",
+        };
+        assert!(found.has("error", "proxies", given), "{given}: {:#?}", found.findings);
+    }
     assert!(
         found.has(fault.level, fault.check, fault.says),
         "{:?} by {by:?}: {:#?}",
