@@ -71,6 +71,11 @@ fn seconds(source: &str, constant: &str) -> String {
     time(Duration::from_secs(u64::try_from(seconds).unwrap()))
 }
 
+fn connecting() -> String {
+    let [one, several] = ["CONNECT", "CONNECT_TO_ONE"].map(|name| seconds(POSTGRES_SETTINGS, name));
+    format!("{one}; with several hosts, {several} for each")
+}
+
 fn limits() -> Vec<(&'static str, String)> {
     let policy = Policy::default();
     vec![
@@ -156,14 +161,7 @@ fn limits() -> Vec<(&'static str, String)> {
         ("events that a follower may be behind", number(limits::MAX_BEHIND)),
         ("an event", time(limits::EVENT_RETENTION)),
         ("log lines that wait to be written", number(stated(LOG, "const MAX_WAITING_LINES: usize = "))),
-        (
-            "making a connection to PostgreSQL, until it can be used",
-            format!(
-                "{}; with several hosts, {} for each",
-                seconds(POSTGRES_SETTINGS, "CONNECT"),
-                seconds(POSTGRES_SETTINGS, "CONNECT_TO_ONE")
-            ),
-        ),
+        ("making a connection to PostgreSQL, until it can be used", connecting()),
         (
             "a statement that consumes",
             format!("{} s", stated(POSTGRES_BATCH, "statement: Duration::from_secs(")),
