@@ -142,3 +142,31 @@ async fn a_pool_of_statements_is_refused() {
         assert!(refused.contains("connection closed"), "{refused}");
     }
 }
+
+/// A pooler has no code of its own for it.
+#[tokio::test]
+async fn password_that_a_pooler_rejects_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let users = dir.path().join("users");
+    std::fs::write(&users, "\"postgres\" \"postgres\"\n").unwrap();
+    // It runs as another user.
+    for (path, mode) in [(dir.path(), 0o755), (&*users, 0o644)] {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    }
+    let users = format!("auth_file={}", users.display());
+    for kind in ["scram-sha-256", "md5"] {
+        let kind = format!("auth_type={kind}");
+        let pooler = Pooler::start(&shared(), &["pool_mode=transaction", &kind, &users]);
+        let (_, rest) = pooler.url().split_once('@').unwrap();
+        for (user, says) in [
+            ("postgres:hunter2", "does not let this user in with the password in the store's URL"),
+            ("nobody:hunter2", "does not let this user in with the password in the store's URL"),
+            ("postgres", "asks for a password, and none was given"),
+        ] {
+            let place = Place::at(&format!("postgres://{user}@{rest}"));
+            let clock: Arc<dyn Clock> = Arc::new(countersign_core::SystemClock);
+            let refused = try_open(&place, clock).await.unwrap_err().to_string();
+            assert!(refused.contains(says) && !refused.contains("hunter2"), "{kind}: {refused}");
+        }
+    }
+}
