@@ -95,6 +95,9 @@ async fn store_made_by_a_wrong_clock_says_so_and_is_begun_anew() {
     assert_eq!(ready.status, 503);
     assert!(ready.body.contains("clock is behind the store"), "{}", ready.body);
     assert_eq!(server.private("POST", "/v1/tokens").await.status, 503);
+    let doctor = place.doctor(&server).await;
+    assert!(doctor.contains("it answers, and no token can be redeemed: "), "{doctor}");
+    assert!(doctor.contains("clock is behind the store"), "{doctor}");
     place.logged("no token is issued or redeemed here").await;
     server.stop().await;
 
