@@ -16,6 +16,9 @@ use crate::{CHECK_IN_PERIOD, Entropy, EntropyError, REMEMBERED, after, before};
 /// does not rotate every half an hour.
 pub const MAX_KEYS: usize = 64;
 
+/// How long a new key may wait at most until it seals.
+const LONGEST_WAIT: Duration = Duration::from_hours(365 * 24);
+
 /// How long after it was stored a new key of a shared ring begins to seal: by then the nodes have read it, and none has to
 /// ask for it.
 pub const SETTLING: Duration = Duration::from_secs(CHECK_IN_PERIOD.as_secs() * 2);
@@ -187,6 +190,9 @@ pub enum KeyRingError {
         "it would hold more than {MAX_KEYS} keys; keys leave the ring a day after they were replaced, so rotate later"
     )]
     Full,
+    /// The new key would begin to seal later than in a year.
+    #[error("a new key begins to seal within a year; rotate when it is needed")]
+    TooLate,
     /// No randomness for a new key.
     #[error(transparent)]
     Entropy(#[from] EntropyError),
@@ -243,6 +249,9 @@ impl KeyRing {
     ) -> Result<(), KeyRingError> {
         let mut changed = self.clone();
         match change {
+            KeyChange::Rotate { activate_in } if activate_in > LONGEST_WAIT => {
+                return Err(KeyRingError::TooLate);
+            }
             KeyChange::Rotate { activate_in } => {
                 changed.drop_unneeded(now);
                 changed.add(after(now, activate_in), entropy)?;
@@ -465,6 +474,16 @@ mod tests {
 
     fn sealing(ring: &KeyRing, now: Timestamp) -> KeyId {
         ring.sealing_key(now).unwrap().id
+    }
+
+    #[test]
+    fn key_waits_for_a_year_at_most() {
+        let mut ring = KeyRing::generate(noon(), &OsEntropy).unwrap();
+        for (activate_in, refused) in [(LONGEST_WAIT, false), (LONGEST_WAIT + Duration::from_secs(1), true)] {
+            let changed = ring.change(KeyChange::Rotate { activate_in }, noon(), &OsEntropy);
+            assert_eq!(matches!(changed, Err(KeyRingError::TooLate)), refused, "{activate_in:?}");
+        }
+        assert_eq!(ring.keys().len(), 2);
     }
 
     #[test]

@@ -141,9 +141,16 @@ fn json() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(events::stream))
 }
 
+/// The `OpenAPI` document of the private API.
+#[cfg(test)]
+pub(crate) fn document() -> utoipa::openapi::OpenApi {
+    openapi::finish(json().split_for_parts().1)
+}
+
 /// What only the issuer's own processes reach.
 pub fn private(app: Arc<App>) -> Router {
     let (json, document) = json().split_for_parts();
+    let document = openapi::finish(document);
     Router::new()
         .route("/bugs", any(xmlrpc::answer))
         .route("/bugs/", any(xmlrpc::answer))

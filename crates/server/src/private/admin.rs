@@ -7,12 +7,12 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::App;
 use crate::caller::Caller;
-use crate::private::body;
+use crate::private::body::{self, Nothing};
 use crate::private::tokens::store_problem;
 use crate::problem::Problem;
 
@@ -91,11 +91,6 @@ pub(crate) struct FenceDocument {
     fence: Timestamp,
 }
 
-/// An empty object, for an operation without parameters.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Nothing {}
-
 /// Tells which servers serve from the store.
 #[utoipa::path(
     get, path = "/v1/nodes", tag = "store",
@@ -141,7 +136,7 @@ pub(crate) async fn store_stats(State(app): State<Arc<App>>) -> Result<Json<Stor
 /// Removes the records of tokens that expired longer ago than the retention; the server does so by itself every
 /// minute.
 #[utoipa::path(
-    post, path = "/v1/store/purge", tag = "store",
+    post, path = "/v1/store/purge", tag = "store", request_body(content = Nothing, description = "may be empty"),
     responses((status = 200, body = PurgeDocument), (status = 503, body = Problem))
 )]
 pub(crate) async fn purge_store(
@@ -156,7 +151,7 @@ pub(crate) async fn purge_store(
 
 /// Moves the fence to now: every token issued so far is refused from here on.
 #[utoipa::path(
-    post, path = "/v1/store/fence", tag = "store",
+    post, path = "/v1/store/fence", tag = "store", request_body(content = Nothing, description = "may be empty"),
     responses((status = 200, body = FenceDocument), (status = 503, body = Problem))
 )]
 pub(crate) async fn fence_store(

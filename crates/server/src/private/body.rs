@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use utoipa::ToSchema;
 
 use crate::coding::{Coding, DecodeError, UnknownCoding};
 use crate::problem::Problem;
@@ -120,6 +121,26 @@ where
     T::deserialize(deserializer).map(Some)
 }
 
+/// An empty object, for an operation without parameters.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Nothing {}
+
+/// Reads a whole number, which JSON Schema also takes `60.0` for.
+pub(crate) fn whole_number<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: TryFrom<u64>,
+{
+    /// Every whole number up to here is a double of its own.
+    const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
+    let Some(number) = Option::<serde_json::Number>::deserialize(deserializer)? else { return Ok(None) };
+    let exact = number.as_f64().filter(|double| double.fract() == 0.0 && (0.0..=MAX_EXACT).contains(double));
+    let whole = number.as_u64().or_else(|| format!("{:.0}", exact?.abs()).parse().ok());
+    let fits = whole.and_then(|whole| T::try_from(whole).ok());
+    fits.map(Some).ok_or_else(|| D::Error::custom(format!("{number} is not a whole number that fits here")))
+}
+
 /// JSON without an object that has two members of one name.
 struct Unambiguous;
 
@@ -205,6 +226,33 @@ mod tests {
         }
         let deep = format!("{{\"a\":{}1{}}}", "[".repeat(10_000), "]".repeat(10_000));
         assert!(parse::<Map<String, Value>>(deep.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn whole_numbers_are_read_in_every_spelling() {
+        #[derive(Debug, Deserialize)]
+        struct Wanted {
+            #[serde(default, deserialize_with = "whole_number")]
+            number: Option<u32>,
+        }
+        for (text, number) in [
+            ("{}", Some(None)),
+            (r#"{"number":null}"#, Some(None)),
+            (r#"{"number":60}"#, Some(Some(60))),
+            (r#"{"number":60.0}"#, Some(Some(60))),
+            (r#"{"number":6e1}"#, Some(Some(60))),
+            (r#"{"number":-0.0}"#, Some(Some(0))),
+            (r#"{"number":4294967295.0}"#, Some(Some(u32::MAX))),
+            (r#"{"number":4294967296}"#, None),
+            (r#"{"number":1e300}"#, None),
+            (r#"{"number":60.5}"#, None),
+            (r#"{"number":-1}"#, None),
+            (r#"{"number":"60"}"#, None),
+            (r#"{"number":true}"#, None),
+        ] {
+            let parsed = parse::<Wanted>(text.as_bytes()).ok().map(|wanted| wanted.number);
+            assert_eq!(parsed, number, "{text}");
+        }
     }
 
     proptest! {

@@ -156,9 +156,9 @@ impl From<&Event> for EventDocument {
     get, path = "/v1/events", tag = "events",
     params(
         ("kind" = Option<String>, Query, description = "only these kinds, separated by commas"),
-        ("since" = Option<String>, Query, description = "not older than this moment (RFC 3339)"),
+        ("since" = Option<String>, Query, format = DateTime, description = "not older than this moment (RFC 3339)"),
         ("after" = Option<String>, Query, description = "go on after the page whose `next` this is"),
-        ("limit" = Option<usize>, Query, description = "how many at most: 1 to 1000, 100 when left out")
+        ("limit" = Option<usize>, Query, minimum = 1, maximum = 1000, description = "how many at most, 100 when left out")
     ),
     responses((status = 200, body = EventsDocument), (status = 400, body = Problem), (status = 503, body = Problem))
 )]

@@ -24,9 +24,10 @@ pub(crate) async fn admit(State(app): State<Arc<App>>, request: Request, next: N
         return refused;
     }
     // A parameter that is not looked at, such as an audience, would be lost without a word.
-    let is_json = request.uri().path().starts_with("/v1/");
-    if is_json
-        && request.method() != Method::GET
+    let path = request.uri().path();
+    let takes_none = path.starts_with("/v1/") && !path.starts_with("/v1/events");
+    if takes_none
+        && matches!(*request.method(), Method::POST | Method::DELETE)
         && request.uri().query().is_some_and(|query| !query.is_empty())
     {
         let detail =

@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use crate::App;
 use crate::app::KeyChangeError;
 use crate::caller::Caller;
-use crate::private::body;
+use crate::private::body::{self, Nothing};
 use crate::problem::Problem;
 
 /// The keys of the ring, without their secrets.
@@ -57,15 +57,10 @@ pub(crate) struct RevokeKeyRequest {
 pub(crate) struct RotateRequest {
     /// In how many seconds the new key begins to seal: 0 when left out. With several servers on one store it is 10 at
     /// least.
-    #[schema(maximum = 31_536_000)]
-    #[serde(default)]
-    activate_in: u32,
+    #[schema(maximum = 31_536_000, value_type = Option<u32>, required = false)]
+    #[serde(default, deserialize_with = "body::whole_number")]
+    activate_in: Option<u32>,
 }
-
-/// An empty object, for an operation without parameters.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Nothing {}
 
 /// Lists the keys.
 #[utoipa::path(get, path = "/v1/keys", tag = "keys", responses((status = 200, body = KeysDocument)))]
@@ -85,7 +80,7 @@ pub(crate) async fn rotate_keys(
     body: Body,
 ) -> Result<Json<KeysDocument>, Problem> {
     let request: RotateRequest = body::read_json(&headers, body).await?;
-    let activate_in = Duration::from_secs(request.activate_in.into());
+    let activate_in = Duration::from_secs(request.activate_in.unwrap_or_default().into());
     change(&app, RingChange::Keys(KeyChange::Rotate { activate_in }), caller).await
 }
 
@@ -112,7 +107,7 @@ pub(crate) async fn revoke_key(
 
 /// Locks the ring that a shared store keeps with the newest key of this server's key file, and with no other one.
 #[utoipa::path(
-    post, path = "/v1/keys/rewrap", tag = "keys",
+    post, path = "/v1/keys/rewrap", tag = "keys", request_body(content = Nothing, description = "may be empty"),
     responses((status = 200, body = KeysDocument), (status = 409, body = Problem), (status = 503, body = Problem))
 )]
 pub(crate) async fn rewrap_keys(

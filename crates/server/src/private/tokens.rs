@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, OneOfBuilder, Schema, SchemaFormat, Type};
 
 use crate::App;
 use crate::caller::Caller;
@@ -32,6 +33,7 @@ pub(crate) struct TokenRequest {
     audience: Option<String>,
     /// How long it shall live, in seconds, from 1 to 86400.
     #[schema(minimum = 1, maximum = 86400)]
+    #[serde(default, deserialize_with = "body::whole_number")]
     ttl: Option<u64>,
     /// What the redeeming tracker shall know: at most 1024 bytes of compact JSON.
     #[schema(value_type = Option<Object>)]
@@ -67,7 +69,7 @@ pub(crate) struct TokenDocument {
     #[schema(value_type = String, format = DateTime)]
     date_expires: Timestamp,
     /// When it was consumed; `false` while it is not.
-    #[schema(value_type = String, format = DateTime)]
+    #[schema(schema_with = date_or_false)]
     date_consumed: Consumed,
 }
 
@@ -77,6 +79,14 @@ pub(crate) struct TokenDocument {
 enum Consumed {
     At(Timestamp),
     Not(bool),
+}
+
+fn date_or_false() -> Schema {
+    let date = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)));
+    let no = ObjectBuilder::new().schema_type(Type::Boolean).enum_values(Some([false]));
+    Schema::OneOf(OneOfBuilder::new().item(date).item(no).build())
 }
 
 /// Whether a revocation took effect.
@@ -112,7 +122,7 @@ pub(crate) async fn issue(
 
 /// Shows a token. Looking never consumes.
 #[utoipa::path(
-    get, path = "/v1/tokens/{token}", tag = "tokens", params(("token", description = "the token itself")),
+    get, path = "/v1/tokens/{token}", tag = "tokens", params(("token" = String, Path, description = "the token itself")),
     responses(
         (status = 200, body = TokenDocument),
         (status = 404, body = Problem), (status = 410, body = Problem), (status = 503, body = Problem)
@@ -129,7 +139,7 @@ pub(crate) async fn show(
 
 /// Revokes a token.
 #[utoipa::path(
-    delete, path = "/v1/tokens/{token}", tag = "tokens", params(("token", description = "the token itself")),
+    delete, path = "/v1/tokens/{token}", tag = "tokens", params(("token" = String, Path, description = "the token itself")),
     responses((status = 200, body = Revocation), (status = 404, body = Problem), (status = 503, body = Problem))
 )]
 pub(crate) async fn revoke(
