@@ -51,6 +51,9 @@ pub enum Unreadable {
     /// The body is not the JSON object that its `Content-Type` promises.
     #[error("the body is not a JSON object, although its Content-Type says so")]
     NotJson,
+    /// The body is a form of another kind than the server reads.
+    #[error("the body is multipart/form-data; send the form as application/x-www-form-urlencoded")]
+    Multipart,
     /// The body is longer than the server reads.
     #[error("the body is too long to be a handshake")]
     TooLong,

@@ -7,7 +7,9 @@ mod file;
 mod said;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
@@ -131,9 +133,10 @@ pub(crate) struct Settings {
     /// How many refusals one address gets in a minute before they all become 429; 0 for any number [default: 1000]
     #[arg(long, env = "COUNTERSIGN_REFUSALS_PER_MINUTE", value_name = "NUMBER")]
     pub(crate) refusals_per_minute: Option<u32>,
-    /// Reverse proxies that are believed when they say whom they forward for, such as 10.0.0.0/8 [default: none]
+    /// Reverse proxies that are believed when they say whom they forward for, such as 127.0.0.1 or 10.0.0.0/8 [default:
+    /// none]
     #[arg(long, env = "COUNTERSIGN_TRUSTED_PROXIES", value_name = "NETWORKS", value_delimiter = ',')]
-    pub(crate) trusted_proxies: Option<Vec<IpNet>>,
+    pub(crate) trusted_proxies: Option<Vec<Network>>,
     /// Where they say it: x-forwarded-for or forwarded [default: x-forwarded-for]
     #[arg(long, env = "COUNTERSIGN_FORWARDED_HEADER", value_name = "HEADER", hide_possible_values = true)]
     pub(crate) forwarded_header: Option<HeaderName>,
@@ -165,6 +168,43 @@ pub(crate) struct Settings {
     /// How logs are written: human or json [default: human]
     #[arg(long, env = "COUNTERSIGN_LOG_FORMAT", value_name = "FORMAT", hide_possible_values = true)]
     pub(crate) log_format: Option<LogFormat>,
+}
+
+/// A network, or one address of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct Network(IpNet);
+
+impl FromStr for Network {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let address = text.parse::<IpAddr>().map(IpNet::from);
+        address
+            .or_else(|_| text.parse())
+            .map(Self)
+            .map_err(|_| "write an address or a network, such as 127.0.0.1 or 10.0.0.0/8")
+    }
+}
+
+impl TryFrom<String> for Network {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Network> for IpNet {
+    fn from(Network(network): Network) -> Self {
+        network
+    }
+}
+
+impl From<Network> for String {
+    fn from(Network(network): Network) -> Self {
+        network.to_string()
+    }
 }
 
 /// Where a proxy says whom it forwards for.
@@ -314,7 +354,7 @@ impl Settings {
             public,
             private,
             proxies: TrustedProxies {
-                networks: self.trusted_proxies.unwrap_or_default(),
+                networks: self.trusted_proxies.unwrap_or_default().into_iter().map(IpNet::from).collect(),
                 header: match self.forwarded_header.unwrap_or_default() {
                     HeaderName::XForwardedFor => ForwardedHeader::XForwardedFor,
                     HeaderName::Forwarded => ForwardedHeader::Forwarded,

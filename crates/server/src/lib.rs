@@ -11,6 +11,7 @@
 //! - [`limits`]: how much of everything there may be;
 //! - [`KeyFile`]: the key ring on disk.
 
+mod accept;
 mod address;
 mod alarms;
 mod app;

@@ -54,7 +54,7 @@ pub enum StartError {
     /// An address cannot be listened on.
     #[error(
         "cannot listen on {address}: {error}; {}choose another with {flag}",
-        if matches!(.address, Address::Systemd(_)) { "" } else { "stop the program that uses it, or " }
+        remedy(.address, .error)
     )]
     Listen {
         /// The address.
@@ -74,6 +74,25 @@ pub enum StartError {
     /// The TLS files cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+}
+
+/// What can be done about an address that cannot be used, besides another one.
+fn remedy(address: &Address, error: &io::Error) -> &'static str {
+    match (address, error.kind()) {
+        (Address::Systemd(_), _) => "",
+        (_, io::ErrorKind::AddrInUse) => "stop the program that uses it, or ",
+        (Address::Tcp(_), io::ErrorKind::AddrNotAvailable) => {
+            "no network interface of this machine has this address; give it to one, or "
+        }
+        (Address::Tcp(_), io::ErrorKind::PermissionDenied) => {
+            "ports below 1024 take a privilege (CAP_NET_BIND_SERVICE, or a socket of systemd: systemd:NAME); give it, or "
+        }
+        (Address::Unix(_), io::ErrorKind::NotFound) => "make the directory, or ",
+        (Address::Unix(_), io::ErrorKind::PermissionDenied) => {
+            "let this server's user write to the directory, or "
+        }
+        _ => "",
+    }
 }
 
 impl Server {

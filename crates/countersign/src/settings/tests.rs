@@ -115,6 +115,13 @@ fn unknown_keys_and_wrong_types_are_refused_by_name() {
 }
 
 #[test]
+fn trusted_proxy_can_be_one_address() {
+    let read = settings("trusted_proxies = ['127.0.0.1', '::1', '10.0.0.0/8']");
+    let networks: Vec<String> = read.trusted_proxies.unwrap().into_iter().map(String::from).collect();
+    assert_eq!(networks, ["127.0.0.1/32", "::1/128", "10.0.0.0/8"]);
+}
+
+#[test]
 fn values_out_of_range_are_refused() {
     for (text, says) in [
         ("token_lifetime = '0s'", "token_lifetime"),

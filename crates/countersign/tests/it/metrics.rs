@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use reqwest::Method;
 use serde_json::Value;
 
 use crate::fixture::{Place, Server};
@@ -24,6 +25,24 @@ fn series(server: &Server) -> BTreeMap<String, f64> {
             (name.to_owned(), value.parse().unwrap())
         })
         .collect()
+}
+
+#[test]
+fn older_text_format_has_the_same_samples() {
+    let place = Place::new();
+    let server = place.serve();
+    let url = format!("{}/metrics", server.private);
+    let older = http::send(Method::GET, &url, &[("accept", "text/plain")], "");
+    assert_eq!(older.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+    let names = |text: &str| -> BTreeSet<String> {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        lines.map(|line| line.rsplit_once(' ').unwrap().0.to_owned()).collect()
+    };
+    assert_eq!(names(&older.text), names(&http::get(&url).text));
+    // What Prometheus itself asks for.
+    let accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1";
+    let newer = http::send(Method::GET, &url, &[("accept", accept)], "");
+    assert!(newer.header("content-type").starts_with("application/openmetrics-text"), "{newer:?}");
 }
 
 /// The names of the series, without labels.
@@ -127,5 +146,5 @@ fn metrics_are_private() {
     assert_eq!(http::get(&format!("{}/metrics", server.private)).status, 401);
     let shown = [("authorization", "Bearer s3cret-0f9e8d7c6b5a4321")];
     let url = format!("{}/metrics", server.private);
-    assert_eq!(http::send(reqwest::Method::GET, &url, &shown, "").status, 200);
+    assert_eq!(http::send(Method::GET, &url, &shown, "").status, 200);
 }

@@ -39,6 +39,20 @@ fn a_port_that_is_taken_is_named_with_the_flag_that_chooses_another() {
 }
 
 #[test]
+fn address_that_cannot_be_used_names_the_remedy() {
+    let place = Place::new();
+    let socket = format!("unix:{}", place.path("missing/socket").display());
+    for (flag, address, remedy) in [
+        ("--public-listen", "192.0.2.10:8080", "no network interface of this machine has this address"),
+        ("--private-listen", &socket, "make the directory"),
+    ] {
+        let says = refusal(&place, &[flag, address], 1);
+        assert!(says.contains(&format!("cannot listen on {address}")) && says.contains(remedy), "{says}");
+        assert!(!says.contains("stop the program"), "{says}");
+    }
+}
+
+#[test]
 fn a_key_ring_that_others_can_read_is_not_used() {
     let place = Place::new();
     place.serve().stop();

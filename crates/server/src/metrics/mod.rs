@@ -5,6 +5,7 @@
 
 mod process;
 mod standing;
+mod text;
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,8 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use countersign_core::{Reason, StoreError};
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
@@ -24,12 +25,16 @@ use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
 use crate::App;
+use crate::accept::quality;
 use crate::episode::{Episode, Said};
 use crate::history::Handshakes;
 use crate::problem::Problem;
 
 /// The media type of the answer (`OpenMetrics` 1.0), which every Prometheus since 2.5 reads.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The same of the older format, for a client that asks for it.
+const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The upper ends of the classes of latencies, in seconds: from what arithmetic takes to what a disk that hangs does.
 const LATENCIES: [f64; 12] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 20.0];
@@ -283,12 +288,16 @@ impl fmt::Debug for Tally {
 }
 
 /// `GET /metrics`, for Prometheus.
-pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
+pub(crate) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
     let mut text = String::new();
     let written = encode_registry(&mut text, &app.events.tally().registry)
         .and_then(|()| encode_registry(&mut text, &standing::registry(&app)))
         .and_then(|()| encode_eof(&mut text));
+    let is_older = quality(&headers, &["text/plain"]) > quality(&headers, &["application/openmetrics-text"]);
     match written {
+        Ok(()) if is_older => {
+            ([(CONTENT_TYPE, PROMETHEUS_TEXT)], text::from_open_metrics(&text)).into_response()
+        }
         Ok(()) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
         Err(_) => {
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The metrics cannot be written.")

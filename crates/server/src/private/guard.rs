@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use url::{Host, Url};
 
 use crate::caller::Caller;
-use crate::problem::{Problem, with_challenge, with_retry_after};
+use crate::problem::{Problem, with_allow, with_challenge, with_retry_after};
 use crate::{App, Peer};
 
 /// With which browsers say how a request's page and its target are related (W3C Fetch Metadata).
@@ -78,6 +78,11 @@ pub(crate) async fn admit_to_page(State(app): State<Arc<App>>, request: Request,
     }
     if let Err(problem) = is_called_by_its_name(&app, &request) {
         return problem.into_response();
+    }
+    // The page is at the root, and takes nothing there: what is sent to it was meant for the API.
+    if request.uri().path() == "/" && !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let text = "Here is the operators' page. XML-RPC calls go to /bugs, JSON to /v1/tokens.\n";
+        return with_allow((StatusCode::METHOD_NOT_ALLOWED, text).into_response(), "GET, HEAD");
     }
     if !is_from_the_page_itself(request.method(), headers) {
         return foreign().into_response();

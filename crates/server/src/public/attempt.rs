@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use tokio::time::timeout_at;
 
+use crate::accept::quality;
 use crate::coding::{Coding, DecodeError, UnknownCoding};
 use crate::deadline::Deadline;
 
@@ -70,6 +71,7 @@ fn stated_audience(headers: &HeaderMap, body: Option<&[u8]>) -> StatedAudience {
     let form = match media_type.as_deref() {
         Some("application/x-www-form-urlencoded") => true,
         Some("application/json") => false,
+        Some("multipart/form-data") => return StatedAudience::Unreadable(Unreadable::Multipart),
         // Old plugins send an empty body, or one that says nothing.
         _ => return StatedAudience::None,
     };
@@ -170,22 +172,12 @@ fn media_type(headers: &HeaderMap) -> Option<String> {
 
 /// Whether the caller asks for JSON by name, and does not like plain text better (RFC 9110 section 12.5.1).
 pub(super) fn wants_json(headers: &HeaderMap) -> bool {
-    let (mut json, mut text) = (0.0, 0.0);
-    for range in
-        headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','))
-    {
-        let mut parts = range.split(';').map(str::trim);
-        let media_type = parts.next().unwrap_or_default().to_ascii_lowercase();
-        let quality = parts
-            .find_map(|parameter| parameter.strip_prefix("q=").or(parameter.strip_prefix("Q=")))
-            .map_or(1.0, |q| q.trim().parse::<f32>().unwrap_or(0.0));
-        match media_type.as_str() {
-            "application/json" | "application/problem+json" => json = quality.max(json),
-            "text/plain" => text = quality.max(text),
-            _ => {}
-        }
+    // Most clients ask for nothing by name.
+    if !headers.contains_key(ACCEPT) {
+        return false;
     }
-    json > 0.0 && json >= text
+    let json = quality(headers, &["application/json", "application/problem+json"]);
+    json > 0.0 && json >= quality(headers, &["text/plain"])
 }
 
 #[cfg(test)]
@@ -237,6 +229,7 @@ mod tests {
             (None, "audience=https://a.example/", StatedAudience::None),
             (Some("text/plain"), "audience=https://a.example/", StatedAudience::None),
             (Some(form), "", StatedAudience::None),
+            (Some("multipart/form-data; boundary=x"), "--x", unreadable(Unreadable::Multipart)),
             (Some(form), "other=1", StatedAudience::None),
             (Some(form), "audience=https%3A%2F%2Fa.example%2F", tracker.clone()),
             (
