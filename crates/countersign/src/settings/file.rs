@@ -213,7 +213,7 @@ mod tests {
                 "`token_lifetime` does not take this value. token_lifetime: How long a token lives, such as 90s",
             ),
             ("spent_status = 'gone'", "`spent_status` does not take this value"),
-            ("trusted_proxies = [\n  'here',\n]", "cannot be used"),
+            ("trusted_proxies = [\n  'here',\n]", "`trusted_proxies` does not take this value"),
             ("[server]\nissuer = 'a'", "there is no setting `server`"),
             ("server.issuer = 'a'", "there is no setting `server`"),
         ] {
