@@ -16,6 +16,7 @@ mod login;
 mod output;
 mod remote;
 mod serve;
+mod service_manager;
 mod settings;
 mod store;
 #[cfg(test)]

@@ -14,7 +14,6 @@ use countersign_server::{
 };
 use countersign_store::StoreUrl;
 use jiff::Timestamp;
-use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use url::Url;
@@ -22,6 +21,7 @@ use url::Url;
 use crate::cli::unknown_variables;
 use crate::output::{Failure, print};
 use crate::remote::{read_secret, read_secret_in};
+use crate::service_manager;
 use crate::settings::{Resolved, ServeArgs, libpq_environment};
 use crate::{exposure, log};
 
@@ -55,7 +55,7 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     };
     let Started { server, app, public, private } = started;
     print(format!("public {public}\nprivate {private}"))?;
-    tell_service_manager(NotifyState::Ready);
+    service_manager::tell(service_manager::READY);
     let reload = Arc::new(Notify::new());
     server.run(app, Arc::clone(&reload), signals.stop(reload)).await;
     tracing::info!("stopped");
@@ -206,13 +206,6 @@ fn bearer(settings: &Resolved) -> Result<Option<Bearer>, Failure> {
     Ok(Some(bearer.kept_in(path)))
 }
 
-/// Tells the service manager that started this process how it stands (`sd_notify(3)`), if one wants to know.
-fn tell_service_manager(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::warn!(%error, "cannot tell the service manager how this server stands");
-    }
-}
-
 /// Where alarms go.
 fn webhook(settings: &Resolved) -> Result<Option<Webhook>, Failure> {
     let Some((url, secret)) = &settings.alarms else { return Ok(None) };
@@ -266,6 +259,8 @@ struct Signals {
     /// Caught and not looked at, so that a file which may not grow any more (`RLIMIT_FSIZE`) fails one write and does not
     /// end the process.
     _file_too_long: Signal,
+    /// The same: what other servers mean by them is nothing here, and no reason to end.
+    _of_others: [Signal; 2],
 }
 
 impl Signals {
@@ -278,6 +273,7 @@ impl Signals {
             terminate: catch(SignalKind::terminate())?,
             hangup: catch(SignalKind::hangup())?,
             _file_too_long: catch(SignalKind::from_raw(libc::SIGXFSZ))?,
+            _of_others: [catch(SignalKind::user_defined1())?, catch(SignalKind::user_defined2())?],
         })
     }
 
@@ -298,7 +294,7 @@ impl Signals {
                 _ = self.hangup.recv() => reload.notify_one(),
             }
         }
-        tell_service_manager(NotifyState::Stopping);
+        service_manager::tell(service_manager::STOPPING);
         tracing::info!("stopping after the requests under way; Ctrl-C stops at once");
         tokio::spawn(async move {
             self.interrupt.recv().await;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_core::{CHECK_IN_PERIOD, ClockTrouble};
+use countersign_tls::Validity;
+use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -178,6 +180,9 @@ impl Server {
             RequestSpans::new(&app, Listens::Private, self.private.tls.is_some(), &routes::PRIVATE_PATHS),
         );
         let exporting = app.traces.as_ref().and_then(|traces| traces.start());
+        for tls in tls.iter().flatten() {
+            warn_of_dates(tls, app.tokens.clock().now());
+        }
         // Before the first request: where the fence stands, and whether this clock is to be used.
         let mut said_of_clock = None;
         app.keep_time(&mut said_of_clock).await;
@@ -274,9 +279,12 @@ async fn watch_files(app: Arc<App>, tls: [Option<Arc<Tls>>; 2], reload: Arc<toki
         app.reload_keys(asked_for).await;
         reload_bearer(&app, asked_for).await;
         for tls in tls.iter().flatten() {
-            let tls = Arc::clone(tls);
+            let (tls, tls_in_use) = (Arc::clone(tls), Arc::clone(tls));
             match tokio::task::spawn_blocking(move || tls.reload_if_changed(asked_for)).await {
-                Ok(Ok(true)) => tracing::info!("the TLS files were read again and are in use"),
+                Ok(Ok(true)) => {
+                    tracing::info!("the TLS files were read again and are in use");
+                    warn_of_dates(&tls_in_use, app.tokens.clock().now());
+                }
                 Ok(Err(error)) => {
                     tracing::error!(%error, "the new TLS files cannot be used; keeping the old ones");
                 }
@@ -286,6 +294,17 @@ async fn watch_files(app: Arc<App>, tls: [Option<Arc<Tls>>; 2], reload: Arc<toki
         if asked_for {
             tracing::info!("SIGHUP: every file that can change was read again");
         }
+    }
+}
+
+/// Says so when clients will refuse the certificate. The server goes on: a clock may be wrong, and a reload puts it right.
+fn warn_of_dates(tls: &Tls, now: Timestamp) {
+    let Some(Validity { from, until }) = tls.validity() else { return };
+    let file = tls.files().certificates.display();
+    if now > until {
+        tracing::warn!(%file, %until, "the TLS certificate has expired, and clients refuse it; put a new one there");
+    } else if now < from {
+        tracing::warn!(%file, %from, "the TLS certificate is not valid yet, and clients refuse it; is the clock right?");
     }
 }
 

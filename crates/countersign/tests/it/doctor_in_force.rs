@@ -496,6 +496,8 @@ fn self_signed_certificate_is_trusted_once_it_is_named() {
     let server = serve("expired");
     let found = doctor(&place, &["--server", &server.private, "--server-ca", "expired.pem"], &[]);
     found.must_have("error", "server", "certificate expired");
+    let log = server.stop().err;
+    assert!(log.contains("the TLS certificate has expired, and clients refuse it"), "{log}");
 }
 
 #[test]

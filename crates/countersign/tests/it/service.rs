@@ -166,6 +166,34 @@ fn the_service_manager_is_told_when_it_is_ready_and_when_it_stops() {
     assert_eq!(server.process.ended().code, Some(0));
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn service_manager_with_an_abstract_socket_is_told() {
+    use std::os::linux::net::SocketAddrExt;
+
+    let place = Place::new();
+    let name = format!("countersign-{}", std::process::id());
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
+    let manager = UnixDatagram::bind_addr(&address).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let server = place.serve_with(&[], &[("NOTIFY_SOCKET", &format!("@{name}"))]);
+    let mut message = [0; 512];
+    let length = manager.recv(&mut message).unwrap();
+    assert_eq!(&message[..length], b"READY=1");
+    server.stop();
+}
+
+#[test]
+fn signals_of_other_servers_end_nothing() {
+    let place = Place::new();
+    let server = place.serve();
+    for signal in [Signal::USR1, Signal::USR2] {
+        server.process.signal(signal);
+        assert_eq!(server.status(&server.token()), 200);
+    }
+    server.stop();
+}
+
 #[test]
 fn a_service_manager_that_is_gone_does_no_harm() {
     let place = Place::new();
