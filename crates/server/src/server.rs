@@ -186,6 +186,7 @@ impl Server {
         // Before the first request: where the fence stands, and whether this clock is to be used.
         let mut said_of_clock = None;
         app.keep_time(&mut said_of_clock).await;
+        app.note_moved_fences();
         // The issuer's own services are few, and may have it all.
         let rooms = (Room::in_shares(public_room, Arc::clone(&app)), Room::for_all(private_room));
         let public = self.public.serve(routes.0, Arc::clone(&ids), spans.0, rooms.0, stopped.clone());

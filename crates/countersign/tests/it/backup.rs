@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::fixture::{DATA, Place};
+use crate::fixture::{DATA, Place, Server};
 
 const DATABASE: &str = "countersign-data/countersign.db";
 const RING: &str = "countersign-data/key-ring.toml";
@@ -48,6 +48,37 @@ fn no_token_from_before_a_restore_becomes_live_again() {
     server.stop();
     let server = restored.serve();
     assert_eq!((server.status(&issued), server.status(&server.token())), (401, 200), "and so it stays");
+}
+
+#[test]
+fn fence_that_moves_by_itself_is_an_event() {
+    let place = Place::new();
+    let server = place.serve();
+    assert_eq!(server.status(&server.token()), 200);
+    place.print(&["store", "backup", "copy.db"]);
+    // They are written a moment later.
+    let moved = |place: &Place, server: &Server| loop {
+        let events = server.print(place, &["events", "--kind", "fence-moved", "--json"]);
+        if !events.is_empty() {
+            break events.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>();
+        }
+    };
+    let fence =
+        |place: &Place, server: &Server| server.json(place, &["store", "stats", "--json"])["fence"].clone();
+    let restored = restore(&place, "copy.db");
+    let restarted = restored.serve();
+    let events = moved(&restored, &restarted);
+    assert_eq!((events.len(), &events[0]["fence"]), (1, &fence(&restored, &restarted)));
+
+    // Killed, so that its log is still needed.
+    drop(server);
+    fs::remove_file(place.path(&format!("{DATABASE}-wal"))).unwrap();
+    let server = place.serve();
+    let events = moved(&place, &server);
+    assert_eq!((events.len(), &events[0]["fence"]), (1, &fence(&place, &server)));
+    server.stop();
+    let server = place.serve();
+    assert_eq!(moved(&place, &server).len(), 1, "it is told once");
 }
 
 #[test]

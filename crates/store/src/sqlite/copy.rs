@@ -54,7 +54,7 @@ impl SqliteCopy {
             })?;
             let lock = make_place(&path, make)?;
             let connect = || schema::connect(&path, Access::Write);
-            let connection = connect_first_for_copy(&path, &*clock, &connect, true)?;
+            let (connection, _) = connect_first_for_copy(&path, &*clock, &connect, true)?;
             Ok(Self { path, connection: Arc::new(Mutex::new(connection)), _lock: Some(lock) })
         })
         .await

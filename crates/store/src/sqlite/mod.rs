@@ -34,7 +34,7 @@ mod writer;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -85,6 +85,8 @@ pub struct SqliteStore {
     readers: Readers,
     /// Only while a large database is looked through, or was.
     checkup: Option<Checkup>,
+    /// Where opening it has moved the fence, until somebody asks.
+    moved: Mutex<Option<Timestamp>>,
 }
 
 impl SqliteStore {
@@ -127,12 +129,12 @@ impl SqliteStore {
         let files = |error| OpenError::Files { doing: "used", path: path.clone(), error };
         let lock = make_place(&path, make)?;
         let is_small = path.metadata().map_err(files)?.len() <= checked_at_once;
-        let connection = connect_first(&path, &*clock, &connect, is_small)?;
+        let (connection, moved) = connect_first(&path, &*clock, &connect, is_small)?;
         let readers = Readers::new(path.clone());
         let writer = Writer::start(path.clone(), connect, connection, lock, Arc::clone(&clock), queue)
             .map_err(files)?;
         let checkup = (!is_small).then(|| Checkup::start(path.clone(), writer.shared())).transpose()?;
-        Ok(Self { path, clock, writer, readers, checkup })
+        Ok(Self { path, clock, writer, readers, checkup, moved: Mutex::new(moved) })
     }
 
     /// Copies the store into `to`, which must not exist, while it is in use. See [Backups](self#backups).
@@ -181,10 +183,10 @@ fn connect_first(
     clock: &dyn Clock,
     connect: &Connect,
     check: bool,
-) -> Result<Connection, OpenError> {
-    let connection = connect_first_for_copy(path, clock, connect, check)?;
+) -> Result<(Connection, Option<Timestamp>), OpenError> {
+    let (connection, moved) = connect_first_for_copy(path, clock, connect, check)?;
     match copy::state(&connection).map_err(|error| while_opening(path, &error))? {
-        CopyState::Serving { .. } => Ok(connection),
+        CopyState::Serving { .. } => Ok((connection, moved)),
         CopyState::Receiving { from, .. } => {
             Err(OpenError::Incomplete { place: path.display().to_string(), from })
         }
@@ -194,24 +196,24 @@ fn connect_first(
     }
 }
 
-/// Connects, checks if that is asked for, and brings the database up to date.
+/// Connects, checks if that is asked for, and brings the database up to date. Returns where it has moved the fence, too.
 fn connect_first_for_copy(
     path: &Path,
     clock: &dyn Clock,
     connect: &dyn Fn() -> rusqlite::Result<Connection>,
     check: bool,
-) -> Result<Connection, OpenError> {
+) -> Result<(Connection, Option<Timestamp>), OpenError> {
     let files = |error| OpenError::Files { doing: "read", path: path.to_owned(), error };
     let lost_log = files::mark_lost_log(path).map_err(files)?;
     let mut connection = connect().map_err(|error| while_opening(path, &error))?;
     if schema::recognize(&connection, path)? > 0 && check {
         schema::check(&connection, path)?;
     }
-    schema::prepare(&mut connection, path, clock, lost_log)?;
+    let moved = schema::prepare(&mut connection, path, clock, lost_log)?;
     if lost_log {
         files::unmark_lost_log(path).map_err(files)?;
     }
-    Ok(connection)
+    Ok((connection, moved))
 }
 
 /// What is in the database at `path`, also while a server has it open: it takes no lock and changes nothing.
@@ -317,6 +319,10 @@ impl TokenStore for SqliteStore {
     async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {
         let fence = self.writer.call_in_turn(move |batch| batch.move_fence(to_millis(line))).await?;
         Ok(from_millis(fence))
+    }
+
+    fn take_moved_fences(&self) -> Vec<Timestamp> {
+        self.moved.lock().unwrap_or_else(PoisonError::into_inner).take().into_iter().collect()
     }
 
     async fn purge(&self, line: Timestamp) -> Result<u64, StoreError> {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use countersign_core::handshake::CLOCK_SKEW;
-use countersign_core::{Clock, after, to_millis};
+use countersign_core::{Clock, after, from_millis, to_millis};
 use jiff::Timestamp;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
@@ -141,13 +141,13 @@ pub(super) fn check(connection: &Connection, path: &Path) -> Result<(), OpenErro
 }
 
 /// Brings the database to the newest schema. A new one gets its fence; one that is a backup, or has lost its log, gets it
-/// moved.
+/// moved. Returns where to, if so.
 pub(super) fn prepare(
     connection: &mut Connection,
     path: &Path,
     clock: &dyn Clock,
     lost_log: bool,
-) -> Result<(), OpenError> {
+) -> Result<Option<Timestamp>, OpenError> {
     let failed = |error: rusqlite::Error| while_opening(path, &error);
     recognize(connection, path)?;
     let mode: String =
@@ -165,6 +165,7 @@ pub(super) fn prepare(
             .execute("UPDATE store SET fence = max(fence + 1, ?1)", (fence_at(now),))
             .map_err(failed)?;
     }
+    let fence = transaction.query_row("SELECT fence FROM store", (), |row| row.get(0)).map_err(failed)?;
     transaction.commit().map_err(failed)?;
     if moved {
         tracing::warn!(
@@ -179,7 +180,7 @@ pub(super) fn prepare(
              this moment is refused"
         );
     }
-    Ok(())
+    Ok((moved || lost_log).then(|| from_millis(fence)))
 }
 
 /// Where the fence refuses every token that was issued until now: the clock may have been ahead meanwhile, or the store on
