@@ -63,7 +63,7 @@ const BATCH: &[Type] = &[
     Type::INT8_ARRAY,
     Type::INT2_ARRAY,
     Type::INET_ARRAY,
-    Type::TEXT_ARRAY,
+    Type::BYTEA_ARRAY,
     Type::INT8_ARRAY,
     Type::TEXT,
     Type::INT8,
@@ -328,7 +328,7 @@ impl Session {
             self.statements.insert(key, statement.clone());
             statement
         };
-        let (identity, retry_keys) = (known.name(), columns.retry_keys_as_hex());
+        let identity = known.name();
         let parameters: [&(dyn ToSql + Sync); 14] = [
             nonce,
             stripe,
@@ -339,7 +339,7 @@ impl Session {
             &columns.ended,
             &columns.kinds,
             &columns.peers,
-            &retry_keys,
+            &columns.retry_keys,
             &columns.rings,
             &batch.name,
             &known.since,

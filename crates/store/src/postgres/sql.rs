@@ -5,7 +5,7 @@
 //!
 //! Nothing here relies on what was set for a session: a role's, a database's and a server's defaults change while a node
 //! serves, and a pooler gives each transaction another session. So each transaction says by itself how it is isolated, what
-//! its commit waits for, and what may cut it short ([`BEGIN`], [`RULES`]).
+//! its commit waits for, and what may cut it short ([`BEGIN`], [`RULES_ALONE`]).
 
 use std::fmt;
 
@@ -76,17 +76,15 @@ macro_rules! rules {
     };
 }
 
-/// What a statement of its own needs that no statement can set for itself, because it counts from its beginning: then the
-/// division fails, and with it the statement. The rest it sets.
-macro_rules! rules_alone {
-    () => {
-        "1 / CASE WHEN current_setting('transaction_isolation') = 'read committed' \
-         AND current_setting('statement_timeout') = '0' \
-         AND coalesce(current_setting('transaction_timeout', true), '0') = '0' THEN 1 ELSE 0 END, \
-         CASE WHEN current_setting('synchronous_commit') NOT IN ('on', 'remote_apply') \
-         THEN set_config('synchronous_commit', 'on', true) END, set_config('lock_timeout', '5s', true)"
-    };
-}
+/// The same for a statement that is a transaction by itself, as a condition of the row that it locks: the row is looked at
+/// first. What no statement can set for itself, because it counts from its beginning, must be so; else the division fails,
+/// and with it the statement. The rest it sets.
+const RULES_ALONE: &str = "1 / CASE WHEN current_setting('transaction_isolation') = 'read committed' \
+     AND current_setting('statement_timeout') = '0' \
+     AND coalesce(current_setting('transaction_timeout', true), '0') = '0' THEN 1 ELSE 0 END = 1 \
+     AND CASE WHEN current_setting('synchronous_commit') IN ('on', 'remote_apply') THEN true \
+     ELSE set_config('synchronous_commit', 'on', true) = 'on' END \
+     AND set_config('lock_timeout', '5s', true) IS NOT NULL";
 
 /// Begins a transaction. Where it changes something the access mode is not named: `default_transaction_read_only` is how
 /// administrators keep everybody from writing, and stays.
@@ -216,15 +214,11 @@ impl Sql {
         let s = schema.quoted();
         let batches = |tells| {
             let batches = Table::all().map(|table| {
-                let text = batch_text(&s, table, tells);
-                let hash = HEXLOWER.encode(Sha256::digest(&text).get(..16).unwrap_or_default());
-                let name = format!("countersign_{hash}");
-                let text = text.replace(OWN_NAME, &name);
-                Batch {
-                    alone: text.replace(RULES, rules_alone!()),
-                    text: text.replace(RULES, rules!()),
-                    name,
-                }
+                let [text, alone] = [false, true].map(|alone| batch_text(&s, table, tells, alone));
+                let hash = Sha256::digest(format!("{text};{alone}"));
+                let name = format!("countersign_{}", HEXLOWER.encode(hash.get(..16).unwrap_or_default()));
+                let [text, alone] = [text, alone].map(|text| text.replace(OWN_NAME, &name));
+                Batch { name, text, alone }
             });
             batches.collect()
         };
@@ -513,33 +507,35 @@ impl Sql {
     }
 }
 
-fn batch_text(s: &str, table: Table, tells: bool) -> String {
+fn batch_text(s: &str, table: Table, tells: bool, alone: bool) -> String {
+    let identity = if tells { "l.identity = $3" } else { "$3 IS NOT NULL" };
+    let since = since(tells);
+    let line = format!(
+        "{s}.lines AS l WHERE l.stripe = $2 AND {identity} AND $12 = '{OWN_NAME}' AND $13 = {since} \
+         AND $14 = l.tableoid::BIGINT"
+    );
+    let columns = "l.fence, l.cleared, l.horizon, l.ring";
+    let (line, retry_key) = if alone {
+        (format!("line AS (SELECT {columns} FROM {line} AND {RULES_ALONE} FOR UPDATE OF l)"), "w.retry_key")
+    } else {
+        let rules = concat!("rules AS MATERIALIZED (SELECT ", rules!(), ")");
+        let line =
+            format!("{rules}, line AS (SELECT {columns} FROM rules CROSS JOIN {line} FOR UPDATE OF l)");
+        (line, "decode(w.retry_key, 'hex')")
+    };
+    // The ring is compared as a range: for an equality the planner makes a hash table, and there is one row.
     format!(
-        concat!(
-            "WITH rules AS MATERIALIZED (SELECT {}), line AS (SELECT l.fence, l.cleared, l.horizon, l.ring FROM rules CROSS JOIN {}.lines AS l \
-             WHERE l.stripe = $2 AND {} AND $12 = '{}' AND $13 = {} AND $14 = l.tableoid::BIGINT FOR UPDATE OF l) \
-             INSERT INTO {}.{} (id, expires, ended, kind, peer, retry_key, nonce) \
-             SELECT w.id, w.expires, w.ended, w.kind, w.peer, decode(w.retry_key, 'hex'), $1 FROM line CROSS JOIN \
-             unnest($4, $5, $6, $7, $8, $9, $10, $11) AS w (id, created, expires, ended, kind, peer, retry_key, ring) \
-             WHERE w.created >= line.fence AND (w.created > line.cleared OR w.expires > line.horizon) \
-             AND w.ring = line.ring ORDER BY w.id \
-             ON CONFLICT DO NOTHING RETURNING id"
-        ),
-        RULES,
-        s,
-        if tells { "l.identity = $3" } else { "$3 IS NOT NULL" },
-        OWN_NAME,
-        since(tells),
-        s,
-        table
+        "WITH {line} INSERT INTO {s}.{table} (id, expires, ended, kind, peer, retry_key, nonce) \
+         SELECT w.id, w.expires, w.ended, w.kind, w.peer, {retry_key}, $1 FROM line CROSS JOIN \
+         unnest($4, $5, $6, $7, $8, $9, $10, $11) AS w (id, created, expires, ended, kind, peer, retry_key, ring) \
+         WHERE w.created >= line.fence AND (w.created > line.cleared OR w.expires > line.horizon) \
+         AND w.ring >= line.ring AND w.ring <= line.ring ORDER BY w.id \
+         ON CONFLICT DO NOTHING RETURNING id"
     )
 }
 
 /// Stands for a batch's name in its text.
 const OWN_NAME: &str = "{name}";
-
-/// Stands for the rules in a batch's text.
-const RULES: &str = "{rules}";
 
 /// Since when this server runs, in microseconds. While it does, its identity stays as it is: asking for that in each batch
 /// would read a file.
