@@ -142,13 +142,9 @@ impl Columns {
         array(&mut text, &self.ended, Some);
         array(&mut text, &self.kinds, Some);
         array(&mut text, &self.peers, |peer| peer.as_ref());
-        array(&mut text, &self.retry_keys_as_hex(), Option::as_ref);
+        array(&mut text, &self.retry_keys, |key| key.as_ref().map(|key| HEXLOWER.encode(key)));
         array(&mut text, &self.rings, Some);
         text
-    }
-
-    pub(super) fn retry_keys_as_hex(&self) -> Vec<Option<String>> {
-        self.retry_keys.iter().map(|key| key.as_ref().map(|key| HEXLOWER.encode(key))).collect()
     }
 
     pub(super) fn push(&mut self, token: Token, ending: &Ending) {

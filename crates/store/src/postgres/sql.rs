@@ -76,9 +76,10 @@ macro_rules! rules {
     };
 }
 
-/// The same for a statement that is a transaction by itself, as a condition of the row that it locks: the row is looked at
-/// first. What no statement can set for itself, because it counts from its beginning, must be so; else the division fails,
-/// and with it the statement. The rest it sets.
+/// The same for a statement that is a transaction by itself. It is a condition of the row that the statement locks, so it
+/// holds before the lock is taken and before anything is written. A statement cannot set isolation and time limits for
+/// itself, because they count from its beginning: where they are not as needed, the division fails, and with it the
+/// statement. The rest it sets.
 const RULES_ALONE: &str = "1 / CASE WHEN current_setting('transaction_isolation') = 'read committed' \
      AND current_setting('statement_timeout') = '0' \
      AND coalesce(current_setting('transaction_timeout', true), '0') = '0' THEN 1 ELSE 0 END = 1 \
