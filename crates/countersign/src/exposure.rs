@@ -6,13 +6,17 @@ use countersign_server::SecretFile;
 
 use crate::settings::Resolved;
 
-/// Every secret that the configuration names, the key ring first.
+/// What the key ring and the database are called among the secrets.
+pub(crate) const KEY_RING: &str = "the key ring";
+pub(crate) const DATABASE: &str = "the database";
+
+/// Every secret that the configuration names.
 pub(crate) fn secrets(settings: &Resolved) -> Vec<SecretFile> {
     let mut secrets = Vec::new();
     let mut add = |what, path: &Path, is_made_later| {
         secrets.push(SecretFile { what, path: path.to_owned(), is_made_later });
     };
-    add("the key ring", &settings.key_ring, false);
+    add(KEY_RING, &settings.key_ring, false);
     if let Some(path) = &settings.private_bearer_file {
         add("the bearer secret", path, false);
     }
@@ -26,7 +30,7 @@ pub(crate) fn secrets(settings: &Resolved) -> Vec<SecretFile> {
         add("the TLS key", &tls.key, false);
     }
     if let Some(path) = settings.store.url.database(&settings.store.data_dir) {
-        add("the database", &path, true);
+        add(DATABASE, &path, true);
     }
     secrets
 }
@@ -51,11 +55,17 @@ fn is_same(one: &Path, other: &Path) -> bool {
 /// Says at the start which secrets others can read. The key ring is refused by itself.
 pub(crate) fn warn(settings: &Resolved) {
     let user = rustix::process::geteuid().as_raw();
-    for secret in secrets(settings).iter().skip(1) {
+    for secret in secrets(settings).iter().filter(|secret| secret.what != KEY_RING) {
         if let Ok(Some(exposure)) = secret.exposure(user) {
             let remedy = exposure.remedy(&secret.path);
             let file = secret.path.display();
-            tracing::warn!(%remedy, "{} {file} {exposure}; whoever may have read it knows it, so replace it", secret.what);
+            // A new database would have forgotten which tokens were used.
+            let then = if secret.what == DATABASE {
+                ""
+            } else {
+                "; whoever may have read it knows it, so replace it"
+            };
+            tracing::warn!(%remedy, "{} {file} {exposure}{then}", secret.what);
         }
     }
 }

@@ -30,7 +30,7 @@ pub struct InForce {
 pub struct Setting {
     /// Its name in the configuration file.
     pub name: String,
-    /// Its value, without what is secret in it: a URL of the store has no password, other URLs have their host alone, and a
+    /// Its value, without what is secret in it: a URL of the store has no password, other secret URLs have scheme, host and port alone, and a
     /// path is absolute. Absent if nothing was said, and its default depends on nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<Value>,

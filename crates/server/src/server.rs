@@ -293,7 +293,7 @@ async fn watch_files(app: Arc<App>, tls: [Option<Arc<Tls>>; 2], reload: Arc<toki
             }
         }
         if asked_for {
-            tracing::info!("SIGHUP: every file that can change was read again");
+            tracing::info!("SIGHUP: looked at the key ring, the TLS files and the bearer file again");
         }
     }
 }

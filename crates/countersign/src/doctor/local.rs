@@ -14,7 +14,7 @@ use rustix::fs::Access;
 use super::context::{Context, Served};
 use super::finding::{Finding, Level};
 use super::public;
-use crate::exposure::{directories, secrets};
+use crate::exposure::{DATABASE, KEY_RING, directories, secrets};
 use crate::remote::read_secret;
 use crate::settings::{Resolved, giver};
 
@@ -217,15 +217,14 @@ fn reported(file: &FileDocument) -> Option<Finding> {
 }
 
 fn exposed(sentence: String, remedy: &str, what: &str) -> Finding {
-    let then = if what == KEY_RING {
-        "if anybody may have read it, go on with \"After a theft\" in docs/keys.md"
-    } else {
-        "if anybody may have read it, replace it"
+    let then = match what {
+        KEY_RING => "; if anybody may have read it, go on with \"After a theft\" in docs/keys.md",
+        // It holds no token and no key; a new one would have forgotten which tokens were used.
+        DATABASE => "",
+        _ => "; if anybody may have read it, replace it",
     };
-    Finding::error(sentence, format!("{remedy}; {then}"))
+    Finding::error(sentence, format!("{remedy}{then}"))
 }
-
-const KEY_RING: &str = "the key ring";
 
 fn open_directory(sentence: String, may_write: bool, path: &str) -> Finding {
     let remedy = format!("run `chmod 700 {path}`");

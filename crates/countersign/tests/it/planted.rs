@@ -122,7 +122,10 @@ fn broken_private_key_stays_hidden_at_reload() {
     }
     server.process.signal(Signal::HUP);
     server.process.err.with_times(broken.len() + 1, "the new TLS files cannot be used");
-    server.process.err.with_times(2, "SIGHUP: every file that can change was read again");
+    server
+        .process
+        .err
+        .with_times(2, "SIGHUP: looked at the key ring, the TLS files and the bearer file again");
     assert_hidden(&server.stop(), "a reload");
 }
 

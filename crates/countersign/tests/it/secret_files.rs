@@ -254,3 +254,18 @@ fn ordinary_user_is_told_to_become_the_servers() {
         found.must_have("note", "store", "cannot be read by this user, so it was not looked into");
     }
 }
+
+#[test]
+fn nobody_is_told_to_replace_an_open_database() {
+    let place = Place::new();
+    place.serve().stop();
+    place.set_mode("countersign-data/countersign.db", 0o644);
+    let server = place.serve();
+    let said = place.run(&["doctor", "--json", "--server", &server.private]).out;
+    let log = server.stop().err;
+    for text in [said, log] {
+        let about = text.lines().filter(|line| line.contains("countersign.db")).collect::<String>();
+        assert!(about.contains("chmod 600"), "{text}");
+        assert!(!about.contains("replace"), "a new one would have forgotten which tokens were used: {text}");
+    }
+}
