@@ -22,11 +22,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::address::Bound;
 use crate::caller::{self, RequestIds, X_REQUEST_ID};
 use crate::deadline::{Awaited, Deadline};
+use crate::episode::{Episode, Said};
 use crate::message;
 use crate::problem::{Problem, with_common_headers, with_retry_after};
 use crate::room::{Room, Seat};
@@ -119,16 +121,30 @@ impl Listener {
     ) {
         let connections = TaskTracker::new();
         let service = Arc::new(Service { routes, ids, spans });
+        let trouble = Episode::default();
         loop {
             let accepted = tokio::select! {
                 accepted = self.accept(&room) => accepted,
                 _ = stop.wait_for(|stop| *stop) => break,
             };
             let (connection, peer, seat) = match accepted {
-                Ok(Some(accepted)) => accepted,
-                Ok(None) => continue,
+                Ok(accepted) => {
+                    if let Some(failures) = trouble.succeeded(Instant::now()) {
+                        tracing::info!(failures, "connections are accepted again");
+                    }
+                    let Some(accepted) = accepted else { continue };
+                    accepted
+                }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection; trying again");
+                    match trouble.failed(Instant::now()) {
+                        Some(Said::Begins) => {
+                            tracing::warn!(%error, "cannot accept a connection; trying again");
+                        }
+                        Some(Said::GoesOn(failures)) => {
+                            tracing::warn!(%error, failures, "still cannot accept connections");
+                        }
+                        None => {}
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }

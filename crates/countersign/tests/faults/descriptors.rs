@@ -1,5 +1,6 @@
 //! File descriptors: taken at the start, shared between the listeners, and used up.
 
+use rlimit::Resource;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 
@@ -49,6 +50,33 @@ async fn when_they_are_used_up_the_store_and_the_private_api_have_theirs() {
     assert_eq!(soon("its turn", waiting.answer()).await.unwrap().status, 200);
     assert_eq!(server.handshake(&server.token().await).await.status, 200);
     assert!(!place.log().contains("cannot accept"), "{}", place.log());
+}
+
+#[tokio::test]
+async fn connections_that_cannot_be_accepted_are_logged_once() {
+    let place = Place::new();
+    let server = place.start().await;
+    let mut wire = Wire::open(server.public).await;
+    assert_eq!(wire.ask("GET", "/healthz", "").await.status, 200);
+    // Fewer than it has open already.
+    server.limit(Resource::NOFILE, 3);
+    let mut refused = Wire::open(server.public).await;
+    refused.request("GET", "/healthz", "").await;
+    place.logged("cannot accept a connection").await;
+    // It is tried ten times a second, and this takes longer.
+    for _ in 0..5_000 {
+        assert_eq!(wire.ask("GET", "/healthz", "").await.status, 200);
+    }
+    server.limit(Resource::NOFILE, 0);
+    assert_eq!(soon("its turn", refused.answer()).await.unwrap().status, 200);
+    seen("the end of the trouble", async || {
+        assert_eq!(Wire::open(server.public).await.ask("GET", "/healthz", "").await.status, 200);
+        place.log().contains("connections are accepted again").then_some(())
+    })
+    .await;
+    let ended = place.logged("connections are accepted again").await;
+    assert!(!ended.contains("failures=1\n") && !ended.ends_with("failures=1"), "it was tried again: {ended}");
+    assert_eq!(place.log().matches("cannot accept").count(), 1, "{}", place.log());
 }
 
 #[tokio::test]

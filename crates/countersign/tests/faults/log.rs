@@ -69,3 +69,31 @@ async fn a_log_that_nobody_reads_holds_up_nobody() {
     server.stop().await;
     drop(reader);
 }
+
+#[tokio::test]
+async fn flood_of_replays_is_logged_in_few_lines_and_counted() {
+    const REPLAYS: usize = 400;
+    let place = Place::new();
+    let server = place.start().await;
+    let tokens = server.tokens(2).await;
+    let mut wire = crate::http::Wire::open(server.public).await;
+    for token in &tokens {
+        assert_eq!(wire.ask("POST", &crate::server::path(token), "").await.status, 200);
+        for _ in 0..REPLAYS / 2 {
+            let status = wire.ask("POST", &crate::server::path(token), "").await.status;
+            assert!([401, 429].contains(&status), "{status}");
+        }
+        assert_eq!(wire.ask("GET", &crate::server::path(token), "").await.status, 405);
+    }
+    let metrics = server.private("GET", "/metrics").await.body;
+    let counted = format!("outcome=\"replay\"}} {REPLAYS}\n");
+    assert!(metrics.contains(&counted), "{metrics}");
+    // What the sum of a minute would say is said when the server stops.
+    server.stop().await;
+    let log = place.log();
+    let lines = |text: &str| log.lines().filter(|line| line.contains(text)).collect::<Vec<_>>();
+    assert_eq!(lines("a token was used a second time").len(), 1, "{log}");
+    let sums = lines("more tokens were used a second time");
+    assert!(matches!(*sums, [sum] if sum.contains(&format!("count={}", REPLAYS - 1))), "{log}");
+    assert_eq!(lines("reason=\"method\"").len(), 2, "one in full, and one of the other: {log}");
+}

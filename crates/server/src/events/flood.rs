@@ -1,4 +1,4 @@
-//! Of what strangers can cause, only so much a minute is kept one by one.
+//! Limits how many events a minute unauthenticated clients can create, and how many lines of the log.
 
 use std::array;
 use std::sync::{Mutex, PoisonError};
@@ -32,33 +32,83 @@ struct Minute {
     more: u64,
     /// When they were summed up last, in milliseconds.
     told: i64,
+    /// When the log had the last line about them, in milliseconds.
+    logged: i64,
+    /// How many the log has had no line about since.
+    unlogged: u64,
+}
+
+/// What becomes of a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Admitted {
+    /// Which one of its minute it is, if it is kept by itself.
+    pub(super) nth: Option<u32>,
+    /// Whether it gets a line of its own in the log.
+    pub(super) is_logged: bool,
 }
 
 impl Default for Flood {
     fn default() -> Self {
-        let minute = || Mutex::new(Minute { began: i64::MIN, kept: 0, more: 0, told: i64::MIN });
+        let minute = || {
+            Mutex::new(Minute {
+                began: i64::MIN,
+                kept: 0,
+                more: 0,
+                told: i64::MIN,
+                logged: i64::MIN,
+                unlogged: 0,
+            })
+        };
         Self(array::from_fn(|_| minute()))
     }
 }
 
-impl Flood {
-    /// Counts a refusal. Returns which one of its minute it is, if it is kept by itself.
-    pub(super) fn admit(&self, kind: &EventKind, now: Timestamp) -> Option<u32> {
-        let minute = self.0.get(class(kind))?;
-        let mut minute = minute.lock().unwrap_or_else(PoisonError::into_inner);
-        if !is_within_a_minute(minute.began, now) {
-            minute.began = to_millis(now);
-            minute.kept = 0;
+impl Minute {
+    /// Counts another one. Returns which one of its minute it is, if it is kept by itself.
+    fn keep(&mut self, now: Timestamp) -> Option<u32> {
+        if !is_within_a_minute(self.began, now) {
+            self.began = to_millis(now);
+            self.kept = 0;
         }
-        if minute.kept < KEPT_EACH_MINUTE {
-            minute.kept += 1;
-            return Some(minute.kept);
+        if self.kept < KEPT_EACH_MINUTE {
+            self.kept += 1;
+            return Some(self.kept);
         }
-        if minute.more == 0 {
-            minute.told = to_millis(now);
+        if self.more == 0 {
+            self.told = to_millis(now);
         }
-        minute.more += 1;
+        self.more += 1;
         None
+    }
+}
+
+impl Flood {
+    /// Counts a refusal. Of those that are worth a line in the log (`log`), the first gets one, and so does the first after
+    /// a minute without any; the others are for [`unlogged`](Self::unlogged).
+    pub(super) fn admit(&self, kind: &EventKind, now: Timestamp, log: bool) -> Admitted {
+        let Some(minute) = self.0.get(class(kind)) else { return Admitted { nth: None, is_logged: false } };
+        let mut minute = minute.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_logged = log && minute.unlogged == 0 && !is_within_a_minute(minute.logged, now);
+        if is_logged {
+            minute.logged = to_millis(now);
+        } else if log {
+            minute.unlogged += 1;
+        }
+        Admitted { nth: minute.keep(now), is_logged }
+    }
+
+    /// Of each reason, how many there were that the log has had no line about, once a minute; all of them at the end.
+    pub(super) fn unlogged(&self, now: Timestamp, at_the_end: bool) -> Vec<(EventKind, u64)> {
+        let mut sums = Vec::new();
+        for (class, minute) in self.0.iter().enumerate() {
+            let mut minute = minute.lock().unwrap_or_else(PoisonError::into_inner);
+            if minute.unlogged > 0 && (at_the_end || !is_within_a_minute(minute.logged, now)) {
+                sums.push((kind(class), minute.unlogged));
+                minute.unlogged = 0;
+                minute.logged = to_millis(now);
+            }
+        }
+        sums
     }
 
     /// What was not kept by itself, of each reason, a minute after it began to be too much, and every minute while it
@@ -117,8 +167,9 @@ mod tests {
         let clock = ManualClock::at(from_millis(1_767_225_600_000));
         let flood = Flood::default();
         let limit = usize::try_from(KEPT_EACH_MINUTE).unwrap();
-        let kept =
-            |kind: &EventKind, count| (0..count).filter(|_| flood.admit(kind, clock.now()).is_some()).count();
+        let kept = |kind: &EventKind, count| {
+            (0..count).filter(|_| flood.admit(kind, clock.now(), true).nth.is_some()).count()
+        };
         let (replay, unknown) = (EventKind::Replay(None), EventKind::Refused(Reason::Unknown));
         let passed_on = EventKind::Relay { stated: None };
 
@@ -137,5 +188,29 @@ mod tests {
         clock.set(from_millis(0));
         assert_eq!(kept(&replay, limit + 2), limit, "a clock that steps back keeps nothing from being seen");
         assert_eq!(flood.sum_up(clock.now(), true), [(EventKind::Replay(None), 2)]);
+    }
+
+    #[test]
+    fn flood_is_logged_in_one_line_and_a_sum_each_minute() {
+        let clock = ManualClock::at(from_millis(1_767_225_600_000));
+        let flood = Flood::default();
+        let logged = |kind: &EventKind, count| {
+            (0..count).filter(|_| flood.admit(kind, clock.now(), true).is_logged).count()
+        };
+        let (replay, expired) = (EventKind::Replay(None), EventKind::Refused(Reason::Expired));
+        assert_eq!((logged(&replay, 10_000), logged(&expired, 3)), (1, 1));
+        assert!(!flood.admit(&replay, clock.now(), false).is_logged, "it is not worth a line");
+        assert!(flood.unlogged(clock.now(), false).is_empty(), "the minute is not over");
+        clock.advance(Duration::from_mins(1));
+        assert_eq!(logged(&replay, 5), 0, "it goes on");
+        assert_eq!(flood.unlogged(clock.now(), false), [(expired.clone(), 2), (replay.clone(), 10_004)]);
+        assert_eq!(logged(&replay, 5), 0, "it goes on for another minute");
+        assert!(flood.unlogged(clock.now(), false).is_empty(), "nothing is said twice");
+        assert_eq!(flood.unlogged(clock.now(), true), [(replay.clone(), 5)]);
+        clock.advance(Duration::from_mins(1));
+        assert!(flood.unlogged(clock.now(), false).is_empty());
+        assert_eq!(logged(&replay, 2), 1, "after a minute of calm it is said in full again");
+        clock.set(from_millis(0));
+        assert_eq!(flood.unlogged(clock.now(), false), [(replay, 1)], "also when the clock steps back");
     }
 }

@@ -18,8 +18,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use countersign_core::handshake::{Refusal, StatedAudience};
 use countersign_core::{
-    Clock, Entropy, Event, EventId, EventKind, EventQuery, EventStore, KeyId, LoginToken, Note, StoreError,
-    before,
+    Clock, Entropy, Event, EventId, EventKind, EventQuery, EventStore, KeyId, KindFilter, LoginToken, Note,
+    Reason, StoreError, before,
 };
 use jiff::Timestamp;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -224,7 +224,10 @@ impl Events {
             StatedAudience::None | StatedAudience::Unreadable(_) => None,
         };
         let kind = EventKind::of(refusal, stated);
-        if self.flood.admit(&kind, now).is_none() {
+        // What is no token tells of nobody who should not have one.
+        let admitted = self.flood.admit(&kind, now, token.is_some());
+        log_refusal(refusal, token, caller, admitted.is_logged);
+        if admitted.nth.is_none() {
             self.counts.summed_up.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -235,27 +238,25 @@ impl Events {
     pub(crate) fn credential_rejected(&self, caller: &Caller) {
         self.tally.credential_rejected();
         let (now, kind) = (self.clock.now(), EventKind::CredentialRejected);
-        let Some(nth) = self.flood.admit(&kind, now) else {
+        let admitted = self.flood.admit(&kind, now, true);
+        let (peer, request) = (caller.peer.map(display), caller.request.map(display));
+        if admitted.is_logged {
+            tracing::warn!(peer, request, "the private API was shown a wrong credential");
+        }
+        let Some(nth) = admitted.nth else {
             self.counts.summed_up.fetch_add(1, Ordering::Relaxed);
             return;
         };
-        let (peer, request) = (caller.peer.map(display), caller.request.map(display));
-        match nth {
-            1 => tracing::warn!(peer, request, "the private API was shown a wrong credential"),
-            MANY_GUESSES => {
-                tracing::warn!(
-                    peer,
-                    request,
-                    nth,
-                    "wrong credentials at the private API; somebody guesses, or has an old secret"
-                );
-                if let (Some(alarms), Some(event)) =
-                    (&self.alarms, self.event(now, kind.clone(), None, caller))
-                {
-                    alarms.raise(&Event { count: nth.into(), ..event });
-                }
+        if nth == MANY_GUESSES {
+            tracing::warn!(
+                peer,
+                request,
+                nth,
+                "wrong credentials at the private API; somebody guesses, or has an old secret"
+            );
+            if let (Some(alarms), Some(event)) = (&self.alarms, self.event(now, kind.clone(), None, caller)) {
+                alarms.raise(&Event { count: nth.into(), ..event });
             }
-            _ => {}
         }
         self.happened(now, kind, None, caller, true);
     }
@@ -408,5 +409,50 @@ impl Events {
     /// Forgets those that have been kept long enough, and the oldest of a kind that there are too many of.
     pub(crate) async fn purge(&self) -> Result<u64, StoreError> {
         self.store.purge_events(before(self.clock.now(), self.policy.retention)).await
+    }
+}
+
+/// Logs that a token was used by somebody who should not have it: in a line that everybody sees, or, where the log has had
+/// one of its kind lately, in one for who asks for more.
+fn log_refusal(refusal: &Refusal, token: Option<&LoginToken>, caller: &Caller, is_logged: bool) {
+    let (peer, request) = (caller.peer.map(display), caller.request.map(display));
+    let (Some(token), true) = (token, is_logged) else {
+        let id = token.map(|token| display(token.id()));
+        tracing::debug!(id, peer, request, reason = refusal.label(), "refused");
+        return;
+    };
+    let id = token.id();
+    match refusal {
+        Refusal::Replay(first) => {
+            tracing::warn!(%id, peer, request, first_at = %first.at, first_by = first.by.map(display), "a token was used a second time");
+        }
+        Refusal::AudienceMismatch => {
+            let audience = token.audience().map(display);
+            tracing::warn!(%id, peer, request, audience, "a token was used by another tracker than it is for");
+        }
+        Refusal::NotPost
+        | Refusal::NotOurs
+        | Refusal::AudienceMissing
+        | Refusal::AudienceUnreadable(_)
+        | Refusal::Expired
+        | Refusal::FromTheFuture
+        | Refusal::Fenced
+        | Refusal::Revoked => tracing::info!(%id, peer, request, reason = refusal.label(), "refused"),
+    }
+}
+
+/// Logs how many refusals of a kind there were that got no line of their own.
+fn log_sum(kind: &EventKind, count: u64) {
+    let reason = kind.reason().map(Reason::label);
+    let more = format!("`countersign events` has them, up to {KEPT_EACH_MINUTE} a minute one by one");
+    match kind.filter() {
+        KindFilter::Replay => tracing::warn!(count, "more tokens were used a second time; {more}"),
+        KindFilter::Relay => {
+            tracing::warn!(count, "more tokens were used by another tracker than they are for; {more}");
+        }
+        KindFilter::CredentialRejected => {
+            tracing::warn!(count, "the private API was shown more wrong credentials; {more}");
+        }
+        _ => tracing::info!(count, reason, "more handshakes were refused; {more}"),
     }
 }

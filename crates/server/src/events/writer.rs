@@ -8,7 +8,7 @@ use countersign_core::{Event, EventId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{Events, Message};
+use super::{Events, Message, log_sum};
 
 /// How many events wait at most; further ones are lost.
 pub const QUEUE: usize = 4096;
@@ -81,7 +81,7 @@ impl Writer {
                 }
                 _ = rounds.tick() => {
                     self.sum_up(false);
-                    self.complain();
+                    self.complain(false);
                 }
             }
             self.write().await;
@@ -132,7 +132,7 @@ impl Writer {
     /// Waits before the store is tried again, but not when the server stops meanwhile.
     async fn pause(&mut self) {
         let until = Instant::now() + PAUSE;
-        self.complain();
+        self.complain(false);
         // Only a full queue is emptied here, and only to see whether it is to be closed: the events in it stay.
         while Instant::now() < until && self.closing.is_none() {
             if self.batch.len() < BATCH {
@@ -167,7 +167,11 @@ impl Writer {
         }
     }
 
-    fn complain(&mut self) {
+    /// Logs what is said in sums alone: refusals that came too fast for a line of their own, and events that are lost.
+    fn complain(&mut self, at_the_end: bool) {
+        for (kind, count) in self.events.flood.unlogged(self.events.clock.now(), at_the_end) {
+            log_sum(&kind, count);
+        }
         let lost = self.events.counts().lost;
         let more = lost - self.lost_before;
         if more > 0 {
@@ -184,7 +188,7 @@ impl Writer {
             self.take(&mut messages);
             self.write().await;
         }
-        self.complain();
+        self.complain(true);
         if let Some(written) = self.closing.take() {
             // An error means that nobody waits any more.
             let _ = written.send(());

@@ -13,10 +13,9 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use countersign_core::handshake::{Attempt, Refusal, Verdict};
-use countersign_core::{LoginToken, RedeemError, Redemption, StoreError};
+use countersign_core::{RedeemError, Redemption, StoreError};
 use opentelemetry::KeyValue;
 use tokio::time::{Instant, timeout_at};
-use tracing::field::display;
 
 use crate::caller::Caller;
 use crate::deadline::Deadline;
@@ -114,10 +113,7 @@ impl Handshake {
             Ok(Redemption { verdict: Verdict::Refused(refusal), token }) => {
                 app.events.refused(&refusal, token.as_ref(), &attempt.audience, &caller);
                 match app.limiter.count(peer) {
-                    Ok(()) => {
-                        log_refusal(&refusal, token.as_ref(), &caller);
-                        answers.refused(&refusal)
-                    }
+                    Ok(()) => answers.refused(&refusal),
                     // A wrong method tells nothing about the token, and who asks so is not guessing.
                     Err(_) if refusal == Refusal::NotPost => answers.refused(&refusal),
                     Err(wait) => {
@@ -145,32 +141,5 @@ fn outcome(redeemed: &Result<Redemption, StoreError>) -> Outcome<'_> {
         Ok(Redemption { verdict: Verdict::Accepted { again: true, .. }, .. }) => Outcome::Repeated,
         Ok(Redemption { verdict: Verdict::Refused(refusal), .. }) => Outcome::Refused(refusal.label()),
         Err(error) => Outcome::Unanswered(error),
-    }
-}
-
-/// Logs what an operator should see: that somebody uses a token who should not have it.
-fn log_refusal(refusal: &Refusal, token: Option<&LoginToken>, caller: &Caller) {
-    let (peer, request) = (caller.peer.map(display), caller.request.map(display));
-    let Some(token) = token else {
-        tracing::debug!(peer, request, reason = refusal.label(), "refused");
-        return;
-    };
-    let id = token.id();
-    match refusal {
-        Refusal::Replay(first) => {
-            tracing::warn!(%id, peer, request, first_at = %first.at, first_by = first.by.map(display), "a token was used a second time");
-        }
-        Refusal::AudienceMismatch => {
-            let audience = token.audience().map(display);
-            tracing::warn!(%id, peer, request, audience, "a token was used by another tracker than it is for");
-        }
-        Refusal::NotPost
-        | Refusal::NotOurs
-        | Refusal::AudienceMissing
-        | Refusal::AudienceUnreadable(_)
-        | Refusal::Expired
-        | Refusal::FromTheFuture
-        | Refusal::Fenced
-        | Refusal::Revoked => tracing::info!(%id, peer, request, reason = refusal.label(), "refused"),
     }
 }
