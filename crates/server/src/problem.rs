@@ -128,10 +128,10 @@ pub(crate) async fn not_found() -> Response {
     (StatusCode::NOT_FOUND, "Not found.").into_response()
 }
 
-/// The headers of every answer: nothing here may be kept by a cache or guessed at by a browser.
+/// The headers of every answer: nothing here may be kept by a cache, unless it says so itself, or guessed at by a browser.
 pub(crate) fn with_common_headers(mut response: Response) -> Response {
     let headers = response.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }

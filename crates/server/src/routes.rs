@@ -30,7 +30,7 @@ pub(crate) const PRIVATE_PATHS: [&str; 25] = [
     "/healthz",
     "/metrics",
     "/openapi.json",
-    "/page/icon.svg",
+    "/page/icon/{state}",
     "/page/live",
     "/page/script.js",
     "/page/style.css",
@@ -175,7 +175,7 @@ fn operators_page(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/page/live", get(page::live))
         .route("/page/style.css", get(page::style))
         .route("/page/script.js", get(page::script))
-        .route("/page/icon.svg", get(page::icon))
+        .route("/page/icon/{state}", get(page::icon))
         .layer(from_fn_with_state(Arc::clone(app), guard::admit_to_page))
         .layer(MapResponseLayer::new(page::with_page_headers))
         .with_state(Arc::new(Page::new(Arc::clone(app))))

@@ -55,7 +55,9 @@ fn server() -> Fixture {
 /// The number on a tile.
 fn tile(page: &str, name: &str) -> u64 {
     let (_, rest) = page.split_once(&format!("<dt>{name}</dt><dd>")).unwrap();
-    rest.split_once('<').unwrap().0.parse().unwrap()
+    let (count, _) = rest.split_once("</dd>").unwrap();
+    // Without the link around it.
+    count.trim_end_matches("</a>").rsplit('>').next().unwrap().parse().unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -79,16 +81,23 @@ async fn it_shows_at_a_glance_how_things_stand() {
     server.public(stated(TRAC)).await;
     server.handshake("cs1nonsense").await;
     let tried = page(&server, "/").await;
-    assert!(tried.contains("Somebody tries something"), "{tried}");
-    assert!(tried.contains("1 replay and 1 relay attempt in the last hour"));
+    assert!(
+        tried.contains("<p class=\"headline\">1 replay and 1 relay attempt in the last hour</p>"),
+        "{tried}"
+    );
+    assert!(tried.contains("<title>1 replay and 1 relay attempt in the last hour · Countersign of"));
+    assert!(tried.contains("href=\"./page/icon/bad\""));
+    assert!(tried.contains("<a href=\"?kind=replay#events-title\">See the replay.</a>"), "{tried}");
+    assert!(tried.contains("<a href=\"?kind=relay#events-title\">See the relay attempt.</a>"), "{tried}");
     for (name, count) in [
         ("consumed", 1),
         ("refused", 1),
         ("replays", 1),
         ("relay attempts", 1),
         ("unanswered", 0),
-        ("unknown", 1),
+        ("unknown token", 1),
         ("expired", 0),
+        ("after its revocation", 0),
     ] {
         assert_eq!(tile(&tried, name), count, "{name}");
     }
@@ -116,7 +125,7 @@ async fn events_are_filtered_and_turned_over() {
     assert_eq!(all.matches("<strong>replay</strong>").count(), 2);
     assert!(all.contains("<strong>refused: unknown</strong>") && all.contains("<strong>consumed</strong>"));
     let replays = page(&server, "/?kind=replay&limit=1").await;
-    assert_eq!(replays.matches("<strong>").count(), 1);
+    assert_eq!(replays.matches("</time> <strong>").count(), 1);
     assert!(replays.contains("value=\"replay\" checked"), "{replays}");
     let (_, rest) = replays.split_once("<a href=\"./?kind=replay&#38;limit=1&#38;after=").unwrap();
     let older = format!("/?kind=replay&limit=1&after={}", rest.split_once('#').unwrap().0);
@@ -188,6 +197,8 @@ async fn a_token_is_looked_up_and_revoked_and_never_shown() {
     }
     let redirected = server.private(get("/page/token")).await;
     assert_eq!((redirected.status, redirected.header("location")), (StatusCode::SEE_OTHER, "../"));
+    let linked = server.private(get("/page/token?kind=replay")).await;
+    assert_eq!((linked.status, linked.header("location")), (StatusCode::SEE_OTHER, "../?kind=replay"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -205,9 +216,15 @@ async fn page_works_below_a_path_of_a_proxy() {
                 linked.insert(path.unwrap_or_else(|| panic!("{at}: {link} leads to {target}")).to_owned());
             }
         }
-        for path in
-            ["", "page/icon.svg", "page/style.css", "page/script.js", "page/token", "metrics", "openapi.json"]
-        {
+        for path in [
+            "",
+            "page/icon/good",
+            "page/style.css",
+            "page/script.js",
+            "page/token",
+            "metrics",
+            "openapi.json",
+        ] {
             assert!(linked.contains(path), "{at}: {path} is not among {linked:?}");
         }
     }
@@ -285,8 +302,9 @@ async fn purges_that_fail_are_worth_a_look_until_one_does_not() {
     let purge = async || server.private(post("/v1/store/purge").body(Body::empty()).unwrap()).await.status;
     assert_eq!(purge().await, StatusCode::SERVICE_UNAVAILABLE);
     let one = page(&server, "/").await;
-    assert!(one.contains("It works, and something is worth a look"), "{one}");
-    assert!(one.contains("1 purge failed, the last one too: the store grows"), "{one}");
+    assert!(one.contains("<p class=\"headline\">1 purge failed, the last one too</p>"), "{one}");
+    assert!(one.contains("href=\"./page/icon/worth-a-look\""), "{one}");
+    assert!(one.contains("the store grows until one succeeds"), "{one}");
     assert_eq!(purge().await, StatusCode::SERVICE_UNAVAILABLE);
     assert!(page(&server, "/").await.contains("2 purges failed"));
     hoarder.hoards.store(false, Ordering::SeqCst);
@@ -357,9 +375,15 @@ async fn every_answer_of_it_says_what_a_browser_may_do() {
         ("/", "text/html; charset=utf-8"),
         ("/page/style.css", "text/css; charset=utf-8"),
         ("/page/script.js", "text/javascript; charset=utf-8"),
-        ("/page/icon.svg", "image/svg+xml"),
+        ("/page/icon/good", "image/svg+xml"),
+        ("/page/icon/worth-a-look", "image/svg+xml"),
+        ("/page/icon/bad", "image/svg+xml"),
+        ("/page/icon/lost", "image/svg+xml"),
     ] {
         let answer = server.private(get(path)).await;
+        // The icon of a server that is gone has to be there when the server is not.
+        let kept = if path.starts_with("/page/icon/") { "private, max-age=86400" } else { "no-store" };
+        assert_eq!(answer.header("cache-control"), kept, "{path}");
         assert_eq!((answer.status, answer.header("content-type")), (StatusCode::OK, media_type), "{path}");
         let policy = answer.header("content-security-policy");
         assert!(policy.starts_with("default-src 'none'; ") && !policy.contains("unsafe"), "{policy}");
@@ -409,7 +433,7 @@ async fn an_open_page_is_sent_what_changes_and_nothing_else() {
         loop {
             let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
             let text = String::from_utf8(frame.to_vec()).unwrap();
-            if !text.starts_with(':') {
+            if !text.starts_with(':') && !text.starts_with("event: alive\n") {
                 return text;
             }
         }
@@ -438,12 +462,40 @@ async fn an_open_page_is_sent_what_changes_and_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn idle_page_is_told_that_the_server_lives() {
+    let server = Fixture::new();
+    let live = Request::get("/page/live").body(Body::empty()).unwrap();
+    let mut body = server.private_response(live).await.into_body();
+    let mut told = 0;
+    let began = tokio::time::Instant::now();
+    // The clock stands, so that no piece changes.
+    while told < 10 {
+        let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        told += u64::from(frame.starts_with(b"event: alive\n"));
+    }
+    assert!(began.elapsed() <= Duration::from_secs(told * 5), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_keep_up_with_redemptions_between_two_counts() {
+    let server = server();
+    for consumed in 1..=3 {
+        server.handshake(&server.token()).await;
+        // No time passes, so the store is not asked again.
+        let page = server.private(get("/")).await.text;
+        assert!(page.contains(&format!("<dd>{consumed} consumed, 0 revoked</dd>")), "{page}");
+    }
+    send_form(&server, &server.token(), "revoke").await;
+    assert!(server.private(get("/")).await.text.contains("<dd>3 consumed, 1 revoked</dd>"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_store_that_is_away_is_what_the_page_says_first() {
     let away = Arc::new(Away(StoreError::Unavailable("the disk is full".to_owned())));
     let server = Fixture::with(Options { store: Some(away), ..Options::default() });
     server.handshake(&server.token()).await;
     let page = page(&server, "/").await;
-    assert!(page.contains("It does not work") && page.contains("No token can be redeemed"), "{page}");
+    assert!(page.contains("<p class=\"headline\">No token can be redeemed</p>"), "{page}");
     assert!(page.contains("1 handshake could not be answered in the last 5 minutes (503)"), "{page}");
     assert!(page.contains("The events cannot be read."), "{page}");
     assert!(page.contains("the disk is full"), "it is for the operator: {page}");

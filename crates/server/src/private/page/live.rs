@@ -25,6 +25,10 @@ pub const MAX_VIEWERS: usize = 16;
 /// How long an open page rests between two looks.
 const REST: Duration = Duration::from_secs(2);
 
+/// How often an open page hears something, so that it notices when the server is gone: half as long as its script waits,
+/// and less, because a look may take [`PATIENCE`](super::PATIENCE) three times.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
+
 /// How many times as long it rests as a look takes: with every viewer there may be, looking takes a third of one
 /// processor at most, however large the store is.
 const REST_RATIO: u32 = 50;
@@ -36,11 +40,12 @@ struct Viewer {
     /// What the browser has.
     shown: Parts,
     waiting: VecDeque<Event>,
-    rest: Duration,
+    /// When to look again.
+    next_look: Instant,
     _room: OwnedSemaphorePermit,
 }
 
-/// `GET /page/live`: server-sent events, named like the pieces, with their HTML.
+/// `GET /page/live`: server-sent events, named like the pieces, with their HTML; and `alive`, which has nothing to tell.
 pub(crate) async fn live(
     State(page): State<Arc<Page>>,
     RawQuery(query): RawQuery,
@@ -55,7 +60,7 @@ pub(crate) async fn live(
         query,
         shown: Parts::default(),
         waiting: VecDeque::new(),
-        rest: Duration::ZERO,
+        next_look: Instant::now(),
         _room: room,
     };
     let told = unfold(viewer, |mut viewer| async move { Some((Ok(viewer.next().await?), viewer)) });
@@ -67,17 +72,24 @@ impl Viewer {
     async fn next(&mut self) -> Option<Event> {
         while self.waiting.is_empty() {
             let page = Arc::clone(&self.page);
+            let rest = self.next_look.saturating_duration_since(Instant::now());
             tokio::select! {
                 () = page.app.events.ended() => return None,
-                () = tokio::time::sleep(self.rest) => {}
+                () = tokio::time::sleep(rest.min(SIGN_OF_LIFE)) => {}
+            }
+            if rest > SIGN_OF_LIFE {
+                return Some(Event::default().event("alive").data(""));
             }
             let began = Instant::now();
-            let parts = Parts::of(&page.state(&self.query).await);
+            let (parts, _) = Parts::of(&page.state(&self.query).await);
             for (name, html) in parts.differing_from(&self.shown) {
                 self.waiting.push_back(Event::default().event(name).data(html));
             }
             self.shown = parts;
-            self.rest = REST.max(began.elapsed() * REST_RATIO);
+            self.next_look = Instant::now() + REST.max(began.elapsed() * REST_RATIO);
+            if self.waiting.is_empty() {
+                return Some(Event::default().event("alive").data(""));
+            }
         }
         self.waiting.pop_front()
     }

@@ -12,22 +12,25 @@ mod live;
 mod parts;
 mod state;
 mod token;
+mod verdict;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use askama::Template;
-use axum::extract::{RawQuery, State};
-use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_FRAME_OPTIONS};
+use axum::extract::{Path, RawQuery, State};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_FRAME_OPTIONS,
+};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use countersign_core::{EventQuery, KindFilter};
 use tokio::sync::{Mutex, Semaphore};
 
 use crate::App;
-use crate::problem::Problem;
+use crate::problem::{Problem, not_found};
 
-use self::parts::Parts;
+use self::parts::{Label, Parts};
 use self::state::Standing;
 use self::token::Answer;
 use super::events::{cursor_text, read_query};
@@ -67,6 +70,7 @@ impl Page {
         let older = state.events.as_ref().ok().filter(|events| events.len() == query.limit);
         // A form's answer stands at `/page/token`, everything else at `/`.
         let root = if answer.is_some() { "../" } else { "./" };
+        let (parts, label) = Parts::of(&state);
         let whole = Whole {
             root,
             issuer: &self.app.names.issuer,
@@ -78,7 +82,8 @@ impl Page {
             older: older
                 .and_then(|events| events.last())
                 .map(|last| address(root, query, &cursor_text(last))),
-            parts: Parts::of(&state),
+            label,
+            parts,
         };
         match whole.render() {
             Ok(html) => html_response(html),
@@ -103,6 +108,7 @@ struct Whole<'a> {
     first_page: bool,
     /// Where older events are.
     older: Option<String>,
+    label: Label,
     parts: Parts,
 }
 
@@ -114,9 +120,12 @@ pub(crate) async fn show(State(page): State<Arc<Page>>, RawQuery(query): RawQuer
     }
 }
 
-/// Whoever opens a form's address without the form.
-pub(crate) async fn home() -> Redirect {
-    Redirect::to("../")
+/// A form's address without the form: links on the page with its answer lead here.
+pub(crate) async fn home(RawQuery(query): RawQuery) -> Redirect {
+    match query {
+        Some(query) => Redirect::to(&format!("../?{query}")),
+        None => Redirect::to("../"),
+    }
 }
 
 /// `GET /page/style.css`.
@@ -129,9 +138,21 @@ pub(crate) async fn script() -> Response {
     asset("text/javascript; charset=utf-8", include_str!("../../../templates/page.js"))
 }
 
-/// `GET /page/icon.svg`.
-pub(crate) async fn icon() -> Response {
-    asset("image/svg+xml", include_str!("../../../templates/icon.svg"))
+/// `GET /page/icon/{state}`: a shape for each state, since not everybody tells colours apart. The browser may keep it: when
+/// the server is gone, it is too late to ask for the icon that says so.
+pub(crate) async fn icon(Path(state): Path<String>) -> Response {
+    let (ground, mark) = match &*state {
+        "good" => ("#166534", "M4 8.5l3 3 5-7"),
+        "worth-a-look" => ("#854d0e", "M8 3v6.5M8 11.2v1.9"),
+        "bad" => ("#b91c1c", "M4.5 4.5l7 7M11.5 4.5l-7 7"),
+        "lost" => ("#5a5a55", "M5.5 6a2.5 2.5 0 1 1 3.7 2.2Q8 8.8 8 10M8 11.6v1.6"),
+        _ => return not_found().await,
+    };
+    let svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 16 16\"><rect width=\"16\" height=\"16\" rx=\"3\" \
+         fill=\"{ground}\"/><path d=\"{mark}\" fill=\"none\" stroke=\"#fff\" stroke-width=\"2\"/></svg>"
+    );
+    ([(CONTENT_TYPE, "image/svg+xml"), (CACHE_CONTROL, "private, max-age=86400")], svg).into_response()
 }
 
 fn asset(media_type: &'static str, text: &'static str) -> Response {

@@ -3,27 +3,29 @@
 use std::fmt::Write as _;
 
 use askama::Template;
-use countersign_core::{Event, EventKind, Reason};
+use countersign_core::{Event, EventKind, KindFilter, Reason};
 use jiff::Timestamp;
-
-use crate::history::Handshakes;
 
 use super::chart::{Chart, chart};
 use super::state::{KeyState, State};
-
-/// How many minutes back it counts that handshakes could not be answered.
-const LATELY: usize = 5;
+use super::verdict::Verdict;
 
 /// The pieces, each with the `id` of the element that it is in.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Parts(Vec<(&'static str, String)>);
 
+/// What a browser shows of a page that is not in front: its title and its icon.
+pub(super) struct Label {
+    pub(super) headline: String,
+    pub(super) level: &'static str,
+}
+
 impl Parts {
     /// Renders them all.
-    pub(super) fn of(state: &State) -> Self {
+    pub(super) fn of(state: &State) -> (Self, Label) {
         let verdict = Verdict::of(state);
         let chart = chart(&state.minutes);
-        Self(vec![
+        let parts = Self(vec![
             ("verdict", html(&verdict)),
             ("counts", html(&Counts::of(state))),
             ("chart", html(&ChartPart(&chart))),
@@ -31,7 +33,8 @@ impl Parts {
             ("events", html(&Events::of(state))),
             ("keys", html(&Keys::of(state))),
             ("store", html(&Store::of(state))),
-        ])
+        ]);
+        (parts, Label { level: verdict.level.name(), headline: verdict.headline })
     }
 
     /// The HTML of one.
@@ -92,66 +95,9 @@ fn grouped(number: u64) -> String {
     text
 }
 
-fn times(count: u64, one: &str, many: &str) -> String {
+/// So many of something.
+pub(super) fn times(count: u64, one: &str, many: &str) -> String {
     if count == 1 { format!("1 {one}") } else { format!("{} {many}", grouped(count)) }
-}
-
-/// Whether all is well.
-#[derive(Template)]
-#[template(path = "verdict.html")]
-struct Verdict {
-    class: &'static str,
-    headline: &'static str,
-    findings: Vec<String>,
-}
-
-impl Verdict {
-    fn of(state: &State) -> Self {
-        let mut findings = Vec::new();
-        if let Err(why) = &state.standing.ready {
-            findings.push(format!("No token can be redeemed: {why}"));
-        }
-        let broken = !findings.is_empty();
-
-        let mut hour = Handshakes::default();
-        state.minutes.iter().for_each(|minute| hour += *minute);
-        let tries: Vec<_> =
-            [(hour.replays, "replay", "replays"), (hour.relays, "relay attempt", "relay attempts")]
-                .into_iter()
-                .filter(|(count, ..)| *count > 0)
-                .map(|(count, one, many)| times(count, one, many))
-                .collect();
-        if !tries.is_empty() {
-            findings.push(format!("{} in the last hour: see the events.", tries.join(" and ")));
-        }
-        let attacked = !tries.is_empty();
-
-        let lately = state.minutes.iter().rev().take(LATELY).map(|minute| minute.unanswered).sum::<u64>();
-        if lately > 0 {
-            let handshakes = times(lately, "handshake", "handshakes");
-            findings.push(format!("{handshakes} could not be answered in the last {LATELY} minutes (503)."));
-        }
-        if state.events_lost > 0 {
-            let events = times(state.events_lost, "event was", "events were");
-            findings.push(format!("{events} lost since the start, because too many waited to be kept."));
-        }
-        if state.failing_purges > 0 {
-            let purges = times(state.failing_purges, "purge", "purges");
-            findings
-                .push(format!("{purges} failed, the last one too: the store grows; see the server's log."));
-        }
-        if let Some((_, failed @ 1.., _)) = state.alarms {
-            let alarms = times(failed, "alarm", "alarms");
-            findings.push(format!("{alarms} could not be delivered since the start; see the server's log."));
-        }
-        let (class, headline) = match (broken, attacked, findings.is_empty()) {
-            (true, ..) => ("bad", "It does not work"),
-            (_, true, _) => ("bad", "Somebody tries something"),
-            (.., true) => ("good", "All is well"),
-            _ => ("worth-a-look", "It works, and something is worth a look"),
-        };
-        Self { class, headline, findings }
-    }
 }
 
 /// What there has been since the start.
@@ -171,6 +117,8 @@ struct Tile {
     name: &'static str,
     count: String,
     class: &'static str,
+    /// Where the events are that it counts, if there are any.
+    link: Option<String>,
 }
 
 impl Counts {
@@ -178,15 +126,19 @@ impl Counts {
         let handshakes = &state.handshakes;
         let class = |count: u64, class| if count == 0 { "" } else { class };
         let tiles = [
-            ("issued", state.issued, ""),
-            ("consumed", handshakes.accepted, ""),
-            ("revoked", state.revoked, ""),
-            ("refused", handshakes.refused, ""),
-            ("replays", handshakes.replays, class(handshakes.replays, "alarming")),
-            ("relay attempts", handshakes.relays, class(handshakes.relays, "alarming")),
-            ("unanswered", handshakes.unanswered, class(handshakes.unanswered, "worth-a-look")),
+            ("issued", state.issued, "", None),
+            ("consumed", handshakes.accepted, "", Some(KindFilter::Consumed)),
+            ("revoked", state.revoked, "", Some(KindFilter::Revoked)),
+            ("refused", handshakes.refused, "", Some(KindFilter::Refused)),
+            ("replays", handshakes.replays, class(handshakes.replays, "alarming"), Some(KindFilter::Replay)),
+            (
+                "relay attempts",
+                handshakes.relays,
+                class(handshakes.relays, "alarming"),
+                Some(KindFilter::Relay),
+            ),
+            ("unanswered", handshakes.unanswered, class(handshakes.unanswered, "worth-a-look"), None),
         ];
-        let reasons = Reason::ALL.iter().map(|reason| reason.label());
         let count =
             |reason| state.outcomes.iter().find(|(known, _)| *known == reason).map_or(0, |(_, count)| *count);
         Self {
@@ -195,11 +147,42 @@ impl Counts {
             up: age(state.now, state.started),
             tiles: tiles
                 .into_iter()
-                .map(|(name, count, class)| Tile { name, count: grouped(count), class })
+                .map(|(name, count, class, kind)| Tile {
+                    name,
+                    count: grouped(count),
+                    class,
+                    link: kind.filter(|_| count > 0).map(|kind| events_of(&[kind])),
+                })
                 .collect(),
-            reasons: reasons.map(|reason| (reason, grouped(count(reason)))).collect(),
+            reasons: Reason::ALL
+                .iter()
+                .map(|&reason| (in_words(reason), grouped(count(reason.label()))))
+                .collect(),
         }
     }
+}
+
+/// A reason for a refusal, where no event's label stands beside it: `revoked` is also what a tile counts.
+fn in_words(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Method => "not a POST",
+        Reason::Unknown => "unknown token",
+        Reason::AudienceMissing => "no tracker stated",
+        Reason::AudienceUnreadable => "tracker unreadable",
+        Reason::Expired => "expired",
+        Reason::FromTheFuture => "from the future",
+        Reason::Fenced => "behind the fence",
+        Reason::Revoked => "after its revocation",
+    }
+}
+
+/// The address of the page with the events of these kinds, from wherever the page stands.
+pub(super) fn events_of(kinds: &[KindFilter]) -> String {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    for kind in kinds {
+        query.append_pair("kind", kind.label());
+    }
+    format!("?{}#events-title", query.finish())
 }
 
 /// The chart.
@@ -334,8 +317,11 @@ impl Store {
                     "records",
                     format!("{} consumed, {} revoked", grouped(stats.consumed), grouped(stats.revoked)),
                 ),
-                ("refuses tokens from before", moment(stats.fence).text),
             ]);
+            facts.extend(state.standing.long_ago().map(|counted| {
+                ("counted", format!("{}; what this server has added since is in it", moment(counted).text))
+            }));
+            facts.extend([("refuses tokens from before", moment(stats.fence).text)]);
             facts.extend(
                 stats.bytes.map(|bytes| ("on disk", format!("{} KiB", grouped(bytes.div_ceil(1024))))),
             );

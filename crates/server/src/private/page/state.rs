@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use countersign_core::{Event, EventQuery, Key, StoreCounts, StoreError, StoreStats};
+use countersign_core::{Event, EventQuery, Key, StoreCounts, StoreStats};
 use jiff::Timestamp;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::history::Handshakes;
 use crate::metrics::count;
@@ -15,8 +15,10 @@ use super::{PATIENCE, Page};
 /// For how long it is believed that the store works.
 const READY_HOLDS: Duration = Duration::from_secs(5);
 
-/// For how long its size is: counting the records of a large store takes a while.
+/// For how long its size is, at most; and how many times as long as counting took: counting the records of a large store
+/// takes a while.
 const STATS_HOLD: Duration = Duration::from_mins(1);
+const STATS_RATIO: u32 = 50;
 
 /// Everything that the page tells.
 pub(super) struct State {
@@ -56,9 +58,20 @@ pub(super) struct KeyState {
 pub(super) struct Standing {
     asked: Timestamp,
     counted: Timestamp,
+    /// For how long the count is believed.
+    holds: Duration,
+    /// How many tokens this server had consumed and revoked when it was made.
+    before: (u64, u64),
     /// Whether a token could be consumed.
     pub(super) ready: Result<(), String>,
     pub(super) stats: Option<StoreStats>,
+}
+
+impl Standing {
+    /// When its records were counted, if that is long enough ago for another server to have added some.
+    pub(super) fn long_ago(&self) -> Option<Timestamp> {
+        (self.holds > READY_HOLDS).then_some(self.counted)
+    }
 }
 
 impl Page {
@@ -114,7 +127,7 @@ impl Page {
         if let Some(standing) = &before
             && is_within(standing.asked, now, READY_HOLDS)
         {
-            return kept.insert(standing.clone()).clone();
+            return self.with_additions(kept.insert(standing.clone()));
         }
         let store = self.app.tokens.store();
         let ready = match self.app.tokens.clock_trouble() {
@@ -124,14 +137,40 @@ impl Page {
                 Err(_) => Err(format!("the store has not answered for {} seconds", PATIENCE.as_secs())),
             },
         };
-        let (counted, stats) = match before {
-            Some(Standing { counted, stats: Some(stats), .. }) if is_within(counted, now, STATS_HOLD) => {
-                (counted, Some(stats))
+        let counted = match before {
+            Some(before) if before.stats.is_some() && is_within(before.counted, now, before.holds) => {
+                Standing { asked: now, ready, ..before }
             }
-            _ if ready.is_err() => (now, None),
-            _ => (now, timeout(PATIENCE, store.stats()).await.ok().and_then(Result::<_, StoreError>::ok)),
+            _ => {
+                let began = Instant::now();
+                let before = self.additions();
+                let stats = match &ready {
+                    Ok(()) => timeout(PATIENCE, store.stats()).await.ok().and_then(Result::ok),
+                    Err(_) => None,
+                };
+                let holds = (began.elapsed() * STATS_RATIO).min(STATS_HOLD);
+                Standing { asked: now, counted: now, holds, before, ready, stats }
+            }
         };
-        kept.insert(Standing { asked: now, counted, ready, stats }).clone()
+        self.with_additions(kept.insert(counted))
+    }
+
+    /// What this server has consumed and revoked since its start.
+    fn additions(&self) -> (u64, u64) {
+        let tally = self.app.events.tally();
+        let consumed = tally.outcomes().into_iter().find(|(outcome, _)| *outcome == "accepted");
+        (consumed.map_or(0, |(_, count)| count), tally.tokens().1)
+    }
+
+    /// The same, with what has been added since it was counted: the counts beside it have that, too.
+    fn with_additions(&self, standing: &Standing) -> Standing {
+        let mut standing = standing.clone();
+        let (consumed, revoked) = self.additions();
+        if let Some(stats) = &mut standing.stats {
+            stats.consumed += consumed.saturating_sub(standing.before.0);
+            stats.revoked += revoked.saturating_sub(standing.before.1);
+        }
+        standing
     }
 }
 

@@ -1,0 +1,152 @@
+//! Whether all is well, and what to do if it is not.
+
+use askama::Template;
+use countersign_core::KindFilter;
+
+use crate::history::Handshakes;
+
+use super::parts::{events_of, times};
+use super::state::State;
+
+/// How many minutes back it counts that handshakes could not be answered.
+const LATELY: usize = 5;
+
+/// What the page says first.
+#[derive(Template)]
+#[template(path = "verdict.html")]
+pub(super) struct Verdict {
+    pub(super) level: Level,
+    /// What happened, and how often.
+    pub(super) headline: String,
+    findings: Vec<Finding>,
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Level {
+    Good,
+    WorthALook,
+    Bad,
+}
+
+impl Level {
+    /// As style sheet and icons have it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::WorthALook => "worth-a-look",
+            Self::Bad => "bad",
+        }
+    }
+}
+
+/// Something to know.
+struct Finding {
+    level: Level,
+    /// In a few words.
+    what: String,
+    /// What it means, and what to do.
+    advice: String,
+    /// Where there is more, and what it is.
+    link: Option<(String, String)>,
+}
+
+impl Verdict {
+    pub(super) fn of(state: &State) -> Self {
+        let findings = findings(state);
+        let level = match findings.first() {
+            None => Level::Good,
+            Some(first) => first.level,
+        };
+        let tries: Vec<&str> = findings
+            .iter()
+            .filter(|finding| finding.link.is_some())
+            .map(|finding| finding.what.as_str())
+            .collect();
+        let headline = match findings.first() {
+            None => "All is well".to_owned(),
+            Some(first) if first.link.is_some() => format!("{} in the last hour", tries.join(" and ")),
+            Some(first) => first.what.clone(),
+        };
+        Self { level, headline, findings }
+    }
+}
+
+/// Everything to know, the worst first.
+fn findings(state: &State) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Err(why) = &state.standing.ready {
+        findings.push(Finding {
+            level: Level::Bad,
+            what: "No token can be redeemed".to_owned(),
+            advice: format!(
+                "{}. Handshakes are answered 503 until the cause is gone; then it goes on by itself. \
+                 countersign doctor says what to do.",
+                why.trim_end_matches('.')
+            ),
+            link: None,
+        });
+    }
+
+    let mut hour = Handshakes::default();
+    state.minutes.iter().for_each(|minute| hour += *minute);
+    for (count, kind, one, many, advice) in [
+        (
+            hour.replays,
+            KindFilter::Replay,
+            "replay",
+            "replays",
+            "a used token was shown again. Compare the address with that of the first use: the same one is a tracker \
+             that repeats itself; another one has got hold of a token.",
+        ),
+        (
+            hour.relays,
+            KindFilter::Relay,
+            "relay attempt",
+            "relay attempts",
+            "a token was shown by another tracker than it is bound to. That tracker hands on what it is given, or is \
+             configured with a wrong URL: ask those who run it.",
+        ),
+    ] {
+        if count > 0 {
+            let what = times(count, one, many);
+            let see = if count == 1 { format!("See the {one}.") } else { format!("See the {what}.") };
+            let link = Some((events_of(&[kind]), see));
+            findings.push(Finding { level: Level::Bad, what, advice: advice.to_owned(), link });
+        }
+    }
+
+    let mut look = |what: String, advice: &str| {
+        findings.push(Finding { level: Level::WorthALook, what, advice: advice.to_owned(), link: None });
+    };
+    let lately = state.minutes.iter().rev().take(LATELY).map(|minute| minute.unanswered).sum::<u64>();
+    if lately > 0 {
+        let handshakes = times(lately, "handshake", "handshakes");
+        look(
+            format!("{handshakes} could not be answered in the last {LATELY} minutes (503)"),
+            "the store was busy or away. Trackers may try again; the server's log says why.",
+        );
+    }
+    if state.events_lost > 0 {
+        let events = times(state.events_lost, "event was", "events were");
+        look(
+            format!("{events} lost since the start"),
+            "too many waited to be kept. No handshake suffers; look whether the disk of the events is slow or full.",
+        );
+    }
+    if state.failing_purges > 0 {
+        let purges = times(state.failing_purges, "purge", "purges");
+        look(
+            format!("{purges} failed, the last one too"),
+            "the store grows until one succeeds; the server's log says why.",
+        );
+    }
+    if let Some((_, failed @ 1.., _)) = state.alarms {
+        let alarms = times(failed, "alarm", "alarms");
+        look(
+            format!("{alarms} could not be delivered since the start"),
+            "see whether the receiver of alarm_webhook answers; the server's log says what it answered.",
+        );
+    }
+    findings
+}
