@@ -1,6 +1,6 @@
-//! `countersign store`: stats, purge, fence, backup and copy.
+//! `countersign store`: stats, purge, fence, backup and move.
 
-mod copy;
+mod moving;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,9 +26,9 @@ pub(crate) enum StoreCommand {
     /// Copy the store to a file, also while a server uses it
     #[command(after_help = BACKUP_HELP)]
     Backup(BackupArgs),
-    /// Move the store to another place, while tokens are live
-    #[command(after_help = copy::COPY_HELP)]
-    Copy(copy::CopyArgs),
+    /// Let another store take this one's place
+    #[command(visible_alias = "copy", after_help = moving::MOVE_HELP)]
+    Move(moving::MoveArgs),
     /// Make or upgrade the tables of a PostgreSQL store, with a role that may
     #[command(after_help = MIGRATE_HELP)]
     Migrate(MigrateArgs),
@@ -183,7 +183,7 @@ pub(crate) async fn run(command: StoreCommand) -> Result<(), Failure> {
             countersign_store::backup(&resolved.store, &args.file).await.map_err(Failure::failed)?;
             print(format!("backed up to {}", args.file.display()))
         }
-        StoreCommand::Copy(args) => copy::run(args).await,
+        StoreCommand::Move(args) => moving::run(args).await,
         StoreCommand::Migrate(args) => migrate(&args).await,
     }
 }

@@ -20,9 +20,9 @@
 
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
-pub mod copy;
 pub mod events;
 pub mod memory;
+pub mod moving;
 mod open;
 pub mod postgres;
 mod sizes;

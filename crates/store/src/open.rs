@@ -299,21 +299,11 @@ pub enum OpenError {
     /// A database of some other program.
     #[error("{} is not a Countersign store but some other program's database; name another path", .0.display())]
     Foreign(PathBuf),
-    /// The target of a copy that was cut short.
+    /// Another store has taken its place, or is to.
     #[error(
-        "{place} is an incomplete copy of {from}: complete it by running `countersign store copy` again with the same --from \
-         and --to, or remove it; until then {from} is the store to serve from, unless it says that it was handed over"
-    )]
-    Incomplete {
-        /// The database.
-        place: String,
-        /// What it is a copy of.
-        from: String,
-    },
-    /// The source of a copy.
-    #[error(
-        "{place} was handed over to {to}: serve from there, with --store. If that copy was cut short, complete it by running \
-         `countersign store copy` again with the same --from and --to. To come back, copy in the other direction"
+        "{place} was handed over to {to}: serve from there, with --store. If {to} says that it was handed over to this one, \
+         complete the move by running `countersign store move` again with the same --from and --to. To come back, move in the \
+         other direction"
     )]
     HandedOver {
         /// The database.

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use countersign_client::{ClientError, DEFAULT_SERVER, PrivateApi};
 use countersign_core::{Clock, KeyRing, OsEntropy, Roll, StoreStats, StoreTimes};
 use countersign_server::{Address, KeyFile, KeyFileError, ServerDocument, Setting, Source};
-use countersign_store::copy::CopyState;
 use countersign_store::postgres::{self, DatabaseExamination};
 use countersign_store::{OpenError, StorePlace, StoreUrl, sqlite};
 use jiff::Timestamp;
@@ -63,7 +62,8 @@ pub(super) struct Served {
 pub(super) struct Stored {
     pub(super) stats: StoreStats,
     pub(super) roll: Roll,
-    pub(super) state: CopyState,
+    /// The store that it was handed over to.
+    pub(super) handed_over_to: Option<String>,
     /// What it knows about the time; `None` while no server may use it.
     pub(super) times: Option<StoreTimes>,
     /// The database, if it is in a file.
@@ -305,7 +305,7 @@ async fn look_into(place: &StorePlace, clock: Arc<dyn Clock>) -> Result<Stored, 
         return Ok(Stored {
             stats: examined.stats.clone(),
             roll: examined.roll.clone(),
-            state: examined.state.clone(),
+            handed_over_to: examined.handed_over_to.clone(),
             times: examined.times.clone(),
             damage: None,
             file: None,
@@ -345,7 +345,7 @@ async fn look_into(place: &StorePlace, clock: Arc<dyn Clock>) -> Result<Stored, 
     Ok(Stored {
         stats: examined.stats,
         roll: examined.roll,
-        state: examined.state,
+        handed_over_to: examined.handed_over_to,
         times: Some(examined.times),
         damage: examined.damage,
         file: Some(file),

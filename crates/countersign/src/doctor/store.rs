@@ -7,7 +7,6 @@ use countersign_core::handshake::CLOCK_SKEW;
 use countersign_core::{CHECK_IN_PERIOD, MAX_LIFETIME, StoreTimes, after};
 use countersign_server::ServerDocument;
 use countersign_store::StoreUrl;
-use countersign_store::copy::CopyState;
 use countersign_store::postgres::DatabaseExamination;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -114,16 +113,12 @@ pub(super) fn store(context: &Context) -> Vec<Finding> {
         Some(Ok(stored)) => stored,
     };
     let mut findings = Vec::new();
-    match &stored.state {
-        CopyState::Serving { .. } => {}
-        CopyState::Receiving { from, .. } => findings.push(Finding::error(
-            format!("it is an incomplete copy of {from}, and no server may use it"),
-            "complete it by running `countersign store copy` again, or serve from the other one",
-        )),
-        CopyState::HandedOver { to, .. } => findings.push(Finding::error(
+    if let Some(to) = &stored.handed_over_to {
+        findings.push(Finding::error(
             format!("it was handed over to {to}, and no server may use it"),
-            "serve from there; set `store`",
-        )),
+            "serve from there; set `store`. If that one was handed over to this one, complete the move by running \
+             `countersign store move` again",
+        ));
     }
     if let Some(damage) = &stored.damage {
         findings.push(Finding::error(
@@ -376,7 +371,7 @@ mod tests {
         let follows = |(name, how): &(&str, Option<&str>)| ((*name).to_owned(), how.map(str::to_owned));
         let examined = DatabaseExamination {
             ring: None,
-            state: CopyState::Serving { made_by: None },
+            handed_over_to: None,
             stats,
             roll: Roll { now, nodes: Vec::new() },
             times: None,

@@ -11,7 +11,6 @@
 )]
 
 mod backup;
-mod copying;
 mod doctor;
 mod doctor_in_force;
 mod events;
@@ -22,6 +21,7 @@ mod http;
 mod keys;
 mod keys_page;
 mod metrics;
+mod moving;
 mod pipes;
 mod planted;
 mod postgres;

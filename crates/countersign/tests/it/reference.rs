@@ -220,7 +220,7 @@ fn problems(page: &mut String) {
 fn exit_codes(place: &Place, page: &mut String) {
     page.push_str("\n## Exit codes\n");
     table(page, &["command", "exit codes"]);
-    for command in [&["doctor"][..], &["check-tracker"], &["sync-check"], &["bench"], &["store", "copy"], &[]]
+    for command in [&["doctor"][..], &["check-tracker"], &["sync-check"], &["bench"], &["store", "move"], &[]]
     {
         let help = place.run_with(&[command, &["--help"]].concat(), &[("COLUMNS", "100")], "").printed();
         let (_, codes) = help.split_once("Exit codes: ").unwrap();

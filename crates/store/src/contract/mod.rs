@@ -11,12 +11,12 @@
     reason = "these are tests, for the tests of other modules and crates to call"
 )]
 
-mod copies;
 mod endings;
 pub mod events;
 mod fixture;
 mod life;
 mod lines;
+mod moves;
 mod nodes;
 mod races;
 mod recent;
@@ -27,10 +27,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use countersign_core::{Clock, TokenStore};
 
-pub use self::copies::*;
 pub use self::endings::*;
 pub use self::life::*;
 pub use self::lines::*;
+pub use self::moves::*;
 pub use self::nodes::*;
 pub use self::races::*;
 pub use self::recent::*;

@@ -18,7 +18,7 @@ use super::rows::{Lines, Seen, Token, counts, unreadable, uuid};
 use super::session::Session;
 use super::sql::Query;
 use super::{
-    Counts, NEVER, PATIENCE, PostgresStore, Work, copy, no_lines, nodes, recent, ring, schema, work,
+    Counts, NEVER, PATIENCE, PostgresStore, Work, moving, no_lines, nodes, recent, ring, schema, work,
 };
 
 pub(super) fn unavailable(failure: Failure) -> StoreError {
@@ -219,7 +219,7 @@ pub(super) async fn stats(session: &mut Session) -> Result<StoreStats, Failure> 
     let (lines, (consumed, revoked)) = read().map_err(|error| unreadable(&error, session.place()))?;
     let lines = match lines {
         Some(lines) => lines,
-        None => copy::lines_put_away(session).await?,
+        None => moving::lines_put_away(session).await?,
     };
     let bytes = match session.query(Query::Bytes, &[]).await {
         Ok(rows) => rows.first().and_then(|row| row.try_get::<_, i64>(0).ok()),

@@ -8,17 +8,16 @@ use super::calls::{stats, times};
 use super::connector::take_at_length;
 use super::schema::Trouble;
 use super::session::Session;
-use super::{Core, PostgresOptions, PostgresUrl, copy, identity, nodes, ring, schema, sql};
+use super::{Core, PostgresOptions, PostgresUrl, identity, moving, nodes, ring, schema, sql};
 use crate::OpenError;
-use crate::copy::CopyState;
 
 /// What a look into the database finds.
 #[derive(Clone, Debug)]
 pub struct DatabaseExamination {
     /// How much is in the store.
     pub stats: StoreStats,
-    /// Whether a server may use it.
-    pub state: CopyState,
+    /// The store that it was handed over to; `None`: a server may use it.
+    pub handed_over_to: Option<String>,
     /// Which servers use it.
     pub roll: Roll,
     /// The key ring that it keeps, locked.
@@ -47,10 +46,10 @@ pub async fn examine(
     let mut session = take_at_length(&core.readers, &core.place).await.map_err(Trouble::from)?;
     schema::recognize(&mut session).await?;
     let stats = stats(&mut session).await.map_err(Trouble::from)?;
-    let may_serve = copy::state(&mut session).await.map_err(Trouble::from)?;
+    let handed_over_to = moving::handed_over_to(&mut session).await.map_err(Trouble::from)?;
     let roll = nodes::roll(&mut session).await.map_err(Trouble::from)?;
     let ring = ring::read(&mut session).await.map_err(Trouble::from)?;
-    let serves = matches!(may_serve, CopyState::Serving { .. }) && stats.schema >= schema::PAIR;
+    let serves = handed_over_to.is_none() && stats.schema >= schema::PAIR;
     let times = if serves { Some(times(&mut session).await.map_err(Trouble::from)?) } else { None };
     let settings = pairs(&mut session, sql::WHAT_IS_SET).await;
     let standby = pairs(&mut session, sql::IS_STANDBY).await;
@@ -58,7 +57,7 @@ pub async fn examine(
     let standbys = pairs(&mut session, sql::STANDBYS).await;
     Ok(DatabaseExamination {
         stats,
-        state: may_serve,
+        handed_over_to,
         roll,
         ring,
         times,

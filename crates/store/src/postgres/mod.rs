@@ -20,7 +20,6 @@
 mod batch;
 mod calls;
 mod connector;
-mod copy;
 mod environment;
 mod examine;
 mod fault;
@@ -28,6 +27,7 @@ mod health;
 mod hosts;
 mod identity;
 mod lanes;
+mod moving;
 mod nodes;
 mod passwords;
 mod purge;
@@ -52,9 +52,9 @@ use std::time::Duration;
 use countersign_core::{Clock, Entropy, StoreError, StoreStats, to_millis};
 use tokio::time::{Instant, timeout, timeout_at};
 
-pub use self::copy::PostgresCopy;
 pub use self::environment::LibpqEnvironment;
 pub use self::examine::{DatabaseExamination, examine};
+pub use self::moving::MovablePostgres;
 pub use self::settings::{DEFAULT_SCHEMA, PostgresOptions, PostgresUrl, SchemaName};
 
 use self::batch::Limits;
@@ -267,7 +267,7 @@ impl Core {
         let before = self.bring_up_without_writing(change).await?;
         let mut session = take_at_length(&self.writers, &self.place).await?;
         let tried = timeout(PATIENCE, async {
-            copy::must_serve(&mut session).await?;
+            moving::must_serve(&mut session).await?;
             self.recognize(&mut session).await?;
             self.try_out(&mut session).await?;
             Ok(before)
@@ -388,8 +388,8 @@ impl fmt::Debug for Core {
 fn no_lines(place: &str) -> Failure {
     Failure::Unreachable {
         reason: format!(
-            "{place} ends no tokens' lives: it was handed over to another store, or receives a copy, or has lost its table \
-             `lines`; `countersign doctor` says which, and what to do"
+            "{place} ends no tokens' lives: it was handed over to another store, or has lost its table `lines`; \
+              `countersign doctor` says which, and what to do"
         ),
     }
 }

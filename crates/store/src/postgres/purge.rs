@@ -220,7 +220,7 @@ async fn empty(session: &mut Session, table: Table, first_live: Uuid) -> Result<
     // Nobody's clock but the database's says that a token has expired.
     let first_live = first_live.min(first_id_at(clock.saturating_sub(longest_life())));
     let dead = newest.filter(|newest| *newest < first_live);
-    // Without stripes to hold, the store does not serve, and a copy may be writing to it.
+    // Without stripes to hold, the store does not serve.
     let has_lines = value("stripe").is_some();
     let Some(newest) = dead.filter(|_| has_lines) else {
         session.roll_back().await?;

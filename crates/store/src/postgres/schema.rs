@@ -20,8 +20,8 @@ const STEPS: &[&str] = &[
     "{lines}; {endings}",
     // 2: who serves from the store, as it said of itself: JSON. `seen` is by the database's clock.
     "CREATE TABLE {s}.nodes (id TEXT PRIMARY KEY, seen BIGINT NOT NULL, schema INT NOT NULL, said TEXT NOT NULL)",
-    // 3: whether a server may use the store, in one row. `state` is 0 for serving, 1 for receiving a copy and 2 for handed
-    // over; only in the first are there rows in `lines`, which every batch needs, and in the others the lines are here.
+    // 3: whether a server may use the store, in one row. `state` is 0 for serving and 2 for handed over to the store `peer`;
+    // only in the first are there rows in `lines`, which every batch needs, and in the other the lines are here.
     "CREATE TABLE {s}.copying (one SMALLINT PRIMARY KEY, state SMALLINT NOT NULL, copy TEXT, peer TEXT, fence BIGINT, \
      horizon BIGINT); INSERT INTO {s}.copying (one, state) VALUES (0, 0)",
     // 4: the key ring that the servers share, locked, in one row; version 0 and nothing else before there is one. A row of

@@ -185,7 +185,7 @@ parameters! {
     Uuid => UUID,
     String => TEXT,
     &str => TEXT,
-    Option<&String> => TEXT,
+    Option<&str> => TEXT,
     Option<&[u8]> => BYTEA,
     Vec<i16> => INT2_ARRAY,
     Vec<i64> => INT8_ARRAY,

@@ -145,49 +145,36 @@ pub(super) enum Query {
     Lines,
     /// The same, of a store whose schema has no pair for the horizon yet.
     LinesBefore,
-    /// What a copy needs.
-    Copy(CopyQuery),
+    /// What a move needs.
+    Move(MoveQuery),
     /// How many endings there are of each kind.
     Stats,
     /// Bytes on disk. PostgreSQL's and YugabyteDB's; elsewhere it may fail.
     Bytes,
 }
 
-/// A statement that is for copies of the store.
+/// A statement that is for moving the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum CopyQuery {
-    /// Whether a server may use the store: state, copy, the other store; and the lines, if it may not.
-    Copying,
+pub(super) enum MoveQuery {
+    /// Whether a server may use the store: state, the other store; and the lines, if it may not.
+    Standing,
     /// The same, and nobody else changes it until the transaction ends.
-    LockCopying,
-    /// Changes that. Parameters: state, copy, the other store.
-    SetCopying,
+    LockStanding,
+    /// Changes that. Parameters: state, the other store.
+    SetStanding,
     /// Puts the lines away until [`Restore`](Self::Restore): first these two, in one transaction. Each batch that has
     /// begun is committed before the second one returns, and none begins after the commit.
     LockFirstLine,
     KeepLines,
     Withdraw,
-    /// Says where the lines are to be. Parameters: fence, and the horizon's creation and expiry.
-    SetLines,
     /// Puts a key ring there, or none. Parameters: version, what unlocks it, and itself.
     SetRing,
-    /// Puts the lines back. Parameter: the stripes.
+    /// Puts the lines back, with a fence that is no earlier than a moment. Parameters: the stripes, the moment.
     Restore,
     /// Whether a token's life has ended in the store, or a server has ever used it.
     IsUsed,
-    /// The records whose ids come after one, in their order. Parameters: after which id, how many.
-    Page,
-    /// The records whose ids come after one and not after another. Parameters: the two.
-    Range,
-    /// The greatest id on record.
-    Last,
-    /// Removes records. Parameter: ids.
-    Remove(Table),
-    /// Inserts records. Parameters: a column of each: ids, when they expire, when they ended, kinds, addresses, retry keys.
-    Insert(Table),
-    /// Removes all records; and what nodes said of themselves.
-    RemoveAll,
-    ForgetEveryNode,
+    /// The id on record that was made last.
+    Newest,
 }
 
 /// The statement that records a batch, for one table.
@@ -314,7 +301,7 @@ impl Sql {
             Query::LinesBefore => {
                 format!("SELECT fence, horizon - 1, horizon - 1, {NOW} FROM {s}.lines WHERE stripe = 0")
             }
-            Query::Copy(query) => self.text_for_copy(query),
+            Query::Move(query) => self.text_for_move(query),
             Query::Stats => format!(
                 "SELECT kind, count(*) FROM ({}) AS every GROUP BY kind",
                 every_table(|table| format!("SELECT kind FROM {s}.{table}"), " UNION ALL ")
@@ -326,78 +313,42 @@ impl Sql {
         }
     }
 
-    fn text_for_copy(&self, query: CopyQuery) -> String {
+    fn text_for_move(&self, query: MoveQuery) -> String {
         let s = self.schema.quoted();
+        let standing = format!("SELECT state, peer, fence, cleared, horizon FROM {s}.copying WHERE one = 0");
         match query {
-            CopyQuery::Copying => {
-                format!("SELECT state, copy, peer, fence, cleared, horizon FROM {s}.copying WHERE one = 0")
+            MoveQuery::Standing => standing,
+            MoveQuery::LockStanding => format!("{standing} FOR UPDATE"),
+            // `copy` is for servers of the version before, which expect a name there.
+            MoveQuery::SetStanding => {
+                format!("UPDATE {s}.copying SET state = $1, copy = '', peer = $2 WHERE one = 0")
             }
-            CopyQuery::LockCopying => {
-                format!(
-                    "SELECT state, copy, peer, fence, cleared, horizon FROM {s}.copying WHERE one = 0 FOR UPDATE"
-                )
-            }
-            CopyQuery::SetCopying => {
-                format!("UPDATE {s}.copying SET state = $1, copy = $2, peer = $3 WHERE one = 0")
-            }
-            CopyQuery::LockFirstLine => format!("SELECT stripe FROM {s}.lines WHERE stripe = 0 FOR UPDATE"),
-            CopyQuery::KeepLines => format!(
+            MoveQuery::LockFirstLine => format!("SELECT stripe FROM {s}.lines WHERE stripe = 0 FOR UPDATE"),
+            MoveQuery::KeepLines => format!(
                 "UPDATE {s}.copying SET fence = line.fence, cleared = line.cleared, horizon = line.horizon \
                  FROM {s}.lines AS line WHERE one = 0 AND line.stripe = 0"
             ),
-            CopyQuery::Withdraw => format!("DELETE FROM {s}.lines"),
-            CopyQuery::SetLines => {
-                format!("UPDATE {s}.copying SET fence = $1, cleared = $2, horizon = $3 WHERE one = 0")
-            }
-            CopyQuery::SetRing => {
+            MoveQuery::Withdraw => format!("DELETE FROM {s}.lines"),
+            MoveQuery::SetRing => {
                 format!("UPDATE {s}.ring SET version = $1, unlocked_by = $2, sealed = $3 WHERE one = 0")
             }
-            CopyQuery::Restore => format!(
+            MoveQuery::Restore => format!(
                 "INSERT INTO {s}.lines (stripe, fence, cleared, horizon, probed, ring) \
-                 SELECT w.stripe, c.fence, c.cleared, c.horizon, c.fence, (SELECT version FROM {s}.ring WHERE one = 0) \
+                 SELECT w.stripe, greatest(c.fence, $2), c.cleared, c.horizon, c.fence, \
+                 (SELECT version FROM {s}.ring WHERE one = 0) \
                  FROM {s}.copying AS c CROSS JOIN unnest($1::SMALLINT[]) AS w (stripe) WHERE c.one = 0"
             ),
-            CopyQuery::IsUsed => format!(
+            MoveQuery::IsUsed => format!(
                 "SELECT {} OR EXISTS (SELECT 1 FROM {s}.nodes)",
                 every_table(|table| format!("EXISTS (SELECT 1 FROM {s}.{table})"), " OR ")
             ),
-            CopyQuery::Page => format!(
-                "SELECT kind, ended, peer, retry_key, id, expires FROM ({}) AS every ORDER BY id LIMIT $2",
-                every_table(
-                    |table| format!(
-                        "(SELECT kind, ended, peer, retry_key, id, expires FROM {s}.{table} WHERE id > $1 \
-                         ORDER BY id LIMIT $2)"
-                    ),
-                    " UNION ALL "
-                )
-            ),
-            CopyQuery::Range => every_table(
-                |table| {
-                    format!(
-                        "SELECT kind, ended, peer, retry_key, id, expires FROM {s}.{table} \
-                         WHERE id > $1 AND id <= $2"
-                    )
-                },
-                " UNION ALL ",
-            ),
-            CopyQuery::Last => format!(
+            MoveQuery::Newest => format!(
                 "SELECT id FROM ({}) AS every ORDER BY id DESC LIMIT 1",
                 every_table(
                     |table| format!("(SELECT id FROM {s}.{table} ORDER BY id DESC LIMIT 1)"),
                     " UNION ALL "
                 )
             ),
-            CopyQuery::Remove(table) => format!("DELETE FROM {s}.{table} WHERE id = ANY($1::UUID[])"),
-            CopyQuery::Insert(table) => format!(
-                "INSERT INTO {s}.{table} (id, expires, ended, kind, peer, retry_key, nonce) \
-                 SELECT w.id, w.expires, w.ended, w.kind, w.peer, w.retry_key, 0 FROM \
-                 unnest($1::UUID[], $2::BIGINT[], $3::BIGINT[], $4::SMALLINT[], $5::INET[], $6::BYTEA[]) \
-                 AS w (id, expires, ended, kind, peer, retry_key)"
-            ),
-            CopyQuery::RemoveAll => {
-                format!("TRUNCATE {}", every_table(|table| format!("{s}.{table}"), ", "))
-            }
-            CopyQuery::ForgetEveryNode => format!("DELETE FROM {s}.nodes"),
         }
     }
 

@@ -18,10 +18,10 @@
 
 mod backup;
 mod checkup;
-mod copy;
 mod fault;
 mod files;
 mod lock;
+mod moving;
 mod nodes;
 mod reader;
 mod recent;
@@ -47,8 +47,8 @@ use rusqlite::Connection;
 use tokio::task::spawn_blocking;
 
 pub use self::backup::{BackupError, backup};
-pub use self::copy::SqliteCopy;
 pub(crate) use self::lock::process_name;
+pub use self::moving::MovableSqlite;
 pub use self::writer::WriteCounts;
 
 /// What the store of events, which is in a file of its own, does in the same way.
@@ -66,7 +66,6 @@ use self::reader::Readers;
 use self::schema::Access;
 use self::writer::{Connect, Writer};
 use crate::OpenError;
-use crate::copy::CopyState;
 
 /// The database's name in the data directory.
 pub const FILE_NAME: &str = "countersign.db";
@@ -177,27 +176,22 @@ fn make_place(path: &Path, make: bool) -> Result<Lock, OpenError> {
     Ok(lock)
 }
 
-/// Connects, checks and brings the database up to date, for a server: only a database that no copy has a hand on.
+/// Connects, checks and brings the database up to date, for a server: only one that was not handed over.
 fn connect_first(
     path: &Path,
     clock: &dyn Clock,
     connect: &Connect,
     check: bool,
 ) -> Result<(Connection, Option<Timestamp>), OpenError> {
-    let (connection, moved) = connect_first_for_copy(path, clock, connect, check)?;
-    match copy::state(&connection).map_err(|error| while_opening(path, &error))? {
-        CopyState::Serving { .. } => Ok((connection, moved)),
-        CopyState::Receiving { from, .. } => {
-            Err(OpenError::Incomplete { place: path.display().to_string(), from })
-        }
-        CopyState::HandedOver { to, .. } => {
-            Err(OpenError::HandedOver { place: path.display().to_string(), to })
-        }
+    let (connection, moved) = connect_to_move(path, clock, connect, check)?;
+    match moving::handed_over_to(&connection).map_err(|error| while_opening(path, &error))? {
+        None => Ok((connection, moved)),
+        Some(to) => Err(OpenError::HandedOver { place: path.display().to_string(), to }),
     }
 }
 
 /// Connects, checks if that is asked for, and brings the database up to date. Returns where it has moved the fence, too.
-fn connect_first_for_copy(
+fn connect_to_move(
     path: &Path,
     clock: &dyn Clock,
     connect: &dyn Fn() -> rusqlite::Result<Connection>,
@@ -228,8 +222,8 @@ pub fn inspect(path: &Path) -> Result<StoreStats, OpenError> {
 pub struct Examination {
     /// How much is in it.
     pub stats: StoreStats,
-    /// Whether a server may use it.
-    pub state: CopyState,
+    /// The store that it was handed over to; `None`: a server may use it.
+    pub handed_over_to: Option<String>,
     /// Which servers have used it. Whether one does now cannot be seen from the outside.
     pub roll: Roll,
     /// What it knows about the time.
@@ -248,10 +242,10 @@ pub fn examine(path: &Path, now: Timestamp) -> Result<Examination, OpenError> {
         Err(other) => return Err(other),
     };
     reader::consistently(&connection, |connection| {
-        let state = if schema::has_table(connection, "copying")? {
-            copy::state(connection)?
+        let handed_over_to = if schema::has_table(connection, "copying")? {
+            moving::handed_over_to(connection)?
         } else {
-            CopyState::Serving { made_by: None }
+            None
         };
         let roll = if schema::has_table(connection, "nodes")? {
             nodes::roll(connection, now, None)?
@@ -260,7 +254,7 @@ pub fn examine(path: &Path, now: Timestamp) -> Result<Examination, OpenError> {
         };
         Ok(Examination {
             stats: reader::stats(connection, path)?,
-            state,
+            handed_over_to,
             roll,
             times: reader::times(connection)?,
             damage,

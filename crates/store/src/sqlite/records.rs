@@ -2,7 +2,6 @@
 //!
 //! Those that write run inside a transaction of the writer; see `writer.rs`.
 
-use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use countersign_core::{Consumption, End, Ending, Horizon, RetryKeyHash, TokenId, from_millis, to_millis};
@@ -11,7 +10,6 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row};
 
 use super::schema;
-use crate::copy::Record;
 
 const CONSUMED: i64 = 0;
 const REVOKED: i64 = 1;
@@ -130,68 +128,6 @@ pub(super) fn read_ending(row: &Row<'_>) -> rusqlite::Result<Ending> {
         REVOKED => Ok(Ending::Revoked { at }),
         kind => Err(rusqlite::Error::IntegralValueOutOfRange(0, kind)),
     }
-}
-
-/// At most `limit` records after `after`, in the order of their ids.
-pub(super) fn page(
-    connection: &Connection,
-    after: Option<TokenId>,
-    limit: usize,
-) -> rusqlite::Result<Vec<Record>> {
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    // No id is shorter than none, and all come after it.
-    let after: &[u8] = after.as_ref().map_or(&[], |id| id.as_bytes());
-    let mut statement = connection.prepare_cached(
-        "SELECT kind, expires - early, by, retry_key, id, expires FROM endings WHERE id > ? ORDER BY id LIMIT ?",
-    )?;
-    let rows = statement.query_map((after, limit), |row| {
-        let (id, expires): (IdBytes, i64) = (row.get(4)?, row.get(5)?);
-        Ok(Record { id: TokenId::from_bytes(id), expires: from_millis(expires), ending: read_ending(row)? })
-    })?;
-    rows.collect()
-}
-
-/// Makes `records` the only ones after `after` and up to `until`. Returns the first of them that is on record with
-/// another ending; the caller must roll back then.
-pub(super) fn replace(
-    connection: &Connection,
-    after: Option<TokenId>,
-    until: Option<TokenId>,
-    records: &[Record],
-) -> rusqlite::Result<Option<TokenId>> {
-    let lower: &[u8] = after.as_ref().map_or(&[], |id| id.as_bytes());
-    // No id comes after one of 17 bytes that begins with the greatest.
-    let upper: &[u8] = until.as_ref().map_or(&[0xff; 17], |id| id.as_bytes());
-    let mut there: Vec<Record> = Vec::new();
-    {
-        let mut statement = connection.prepare_cached(
-            "SELECT kind, expires - early, by, retry_key, id, expires FROM endings WHERE id > ? AND id <= ?",
-        )?;
-        let rows = statement.query_map((lower, upper), |row| {
-            let (id, expires): (IdBytes, i64) = (row.get(4)?, row.get(5)?);
-            let (id, expires) = (TokenId::from_bytes(id), from_millis(expires));
-            Ok(Record { id, expires, ending: read_ending(row)? })
-        })?;
-        for row in rows {
-            there.push(row?);
-        }
-    }
-    let there: HashMap<TokenId, Record> = there.into_iter().map(|record| (record.id, record)).collect();
-    let wanted: HashSet<TokenId> = records.iter().map(|record| record.id).collect();
-    for id in there.keys().filter(|id| !wanted.contains(id)) {
-        connection.prepare_cached("DELETE FROM endings WHERE id = ?")?.execute((id.as_bytes(),))?;
-    }
-    let mut insert = Insert::prepare(connection)?;
-    for record in records {
-        match there.get(&record.id) {
-            Some(known) if known == record => {}
-            Some(_) => return Ok(Some(record.id)),
-            None => {
-                insert.run(record.id, record.expires, &record.ending)?;
-            }
-        }
-    }
-    Ok(None)
 }
 
 /// Reads the horizon, which is in the second and the third column.

@@ -42,8 +42,7 @@ const STEPS: &[&str] = &[
         seen INTEGER NOT NULL,
         said TEXT NOT NULL
     ) STRICT, WITHOUT ROWID;",
-    // 3: whether a server may use it: 0 yes, 1 it receives the copy `copy` from the store `peer`, 2 it was handed over to
-    // the store `peer` by the copy `copy`.
+    // 3: whether a server may use it: 0 yes, 2 it was handed over to the store `peer`. `moving.rs` knows of 1.
     "CREATE TABLE copying (
         one INTEGER PRIMARY KEY CHECK (one = 1),
         state INTEGER NOT NULL,

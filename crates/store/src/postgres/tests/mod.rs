@@ -2,12 +2,12 @@
 
 mod abandoned;
 mod batches;
-mod copies;
 mod defaults;
 mod examining;
 mod failover;
 mod libpq;
 mod lost;
+mod moves;
 mod pooled;
 mod purging;
 mod schemas;

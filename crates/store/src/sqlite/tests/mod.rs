@@ -3,9 +3,9 @@
 mod backups;
 mod batches;
 mod checkups;
-mod copies;
 mod faults;
 mod lost_logs;
+mod moves;
 mod opening;
 #[cfg(unix)]
 mod processes;

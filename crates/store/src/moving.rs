@@ -1,0 +1,182 @@
+//! Moving a store: another one takes its place, and no two of them ever accept tokens.
+//!
+//! A store either serves, or it has been *handed over* to another one and refuses every server. A move has three steps,
+//! and each is durable before the next one begins:
+//!
+//! 1. the target, which no server has used, is handed over to the source, so that no server begins to use it;
+//! 2. the source is handed over to the target: it ends no token's life any more;
+//! 3. the target's fence moves behind every token that the source has, or had, a record of; then the target serves.
+//!
+//! The same command completes a move that was cut short: before step 2 the source serves, until step 3 neither does.
+//! Records are not copied; `docs/design/moving-a-store.md` says why.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use countersign_core::handshake::CLOCK_SKEW;
+use countersign_core::{Clock, ClockTrouble, Entropy, Horizon, StoreError, StoredRing, after};
+use jiff::Timestamp;
+
+use crate::postgres::MovablePostgres;
+use crate::sqlite::MovableSqlite;
+use crate::{OpenError, StorePlace, StoreUrl};
+
+/// A store that can be moved from and to. What changes it is durable when it returns, and may be done again.
+#[async_trait]
+pub trait Movable: Send + Sync + fmt::Debug {
+    /// The store that this one was handed over to; `None`: it serves.
+    async fn handed_over_to(&self) -> Result<Option<String>, StoreError>;
+
+    /// The key ring that a shared store keeps, locked.
+    async fn ring(&self) -> Result<Option<StoredRing>, StoreError> {
+        Ok(None)
+    }
+
+    /// Hands it over to `from`, to be the target of a move from there.
+    ///
+    /// # Errors
+    ///
+    /// [`MoveError::TargetInUse`] if it serves and a server has used it; [`MoveError::TargetHandedOver`] if it was handed
+    /// over to another store. Nothing has changed then.
+    async fn reserve(&self, from: &str) -> Result<(), MoveError>;
+
+    /// Hands it over to `to`: when this returns, it ends no token's life any more, on whatever server. Returns a moment
+    /// after the creation of every token that it has, or had, a record of.
+    ///
+    /// # Errors
+    ///
+    /// If that moment is later than `latest`, and nothing has changed: a clock is, or was, wrong.
+    async fn hand_over(&self, to: &str, latest: Timestamp) -> Result<Timestamp, MoveError>;
+
+    /// Serves in the place of `from`, with a fence that is no earlier than `fence`; a shared store with this key ring, or
+    /// with none, so that its first server takes its key file in.
+    ///
+    /// # Errors
+    ///
+    /// [`MoveError::Changed`] if it was not reserved, unless it serves with such a fence already.
+    async fn take_over(
+        &self,
+        from: &str,
+        fence: Timestamp,
+        ring: Option<&StoredRing>,
+    ) -> Result<(), MoveError>;
+}
+
+/// Why a store was not moved. Each text says what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MoveError {
+    /// The target is in use as a store.
+    #[error("the store at --to serves, and a server has used it; name a new place with --to")]
+    TargetInUse,
+    /// Another store than the source has taken the target's place, and tokens that were used there are unknown here.
+    #[error(
+        "the store at --to was handed over to {0}, which is not the one at --from. Name a new place with --to, or move \
+         from {0}"
+    )]
+    TargetHandedOver(String),
+    /// Another store than the target has taken the source's place.
+    #[error("the store at --from was handed over to {0} already; move from there, or complete that move")]
+    HandedOver(String),
+    /// A store's state changed meanwhile.
+    #[error("the store is not in the state that this move left it in; run the same command again")]
+    Changed,
+    /// One of the stores failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A source that was handed over, whose target does not serve yet.
+#[derive(Debug)]
+pub struct HandedOver {
+    /// A moment after the creation of every token that the source has, or had, a record of.
+    pub fence: Timestamp,
+    /// The key ring that the source keeps. It does not change any more.
+    pub ring: Option<StoredRing>,
+}
+
+/// Takes the first two steps; `from` and `to` are the [names](name) of the two. Returns `None` if the move is complete
+/// already.
+pub async fn hand_over(
+    (source, from): (&dyn Movable, &str),
+    (target, to): (&dyn Movable, &str),
+    clock: &dyn Clock,
+) -> Result<Option<HandedOver>, MoveError> {
+    let has_begun = match source.handed_over_to().await? {
+        Some(other) if other != to => return Err(MoveError::HandedOver(other)),
+        before => before.is_some(),
+    };
+    let latest = after(clock.now(), CLOCK_SKEW);
+    match target.reserve(from).await {
+        Err(MoveError::TargetInUse) if has_begun => {
+            let fence = source.hand_over(to, latest).await?;
+            // Changes nothing in a store that serves.
+            return match target.take_over(from, fence, None).await {
+                Err(MoveError::Changed) => Err(MoveError::TargetInUse),
+                done => done.map(|()| None),
+            };
+        }
+        reserved => reserved?,
+    }
+    let fence = source.hand_over(to, latest).await?;
+    Ok(Some(HandedOver { fence, ring: source.ring().await? }))
+}
+
+/// The moment that [`Movable::hand_over`] returns, for a store with these lines whose youngest record is of a token that
+/// was created at `newest`.
+pub(crate) fn line(
+    fence: Timestamp,
+    horizon: Horizon,
+    newest: Option<Timestamp>,
+    latest: Timestamp,
+) -> Result<Timestamp, MoveError> {
+    let behind = |created| after(created, Duration::from_millis(1));
+    let line = newest.map_or(fence, behind).max(behind(horizon.created)).max(fence);
+    if line > latest {
+        return Err(StoreError::Clock(ClockTrouble::BehindRecords(line)).into());
+    }
+    Ok(line)
+}
+
+/// What people, and the other store, call the store at `place`: the same for every spelling, and without a password.
+pub fn name(place: &StorePlace) -> Result<String, OpenError> {
+    if let StoreUrl::Postgres(url) = &place.url {
+        return Ok(MovablePostgres::name(url, &place.postgres));
+    }
+    let path = file(place)?;
+    let absolute = std::path::absolute(&path).and_then(|path| match path.canonicalize() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(path),
+        found => found,
+    });
+    match absolute {
+        Ok(path) => Ok(format!("sqlite:{}", path.display())),
+        Err(error) => Err(OpenError::Files { doing: "found", path, error }),
+    }
+}
+
+fn file(place: &StorePlace) -> Result<PathBuf, OpenError> {
+    place.url.database(&place.data_dir).ok_or(OpenError::OnlyInMemory)
+}
+
+/// Opens the store at `place` to move it; makes it if `make` says so.
+///
+/// # Errors
+///
+/// [`OpenError::InUse`] while a server has a store that is in a file.
+pub async fn open(
+    place: &StorePlace,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    make: bool,
+) -> Result<Arc<dyn Movable>, OpenError> {
+    match &place.url {
+        StoreUrl::Postgres(url) => {
+            Ok(Arc::new(MovablePostgres::open(url, &place.postgres, clock, entropy, make).await?))
+        }
+        StoreUrl::Sqlite(_) | StoreUrl::Memory => {
+            Ok(Arc::new(MovableSqlite::open(&file(place)?, clock, make).await?))
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! A database that is moved from or to, while servers may use it.
+//!
+//! Whether the store serves is one row of the table `copying`. What stops the servers is something else: a store that was
+//! handed over has no rows in `lines`. Every batch locks one of them until it is committed, and inserts nothing without one.
+//! So when the transaction that removes them commits, every batch is committed or will insert nothing, on whatever server,
+//! and no server need be asked or stopped.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use countersign_core::{Clock, Entropy, StoreError, StoredRing, from_millis, to_millis};
+use jiff::Timestamp;
+use tokio_postgres::error::SqlState;
+use uuid::Uuid;
+
+use super::calls::unavailable;
+use super::fault::Failure;
+use super::ring::{self, as_number};
+use super::rows::{Lines, created_at, unreadable};
+use super::schema::{Change, Trouble};
+use super::session::Session;
+use super::sql::{MoveQuery, Query, STRIPES};
+use super::{Core, Job, PostgresOptions, PostgresUrl, no_lines, work};
+use crate::OpenError;
+use crate::moving::{Movable, MoveError, line};
+
+/// A database that is moved from or to.
+pub struct MovablePostgres {
+    core: Arc<Core>,
+}
+
+impl fmt::Debug for MovablePostgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MovablePostgres").field("place", &self.core.place).finish_non_exhaustive()
+    }
+}
+
+impl MovablePostgres {
+    /// What both stores of a move call this one, whatever role asks for it.
+    pub fn name(url: &PostgresUrl, options: &PostgresOptions) -> String {
+        format!("{} (schema {})", url.database(), options.schema.name())
+    }
+
+    /// The store in this database: makes its tables if `make` says so, and brings them up to date.
+    pub async fn open(
+        url: &PostgresUrl,
+        options: &PostgresOptions,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        make: bool,
+    ) -> Result<Self, OpenError> {
+        let core = Core::new(url, options, clock, entropy)?;
+        // A move serves nobody: if the database goes away the command fails, and nobody has to look for it.
+        core.health.close();
+        core.bring_up_without_writing(if make { Change::Make } else { Change::Upgrade }).await?;
+        Ok(Self { core })
+    }
+
+    /// Makes a change in one transaction that is durable when this returns. The change is made again if the answer to
+    /// its commit was lost.
+    async fn change<T, F>(&self, change: F) -> Result<T, MoveError>
+    where
+        T: Send + 'static,
+        F: for<'s> Fn(&'s mut Session) -> Job<'s, Result<T, MoveError>> + Send + Sync + 'static,
+    {
+        let change = Arc::new(change);
+        let outcome = self.core.ask(work(move |session| {
+            let change = Arc::clone(&change);
+            Box::pin(async move {
+                // A failure leaves a session whose transaction is open, and which is not used again.
+                session.begin().await?;
+                let outcome = change(session).await?;
+                if outcome.is_ok() {
+                    session.commit().await?;
+                } else {
+                    session.roll_back().await?;
+                }
+                Ok(outcome)
+            })
+        }));
+        outcome.await.map_err(|failure| MoveError::from(unavailable(failure)))?
+    }
+}
+
+const SERVES: i16 = 0;
+const HANDED_OVER: i16 = 2;
+
+/// The row of the table `copying`.
+struct Standing {
+    /// The store that this one was handed over to.
+    handed_over_to: Option<String>,
+    /// Where the lines are while the store does not serve.
+    lines: Option<Lines>,
+}
+
+impl Standing {
+    /// Version 0.1 had a third state, 1, for the target of a copy that was not complete: its source is the store to serve
+    /// from, as that of a target is now.
+    async fn read(session: &mut Session, query: MoveQuery) -> Result<Self, Failure> {
+        let rows = session.query(Query::Move(query), &[]).await?;
+        let Some(row) = rows.first() else {
+            return Err(Failure::Unreachable {
+                reason: format!(
+                    "{} does not say whether it serves: its table `copying` is empty; put a backup of the schema back, and \
+                     move the fence",
+                    session.place()
+                ),
+            });
+        };
+        let read = || -> Result<_, tokio_postgres::Error> {
+            let peer = row.try_get::<_, Option<String>>(1)?.unwrap_or_default();
+            let handed_over_to = (row.try_get::<_, i16>(0)? != SERVES).then_some(peer);
+            let has_lines = row.try_get::<_, Option<i64>>(2)?.is_some();
+            let lines = if has_lines { Some(Lines::read(row, 2)?) } else { None };
+            Ok(Self { handed_over_to, lines })
+        };
+        read().map_err(|error| unreadable(&error, session.place()))
+    }
+
+    fn lines_put_away(&self, session: &Session) -> Result<Lines, Failure> {
+        self.lines.ok_or_else(|| no_lines(session.place()))
+    }
+}
+
+/// The store that this one was handed over to; `None`: a server may use it.
+pub(super) async fn handed_over_to(session: &mut Session) -> Result<Option<String>, Failure> {
+    match Standing::read(session, MoveQuery::Standing).await {
+        Ok(standing) => Ok(standing.handed_over_to),
+        // Tables of an older version, in which no store was ever handed over.
+        Err(failure) if failure.is(&[&SqlState::UNDEFINED_TABLE]) => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Refuses a store that was handed over.
+pub(super) async fn must_serve(session: &mut Session) -> Result<(), Trouble> {
+    let Some(to) = handed_over_to(session).await? else { return Ok(()) };
+    let place = format!("{} (schema {})", session.place(), session.sql().schema().name());
+    Err(Trouble::Schema(OpenError::HandedOver { place, to }))
+}
+
+/// The lines of a store that does not serve.
+pub(super) async fn lines_put_away(session: &mut Session) -> Result<Lines, Failure> {
+    match Standing::read(session, MoveQuery::Standing).await {
+        Ok(standing) => standing.lines_put_away(session),
+        Err(failure) if failure.is(&[&SqlState::UNDEFINED_TABLE]) => Err(no_lines(session.place())),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Locks the row, which is the first lock of each change, so that two moves do not meet half-way.
+async fn lock(session: &mut Session) -> Result<Standing, Failure> {
+    Standing::read(session, MoveQuery::LockStanding).await
+}
+
+async fn reserve(session: &mut Session, from: &str) -> Result<Result<(), MoveError>, Failure> {
+    match lock(session).await?.handed_over_to {
+        Some(other) if other != from => return Ok(Err(MoveError::TargetHandedOver(other))),
+        Some(_) => {}
+        None => {
+            // Asked before any lock is taken, too: to name a store that is in use must not hold it up.
+            if is_used(session).await? {
+                return Ok(Err(MoveError::TargetInUse));
+            }
+            withdraw(session).await?;
+            if is_used(session).await? {
+                return Ok(Err(MoveError::TargetInUse));
+            }
+        }
+    }
+    set_standing(session, HANDED_OVER, Some(from)).await.map(Ok)
+}
+
+async fn hand_over(
+    session: &mut Session,
+    to: &str,
+    latest: Timestamp,
+) -> Result<Result<Timestamp, MoveError>, Failure> {
+    match lock(session).await?.handed_over_to {
+        Some(other) if other != to => return Ok(Err(MoveError::Changed)),
+        Some(_) => {}
+        None => withdraw(session).await?,
+    }
+    set_standing(session, HANDED_OVER, Some(to)).await?;
+    let lines = lock(session).await?.lines_put_away(session)?;
+    let rows = session.query(Query::Move(MoveQuery::Newest), &[]).await?;
+    let newest = rows.first().map(|row| row.try_get::<_, Uuid>(0)).transpose();
+    let newest = newest.map_err(|error| unreadable(&error, session.place()))?;
+    let newest = newest.map(|id| from_millis(created_at(id)));
+    Ok(line(from_millis(lines.fence), lines.horizon(), newest, latest))
+}
+
+async fn take_over(
+    session: &mut Session,
+    from: &str,
+    fence: i64,
+    ring: Option<&StoredRing>,
+) -> Result<Result<(), MoveError>, Failure> {
+    match lock(session).await?.handed_over_to {
+        Some(other) if other == from => {}
+        Some(_) => return Ok(Err(MoveError::Changed)),
+        None => {
+            let rows = session.query(Query::Lines, &[]).await?;
+            let stands = rows.first().map(|row| row.try_get::<_, i64>(0)).transpose();
+            let stands = stands.map_err(|error| unreadable(&error, session.place()))?;
+            let is_done = stands.is_some_and(|stands| stands >= fence);
+            return Ok(if is_done { Ok(()) } else { Err(MoveError::Changed) });
+        }
+    }
+    let version = ring.map_or(0, |ring| as_number(ring.version));
+    let by = ring.map(|ring| ring.unlocked_by.to_string());
+    let sealed = ring.map(|ring| ring.sealed.as_slice());
+    session.execute(Query::Move(MoveQuery::SetRing), &[&version, &by.as_deref(), &sealed]).await?;
+    let stripes: Vec<i16> = (0..STRIPES).collect();
+    session.execute(Query::Move(MoveQuery::Restore), &[&stripes, &fence]).await?;
+    set_standing(session, SERVES, None).await.map(Ok)
+}
+
+async fn is_used(session: &mut Session) -> Result<bool, Failure> {
+    let rows = session.query(Query::Move(MoveQuery::IsUsed), &[]).await?;
+    let used = rows.first().map_or(Ok(true), |row| row.try_get(0));
+    used.map_err(|error| unreadable(&error, session.place()))
+}
+
+/// Waits for the batches that are under way, and lets none begin any more.
+async fn withdraw(session: &mut Session) -> Result<(), Failure> {
+    let first = session.query(Query::Move(MoveQuery::LockFirstLine), &[]).await?;
+    if first.is_empty() {
+        return Err(no_lines(session.place()));
+    }
+    session.execute(Query::Move(MoveQuery::KeepLines), &[]).await?;
+    session.execute(Query::Move(MoveQuery::Withdraw), &[]).await?;
+    Ok(())
+}
+
+async fn set_standing(session: &mut Session, state: i16, peer: Option<&str>) -> Result<(), Failure> {
+    session.execute(Query::Move(MoveQuery::SetStanding), &[&state, &peer]).await.map(drop)
+}
+
+#[async_trait]
+impl Movable for MovablePostgres {
+    async fn handed_over_to(&self) -> Result<Option<String>, StoreError> {
+        self.core.ask(work(|session| Box::pin(handed_over_to(session)))).await.map_err(unavailable)
+    }
+
+    async fn ring(&self) -> Result<Option<StoredRing>, StoreError> {
+        self.core.ask(work(|session| Box::pin(ring::read(session)))).await.map_err(unavailable)
+    }
+
+    async fn reserve(&self, from: &str) -> Result<(), MoveError> {
+        let from = from.to_owned();
+        self.change(move |session| {
+            let from = from.clone();
+            Box::pin(async move { reserve(session, &from).await })
+        })
+        .await
+    }
+
+    async fn hand_over(&self, to: &str, latest: Timestamp) -> Result<Timestamp, MoveError> {
+        let to = to.to_owned();
+        self.change(move |session| {
+            let to = to.clone();
+            Box::pin(async move { hand_over(session, &to, latest).await })
+        })
+        .await
+    }
+
+    async fn take_over(
+        &self,
+        from: &str,
+        fence: Timestamp,
+        ring: Option<&StoredRing>,
+    ) -> Result<(), MoveError> {
+        let (from, fence, ring) = (from.to_owned(), to_millis(fence), ring.cloned());
+        self.change(move |session| {
+            let (from, ring) = (from.clone(), ring.clone());
+            Box::pin(async move { take_over(session, &from, fence, ring.as_ref()).await })
+        })
+        .await
+    }
+}

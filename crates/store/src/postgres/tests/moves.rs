@@ -1,0 +1,245 @@
+//! Moves to and from a database, and nodes that go on running on one that was handed over.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use countersign_core::handshake::CLOCK_SKEW;
+use countersign_core::{Clock, End, OsEntropy, StoreError, TokenId, TokenStore, after, from_millis};
+use countersign_test_postgres::Place;
+use tempfile::TempDir;
+
+use super::super::MovablePostgres;
+use super::super::sql::Table;
+use super::{World, consume, options, try_open, url};
+use crate::OpenError;
+use crate::contract::{self, MovePlace};
+use crate::moving::Movable;
+use crate::sqlite::{MovableSqlite, SqliteStore};
+
+struct InPostgres(Place);
+
+impl InPostgres {
+    fn new() -> Self {
+        Self(Place::new())
+    }
+}
+
+async fn movable(place: &Place, clock: Arc<dyn Clock>) -> MovablePostgres {
+    let (url, options) = (url(place.url()), options(place.schema()));
+    MovablePostgres::open(&url, &options, clock, Arc::new(OsEntropy), true).await.unwrap()
+}
+
+#[async_trait]
+impl MovePlace for InPostgres {
+    fn name(&self) -> String {
+        MovablePostgres::name(&url(self.0.url()), &options(self.0.schema()))
+    }
+
+    async fn movable(&self, clock: Arc<dyn Clock>) -> Arc<dyn Movable> {
+        Arc::new(movable(&self.0, clock).await)
+    }
+
+    async fn serve(&self, clock: Arc<dyn Clock>) -> Result<Arc<dyn TokenStore>, OpenError> {
+        Ok(Arc::new(try_open(&self.0, clock).await?))
+    }
+}
+
+struct InFile(TempDir);
+
+impl InFile {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.0.path().join("some.db")
+    }
+}
+
+#[async_trait]
+impl MovePlace for InFile {
+    fn name(&self) -> String {
+        format!("sqlite:{}", self.path().display())
+    }
+
+    async fn movable(&self, clock: Arc<dyn Clock>) -> Arc<dyn Movable> {
+        Arc::new(MovableSqlite::open(&self.path(), clock, true).await.unwrap())
+    }
+
+    async fn serve(&self, clock: Arc<dyn Clock>) -> Result<Arc<dyn TokenStore>, OpenError> {
+        Ok(Arc::new(SqliteStore::open(&self.path(), clock).await?))
+    }
+}
+
+#[tokio::test]
+async fn moved_store_refuses_used_tokens() {
+    contract::moved_store_refuses_used_tokens(&InPostgres::new(), &InPostgres::new()).await;
+    contract::moved_store_refuses_used_tokens(&InFile::new(), &InPostgres::new()).await;
+    contract::moved_store_refuses_used_tokens(&InPostgres::new(), &InFile::new()).await;
+    contract::moved_store_refuses_purged_tokens(&InPostgres::new(), &InPostgres::new()).await;
+}
+
+#[tokio::test]
+async fn store_moves_back() {
+    contract::store_moves_back(&InPostgres::new(), &InPostgres::new()).await;
+    contract::store_moves_back(&InFile::new(), &InPostgres::new()).await;
+    contract::store_moves_back(&InPostgres::new(), &InFile::new()).await;
+}
+
+#[tokio::test]
+async fn move_into_a_database_cut_short_anywhere_is_completed() {
+    contract::move_cut_short_anywhere_is_completed(&|| {
+        (Box::new(InFile::new()), Box::new(InPostgres::new()))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn move_out_of_a_database_cut_short_anywhere_is_completed() {
+    contract::move_cut_short_anywhere_is_completed(&|| {
+        (Box::new(InPostgres::new()), Box::new(InFile::new()))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn moves_in_wrong_order_are_refused() {
+    let places = || (InPostgres::new(), InPostgres::new(), InPostgres::new());
+    let (from, to, third) = places();
+    contract::moves_in_wrong_order_are_refused(&from, &to, &third).await;
+    let (from, to, third) = places();
+    contract::first_move_is_not_repeated_after_second(&from, &to, &third).await;
+    contract::target_that_was_replaced_is_refused(&InPostgres::new(), &InPostgres::new()).await;
+    contract::store_takes_over_only_when_reserved(&InPostgres::new(), &InPostgres::new()).await;
+}
+
+#[tokio::test]
+async fn record_from_the_future_stops_the_move() {
+    contract::record_from_the_future_stops_the_move(&InPostgres::new(), &InPostgres::new()).await;
+}
+
+/// The tables are a ring of days: the youngest record may be in any of them.
+#[tokio::test]
+async fn fence_is_behind_the_youngest_of_many_days() {
+    let world = World::new();
+    let clock = Arc::clone(&world.clock) as Arc<dyn Clock>;
+    let store = world.open().await;
+    let mut youngest = None;
+    for _ in 0..10 {
+        for token in world.tokens(3) {
+            assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+            youngest = youngest.max(Some(token.0.created()));
+        }
+        let end = movable(&world.place, Arc::clone(&clock)).await;
+        let fence = end.hand_over("elsewhere", after(clock.now(), CLOCK_SKEW)).await.unwrap();
+        assert_eq!(Some(fence), youngest.map(|created| after(created, Duration::from_millis(1))));
+        end.take_over("elsewhere", from_millis(0), None).await.unwrap();
+        world.clock.advance(Duration::from_hours(24));
+        while store.ready().await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// A running node refuses everything after the hand-over, until the store serves again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_of_a_store_that_was_handed_over_ends_no_more_lives() {
+    let world = World::new();
+    let (store, idle) = (Arc::new(world.open().await), world.open().await);
+    let clock = Arc::clone(&world.clock) as Arc<dyn Clock>;
+    let end = movable(&world.place, Arc::clone(&clock)).await;
+
+    // Callers that never stop; what they were told is what is on record, to the last one.
+    let tokens = world.tokens(4000);
+    let callers: Vec<_> = tokens
+        .chunks(500)
+        .map(|tokens| {
+            let (store, tokens) = (Arc::clone(&store), tokens.to_vec());
+            tokio::spawn(async move {
+                let mut recorded = Vec::new();
+                for token in tokens {
+                    match consume(&store, token).await {
+                        Ok(End::Recorded) => recorded.push(token.0),
+                        Ok(other) => panic!("{other:?}"),
+                        Err(StoreError::Unavailable(_)) => {}
+                        Err(other) => panic!("{other}"),
+                    }
+                }
+                recorded
+            })
+        })
+        .collect();
+    while store.stats().await.unwrap().consumed == 0 {
+        tokio::task::yield_now().await;
+    }
+    let line = end.hand_over("elsewhere", after(clock.now(), CLOCK_SKEW)).await.unwrap();
+    let at_once = records(&world.place).await;
+    let mut recorded = Vec::new();
+    for caller in callers {
+        recorded.extend(caller.await.unwrap());
+    }
+    recorded.sort_unstable();
+    assert_eq!(at_once, recorded);
+    assert!(recorded.iter().all(|id| id.created() < line));
+    assert!(recorded.len() < tokens.len(), "it was handed over in the middle");
+    assert_eq!(records(&world.place).await, at_once);
+
+    let token = world.token();
+    for store in [&*store, &idle] {
+        for _ in 0..3 {
+            let refused = consume(store, token).await.unwrap_err();
+            assert!(matches!(refused, StoreError::Unavailable(_)), "{refused}");
+        }
+        assert!(store.look(token.0, token.1).await.is_err());
+        assert!(store.ready().await.is_err());
+        assert!(store.purge(token.1).await.is_err());
+        assert!(store.move_fence(token.1).await.is_err());
+    }
+    loop {
+        // Its first answer knows less than what is found when the store is looked for.
+        let refused = consume(&store, token).await.unwrap_err().to_string();
+        if refused.contains("was handed over to elsewhere: serve from there") {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let refused = try_open(&world.place, Arc::clone(&clock)).await.unwrap_err();
+    assert!(matches!(refused, OpenError::HandedOver { .. }), "{refused}");
+    assert_eq!(end.handed_over_to().await, Ok(Some("elsewhere".to_owned())));
+
+    // The store comes back, with a later fence, and the nodes go on by themselves.
+    assert_eq!(end.reserve("elsewhere").await, Ok(()));
+    assert!(consume(&store, token).await.is_err());
+    let fence = after(token.0.created(), Duration::from_millis(1));
+    end.take_over("elsewhere", fence, None).await.unwrap();
+    for store in [&*store, &idle] {
+        while store.ready().await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert_eq!(consume(&store, token).await, Ok(End::Fenced));
+    assert!(matches!(consume(&idle, (recorded[0], token.1)).await, Ok(End::Already(_))));
+    world.clock.advance(Duration::from_millis(2));
+    assert_eq!(consume(&idle, world.token()).await, Ok(End::Recorded));
+}
+
+/// The ids on record, in their order.
+async fn records(place: &Place) -> Vec<TokenId> {
+    let tables = Table::all().map(|table| format!("SELECT id FROM {{s}}.{table}")).collect::<Vec<_>>();
+    let ids =
+        place.run(&format!("SELECT id FROM ({}) AS every ORDER BY id", tables.join(" UNION ALL "))).await;
+    ids.iter().map(|id| TokenId::from_bytes(*uuid::Uuid::parse_str(id).unwrap().as_bytes())).collect()
+}
+
+#[test]
+fn a_store_has_one_name_whoever_asks_for_it() {
+    let options = options("tokens");
+    for (spelling, name) in [
+        ("postgres://anna:hunter2@db/tokens", "postgres://db:5432/tokens (schema tokens)"),
+        ("postgresql://owner@db:5432/tokens?connect_timeout=3", "postgres://db:5432/tokens (schema tokens)"),
+        ("postgres://owner@a:1,b:2/tokens", "postgres://a:1,b:2/tokens (schema tokens)"),
+    ] {
+        assert_eq!(MovablePostgres::name(&url(spelling), &options), name);
+    }
+}
