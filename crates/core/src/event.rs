@@ -8,9 +8,10 @@ use std::net::IpAddr;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::handshake::Refusal;
-use crate::{Consumption, Entropy, EntropyError, KeyId, StoreError, TokenId};
+use crate::{Consumption, Entropy, EntropyError, Key, KeyId, KeyRing, StoreError, TokenId};
 
 /// The longest user agent or stated audience that is kept, in characters.
 pub const MAX_NOTE_CHARS: usize = 256;
@@ -332,8 +333,53 @@ pub trait EventStore: Send + Sync + fmt::Debug {
     /// newest [`kept_of`]. Returns how many that were.
     async fn purge_events(&self, line: Timestamp) -> Result<u64, StoreError>;
 
+    /// What [`remember`](Self::remember) wrote last; `None`: nothing yet.
+    ///
+    /// What follows here is for stores that end with their server: they have nothing to tell the next one.
+    async fn known(&self) -> Result<Option<Known>, StoreError> {
+        Ok(None)
+    }
+
+    /// Keeps what the server knows, for the next one.
+    async fn remember(&self, known: &Known) -> Result<(), StoreError> {
+        let _ = known;
+        Ok(())
+    }
+
     /// Waits for what is under way and closes. Later calls fail with [`StoreError::Unavailable`].
     async fn close_events(&self);
+}
+
+/// What a server knew last of the fence and of the keys. Its successor compares, and so tells of what was changed while no
+/// server looked.
+///
+/// It is kept as text: a later version may add members, and an earlier one passes over those it does not know.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// Where the fence stood.
+    pub fence: Option<Timestamp>,
+    /// The keys in use, oldest first.
+    pub keys: Vec<KeyId>,
+    /// The keys that were revoked.
+    pub revoked: Vec<KeyId>,
+}
+
+impl Known {
+    /// What is known of this ring, and of a fence.
+    pub fn of(fence: Option<Timestamp>, ring: &KeyRing) -> Self {
+        Self { fence, keys: ring.keys().iter().map(Key::id).collect(), revoked: ring.revoked().to_vec() }
+    }
+
+    /// As text, for a store.
+    pub fn to_text(&self) -> String {
+        // Moments and names: nothing that JSON could not say.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Reads what [`to_text`](Self::to_text) wrote; `None` if it is not that.
+    pub fn from_text(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
 }
 
 /// How many events of a kind are kept at most. Strangers can cause the refused ones, so that the sum is what bounds the

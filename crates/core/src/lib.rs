@@ -39,7 +39,7 @@ pub use claims::{Claims, ClaimsError, MAX_CLAIMS_BYTES};
 pub use clock::{Clock, ManualClock, SystemClock, after, before, from_millis, to_millis};
 pub use entropy::{Entropy, EntropyError, OsEntropy, SequenceEntropy};
 pub use event::{
-    Event, EventCursor, EventId, EventKind, EventQuery, EventStore, FirstUse, KindFilter, MAX_KEPT,
+    Event, EventCursor, EventId, EventKind, EventQuery, EventStore, FirstUse, KindFilter, Known, MAX_KEPT,
     MAX_KEPT_ISSUED, MAX_NOTE_CHARS, Note, Reason, RequestId, kept_of,
 };
 pub use key_ring::{

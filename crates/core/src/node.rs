@@ -81,6 +81,9 @@ pub struct Node {
     /// The keys of its key file, which unlock the ring in a shared store.
     #[serde(default)]
     pub unlocks: Vec<KeyId>,
+    /// The fence that it has told the operator of, or need not.
+    #[serde(default)]
+    pub fence: Option<Timestamp>,
 }
 
 /// A key that a node holds.
@@ -174,6 +177,7 @@ mod tests {
             keys: ring.keys().iter().map(held).collect(),
             sealing: ring.sealing_key(noon()).map(crate::Key::id),
             unlocks: Vec::new(),
+            fence: None,
         }
     }
 

@@ -4,7 +4,7 @@ use std::mem;
 use std::sync::Arc;
 
 use countersign_core::{
-    ClockTrouble, Key, KeyId, KeyRing, KeyRingError, LoginTokenSet, News, RingChange, RingError, StoreError,
+    ClockTrouble, KeyRing, KeyRingError, LoginTokenSet, News, RingChange, RingError, StoreError,
 };
 use url::Url;
 
@@ -79,7 +79,7 @@ impl App {
                  put this server's own back"
             );
         }
-        self.tell_of_keys(&old, &new, caller);
+        self.events.look_at_keys(&old, &new, caller);
     }
 
     /// Changes the keys: in the store that keeps the ring, or in the key file. It is carried through by a task of its own,
@@ -111,7 +111,7 @@ impl App {
 
     async fn change_shared(&self, change: RingChange, caller: &Caller) -> Result<(), KeyChangeError> {
         let changed = self.tokens.change_ring(change).await?;
-        self.tell_of_keys(&changed.before, &changed.after, caller);
+        self.events.look_at_keys(&changed.before, &changed.after, caller);
         Ok(())
     }
 
@@ -129,20 +129,38 @@ impl App {
         Ok(changed.await.map_err(|_| KeyChangeError::BrokeOff)??)
     }
 
-    /// Makes events of what has changed.
-    fn tell_of_keys(&self, old: &KeyRing, new: &KeyRing, caller: &Caller) {
-        if let Some(key) = newest(new).filter(|key| newest(old) != Some(*key) && !old.holds(*key)) {
-            self.events.key_rotated(key, caller);
+    /// Makes events, and so alarms, of what has changed without this server: a fence that the store has moved by itself,
+    /// or a command offline; a store that was emptied; keys that were changed in the key file, or by another server.
+    pub async fn note_changes(&self) {
+        let moved = self.tokens.store().take_moved_fences().into_iter().max();
+        {
+            // A change that is under way makes its events itself.
+            let _turn = self.key_file.turn().await;
+            let keys = self.tokens.keys();
+            self.events.look_at_keys(&keys, &keys, &Caller::default());
         }
-        for key in new.revoked().iter().filter(|key| !old.revoked().contains(key)) {
-            self.events.key_revoked(*key, caller);
+        let Some(fence) = moved.max(self.tokens.known_fence()) else { return };
+        let known = self.events.known_fence();
+        if known == Some(fence) {
+            return;
         }
-    }
-
-    /// Makes events, and so alarms, of the fences that the store has moved by itself.
-    pub fn note_moved_fences(&self) {
-        for fence in self.tokens.store().take_moved_fences() {
+        // Where nothing was known, this is a new server's first look.
+        let is_news = moved.is_some() || known.is_some();
+        if is_news && !self.tokens.is_told_elsewhere(fence) {
+            if moved != Some(fence) {
+                tracing::warn!(
+                    %fence, was = known.map(display),
+                    "the fence stands elsewhere than this server has seen it: it was moved offline or by another server, or \
+                     the store was emptied or replaced. Every token issued before it is refused. If an older copy of the \
+                     store was put there, run `countersign store fence`: it holds tokens for unused that are not"
+                );
+            }
             self.events.fence_moved(fence, &Caller::default());
+            self.tokens.note_told_fence(fence);
+            self.check_in().await;
+        } else {
+            self.events.note_fence(fence);
+            self.tokens.note_told_fence(fence);
         }
     }
 
@@ -235,11 +253,6 @@ pub fn log_news(news: &News) {
              server are refused. If this is another server's ring, put the right one back"
         ),
     }
-}
-
-/// The key that was added last.
-fn newest(ring: &KeyRing) -> Option<KeyId> {
-    ring.keys().last().map(Key::id)
 }
 
 fn share_a_key(one: &KeyRing, other: &KeyRing) -> bool {

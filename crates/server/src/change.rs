@@ -36,6 +36,11 @@ impl App {
         let moved = self.tasks.run(async move {
             let fence = app.tokens.fence().await?;
             app.events.fence_moved(fence, &caller);
+            app.tokens.note_told_fence(fence);
+            if app.tokens.store().is_shared() {
+                // Otherwise another server would tell of it, too.
+                app.check_in().await;
+            }
             tracing::info!(%fence, request = caller.request.map(display), "the fence was moved");
             Ok(fence)
         });

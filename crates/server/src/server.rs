@@ -186,7 +186,10 @@ impl Server {
         // Before the first request: where the fence stands, and whether this clock is to be used.
         let mut said_of_clock = None;
         app.keep_time(&mut said_of_clock).await;
-        app.note_moved_fences();
+        if let Err(error) = app.events.learn_known().await {
+            tracing::warn!(%error, "what was changed while no server ran cannot be told");
+        }
+        app.note_changes().await;
         // The issuer's own services are few, and may have it all.
         let rooms = (Room::in_shares(public_room, Arc::clone(&app)), Room::for_all(private_room));
         let public = self.public.serve(routes.0, Arc::clone(&ids), spans.0, rooms.0, stopped.clone());
@@ -329,8 +332,8 @@ async fn check_in(app: Arc<App>) {
     ticks.tick().await;
     loop {
         ticks.tick().await;
-        app.note_moved_fences();
         app.check_in().await;
+        app.note_changes().await;
     }
 }
 

@@ -73,6 +73,8 @@ pub(super) struct Nodes {
     told: RwLock<Option<Arc<KeyRing>>>,
     /// Why the ring cannot be read, if it cannot.
     trouble: RwLock<Option<RingError>>,
+    /// The fence that the operator has been told of, or need not be.
+    told_fence: RwLock<Option<Timestamp>>,
 }
 
 /// A reading of the store's ring that has ended.
@@ -101,6 +103,7 @@ impl Nodes {
             last: Mutex::new(Reading { number: 0, began: None, outcome: Ok(()) }),
             told: RwLock::default(),
             trouble: RwLock::default(),
+            told_fence: RwLock::default(),
         }
     }
 
@@ -111,7 +114,14 @@ impl Nodes {
 
 impl Member {
     /// What this node says of itself.
-    fn node(&self, ring: &KeyRing, file: Option<&KeyRing>, now: Timestamp, serving: bool) -> Node {
+    fn node(
+        &self,
+        ring: &KeyRing,
+        file: Option<&KeyRing>,
+        fence: Option<Timestamp>,
+        now: Timestamp,
+        serving: bool,
+    ) -> Node {
         let held = |key: &Key| HeldKey { id: key.id(), active_from: key.active_from() };
         Node {
             id: self.facts.id,
@@ -123,6 +133,7 @@ impl Member {
             keys: ring.keys().iter().map(held).collect(),
             sealing: ring.sealing_key(now).map(Key::id),
             unlocks: file.map(|file| file.keys().iter().map(Key::id).collect()).unwrap_or_default(),
+            fence,
         }
     }
 }
@@ -186,13 +197,33 @@ impl LoginTokenSet {
     pub async fn leave(&self) -> Result<(), StoreError> {
         let mut place = self.nodes.member.lock().await;
         let Some(member) = place.take() else { return Ok(()) };
-        let node = member.node(&self.keys(), None, self.clock.now(), false);
+        let node = member.node(&self.keys(), None, self.told_fence(), self.clock.now(), false);
         self.store.check_in(&node).await.map(drop)
     }
 
     /// Who had checked in when this node did last; `None` before it has.
     pub fn roll(&self) -> Option<Arc<Roll>> {
         self.nodes.roll.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes that the operator has been told where the fence stands, or need not be. The other nodes hear it when this one
+    /// checks in.
+    pub fn note_told_fence(&self, fence: Timestamp) {
+        self.time.learn_fence(fence);
+        *self.nodes.told_fence.write().unwrap_or_else(PoisonError::into_inner) = Some(fence);
+    }
+
+    fn told_fence(&self) -> Option<Timestamp> {
+        *self.nodes.told_fence.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether another node of a shared store has told of this fence, as far as was known when this one checked in.
+    pub fn is_told_elsewhere(&self, fence: Timestamp) -> bool {
+        let me = self.node_id();
+        self.store.is_shared()
+            && self.roll().is_some_and(|roll| {
+                roll.nodes.iter().any(|seen| Some(seen.node.id) != me && seen.node.fence >= Some(fence))
+            })
     }
 
     /// This node's name; `None` before it has [joined](Self::join).
@@ -334,7 +365,7 @@ impl LoginTokenSet {
     async fn say(&self, member: &mut Member) -> Result<Vec<News>, StoreError> {
         let (ring, now) = (self.keys(), self.clock.now());
         let file = self.store.is_shared().then(|| self.nodes.file());
-        let node = member.node(&ring, file.as_deref(), now, true);
+        let node = member.node(&ring, file.as_deref(), self.told_fence(), now, true);
         let sealing = node.sealing;
         let roll = self.store.check_in(&node).await?;
         *self.nodes.roll.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(roll));

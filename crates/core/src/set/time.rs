@@ -144,6 +144,8 @@ struct Known {
     theirs: Option<(Timestamp, Duration)>,
     /// The first moment at which a token may be created.
     line: Timestamp,
+    /// Where the fence stands.
+    fence: Option<Timestamp>,
     /// The youngest token on record; for a store that has no clock.
     newest: Option<Timestamp>,
     /// Whether the store has been asked.
@@ -157,6 +159,7 @@ impl Default for Known {
             set_by: None,
             theirs: None,
             line: Timestamp::MIN,
+            fence: None,
             newest: None,
             has_asked: false,
         }
@@ -209,6 +212,7 @@ impl Known {
         self.theirs = times.clock.map(|clock| (clock, steady));
         self.newest = times.newest;
         self.has_asked = true;
+        self.fence = self.fence.max(Some(times.fence));
         let Horizon { created, .. } = times.horizon;
         self.line = self.line.max(times.fence).max(after(created, Duration::from_millis(1)));
     }
@@ -248,6 +252,7 @@ impl TimeKeeper {
     pub(super) fn learn_fence(&self, fence: Timestamp) {
         let mut known = self.write();
         known.line = known.line.max(fence);
+        known.fence = known.fence.max(Some(fence));
     }
 }
 
@@ -272,6 +277,11 @@ impl LoginTokenSet {
         let times = self.store.times().await?;
         self.time.write().learn(&times, self.clock.steady());
         Ok(())
+    }
+
+    /// Where the fence stood when the store was asked last; `None` before that.
+    pub fn known_fence(&self) -> Option<Timestamp> {
+        self.time.read().fence
     }
 
     /// Why this node can neither issue nor redeem, if its clock is the reason.

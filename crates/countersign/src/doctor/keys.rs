@@ -146,6 +146,7 @@ mod tests {
             keys: ring.keys().iter().map(held).collect(),
             sealing: None,
             unlocks: ring.keys().iter().map(Key::id).collect(),
+            fence: None,
         };
         SeenNode { node, at: now, live: true, schema: 1 }
     }

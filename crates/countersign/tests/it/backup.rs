@@ -5,6 +5,8 @@ use std::fs;
 use serde_json::Value;
 
 use crate::fixture::{DATA, Place, Server};
+use crate::keys::{ids, offline};
+use crate::receiver::Receiver;
 
 const DATABASE: &str = "countersign-data/countersign.db";
 const RING: &str = "countersign-data/key-ring.toml";
@@ -79,6 +81,91 @@ fn fence_that_moves_by_itself_is_an_event() {
     server.stop();
     let server = place.serve();
     assert_eq!(moved(&place, &server).len(), 1, "it is told once");
+}
+
+/// The events of these kinds, oldest first, once there are so many.
+fn told(place: &Place, server: &Server, kinds: &str, count: usize) -> Vec<Value> {
+    // They are written a moment later.
+    loop {
+        let lines = server.print(place, &["events", "--kind", kinds, "--json"]);
+        let events: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        if events.len() >= count {
+            assert_eq!(events.len(), count, "{lines}");
+            return events;
+        }
+    }
+}
+
+#[test]
+fn fence_moved_without_a_server_is_told_at_the_next_start() {
+    for retention in ["720h", "0s"] {
+        let place = Place::new();
+        let alarms = Receiver::answering(204);
+        place.write("alarm-secret", &format!("whsec_{}", "QUFB".repeat(8)));
+        let hook = ["--alarm-webhook", &alarms.url, "--alarm-secret-file", "alarm-secret"];
+        let serve = || place.serve_with(&[&hook[..], &["--event-retention", retention]].concat(), &[]);
+        let fence = |server: &Server| server.json(&place, &["store", "stats", "--json"])["fence"].clone();
+        let server = serve();
+        assert_eq!(server.status(&server.token()), 200);
+        place.print(&["store", "backup", "copy.db"]);
+        server.stop();
+
+        let by_command = || {
+            place.print(&["store", "fence", "--offline"]);
+        };
+        let clear = || {
+            let database = ["countersign.db", "countersign.db-wal", "countersign.db-shm"];
+            for file in place.files(DATA).into_iter().filter(|file| database.contains(&&**file)) {
+                fs::remove_file(place.path(&format!("{DATA}/{file}"))).unwrap();
+            }
+        };
+        // What the command that opens it first is told, nobody else is.
+        let restored_and_purged = || {
+            clear();
+            fs::copy(place.path("copy.db"), place.path(DATABASE)).unwrap();
+            place.print(&["store", "purge", "--offline"]);
+        };
+        let changes: [(&str, &dyn Fn()); 3] = [
+            ("`store fence --offline`", &by_command),
+            ("a purge after a restore", &restored_and_purged),
+            ("an emptied store", &clear),
+        ];
+        for (nth, (what, change)) in (1..).zip(changes) {
+            change();
+            let server = serve();
+            let alarm: Value = serde_json::from_slice(&alarms.next().body).unwrap();
+            assert_eq!(alarm["type"], "countersign.fence-moved", "{what}");
+            assert_eq!(alarm["data"]["fence"], fence(&server), "{what}");
+            if retention != "0s" {
+                assert_eq!(told(&place, &server, "fence-moved", nth).pop().unwrap()["fence"], fence(&server));
+            }
+            let log = server.stop().err;
+            assert!(log.contains("the fence stands elsewhere than this server has seen it"), "{what}: {log}");
+            assert!(!serve().stop().err.contains("the fence stands elsewhere"), "{what} is told once");
+        }
+        assert!(alarms.all().is_empty(), "each is told once");
+    }
+}
+
+#[test]
+fn keys_changed_without_a_server_are_events_at_the_next_start() {
+    let place = Place::new();
+    place.serve().stop();
+    let (_, first) = ids(&offline(&place, &["list"]));
+    let (_, second) = ids(&offline(&place, &["rotate"]));
+    offline(&place, &["revoke", &first]);
+    for starts in ["the first", "another"] {
+        let server = place.serve();
+        let events = told(&place, &server, "key-rotated,key-revoked", 2);
+        for (kind, key) in [("key-rotated", &second), ("key-revoked", &first)] {
+            assert!(
+                events.iter().any(|event| event["kind"] == kind && event["key"] == key.as_str()),
+                "{starts}: {events:?}"
+            );
+        }
+        assert!(told(&place, &server, "fence-moved", 0).is_empty(), "nor is the fence said to have moved");
+        server.stop();
+    }
 }
 
 #[test]

@@ -131,7 +131,9 @@ fn a_store_of_events_that_cannot_be_used_stops_no_handshake() {
     let place = Place::new();
     let server = place.serve();
     server.stop();
-    std::fs::create_dir(place.path("countersign-data/countersign-events.db")).unwrap();
+    let file = place.path("countersign-data/countersign-events.db");
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
     let server = place.serve();
     let token = server.token();
     assert_eq!((server.status(&token), server.status(&token)), (200, 401));

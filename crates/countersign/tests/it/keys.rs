@@ -9,7 +9,7 @@ use crate::fixture::{DATA, Place, Server};
 const RING: &str = "countersign-data/key-ring.toml";
 
 /// The ids of a ring's keys, oldest first, and which of them seals.
-fn ids(document: &Value) -> (Vec<String>, String) {
+pub(crate) fn ids(document: &Value) -> (Vec<String>, String) {
     let keys = document["keys"].as_array().unwrap();
     let id = |key: &Value| key["id"].as_str().unwrap().to_owned();
     let sealing: Vec<&Value> = keys.iter().filter(|key| key["sealing"] == true).collect();
@@ -17,7 +17,7 @@ fn ids(document: &Value) -> (Vec<String>, String) {
     (keys.iter().map(id).collect(), id(sealing[0]))
 }
 
-fn offline(place: &Place, arguments: &[&str]) -> Value {
+pub(crate) fn offline(place: &Place, arguments: &[&str]) -> Value {
     serde_json::from_str(&place.print(&[&["keys"], arguments, &["--offline", "--json"]].concat())).unwrap()
 }
 

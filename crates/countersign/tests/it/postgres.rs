@@ -82,6 +82,41 @@ fn a_store_is_looked_after_without_a_server() {
     assert!(refusal(&["store", "backup", "copy"]).contains("by PostgreSQL's own means: pg_dump"));
 }
 
+#[test]
+fn fence_moved_past_the_servers_is_told_by_one_of_them() {
+    let (place, other) = (Place::new(), Place::new());
+    let store = store(&shared(), &new_name());
+    let one = serve(&place, &store);
+    std::fs::create_dir(other.path("countersign-data")).unwrap();
+    other.set_mode("countersign-data", 0o700);
+    other.replace("countersign-data/key-ring.toml", &place.read("countersign-data/key-ring.toml"), 0o600);
+    let two = serve(&other, &store);
+    let told = |one: &Server, two: &Server| -> Vec<String> {
+        let list = ["events", "--kind", "fence-moved", "--json"];
+        let told = [one.print(&place, &list), two.print(&other, &list)].join("\n");
+        told.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    };
+    // By one of them, which tells of it, and by nobody.
+    one.print(&place, &["store", "fence"]);
+    while told(&one, &two).is_empty() {}
+    let fence: Vec<&str> =
+        ["store", "fence", "--offline"].into_iter().chain(store.iter().map(|part| &**part)).collect();
+    place.print(&fence);
+    while told(&one, &two).len() < 2 {}
+    one.stop();
+    two.stop();
+    // While nobody serves; and who comes later finds that it was told.
+    place.print(&fence);
+    let (one, two) = (serve(&place, &store), serve(&other, &store));
+    while told(&one, &two).len() < 3 {}
+    one.stop();
+    two.stop();
+    let (one, two) = (serve(&place, &store), serve(&other, &store));
+    one.print(&place, &["store", "fence"]);
+    while told(&one, &two).len() < 4 {}
+    assert_eq!(told(&one, &two).len(), 4, "each once");
+}
+
 /// The database goes, and comes back: issuing goes on, and nobody restarts anything.
 #[test]
 fn a_database_that_is_away_stops_handshakes_and_nothing_else() {

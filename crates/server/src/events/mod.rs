@@ -12,14 +12,14 @@ mod flood;
 mod writer;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use countersign_core::handshake::{Refusal, StatedAudience};
 use countersign_core::{
-    Clock, Entropy, Event, EventId, EventKind, EventQuery, EventStore, KeyId, KindFilter, LoginToken, Note,
-    Reason, StoreError, before,
+    Clock, Entropy, Event, EventId, EventKind, EventQuery, EventStore, Key, KeyRing, KindFilter, Known,
+    LoginToken, Note, Reason, StoreError, before,
 };
 use jiff::Timestamp;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -80,6 +80,8 @@ pub struct Events {
     history: History,
     /// Whether the server stops.
     ended: watch::Sender<bool>,
+    /// What has been told of the fence and of the keys, or need not be.
+    known: Mutex<Option<Known>>,
     alarms: Option<Alarms>,
 }
 
@@ -138,6 +140,8 @@ pub(crate) enum News {
 #[derive(Debug)]
 enum Message {
     Event(Event),
+    /// Keep what is known, after every event before this.
+    Known(Known),
     /// Say so when everything before this is written, and write no more.
     Close(oneshot::Sender<()>),
 }
@@ -165,6 +169,7 @@ impl Events {
             tally: Tally::new(),
             history,
             ended: watch::Sender::new(false),
+            known: Mutex::default(),
             alarms: None,
         }
     }
@@ -261,19 +266,61 @@ impl Events {
         self.happened(now, kind, None, caller, true);
     }
 
-    /// There is another newest key.
-    pub(crate) fn key_rotated(&self, key: KeyId, caller: &Caller) {
-        self.happened(self.clock.now(), EventKind::KeyRotated { key }, None, caller, true);
+    /// Learns what the server before this one knew. An error means that this one begins as if there had been none.
+    pub(crate) async fn learn_known(&self) -> Result<(), StoreError> {
+        let known = self.store.known().await?;
+        *self.known() = known;
+        Ok(())
     }
 
-    /// A key was revoked.
-    pub(crate) fn key_revoked(&self, key: KeyId, caller: &Caller) {
-        self.happened(self.clock.now(), EventKind::KeyRevoked { key }, None, caller, true);
+    /// Makes events of what has changed in the keys: since the last look, or, before the first one, since `old`.
+    pub(crate) fn look_at_keys(&self, old: &KeyRing, new: &KeyRing, caller: &Caller) {
+        let before = {
+            let mut known = self.known();
+            let before = known.take().unwrap_or_else(|| Known::of(None, old));
+            *known = Some(Known::of(before.fence, new));
+            before
+        };
+        let newest = new.keys().last().map(Key::id).filter(|key| !before.keys.contains(key));
+        let rotated = newest.map(|key| EventKind::KeyRotated { key });
+        let revoked = new.revoked().iter().filter(|key| !before.revoked.contains(key));
+        let revoked = revoked.map(|&key| EventKind::KeyRevoked { key });
+        let mut changed = before != Known::of(before.fence, new);
+        for kind in rotated.into_iter().chain(revoked) {
+            self.happened(self.clock.now(), kind, None, caller, true);
+            changed = true;
+        }
+        if changed {
+            self.keep_known();
+        }
     }
 
     /// The fence was moved.
     pub(crate) fn fence_moved(&self, fence: Timestamp, caller: &Caller) {
         self.happened(self.clock.now(), EventKind::FenceMoved { fence }, None, caller, true);
+        self.note_fence(fence);
+    }
+
+    /// Notes where the fence stands, of which the operator has been told or need not be.
+    pub(crate) fn note_fence(&self, fence: Timestamp) {
+        self.known().get_or_insert_default().fence = Some(fence);
+        self.keep_known();
+    }
+
+    /// Of which fence the operator was told last, as far as that is known.
+    pub(crate) fn known_fence(&self) -> Option<Timestamp> {
+        self.known().as_ref().and_then(|known| known.fence)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has it kept for the next server. Where the queue is full, the next server tells once more of what has been told.
+    fn keep_known(&self) {
+        if let Some(known) = self.known().clone() {
+            let _ = self.queue.try_send(Message::Known(known));
+        }
     }
 
     /// Tells followers, and has it kept if `keep` says so.

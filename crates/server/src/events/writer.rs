@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use countersign_core::{Event, EventId};
+use countersign_core::{Event, EventId, Known};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -33,9 +33,17 @@ impl Events {
     pub async fn write(self: Arc<Self>) {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(waiting) = waiting else { return };
-        Writer { events: self, waiting, batch: Vec::new(), closing: None, failing: false, lost_before: 0 }
-            .run()
-            .await;
+        Writer {
+            events: self,
+            waiting,
+            batch: Vec::new(),
+            known: None,
+            closing: None,
+            failing: false,
+            lost_before: 0,
+        }
+        .run()
+        .await;
     }
 
     /// Writes what still waits, and closes the store of events.
@@ -59,6 +67,8 @@ struct Writer {
     waiting: mpsc::Receiver<Message>,
     /// What is to be written next.
     batch: Vec<Event>,
+    /// What is to be kept after it.
+    known: Option<Known>,
     closing: Option<oneshot::Sender<()>>,
     /// Whether the last batch could not be written.
     failing: bool,
@@ -96,6 +106,7 @@ impl Writer {
         for message in messages.drain(..) {
             match message {
                 Message::Event(event) => self.batch.push(event),
+                Message::Known(known) => self.known = Some(known),
                 Message::Close(written) => self.closing = Some(written),
             }
         }
@@ -103,13 +114,17 @@ impl Writer {
 
     /// Writes the batch. While the store is away it is tried again, and what comes meanwhile waits in the queue.
     async fn write(&mut self) {
-        while !self.batch.is_empty() {
-            let written = self.events.store.append(&self.batch).await;
+        while !self.batch.is_empty() || self.known.is_some() {
+            let mut written = self.events.store.append(&self.batch).await;
+            if let (Ok(()), Some(known)) = (&written, &self.known) {
+                written = self.events.store.remember(known).await;
+            }
             match written {
                 Ok(()) => {
                     let count = u64::try_from(self.batch.len()).unwrap_or(0);
                     self.events.counts.written.fetch_add(count, Ordering::Relaxed);
                     self.batch.clear();
+                    self.known = None;
                     if std::mem::take(&mut self.failing) {
                         tracing::info!("events are kept again");
                     }
@@ -121,6 +136,7 @@ impl Writer {
                     if self.closing.is_some() {
                         self.events.lose(u64::try_from(self.batch.len()).unwrap_or(0));
                         self.batch.clear();
+                        self.known = None;
                         return;
                     }
                     self.pause().await;
@@ -175,7 +191,10 @@ impl Writer {
         let lost = self.events.counts().lost;
         let more = lost - self.lost_before;
         if more > 0 {
-            tracing::warn!(more, "events were lost, because they came faster than they could be kept");
+            tracing::warn!(
+                more,
+                "events were lost, because they could not be kept, or not as fast as they came"
+            );
             self.lost_before = lost;
         }
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use countersign_core::{
-    Entropy, Event, EventCursor, EventId, EventKind, EventQuery, EventStore, FirstUse, KindFilter, MAX_KEPT,
-    Note, Reason, RequestId, SequenceEntropy, StoreError, TokenId, after,
+    Entropy, Event, EventCursor, EventId, EventKind, EventQuery, EventStore, FirstUse, KindFilter, Known,
+    MAX_KEPT, Note, Reason, RequestId, SequenceEntropy, StoreError, TokenId, after,
 };
 use jiff::Timestamp;
 
@@ -33,6 +33,7 @@ macro_rules! event_contract_tests {
             events_are_listed_as_asked_for,
             old_events_are_forgotten,
             a_flood_of_one_kind_leaves_the_others,
+            what_is_known_is_kept_beside_the_events,
             a_closed_store_of_events_says_so,
         }
     };
@@ -215,6 +216,26 @@ pub async fn a_flood_of_one_kind_leaves_the_others(subject: &dyn EventSubject) {
     assert!(!found.contains(&flood[6]));
 }
 
+/// What is known last stays, whatever becomes of the events.
+pub async fn what_is_known_is_kept_beside_the_events(subject: &dyn EventSubject) {
+    let store = subject.open().await;
+    assert_eq!(store.known().await, Ok(None));
+    let key = "0123abcd".parse().expect("the name of a key");
+    let first = Known { fence: Some(beginning()), keys: vec![key], revoked: Vec::new() };
+    let second = Known { fence: None, keys: Vec::new(), revoked: vec![key] };
+    for known in [&first, &second] {
+        store.remember(known).await.expect("the store answers");
+        assert_eq!(store.known().await.as_ref(), Ok(&Some(known.clone())));
+    }
+    store.append(&one_of_each()).await.expect("the store answers");
+    store.purge_events(Timestamp::MAX).await.expect("the store answers");
+    assert_eq!(store.known().await.as_ref(), Ok(&Some(second.clone())));
+    store.close_events().await;
+    if subject.is_durable() {
+        assert_eq!(subject.open().await.known().await, Ok(Some(second)));
+    }
+}
+
 /// Nothing is kept, found or purged any more.
 pub async fn a_closed_store_of_events_says_so(subject: &dyn EventSubject) {
     let events = one_of_each();
@@ -225,4 +246,6 @@ pub async fn a_closed_store_of_events_says_so(subject: &dyn EventSubject) {
     assert!(matches!(store.append(&events).await, Err(StoreError::Unavailable(_))));
     assert!(matches!(store.events(&everything()).await, Err(StoreError::Unavailable(_))));
     assert!(matches!(store.purge_events(Timestamp::MAX).await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(store.known().await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(store.remember(&Known::default()).await, Err(StoreError::Unavailable(_))));
 }

@@ -25,6 +25,7 @@ impl Fixture {
             sealing: keys.first().map(|key| key.id),
             keys,
             unlocks: Vec::new(),
+            fence: None,
         }
     }
 

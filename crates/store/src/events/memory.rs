@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use countersign_core::{
-    Event, EventCursor, EventId, EventQuery, EventStore, KindFilter, Reason, StoreError, kept_of,
+    Event, EventCursor, EventId, EventQuery, EventStore, KindFilter, Known, Reason, StoreError, kept_of,
 };
 use jiff::Timestamp;
 
@@ -18,6 +18,7 @@ pub struct MemoryEvents {
 #[derive(Debug, Default)]
 struct State {
     events: BTreeMap<EventId, Event>,
+    known: Option<Known>,
     closed: bool,
 }
 
@@ -69,6 +70,15 @@ impl EventStore for MemoryEvents {
             state.events.remove(&id);
         }
         Ok(u64::try_from(before - state.events.len()).unwrap_or(u64::MAX))
+    }
+
+    async fn known(&self) -> Result<Option<Known>, StoreError> {
+        Ok(self.state()?.known.clone())
+    }
+
+    async fn remember(&self, known: &Known) -> Result<(), StoreError> {
+        self.state()?.known = Some(known.clone());
+        Ok(())
     }
 
     async fn close_events(&self) {

@@ -14,12 +14,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use countersign_core::{
-    Event, EventId, EventKind, EventQuery, EventStore, FirstUse, KindFilter, Note, Reason, RequestId,
+    Event, EventId, EventKind, EventQuery, EventStore, FirstUse, KindFilter, Known, Note, Reason, RequestId,
     StoreError, TokenId, from_millis, kept_of, to_millis,
 };
 use jiff::Timestamp;
 use rusqlite::types::Value;
-use rusqlite::{Connection, ErrorCode, OpenFlags, Row, TransactionBehavior, params_from_iter};
+use rusqlite::{
+    Connection, ErrorCode, OpenFlags, OptionalExtension, Row, TransactionBehavior, params_from_iter,
+};
 use tokio::task::spawn_blocking;
 
 use crate::sqlite::shared::{Address, beside, first_id_at, make_file, sentence};
@@ -27,8 +29,7 @@ use crate::sqlite::shared::{Address, beside, first_id_at, make_file, sentence};
 /// Says in the file's header whose it is: `cste`.
 const APPLICATION_ID: i32 = 0x6373_7465;
 
-/// The schema's version. Events are history and nothing else, so a file of another version is put aside, and not
-/// converted.
+/// The schema's version. A file of a newer one is left as it is: the program that wrote it will want to go on with it.
 const VERSION: i32 = 1;
 
 /// `kind` is the kind's label, and for a refusal `refused/` and the reason's. `line` is when a replayed token was first
@@ -48,6 +49,11 @@ const SCHEMA: &str = "
         note TEXT
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX events_by_kind ON events (kind, id);";
+
+/// What the server knew last of the fence and of the keys, in one row. Files that were made before it was kept are of the
+/// same version.
+const KNOWN: &str = "
+    CREATE TABLE IF NOT EXISTS known (one INTEGER PRIMARY KEY CHECK (one = 1), said TEXT NOT NULL) STRICT";
 
 /// For how long a connection waits for another one's lock.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -127,9 +133,13 @@ impl SqliteEvents {
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let found = Connection::open_with_flags(&inner.path, flags).and_then(|connection| {
                 connection.busy_timeout(LOCK_WAIT)?;
-                if is_ours(&connection)? { work(&connection).map(Some) } else { Ok(None) }
+                Ok(match owner(&connection)? {
+                    Owner::Ours => Ok(Some(work(&connection)?)),
+                    Owner::Newer(version) => Err(inner.newer(version)),
+                    Owner::Nobody | Owner::Other => Ok(None),
+                })
             });
-            found.map_err(|error| inner.unavailable(&error))
+            found.unwrap_or_else(|error| Err(inner.unavailable(&error)))
         })
         .await
     }
@@ -148,19 +158,28 @@ impl Inner {
         StoreError::Unavailable(sentence(&self.path, error))
     }
 
-    /// Opens the file. One that is damaged, or of another version, is put aside: history is not worth a server that does
-    /// not tell what happens now.
+    fn newer(&self, version: i32) -> StoreError {
+        StoreError::Unavailable(format!(
+            "{} was written by a newer version of Countersign (events {version}, this version knows {VERSION}) and is left \
+             as it is; install that version again, or move the file away, and another one is made",
+            self.path.display()
+        ))
+    }
+
+    /// Opens the file. One that is damaged, or not one of ours, is put aside: history is not worth a server that does not
+    /// tell what happens now.
     fn open_or_replace(&self) -> Result<Connection, StoreError> {
         match self.open() {
-            Ok(Some(connection)) => Ok(connection),
-            Ok(None) => self.replace("it is of another version or not a file of events"),
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(Owner::Newer(version))) => Err(self.newer(version)),
+            Ok(Err(_)) => self.replace("it is not a file of events"),
             Err(error) if is_damage(&error) => self.replace(&error.to_string()),
             Err(error) => Err(self.unavailable(&error)),
         }
     }
 
-    /// `None`: the file is not one of ours.
-    fn open(&self) -> rusqlite::Result<Option<Connection>> {
+    /// `Err` within: the file is not one of ours.
+    fn open(&self) -> rusqlite::Result<Result<Connection, Owner>> {
         match make_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(rusqlite::Error::SqliteFailure(
@@ -175,8 +194,8 @@ impl Inner {
         connection.busy_timeout(LOCK_WAIT)?;
         connection.pragma_update(None, "trusted_schema", false)?;
         // What is not ours is not changed.
-        if !is_empty(&connection)? && !is_ours(&connection)? {
-            return Ok(None);
+        if let owner @ (Owner::Newer(_) | Owner::Other) = owner(&connection)? {
+            return Ok(Err(owner));
         }
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         connection.pragma_update(None, "journal_size_limit", 4 * 1024 * 1024)?;
@@ -184,15 +203,18 @@ impl Inner {
         connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         connection.query_row("PRAGMA journal_mode = WAL", (), |_| Ok(()))?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        if is_empty(&transaction)? {
-            transaction.execute_batch(SCHEMA)?;
-            transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-            transaction.pragma_update(None, "user_version", VERSION)?;
-        } else if !is_ours(&transaction)? {
-            return Ok(None);
+        match owner(&transaction)? {
+            Owner::Ours => {}
+            Owner::Nobody => {
+                transaction.execute_batch(SCHEMA)?;
+                transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+                transaction.pragma_update(None, "user_version", VERSION)?;
+            }
+            owner @ (Owner::Newer(_) | Owner::Other) => return Ok(Err(owner)),
         }
+        transaction.execute_batch(KNOWN)?;
         transaction.commit()?;
-        Ok(Some(connection))
+        Ok(Ok(connection))
     }
 
     fn replace(&self, reason: &str) -> Result<Connection, StoreError> {
@@ -217,20 +239,38 @@ impl Inner {
             "the events so far cannot be read and were put aside; tokens are not touched by that"
         );
         match self.open() {
-            Ok(Some(connection)) => Ok(connection),
-            Ok(None) => Err(StoreError::Unavailable("another program writes the file of events".to_owned())),
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(_)) => {
+                Err(StoreError::Unavailable("another program writes the file of events".to_owned()))
+            }
             Err(error) => Err(self.unavailable(&error)),
         }
     }
 }
 
-fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
-    connection.query_row("SELECT count(*) = 0 FROM sqlite_schema", (), |row| row.get(0))
+/// Whose a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    /// There is nothing in it.
+    Nobody,
+    Ours,
+    /// That of a newer version of this program; its schema's version.
+    Newer(i32),
+    Other,
 }
 
-fn is_ours(connection: &Connection) -> rusqlite::Result<bool> {
+fn owner(connection: &Connection) -> rusqlite::Result<Owner> {
     let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
-    Ok(pragma("application_id")? == APPLICATION_ID && pragma("user_version")? == VERSION)
+    Ok(match (pragma("application_id")?, pragma("user_version")?) {
+        (APPLICATION_ID, VERSION) => Owner::Ours,
+        (APPLICATION_ID, version) if version > VERSION => Owner::Newer(version),
+        _ if is_empty(connection)? => Owner::Nobody,
+        _ => Owner::Other,
+    })
+}
+
+fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("SELECT count(*) = 0 FROM sqlite_schema", (), |row| row.get(0))
 }
 
 fn is_damage(error: &rusqlite::Error) -> bool {
@@ -268,6 +308,26 @@ impl EventStore for SqliteEvents {
                 return Ok(removed);
             }
         }
+    }
+
+    async fn known(&self) -> Result<Option<Known>, StoreError> {
+        let said = self.read(|connection| {
+            let sql = "SELECT count(*) = 1 FROM sqlite_schema WHERE type = 'table' AND name = 'known'";
+            if !connection.query_row(sql, (), |row| row.get(0))? {
+                return Ok(None);
+            }
+            connection.query_row("SELECT said FROM known", (), |row| row.get::<_, String>(0)).optional()
+        });
+        // What cannot be read is as good as nothing, and is written anew.
+        Ok(said.await?.flatten().and_then(|said| Known::from_text(&said)))
+    }
+
+    async fn remember(&self, known: &Known) -> Result<(), StoreError> {
+        let said = known.to_text();
+        self.write(move |connection| {
+            connection.execute("INSERT OR REPLACE INTO known (one, said) VALUES (1, ?)", (said,)).map(drop)
+        })
+        .await
     }
 
     async fn close_events(&self) {

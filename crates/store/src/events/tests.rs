@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use countersign_core::{
-    Event, EventId, EventKind, EventQuery, EventStore, Reason, SequenceEntropy, StoreError, from_millis,
+    Event, EventId, EventKind, EventQuery, EventStore, Known, Reason, SequenceEntropy, StoreError,
+    from_millis,
 };
 use jiff::Timestamp;
 use tempfile::TempDir;
@@ -109,6 +110,51 @@ async fn a_file_that_is_damaged_or_something_else_is_put_aside() {
         let aside = fs::read(dir.path().join("countersign-events.db.aside")).unwrap();
         assert!(aside == content, "nothing of it was changed");
     }
+}
+
+#[tokio::test]
+async fn file_of_a_newer_version_is_left_as_it_is() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("countersign-events.db");
+    let database = dir.path().join("countersign.db");
+    let written = SqliteEvents::beside(&database);
+    written.append(&[an_event()]).await.unwrap();
+    written.close_events().await;
+    let newer = rusqlite::Connection::open(&path).unwrap();
+    newer.pragma_update(None, "user_version", 2).unwrap();
+    newer.close().unwrap();
+    let content = fs::read(&path).unwrap();
+
+    let store = SqliteEvents::beside(&database);
+    let refused = [
+        store.append(&[an_event()]).await.unwrap_err(),
+        store.purge_events(Timestamp::MAX).await.unwrap_err(),
+        store.remember(&Known::default()).await.unwrap_err(),
+        store.known().await.unwrap_err(),
+        found(&store).await.unwrap_err(),
+    ];
+    for error in refused {
+        let said = error.to_string();
+        assert!(
+            said.contains("was written by a newer version of Countersign (events 2, this version knows 1)")
+                && said.contains("install that version again, or move the file away"),
+            "{said}"
+        );
+    }
+    assert!(fs::read(&path).unwrap() == content, "nothing of it was changed");
+    let files =
+        fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+    let aside: Vec<String> = files.filter(|name| name.contains("aside")).collect();
+    assert!(aside.is_empty(), "{aside:?}");
+
+    // As before it was kept what is known.
+    let older = rusqlite::Connection::open(&path).unwrap();
+    older.execute_batch("PRAGMA user_version = 1; DROP TABLE known").unwrap();
+    older.close().unwrap();
+    assert_eq!(store.known().await, Ok(None));
+    assert_eq!(found(&store).await, Ok(1));
+    store.remember(&Known::default()).await.unwrap();
+    assert_eq!(store.known().await, Ok(Some(Known::default())));
 }
 
 #[tokio::test]
