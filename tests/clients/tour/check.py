@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Takes the README's tour, as printed, against the server that the environment names.
+"""Takes the tours of README.md and of docs/tour.md, as printed, against the server that the environment names.
 
     COUNTERSIGN_PUBLIC=URL COUNTERSIGN_PRIVATE=URL COUNTERSIGN_BIN=FILE tour/check.py
 
 A ```console block is a terminal: lines after `$ ` are typed into one shell, and what follows each must be what comes
-back. A ```pycon block is a Python session, run as a doctest. The addresses that the README prints, the defaults, stand
-for those of the server; everything else is taken as it stands.
+back. A ```pycon block is a Python session, run as a doctest. The default addresses, which the pages print, stand for
+those of the server; everything else is taken as it stands.
 """
 
 import doctest
@@ -15,7 +15,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-README = Path(__file__).resolve().parents[3] / "README.md"
+ROOT = Path(__file__).resolve().parents[3]
+# Each page with how many commands and lines of Python it has at least, so that none can get lost.
+PAGES = {"README.md": (5, 0), "docs/tour.md": (16, 4)}
 DEFAULTS = {"COUNTERSIGN_PUBLIC": "http://127.0.0.1:8080", "COUNTERSIGN_PRIVATE": "http://127.0.0.1:8087"}
 SERVE = "cargo run --release -- serve"
 MARK = "--- end of a step ---"
@@ -29,8 +31,8 @@ def addressed(text):
     return text
 
 
-def blocks(kind):
-    return re.findall(rf"^```{kind}\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+def blocks(page, kind):
+    return re.findall(rf"^```{kind}\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
 
 
 def steps(block):
@@ -40,11 +42,11 @@ def steps(block):
         yield command, output
 
 
-def check_terminal():
+def check_terminal(page):
     """Type every command into one shell. Returns how many there were."""
-    tour = [step for block in blocks("console") for step in steps(block)]
+    tour = [step for block in blocks(page, "console") for step in steps(block)]
     served, expected = tour.pop(0)
-    assert served == SERVE, f"the tour begins with {served!r}, not with {SERVE!r}"
+    assert served == SERVE, f"{page} begins with {served!r}, not with {SERVE!r}"
     # The server is this one, and has printed its two lines already: they only have to be of this form.
     assert expected == "".join(f"{name} {DEFAULTS[f'COUNTERSIGN_{name.upper()}']}\n" for name in ("public", "private"))
     script = "".join(f"{addressed(command)}\necho '{MARK}'\n" for command, _ in tour)
@@ -60,27 +62,29 @@ def check_terminal():
     assert len(outputs) == len(tour) + 1, f"the shell ended early:\n{shell.stdout}\n{shell.stderr}"
     for (command, expected), output in zip(tour, outputs):
         assert output == addressed(expected), (
-            f"$ {command}\nREADME.md says:\n{expected}\nit answers:\n{output}\n{shell.stderr}")
+            f"$ {command}\n{page} says:\n{expected}\nit answers:\n{output}\n{shell.stderr}")
     return len(tour)
 
 
-def check_python():
+def check_python(page):
     """Run every Python session as a doctest. Returns how many lines there were."""
-    sessions = blocks("pycon")
-    parsed = doctest.DocTestParser().get_doctest(addressed("\n".join(sessions)), {}, "README.md", str(README), 0)
+    sessions = blocks(page, "pycon")
+    parsed = doctest.DocTestParser().get_doctest(addressed("\n".join(sessions)), {}, page, page, 0)
     runner = doctest.DocTestRunner(verbose=False)
     results = runner.run(parsed)
-    assert results.failed == 0, f"{results.failed} of {results.attempted} lines differ"
+    assert results.failed == 0, f"{results.failed} of {results.attempted} lines of {page} differ"
     return results.attempted
 
 
 def main():
     try:
-        commands, lines = check_terminal(), check_python()
-        assert commands > 10 and lines > 3, f"only {commands} commands and {lines} lines were found in README.md"
+        for page, (least_commands, least_lines) in PAGES.items():
+            commands, lines = check_terminal(page), check_python(page)
+            assert commands >= least_commands and lines >= least_lines, (
+                f"only {commands} commands and {lines} lines of Python were found in {page}")
+            print(f"{page}: {commands} commands, {lines} lines of Python")
     except AssertionError as difference:
         sys.exit(f"The tour does not go as printed.\n{difference}")
-    print(f"{commands} commands, {lines} lines of Python")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ Countersign. Everything below happens now, on this machine, over HTTP.",
     relay_unbound(&scene).await?;
     look(&scene).await?;
     scene.end().await;
-    tell("\nYour turn: run `countersign serve`, and see the README's five-minute tour.")
+    tell("\nYour turn: run `countersign serve`, and take the tour in docs/tour.md.")
 }
 
 async fn log_in(scene: &Scene) -> Played<String> {
