@@ -35,6 +35,11 @@ impl Caller {
         }
     }
 
+    /// Of a connection on which no request has come.
+    pub(crate) fn from_address(peer: Option<IpAddr>) -> Self {
+        Self { peer, ..Self::default() }
+    }
+
     /// Of a request to the private API, where no proxy is asked.
     pub(crate) fn of_request(parts: &Parts) -> Self {
         let peer = parts.extensions.get().and_then(|Peer(peer)| *peer);

@@ -23,8 +23,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_rustls::rustls;
 use tokio_util::task::TaskTracker;
 
+use crate::App;
 use crate::address::Bound;
 use crate::caller::{self, RequestIds, X_REQUEST_ID};
 use crate::deadline::{Awaited, Deadline};
@@ -89,6 +91,7 @@ pub(crate) fn share_descriptors(descriptors: usize) -> (usize, usize) {
 
 /// What answers requests, and names them.
 struct Service {
+    app: Arc<App>,
     routes: Routes,
     ids: Arc<RequestIds>,
     /// `None` where traces are off.
@@ -113,6 +116,7 @@ impl Listener {
     /// under way are answered.
     pub(crate) async fn serve(
         mut self,
+        app: Arc<App>,
         routes: Routes,
         ids: Arc<RequestIds>,
         spans: Option<Arc<RequestSpans>>,
@@ -120,7 +124,7 @@ impl Listener {
         mut stop: watch::Receiver<bool>,
     ) {
         let connections = TaskTracker::new();
-        let service = Arc::new(Service { routes, ids, spans });
+        let service = Arc::new(Service { app, routes, ids, spans });
         let trouble = Episode::default();
         loop {
             let accepted = tokio::select! {
@@ -213,9 +217,20 @@ async fn greet<S: Stream>(stream: S, mut client: Client) -> Result<(), String> {
         // Nothing was asked, so nobody is left without an answer.
         _ = client.stop.wait_for(|stop| *stop) => return Ok(()),
     };
-    let stream =
-        greeted.map_err(|_| "no TLS handshake in time".to_owned())?.map_err(|error| error.to_string())?;
+    let stream = greeted.map_err(|_| "no TLS handshake in time".to_owned())?.map_err(|error| {
+        if shows_wrong_certificate(&error) {
+            client.service.app.certificate_rejected(client.peer, &error);
+        }
+        error.to_string()
+    })?;
     converse(stream, standing, client).await
+}
+
+/// Whether a TLS handshake failed because of the certificate that the client showed. To show none is no guess, as a request
+/// without a bearer is none.
+fn shows_wrong_certificate(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    matches!(error, Some(rustls::Error::InvalidCertificate(_)))
 }
 
 /// Speaks HTTP.

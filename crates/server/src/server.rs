@@ -192,8 +192,15 @@ impl Server {
         app.note_changes().await;
         // The issuer's own services are few, and may have it all.
         let rooms = (Room::in_shares(public_room, Arc::clone(&app)), Room::for_all(private_room));
-        let public = self.public.serve(routes.0, Arc::clone(&ids), spans.0, rooms.0, stopped.clone());
-        let private = self.private.serve(routes.1, ids, spans.1, rooms.1, stopped);
+        let public = self.public.serve(
+            Arc::clone(&app),
+            routes.0,
+            Arc::clone(&ids),
+            spans.0,
+            rooms.0,
+            stopped.clone(),
+        );
+        let private = self.private.serve(Arc::clone(&app), routes.1, ids, spans.1, rooms.1, stopped);
         let (public, private) = (tokio::spawn(public), tokio::spawn(private));
         tokio::spawn(Arc::clone(&app.events).write());
         let chores = [

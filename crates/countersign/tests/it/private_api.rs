@@ -5,10 +5,15 @@ use std::collections::BTreeSet;
 use reqwest::Method;
 use rustix::process::Signal;
 
-use serde_json::json;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use serde_json::{Value, json};
 
 use crate::fixture::Place;
 use crate::http::{self, send};
+use crate::receiver::Receiver;
+
+/// How many wrong credentials raise an alarm.
+const MANY_GUESSES: usize = 10;
 
 /// Every route of `/v1`, by method. `{token}` stands for a token.
 const ROUTES: [(&str, &str); 12] = [
@@ -148,6 +153,61 @@ fn commands_show_the_secret_that_they_are_given_a_file_with() {
     }
     let said = server.run(&place, &["token", "new", "--private-bearer-file", "./missing"]).refused(2);
     assert!(said.contains("cannot read the bearer file ./missing"), "{said}");
+}
+
+#[test]
+fn wrong_client_certificates_are_counted_recorded_and_alarmed() {
+    let place = Place::new();
+    let alarms = Receiver::answering(204);
+    place.write("alarm-secret", &format!("whsec_{}", "QUFB".repeat(8)));
+    let authority = |name: &str| {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        place.write(&format!("{name}-ca.pem"), &authority.pem());
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &authority).unwrap();
+        place.write(&format!("{name}.pem"), &(certificate.pem() + &key.serialize_pem()));
+        place.set_mode(&format!("{name}.pem"), 0o600);
+    };
+    authority("ours");
+    authority("theirs");
+    let server = place.serve_with(
+        &[
+            ["--private-tls-certificate", "ours.pem", "--private-tls-key", "ours.pem"],
+            ["--private-client-ca", "ours-ca.pem", "--alarm-webhook", &alarms.url],
+        ]
+        .concat()
+        .into_iter()
+        .chain(["--alarm-secret-file", "alarm-secret"])
+        .collect::<Vec<_>>(),
+        &[],
+    );
+    let run = |arguments: &[&str], identity: &str| {
+        server.run(
+            &place,
+            &[arguments, &["--server-ca", "ours-ca.pem", "--client-identity", identity]].concat(),
+        )
+    };
+    // To show none is no guess.
+    server.run(&place, &["token", "new", "--server-ca", "ours-ca.pem"]).refused(1);
+    for _ in 0..MANY_GUESSES {
+        run(&["token", "new"], "theirs.pem").refused(1);
+    }
+    let alarm: Value = serde_json::from_slice(&alarms.next().body).unwrap();
+    assert_eq!(alarm["type"], "countersign.credential-rejected");
+    assert_eq!(
+        (&alarm["data"]["count"], &alarm["data"]["peer"]),
+        (&MANY_GUESSES.into(), &"127.0.0.1".into())
+    );
+    let list = ["events", "--kind", "credential-rejected", "--json"];
+    while run(&list, "ours.pem").printed().lines().count() < MANY_GUESSES {}
+    let log = server.stop().err;
+    let first = log.lines().find(|line| line.contains("was shown a wrong credential")).unwrap();
+    assert!(first.contains("reason=invalid peer certificate") && !log.contains("BEGIN"), "{log}");
+    let sum = format!("count={}", MANY_GUESSES - 1);
+    assert!(log.lines().any(|line| line.contains("more wrong credentials") && line.contains(&sum)), "{log}");
 }
 
 #[test]

@@ -109,7 +109,7 @@ fn purpose(path: &str) -> &'static str {
         "/" => "The operators' page",
         "/page/token" => "Its form that looks up or revokes a token",
         "/page/live" => "Its news, as server-sent events",
-        "/page/style.css" | "/page/script.js" | "/page/icon.svg" => "A part of it",
+        "/page/style.css" | "/page/script.js" | "/page/icon.svg" | "/page/icon/{state}" => "A part of it",
         path => panic!("say here what {path} does"),
     }
 }
@@ -185,7 +185,7 @@ fn meaning(kind: KindFilter) -> &'static str {
         KindFilter::KeyRevoked => "a key was taken out because it is not secret any more",
         KindFilter::FenceMoved => "every token issued before this moment is refused; an alarm",
         KindFilter::CredentialRejected => {
-            "the private API was shown a wrong secret; an alarm when there are many"
+            "the private API was shown a wrong secret or client certificate; an alarm when there are many"
         }
     }
 }

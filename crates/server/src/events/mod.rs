@@ -11,6 +11,7 @@
 mod flood;
 mod writer;
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -239,14 +240,14 @@ impl Events {
         self.happened(now, kind, token, caller, true);
     }
 
-    /// Somebody showed the private API a wrong credential.
-    pub(crate) fn credential_rejected(&self, caller: &Caller) {
+    /// Somebody showed the private API a wrong credential: a bearer, or a certificate. `reason` holds nothing of it.
+    pub(crate) fn credential_rejected(&self, caller: &Caller, reason: impl fmt::Display) {
         self.tally.credential_rejected();
         let (now, kind) = (self.clock.now(), EventKind::CredentialRejected);
         let admitted = self.flood.admit(&kind, now, true);
         let (peer, request) = (caller.peer.map(display), caller.request.map(display));
         if admitted.is_logged {
-            tracing::warn!(peer, request, "the private API was shown a wrong credential");
+            tracing::warn!(peer, request, %reason, "the private API was shown a wrong credential");
         }
         let Some(nth) = admitted.nth else {
             self.counts.summed_up.fetch_add(1, Ordering::Relaxed);

@@ -136,8 +136,10 @@ impl Tally {
             "countersign_handshakes_limited",
             "Refusals withheld with 429 from addresses with too many",
         );
-        let credentials_rejected =
-            counter("countersign_credentials_rejected", "Wrong secrets that the private API was shown");
+        let credentials_rejected = counter(
+            "countersign_credentials_rejected",
+            "Wrong secrets and client certificates that the private API was shown",
+        );
         let turned_away = counter(
             "countersign_connections_turned_away",
             "Connections to the public listener closed at once, because their address had its share of them",

@@ -1,5 +1,6 @@
 //! Who may use the private API, and the page for operators.
 
+use std::fmt::Display;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -97,11 +98,21 @@ fn rejected(app: &App, request: &Request) -> Option<Response> {
         return None;
     }
     let peer = request.extensions().get().and_then(|Peer(peer)| *peer);
-    app.events.credential_rejected(&Caller::of(peer, request.headers(), request.extensions()));
+    let caller = Caller::of(peer, request.headers(), request.extensions());
+    app.events.credential_rejected(&caller, "it is not the bearer secret");
     let wait = app.limiter.count(peer).err()?;
     let detail = "Too many wrong secrets from this address; try again later, or show the right one.";
     let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-refusals", detail);
     Some(with_retry_after(problem.into_response(), wait))
+}
+
+impl App {
+    /// Counts a client certificate that is not taken, as a wrong bearer is counted. There is no answer that could be
+    /// withheld: the connection ends.
+    pub(crate) fn certificate_rejected(&self, Peer(peer): Peer, reason: impl Display) {
+        self.events.credential_rejected(&Caller::from_address(peer), reason);
+        let _ = self.limiter.count(peer);
+    }
 }
 
 fn authorization(headers: &HeaderMap) -> &[u8] {
