@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clients_odd_bytes_do_not_hide_the_proxys_entry() {
+    fn odd_bytes_do_not_hide_the_proxy_entry() {
         for lines in [
             &["\u{e9}, 192.0.2.9".as_bytes()][..],
             &[b"\xff, 192.0.2.9"],

@@ -199,8 +199,8 @@ fn judge(facts: Facts, list: &[u8], is_read_only: bool, user: u32) -> Option<Exp
         return found(worst.who, worst.bits & WRITE != 0);
     }
     // Root may look after anybody's files; for others only a file that lets more in than its owner can be read at all.
-    let is_anothers = user != 0 && owner != 0 && owner != user;
-    if is_anothers && openings.iter().any(|opening| opening.bits != 0) {
+    let is_foreign = user != 0 && owner != 0 && owner != user;
+    if is_foreign && openings.iter().any(|opening| opening.bits != 0) {
         return found(Who::Owner, true);
     }
     None
