@@ -41,7 +41,7 @@ fn real(policy: Policy, spent_status: SpentStatus, refusals_per_minute: u32) -> 
     let data = tempfile::tempdir().unwrap();
     let (public, private) = runtime.block_on(async {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let store = Arc::new(countersign_store::MemoryStore::new(&*clock));
+        let store = Arc::new(countersign_store::memory::MemoryStore::new(&*clock));
         let door = || Door { address: Address::Tcp(([127, 0, 0, 1], 0).into()), tls: None };
         let server = Server::bind(door(), door(), false).await.unwrap();
         let urls = (server.public_url().unwrap(), server.private_url().unwrap());

@@ -8,7 +8,7 @@ use countersign_core::{
     put_ring, read_ring,
 };
 use countersign_server::KeyFile;
-use countersign_store::StoreUrl;
+use countersign_store::place::StoreUrl;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 

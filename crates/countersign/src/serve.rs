@@ -12,7 +12,8 @@ use countersign_server::limits::ALARM_PAUSE;
 use countersign_server::{
     App, Bearer, Events, InForce, KeyFile, Names, RefusalLimiter, Server, Tasks, Traces, Webhook, log_news,
 };
-use countersign_store::StoreUrl;
+use countersign_store::backend::IfMissing;
+use countersign_store::place::StoreUrl;
 use jiff::Timestamp;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
@@ -79,10 +80,10 @@ async fn start(
 ) -> Result<Started, Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     // The store comes before the keys: it makes sure that this is the only server on its directory.
-    let store = countersign_store::open(&settings.store, Arc::clone(&clock), Arc::new(OsEntropy))
-        .await
-        .map_err(Failure::failed)?;
-    let events = countersign_store::open_events(&settings.store);
+    let backend = settings.store.backend();
+    let store = backend.open(IfMissing::Make, Arc::clone(&clock), Arc::new(OsEntropy)).await;
+    let store = store.map_err(Failure::failed)?;
+    let events = backend.events();
     let events = Events::new(settings.events, events, Arc::clone(&clock), Arc::new(OsEntropy));
     let events = match webhook {
         Some(webhook) => events.with_alarms(webhook, ALARM_PAUSE),

@@ -18,8 +18,8 @@ use countersign_server::{
     Address, Collector, Door, EventPolicy, ForwardedHeader, Setting, Source, SpentStatus, TlsFiles,
     TrustedProxies,
 };
+use countersign_store::place::{StorePlace, StoreUrl};
 use countersign_store::postgres::{LibpqEnvironment, PostgresOptions, SchemaName};
-use countersign_store::{StorePlace, StoreUrl};
 use ipnet::IpNet;
 use jiff::SignedDuration;
 use serde::de::{Deserializer, Error as _};

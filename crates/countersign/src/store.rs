@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use countersign_core::{OsEntropy, SystemClock, TokenStore, move_fence_now, purge_now};
-use countersign_store::{StoreUrl, postgres};
+use countersign_store::backend::IfMissing;
+use countersign_store::place::StoreUrl;
+use countersign_store::postgres;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 
@@ -145,9 +147,8 @@ impl StorePlace {
 }
 
 pub(crate) async fn open(resolved: &Resolved) -> Result<Arc<dyn TokenStore>, Failure> {
-    countersign_store::open_existing(&resolved.store, Arc::new(SystemClock), Arc::new(OsEntropy))
-        .await
-        .map_err(Failure::failed)
+    let backend = resolved.store.backend();
+    backend.open(IfMissing::Fail, Arc::new(SystemClock), Arc::new(OsEntropy)).await.map_err(Failure::failed)
 }
 
 pub(crate) async fn run(command: StoreCommand) -> Result<(), Failure> {
@@ -180,7 +181,7 @@ pub(crate) async fn run(command: StoreCommand) -> Result<(), Failure> {
         }
         StoreCommand::Backup(args) => {
             let resolved = args.place.resolve(None)?;
-            countersign_store::backup(&resolved.store, &args.file).await.map_err(Failure::failed)?;
+            resolved.store.backend().backup(&args.file).await.map_err(Failure::failed)?;
             print(format!("backed up to {}", args.file.display()))
         }
         StoreCommand::Move(args) => moving::run(args).await,
@@ -192,9 +193,8 @@ pub(crate) async fn run(command: StoreCommand) -> Result<(), Failure> {
 /// fence would move now, and not when it is put to use.
 async fn offline_stats(args: &StoreArgs) -> Result<Value, Failure> {
     let resolved = args.place.resolve(None)?;
-    let stats = countersign_store::inspect(&resolved.store, Arc::new(SystemClock), Arc::new(OsEntropy))
-        .await
-        .map_err(Failure::failed)?;
+    let stats = resolved.store.backend().inspect(Arc::new(SystemClock), Arc::new(OsEntropy)).await;
+    let stats = stats.map_err(Failure::failed)?;
     Ok(json!({
         "kind": stats.kind,
         "schema": stats.schema,

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use axum::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{Method, StatusCode};
 use countersign_core::{Clock, RETRY_WINDOW, RetryKeyHash, Status, TokenStore};
-use countersign_store::MemoryStore;
+use countersign_store::memory::MemoryStore;
 use serde_json::Value;
 
 use script::{Sent, Step};

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use countersign_core::{Audience, AudienceError, MAX_AUDIENCE_BYTES};
 use countersign_server::Address;
-use countersign_store::StoreUrl;
+use countersign_store::place::StoreUrl;
 
 /// Reads an audience; what is fuzzed is [`Audience::parse`].
 pub type ParseAudience = fn(&str) -> Result<Audience, AudienceError>;

@@ -16,7 +16,7 @@ use countersign_core::{
     Audience, Claims, Clock, IssueError, Issued, KeyRing, LoginToken, LoginTokenSet, MAX_LIFETIME,
     ManualClock, NewToken, Policy, SequenceEntropy, from_millis,
 };
-use countersign_store::MemoryStore;
+use countersign_store::memory::MemoryStore;
 
 use crate::cursor::Cursor;
 use crate::ring;

@@ -15,7 +15,7 @@ use countersign_fuzz_targets::{
     configuration, handshake_request, key_ring, names, token_text, tracker_answer, xmlrpc_body,
 };
 use countersign_login::read_answer;
-use countersign_store::MemoryStore;
+use countersign_store::memory::MemoryStore;
 use countersign_xmlrpc::Answer;
 use jiff::Timestamp;
 

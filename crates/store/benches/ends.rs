@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use countersign_core::{
     Clock, Consumption, End, Ending, OsEntropy, RetryKeyHash, SystemClock, TokenId, TokenStore, after,
 };
-use countersign_store::SqliteStore;
+use countersign_store::sqlite::SqliteStore;
 
 const FOR: Duration = Duration::from_secs(3);
 
@@ -75,7 +75,7 @@ async fn ends(path: &Path, callers: usize) -> (u128, u128) {
     for task in tasks {
         ends += task.await.unwrap();
     }
-    let (millis, commits) = (start.elapsed().as_millis(), u128::from(store.write_counts().commits));
+    let (millis, commits) = (start.elapsed().as_millis(), u128::from(store.counts().unwrap().commits));
     store.close().await;
     (ends * 1000 / millis, commits * 1000 / millis)
 }

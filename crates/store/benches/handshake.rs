@@ -10,7 +10,7 @@ use countersign_core::{
     Audience, Clock, KeyRing, LoginToken, LoginTokenSet, ManualClock, NewToken, Policy, SequenceEntropy,
     from_millis,
 };
-use countersign_store::MemoryStore;
+use countersign_store::memory::MemoryStore;
 use divan::{Bencher, black_box};
 
 fn main() {

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use countersign_core::{
     Clock, Consumption, End, Ending, OsEntropy, RetryKeyHash, SystemClock, TokenId, TokenStore, after,
 };
-use countersign_store::PostgresStore;
 use countersign_store::postgres::PostgresOptions;
+use countersign_store::postgres::PostgresStore;
 use countersign_test_postgres::Place;
 
 fn main() {

@@ -1,7 +1,7 @@
 //! The stores of Countersign: where it is remembered which login tokens' lives have ended.
 //!
-//! [`countersign_core::TokenStore`] says what a store promises; the implementations are here, and [`open`] picks one by
-//! its URL:
+//! [`countersign_core::TokenStore`] says what a store promises; the implementations are here, and
+//! [`StorePlace::backend`](place::StorePlace::backend) picks one by its URL:
 //!
 //! | URL | store |
 //! |---|---|
@@ -11,25 +11,21 @@
 //!
 //! Events, which operators look at and no handshake waits for, are kept apart: see [`events`].
 //!
-//! Where to look first: [`open`] for the list of stores, `sqlite/writer.rs` for how many consumptions share one
+//! Where to look first: [`place`] for the list of stores, `sqlite/writer.rs` for how many consumptions share one
 //! commit, `sqlite/records.rs` for the statement that decides who consumed a token, `postgres/sql.rs` for the one that does
 //! so for many servers, `contract` for the test-suite that
 //! every store passes.
 //!
-//! A new store is a module here, a line in `open.rs`, and a run of the contract.
+//! A new store is a module here that implements [`backend::Backend`], its name in `place.rs`, and a run of the contract.
 
+pub mod backend;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
+mod counts;
+pub mod error;
 pub mod events;
 pub mod memory;
 pub mod moving;
-mod open;
+pub mod place;
 pub mod postgres;
-mod sizes;
 pub mod sqlite;
-
-pub use events::open_events;
-pub use memory::MemoryStore;
-pub use open::{OpenError, StorePlace, StoreUrl, backup, inspect, open, open_existing};
-pub use postgres::PostgresStore;
-pub use sqlite::SqliteStore;

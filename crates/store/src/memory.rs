@@ -4,15 +4,65 @@
 //! again; but tokens that were issued before the restart and not yet redeemed are refused as well.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use countersign_core::{
-    Clock, End, Ended, Ending, EndingQuery, Horizon, LIVE, Node, NodeId, REMEMBERED, Roll, SeenNode,
-    StoreError, StoreStats, StoreTimes, StoredRing, TokenId, TokenStore, after,
+    Clock, End, Ended, Ending, EndingQuery, Entropy, EventStore, Horizon, LIVE, Node, NodeId, REMEMBERED,
+    Roll, SeenNode, StoreError, StoreStats, StoreTimes, StoredRing, TokenId, TokenStore, after,
 };
 use jiff::Timestamp;
+
+use crate::backend::{Backend, IfMissing};
+use crate::error::{BackupError, OpenError, closed};
+use crate::events::MemoryEvents;
+use crate::moving::Movable;
+
+/// A store in memory, named by its URL. It can be opened, and nothing else: there is none from outside its process.
+#[derive(Debug)]
+pub struct InMemory;
+
+#[async_trait]
+impl Backend for InMemory {
+    async fn open(
+        &self,
+        if_missing: IfMissing,
+        clock: Arc<dyn Clock>,
+        _: Arc<dyn Entropy>,
+    ) -> Result<Arc<dyn TokenStore>, OpenError> {
+        match if_missing {
+            IfMissing::Make => Ok(Arc::new(MemoryStore::new(&*clock))),
+            IfMissing::Fail => Err(OpenError::OnlyInMemory),
+        }
+    }
+
+    async fn inspect(&self, _: Arc<dyn Clock>, _: Arc<dyn Entropy>) -> Result<StoreStats, OpenError> {
+        Err(OpenError::OnlyInMemory)
+    }
+
+    async fn backup(&self, _: &Path) -> Result<(), BackupError> {
+        Err(OpenError::OnlyInMemory.into())
+    }
+
+    fn name(&self) -> Result<String, OpenError> {
+        Err(OpenError::OnlyInMemory)
+    }
+
+    async fn movable(
+        &self,
+        _: IfMissing,
+        _: Arc<dyn Clock>,
+        _: Arc<dyn Entropy>,
+    ) -> Result<Arc<dyn Movable>, OpenError> {
+        Err(OpenError::OnlyInMemory)
+    }
+
+    fn events(&self) -> Arc<dyn EventStore> {
+        Arc::new(MemoryEvents::default())
+    }
+}
 
 /// Keeps the records in this process's memory. See the [module](self): it forgets.
 #[derive(Debug)]
@@ -71,7 +121,7 @@ impl MemoryStore {
         // Every change of the state is a single step, so a panic elsewhere cannot have left it half done.
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.closed {
-            return Err(StoreError::Unavailable("it has been closed".to_owned()));
+            return Err(closed());
         }
         Ok(state)
     }

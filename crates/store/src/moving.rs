@@ -11,18 +11,12 @@
 //! Records are not copied; `docs/design/moving-a-store.md` says why.
 
 use std::fmt;
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use countersign_core::handshake::CLOCK_SKEW;
-use countersign_core::{Clock, ClockTrouble, Entropy, Horizon, StoreError, StoredRing, after};
+use countersign_core::{Clock, ClockTrouble, Horizon, StoreError, StoredRing, after};
 use jiff::Timestamp;
-
-use crate::postgres::MovablePostgres;
-use crate::sqlite::MovableSqlite;
-use crate::{OpenError, StorePlace, StoreUrl};
 
 /// A store that can be moved from and to. What changes it is durable when it returns, and may be done again.
 #[async_trait]
@@ -97,7 +91,7 @@ pub struct HandedOver {
     pub ring: Option<StoredRing>,
 }
 
-/// Takes the first two steps; `from` and `to` are the [names](name) of the two. Returns `None` if the move is complete
+/// Takes the first two steps; `from` and `to` are the [names](crate::backend::Backend::name) of the two. Returns `None` if the move is complete
 /// already.
 pub async fn hand_over(
     (source, from): (&dyn Movable, &str),
@@ -138,45 +132,4 @@ pub(crate) fn line(
         return Err(StoreError::Clock(ClockTrouble::BehindRecords(line)).into());
     }
     Ok(line)
-}
-
-/// What people, and the other store, call the store at `place`: the same for every spelling, and without a password.
-pub fn name(place: &StorePlace) -> Result<String, OpenError> {
-    if let StoreUrl::Postgres(url) = &place.url {
-        return Ok(MovablePostgres::name(url, &place.postgres));
-    }
-    let path = file(place)?;
-    let absolute = std::path::absolute(&path).and_then(|path| match path.canonicalize() {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(path),
-        found => found,
-    });
-    match absolute {
-        Ok(path) => Ok(format!("sqlite:{}", path.display())),
-        Err(error) => Err(OpenError::Files { doing: "found", path, error }),
-    }
-}
-
-fn file(place: &StorePlace) -> Result<PathBuf, OpenError> {
-    place.url.database(&place.data_dir).ok_or(OpenError::OnlyInMemory)
-}
-
-/// Opens the store at `place` to move it; makes it if `make` says so.
-///
-/// # Errors
-///
-/// [`OpenError::InUse`] while a server has a store that is in a file.
-pub async fn open(
-    place: &StorePlace,
-    clock: Arc<dyn Clock>,
-    entropy: Arc<dyn Entropy>,
-    make: bool,
-) -> Result<Arc<dyn Movable>, OpenError> {
-    match &place.url {
-        StoreUrl::Postgres(url) => {
-            Ok(Arc::new(MovablePostgres::open(url, &place.postgres, clock, entropy, make).await?))
-        }
-        StoreUrl::Sqlite(_) | StoreUrl::Memory => {
-            Ok(Arc::new(MovableSqlite::open(&file(place)?, clock, make).await?))
-        }
-    }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use countersign_core::{
     Clock, End, Entropy, OsEntropy, RetryKeyHash, SystemClock, TokenId, TokenStore, after, before, to_millis,
 };
-use countersign_store::SqliteStore;
+use countersign_store::sqlite::SqliteStore;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use serde_json::{Value, json};

@@ -14,7 +14,8 @@ use countersign_login::Session;
 use countersign_server::{
     App, Events, KeyFile, Names, Peer, RefusalLimiter, SpentStatus, TrustedProxies, routes,
 };
-use countersign_store::StorePlace;
+use countersign_store::backend::IfMissing;
+use countersign_store::place::StorePlace;
 use countersign_verifier::{Login, LoginLayer, Verifier};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -111,7 +112,7 @@ impl Scene {
 async fn token_server(directory: &TempDir, public_url: &str) -> Set<App> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let place = StorePlace::new("sqlite:", directory.path())?;
-    let store = countersign_store::open(&place, Arc::clone(&clock), Arc::new(OsEntropy)).await?;
+    let store = place.backend().open(IfMissing::Make, Arc::clone(&clock), Arc::new(OsEntropy)).await?;
     let key_file = KeyFile::new(directory.path().join("key-ring.toml"));
     let (keys, _) = key_file.load_or_create(clock.now(), &OsEntropy)?;
     Ok(App {

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use countersign_server::{Bearer, FileDocument, SecretFile, Tls, TlsFiles, exposure_of};
-use countersign_store::StoreUrl;
+use countersign_store::place::StoreUrl;
 use countersign_tls::Validity;
 use jiff::{SignedDuration, Timestamp};
 use rustix::fs::Access;

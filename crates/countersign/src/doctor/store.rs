@@ -6,7 +6,7 @@ use std::time::Duration;
 use countersign_core::handshake::CLOCK_SKEW;
 use countersign_core::{CHECK_IN_PERIOD, MAX_LIFETIME, StoreTimes, after};
 use countersign_server::ServerDocument;
-use countersign_store::StoreUrl;
+use countersign_store::place::StoreUrl;
 use countersign_store::postgres::DatabaseExamination;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Command};
 use countersign_server::{Setting, Source};
-use countersign_store::StoreUrl;
+use countersign_store::place::StoreUrl;
 use countersign_store::postgres::LibpqEnvironment;
 use serde_json::{Map, Value};
 use url::Url;

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use clap::Args;
 use countersign_core::{Clock, KeyRing, OsEntropy, StoredRing, SystemClock};
 use countersign_server::KeyFile;
+use countersign_store::backend::IfMissing;
 use countersign_store::moving::{self, Movable};
+use countersign_store::place::{StorePlace, StoreUrl};
 use countersign_store::postgres::SchemaName;
-use countersign_store::{StorePlace, StoreUrl};
 use serde_json::json;
 
 use crate::output::{Failure, print, print_json};
@@ -109,7 +110,7 @@ impl MoveArgs {
 
 pub(super) async fn run(args: MoveArgs) -> Result<(), Failure> {
     let (from_place, to_place, key_file) = args.places()?;
-    let name = |place: &StorePlace| moving::name(place).map_err(Failure::usage);
+    let name = |place: &StorePlace| place.backend().name().map_err(Failure::usage);
     let (from, to) = (name(&from_place)?, name(&to_place)?);
     if from == to {
         return Err(Failure::usage(format!("{from} is both --from and --to; name two stores")));
@@ -123,15 +124,16 @@ pub(super) async fn run(args: MoveArgs) -> Result<(), Failure> {
         )));
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let open = |place, make| moving::open(place, Arc::clone(&clock), Arc::new(OsEntropy), make);
-    let source = open(&from_place, false).await.map_err(Failure::failed)?;
+    let source = from_place.backend().movable(IfMissing::Fail, Arc::clone(&clock), Arc::new(OsEntropy)).await;
+    let source = source.map_err(Failure::failed)?;
     let rings = match &to_place.url {
         StoreUrl::Postgres(_) => None,
         StoreUrl::Sqlite(_) | StoreUrl::Memory => {
             Rings::find(&*source, &key_file, args.to_key_ring.as_deref()).await?
         }
     };
-    let target = open(&to_place, true).await.map_err(Failure::failed)?;
+    let target = to_place.backend().movable(IfMissing::Make, Arc::clone(&clock), Arc::new(OsEntropy)).await;
+    let target = target.map_err(Failure::failed)?;
     let handed_over = moving::hand_over((&*source, &from), (&*target, &to), &*clock).await;
     let handed_over = handed_over.map_err(Failure::failed)?;
     if let Some(handed_over) = &handed_over {

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use countersign_core::{KeyRing, LoginTokenSet, MAX_LIFETIME, ManualClock, NewToken, OsEntropy, Policy};
-use countersign_store::MemoryStore;
+use countersign_store::memory::MemoryStore;
 use countersign_test_postgres::{Proxy, new_name, shared};
 use serde_json::Value;
 use tokio::runtime::Runtime;

@@ -8,7 +8,7 @@ use axum::http::Request;
 use countersign_core::{
     End, Ended, Ending, EndingQuery, ManualClock, StoreError, StoreStats, TokenId, TokenStore,
 };
-use countersign_store::MemoryStore;
+use countersign_store::memory::MemoryStore;
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::Semaphore;

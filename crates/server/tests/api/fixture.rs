@@ -13,8 +13,8 @@ use countersign_server::routes::Routes;
 use countersign_server::{
     App, EventPolicy, Events, KeyFile, Names, Peer, RefusalLimiter, SpentStatus, TrustedProxies, Webhook,
 };
-use countersign_store::MemoryStore;
 use countersign_store::events::MemoryEvents;
+use countersign_store::memory::MemoryStore;
 use http_body_util::BodyExt;
 use serde_json::Value;
 use tempfile::TempDir;

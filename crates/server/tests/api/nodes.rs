@@ -17,7 +17,7 @@ use countersign_core::{
     read_ring,
 };
 use countersign_server::KeyFile;
-use countersign_store::MemoryStore;
+use countersign_store::memory::MemoryStore;
 use jiff::Timestamp;
 use proptest::prelude::*;
 use proptest::sample::Index;

@@ -11,7 +11,7 @@ use countersign_core::{
     Clock, End, Ended, Ending, EndingQuery, ManualClock, StoreError, StoreStats, TokenId, TokenStore,
 };
 use countersign_server::limits::MAX_VIEWERS;
-use countersign_store::MemoryStore;
+use countersign_store::memory::MemoryStore;
 use data_encoding::BASE64;
 use http_body_util::BodyExt;
 use jiff::Timestamp;

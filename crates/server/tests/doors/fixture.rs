@@ -11,7 +11,7 @@ use countersign_server::{
     App, Bearer, Door, Events, KeyFile, Names, RefusalLimiter, Server, SpentStatus, StartError, TlsFiles,
     TrustedProxies,
 };
-use countersign_store::MemoryStore;
+use countersign_store::memory::MemoryStore;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use countersign_core::{
     End, Ended, Ending, EndingQuery, StoreError, StoreStats, SystemClock, TokenId, TokenStore,
 };
-use countersign_store::MemoryStore;
+use countersign_store::memory::MemoryStore;
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
 

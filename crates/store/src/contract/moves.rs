@@ -13,7 +13,7 @@ use countersign_core::{
 use jiff::Timestamp;
 
 use super::fixture::{LIFETIME, beginning};
-use crate::OpenError;
+use crate::error::OpenError;
 use crate::moving::{Movable, MoveError, hand_over};
 
 /// A place for a store that can be moved from and to.

@@ -9,7 +9,9 @@ use countersign_core::{
 };
 use jiff::Timestamp;
 
-/// Keeps events in this process's memory, as [`MemoryStore`](crate::MemoryStore) keeps endings.
+use crate::error::closed;
+
+/// Keeps events in this process's memory, as [`MemoryStore`](crate::memory::MemoryStore) keeps endings.
 #[derive(Debug, Default)]
 pub struct MemoryEvents {
     state: Mutex<State>,
@@ -26,7 +28,7 @@ impl MemoryEvents {
     fn state(&self) -> Result<MutexGuard<'_, State>, StoreError> {
         // Every change of the state is a single step, so a panic elsewhere cannot have left it half done.
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.closed { Err(StoreError::Unavailable("it has been closed".to_owned())) } else { Ok(state) }
+        if state.closed { Err(closed()) } else { Ok(state) }
     }
 }
 

@@ -24,6 +24,7 @@ use rusqlite::{
 };
 use tokio::task::spawn_blocking;
 
+use crate::error::closed;
 use crate::sqlite::shared::{Address, beside, first_id_at, make_file, sentence};
 
 /// Says in the file's header whose it is: `cste`.
@@ -107,7 +108,7 @@ impl SqliteEvents {
                 Writer::Idle => inner.open_or_replace()?,
                 Writer::Closed => {
                     *writer = Writer::Closed;
-                    return Err(StoreError::Unavailable("it has been closed".to_owned()));
+                    return Err(closed());
                 }
             };
             let result = work(&mut connection).map_err(|error| inner.unavailable(&error))?;
@@ -125,7 +126,7 @@ impl SqliteEvents {
         let inner = Arc::clone(&self.0);
         on_a_thread(move || {
             if matches!(*inner.writer.lock().unwrap_or_else(PoisonError::into_inner), Writer::Closed) {
-                return Err(StoreError::Unavailable("it has been closed".to_owned()));
+                return Err(closed());
             }
             if !inner.path.exists() {
                 return Ok(None);

@@ -11,9 +11,9 @@ use countersign_core::{
 use jiff::Timestamp;
 use tempfile::TempDir;
 
-use super::{MemoryEvents, SqliteEvents, open_events};
-use crate::StorePlace;
+use super::{MemoryEvents, SqliteEvents};
 use crate::contract::events::{EventSubject, event_contract_tests};
+use crate::place::StorePlace;
 
 struct Memory;
 
@@ -80,7 +80,7 @@ async fn found(store: &dyn EventStore) -> Result<usize, StoreError> {
 #[tokio::test]
 async fn they_are_beside_the_store_and_only_for_its_owner() {
     let dir = TempDir::new().unwrap();
-    let store = open_events(&StorePlace::new("sqlite:", dir.path()).unwrap());
+    let store = StorePlace::new("sqlite:", dir.path()).unwrap().backend().events();
     assert_eq!(found(&*store).await, Ok(0));
     assert!(fs::read_dir(dir.path()).unwrap().next().is_none(), "a question makes no file");
     store.append(&[an_event()]).await.unwrap();
@@ -88,7 +88,10 @@ async fn they_are_beside_the_store_and_only_for_its_owner() {
     assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
 
     let elsewhere = format!("sqlite:{}", dir.path().join("tokens.sqlite").display());
-    open_events(&StorePlace::new(&elsewhere, Path::new("/nowhere")).unwrap())
+    StorePlace::new(&elsewhere, Path::new("/nowhere"))
+        .unwrap()
+        .backend()
+        .events()
         .append(&[an_event()])
         .await
         .unwrap();

@@ -6,7 +6,6 @@
 //! at the key.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use countersign_core::{End, Ending, StoreError};
@@ -92,15 +91,8 @@ impl Core {
             .collect();
         let outcome = self.settle(&mut batch).await;
         match &outcome {
-            Ok(()) => {
-                let calls = u64::try_from(firsts.len() + others.len()).unwrap_or(0);
-                self.counts.calls.fetch_add(calls, Ordering::Relaxed);
-                self.counts.sizes.add(calls);
-                self.counts.commits.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(_) => {
-                self.counts.failures.fetch_add(1, Ordering::Relaxed);
-            }
+            Ok(()) => self.counts.committed(firsts.len() + others.len()),
+            Err(_) => self.counts.failed(),
         }
         let mut left = Vec::new();
         for (place, item) in others {
@@ -145,7 +137,7 @@ impl Core {
                 batch.is_uncertain |= matches!(failure, Failure::Lost { .. });
                 // Made wrong on purpose, to see that the tests would find it out.
                 #[cfg(test)]
-                if self.guesses.load(Ordering::Relaxed) && batch.is_uncertain {
+                if self.guesses.load(std::sync::atomic::Ordering::Relaxed) && batch.is_uncertain {
                     batch.entries.iter_mut().for_each(|entry| entry.end = Some(Ok(End::Recorded)));
                     return Ok(());
                 }

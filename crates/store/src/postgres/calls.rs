@@ -1,7 +1,6 @@
 //! What the store is asked for, as statements.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use countersign_core::{
@@ -17,9 +16,7 @@ use super::lanes::QUEUE;
 use super::rows::{Lines, Seen, Token, counts, unreadable, uuid};
 use super::session::Session;
 use super::sql::Query;
-use super::{
-    Counts, NEVER, PATIENCE, PostgresStore, Work, moving, no_lines, nodes, recent, ring, schema, work,
-};
+use super::{PATIENCE, PostgresStore, Work, moving, no_lines, nodes, recent, ring, schema, work};
 
 pub(super) fn unavailable(failure: Failure) -> StoreError {
     StoreError::Unavailable(failure.into_reason())
@@ -52,7 +49,7 @@ impl TokenStore for PostgresStore {
         self.usable()?;
         let end = self.lanes.end(Token::new(id, expires, ring), ending).await?;
         if end == End::Recorded {
-            self.core.written.store(to_millis(self.core.clock.now()), Ordering::Release);
+            self.core.counts.has_written(to_millis(self.core.clock.now()));
         }
         Ok(end)
     }
@@ -123,16 +120,7 @@ impl TokenStore for PostgresStore {
     }
 
     fn counts(&self) -> Option<StoreCounts> {
-        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let Counts { calls, commits, failures, sizes } = &self.core.counts;
-        let waiting = QUEUE.saturating_sub(self.lanes.room());
-        Some(StoreCounts {
-            calls: read(calls),
-            commits: read(commits),
-            failures: read(failures),
-            batches: sizes.read(),
-            waiting: u64::try_from(waiting).unwrap_or(u64::MAX),
-        })
+        Some(self.core.counts.read(QUEUE.saturating_sub(self.lanes.room())))
     }
 
     async fn ready(&self) -> Result<(), StoreError> {
@@ -140,10 +128,7 @@ impl TokenStore for PostgresStore {
         if self.lanes.room() == 0 {
             return Err(StoreError::Busy);
         }
-        // A clock that stepped back says nothing about how long ago it was.
-        let now = to_millis(self.core.clock.now());
-        let written = self.core.written.load(Ordering::Acquire);
-        if written != NEVER && (0..1000).contains(&now.saturating_sub(written)) {
+        if self.core.counts.has_just_written(to_millis(self.core.clock.now())) {
             return Ok(());
         }
         let deadline = Instant::now() + PATIENCE;

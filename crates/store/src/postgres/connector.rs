@@ -23,7 +23,7 @@ use super::session::{Asides, Cancel, Line, Origin, Session};
 use super::settings::{PostgresUrl, TlsMode, Wants};
 use super::sql::{self, Sql};
 use super::{PostgresOptions, tls};
-use crate::OpenError;
+use crate::error::OpenError;
 
 /// A pool of sessions.
 pub(super) type Pool = managed::Pool<Manager>;

@@ -9,7 +9,7 @@ use super::connector::take_at_length;
 use super::schema::Trouble;
 use super::session::Session;
 use super::{Core, PostgresOptions, PostgresUrl, identity, moving, nodes, ring, schema, sql};
-use crate::OpenError;
+use crate::error::OpenError;
 
 /// What a look into the database finds.
 #[derive(Clone, Debug)]

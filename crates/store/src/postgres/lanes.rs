@@ -11,6 +11,7 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use super::Core;
 use super::batch::Item;
 use super::rows::Token;
+use crate::error::closed;
 
 /// How many calls may wait; the next one is [`StoreError::Busy`].
 pub(super) const QUEUE: usize = 4096;
@@ -72,15 +73,11 @@ impl Lanes {
 async fn lane(core: Arc<Core>, queue: Arc<Mutex<mpsc::Receiver<Item>>>, done: Arc<watch::Sender<()>>) {
     let mut items = Vec::new();
     while queue.lock().await.recv_many(&mut items, BATCH).await > 0 {
-        // Who has gone away before the turn came wants nothing any more.
+        // A call whose caller has disconnected is skipped.
         let batch: Vec<Item> = items.drain(..).filter(|item| !item.caller.is_closed()).collect();
         if !batch.is_empty() {
             core.run(batch).await;
         }
     }
     drop(done);
-}
-
-pub(super) fn closed() -> StoreError {
-    StoreError::Unavailable("it has been closed".to_owned())
 }

@@ -17,6 +17,7 @@
 //! The first call that finds it so says so to everybody: until it is back, calls fail at once. Meanwhile one task tries to
 //! connect.
 
+mod backend;
 mod batch;
 mod calls;
 mod connector;
@@ -46,12 +47,12 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use countersign_core::{Clock, Entropy, StoreError, StoreStats, to_millis};
 use tokio::time::{Instant, timeout, timeout_at};
 
+pub use self::backend::PostgresDatabase;
 pub use self::environment::LibpqEnvironment;
 pub use self::examine::{DatabaseExamination, examine};
 pub use self::moving::MovablePostgres;
@@ -69,8 +70,8 @@ use self::rows::{Arguments, Columns};
 use self::schema::{Change, Moment, Trouble};
 use self::session::Session;
 use self::sql::{Query, STRIPES, Table};
-use crate::OpenError;
-use crate::sizes::Sizes;
+use crate::counts::Counts;
+use crate::error::OpenError;
 
 /// How many connections are for everything but consuming.
 const READERS: usize = 3;
@@ -83,9 +84,6 @@ const MIGRATION: Duration = Duration::from_mins(1);
 
 /// How often somebody looks whether the database is back.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
-
-/// In place of a time: never, or not since something failed.
-const NEVER: i64 = i64::MIN;
 
 /// A store in a PostgreSQL database. See the [module](self).
 ///
@@ -106,10 +104,8 @@ struct Core {
     health: Health,
     identity: Arc<Identity>,
     limits: Limits,
-    /// When something was last written, unless something failed since; [`NEVER`] then.
-    written: AtomicI64,
     purged: Memory,
-    /// How much has been written.
+    /// How much has been written, and when last.
     counts: Counts,
     /// Takes a lost answer for a good one.
     #[cfg(test)]
@@ -118,14 +114,6 @@ struct Core {
     #[cfg(test)]
     goes_by: Option<Moment>,
     me: std::sync::Weak<Self>,
-}
-
-#[derive(Debug, Default)]
-struct Counts {
-    calls: AtomicU64,
-    commits: AtomicU64,
-    failures: AtomicU64,
-    sizes: Sizes,
 }
 
 /// Work with a session.
@@ -251,7 +239,6 @@ impl Core {
             health: Health::default(),
             identity,
             limits,
-            written: AtomicI64::new(NEVER),
             purged: Memory::default(),
             counts: Counts::default(),
             #[cfg(test)]
@@ -302,7 +289,7 @@ impl Core {
         if session.execute(Query::Probe, &[&stripe, &now]).await? == 0 {
             return Err(no_lines(&self.place));
         }
-        self.written.store(now, Ordering::Release);
+        self.counts.has_written(now);
         Ok(())
     }
 
@@ -311,7 +298,7 @@ impl Core {
         if failure.is_contention() || failure.is_locked() {
             return;
         }
-        self.written.store(NEVER, Ordering::Release);
+        self.counts.forget_written();
         if matches!(failure, Failure::Lost { .. }) || self.health.is_closed() {
             // The connection broke. Whether the database is away is seen when the next one is made.
             return;

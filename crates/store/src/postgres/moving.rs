@@ -22,7 +22,8 @@ use super::schema::{Change, Trouble};
 use super::session::Session;
 use super::sql::{MoveQuery, Query, STRIPES};
 use super::{Core, Job, PostgresOptions, PostgresUrl, no_lines, work};
-use crate::OpenError;
+use crate::backend::IfMissing;
+use crate::error::OpenError;
 use crate::moving::{Movable, MoveError, line};
 
 /// A database that is moved from or to.
@@ -42,18 +43,22 @@ impl MovablePostgres {
         format!("{} (schema {})", url.database(), options.schema.name())
     }
 
-    /// The store in this database: makes its tables if `make` says so, and brings them up to date.
+    /// The store in this database. Brings its tables up to date.
     pub async fn open(
         url: &PostgresUrl,
         options: &PostgresOptions,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
-        make: bool,
+        if_missing: IfMissing,
     ) -> Result<Self, OpenError> {
         let core = Core::new(url, options, clock, entropy)?;
         // A move serves nobody: if the database goes away the command fails, and nobody has to look for it.
         core.health.close();
-        core.bring_up_without_writing(if make { Change::Make } else { Change::Upgrade }).await?;
+        let change = match if_missing {
+            IfMissing::Make => Change::Make,
+            IfMissing::Fail => Change::Upgrade,
+        };
+        core.bring_up_without_writing(change).await?;
         Ok(Self { core })
     }
 

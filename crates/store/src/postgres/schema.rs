@@ -8,7 +8,7 @@ use tokio_postgres::error::SqlState;
 use super::fault::Failure;
 use super::session::Session;
 use super::sql::{NOW, STRIPES, Table};
-use crate::OpenError;
+use crate::error::OpenError;
 
 /// The steps from an empty schema to the present one; `{s}` is the schema. Step n leads to version n; a step that was
 /// released is never changed. Nodes of the version before go on serving while a step is taken, and afterwards: it may

@@ -15,7 +15,7 @@ use tokio_postgres::config::{ChannelBinding, Host as Name, SslMode};
 use super::environment::LibpqEnvironment;
 use super::hosts::Host;
 use super::passwords::Passwords;
-use crate::OpenError;
+use crate::error::OpenError;
 
 /// The schema in which the tables are, unless another is named.
 pub const DEFAULT_SCHEMA: &str = "countersign";

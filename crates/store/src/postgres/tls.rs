@@ -10,7 +10,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
 use super::settings::TlsMode;
-use crate::OpenError;
+use crate::error::OpenError;
 
 /// What connects by TLS. With [`TlsMode::Disable`] it is never asked.
 pub(super) fn connector(mode: TlsMode, ca_file: Option<&Path>) -> Result<MakeRustlsConnect, OpenError> {

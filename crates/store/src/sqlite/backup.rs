@@ -2,41 +2,12 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::files::{beside, make_file, sync_dir};
 use super::schema::{Access, check, connect};
 use super::{connect_to_read, fault};
-use crate::OpenError;
-
-/// Why there is no backup.
-#[derive(Debug, thiserror::Error)]
-pub enum BackupError {
-    /// Something is in the way.
-    #[error("{} exists already; name a new file", .0.display())]
-    Exists(PathBuf),
-    /// `SQLite` wants file names in UTF-8.
-    #[error("the name {} is not UTF-8; name another file", .0.display())]
-    Name(PathBuf),
-    /// The file cannot be made or written.
-    #[error("{} cannot be written: {error}; check that there is room and that this user may write there", .path.display())]
-    Files {
-        /// Which file.
-        path: PathBuf,
-        /// What the system says.
-        #[source]
-        error: io::Error,
-    },
-    /// The database cannot be read.
-    #[error(transparent)]
-    Source(#[from] OpenError),
-    /// The copy failed.
-    #[error("the backup failed: {0}")]
-    Copy(String),
-    /// The process is ending.
-    #[error("the backup was cut short: {0}")]
-    CutShort(String),
-}
+use crate::error::BackupError;
 
 /// Copies the store at `path` into the new file `to`, mode 0600: one consistent state, on disk when this returns. Works
 /// also while a server, this process or another, is using the store. Takes about five seconds for each gigabyte.

@@ -10,10 +10,10 @@ use std::thread::{self, JoinHandle};
 
 use rusqlite::InterruptHandle;
 
+use super::batch::Shared;
 use super::fault::while_opening;
 use super::schema::{Access, check, connect};
-use super::writer::Shared;
-use crate::OpenError;
+use crate::error::OpenError;
 
 /// The largest database that is looked through before the store is opened, in bytes. That takes some 70 ms.
 pub(super) const CHECKED_AT_ONCE: u64 = 32 * 1024 * 1024;

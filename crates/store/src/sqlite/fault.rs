@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rusqlite::{Error, ErrorCode};
 
-use crate::OpenError;
+use crate::error::OpenError;
 
 /// A sentence about a failed write or read: the cause, and the remedy.
 pub(crate) fn sentence(path: &Path, error: &Error) -> String {

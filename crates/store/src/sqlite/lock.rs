@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::Path;
 
-use crate::OpenError;
+use crate::error::OpenError;
 
 /// The lock's name, beside the database.
 pub(super) const LOCK_FILE: &str = "countersign.lock";

@@ -16,7 +16,9 @@
 //! every token issued before is refused. The same happens to a database whose log is missing: whoever removed it may have
 //! removed answers that were given.
 
+mod backend;
 mod backup;
+mod batch;
 mod checkup;
 mod fault;
 mod files;
@@ -46,10 +48,10 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 use tokio::task::spawn_blocking;
 
-pub use self::backup::{BackupError, backup};
+pub use self::backend::Database;
+pub use self::backup::backup;
 pub(crate) use self::lock::process_name;
 pub use self::moving::MovableSqlite;
-pub use self::writer::WriteCounts;
 
 /// What the store of events, which is in a file of its own, does in the same way.
 pub(crate) mod shared {
@@ -58,14 +60,16 @@ pub(crate) mod shared {
     pub(crate) use super::records::{Address, first_id_at};
 }
 
+use self::batch::Connect;
 use self::checkup::{CHECKED_AT_ONCE, Checkup};
 use self::fault::while_opening;
 pub(crate) use self::files::resolve;
 use self::lock::Lock;
 use self::reader::Readers;
 use self::schema::Access;
-use self::writer::{Connect, Writer};
-use crate::OpenError;
+use self::writer::Writer;
+use crate::backend::IfMissing;
+use crate::error::{BackupError, OpenError};
 
 /// The database's name in the data directory.
 pub const FILE_NAME: &str = "countersign.db";
@@ -93,15 +97,15 @@ impl SqliteStore {
     /// the file with 0600. Looks through the whole file for damage: before this returns if it is small, and beside its
     /// use if it is not. Found then, damage ends all writing: see `checkup.rs`.
     pub async fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
-        Self::open_on_a_thread(path, clock, true).await
+        Self::open_or(path, clock, IfMissing::Make).await
     }
 
-    /// The same, but a database that is not there is an error.
-    pub async fn open_existing(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
-        Self::open_on_a_thread(path, clock, false).await
-    }
-
-    async fn open_on_a_thread(path: &Path, clock: Arc<dyn Clock>, make: bool) -> Result<Self, OpenError> {
+    /// The same, but for a database that is not there.
+    pub async fn open_or(
+        path: &Path,
+        clock: Arc<dyn Clock>,
+        if_missing: IfMissing,
+    ) -> Result<Self, OpenError> {
         let path = resolve(path).map_err(|error| OpenError::Files {
             doing: "found",
             path: path.to_owned(),
@@ -110,7 +114,7 @@ impl SqliteStore {
         let opened = spawn_blocking(move || {
             let connect_path = path.clone();
             let connect = Box::new(move || schema::connect(&connect_path, Access::Write));
-            Self::open_with(path, clock, make, connect, writer::QUEUE, CHECKED_AT_ONCE)
+            Self::open_with(path, clock, if_missing, connect, writer::QUEUE, CHECKED_AT_ONCE)
         });
         opened
             .await
@@ -120,13 +124,13 @@ impl SqliteStore {
     fn open_with(
         path: PathBuf,
         clock: Arc<dyn Clock>,
-        make: bool,
+        if_missing: IfMissing,
         connect: Connect,
         queue: usize,
         checked_at_once: u64,
     ) -> Result<Self, OpenError> {
         let files = |error| OpenError::Files { doing: "used", path: path.clone(), error };
-        let lock = make_place(&path, make)?;
+        let lock = make_place(&path, if_missing)?;
         let is_small = path.metadata().map_err(files)?.len() <= checked_at_once;
         let (connection, moved) = connect_first(&path, &*clock, &connect, is_small)?;
         let readers = Readers::new(path.clone());
@@ -143,11 +147,6 @@ impl SqliteStore {
         copied.await.unwrap_or_else(|error| Err(BackupError::CutShort(error.to_string())))
     }
 
-    /// How much has been written since it was opened.
-    pub fn write_counts(&self) -> WriteCounts {
-        self.writer.counts()
-    }
-
     /// Where the database is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -155,16 +154,15 @@ impl SqliteStore {
 }
 
 /// Makes what is missing and takes the lock.
-fn make_place(path: &Path, make: bool) -> Result<Lock, OpenError> {
+fn make_place(path: &Path, if_missing: IfMissing) -> Result<Lock, OpenError> {
     let files = |doing, path: &Path| {
         let path = path.to_owned();
         move |error| OpenError::Files { doing, path, error }
     };
     let dir = files::dir_of(path);
-    if make {
-        files::make_dir(dir).map_err(files("made", dir))?;
-    } else {
-        must_exist(path)?;
+    match if_missing {
+        IfMissing::Make => files::make_dir(dir).map_err(files("made", dir))?,
+        IfMissing::Fail => must_exist(path)?,
     }
     let lock = Lock::take(dir)?;
     if !path.exists() {
@@ -355,9 +353,7 @@ impl TokenStore for SqliteStore {
     }
 
     fn counts(&self) -> Option<StoreCounts> {
-        let WriteCounts { calls, commits, failures } = self.writer.counts();
-        let batches = self.writer.shared().sizes.read();
-        Some(StoreCounts { calls, commits, failures, waiting: self.writer.waiting(), batches })
+        Some(self.writer.counts())
     }
 
     async fn ready(&self) -> Result<(), StoreError> {

@@ -13,7 +13,8 @@ use tokio::task::spawn_blocking;
 use super::lock::Lock;
 use super::schema::{self, Access};
 use super::{connect_to_move, fault, make_place, records, resolve};
-use crate::OpenError;
+use crate::backend::IfMissing;
+use crate::error::OpenError;
 use crate::moving::{Movable, MoveError, line};
 
 /// A database that is moved from or to.
@@ -30,15 +31,15 @@ impl fmt::Debug for MovableSqlite {
 }
 
 impl MovableSqlite {
-    /// The database at `path`; made if `make` says so. Brings its schema up to date.
-    pub async fn open(path: &Path, clock: Arc<dyn Clock>, make: bool) -> Result<Self, OpenError> {
+    /// The database at `path`. Brings its schema up to date.
+    pub async fn open(path: &Path, clock: Arc<dyn Clock>, if_missing: IfMissing) -> Result<Self, OpenError> {
         let path = resolve(path).map_err(|error| OpenError::Files {
             doing: "found",
             path: path.to_owned(),
             error,
         })?;
         let opened = spawn_blocking(move || {
-            let lock = make_place(&path, make)?;
+            let lock = make_place(&path, if_missing)?;
             let connect = || schema::connect(&path, Access::Write);
             let (connection, _) = connect_to_move(&path, &*clock, &connect, true)?;
             Ok(Self { path, connection: Arc::new(Mutex::new(connection)), _lock: lock })

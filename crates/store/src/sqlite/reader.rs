@@ -14,7 +14,7 @@ use super::fault::sentence;
 use super::files::{mark_lost_log, wal_of};
 use super::records::{self, Lines};
 use super::schema::{Access, connect};
-use super::writer::closed;
+use crate::error::closed;
 
 /// How many reads run at the same time; more wait.
 const READERS: u32 = 8;

@@ -10,7 +10,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use super::fault::while_opening;
-use crate::OpenError;
+use crate::error::OpenError;
 
 /// Says in the file's header whose it is: `cstk`. `SQLite` file format, section 1.3.17.
 const APPLICATION_ID: i32 = 0x6373_746b;

@@ -3,15 +3,14 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use countersign_core::{Clock, StoreError, to_millis};
 use rusqlite::Connection;
 use tokio::sync::mpsc;
 
+use super::batch::{Batch, Connect, Job, Message, Shared};
 use super::fault::sentence;
 use super::files::{Identity, ensure_log, mark_lost_log_now, wal_of};
-use super::writer::{Batch, Connect, Job, Message, NEVER, Shared};
 
 /// How many calls share a commit at most, so that a batch stays a matter of milliseconds.
 const BATCH: usize = 1024;
@@ -95,10 +94,7 @@ impl Thread {
     }
 
     fn succeeded(&mut self, calls: usize) {
-        let calls = u64::try_from(calls).unwrap_or(0);
-        self.shared.calls.fetch_add(calls, Ordering::Relaxed);
-        self.shared.sizes.add(calls);
-        self.shared.commits.fetch_add(1, Ordering::Relaxed);
+        self.shared.counts.committed(calls);
         if std::mem::take(&mut self.failing) {
             tracing::info!(database = %self.path.display(), "the store is usable again");
         }
@@ -111,8 +107,8 @@ impl Thread {
         };
         self.connection = self.connection.take().filter(is_clean);
         self.suspect = true;
-        self.shared.written.store(NEVER, Ordering::Release);
-        self.shared.failures.fetch_add(1, Ordering::Relaxed);
+        self.shared.counts.forget_written();
+        self.shared.counts.failed();
         if !std::mem::replace(&mut self.failing, true) {
             tracing::error!(reason, "the store is not usable; no token is consumed until it is");
         }
@@ -139,7 +135,7 @@ impl Thread {
         }
         connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute(())).map_err(fault)?;
         if connection.total_changes() != before {
-            self.shared.written.store(to_millis(self.clock.now()), Ordering::Release);
+            self.shared.counts.has_written(to_millis(self.clock.now()));
         }
         Ok(())
     }

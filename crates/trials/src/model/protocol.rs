@@ -9,7 +9,7 @@ use countersign_core::{
     Audience, Consumption, End, Ending, KeyRing, LoginToken, LoginTokenSet, ManualClock, NewToken, Policy,
     RetryKeyHash, SequenceEntropy, after, from_millis,
 };
-use countersign_store::MemoryStore;
+use countersign_store::memory::MemoryStore;
 use jiff::Timestamp;
 use stateright::{Model, Property};
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_core::{SystemClock, TokenStore};
-use countersign_store::MemoryStore;
+use countersign_store::memory::MemoryStore;
 use countersign_trials::broken::{InProcess, ReadThenWrite};
 use countersign_trials::process::{BIN_VARIABLE, find_binary};
 use countersign_trials::{TrialError, races};

@@ -7,7 +7,8 @@ use countersign_core::{
     Clock, Consumption, Ending, ManualClock, RetryKeyHash, SequenceEntropy, TokenId, TokenStore, after,
     from_millis,
 };
-use countersign_store::{MemoryStore, SqliteStore};
+use countersign_store::memory::MemoryStore;
+use countersign_store::sqlite::SqliteStore;
 use countersign_trials::model::ModelStore;
 use proptest::prelude::*;
 

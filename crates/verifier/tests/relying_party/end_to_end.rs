@@ -14,7 +14,7 @@ use countersign_core::{Audience, Clock, KeyRing, LoginTokenSet, NewToken, OsEntr
 use countersign_server::{
     App, Events, KeyFile, Names, Peer, RefusalLimiter, SpentStatus, TrustedProxies, routes,
 };
-use countersign_store::MemoryStore;
+use countersign_store::memory::MemoryStore;
 use countersign_verifier::{LoginLayer, Verifier, VerifyError};
 use tempfile::TempDir;
 use tokio::net::TcpListener;

@@ -7,7 +7,7 @@ use countersign_test_postgres::{Cluster, Place};
 
 use super::super::{DatabaseExamination, examine};
 use super::{World, options, url};
-use crate::OpenError;
+use crate::error::OpenError;
 
 async fn look(world: &World) -> Result<DatabaseExamination, OpenError> {
     let clock = Arc::clone(&world.clock) as Arc<dyn Clock>;

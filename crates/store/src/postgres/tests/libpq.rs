@@ -11,7 +11,7 @@ use countersign_test_postgres::{new_name, programs, run, shared};
 
 use super::super::{LibpqEnvironment, PostgresUrl, inspect};
 use super::options;
-use crate::OpenError;
+use crate::error::OpenError;
 
 /// Whether `psql` gets in with this password file.
 fn psql_gets_in(url: &str, file: &Path) -> bool {

@@ -26,8 +26,8 @@ use countersign_test_postgres::Place;
 use jiff::Timestamp;
 
 use super::{PostgresOptions, PostgresStore, PostgresUrl};
-use crate::OpenError;
 use crate::contract::{Subject, contract_tests};
+use crate::error::OpenError;
 
 struct Postgres(Place);
 

@@ -12,8 +12,9 @@ use tempfile::TempDir;
 use super::super::MovablePostgres;
 use super::super::sql::Table;
 use super::{World, consume, options, try_open, url};
-use crate::OpenError;
+use crate::backend::IfMissing;
 use crate::contract::{self, MovePlace};
+use crate::error::OpenError;
 use crate::moving::Movable;
 use crate::sqlite::{MovableSqlite, SqliteStore};
 
@@ -27,7 +28,7 @@ impl InPostgres {
 
 async fn movable(place: &Place, clock: Arc<dyn Clock>) -> MovablePostgres {
     let (url, options) = (url(place.url()), options(place.schema()));
-    MovablePostgres::open(&url, &options, clock, Arc::new(OsEntropy), true).await.unwrap()
+    MovablePostgres::open(&url, &options, clock, Arc::new(OsEntropy), IfMissing::Make).await.unwrap()
 }
 
 #[async_trait]
@@ -64,7 +65,7 @@ impl MovePlace for InFile {
     }
 
     async fn movable(&self, clock: Arc<dyn Clock>) -> Arc<dyn Movable> {
-        Arc::new(MovableSqlite::open(&self.path(), clock, true).await.unwrap())
+        Arc::new(MovableSqlite::open(&self.path(), clock, IfMissing::Make).await.unwrap())
     }
 
     async fn serve(&self, clock: Arc<dyn Clock>) -> Result<Arc<dyn TokenStore>, OpenError> {

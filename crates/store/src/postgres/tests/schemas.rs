@@ -8,7 +8,7 @@ use countersign_test_postgres::{connect, new_name, run};
 use super::super::schema::newest;
 use super::super::{PostgresOptions, PostgresStore, inspect, migrate};
 use super::{World, consume, options, try_open, url};
-use crate::OpenError;
+use crate::error::OpenError;
 
 /// Many nodes open the same empty place at the same moment. Each round is a new place.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

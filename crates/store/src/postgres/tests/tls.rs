@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::super::{PostgresOptions, PostgresStore};
 use super::{World, consume, url};
-use crate::OpenError;
+use crate::error::OpenError;
 
 fn authority() -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::default();

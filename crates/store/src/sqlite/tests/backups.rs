@@ -9,7 +9,7 @@ use countersign_core::{Clock, End, TokenStore, after};
 use super::super::files::{beside, wal_of};
 use super::super::{BackupError, backup, inspect};
 use super::{Held, Place, SqliteStore, consume, consume_all, fence_after_all, look};
-use crate::OpenError;
+use crate::error::OpenError;
 
 #[tokio::test]
 async fn a_restored_backup_makes_no_token_live_again() {

@@ -8,7 +8,6 @@ use tokio::time::Instant;
 
 use super::super::PURGE_REST;
 use super::super::records::first_id_at;
-use super::super::writer::WriteCounts;
 use super::{Held, Place, consume, consume_all, consumption, look, poll_once};
 
 #[tokio::test]
@@ -24,8 +23,9 @@ async fn calls_that_wait_share_a_commit() {
     for call in queued {
         assert_eq!(call.0.await, Ok(End::Recorded));
     }
-    assert_eq!(store.write_counts(), WriteCounts { calls: 101, commits: 2, failures: 0 });
-    assert_eq!(store.counts().unwrap().batches, [1, 0, 0, 0, 0, 0, 1, 0], "one of 1 and one of 100");
+    let counts = store.counts().unwrap();
+    assert_eq!((counts.calls, counts.commits, counts.failures), (101, 2, 0));
+    assert_eq!(counts.batches, [1, 0, 0, 0, 0, 0, 1, 0], "one of 1 and one of 100");
 }
 
 #[tokio::test]
@@ -35,7 +35,8 @@ async fn a_call_alone_is_a_batch_of_its_own() {
     for token in place.tokens(10) {
         assert_eq!(consume(&store, token).await, Ok(End::Recorded));
     }
-    assert_eq!(store.write_counts(), WriteCounts { calls: 10, commits: 10, failures: 0 });
+    let counts = store.counts().unwrap();
+    assert_eq!((counts.calls, counts.commits, counts.failures), (10, 10, 0));
 }
 
 #[tokio::test]
@@ -52,7 +53,7 @@ async fn the_same_id_twice_in_a_batch_is_decided_by_order() {
     assert_eq!(first.0.await, Ok(End::Recorded));
     assert_eq!(between.0.await, Ok(End::Recorded));
     assert_eq!(second.await, Ok(End::Already(consumption(token.0.created()))));
-    assert_eq!(store.write_counts().commits, 2);
+    assert_eq!(store.counts().unwrap().commits, 2);
 }
 
 #[tokio::test]
@@ -69,7 +70,7 @@ async fn a_fence_counts_for_those_behind_it_in_the_batch() {
     assert_eq!(first.0.await, Ok(End::Recorded));
     assert_eq!(fence.await, Ok(before.1));
     assert_eq!(second.0.await, Ok(End::Fenced));
-    assert_eq!(store.write_counts().commits, 2);
+    assert_eq!(store.counts().unwrap().commits, 2);
 }
 
 #[tokio::test]
@@ -87,7 +88,7 @@ async fn a_horizon_counts_for_those_behind_it_in_the_batch() {
     held.release().await;
     assert_eq!(first.0.await, Ok(End::Recorded));
     assert_eq!(second.0.await, Ok(End::Forgotten));
-    assert_eq!(store.write_counts().commits, 2);
+    assert_eq!(store.counts().unwrap().commits, 2);
     assert_eq!(purge.await.unwrap().removed, 1);
 }
 
@@ -131,12 +132,12 @@ async fn readiness_costs_at_most_one_commit_a_second() {
         for _ in 0..100 {
             assert_eq!(store.ready().await, Ok(()));
         }
-        assert_eq!(store.write_counts().commits, expected);
+        assert_eq!(store.counts().unwrap().commits, expected);
         place.clock.advance(Duration::from_secs(1));
     }
     assert_eq!(consume(&store, place.token()).await, Ok(End::Recorded));
     assert_eq!(store.ready().await, Ok(()), "the consumption has just shown that it works");
-    assert_eq!(store.write_counts().commits, 4);
+    assert_eq!(store.counts().unwrap().commits, 4);
 }
 
 #[tokio::test]
@@ -147,9 +148,9 @@ async fn an_answer_from_the_record_shows_nothing_about_writing() {
     assert_eq!(consume(&store, token).await, Ok(End::Recorded));
     place.clock.advance(Duration::from_secs(1));
     assert!(matches!(consume(&store, token).await, Ok(End::Already(_))));
-    assert_eq!(store.write_counts().commits, 2);
+    assert_eq!(store.counts().unwrap().commits, 2);
     assert_eq!(store.ready().await, Ok(()));
-    assert_eq!(store.write_counts().commits, 3, "it has tried for itself");
+    assert_eq!(store.counts().unwrap().commits, 3, "it has tried for itself");
 }
 
 #[tokio::test]
@@ -161,10 +162,10 @@ async fn purging_bothers_the_writer_only_where_there_is_something_to_remove() {
     }
     let line = place.token().1;
     assert_eq!(store.purge(line).await, Ok(0));
-    assert_eq!(store.write_counts().commits, 50, "a reader sees that there is nothing");
+    assert_eq!(store.counts().unwrap().commits, 50, "a reader sees that there is nothing");
     place.clock.advance(Duration::from_millis(1));
     assert_eq!(store.purge(place.token().1).await, Ok(50));
-    assert_eq!(store.write_counts().commits, 51, "one for the slice");
+    assert_eq!(store.counts().unwrap().commits, 51, "one for the slice");
 }
 
 #[tokio::test(start_paused = true)]
@@ -175,7 +176,7 @@ async fn a_large_purge_is_cut_into_slices() {
     place.clock.advance(Duration::from_millis(1));
     let began = Instant::now();
     assert_eq!(store.purge(place.token().1).await, Ok(750));
-    assert_eq!(store.write_counts().commits, 1 + 3, "the rows, and three slices");
+    assert_eq!(store.counts().unwrap().commits, 1 + 3, "the rows, and three slices");
     assert_eq!(began.elapsed(), Duration::ZERO, "nobody waits for a purge that is alone");
 }
 

@@ -7,13 +7,14 @@ use countersign_core::{Clock, End, StoreError, TokenStore};
 
 use super::super::schema::{self, Access};
 use super::{Place, SqliteStore, consume, consume_all, reason};
+use crate::backend::IfMissing;
 
 /// Opens a store that counts as large.
 fn open_large(place: &Place) -> SqliteStore {
     let path = place.db();
     let connect = Box::new(move || schema::connect(&path, Access::Write));
     let clock = Arc::clone(&place.clock) as Arc<dyn Clock>;
-    SqliteStore::open_with(place.db(), clock, true, connect, 16, 0).unwrap()
+    SqliteStore::open_with(place.db(), clock, IfMissing::Make, connect, 16, 0).unwrap()
 }
 
 async fn filled() -> Place {

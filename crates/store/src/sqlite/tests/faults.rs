@@ -40,7 +40,7 @@ async fn a_batch_that_does_not_fit_on_the_disk_is_refused_as_a_whole() {
         assert!(reason.starts_with("the disk that holds "), "{reason}");
         assert!(reason.ends_with(" is full; make room, and it goes on by itself"), "{reason}");
     }
-    assert_eq!(store.write_counts().failures, 1);
+    assert_eq!(store.counts().unwrap().failures, 1);
     assert_eq!(store.stats().await.unwrap().consumed, 1, "nothing was half-written");
 
     // The next batch has a new connection, without the limit.

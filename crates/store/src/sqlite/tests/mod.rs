@@ -27,11 +27,12 @@ use countersign_core::{
 use jiff::Timestamp;
 use tempfile::TempDir;
 
+use super::batch::Connect;
 use super::schema::{self, Access};
-use super::writer::Connect;
 use super::{FILE_NAME, SqliteStore};
-use crate::OpenError;
+use crate::backend::IfMissing;
 use crate::contract::{Subject, contract_tests};
+use crate::error::OpenError;
 
 struct Sqlite(TempDir);
 
@@ -100,7 +101,7 @@ impl Place {
         SqliteStore::open_with(
             self.db(),
             Arc::clone(&self.clock) as Arc<dyn Clock>,
-            true,
+            IfMissing::Make,
             connect,
             queue,
             u64::MAX,

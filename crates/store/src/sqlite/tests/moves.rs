@@ -10,8 +10,9 @@ use tempfile::TempDir;
 
 use super::super::{MovableSqlite, SqliteStore};
 use super::{Place, consume};
-use crate::OpenError;
+use crate::backend::IfMissing;
 use crate::contract::{self, MovePlace};
+use crate::error::OpenError;
 use crate::moving::Movable;
 
 struct SqlitePlace(TempDir);
@@ -33,7 +34,7 @@ impl MovePlace for SqlitePlace {
     }
 
     async fn movable(&self, clock: Arc<dyn Clock>) -> Arc<dyn Movable> {
-        Arc::new(MovableSqlite::open(&self.path(), clock, true).await.unwrap())
+        Arc::new(MovableSqlite::open(&self.path(), clock, IfMissing::Make).await.unwrap())
     }
 
     async fn serve(&self, clock: Arc<dyn Clock>) -> Result<Arc<dyn TokenStore>, OpenError> {
@@ -82,7 +83,7 @@ async fn store_in_use_is_not_moved() {
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(from_millis(1_767_225_600_123)));
     let store = place.open().await;
     consume(&store, place.token()).await.unwrap();
-    let in_use = MovableSqlite::open(&place.db(), clock, false).await.unwrap_err();
+    let in_use = MovableSqlite::open(&place.db(), clock, IfMissing::Fail).await.unwrap_err();
     assert!(matches!(in_use, OpenError::InUse { .. }), "{in_use}");
 }
 

@@ -9,7 +9,8 @@ use super::super::files::{beside, ensure_log, wal_of};
 use super::super::lock::LOCK_FILE;
 use super::super::{inspect, schema};
 use super::{Place, SqliteStore, consume, consume_all, fence_after_all, look};
-use crate::OpenError;
+use crate::backend::IfMissing;
+use crate::error::OpenError;
 
 #[cfg(unix)]
 #[tokio::test]
@@ -67,12 +68,12 @@ async fn a_directory_in_use_is_refused() {
 async fn administration_makes_no_new_store() {
     let place = Place::new();
     let clock = Arc::clone(&place.clock) as Arc<dyn Clock>;
-    let missing = SqliteStore::open_existing(&place.db(), Arc::clone(&clock)).await.unwrap_err();
+    let missing = SqliteStore::open_or(&place.db(), Arc::clone(&clock), IfMissing::Fail).await.unwrap_err();
     assert!(matches!(missing, OpenError::Missing(_)), "{missing}");
     assert!(matches!(inspect(&place.db()), Err(OpenError::Missing(_))));
     assert_eq!(fs::read_dir(place.dir.path()).unwrap().count(), 0);
     drop(place.open().await);
-    SqliteStore::open_existing(&place.db(), clock).await.unwrap();
+    SqliteStore::open_or(&place.db(), clock, IfMissing::Fail).await.unwrap();
 }
 
 #[tokio::test]
