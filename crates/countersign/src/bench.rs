@@ -17,7 +17,7 @@ use crate::remote::read_secret;
 use crate::settings::parse_audience;
 
 pub(crate) const BENCH_HELP: &str = "\
-Workloads, of which a round is one or two requests, each with one right answer:
+Workloads. A round is one or two requests, and each has one right answer:
 
   handshake  newBugTrackerToken() by XML-RPC, then a POST to the token's handshake: 200
   issue      newBugTrackerToken() by XML-RPC: a token
@@ -28,16 +28,16 @@ Workloads, of which a round is one or two requests, each with one right answer:
 Any other answer counts as an error, and the command ends with exit code 1.
 
 Without --rate each connection sends its next request when the last one is answered. That shows how much the server can \
-do, but not how long callers wait who do not take turns. With --rate requests are sent by a timetable that the server \
-cannot delay, and latency counts from when a request was due: a stall shows in every request that it held up.
+do, but not how long independent callers wait. With --rate the command sends requests on a schedule that the server \
+cannot delay, and latency counts from the time when a request was due: a stall shows in every request that it delayed.
 
-Try it on a server that does not limit refusals, which replay and forged are made of:
+Try it on a server without a limit on refusals, because replay and forged consist of them:
 
   countersign serve --refusals-per-minute 0
   countersign bench handshake --connections 64 --duration 10s
   countersign bench handshake --rate 500
 
-Exit codes: 0 every answer was right, 1 one was not or there was none, 2 wrong usage.";
+Exit codes: 0 every answer was right, 1 an answer was wrong or missing, 2 wrong usage.";
 
 /// How long is measured unless said otherwise.
 const DURATION: Duration = Duration::from_secs(10);
@@ -50,7 +50,7 @@ const BAR_STEPS: u32 = 1000;
 
 #[derive(Args, Debug)]
 pub(crate) struct BenchCommand {
-    /// What each connection does: handshake, issue, replay, forged or health
+    /// The requests to send: handshake, issue, replay, forged or health
     #[arg(value_name = "WORKLOAD", default_value = "handshake", hide_possible_values = true, value_parser = PossibleValuesParser::new(Workload::ALL.map(Workload::name)).try_map(|name| name.parse::<Workload>()))]
     workload: Workload,
     /// The private listener; XML-RPC is at /bugs below it
@@ -59,34 +59,34 @@ pub(crate) struct BenchCommand {
     /// The public listener [default: where the server says its handshakes are]
     #[arg(long, value_name = "URL")]
     public: Option<String>,
-    /// How many connections, kept alive, to each listener that the workload needs; at most 10000
+    /// Kept-alive connections to each listener that the workload needs; at most 10000
     #[arg(long, value_name = "NUMBER", default_value_t = 64)]
     connections: u16,
-    /// For how long to measure, such as 10s or 2m; at most 24h [default: 10s]
+    /// How long to measure, such as 10s or 2m; at most 24h [default: 10s]
     #[arg(long, value_name = "DURATION", conflicts_with = "count")]
     duration: Option<SignedDuration>,
-    /// How many rounds to measure, in place of a duration
+    /// The number of rounds to measure, instead of a duration
     #[arg(long, value_name = "NUMBER")]
     count: Option<u64>,
-    /// Rounds a second by a timetable, over all connections (an open loop) [default: as many as are answered]
+    /// Rounds a second on a schedule, over all connections (an open loop) [default: as many as are answered]
     #[arg(long, value_name = "PER-SECOND")]
     rate: Option<f64>,
-    /// For how long there is load before anything is measured [default: 1s, or 0s with --count]
+    /// How long to load the server before the measurement begins [default: 1s, or 0s with --count]
     #[arg(long, value_name = "DURATION")]
     warmup: Option<SignedDuration>,
-    /// The bug tracker that tokens are bound to, and that redeems them [default: none]
+    /// The bug tracker to which tokens are bound and which redeems them [default: none]
     #[arg(long, value_name = "URL", value_parser = parse_audience)]
     audience: Option<String>,
-    /// A file with the secret that the private API asks for, if it does
+    /// A file with the secret that the private API requires, if any
     #[arg(long, env = "COUNTERSIGN_PRIVATE_BEARER_FILE", value_name = "FILE")]
     private_bearer_file: Option<PathBuf>,
-    /// Load another machine, too: only if it is yours
+    /// Allow a server on another machine; use it only on a machine of yours
     #[arg(long)]
     allow_remote: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
-    /// Draw no progress bar; there is one only where standard error is a terminal
+    /// Draw no progress bar; there is one only if standard error is a terminal
     #[arg(long, short)]
     quiet: bool,
 }

@@ -18,7 +18,7 @@ use crate::output::{Failure, print, print_json};
 use crate::settings::parse_audience;
 
 pub(crate) const CHECK_TRACKER_HELP: &str = "\
-Configure a tracker of your own, best one made for tests, with
+Configure a tracker of your own, preferably one made for tests, with
 
   auth_server = http://127.0.0.1:8099/token/%s/+bugtracker-handshake
 
@@ -26,17 +26,17 @@ restart it, and run:
 
   countersign check-tracker http://127.0.0.1:8000/trac --listen 127.0.0.1:8099
 
-The command is the issuer at that address and the worker that logs in, with tokens that it makes up. It talks to nobody \
-but the tracker. Each line is a check: pass, FAIL, or advice. The tracker keeps some dozens of sessions; they end as its \
+The command plays the issuer at that address and the worker that logs in, with tokens that it makes up. It talks only to \
+the tracker. Each line is a check: pass, FAIL, or advice. Some dozens of sessions remain in the tracker; they expire as its \
 other sessions do.
 
-With --self-signed the command is an https issuer whose certificate nobody can trust, and sees whether the tracker refuses \
-it. That is a check of its own, with another auth_server: https://127.0.0.1:8099/token/%s/+bugtracker-handshake
+With --self-signed the command plays an https issuer with an untrusted certificate, and checks that the tracker rejects it. \
+Configure the tracker with another auth_server for this check: https://127.0.0.1:8099/token/%s/+bugtracker-handshake
 
-With --api BUG the worker goes on: it uses the plugin API as Launchpad does, with this bug of the tracker, and each line says \
-what Launchpad could not have used. The bug gets comments, and a link for a moment. With --only api-NAME nothing else is checked.
+With --api BUG the worker also uses the plugin API as Launchpad does, with this bug of the tracker, and each line says what \
+Launchpad could not use. The bug gets comments and, for a moment, a link. With --only api-NAME the command runs that check alone.
 
-For an https tracker with an authority of your own, name that in the variable SSL_CERT_FILE.
+For an https tracker with a private certificate authority, name its file in the variable SSL_CERT_FILE.
 
 Exit codes: 0 nothing failed, 1 something failed or nothing could be checked, 2 wrong usage.";
 
@@ -51,25 +51,25 @@ pub(crate) struct CheckTrackerCommand {
     /// The tracker's base URL
     #[arg(value_name = "URL")]
     url: String,
-    /// Where to be the issuer: a loopback or private address; port 0 takes a free port
+    /// The address of the issuer that the command plays: loopback or private; port 0 takes a free port
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     listen: SocketAddr,
     /// How the worker logs in
     #[arg(long, default_value = "trac", value_parser = PossibleValuesParser::new(Tracker::ALL.map(Tracker::name)).try_map(|name| name.parse::<Tracker>()))]
     kind: Tracker,
-    /// The base URL that the tracker is to state, if that is another
+    /// The base URL that the tracker must state, if it differs
     #[arg(long, value_name = "URL", value_parser = parse_audience)]
     audience: Option<String>,
-    /// Be an https issuer whose certificate nobody can trust, and check nothing but that
+    /// Play an https issuer with an untrusted certificate, and check only that the tracker rejects it
     #[arg(long)]
     self_signed: bool,
-    /// Check the plugin API, too, as Launchpad's worker uses it, with this bug of the tracker, which gets comments
+    /// Also check the plugin API, as Launchpad's worker uses it, with this bug of the tracker; the bug gets comments
     #[arg(long, value_name = "BUG", conflicts_with = "self_signed")]
     api: Option<String>,
-    /// Make this check only; can be given more than once
+    /// Run only this check; can be given more than once
     #[arg(long, value_name = "CHECK", hide_possible_values = true, value_parser = PossibleValuesParser::new(CHECKS.iter().chain(API_CHECKS).map(|check| check.name)))]
     only: Vec<String>,
-    /// How long the tracker may take for an answer, such as 30s or 2m
+    /// How long to wait for each answer of the tracker, such as 30s or 2m
     #[arg(long, value_name = "DURATION", default_value = "30s")]
     timeout: SignedDuration,
     /// How long to wait for a tracker that is not configured yet [default: 10m with a free port, else 0s]

@@ -23,7 +23,7 @@ use crate::sync_check::SyncCheckCommand;
 use crate::token::TokenCommand;
 
 const AFTER_HELP: &str = "\
-A first conversation, in two terminals:
+A first redemption, in two terminals:
 
   countersign serve
   TOKEN=$(countersign token new)
@@ -54,25 +54,25 @@ pub(crate) enum Command {
     /// Log in to a bug tracker with a token of a running server
     #[command(after_help = crate::login::LOGIN_HELP)]
     Login(Box<LoginCommand>),
-    /// See a bug tracker as Launchpad would see it: log in, compare the clocks, read a bug, perhaps add a comment
+    /// Check a bug tracker as Launchpad uses it: log in, compare the clocks, read a bug, optionally add a comment
     #[command(after_help = crate::sync_check::SYNC_CHECK_HELP)]
     SyncCheck(Box<SyncCheckCommand>),
-    /// Check what a bug tracker's plugin does right and wrong, by playing its issuer
+    /// Test a bug tracker's plugin by playing its issuer
     #[command(after_help = crate::check_tracker::CHECK_TRACKER_HELP)]
     CheckTracker(Box<CheckTrackerCommand>),
-    /// Load a running server, check every answer, and say how long it takes
+    /// Load a running server, check every answer, and report rates and latencies
     #[command(after_help = crate::bench::BENCH_HELP)]
     Bench(Box<BenchCommand>),
-    /// Show what happened: replays, relay attempts, refusals, rotated keys; and go on with what happens
+    /// List events: replays, relay attempts, refusals, rotated keys; or follow them
     #[command(after_help = crate::events::EVENTS_HELP)]
     Events(Box<EventsCommand>),
     /// List, rotate and revoke the keys that seal tokens
     #[command(subcommand)]
     Keys(KeysCommand),
-    /// Look after the store of consumed tokens
+    /// Manage the store of used tokens
     #[command(subcommand)]
     Store(StoreCommand),
-    /// Look at everything that an operator can get wrong, and say what to do
+    /// Check everything that an operator can get wrong, and say what to do
     #[command(after_help = crate::doctor::DOCTOR_HELP, mut_args(|arg| arg.hide_env(true)))]
     Doctor(Box<DoctorCommand>),
     /// Print a script that completes commands and flags in a shell

@@ -16,29 +16,28 @@ use crate::settings::parse_duration;
 pub(crate) const EVENTS_HELP: &str = "\
 Kinds: issued, consumed, refused, revoked, replay, relay, key-rotated, key-revoked, fence-moved, credential-rejected. Several are separated by commas.
 
-Oldest first. Events name tokens by their ids, which `countersign token show` prints. A redemption is told from its \
-record: when, and by which address. Tokens that are issued are kept as events only with the server's setting \
-record_issued; --follow tells of them in any case, as of everything else that happens on that server from then on. \
-Ctrl-C ends it.";
+The oldest event comes first. Events name tokens by their ids, which `countersign token show` prints. A redemption \
+comes from its record, with the time and the address. Issued tokens are kept as events only if the server's setting \
+record_issued is on. --follow prints every event of that server from then on, issued tokens included, until Ctrl-C.";
 
 /// The most events that the private API gives at once.
 const PAGE: usize = 1000;
 
 #[derive(Args, Debug)]
 pub(crate) struct EventsCommand {
-    /// Go on with what happens, until Ctrl-C
+    /// Wait for new events and print each, until Ctrl-C
     #[arg(long)]
     follow: bool,
-    /// Only what happened in this time until now, such as 90s, 5m or 24h
+    /// Only events of this last period, such as 90s, 5m or 24h
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     since: Option<SignedDuration>,
     /// Only these kinds, separated by commas
     #[arg(long, value_name = "KINDS", value_delimiter = ',', value_parser = parse_kind)]
     kind: Vec<KindFilter>,
-    /// The newest so many at most; 0 for all
+    /// Print at most this many, the newest; 0 for all
     #[arg(long, value_name = "NUMBER", default_value_t = 100)]
     limit: usize,
-    /// Print each event as JSON, in one line
+    /// Print each event as one line of JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]

@@ -10,11 +10,11 @@ use crate::cli::Cli;
 use crate::output::{Failure, print};
 
 pub(crate) const COMPLETIONS_HELP: &str = "\
-For bash, in a terminal that is open:
+For bash, in the present terminal:
 
   source <(countersign completions bash)
 
-For good, put the output where the shell looks for it, such as ~/.local/share/bash-completion/completions/countersign, \
+For all terminals, write the output to where the shell looks for it, such as ~/.local/share/bash-completion/completions/countersign, \
 ~/.zfunc/_countersign or ~/.config/fish/completions/countersign.fish. The Debian package does so.";
 
 #[derive(Args, Debug)]
@@ -26,7 +26,7 @@ pub(crate) struct CompletionsCommand {
 
 #[derive(Args, Debug)]
 pub(crate) struct ManCommand {
-    /// Where the pages go; made if missing
+    /// The directory for the pages; created if missing
     #[arg(value_name = "DIR")]
     directory: PathBuf,
 }

@@ -22,40 +22,40 @@ use crate::token::whole_seconds;
 pub(crate) enum KeysCommand {
     /// List the keys, without their secrets
     List(KeysArgs),
-    /// Add a key that seals new tokens; the older ones still open theirs, and leave with a rotation after a day
+    /// Add a key that seals new tokens; older keys still open their tokens, and a rotation a day later removes them
     Rotate(RotateArgs),
-    /// Take a stolen key out for good: every token that it sealed is refused from then on, on every server
+    /// Remove a stolen key for good: from then on every server rejects every token that it sealed
     #[command(after_help = REVOKE_HELP)]
     Revoke(RevokeArgs),
-    /// Lock the key ring in a shared store with the newest key of the key file: after a theft of that file
+    /// Lock the key ring of a shared store with the newest key of the key file, after a theft of that file
     #[command(after_help = REWRAP_HELP)]
     Rewrap(RewrapArgs),
-    /// Make a key ring where there is none, to be copied to several servers, or in place of one that was lost
+    /// Create a key ring, to copy it to several servers or to replace a lost one
     New(NewArgs),
-    /// Put a key file's keys into a shared store, in place of a key ring there that no file unlocks any more
+    /// Put the keys of a key file into a shared store whose own key ring no key file unlocks any more
     #[command(after_help = IMPORT_HELP)]
     Import(ImportArgs),
 }
 
 const REVOKE_HELP: &str = "\
-A key that seals is revoked with --rotate, unless a newer key waits: that one seals from then on. An older key never takes \
-its place. The name of the key stays in the ring, so that the key cannot come back with an older copy of the file.";
+To revoke the key that seals, add --rotate, unless a newer key is waiting: then that one seals from then on. An older key never \
+takes its place. The name of the revoked key stays in the ring, so an older copy of the file cannot bring the key back.";
 
 const REWRAP_HELP: &str = "\
-Several servers keep their key ring in the store, locked with a key of the key file that each of them has. To replace that \
-key: `countersign keys new --add` on one machine, copy the file to all, then this. It is refused, and names the server, as \
-long as one that serves does not have the newest key. The keys that seal tokens stay as they are: rotate and revoke them.";
+Several servers keep their key ring in the store, locked with a key from the key file that each of them has. To replace that \
+key, run `countersign keys new --add` on one machine, copy the file to all machines, and run this command. It fails, and names the \
+server, while a running server lacks the newest key. It does not change the keys that seal tokens: rotate or revoke those.";
 
 const IMPORT_HELP: &str = "\
-This is for a key file that was lost on every machine. Every token that the lost ring sealed is refused from then on. Stop \
-the servers first; `countersign keys new` makes a new file.";
+Use this if the key file is lost on every machine. From then on every token that the lost ring sealed is rejected. Stop the \
+servers first, and create a new file with `countersign keys new`.";
 
 /// The heading of the flags that name a key ring.
 pub(crate) const KEY_PLACE: &str = "Which key ring, with --offline";
 
 #[derive(Args, Debug)]
 pub(crate) struct KeysArgs {
-    /// Work on the key ring itself, in its file or in a PostgreSQL store; a server that uses it takes up a change within
+    /// Change the key ring itself, in its file or in a PostgreSQL store; a running server picks up the change within
     /// seconds
     #[arg(long)]
     offline: bool,
@@ -80,7 +80,7 @@ pub(crate) struct KeyPlace {
 
 #[derive(Args, Debug)]
 pub(crate) struct RotateArgs {
-    /// When the new key begins to seal, such as 10m; with several servers on one store, 10s at least
+    /// When the new key begins to seal, such as 10m; at least 10s if several servers share a store
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = parse_duration)]
     activate_in: SignedDuration,
     #[command(flatten)]
@@ -89,10 +89,10 @@ pub(crate) struct RotateArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct RevokeArgs {
-    /// The key, by the name that `countersign keys list` shows
+    /// The name of the key, as `countersign keys list` prints it
     #[arg(value_name = "KEY")]
     key: KeyId,
-    /// Add a new key in the same step, which seals at once; needed for the key that seals
+    /// Add a new key in the same step, which seals at once; required to revoke the key that seals
     #[arg(long)]
     rotate: bool,
     #[command(flatten)]
@@ -110,7 +110,8 @@ pub(crate) struct RewrapArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct NewArgs {
-    /// Add a key to a file that is there, to lock the key ring in a shared store with (`countersign keys rewrap`)
+    /// Add a key to an existing file, so that `countersign keys rewrap` can lock the key ring of a shared store with
+    /// it
     #[arg(long)]
     add: bool,
     /// Print JSON

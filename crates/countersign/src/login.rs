@@ -18,43 +18,44 @@ use crate::remote::{ServerArgs, trace};
 use crate::settings::{parse_audience, parse_duration};
 
 pub(crate) const LOGIN_HELP: &str = "\
-Makes sure that the tracker and its plugin are there, gets a token from the server, brings it to the tracker, and prints \
+The command checks that the tracker and its plugin answer, gets a token from the server, shows it to the tracker, and prints \
 the session:
 
   curl -H \"$(countersign login trac https://trac.example.org/)\" https://trac.example.org/
 
-or keeps it for many requests:
+Or it keeps the session for many requests:
 
   countersign login bugzilla https://bugs.example.org/ --cookie-jar jar
   curl -b jar https://bugs.example.org/
 
-Proxy variables of the environment are ignored; use --proxy.";
+The command ignores the proxy variables of the environment; use --proxy.";
 
 /// Which tracker it is, and how it is reached.
 #[derive(Args, Debug)]
 pub(crate) struct TrackerArgs {
-    /// Which kind of tracker it is
+    /// The kind of tracker
     #[arg(value_name = "TRACKER", value_parser = PossibleValuesParser::new(Tracker::ALL.map(Tracker::name)).try_map(|name| name.parse::<Tracker>()))]
     pub(crate) tracker: Tracker,
     /// The tracker's base URL
     #[arg(value_name = "URL")]
     url: String,
-    /// The base URL by which the tracker knows itself, if that is another
+    /// The base URL that the tracker states for itself, if it differs
     #[arg(long, value_name = "URL", value_parser = parse_audience, conflicts_with = "unbound")]
     audience: Option<String>,
-    /// Use a token for no tracker in particular, for plugins too old to state their URL; a tracker can pass it on
+    /// Use a token that is bound to no tracker, for plugins that do not state their URL; a hostile tracker can use it
+    /// elsewhere
     #[arg(long)]
     unbound: bool,
-    /// A PEM file with certificate authorities to trust for the tracker, besides the system's
+    /// Certificate authorities (PEM) to trust for the tracker, besides the system's
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
     /// An HTTP proxy that allows CONNECT, as http://HOST:PORT
     #[arg(long, value_name = "URL")]
     proxy: Option<String>,
-    /// Send the token over plain http to another machine, where whoever sees it first can use it
+    /// Send the token to another machine over plain http, where anybody on the path can use it first
     #[arg(long)]
     allow_http: bool,
-    /// How long the tracker may take for an answer, such as 30s or 2m
+    /// How long to wait for each answer of the tracker, such as 30s or 2m
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     timeout: SignedDuration,
 }

@@ -20,7 +20,7 @@ pub(crate) struct ServerArgs {
     /// Its private API: http://HOST:PORT, https://HOST:PORT or unix:PATH
     #[arg(long, env = "COUNTERSIGN_SERVER", value_name = "URL", default_value = DEFAULT_SERVER)]
     server: String,
-    /// A file with the secret that the private API asks for, if it does
+    /// A file with the secret that the private API requires, if any
     #[arg(long, env = "COUNTERSIGN_PRIVATE_BEARER_FILE", value_name = "FILE")]
     private_bearer_file: Option<PathBuf>,
     #[command(flatten)]
@@ -33,14 +33,14 @@ impl ServerArgs {
     }
 }
 
-/// By what a server and its caller show each other who they are.
+/// The certificates by which a server and its caller authenticate each other.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = SERVER)]
 pub(crate) struct Trust {
-    /// Authorities (PEM) of its certificate [default: those that this machine trusts]
+    /// Certificate authorities (PEM) to trust for it [default: those that this machine trusts]
     #[arg(long, env = "COUNTERSIGN_SERVER_CA", value_name = "FILE")]
     server_ca: Option<PathBuf>,
-    /// The client certificate (PEM, with its private key) that it asks for, if it does
+    /// A client certificate (PEM, with its private key), if the server requires one
     #[arg(long, env = "COUNTERSIGN_CLIENT_IDENTITY", value_name = "FILE")]
     client_identity: Option<PathBuf>,
 }

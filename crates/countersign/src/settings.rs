@@ -1,4 +1,4 @@
-//! What a server is told: by flag, then by variable, then by file, then by default.
+//! The settings of a server: from flags, then from variables, then from the file, then from the defaults.
 //!
 //! [`Settings`] is the one list of settings. Its fields are flags and variables (by clap) and keys of the file (by
 //! serde); [`Resolved`] has the defaults filled in and everything checked.
@@ -32,13 +32,13 @@ pub(crate) use self::said::{giver, resolve as resolve_said};
 
 pub(crate) const SERVE_HELP: &str = "\
 Every flag is also a variable, and a key of the configuration file: --public-listen is \
-COUNTERSIGN_PUBLIC_LISTEN and public_listen. A flag beats a variable, a variable beats the file.
+COUNTERSIGN_PUBLIC_LISTEN and public_listen. A flag overrides a variable, and a variable overrides the file.
 
 When the server is ready it prints two lines, `public URL` and `private URL`, such as \
-`public http://127.0.0.1:8080`. Logs go to standard error; RUST_LOG=debug says more.
+`public http://127.0.0.1:8080`. Logs go to standard error; RUST_LOG=debug logs more.
 
-SIGTERM or Ctrl-C stops it after the requests under way; a second Ctrl-C stops it at once, with exit code 130. \
-SIGHUP reads the key ring, the TLS files and the bearer file again, and the log says what came of it.";
+SIGTERM or Ctrl-C stops the server after the requests under way; a second Ctrl-C stops it at once, with exit code 130. \
+On SIGHUP the server reads the key ring, the TLS files and the bearer file again, and logs the result.";
 
 /// The longest time that events can be kept: ten years.
 const MAX_EVENT_RETENTION: Duration = Duration::from_hours(10 * 365 * 24);
@@ -63,36 +63,36 @@ pub(crate) type Sources = BTreeMap<String, Source>;
 #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Settings {
-    /// Where the store and the key ring are kept; made if missing [default: countersign-data]
+    /// The directory of the store and the key ring; created if missing [default: countersign-data]
     #[arg(long, env = "COUNTERSIGN_DATA_DIR", value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// Where bug trackers reach the handshake: IP:PORT, unix:PATH, or systemd:NAME for a socket that the service manager
-    /// hands over [default: 127.0.0.1:8080]
+    /// The address of the public listener, for bug trackers: IP:PORT, unix:PATH, or systemd:NAME for a socket that
+    /// the service manager passes on [default: 127.0.0.1:8080]
     #[arg(long, env = "COUNTERSIGN_PUBLIC_LISTEN", value_name = "ADDR")]
     pub(crate) public_listen: Option<Address>,
-    /// Where the issuer's own processes reach the private API: IP:PORT, unix:PATH or systemd:NAME
+    /// The address of the private listener, for the issuer's own processes: IP:PORT, unix:PATH or systemd:NAME
     /// [default: 127.0.0.1:8087]
     #[arg(long, env = "COUNTERSIGN_PRIVATE_LISTEN", value_name = "ADDR")]
     pub(crate) private_listen: Option<Address>,
-    /// The URL under which trackers see the public API; token URLs begin with it [default: where it listens]
+    /// The URL under which trackers reach the public listener; token URLs begin with it [default: where it listens]
     #[arg(long, env = "COUNTERSIGN_PUBLIC_URL", value_name = "URL", value_parser = parse_url)]
     #[serde(default, deserialize_with = "read_url")]
     pub(crate) public_url: Option<Url>,
-    /// Where it is kept which tokens were consumed: sqlite: in the data directory, sqlite:PATH, a postgres: URL for
-    /// several servers, or memory:, which forgets when the server stops [default: sqlite:]
+    /// The store of used tokens: sqlite: in the data directory, sqlite:PATH, a postgres: URL for several servers, or
+    /// memory:, which is lost when the server stops [default: sqlite:]
     #[arg(long, env = "COUNTERSIGN_STORE", value_name = "URL")]
     pub(crate) store: Option<String>,
-    /// A file with the password for a PostgreSQL store, read anew for each connection [default: as in the URL, or as libpq
-    /// has it: PGPASSWORD, PGPASSFILE, ~/.pgpass]
+    /// A file with the password for a PostgreSQL store, read again for each connection [default: the URL's, or
+    /// libpq's: PGPASSWORD, PGPASSFILE, ~/.pgpass]
     #[arg(long, env = "COUNTERSIGN_STORE_PASSWORD_FILE", value_name = "FILE")]
     pub(crate) store_password_file: Option<PathBuf>,
     /// The schema in which a PostgreSQL store keeps its tables [default: countersign]
     #[arg(long, env = "COUNTERSIGN_STORE_SCHEMA", value_name = "NAME")]
     pub(crate) store_schema: Option<String>,
-    /// Authorities (PEM) that a PostgreSQL store's certificate may come from [default: the system's]
+    /// Certificate authorities (PEM) to trust for a PostgreSQL store [default: the system's]
     #[arg(long, env = "COUNTERSIGN_STORE_CA_FILE", value_name = "FILE")]
     pub(crate) store_ca_file: Option<PathBuf>,
-    /// The keys that seal tokens; made if missing [default: key-ring.toml in the data directory]
+    /// The file of the keys that seal tokens; created if missing [default: key-ring.toml in the data directory]
     #[arg(long, env = "COUNTERSIGN_KEY_RING", value_name = "FILE")]
     pub(crate) key_ring: Option<PathBuf>,
     /// Certificate chain (PEM) for TLS on the public listener; read again when it changes
@@ -107,20 +107,20 @@ pub(crate) struct Settings {
     /// Private key (PEM) of that certificate
     #[arg(long, env = "COUNTERSIGN_PRIVATE_TLS_KEY", value_name = "FILE")]
     pub(crate) private_tls_key: Option<PathBuf>,
-    /// Authorities (PEM) of the certificates that callers of the private API must show
+    /// Certificate authorities (PEM) of the client certificates that callers of the private API must present
     #[arg(long, env = "COUNTERSIGN_PRIVATE_CLIENT_CA", value_name = "FILE")]
     pub(crate) private_client_ca: Option<PathBuf>,
-    /// A file with the secret that callers of the private API must show; beyond this machine, either this or their
-    /// certificates are needed
+    /// A file with the secret that callers of the private API must send; beyond this machine, this or client
+    /// certificates are required
     #[arg(long, env = "COUNTERSIGN_PRIVATE_BEARER_FILE", value_name = "FILE")]
     pub(crate) private_bearer_file: Option<PathBuf>,
-    /// The issuer's name, as it stands in a token's title [default: Launchpad]
+    /// The issuer's name in the title of a token [default: Launchpad]
     #[arg(long, env = "COUNTERSIGN_ISSUER", value_name = "NAME")]
     pub(crate) issuer: Option<String>,
     /// How long a token lives, such as 90s or 5m; at most 24h [default: 5m]
     #[arg(long, env = "COUNTERSIGN_TOKEN_LIFETIME", value_name = "DURATION", value_parser = parse_duration)]
     pub(crate) token_lifetime: Option<SignedDuration>,
-    /// For how long after a token's expiry its record is kept; at least 2m [default: 24h]
+    /// How long the record of a used token is kept after the token's expiry; at least 2m [default: 24h]
     #[arg(long, env = "COUNTERSIGN_RETENTION", value_name = "DURATION", value_parser = parse_duration)]
     pub(crate) retention: Option<SignedDuration>,
     /// Issue only tokens that are bound to one bug tracker [default: false]
@@ -130,42 +130,40 @@ pub(crate) struct Settings {
     /// The status for a token that is used, expired or revoked: 401 as in the original protocol, or 410 [default: 401]
     #[arg(long, env = "COUNTERSIGN_SPENT_STATUS", value_name = "STATUS")]
     pub(crate) spent_status: Option<u16>,
-    /// How many refusals one address gets in a minute before they all become 429; 0 for any number [default: 1000]
+    /// Refusals that one address may cause in a minute; the rest become 429; 0 means no limit [default: 1000]
     #[arg(long, env = "COUNTERSIGN_REFUSALS_PER_MINUTE", value_name = "NUMBER")]
     pub(crate) refusals_per_minute: Option<u32>,
-    /// Reverse proxies that are believed when they say whom they forward for, such as 127.0.0.1 or 10.0.0.0/8 [default:
-    /// none]
+    /// Reverse proxies that are trusted to name the client's address, such as 127.0.0.1 or 10.0.0.0/8 [default: none]
     #[arg(long, env = "COUNTERSIGN_TRUSTED_PROXIES", value_name = "NETWORKS", value_delimiter = ',')]
     pub(crate) trusted_proxies: Option<Vec<Network>>,
-    /// Where they say it: x-forwarded-for or forwarded [default: x-forwarded-for]
+    /// The header in which they name it: x-forwarded-for or forwarded [default: x-forwarded-for]
     #[arg(long, env = "COUNTERSIGN_FORWARDED_HEADER", value_name = "HEADER", hide_possible_values = true)]
     pub(crate) forwarded_header: Option<HeaderName>,
-    /// For how long events are kept, such as 720h; 0s for not at all [default: 720h]
+    /// How long events are kept, such as 720h; 0s keeps none [default: 720h]
     #[arg(long, env = "COUNTERSIGN_EVENT_RETENTION", value_name = "DURATION", value_parser = parse_duration)]
     pub(crate) event_retention: Option<SignedDuration>,
     /// Keep an event for each token that is issued [default: false]
     #[arg(long, env = "COUNTERSIGN_RECORD_ISSUED", value_name = "BOOL", num_args = 0..=1,
           require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     pub(crate) record_issued: Option<bool>,
-    /// Where an alarm is posted when a token is replayed or relayed, or when secrets are guessed: an https URL, signed as
-    /// Standard Webhooks has it
-    /// [default: nowhere]
+    /// The https URL that receives an alarm when a token is replayed or relayed, or when somebody guesses secrets;
+    /// signed as in Standard Webhooks [default: nowhere]
     #[arg(long, env = "COUNTERSIGN_ALARM_WEBHOOK", value_name = "URL", value_parser = parse_url)]
     #[serde(default, deserialize_with = "read_url")]
     pub(crate) alarm_webhook: Option<Url>,
     /// A file with the secret that alarms are signed with: whsec_ and Base64
     #[arg(long, env = "COUNTERSIGN_ALARM_SECRET_FILE", value_name = "FILE")]
     pub(crate) alarm_secret_file: Option<PathBuf>,
-    /// Where traces are exported to: the base URL of an OpenTelemetry collector that takes OTLP over HTTP, which mostly
-    /// listens on port 4318 [default: nowhere]
+    /// The base URL of the OpenTelemetry collector that receives traces by OTLP over HTTP, usually on port 4318
+    /// [default: nowhere]
     #[arg(long, env = "COUNTERSIGN_TRACES", value_name = "URL", value_parser = parse_url)]
     #[serde(default, deserialize_with = "read_url")]
     pub(crate) traces: Option<Url>,
-    /// Which share of the requests is traced, from 0 to 1; with a traceparent, a caller of the private API decides
+    /// The share of requests to trace, from 0 to 1; a caller of the private API can decide with a traceparent
     /// [default: 1]
     #[arg(long, env = "COUNTERSIGN_TRACE_RATIO", value_name = "NUMBER")]
     pub(crate) trace_ratio: Option<f64>,
-    /// How logs are written: human or json [default: human]
+    /// The format of the log: human or json [default: human]
     #[arg(long, env = "COUNTERSIGN_LOG_FORMAT", value_name = "FORMAT", hide_possible_values = true)]
     pub(crate) log_format: Option<LogFormat>,
 }

@@ -19,38 +19,38 @@ use crate::settings::{Resolved, ServeArgs, parse_duration};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum StoreCommand {
-    /// Tell what is in the store
+    /// Count what is in the store
     Stats(StoreArgs),
-    /// Forget the tokens that expired long ago; a server does so by itself every minute
+    /// Delete the records of tokens that expired long ago; a server does so every minute
     Purge(PurgeArgs),
-    /// Refuse every token issued until now, as is due after restoring a copy that `backup` did not make
+    /// Reject every token issued until now; needed after you restore a copy that `backup` did not make
     Fence(StoreArgs),
-    /// Copy the store to a file, also while a server uses it
+    /// Copy the store to a file, even while a server uses it
     #[command(after_help = BACKUP_HELP)]
     Backup(BackupArgs),
     /// Let another store take this one's place
     #[command(visible_alias = "copy", after_help = moving::MOVE_HELP)]
     Move(moving::MoveArgs),
-    /// Make or upgrade the tables of a PostgreSQL store, with a role that may
+    /// Create or upgrade the tables of a PostgreSQL store, with a role that may do so
     #[command(after_help = MIGRATE_HELP)]
     Migrate(MigrateArgs),
 }
 
 const MIGRATE_HELP: &str = "\
-A server makes and upgrades its tables by itself if its role may create a schema. To let it serve with a role that may \
-not, run this once, and after each upgrade that asks for it, with the role that is to own the tables:
+A server creates and upgrades its tables by itself if its role may create a schema. For a server whose role may not, run \
+this command once, and after each upgrade that asks for it, with the role that is to own the tables:
 
   countersign store migrate --store postgres://owner@db.example.org/countersign --grant-to countersign
 
-The role that is granted to may then read and write records, and nothing else. It must exist already. Servers of the \
-version before go on serving meanwhile.";
+The role after --grant-to can then read and write records, and nothing else. It must exist already. Servers of the \
+previous version keep serving meanwhile.";
 
 const BACKUP_HELP: &str = "\
 This is for SQLite. A PostgreSQL store is backed up by PostgreSQL's own means (pg_dump, or a base backup and its log); \
 after restoring one, run `countersign store fence --offline` before you serve.
 
 To restore: stop the server, remove countersign.db with its -wal and -shm files from the data directory, put the \
-copy there as countersign.db, and start the server. Tokens issued before that moment are refused, because the copy \
+copy there as countersign.db, and start the server. Tokens issued before that moment are rejected, because the copy \
 does not know which of them were consumed after it was made.
 
 The key ring is not in the copy; keep key-ring.toml as a secret elsewhere.";
@@ -60,7 +60,7 @@ pub(crate) const STORE_PLACE: &str = "Which store, with --offline";
 
 #[derive(Args, Debug)]
 pub(crate) struct StoreArgs {
-    /// Work on the store itself; for purge and fence no server may be using it, unless it is in PostgreSQL
+    /// Open the store itself; for purge and fence no server may use it, unless it is in PostgreSQL
     #[arg(long)]
     offline: bool,
     /// Print JSON
@@ -76,7 +76,7 @@ pub(crate) struct StoreArgs {
 pub(crate) struct PurgeArgs {
     #[command(flatten)]
     common: StoreArgs,
-    /// For how long after a token's expiry its record is kept; at least 2m [default: 24h]
+    /// How long the record of a used token is kept after the token's expiry; at least 2m [default: 24h]
     #[arg(long, env = "COUNTERSIGN_RETENTION", value_name = "DURATION", value_parser = parse_duration,
           help_heading = STORE_PLACE)]
     retention: Option<SignedDuration>,
@@ -106,7 +106,7 @@ pub(crate) struct MigrateArgs {
 /// Where a store is, without a server to ask.
 #[derive(Args, Debug)]
 pub(crate) struct StorePlace {
-    /// The server's configuration file, if it is not at its usual place
+    /// The server's configuration file, if it is not in its usual place
     #[arg(long, env = "COUNTERSIGN_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// The data directory it is in
@@ -121,7 +121,7 @@ pub(crate) struct StorePlace {
     /// The schema in which a PostgreSQL store keeps its tables [default: countersign]
     #[arg(long, env = "COUNTERSIGN_STORE_SCHEMA", value_name = "NAME")]
     store_schema: Option<String>,
-    /// Authorities (PEM) that a PostgreSQL store's certificate may come from [default: the system's]
+    /// Certificate authorities (PEM) to trust for a PostgreSQL store [default: the system's]
     #[arg(long, env = "COUNTERSIGN_STORE_CA_FILE", value_name = "FILE")]
     store_ca_file: Option<PathBuf>,
 }

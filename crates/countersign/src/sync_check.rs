@@ -14,13 +14,13 @@ use crate::output::{Failure, print, print_json};
 use crate::remote::{ServerArgs, trace};
 
 pub(crate) const SYNC_CHECK_HELP: &str = "\
-Does once, with one bug, what Launchpad does with many: logs in with a token of the server, compares the clocks, reads the \
-bug's status, comments and link, and finds out whether a comment could be added:
+The command does with one bug what Launchpad does with many: it logs in with a token of the server, compares the clocks, reads \
+the bug's status, comments and link, and finds out whether a comment could be added:
 
   countersign sync-check trac https://trac.example.org/ 42
 
-Without --write nothing is changed: the bug's link to Launchpad is set to what it is. Each line says what Launchpad would \
-see, or FAILED, with the reason and what to do.
+Without --write the command changes nothing: it sets the bug's link to Launchpad to its present value. Each line says what \
+Launchpad would see, or FAILED, with the reason and what to do.
 
 Exit codes: 0 Launchpad could do its work with this bug, 1 it could not, 2 wrong usage.";
 
@@ -38,10 +38,10 @@ const TEXT: &str =
 pub(crate) struct SyncCheckCommand {
     #[command(flatten)]
     tracker: TrackerArgs,
-    /// The number of the bug to look at; in a Bugzilla its alias will do
+    /// The number of the bug to read; a Bugzilla also takes its alias
     #[arg(value_name = "BUG")]
     bug: String,
-    /// Add a comment to the bug, and say which
+    /// Add a comment to the bug and print its id
     #[arg(long)]
     write: bool,
     /// Print what was seen as JSON

@@ -17,21 +17,21 @@ use crate::settings::{parse_audience, parse_duration};
 pub(crate) enum TokenCommand {
     /// Issue a token and print it
     New(NewArgs),
-    /// Show what is known about a token, without consuming it
+    /// Show the status of a token, without consuming it
     Show(TokenArgs),
-    /// Take a token back; fails if it is not live any more
+    /// Revoke a token; fails if it is no longer live
     Revoke(TokenArgs),
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct NewArgs {
-    /// The base URL of the bug tracker that alone may redeem it [default: any tracker may]
+    /// The base URL of the only bug tracker that may redeem it [default: any tracker may]
     #[arg(long, value_name = "URL", value_parser = parse_audience)]
     audience: Option<String>,
-    /// How long it lives, such as 90s or 5m [default: as the server is set]
+    /// How long it lives, such as 90s or 5m [default: the server's setting]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     ttl: Option<SignedDuration>,
-    /// A JSON object that the redeeming tracker gets to see
+    /// A JSON object for the tracker that redeems it
     #[arg(long, value_name = "JSON")]
     claims: Option<String>,
     /// Print everything about it as JSON

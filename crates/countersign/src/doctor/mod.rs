@@ -25,26 +25,26 @@ use crate::remote::{SERVER, Trust};
 use crate::settings::ServeArgs;
 
 pub(crate) const DOCTOR_HELP: &str = "\
-It asks the running server what is in force there: its settings, whoever gave them, its certificates and files, and whether \
-it can serve. It looks at the store and the public URL as well, and changes nothing. What it reads itself, by flags, variables \
-and file as `countersign serve` does, counts where no server answers, and where it differs from what is in force.
+The command asks the running server for its effective settings and where each comes from, its certificates and files, and \
+whether it can serve. It also checks the store and the public URL, and changes nothing. It reads flags, variables and the file \
+as `countersign serve` does, uses them if no server answers, and reports where they differ from the effective settings.
 
-Run it as the user that the server runs as, or as root. With --offline it asks no server and looks at the store itself, \
-also while one uses it.
+Run it as the user that the server runs as, or as root. With --offline it asks no server and opens the store itself, \
+even while a server uses it.
 
-Findings are `ok`, `note` (worth knowing), `warning` (look after it) and `error` (something does not work, or is not safe).
+Findings are `ok`, `note` (worth knowing), `warning` (to be fixed) and `error` (something does not work, or is not safe).
 
-Exit codes: 0 no errors, whatever the warnings; 1 errors; 2 wrong usage.";
+Exit codes: 0 no errors (there may be warnings), 1 errors, 2 wrong usage.";
 
 #[derive(Args, Debug)]
 pub(crate) struct DoctorCommand {
-    /// Ask no server; look at the files and the store alone
+    /// Check the files and the store only, without asking the server
     #[arg(long)]
     offline: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Its private API: http://HOST:PORT, https://HOST:PORT or unix:PATH [default: where the configuration has it listen]
+    /// Its private API: http://HOST:PORT, https://HOST:PORT or unix:PATH [default: the configured private listener]
     #[arg(long, env = "COUNTERSIGN_SERVER", value_name = "URL", help_heading = SERVER)]
     server: Option<String>,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! Settings as they were said, to be told to others: without secrets, and with absolute paths.
+//! The settings as they were given, for reports: without secrets, and with absolute paths.
 
 use std::path::{Path, PathBuf};
 

@@ -70,7 +70,7 @@ fn a_configuration_that_cannot_be_used_is_refused_with_the_reason() {
         ("public_url = 'ftp://a.example'", &["public_url must be https://HOST"]),
         (
             "traces = 'here'",
-            &["line 1", "`traces` does not take this value", "the base URL of an OpenTelemetry collector"],
+            &["line 1", "`traces` does not take this value", "The base URL of the OpenTelemetry collector"],
         ),
         ("issuer = ''", &["issuer must be a name"]),
         ("issuer = ", &["line 1"]),
