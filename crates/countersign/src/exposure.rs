@@ -57,7 +57,7 @@ pub(crate) fn warn(settings: &Resolved) {
     let user = rustix::process::geteuid().as_raw();
     for secret in secrets(settings).iter().filter(|secret| secret.what != KEY_RING) {
         if let Ok(Some(exposure)) = secret.exposure(user) {
-            let remedy = exposure.remedy(&secret.path);
+            let remedy = exposure.remedy(&secret.path, false);
             let file = secret.path.display();
             // A new database would have forgotten which tokens were used.
             let then = if secret.what == DATABASE {

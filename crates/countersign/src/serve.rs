@@ -10,10 +10,10 @@ use countersign_core::{
 };
 use countersign_server::limits::ALARM_PAUSE;
 use countersign_server::{
-    App, Bearer, Events, InForce, KeyFile, Names, RefusalLimiter, Server, Tasks, Traces, Webhook, log_news,
+    App, Bearer, Events, InForce, KeyFile, Look, Names, PassedOver, RefusalLimiter, Server, Tasks, Traces,
+    Webhook, log_news,
 };
 use countersign_store::backend::IfMissing;
-use countersign_store::place::StoreUrl;
 use jiff::Timestamp;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
@@ -23,7 +23,7 @@ use crate::cli::unknown_variables;
 use crate::output::{Failure, print};
 use crate::remote::{read_secret, read_secret_in};
 use crate::service_manager;
-use crate::settings::{Resolved, ServeArgs, libpq_environment};
+use crate::settings::{Resolved, ServeArgs, passed_over};
 use crate::{exposure, log};
 
 /// The exit code of a process that Ctrl-C ended.
@@ -122,13 +122,10 @@ async fn start(
     Ok(Started { server, app, public, private })
 }
 
-/// Says which variables of libpq change nothing, and are set for a store that they could be meant for.
+/// Says what of libpq's changes nothing, and is there for a store that it could be meant for.
 fn warn_about_libpq(settings: &Resolved) {
-    if !matches!(settings.store.url, StoreUrl::Postgres(_)) {
-        return;
-    }
-    for (variable, reason) in libpq_environment().passed_over() {
-        tracing::warn!(variable, "this variable of libpq changes nothing: {reason}");
+    for PassedOver { what, reason } in passed_over(&settings.store) {
+        tracing::warn!("{what} changes nothing: {reason}");
     }
 }
 
@@ -222,6 +219,10 @@ fn in_force(settings: &Resolved) -> InForce {
         secrets: exposure::secrets(settings),
         directories: exposure::directories(settings),
         doors: Vec::new(),
+        passed_over: {
+            let store = settings.store.clone();
+            Look::by(move || passed_over(&store))
+        },
     }
 }
 

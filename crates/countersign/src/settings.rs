@@ -15,8 +15,8 @@ use std::time::Duration;
 use clap::Args;
 use countersign_core::{MAX_LIFETIME, Policy};
 use countersign_server::{
-    Address, Collector, Door, EventPolicy, ForwardedHeader, Setting, Source, SpentStatus, TlsFiles,
-    TrustedProxies,
+    Address, Collector, Door, EventPolicy, ForwardedHeader, PassedOver, Setting, Source, SpentStatus,
+    TlsFiles, TrustedProxies, absolute,
 };
 use countersign_store::place::{StorePlace, StoreUrl};
 use countersign_store::postgres::{LibpqEnvironment, PostgresOptions, SchemaName};
@@ -269,9 +269,23 @@ impl ServeArgs {
                 setting.source = *source;
             }
         }
-        resolved.config_file = config_file.map(|path| said::absolute(&path));
+        resolved.config_file = config_file.map(|path| absolute(&path));
         Ok(resolved)
     }
+}
+
+/// What could be meant for the store of these settings and changes nothing: variables of libpq, and its password file.
+pub(crate) fn passed_over(store: &StorePlace) -> Vec<PassedOver> {
+    let StoreUrl::Postgres(url) = &store.url else { return Vec::new() };
+    let variables = libpq_environment().passed_over().into_iter().map(|(variable, reason)| PassedOver {
+        what: format!("the variable {variable} of libpq"),
+        reason: reason.to_owned(),
+    });
+    let file = url.passed_over_password_file(&store.postgres).map(|(path, reason)| PassedOver {
+        what: format!("the password file {}", absolute(&path).display()),
+        reason,
+    });
+    variables.chain(file).collect()
 }
 
 /// The variables of libpq of this process.

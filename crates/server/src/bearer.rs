@@ -56,14 +56,15 @@ impl Bearer {
         if seen == found && !anyway {
             return Ok(false);
         }
-        let secret = read(path)?;
+        let secret = read(path).map_err(|error| format!("the bearer file {} {error}", path.display()))?;
         let mut current = self.secret.write().unwrap_or_else(PoisonError::into_inner);
         let is_another = *current != secret;
         *current = secret;
         Ok(is_another)
     }
 
-    /// Why the secret in this file could not be put to use now, if it is the file that this one is kept in.
+    /// Why the secret in this file could not be put to use now, if it is the file that this one is kept in; goes on from the
+    /// file's name.
     pub(crate) fn trouble_of(&self, path: &Path) -> Option<String> {
         self.file.as_ref().filter(|(kept_in, _)| kept_in == path)?;
         read(path).err()
@@ -95,11 +96,12 @@ impl Bearer {
     }
 }
 
+/// Reads a secret. The error goes on from the file's name.
 fn read(path: &Path) -> Result<Zeroizing<String>, String> {
     let text = fs::read_to_string(path).map(Zeroizing::new);
-    let text = text.map_err(|error| format!("cannot read the bearer file {}: {error}", path.display()))?;
+    let text = text.map_err(|error| format!("cannot be read: {error}"))?;
     let secret = Zeroizing::new(text.trim().to_owned());
-    check(&secret).map_err(|error| format!("the bearer file {} {error}", path.display()))?;
+    check(&secret).map_err(|error| error.to_string())?;
     Ok(secret)
 }
 

@@ -1,6 +1,7 @@
 //! What a server was told when it was started, and what it uses: for whoever asks it (`GET /v1/server`).
 
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,44 @@ pub struct InForce {
     pub directories: Vec<(&'static str, PathBuf)>,
     /// Both listeners.
     pub doors: Vec<OpenDoor>,
+    /// Looks at what could be meant for the server and changes nothing.
+    pub passed_over: Look,
+}
+
+/// Something that does not count although it could be meant for the server, such as a variable of another program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PassedOver {
+    /// What it is, and where.
+    pub what: String,
+    /// Why it does not count.
+    pub reason: String,
+}
+
+/// How to look at what changes while the server runs.
+#[derive(Clone)]
+pub struct Look(Arc<dyn Fn() -> Vec<PassedOver> + Send + Sync>);
+
+impl Look {
+    /// Looks in this way.
+    pub fn by(look: impl Fn() -> Vec<PassedOver> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(look))
+    }
+
+    pub(crate) fn now(&self) -> Vec<PassedOver> {
+        (self.0)()
+    }
+}
+
+impl Default for Look {
+    fn default() -> Self {
+        Self::by(Vec::new)
+    }
+}
+
+impl fmt::Debug for Look {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Look")
+    }
 }
 
 /// A setting that is in force.
@@ -50,6 +89,11 @@ pub enum Source {
     Variable,
     /// A flag.
     Flag,
+}
+
+/// A path that means the same to processes in other directories.
+pub fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// A listener that listens.

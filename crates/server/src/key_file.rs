@@ -48,7 +48,7 @@ pub enum KeyFileError {
     /// Others can read it, so its keys are not secrets any more.
     #[error(
         "the key ring {} {exposure}, and whoever reads it can make tokens; {}. If somebody may have read it, go on with \
-         \"After a theft\" of docs/keys.md", path.display(), exposure.remedy(path)
+         \"After a theft\" of docs/keys.md", path.display(), exposure.remedy(path, false)
     )]
     Exposed {
         /// The file.
@@ -83,6 +83,21 @@ pub enum KeyFileError {
         /// What it said.
         error: io::Error,
     },
+}
+
+impl KeyFileError {
+    /// What is wrong, to go on from the file's name.
+    pub(crate) fn beside_its_name(&self) -> String {
+        match self {
+            Self::Exposed { exposure, .. } => exposure.to_string(),
+            Self::NotAFile(_) => "is not a plain file of a reasonable length".to_owned(),
+            Self::Locked(_) => "is locked by another process".to_owned(),
+            Self::Ring { error, .. } => format!("cannot be used: {error}"),
+            Self::Io { action, error, .. } => {
+                format!("cannot be {}: {error}", if *action == "write" { "written" } else { action })
+            }
+        }
+    }
 }
 
 /// What to do about a file that this process may read and not replace.

@@ -52,7 +52,7 @@ pub use alarms::{Webhook, WebhookError};
 pub use app::{App, Names, SpentStatus, log_news};
 pub use bearer::{Bearer, WeakSecret};
 pub use events::{EventCounts, EventPolicy, Events};
-pub use in_force::{InForce, OpenDoor, Setting, Source};
+pub use in_force::{InForce, Look, OpenDoor, PassedOver, Setting, Source, absolute};
 pub use key_file::{KeyFile, KeyFileError};
 pub use limiter::RefusalLimiter;
 pub use listener::Peer;

@@ -84,25 +84,30 @@ impl Exposure {
         self.may_write
     }
 
-    /// What to do about the file at this place.
-    pub fn remedy(&self, path: &Path) -> String {
+    /// What to do about the file or directory at this place.
+    pub fn remedy(&self, path: &Path, is_directory: bool) -> String {
         let shown = path.display();
+        let mode = if is_directory { 700 } else { 600 };
         if self.is_read_only {
             return "its file system is read-only, so set the mode where the file comes from: for a Kubernetes Secret, \
                     defaultMode: 0440 together with an fsGroup"
                 .to_owned();
         }
         let (owner, user) = (self.owner, self.user);
+        if is_directory && self.who == Who::Everybody {
+            // A group may be there on purpose, and the server get in by it, as by an fsGroup.
+            return format!("run `chmod o-rwx {shown}`");
+        }
         if owner == 0 && user == 0 {
             return format!(
-                "run `chmod 600 {shown}`; if the server runs as another user than root, `chown USER {shown}` comes first"
+                "run `chmod {mode} {shown}`; if the server runs as another user than root, `chown USER {shown}` comes first"
             );
         }
         if owner == user || user == 0 {
-            return format!("run `chmod 600 {shown}`");
+            return format!("run `chmod {mode} {shown}`");
         }
         // The mode alone would lock the server out.
-        format!("give it to the server's user alone: `chown {user} {shown}`, then `chmod 600 {shown}`")
+        format!("give it to the server's user alone: `chown {user} {shown}`, then `chmod {mode} {shown}`")
     }
 }
 
@@ -132,10 +137,8 @@ impl fmt::Display for Exposure {
 /// If it cannot be looked at.
 pub fn exposure_of(path: &Path, user: u32) -> io::Result<Option<Exposure>> {
     let metadata = fs::metadata(path)?;
-    let mut list = vec![0; MAX_ACL_BYTES];
-    let length = present(getxattr(path, ACL, &mut list))?;
-    let list = list.get(..length).unwrap_or_default();
-    Ok(judge(Facts::of(&metadata), list, is_read_only(rustix::fs::statvfs(path)), user))
+    let list = read_list(|list| getxattr(path, ACL, list))?;
+    Ok(judge(Facts::of(&metadata), &list, is_read_only(rustix::fs::statvfs(path)), user))
 }
 
 /// The same of an open file that this process, as the server, has a secret from.
@@ -146,18 +149,18 @@ pub(crate) fn exposure_of_open(file: &File, metadata: &Metadata) -> io::Result<O
 
 /// The access control list of an open file, as the kernel has it; empty if there is none.
 pub(crate) fn access_list(file: &File) -> io::Result<Vec<u8>> {
-    let mut list = vec![0; MAX_ACL_BYTES];
-    let length = present(fgetxattr(file, ACL, &mut list))?;
-    list.truncate(length);
-    Ok(list)
+    read_list(|list| fgetxattr(file, ACL, list))
 }
 
 /// A file without a list, or on a file system that knows none, has an empty one.
-fn present(length: rustix::io::Result<usize>) -> io::Result<usize> {
-    match length {
-        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(0),
-        other => Ok(other?),
-    }
+fn read_list(read: impl FnOnce(&mut [u8]) -> rustix::io::Result<usize>) -> io::Result<Vec<u8>> {
+    let mut list = vec![0; MAX_ACL_BYTES];
+    let length = match read(&mut list) {
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => 0,
+        length => length?,
+    };
+    list.truncate(length);
+    Ok(list)
 }
 
 fn is_read_only(system: rustix::io::Result<StatVfs>) -> bool {
@@ -381,7 +384,7 @@ mod tests {
     fn remedy_leaves_the_server_its_access() {
         let remedy = |owner, user, is_read_only| {
             let facts = Facts { mode: 0o644, owner, group: PEOPLE };
-            judge(facts, &[], is_read_only, user).unwrap().remedy(Path::new("ring"))
+            judge(facts, &[], is_read_only, user).unwrap().remedy(Path::new("ring"), false)
         };
         assert_eq!(remedy(SERVER, SERVER, false), "run `chmod 600 ring`");
         assert_eq!(remedy(SERVER, 0, false), "run `chmod 600 ring`");

@@ -181,7 +181,7 @@ impl Server {
         );
         let exporting = app.traces.as_ref().and_then(|traces| traces.start());
         for tls in tls.iter().flatten() {
-            warn_of_dates(tls, app.tokens.clock().now());
+            warn_of_certificate(tls, app.tokens.clock().now());
         }
         // Before the first request: where the fence stands, and whether this clock is to be used.
         let mut said_of_clock = None;
@@ -294,7 +294,7 @@ async fn watch_files(app: Arc<App>, tls: [Option<Arc<Tls>>; 2], reload: Arc<toki
             match tokio::task::spawn_blocking(move || tls.reload_if_changed(asked_for)).await {
                 Ok(Ok(true)) => {
                     tracing::info!("the TLS files were read again and are in use");
-                    warn_of_dates(&tls_in_use, app.tokens.clock().now());
+                    warn_of_certificate(&tls_in_use, app.tokens.clock().now());
                 }
                 Ok(Err(error)) => {
                     tracing::error!(%error, "the new TLS files cannot be used; keeping the old ones");
@@ -309,9 +309,16 @@ async fn watch_files(app: Arc<App>, tls: [Option<Arc<Tls>>; 2], reload: Arc<toki
 }
 
 /// Says so when clients will refuse the certificate. The server goes on: a clock may be wrong, and a reload puts it right.
-fn warn_of_dates(tls: &Tls, now: Timestamp) {
-    let Some(Validity { from, until }) = tls.validity() else { return };
+fn warn_of_certificate(tls: &Tls, now: Timestamp) {
     let file = tls.files().certificates.display();
+    if tls.is_authority() {
+        tracing::warn!(
+            %file,
+            "the TLS certificate is an authority's (CA:TRUE), and some clients refuse it as a server's; put one there that \
+             is not (with `openssl req -x509`: -addext basicConstraints=critical,CA:FALSE)"
+        );
+    }
+    let Some(Validity { from, until }) = tls.validity() else { return };
     if now > until {
         tracing::warn!(%file, %until, "the TLS certificate has expired, and clients refuse it; put a new one there");
     } else if now < from {

@@ -59,6 +59,8 @@ struct InUse {
     config: Arc<ServerConfig>,
     /// Of the certificate that clients are shown.
     validity: Option<Validity>,
+    /// Whether that is an authority's.
+    is_authority: bool,
 }
 
 impl Tls {
@@ -77,6 +79,11 @@ impl Tls {
     /// The dates of the certificate that is in use; `None` if they cannot be read.
     pub fn validity(&self) -> Option<Validity> {
         self.in_use.read().unwrap_or_else(PoisonError::into_inner).validity
+    }
+
+    /// Whether the certificate that is in use is an authority's, which not every client takes for a server's.
+    pub fn is_authority(&self) -> bool {
+        self.in_use.read().unwrap_or_else(PoisonError::into_inner).is_authority
     }
 
     /// Whether clients have to show a certificate.
@@ -122,6 +129,7 @@ impl TlsFiles {
         let key = read(&self.key, "private key", countersign_tls::private_key)?;
         let verifier = self.client_verifier(&provider)?;
         let validity = chain.first().and_then(Validity::of);
+        let is_authority = chain.first().is_some_and(countersign_tls::is_authority);
         let unfit = |reason: String| TlsError::Unfit { path: self.certificates.clone(), reason };
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -131,7 +139,7 @@ impl TlsFiles {
             .map_err(|error| unfit(error.to_string()))?;
         // A client that names protocols, and none of these, gets no connection (RFC 7301 section 3.2).
         config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
-        Ok(InUse { config: Arc::new(config), validity })
+        Ok(InUse { config: Arc::new(config), validity, is_authority })
     }
 
     fn client_verifier(

@@ -16,7 +16,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 pub use self::named::verifier;
 pub use self::pem::{PemError, certificates, private_key, read};
-pub use self::validity::Validity;
+pub use self::validity::{Validity, is_authority};
 
 /// The certificate authorities in a PEM text.
 ///

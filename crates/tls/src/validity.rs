@@ -1,4 +1,4 @@
-//! From when until when a certificate is valid.
+//! What a certificate says of itself: from when until when it is valid, and whether it is an authority's.
 
 use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
@@ -23,4 +23,10 @@ impl Validity {
         let validity = parsed.validity();
         Some(Self { from: moment(validity.not_before), until: moment(validity.not_after) })
     }
+}
+
+/// Whether a certificate is an authority's (`basicConstraints` with `CA:TRUE`), as `openssl req -x509` makes it. Not every
+/// client takes one for a server's own: webpki, which rustls uses, does not.
+pub fn is_authority(certificate: &CertificateDer<'_>) -> bool {
+    parse_x509_certificate(certificate).is_ok_and(|(_, parsed)| parsed.is_ca())
 }

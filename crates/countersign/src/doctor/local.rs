@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use countersign_server::{Bearer, FileDocument, SecretFile, Tls, TlsFiles, exposure_of};
+use countersign_server::{Bearer, FileDocument, PassedOver, SecretFile, Tls, TlsFiles, exposure_of};
 use countersign_store::place::StoreUrl;
 use countersign_tls::Validity;
 use jiff::{SignedDuration, Timestamp};
@@ -16,7 +16,7 @@ use super::finding::{Finding, Level};
 use super::public;
 use crate::exposure::{DATABASE, KEY_RING, directories, secrets};
 use crate::remote::read_secret;
-use crate::settings::{Resolved, giver};
+use crate::settings::{Resolved, giver, passed_over};
 
 /// A certificate that expires sooner than this is to be renewed.
 const RENEW_BEFORE: SignedDuration = SignedDuration::from_hours(14 * 24);
@@ -29,6 +29,15 @@ pub(super) fn configuration(context: &Context) -> Vec<Finding> {
     let mut findings = match &context.settings {
         Ok(settings) => {
             let mut findings = policy(settings);
+            let here = || passed_over(&settings.store);
+            let ignored = context.report().map_or_else(here, |report| report.passed_over.clone());
+            findings.extend(ignored.into_iter().map(|PassedOver { what, reason }| {
+                Finding::warning(
+                    format!("{what} changes nothing: {reason}"),
+                    "if it is meant for the store, say it in `store` (docs/scaling.md has what counts) or mend it; if not, \
+                     take it away from the server",
+                )
+            }));
             match Door::in_force(context, settings) {
                 Some(door) => findings.extend(door.judge()),
                 None => findings.push(Finding::warning(
@@ -170,8 +179,8 @@ impl Door {
         if !self.asks_for_bearer && !self.asks_for_certificates {
             findings.push(Finding::error(
                 format!("the private API would be open to anybody who reaches {}", self.address),
-                "give it a secret (private_bearer_file) or let it ask for certificates (private_client_ca); the server does \
-                 not start like this",
+                "give it a secret (private_bearer_file) or let it ask for certificates (private_client_ca); a server \
+                 refuses to start like this",
             ));
         }
         if self.asks_for_bearer && !self.has_tls {
@@ -203,7 +212,7 @@ fn reported(file: &FileDocument) -> Option<Finding> {
     if let Some(exposure) = &file.exposure {
         let sentence = format!("{name} {}", exposure.finding);
         return Some(if file.is_directory {
-            open_directory(sentence, exposure.may_write, &file.path)
+            open_directory(sentence, exposure.may_write, &exposure.remedy)
         } else {
             exposed(sentence, &exposure.remedy, &file.what)
         });
@@ -226,8 +235,7 @@ fn exposed(sentence: String, remedy: &str, what: &str) -> Finding {
     Finding::error(sentence, format!("{remedy}{then}"))
 }
 
-fn open_directory(sentence: String, may_write: bool, path: &str) -> Finding {
-    let remedy = format!("run `chmod 700 {path}`");
+fn open_directory(sentence: String, may_write: bool, remedy: &str) -> Finding {
     if may_write {
         Finding::error(format!("{sentence}, who can so make used tokens good again"), remedy)
     } else {
@@ -254,7 +262,7 @@ fn seen(settings: &Resolved) -> Vec<Finding> {
             Ok(Some(exposure)) => findings.push(open_directory(
                 format!("{name} {exposure}"),
                 exposure.may_write(),
-                &path.display().to_string(),
+                &exposure.remedy(&path, true),
             )),
             Err(error) => findings.push(unseen(
                 &name,
@@ -275,7 +283,11 @@ fn secret(file: &SecretFile, user: u32, findings: &mut Vec<Finding>) {
     match file.exposure(user) {
         Err(error) => findings.push(unseen(&name, &error, "put it there, or name the right place")),
         Ok(Some(exposure)) => {
-            findings.push(exposed(format!("{name} {exposure}"), &exposure.remedy(&file.path), file.what));
+            findings.push(exposed(
+                format!("{name} {exposure}"),
+                &exposure.remedy(&file.path, false),
+                file.what,
+            ));
         }
         Ok(None) => owner(&name, &file.path, user, findings),
     }
@@ -313,6 +325,7 @@ pub(super) fn certificates(context: &Context) -> Vec<Finding> {
         let what = format!("the {} listener's certificate {}", listener.name, certificate.file);
         let validity = certificate.valid_from.zip(certificate.valid_until);
         findings.push(dates(&what, validity.map(|(from, until)| Validity { from, until }), context.now));
+        findings.extend(certificate.is_authority.then(|| of_an_authority(&what)));
         findings.extend(certificate.trouble.as_ref().map(|trouble| {
             Finding::error(
                 format!("{what}, as it stands there now, cannot be used: {trouble}"),
@@ -344,6 +357,9 @@ fn read_certificate(name: &str, tls: &TlsFiles, now: Timestamp) -> Vec<Finding> 
         }
     };
     let mut findings = vec![dates(&what, chain.first().and_then(Validity::of), now)];
+    if chain.first().is_some_and(countersign_tls::is_authority) {
+        findings.push(of_an_authority(&what));
+    }
     if rustix::fs::access(&tls.key, Access::READ_OK) == Err(rustix::io::Errno::ACCESS) {
         findings.push(Finding::note(
             format!("the TLS key {} cannot be read by this user, so it was not tried", tls.key.display()),
@@ -356,6 +372,13 @@ fn read_certificate(name: &str, tls: &TlsFiles, now: Timestamp) -> Vec<Finding> 
         ));
     }
     findings
+}
+
+fn of_an_authority(what: &str) -> Finding {
+    Finding::warning(
+        format!("{what} is an authority's (CA:TRUE), and some clients refuse it as a server's"),
+        "put one there that is not; with `openssl req -x509`, -addext basicConstraints=critical,CA:FALSE makes it so",
+    )
 }
 
 /// How long a certificate is still good for.

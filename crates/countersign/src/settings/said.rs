@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Command};
-use countersign_server::{Setting, Source};
+use countersign_server::{Setting, Source, absolute};
 use countersign_store::place::StoreUrl;
 use countersign_store::postgres::LibpqEnvironment;
 use serde_json::{Map, Value};
@@ -12,7 +12,7 @@ use url::Url;
 use super::{Resolved, Settings, libpq_environment};
 use crate::output::Failure;
 
-/// Settings that are URLs, of which all but the host can be a secret.
+/// Settings that are URLs, of which all but scheme, host and port can be a secret.
 const ONLY_HOSTS: [&str; 2] = ["alarm_webhook", "traces"];
 
 /// Every setting. Those that nobody gave are their defaults; of the others it is assumed that the file gave them.
@@ -59,11 +59,6 @@ pub(super) fn name_places(said: &mut [Setting], places: &[(&str, &Path)]) {
             setting.value = Some(absolute(path).display().to_string().into());
         }
     }
-}
-
-/// A path that means the same to processes in other directories.
-pub(super) fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// Where a setting was given, so that it can be changed there.

@@ -110,6 +110,11 @@ fn place() -> Place {
     place.replace("other.key", &key, 0o600);
     let key = place.read("good.key");
     place.replace("open.key", &key, 0o644);
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    place.write("authority.pem", &params.self_signed(&key).unwrap().pem());
+    place.replace("authority.key", &key.serialize_pem(), 0o600);
     place
 }
 
@@ -125,7 +130,10 @@ fn without_password(url: &str) -> (String, String) {
 
 /// Faults with which a server starts.
 fn faults() -> Vec<Fault> {
-    let good = [("public_tls_certificate", "good.pem"), ("public_tls_key", "good.key")];
+    [faults_of_settings(), faults_to_come()].into_iter().flatten().collect()
+}
+
+fn faults_of_settings() -> Vec<Fault> {
     vec![
         fault(
             &[("trusted_proxies", "0.0.0.0/0")],
@@ -141,6 +149,11 @@ fn faults() -> Vec<Fault> {
             &[("public_tls_certificate", "aging.pem"), ("public_tls_key", "aging.key")],
             nothing,
             ("warning", "certificates", "aging.pem expires at"),
+        ),
+        fault(
+            &[("public_tls_certificate", "authority.pem"), ("public_tls_key", "authority.key")],
+            nothing,
+            ("warning", "certificates", "authority.pem is an authority's (CA:TRUE)"),
         ),
         fault(
             &[("private_listen", "0.0.0.0:0"), ("private_bearer_file", "bearer")],
@@ -188,6 +201,13 @@ fn faults() -> Vec<Fault> {
             nothing,
             ("warning", "traces", "127.0.0.1 does not take spans"),
         ),
+    ]
+}
+
+/// What becomes of files that the server has read.
+fn faults_to_come() -> Vec<Fault> {
+    let good = [("public_tls_certificate", "good.pem"), ("public_tls_key", "good.key")];
+    vec![
         fault(
             &good,
             |place| place.replace("good.key", &place.read("other.key"), 0o600),
@@ -216,12 +236,21 @@ fn faults() -> Vec<Fault> {
         fault(
             &[("key_ring", "ring.toml")],
             |place| place.replace("ring.toml", "version = 1\n", 0o600),
-            ("error", "files", "ring.toml cannot be used"),
+            ("error", "files", "ring.toml cannot be used: it"),
         ),
         fault(
             &[("data_dir", "data")],
             |place| place.set_mode("data", 0o777),
             ("error", "files", "data can be changed by other users (mode 0777)"),
+        ),
+        fault(
+            &[("private_bearer_file", "kept-bearer")],
+            |place| {
+                fs::remove_file(place.path("kept-bearer")).unwrap();
+                fs::create_dir(place.path("kept-bearer")).unwrap();
+                place.set_mode("kept-bearer", 0o700);
+            },
+            ("error", "files", "kept-bearer cannot be read: Is a directory"),
         ),
     ]
 }
@@ -312,7 +341,8 @@ fn faults_of_what_is_read_here_are_found() {
     let mut faults: Vec<Fault> = faults()
         .into_iter()
         .filter(|fault| {
-            ["configuration", "proxies"].contains(&fault.check) || fault.says.contains("pem expire")
+            ["configuration", "proxies"].contains(&fault.check)
+                || ["pem expire", "CA:TRUE"].iter().any(|part| fault.says.contains(part))
         })
         .collect();
     faults.extend([
@@ -486,18 +516,66 @@ fn self_signed_certificate_is_trusted_once_it_is_named() {
         place.serve_with(&tls.each_ref().map(String::as_str), &[])
     };
     let server = serve("own");
-    doctor(&place, &["--server", &server.private, "--server-ca", "own.pem"], &[]).must_be_well();
+    let found = doctor(&place, &["--server", &server.private, "--server-ca", "own.pem"], &[]);
+    found.must_have("ok", "server", "it answers");
+    found.must_have("warning", "certificates", "own.pem is an authority's (CA:TRUE)");
     for ca in [&[][..], &["--server-ca", "good.pem"]] {
         let found = doctor(&place, &[&["--server", &server.private], ca].concat(), &[]);
         found.must_have("error", "server", "cannot speak TLS with the server: invalid peer certificate");
         found.must_have("error", "server", "name the authority of its certificate (--server-ca)");
     }
-    server.stop();
+    let log = server.stop().err;
+    assert!(log.contains("the TLS certificate is an authority's"), "{log}");
     let server = serve("expired");
     let found = doctor(&place, &["--server", &server.private, "--server-ca", "expired.pem"], &[]);
     found.must_have("error", "server", "certificate expired");
     let log = server.stop().err;
     assert!(log.contains("the TLS certificate has expired, and clients refuse it"), "{log}");
+}
+
+/// What is set for other programs, or not as libpq wants it.
+#[test]
+fn what_of_libpq_changes_nothing_is_found() {
+    let place = Place::new();
+    let (url, password) = without_password(&shared());
+    place.replace("password", &password, 0o600);
+    let schema = new_name();
+    let store = ["--store", &url, "--store-schema", &schema, "--store-password-file", "password"];
+    let server = place.serve_with(&store, &[("PGSSLCERT", "client.crt"), ("PGHOST", "db.example")]);
+    let found = doctor(&place, &["--server", &server.private], &[]);
+    for variable in ["PGSSLCERT", "PGHOST"] {
+        found.must_have(
+            "warning",
+            "configuration",
+            &format!("the variable {variable} of libpq changes nothing"),
+        );
+    }
+    let log = server.stop().err;
+    assert!(log.contains("the variable PGHOST of libpq changes nothing"), "{log}");
+
+    place.write(".pgpass", &format!("*:*:*:*:{password}"));
+    let look = || doctor(&place, &[&["--offline"][..], &store[..4]].concat(), &[]);
+    for (mode, is_passed_over) in [(0o640, true), (0o600, false)] {
+        place.set_mode(".pgpass", mode);
+        let passed_over =
+            look().has("warning", "configuration", ".pgpass changes nothing: others can read it (mode 0640)");
+        assert_eq!(passed_over, is_passed_over, "{mode:o}");
+    }
+}
+
+/// A directory that a group shares on purpose stays its.
+#[test]
+fn remedy_for_a_directory_takes_nothing_from_its_group() {
+    let place = Place::new();
+    let server = place.serve();
+    place.set_mode(DATA, 0o775);
+    let found = doctor(&place, &["--server", &server.private], &[]);
+    let lines: Vec<_> = found.findings.iter().filter(|line| line.contains("the data directory")).collect();
+    assert!(matches!(*lines, [line] if line.contains("run `chmod o-rwx /")), "{lines:#?}");
+    drop(server);
+    let found = doctor(&place, &["--offline"], &[]);
+    let lines: Vec<_> = found.findings.iter().filter(|line| line.contains("the data directory")).collect();
+    assert!(matches!(*lines, [line] if line.contains("run `chmod o-rwx ")), "{lines:#?}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! How this server stands: what it was told, what it uses, and what keeps it from serving. `countersign doctor` judges that.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use axum::Json;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::health::{STORE_TIMEOUT, store_hangs};
-use crate::in_force::{OpenDoor, Setting};
+use crate::in_force::{OpenDoor, PassedOver, Setting, absolute};
 use crate::problem::Problem;
 use crate::secret::{Exposure, exposure_of};
 use crate::{Address, App, Tls};
@@ -42,6 +42,9 @@ pub struct ServerDocument {
     pub listeners: Vec<ListenerDocument>,
     /// The files and directories that nobody else may use.
     pub files: Vec<FileDocument>,
+    /// What could be meant for this server and changes nothing: variables of libpq, a password file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passed_over: Vec<PassedOver>,
     /// Where traces go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traces: Option<TracesDocument>,
@@ -76,6 +79,9 @@ pub struct CertificateDocument {
     /// Nor after.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub valid_until: Option<Timestamp>,
+    /// Whether it is an authority's, which not every client takes for a server's.
+    #[serde(default)]
+    pub is_authority: bool,
     /// Why the files that stand there now could not be used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
@@ -136,10 +142,12 @@ pub(crate) async fn show_server(State(app): State<Arc<App>>) -> Result<Json<Serv
         Some(TracesDocument { host: collector.host().to_owned(), trouble: collector.probe().await.err() })
     };
     let looks_at = Arc::clone(&app);
-    let look = tokio::task::spawn_blocking(move || (files(&looks_at), listeners(&looks_at)));
+    let look = tokio::task::spawn_blocking(move || {
+        (files(&looks_at), listeners(&looks_at), looks_at.in_force.passed_over.now())
+    });
     let (unready, traces, look) = tokio::join!(unready(&app), traces, look);
     // Nothing is left out in silence: who asks takes what is missing for well.
-    let (files, listeners) = look.map_err(|error| {
+    let (files, listeners, passed_over) = look.map_err(|error| {
         let detail = format!("Looking at the files broke off: {error}.");
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
     })?;
@@ -153,6 +161,7 @@ pub(crate) async fn show_server(State(app): State<Arc<App>>) -> Result<Json<Serv
         settings: app.in_force.settings.clone(),
         listeners,
         files,
+        passed_over,
         traces,
     }))
 }
@@ -195,7 +204,7 @@ fn file(
     let exposure = exposure.map(|exposure| ExposureDocument {
         finding: exposure.to_string(),
         may_write: exposure.may_write(),
-        remedy: exposure.remedy(&absolute(path)),
+        remedy: exposure.remedy(&absolute(path), is_directory),
     });
     FileDocument {
         what: what.to_owned(),
@@ -210,7 +219,7 @@ fn file(
 /// Why a secret file that is read again when it changes could not be used now.
 fn trouble(app: &App, path: &Path) -> Option<String> {
     if path == app.key_file.path() {
-        return app.key_file.load().err().map(|error| format!("cannot be used: {error}"));
+        return app.key_file.load().err().map(|error| error.beside_its_name());
     }
     app.bearer.as_ref()?.trouble_of(path)
 }
@@ -246,15 +255,11 @@ fn certificate(tls: &Tls) -> CertificateDocument {
         file: shown(&tls.files().certificates),
         valid_from: validity.map(|validity| validity.from),
         valid_until: validity.map(|validity| validity.until),
+        is_authority: tls.is_authority(),
         trouble: Tls::load(tls.files().clone()).err().map(|error| error.to_string()),
     }
 }
 
 fn shown(path: &Path) -> String {
     absolute(path).display().to_string()
-}
-
-/// A path that means the same to who asks from another directory.
-fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

@@ -63,6 +63,15 @@ impl Passwords {
     }
 }
 
+impl Passwords {
+    /// The password file of libpq, if it would count and was passed over, and why.
+    pub(super) fn passed_over(&self) -> Option<(&Path, String)> {
+        let is_said = self.file.is_some() || self.in_url.is_some() || self.variable.is_some();
+        let path = self.passfile.as_deref().filter(|_| !is_said)?;
+        Some((path, read(path).err()?))
+    }
+}
+
 impl fmt::Debug for Passwords {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Passwords")
@@ -206,8 +215,10 @@ mod tests {
             file: Some(file),
             in_url: Some(b"two".to_vec()),
             variable: Some("three".into()),
-            passfile: Some(passfile.clone()),
+            passfile: Some(dir.path().to_owned()),
         };
+        assert_eq!(passwords.passed_over(), None, "it would not count anyway");
+        passwords.passfile = Some(passfile.clone());
         let host = host("db", 5432);
         let found = |passwords: &Passwords| {
             let found = passwords.find(&Wanted { host: &host, user: "a", database: "b" }).unwrap();
@@ -220,10 +231,13 @@ mod tests {
         assert_eq!(found(&passwords), (Some("three".to_owned()), "in the variable PGPASSWORD".to_owned()));
         passwords.variable = None;
         assert_eq!(found(&passwords).0.as_deref(), Some("four"));
+        assert_eq!(passwords.passed_over(), None);
         for mode in [0o640, 0o604, 0o660] {
             std::fs::set_permissions(&passfile, std::fs::Permissions::from_mode(mode)).unwrap();
             let (password, says) = found(&passwords);
             assert!(password.is_none() && says.contains("chmod 600"), "{mode:o}: {says}");
+            let (path, reason) = passwords.passed_over().unwrap();
+            assert!(path == passfile && reason.contains(&format!("mode {mode:04o}")), "{reason}");
         }
         passwords.passfile = Some(dir.path().to_owned());
         assert!(found(&passwords).1.contains("no plain file"));

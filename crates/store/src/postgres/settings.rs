@@ -183,6 +183,12 @@ impl PostgresUrl {
         Passwords { file, ..self.passwords.clone() }
     }
 
+    /// The password file of libpq, if it is passed over as it is now, and why.
+    pub fn passed_over_password_file(&self, options: &PostgresOptions) -> Option<(PathBuf, String)> {
+        let passwords = self.passwords(options.password_file.clone());
+        passwords.passed_over().map(|(path, reason)| (path.to_owned(), reason))
+    }
+
     pub(super) fn mode(&self) -> TlsMode {
         self.mode
     }
