@@ -1,4 +1,4 @@
-//! The bug tracker that a token is meant for, and that states so when it redeems it.
+//! The audience of a token: the base URL of the bug tracker that may redeem it.
 //!
 //! Both sides of the handshake, and whoever checks them, must agree on when two spellings of a URL are one tracker. This
 //! crate is that agreement: [`Audience`].

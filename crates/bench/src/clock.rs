@@ -1,4 +1,4 @@
-//! How time is measured, as something that is passed in.
+//! The stopwatch, passed in so that tests control time.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! What can go wrong: before the load ([`BenchError`]), and under it ([`Wrong`]).
+//! Errors before the load ([`BenchError`]) and wrong answers under it ([`Wrong`]).
 
 use std::fmt;
 use std::io;

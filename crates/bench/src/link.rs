@@ -1,4 +1,4 @@
-//! One connection to one listener, and what is asked over it.
+//! One connection to one listener, and the requests over it.
 
 use std::rc::Rc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What came back, counted.
+//! Counts answers and records latencies.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What a run has shown, as a table and as JSON.
+//! The report of a run, as a table and as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! The calls of the private API, and what their answers hold.
+//! The calls of the private API, and their answers.
 
 use dxr::{FaultResponse, MethodCall, MethodResponse, Value};
 

@@ -1,4 +1,4 @@
-//! When requests are sent, and from when their latency counts.
+//! The schedule of requests; latency counts from the scheduled time.
 //!
 //! Without a rate, each connection sends its next request when the last one is answered (a *closed loop*): it shows how
 //! much a server can do, but a server that stalls is asked less, so its stall counts for a handful of requests only.

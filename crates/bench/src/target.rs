@@ -1,4 +1,4 @@
-//! Where a server is.
+//! The addresses of the server under load.
 
 use std::net::SocketAddr;
 

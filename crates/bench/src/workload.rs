@@ -1,4 +1,4 @@
-//! What can be asked of a server.
+//! The workloads, and the steps of each.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! The checks of the plugin API: Launchpad's worker uses it, and says what it could not have used.
+//! The checks of the plugin API: uses it as Launchpad's worker does, and reports what Launchpad could not use.
 
 use countersign_login::{
     ApiError, ApiTrouble, Bug, Comment, Login, PluginApi, Session, is_known_to_launchpad,

@@ -1,4 +1,4 @@
-//! What a check consists of.
+//! The parts of a check: its steps, and the function that judges the outcome.
 
 use std::fmt;
 
@@ -171,7 +171,7 @@ pub(crate) enum Part {
     Body,
 }
 
-/// Exactly this is a yes.
+/// Only HTTP 200 means success.
 pub(crate) const YES: Reply = Reply::Status(200);
 
 impl Step {

@@ -1,4 +1,4 @@
-//! Takes the steps of each check, and has the outcome judged.
+//! Runs the steps of each check and judges the outcome.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! Why nothing could be checked.
+//! Errors that prevent all checks.
 
 use std::io;
 use std::net::SocketAddr;

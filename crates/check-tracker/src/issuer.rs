@@ -1,4 +1,4 @@
-//! An issuer that says what it is told to, and remembers what it was asked.
+//! An issuer with scripted answers, which records the requests it receives.
 
 use std::convert::Infallible;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! What the checks look at. Each function is named after its check.
+//! The functions that judge the checks. Each is named after its check.
 
 mod guess;
 pub(crate) mod session;

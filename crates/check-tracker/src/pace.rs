@@ -1,4 +1,4 @@
-//! How fast the bytes of the issuer's answers go out: at once, or as slowly as a tracker must not wait for.
+//! The speed of the issuer's answers: at once, or slower than a tracker may wait for.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,4 +1,4 @@
-//! What a tracker asks the issuer.
+//! A tracker's request to the issuer.
 
 use std::fmt;
 

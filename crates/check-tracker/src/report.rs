@@ -1,4 +1,4 @@
-//! What was found.
+//! The findings of a run.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What happened when the steps of a check were taken.
+//! Everything observed while the steps of a check ran.
 
 use std::time::Duration;
 

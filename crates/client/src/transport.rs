@@ -26,7 +26,7 @@ const TIMEOUT: Duration = Duration::from_mins(1);
 /// servers before that was bounded some 4 MiB.
 pub(crate) const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
 
-/// Why there is no answer. Which one it is says what to look at.
+/// Why there is no answer. The variant tells the operator where to look.
 #[derive(Debug)]
 pub(crate) enum Trouble {
     /// Nobody takes the connection.

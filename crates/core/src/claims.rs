@@ -1,4 +1,4 @@
-//! A little that the issuer wants the tracker to know.
+//! The claims of a token: a small JSON object from the issuer for the tracker.
 
 use serde_json::{Map, Value};
 

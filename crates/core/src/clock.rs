@@ -1,4 +1,4 @@
-//! What time it is, as something that is passed in.
+//! The clock, passed in so that tests control time.
 
 use std::fmt;
 use std::sync::LazyLock;

@@ -1,4 +1,4 @@
-//! Randomness, as something that is passed in.
+//! Randomness, passed in so that tests are repeatable.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};

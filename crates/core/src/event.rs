@@ -1,4 +1,4 @@
-//! What happened: the events that operators look at, and what a store of them has to promise.
+//! The events that operators see, and the contract of a store of events.
 //!
 //! An event names a token by its id, never by its text. What strangers send along (a user agent, an audience) is
 //! bounded and cleaned before it is kept.

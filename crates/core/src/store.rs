@@ -1,4 +1,4 @@
-//! What a store has to promise.
+//! The contract of a store.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -22,7 +22,7 @@ use crate::{ClockTrouble, EventCursor, KindFilter, Node, Roll, SeenNode, StoredR
 ///   over what is removed; so a token whose record was purged stays dead, whatever the clock does later, and a clock that
 ///   is wrong when a store is purged harms no token that is issued afterwards.
 ///
-/// Times are whole milliseconds. A caller that goes away before its call's turn has come may have written nothing.
+/// Times are whole milliseconds. If a caller disconnects before its call runs, the call may write nothing.
 ///
 /// `countersign-store` has the implementations and the one contract test-suite that they all pass.
 #[async_trait]

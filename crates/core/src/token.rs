@@ -74,7 +74,7 @@ impl LoginToken {
         after(self.created(), self.lifetime)
     }
 
-    /// The tracker it is bound to. `None`: any tracker may redeem it, as in the seed.
+    /// The tracker it is bound to. `None`: any tracker may redeem it, as in Launchpad's own protocol.
     pub fn audience(&self) -> Option<&Audience> {
         self.audience.as_ref()
     }

@@ -1,4 +1,4 @@
-//! `countersign completions` and `countersign man`: what the command line's own definition is good for besides.
+//! `countersign completions` and `countersign man`: generated from the definition of the command line.
 
 use std::fs;
 use std::path::PathBuf;

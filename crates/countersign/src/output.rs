@@ -1,4 +1,4 @@
-//! What a command prints, and how it ends.
+//! The output and the exit code of a command.
 
 use std::fmt::Display;
 use std::io::{self, Write};

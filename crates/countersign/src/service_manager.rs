@@ -1,4 +1,4 @@
-//! Telling the service manager that started this process how it stands (`sd_notify(3)`).
+//! Reports the server's state to the service manager that started it (`sd_notify(3)`).
 
 use std::ffi::OsStr;
 use std::io;

@@ -1,4 +1,4 @@
-//! Reading the answer to an XML-RPC call from somebody who is not trusted.
+//! Reads the answer to an XML-RPC call from an untrusted server.
 //!
 //! What is well-formed and has an answer in it is read, in any encoding, whatever else is there besides: a token may have been
 //! spent on it. Nothing recurses, and nothing is expanded.

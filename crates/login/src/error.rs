@@ -1,4 +1,4 @@
-//! Why there is no session: one enum, one sentence each, never a token.
+//! The errors of a login: one sentence each, never with a token.
 
 use std::error::Error;
 use std::fmt;

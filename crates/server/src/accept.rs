@@ -1,4 +1,4 @@
-//! Which kind of answer a client likes best (RFC 9110 section 12.5.1).
+//! Content negotiation: the media type that a client prefers (RFC 9110 section 12.5.1).
 
 use axum::http::HeaderMap;
 use axum::http::header::ACCEPT;

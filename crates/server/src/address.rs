@@ -1,4 +1,4 @@
-//! Where a listener listens.
+//! The address of a listener.
 
 use std::fmt;
 use std::io;

@@ -1,4 +1,4 @@
-//! What every request handler can reach.
+//! The state that every request handler shares.
 
 use std::mem;
 use std::sync::Arc;
@@ -274,7 +274,7 @@ impl Names {
         Self { issuer, public_url: public_url.as_str().trim_end_matches('/').to_owned() }
     }
 
-    /// The seed's description of a token.
+    /// The description of a token in Launchpad's protocol.
     pub(crate) fn title(&self) -> String {
         format!("{} is authenticating itself with a remote bug tracker.", self.issuer)
     }
@@ -291,7 +291,7 @@ impl Names {
 /// The status of a refusal because the token has been used, revoked, or has expired.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SpentStatus {
-    /// 401 with `WWW-Authenticate`, as the seed has it.
+    /// 401 with `WWW-Authenticate`, as Launchpad answers.
     #[default]
     Unauthorized,
     /// 410, as present-day Launchpad has it.

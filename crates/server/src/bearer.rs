@@ -1,4 +1,4 @@
-//! The secret that callers of the private API show.
+//! The bearer secret of the private API.
 
 use std::fmt;
 use std::fs;

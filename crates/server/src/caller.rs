@@ -1,4 +1,4 @@
-//! Who asks, and how the request is called.
+//! The caller's address and the request's id.
 
 use std::convert::Infallible;
 use std::net::IpAddr;

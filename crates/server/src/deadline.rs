@@ -1,4 +1,4 @@
-//! By when a request is answered, and whether it is the client that keeps it waiting.
+//! The deadline of a request, and whether the client causes the delay.
 
 use std::pin::Pin;
 use std::sync::Arc;

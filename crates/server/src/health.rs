@@ -1,4 +1,4 @@
-//! Whether the server lives, and whether it can serve.
+//! The health checks: whether the server runs, and whether it can redeem tokens.
 
 use std::sync::Arc;
 use std::time::Duration;

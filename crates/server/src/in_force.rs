@@ -1,4 +1,4 @@
-//! What a server was told when it was started, and what it uses: for whoever asks it (`GET /v1/server`).
+//! The effective settings of a running server, for `GET /v1/server`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

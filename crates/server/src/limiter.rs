@@ -1,4 +1,4 @@
-//! Who has been refused too often.
+//! Limits the refusals of an address in a minute.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;

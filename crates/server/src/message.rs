@@ -1,4 +1,4 @@
-//! Which messages are requests at all (RFC 9112), as far as the HTTP library leaves that open.
+//! Rejects malformed HTTP messages (RFC 9112) that the HTTP library lets through.
 
 use std::net::Ipv6Addr;
 

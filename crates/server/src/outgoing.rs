@@ -1,4 +1,4 @@
-//! Requests that the server makes itself: to whoever takes alarms, and to the collector of traces.
+//! The HTTP client for requests of the server itself: to the alarm webhook and the trace collector.
 
 use bytes::Bytes;
 use http_body_util::Full;

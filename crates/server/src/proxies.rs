@@ -1,4 +1,4 @@
-//! The address that a request comes from, behind reverse proxies.
+//! Finds the client's address behind reverse proxies.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

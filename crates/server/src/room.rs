@@ -1,4 +1,4 @@
-//! How many connections there may be, and how many of one address.
+//! Limits the connections of a listener, and those of one address.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

@@ -1,4 +1,4 @@
-//! Who can read a secret file: one rule for every secret, and for the directories that they are in.
+//! Checks who can read a secret file: one rule for every secret and for its directory.
 //!
 //! A file's mode alone does not tell. Kubernetes and systemd hand secrets over as files of root's that a group or one user
 //! may read, and a volume with an `fsGroup` gives its files to a group that only this process is in. So the rule asks who is

@@ -1,4 +1,4 @@
-//! The two listeners, what goes on beside them, and the end.
+//! Runs the two listeners and the background tasks, and stops them in order.
 
 use std::io;
 use std::sync::Arc;

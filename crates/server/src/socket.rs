@@ -1,4 +1,4 @@
-//! A client's socket, which does not wait for ever.
+//! A client's socket with time limits.
 
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;

@@ -1,4 +1,4 @@
-//! Work that goes on when whoever asked for it has gone.
+//! Tasks that run to their end even if the caller disconnects.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

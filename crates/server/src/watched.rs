@@ -1,4 +1,4 @@
-//! Noticing that a file is not the one that was read last.
+//! Detects that a file has changed since it was read.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;

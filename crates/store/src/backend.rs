@@ -1,4 +1,4 @@
-//! What each kind of store does for those who name it by its URL. [`StorePlace::backend`](crate::place::StorePlace::backend)
+//! The backend of each kind of store, chosen by its URL. [`StorePlace::backend`](crate::place::StorePlace::backend)
 //! picks the implementation.
 
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! How much a store has written since it was opened, and when last.
+//! Counts of what a store has written since it was opened, and the time of the last write.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 

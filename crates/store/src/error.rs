@@ -1,4 +1,4 @@
-//! Why a store cannot be opened or backed up. Every text says what to do.
+//! The errors of opening and backing up a store. Every text says what to do.
 
 use std::io;
 use std::path::PathBuf;

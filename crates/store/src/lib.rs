@@ -1,4 +1,4 @@
-//! The stores of Countersign: where it is remembered which login tokens' lives have ended.
+//! The stores of Countersign, which record the login tokens whose life has ended.
 //!
 //! [`countersign_core::TokenStore`] says what a store promises; the implementations are here, and
 //! [`StorePlace::backend`](place::StorePlace::backend) picks one by its URL:

@@ -1,4 +1,4 @@
-//! A store that forgets: everything in it is gone when the process ends.
+//! A store in memory; its records are lost when the process ends.
 //!
 //! It is for tests and demonstrations only. After a restart its fence stands at the new start, so no old token lives
 //! again; but tokens that were issued before the restart and not yet redeemed are refused as well.

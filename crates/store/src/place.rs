@@ -1,4 +1,4 @@
-//! Where a store is, and which implementation its URL names.
+//! The place of a store, and the implementation that its URL names.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What a certificate says of itself: from when until when it is valid, and whether it is an authority's.
+//! The validity period of a certificate, and whether it is an authority's.
 
 use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;

@@ -1,4 +1,4 @@
-//! The callers: trackers that redeem and the issuer that issues, each on a connection of its own.
+//! The clients of a trial: trackers and the issuer, each on its own connection.
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! How a trial can fail.
+//! The errors of a trial.
 
 use std::fmt;
 use std::io;

@@ -1,4 +1,4 @@
-//! The server says yes, and the tracker never hears it. The tracker asks again with its key; a thief asks as well.
+//! The answer to an accepted handshake is lost. The tracker retries with its key, and a thief tries too.
 
 use std::fmt;
 use std::time::Duration;

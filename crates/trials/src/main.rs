@@ -1,4 +1,4 @@
-//! `countersign-trials`: holds the trials, as long as one likes.
+//! `countersign-trials`: runs the trials, as long as asked.
 
 use std::io::{self, Write};
 use std::path::PathBuf;

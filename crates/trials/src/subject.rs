@@ -1,4 +1,4 @@
-//! A token under trial, everything that was asked about it, and who was told yes.
+//! A token under test, the history of its requests, and the first acceptance.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

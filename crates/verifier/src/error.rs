@@ -1,4 +1,4 @@
-//! What can go wrong, before the first login and during one.
+//! The errors of the set-up and of a login.
 
 use std::time::Duration;
 

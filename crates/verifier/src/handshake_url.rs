@@ -1,4 +1,4 @@
-//! Where the issuer answers handshakes.
+//! The issuer's handshake URL.
 
 use http::Uri;
 use url::{Host, Url};

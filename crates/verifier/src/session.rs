@@ -1,4 +1,4 @@
-//! Sessions: who is logged in, in a signed cookie.
+//! Sessions, kept in a signed cookie.
 //!
 //! Nothing is stored. The cookie says who is logged in, until when, and where, and is signed with HMAC-SHA256 (by the
 //! `cookie` crate), so that it can be read by anybody but written by this tracker only.

@@ -1,4 +1,4 @@
-//! From bytes to text: which encoding a document is in.
+//! Decodes a document from its encoding to text.
 //!
 //! In order of authority (RFC 7303, section 3, and XML 1.0, appendix F): a byte order mark, the `charset`
 //! parameter of the Content-Type, the XML declaration, else UTF-8. UTF-16 without a byte order mark is

@@ -1,4 +1,4 @@
-//! What may stand where in a call (the XML-RPC specification, 1999), one small table.
+//! The grammar of a call (the XML-RPC specification, 1999), as one small table.
 //!
 //! `dxr` skips over elements that it does not know, and over text between elements, so that a parameter in
 //! the wrong place would vanish. A token that was to be bound would then be issued unbound.

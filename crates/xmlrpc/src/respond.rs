@@ -1,4 +1,4 @@
-//! From a request's body to the document that answers it.
+//! Turns the body of a request into the document that answers it.
 
 use std::fmt;
 

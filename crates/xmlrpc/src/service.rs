@@ -1,4 +1,4 @@
-//! What a user of this crate implements, and what it gets to work with.
+//! The trait that a user of this crate implements, and its arguments.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What Countersign is measured against, for `bench/compare` and `bench/growth`. Prints JSON. Not shipped.
+//! Baselines that Countersign is measured against, for `bench/compare` and `bench/growth`. Prints JSON. Not shipped.
 
 #![expect(
     clippy::print_stdout,

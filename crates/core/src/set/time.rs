@@ -1,4 +1,4 @@
-//! What a node makes of its clock.
+//! Decides whether this machine's clock can be trusted.
 //!
 //! Three things can vouch for a machine's wall clock: the clock of a shared store, the machine's own steady clock, which
 //! nobody sets, and the dates in the store. None of them costs a request anything: [`LoginTokenSet::keep_time`] looks at

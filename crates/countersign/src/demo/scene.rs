@@ -1,4 +1,4 @@
-//! The players: a token server, a tracker, and the address of a hostile one.
+//! The parties of the demonstration: a token server, a tracker, and the address of a hostile one.
 
 use std::error::Error;
 use std::sync::Arc;

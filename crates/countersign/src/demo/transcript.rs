@@ -1,4 +1,4 @@
-//! Who said what to whom.
+//! The transcript of the demonstration.
 
 use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};

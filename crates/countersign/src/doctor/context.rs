@@ -1,4 +1,4 @@
-//! What the checks look at, gathered once.
+//! The inputs of all checks, gathered once.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What a check finds.
+//! The finding of a check.
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,4 +1,4 @@
-//! `countersign doctor`: looks at everything that an operator can get wrong, and says what to do.
+//! `countersign doctor`: checks everything that an operator can get wrong, and says what to do.
 //!
 //! [`CHECKS`] is the list of what is looked at. To add a check, write a function from [`Context`] to findings, in the
 //! module of its subject, and name it there.

@@ -1,4 +1,4 @@
-//! What trackers see.
+//! Checks of the public URL, as trackers see it.
 
 use countersign_client::probe;
 use countersign_tls::Validity;

@@ -1,4 +1,4 @@
-//! Where traces go.
+//! Checks of the trace collector.
 
 use super::context::Context;
 use super::finding::Finding;

@@ -174,7 +174,7 @@ impl Server {
         Self { public: line("public"), private: line("private"), process }
     }
 
-    /// Issues a token over XML-RPC, as the seed does.
+    /// Issues a token over XML-RPC, as Launchpad's workers do.
     pub(crate) fn token(&self) -> String {
         http::string(&http::call(&self.private, "newBugTrackerToken", &[]))
     }

@@ -1,4 +1,4 @@
-//! From bytes to requests, and what an answer is judged by.
+//! Turns bytes into requests, with the facts to judge the answers by.
 
 use std::time::Duration;
 

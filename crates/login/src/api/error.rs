@@ -1,4 +1,4 @@
-//! Why a call of the plugin API is of no use.
+//! The errors of a call of the plugin API.
 
 use std::error::Error;
 use std::fmt;

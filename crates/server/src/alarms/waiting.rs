@@ -1,4 +1,4 @@
-//! The alarms that wait, and which of them is next.
+//! The queue of alarms, and which of them is next.
 //!
 //! Strangers decide how many alarms there are to deliver, and not how long the ones that matter most wait. So equal alarms
 //! are one, with a count; what is more urgent comes first, and among what is equally urgent, the kind that was told least

@@ -1,4 +1,4 @@
-//! What happens, on its way to those who look.
+//! Takes events from the handlers to the store, to followers and to alarms.
 //!
 //! ```text
 //! handler ──▶ flood ──▶ queue ──▶ writer ──▶ store      (kept for a while)

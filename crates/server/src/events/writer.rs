@@ -1,4 +1,4 @@
-//! From the queue to the store, in batches.
+//! Writes events from the queue to the store, in batches.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};

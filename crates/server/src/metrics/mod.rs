@@ -1,4 +1,4 @@
-//! What Prometheus reads: counts of what happened, and how things stand.
+//! The metrics for Prometheus: counters, and gauges that are read when they are scraped.
 //!
 //! [`Tally`] is counted up as requests are answered; everything else is looked up when somebody asks. No label has values
 //! that a stranger chooses, so that the number of series is fixed.

@@ -1,4 +1,4 @@
-//! What the operating system says about this process. Elsewhere than on Linux, nothing.
+//! Metrics of the process from the operating system; on Linux only.
 
 use std::fs;
 

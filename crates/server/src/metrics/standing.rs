@@ -1,4 +1,4 @@
-//! How things stand when somebody asks.
+//! Gauges, read when they are scraped.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! The older text format of Prometheus (0.0.4), for what does not read `OpenMetrics`.
+//! The older text format of Prometheus (0.0.4), for scrapers that do not read `OpenMetrics`.
 
 use std::fmt::Write;
 

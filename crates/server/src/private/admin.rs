@@ -1,4 +1,4 @@
-//! What operators need: the store, and who serves from it.
+//! Routes for operators: the store, and the nodes that use it.
 
 use std::sync::Arc;
 

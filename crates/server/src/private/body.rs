@@ -1,4 +1,4 @@
-//! Reading the bodies of private requests, whatever comes.
+//! Reads the bodies of private requests, and rejects malformed ones.
 
 use std::borrow::Cow;
 use std::collections::HashSet;

@@ -1,4 +1,4 @@
-//! Who may use the private API, and the page for operators.
+//! Authorizes callers of the private API and of the operators' page.
 
 use std::fmt::Display;
 use std::net::Ipv4Addr;

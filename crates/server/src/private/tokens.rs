@@ -73,7 +73,7 @@ pub(crate) struct TokenDocument {
     date_consumed: Consumed,
 }
 
-/// A date, or `false`, as the seed has it.
+/// A date, or `false`, as in Launchpad's protocol.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum Consumed {

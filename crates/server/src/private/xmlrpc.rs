@@ -1,4 +1,4 @@
-//! Tokens as XML-RPC, which is what the seed speaks.
+//! Tokens over XML-RPC, Launchpad's protocol.
 
 use std::sync::Arc;
 use std::time::Duration;

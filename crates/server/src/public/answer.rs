@@ -1,4 +1,4 @@
-//! From a verdict to an HTTP response: `protocol.md`'s table, in code.
+//! Turns a verdict into an HTTP response: the protocol's table of statuses and texts.
 
 use std::borrow::Cow;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! From an HTTP request to what it says, as far as the handshake cares.
+//! Reads the facts of a handshake from an HTTP request.
 
 use std::borrow::Cow;
 use std::fmt;

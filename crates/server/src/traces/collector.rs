@@ -1,4 +1,4 @@
-//! Where spans go: a collector that speaks OTLP over HTTP, as protobuf.
+//! Sends spans to a collector by OTLP over HTTP, as protobuf.
 
 use std::fmt;
 use std::time::Duration;

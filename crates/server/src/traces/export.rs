@@ -1,4 +1,4 @@
-//! From spans that have ended to the collector, in the background.
+//! Exports ended spans to the collector in the background.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,4 @@
-//! What the cases share.
+//! The fixture of all cases.
 
 use std::net::IpAddr;
 use std::sync::Arc;

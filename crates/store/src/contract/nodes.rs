@@ -1,4 +1,4 @@
-//! Who serves from the store.
+//! The nodes that use the store.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Events that are forgotten with the process.
+//! A store of events in memory; lost when the process ends.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};

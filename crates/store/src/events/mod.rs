@@ -1,4 +1,4 @@
-//! Stores of events: what operators get to see, and what no handshake waits for.
+//! Stores of events, which operators read and no handshake waits for.
 //!
 //! They are apart from the stores of tokens on purpose. Beside a `sqlite:` store, events are in a database file of their
 //! own: they share neither the transactions nor the log nor the sync of the one that decides handshakes, a flood of

@@ -1,4 +1,4 @@
-//! A batch: endings that travel in one statement, and what becomes of them when its answer is lost.
+//! A batch: endings that one statement records, and their recovery when its answer is lost.
 //!
 //! Every row carries its batch's nonce. So the same statement can be sent again on another connection: rows that an
 //! earlier attempt wrote are in its way, and the nonce tells them from those of somebody else, even if time, address and

@@ -1,4 +1,4 @@
-//! What the store is asked for, as statements.
+//! The calls of the store, as statements.
 
 use std::sync::Arc;
 

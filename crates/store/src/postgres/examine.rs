@@ -1,4 +1,4 @@
-//! A look at the database for an operator: what is in it, and whether it could forget what it has committed.
+//! Examines the database for an operator: its contents, and whether it could lose commits.
 
 use std::sync::Arc;
 

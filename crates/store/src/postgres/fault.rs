@@ -1,4 +1,4 @@
-//! What went wrong, what it means for what was sent, and what the operator can do about it.
+//! Classifies failures: whether the batch may have been written, and what the operator can do.
 
 use std::error::Error as _;
 use std::io;

@@ -1,4 +1,4 @@
-//! Whether the database is there, as far as is known.
+//! Whether the database can be reached, as last seen.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

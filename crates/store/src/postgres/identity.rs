@@ -1,4 +1,4 @@
-//! Noticing that the database is another one than it was.
+//! Detects that the database is not the same one as before.
 //!
 //! A standby that takes over may not have received what its primary committed last, and a backup does not have it either.
 //! Which tokens were used in between nobody can know. So the lines carry the identity of the database that they are in, and

@@ -1,4 +1,4 @@
-//! The queue of calls, and the lanes that carry them to the database.
+//! The queue of calls, and the workers that send them to the database in batches.
 //!
 //! A commit costs one wait for the database's disk, whatever is in it. So calls queue, and each lane takes all that wait,
 //! sends them in one statement, and only then takes more. An idle store's batch is a single call, which waits for nobody.

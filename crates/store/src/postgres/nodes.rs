@@ -1,4 +1,4 @@
-//! Who serves from the store: what nodes say of themselves, by the database's clock.
+//! The nodes that use the store, by the database's clock.
 
 use countersign_core::{LIVE, Node, REMEMBERED, Roll, SeenNode, from_millis};
 use tokio_postgres::Row;

@@ -1,4 +1,4 @@
-//! Where the password comes from.
+//! Finds the password for the database.
 
 use std::ffi::OsString;
 use std::fmt;

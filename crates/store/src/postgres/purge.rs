@@ -1,4 +1,4 @@
-//! Forgetting, a day at a time where that is possible.
+//! Purges records, a day at a time where that is possible.
 //!
 //! Rows that are deleted one by one leave holes for the database to clean up. So on a busy store nothing is deleted at
 //! first: a day's rows stay until all of them are dead, and then their table is emptied as a whole, which costs nothing.

@@ -1,4 +1,4 @@
-//! What the database looks like, and how an older one becomes a newer one, on whatever node comes first.
+//! The database's schema and its upgrades, which the first node to start performs.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! One connection to the database, and what is asked on it.
+//! One connection to the database, and the requests on it.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! How to reach the database: what its URL says, and what is said beside it.
+//! The connection settings: those in the URL, and those beside it.
 
 use std::fmt;
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! Looking for damage in a large database without holding up the start.
+//! Checks a large database for damage without delaying the start.
 //!
 //! `quick_check` reads the whole file: some two seconds for each gigabyte. A small file is looked through before anything
 //! is answered; a large one by a thread of its own, while the store is in use. If that finds damage, nothing is written

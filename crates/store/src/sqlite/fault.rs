@@ -1,4 +1,4 @@
-//! What went wrong, and what the operator can do about it.
+//! Turns database errors into sentences that say what the operator can do.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! What the database looks like, and how an older one becomes a newer one.
+//! The database's schema and its upgrades.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The writing thread: a batch, a transaction, a commit; and what becomes of them when the disk fails.
+//! The writer thread: runs a batch in one transaction, and handles a failing disk.
 
 use std::io;
 use std::path::PathBuf;

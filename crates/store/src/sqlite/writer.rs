@@ -1,4 +1,4 @@
-//! The queue to the one thread that writes, and how many calls share a commit.
+//! The queue to the one writer thread, whose batches share a commit.
 //!
 //! A commit costs one wait for the disk, whatever is in it. So calls queue, the thread takes all that wait, runs them in
 //! one transaction, commits, and only then answers. While it waits for the disk the next batch gathers. An idle store's

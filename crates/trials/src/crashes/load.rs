@@ -1,4 +1,4 @@
-//! Load on a server that does not survive it.
+//! Loads a server until it is killed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

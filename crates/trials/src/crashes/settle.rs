@@ -1,4 +1,4 @@
-//! After a crash: everybody asks again, and what they are told has to fit what was said before.
+//! Checks after a crash: every client retries, and the answers must fit those from before.
 
 use std::time::Duration;
 

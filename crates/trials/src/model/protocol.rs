@@ -1,4 +1,4 @@
-//! What the parties do, and what must never happen.
+//! The actions of the parties, and the properties that must hold.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

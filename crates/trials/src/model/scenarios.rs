@@ -1,4 +1,4 @@
-//! Which defences are tried, and what is to be found without each.
+//! The scenarios: each leaves out one defence and names the attack that must then succeed.
 
 use std::fmt;
 
@@ -60,7 +60,7 @@ pub fn undefended() -> Vec<Scenario> {
     };
     vec![
         without(
-            "tokens are not bound, as in the seed",
+            "tokens are not bound, as in Launchpad",
             Defences { bound: false, ..all },
             SMALL,
             &[ONLY_THE_WORKER],

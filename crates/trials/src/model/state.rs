@@ -1,4 +1,4 @@
-//! Everything there is at one moment, and what can happen next.
+//! A state of the model, and the actions that are possible in it.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! A path through the model, told to a person.
+//! Describes a path through the model in words.
 
 use super::protocol::Protocol;
 use super::state::{Action, Asker, HOSTILE, LoginOutcome, Message, State, Tracker};

@@ -1,9 +1,9 @@
-//! What stands between the parties and harm, and what can go wrong.
+//! The defences of a scenario, and the faults that it allows.
 
 /// Which `Idempotency-Key` the honest trackers send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keys {
-    /// None, as the seed has it.
+    /// None, as in Launchpad's own protocol.
     None,
     /// A new random one for each login attempt.
     Fresh,

@@ -1,4 +1,4 @@
-//! The page's pieces, each again whenever it changes.
+//! Streams each piece of the page again when it changes.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! How things stand, as far as the page shows it.
+//! The state that the page shows.
 
 use std::time::Duration;
 
