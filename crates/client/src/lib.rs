@@ -79,6 +79,14 @@ pub struct EventsRequest {
     pub kinds: Vec<String>,
     /// Not older than this moment, as in RFC 3339.
     pub since: Option<String>,
+    /// Older than this moment.
+    pub until: Option<String>,
+    /// Of this id: an event's, a token's or a request's.
+    pub id: Option<String>,
+    /// Of this address.
+    pub peer: Option<String>,
+    /// With this text in them.
+    pub text: Option<String>,
     /// How many at most.
     pub limit: Option<usize>,
     /// What the page before this one had as its `next`.
@@ -86,18 +94,19 @@ pub struct EventsRequest {
 }
 
 impl EventsRequest {
-    /// As a query; a stream knows kinds alone.
+    /// As a query; a stream knows neither times nor pages.
     fn query(&self, listed: bool) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
         if !self.kinds.is_empty() {
             query.append_pair("kind", &self.kinds.join(","));
         }
-        if listed {
-            let limit = self.limit.map(|limit| limit.to_string());
-            for (name, value) in [("since", &self.since), ("limit", &limit), ("after", &self.after)] {
-                if let Some(value) = value {
-                    query.append_pair(name, value);
-                }
+        let limit = self.limit.map(|limit| limit.to_string());
+        let always = [("id", &self.id), ("peer", &self.peer), ("text", &self.text)];
+        let in_a_list =
+            [("since", &self.since), ("until", &self.until), ("limit", &limit), ("after", &self.after)];
+        for (name, value) in always.into_iter().chain(in_a_list.into_iter().filter(|_| listed)) {
+            if let Some(value) = value {
+                query.append_pair(name, value);
             }
         }
         query.finish()

@@ -43,6 +43,25 @@ pub struct Event {
     pub count: u64,
 }
 
+impl Event {
+    /// Whether this text is in what strangers sent along, in the tracker's URL or in a key's name.
+    fn contains(&self, text: &str) -> bool {
+        let key = match &self.kind {
+            EventKind::KeyRotated { key } | EventKind::KeyRevoked { key } => Some(key.to_string()),
+            _ => None,
+        };
+        let stated = match &self.kind {
+            EventKind::Relay { stated } => stated.as_ref().map(Note::as_str),
+            _ => None,
+        };
+        let text = text.to_ascii_lowercase();
+        [self.audience.as_deref(), self.user_agent.as_ref().map(Note::as_str), stated, key.as_deref()]
+            .into_iter()
+            .flatten()
+            .any(|has| has.to_ascii_lowercase().contains(&text))
+    }
+}
+
 /// What happened. Where a label is wanted, [`label`](Self::label) has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventKind {
@@ -412,6 +431,14 @@ pub struct EventQuery {
     pub kinds: Vec<KindFilter>,
     /// Not older than this.
     pub since: Timestamp,
+    /// Older than this.
+    pub until: Timestamp,
+    /// Only what goes by this name.
+    pub name: Option<EventName>,
+    /// Only what this address asked for.
+    pub peer: Option<IpAddr>,
+    /// Only what has this text, in ASCII without regard to case, in a tracker's URL, a user agent or the name of a key.
+    pub text: Option<String>,
     /// Only what comes after this one in the list, which begins with the newest.
     pub after: Option<EventCursor>,
     /// So many at most.
@@ -419,14 +446,62 @@ pub struct EventQuery {
 }
 
 impl EventQuery {
+    /// The newest so many, of all kinds.
+    pub fn newest(limit: usize) -> Self {
+        Self {
+            kinds: Vec::new(),
+            since: Timestamp::MIN,
+            until: Timestamp::MAX,
+            name: None,
+            peer: None,
+            text: None,
+            after: None,
+            limit,
+        }
+    }
+
     /// Whether it asks for this kind.
     pub fn wants(&self, kind: KindFilter) -> bool {
         self.kinds.is_empty() || self.kinds.contains(&kind)
     }
 
-    /// Whether it asks for an event of that kind, moment and id.
-    pub fn covers(&self, kind: KindFilter, at: Timestamp, id: EventId) -> bool {
-        self.wants(kind) && at >= self.since && self.after.is_none_or(|after| EventCursor { at, id } < after)
+    /// Whether it asks for this event.
+    pub fn covers(&self, event: &Event) -> bool {
+        let cursor = EventCursor { at: event.at, id: event.id };
+        self.wants(event.kind.filter())
+            && event.at >= self.since
+            && event.at < self.until
+            && self.name.is_none_or(|name| name.is_of(event))
+            && self.peer.is_none_or(|peer| event.peer == Some(peer))
+            && self.text.as_ref().is_none_or(|text| event.contains(text))
+            && self.after.is_none_or(|after| cursor < after)
+    }
+}
+
+/// What an event can be looked for by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventName {
+    /// The event's own id, or that of its token.
+    Id(EventId),
+    /// The request that it happened in.
+    Request(RequestId),
+}
+
+impl EventName {
+    /// Reads a UUID, or the 16 hexadecimal digits of a request.
+    pub fn read(text: &str) -> Option<Self> {
+        if text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return u64::from_str_radix(text, 16).ok().map(|id| Self::Request(RequestId(id)));
+        }
+        let id = text.parse::<uuid::Uuid>().ok()?;
+        Some(Self::Id(EventId::from_bytes(id.into_bytes())))
+    }
+
+    fn is_of(self, event: &Event) -> bool {
+        match self {
+            Self::Id(id) => event.id == id || event.token.map(EventId::from) == Some(id),
+            Self::Request(request) => event.request == Some(request),
+        }
     }
 }
 
@@ -466,6 +541,16 @@ mod tests {
         let word = "x".repeat(MAX_WORD_CHARS);
         assert_eq!(note(&word), word);
         assert_eq!(note(&format!("{word}x")), "…");
+    }
+
+    #[test]
+    fn names_are_ids_and_requests() {
+        let id = TokenId::generate(Timestamp::UNIX_EPOCH, &crate::SequenceEntropy::default()).unwrap();
+        assert_eq!(EventName::read(&id.to_string()), Some(EventName::Id(id.into())));
+        assert_eq!(EventName::read("00000000000000ff"), Some(EventName::Request(RequestId(255))));
+        for text in ["", "ff", "+00000000000000f", "cs1abcdef", "00000000000000fg"] {
+            assert_eq!(EventName::read(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -39,8 +39,8 @@ pub use claims::{Claims, ClaimsError, MAX_CLAIMS_BYTES};
 pub use clock::{Clock, ManualClock, SystemClock, after, before, from_millis, to_millis};
 pub use entropy::{Entropy, EntropyError, OsEntropy, SequenceEntropy};
 pub use event::{
-    Event, EventCursor, EventId, EventKind, EventQuery, EventStore, FirstUse, KindFilter, Known, MAX_KEPT,
-    MAX_KEPT_ISSUED, MAX_NOTE_CHARS, Note, Reason, RequestId, kept_of,
+    Event, EventCursor, EventId, EventKind, EventName, EventQuery, EventStore, FirstUse, KindFilter, Known,
+    MAX_KEPT, MAX_KEPT_ISSUED, MAX_NOTE_CHARS, Note, Reason, RequestId, kept_of,
 };
 pub use key_ring::{
     Key, KeyChange, KeyId, KeyRing, KeyRingError, MAX_KEYS, MAX_REVOKED, NotAKeyId, SETTLING,
@@ -51,8 +51,8 @@ pub use set::{
     RETRY_WINDOW, RedeemError, Redemption, STEADY, Status, apart, move_fence_now, purge_now,
 };
 pub use store::{
-    BATCH_SIZES, Consumption, End, Ended, Ending, EndingQuery, Horizon, RetryKeyHash, StoreCounts,
-    StoreError, StoreStats, StoreTimes, TokenStore,
+    BATCH_SIZES, Consumption, End, Ended, Ending, EndingQuery, Endings, Horizon, LOOKED_AT, RetryKeyHash,
+    StoreCounts, StoreError, StoreStats, StoreTimes, TokenStore,
 };
 pub use stored_ring::{
     ChangedRing, RingChange, RingError, StoredRing, change_ring, put_ring, read_or_put, read_ring,

@@ -9,7 +9,11 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::{ClockTrouble, EventCursor, KindFilter, Node, Roll, SeenNode, StoredRing, TokenId};
+use crate::handshake::CLOCK_SKEW;
+use crate::{
+    ClockTrouble, EventCursor, KindFilter, MAX_LIFETIME, Node, Roll, SeenNode, StoredRing, TokenId, after,
+    before, to_millis,
+};
 
 /// Remembers which tokens' lives have ended.
 ///
@@ -82,9 +86,9 @@ pub trait TokenStore: Send + Sync + fmt::Debug {
 
     /// The lives that ended last, newest first: what an operator is shown. Changes nothing, and holds up nobody.
     ///
-    /// A store need not look further than at the 200,000 tokens issued last (before the query's `after`), so that the
-    /// effort is bounded: of a busy store, the end of a token that was issued long before may be missing.
-    async fn endings(&self, query: &EndingQuery) -> Result<Vec<Ended>, StoreError>;
+    /// A store looks at so many tokens as the query says, from the one issued last backwards, so that the effort is
+    /// bounded. If those are not all, the answer says where to go on.
+    async fn endings(&self, query: &EndingQuery) -> Result<Endings, StoreError>;
 
     /// Moves the fence to `line`, or, if it stands there or beyond, one millisecond further: tokens are created at the
     /// fence itself while clocks are behind it, and those are refused, too. Returns where it stands then.
@@ -190,21 +194,91 @@ pub struct EndingQuery {
     pub revoked: bool,
     /// Not older than this.
     pub since: Timestamp,
+    /// Older than this.
+    pub until: Timestamp,
+    /// Only that of this token.
+    pub id: Option<TokenId>,
+    /// Only consumptions by this address.
+    pub by: Option<IpAddr>,
     /// Only those that come after this one in the list, which begins with the newest.
     pub after: Option<EventCursor>,
+    /// Only those of tokens that were issued before this one.
+    pub below: Option<TokenId>,
+    /// How many tokens to look at.
+    pub look_at: u32,
     /// So many at most.
     pub limit: usize,
 }
 
+/// Endings, newest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Endings {
+    /// Those that were asked for.
+    pub found: Vec<Ended>,
+    /// Where to go on, as the query's `below`: as many tokens as allowed were looked at, down to this one, and fewer
+    /// endings found than wanted. There may be more.
+    pub below: Option<TokenId>,
+}
+
+/// How many tokens are looked at in one question. Records are in the order in which tokens were issued, and an index for
+/// the order in which they ended, or by address, would make every redemption dearer.
+pub const LOOKED_AT: u32 = 200_000;
+
 impl EndingQuery {
+    /// The newest so many, of both kinds.
+    pub fn newest(limit: usize) -> Self {
+        Self {
+            consumed: true,
+            revoked: true,
+            since: Timestamp::MIN,
+            until: Timestamp::MAX,
+            id: None,
+            by: None,
+            after: None,
+            below: None,
+            look_at: LOOKED_AT,
+            limit,
+        }
+    }
+
     /// Whether it asks for this one.
     pub fn covers(&self, ended: &Ended) -> bool {
-        let wanted = match ended.ending {
-            Ending::Consumed(_) => self.consumed,
-            Ending::Revoked { .. } => self.revoked,
+        let (wanted, by) = match &ended.ending {
+            Ending::Consumed(consumption) => (self.consumed, consumption.by),
+            Ending::Revoked { .. } => (self.revoked, None),
         };
         let cursor = EventCursor { at: ended.ending.at(), id: ended.id.into() };
-        wanted && cursor.at >= self.since && self.after.is_none_or(|after| cursor < after)
+        wanted
+            && cursor.at >= self.since
+            && cursor.at < self.until
+            && self.id.is_none_or(|id| ended.id == id)
+            && self.by.is_none_or(|address| by == Some(address))
+            && self.after.is_none_or(|after| cursor < after)
+            && self.below.is_none_or(|below| ended.id < below)
+    }
+
+    /// The first and the last id that may be among them: no token's life ends more than the longest lifetime after the
+    /// token was issued, nor, by more than what clocks may be apart, before.
+    pub fn ids(&self) -> (TokenId, TokenId) {
+        // The first id of a millisecond, as far as ids can tell it.
+        let at = |time: Timestamp| u128::try_from(to_millis(time)).unwrap_or(0).min((1 << 48) - 1) << 80;
+        let number = |id: TokenId| u128::from_be_bytes(*id.as_bytes());
+        let latest = |end: Timestamp| at(after(end, CLOCK_SKEW + Duration::from_millis(1)));
+        let mut first = at(before(self.since, MAX_LIFETIME));
+        let mut last = u128::MAX;
+        if let Some(cursor) = self.after {
+            last = last.min(latest(cursor.at));
+        }
+        if self.until < Timestamp::MAX {
+            last = last.min(latest(self.until));
+        }
+        if let Some(below) = self.below {
+            last = last.min(number(below).saturating_sub(1));
+        }
+        if let Some(id) = self.id {
+            (first, last) = (first.max(number(id)), last.min(number(id)));
+        }
+        (TokenId::from_bytes(first.to_be_bytes()), TokenId::from_bytes(last.to_be_bytes()))
     }
 }
 

@@ -1,11 +1,12 @@
 //! `countersign events`: what happened, and what happens.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::Args;
 use countersign_client::{EventsRequest, News, PrivateApi};
-use countersign_core::{Clock, KindFilter, SystemClock, before};
+use countersign_core::{Clock, EventName, KindFilter, SystemClock, before};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
@@ -31,6 +32,18 @@ pub(crate) struct EventsCommand {
     /// Only events of this last period, such as 90s, 5m or 24h
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     since: Option<SignedDuration>,
+    /// Only events older than this, such as 90s, 5m or 24h
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, conflicts_with = "follow")]
+    until: Option<SignedDuration>,
+    /// Only events with this id: their own, that of their token or of their request
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+    /// Only events that this address caused
+    #[arg(long, value_name = "ADDRESS")]
+    peer: Option<IpAddr>,
+    /// Only events with this text in a tracker's URL, a user agent or the name of a key
+    #[arg(long, value_name = "TEXT")]
+    text: Option<String>,
     /// Only these kinds, separated by commas
     #[arg(long, value_name = "KINDS", value_delimiter = ',', value_parser = parse_kind)]
     kind: Vec<KindFilter>,
@@ -51,17 +64,35 @@ fn parse_kind(label: &str) -> Result<KindFilter, String> {
     })
 }
 
+/// Checks an id here: a token itself would go into an address, which is no place for it. What was given instead is not
+/// repeated.
+fn checked_id(id: Option<&String>) -> Result<Option<String>, Failure> {
+    if id.is_some_and(|id| EventName::read(id).is_none()) {
+        return Err(Failure::usage(
+            "--id takes a UUID, as events and `countersign token show` have it, or the 16 hexadecimal digits of a request",
+        ));
+    }
+    Ok(id.cloned())
+}
+
+/// The moment so long before now.
+fn ago(duration: Option<SignedDuration>, flag: &str) -> Result<Option<String>, Failure> {
+    let Some(duration) = duration else { return Ok(None) };
+    let duration =
+        Duration::try_from(duration).map_err(|_| Failure::usage(format!("{flag} cannot be negative")))?;
+    Ok(Some(before(SystemClock.now(), duration).to_string()))
+}
+
 pub(crate) async fn run(command: EventsCommand) -> Result<(), Failure> {
-    let since = match command.since {
-        Some(since) => {
-            let since =
-                Duration::try_from(since).map_err(|_| Failure::usage("--since cannot be negative"))?;
-            Some(before(SystemClock.now(), since).to_string())
-        }
-        None => None,
+    let request = EventsRequest {
+        kinds: command.kind.iter().map(|kind| kind.label().to_owned()).collect(),
+        since: ago(command.since, "--since")?,
+        until: ago(command.until, "--until")?,
+        id: checked_id(command.id.as_ref())?,
+        peer: command.peer.map(|peer| peer.to_string()),
+        text: command.text.clone(),
+        ..EventsRequest::default()
     };
-    let kinds = command.kind.iter().map(|kind| kind.label().to_owned()).collect();
-    let request = EventsRequest { kinds, since, ..EventsRequest::default() };
     let api = command.server.connect()?;
     if !command.follow {
         return show(&list(&api, request, command.limit).await?, command.json);

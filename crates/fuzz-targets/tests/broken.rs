@@ -8,8 +8,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use countersign_core::seal::unseal;
 use countersign_core::{
-    Audience, Clock, End, Ended, Ending, EndingQuery, KeyRing, KeyRingError, Policy, StoreError, StoreStats,
-    TokenId, TokenStore,
+    Audience, Clock, End, Ending, EndingQuery, Endings, KeyRing, KeyRingError, Policy, StoreError,
+    StoreStats, TokenId, TokenStore,
 };
 use countersign_fuzz_targets::{
     configuration, handshake_request, key_ring, names, token_text, tracker_answer, xmlrpc_body,
@@ -176,7 +176,7 @@ impl TokenStore for Broken {
         self.inner.look(id, expires).await
     }
 
-    async fn endings(&self, query: &EndingQuery) -> Result<Vec<Ended>, StoreError> {
+    async fn endings(&self, query: &EndingQuery) -> Result<Endings, StoreError> {
         self.inner.endings(query).await
     }
 

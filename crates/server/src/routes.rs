@@ -23,13 +23,15 @@ pub(crate) const PUBLIC_PATHS: [&str; 4] =
     ["/token/{token}/{view}", "/tokens/{token}/{view}", "/healthz", "/readyz"];
 
 /// The same of the private ones.
-pub(crate) const PRIVATE_PATHS: [&str; 25] = [
+pub(crate) const PRIVATE_PATHS: [&str; 27] = [
     "/",
     "/bugs",
     "/bugs/",
     "/healthz",
     "/metrics",
     "/openapi.json",
+    "/page/events.csv",
+    "/page/events.jsonl",
     "/page/icon/{state}",
     "/page/live",
     "/page/script.js",
@@ -173,6 +175,8 @@ fn operators_page(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/", get(page::show))
         .route("/page/token", get(page::home).post(page::token))
         .route("/page/live", get(page::live))
+        .route("/page/events.jsonl", get(page::json_lines))
+        .route("/page/events.csv", get(page::csv))
         .route("/page/style.css", get(page::style))
         .route("/page/script.js", get(page::script))
         .route("/page/icon/{state}", get(page::icon))

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use countersign_core::{
-    Clock, End, Ended, Ending, EndingQuery, Entropy, EventStore, Horizon, LIVE, Node, NodeId, REMEMBERED,
-    Roll, SeenNode, StoreError, StoreStats, StoreTimes, StoredRing, TokenId, TokenStore, after,
+    Clock, End, Ended, Ending, EndingQuery, Endings, Entropy, EventStore, Horizon, LIVE, Node, NodeId,
+    REMEMBERED, Roll, SeenNode, StoreError, StoreStats, StoreTimes, StoredRing, TokenId, TokenStore, after,
 };
 use jiff::Timestamp;
 
@@ -205,13 +205,26 @@ impl TokenStore for MemoryStore {
         Ok(is_mine)
     }
 
-    async fn endings(&self, query: &EndingQuery) -> Result<Vec<Ended>, StoreError> {
+    async fn endings(&self, query: &EndingQuery) -> Result<Endings, StoreError> {
         let state = self.state()?;
-        let all = state.endings.iter().map(|(&id, record)| Ended { id, ending: record.ending.clone() });
-        let mut found: Vec<Ended> = all.filter(|ended| query.covers(ended)).collect();
+        let (first, last) = query.ids();
+        let mut found = Vec::new();
+        let (mut below, mut looked_at) = (None, 0);
+        for (&id, record) in state.endings.iter().rev().filter(|(id, _)| (first..=last).contains(*id)) {
+            let ended = Ended { id, ending: record.ending.clone() };
+            found.extend(query.covers(&ended).then_some(ended));
+            looked_at += 1;
+            if looked_at == query.look_at {
+                below = Some(id);
+                break;
+            }
+        }
         found.sort_by_key(|ended| std::cmp::Reverse((ended.ending.at(), ended.id)));
-        found.truncate(query.limit);
-        Ok(found)
+        if found.len() >= query.limit {
+            found.truncate(query.limit);
+            below = None;
+        }
+        Ok(Endings { found, below })
     }
 
     async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use countersign_core::{
-    Clock, End, Ended, Ending, EndingQuery, LoginTokenSet, OsEntropy, Policy, StoreError, StoreStats,
+    Clock, End, Ending, EndingQuery, Endings, LoginTokenSet, OsEntropy, Policy, StoreError, StoreStats,
     SystemClock, TokenId, TokenStore,
 };
 use countersign_server::{
@@ -51,7 +51,7 @@ impl TokenStore for ReadThenWrite {
         Ok(self.endings().get(&id).map_or(End::Recorded, |ending| End::Already(ending.clone())))
     }
 
-    async fn endings(&self, _: &EndingQuery) -> Result<Vec<Ended>, StoreError> {
+    async fn endings(&self, _: &EndingQuery) -> Result<Endings, StoreError> {
         Err(StoreError::Unavailable("this store shows nothing".to_owned()))
     }
 

@@ -6,7 +6,7 @@ use jiff::SignedDuration;
 
 use super::*;
 use crate::handshake::{Refusal, StatedAudience};
-use crate::{Ended, EndingQuery, Horizon, ManualClock, SequenceEntropy, StoreStats, StoreTimes, before};
+use crate::{EndingQuery, Endings, Horizon, ManualClock, SequenceEntropy, StoreStats, StoreTimes, before};
 
 /// The least a store can be; the real ones have a contract test-suite of their own.
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ impl TokenStore for TestStore {
         Ok(self.endings.lock().unwrap().get(&id).cloned().map_or(End::Recorded, End::Already))
     }
 
-    async fn endings(&self, _query: &EndingQuery) -> Result<Vec<Ended>, StoreError> {
+    async fn endings(&self, _query: &EndingQuery) -> Result<Endings, StoreError> {
         Err(StoreError::Busy)
     }
 

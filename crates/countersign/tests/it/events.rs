@@ -54,6 +54,31 @@ fn what_happened_is_listed_oldest_first_also_after_a_restart() {
 }
 
 #[test]
+fn rare_event_is_found_by_id_address_text_and_time() {
+    let place = Place::new();
+    let server = place.serve();
+    let token = server.token();
+    assert_eq!((server.status(&token), server.status(&token)), (200, 401));
+    let replay = events(&place, &server, "replay", 1).remove(0);
+    let id = server.look(&token)["id"].as_str().unwrap().to_owned();
+    let kinds = |arguments: &[&str]| -> Vec<String> {
+        let text = server.print(&place, &[&["events"], arguments].concat());
+        text.lines().map(|line| line.split_whitespace().nth(1).unwrap().to_owned()).collect()
+    };
+    assert_eq!(kinds(&["--id", &id]), ["consumed", "replay"]);
+    for name in ["id", "request"] {
+        assert_eq!(kinds(&["--id", replay[name].as_str().unwrap()]), ["replay"], "{name}");
+    }
+    assert_eq!(kinds(&["--peer", "127.0.0.1"]), ["consumed", "replay"]);
+    assert_eq!(kinds(&["--peer", "192.0.2.7"]), [""; 0]);
+    assert_eq!(kinds(&["--text", "no such agent"]), [""; 0]);
+    assert_eq!(kinds(&["--until", "0s"]), ["consumed", "replay"]);
+    assert_eq!(kinds(&["--until", "1h"]), [""; 0]);
+    let said = server.run(&place, &["events", "--id", &token]).refused(2);
+    assert!(said.contains("UUID") && !said.contains(&token[12..28]), "{said}");
+}
+
+#[test]
 fn a_follower_is_told_until_ctrl_c_or_until_the_server_stops() {
     let place = Place::new();
     let server = place.serve();

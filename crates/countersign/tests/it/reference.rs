@@ -109,7 +109,8 @@ fn purpose(path: &str) -> &'static str {
         "/" => "The operators' page",
         "/page/token" => "Its form that looks up or revokes a token",
         "/page/live" => "Its news, as server-sent events",
-        "/page/style.css" | "/page/script.js" | "/page/icon.svg" | "/page/icon/{state}" => "A part of it",
+        "/page/events.jsonl" | "/page/events.csv" => "The events that it shows, as a file",
+        "/page/style.css" | "/page/script.js" | "/page/icon/{state}" => "A part of it",
         path => panic!("say here what {path} does"),
     }
 }

@@ -13,8 +13,8 @@ use axum::http::{HeaderName, StatusCode};
 use axum::response::IntoResponse;
 use axum::response::sse::{self, KeepAlive, Sse};
 use countersign_core::{
-    Ended, Ending, EndingQuery, Event, EventCursor, EventId, EventKind, EventQuery, KindFilter, from_millis,
-    to_millis,
+    Ended, Ending, EndingQuery, Event, EventCursor, EventId, EventKind, EventName, EventQuery, KindFilter,
+    MAX_NOTE_CHARS, TokenId, from_millis, to_millis,
 };
 use futures_util::Stream;
 use futures_util::stream::unfold;
@@ -150,13 +150,52 @@ impl From<&Event> for EventDocument {
     }
 }
 
+/// What a list is asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) events: EventQuery,
+    /// See [`Place`].
+    below: Option<TokenId>,
+}
+
+impl Asked {
+    /// The same, from there on.
+    pub(crate) fn going_on(self, place: Place) -> Self {
+        let events = EventQuery { after: place.after, ..self.events };
+        Self { events, below: place.below }
+    }
+}
+
+/// A place in a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// What was listed last; `None`: nothing of the redemptions and revocations that are left.
+    after: Option<EventCursor>,
+    /// The redemptions and revocations of tokens that were issued no earlier than this one have been listed, and so has
+    /// everything else since then.
+    below: Option<TokenId>,
+}
+
+/// A part of a list, and where it goes on.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    pub(crate) events: Vec<Event>,
+    pub(crate) next: Option<Place>,
+}
+
 /// Lists what happened, newest first. What a token's record has is told of a redemption or a revocation: when, and by
-/// which address. A page has fewer than asked for where more would be longer than 512 KiB; `next` goes on.
+/// which address. A page has fewer than asked for, perhaps none, where more would be longer than 512 KiB, or where
+/// 200,000 tokens were looked at; `next` goes on. A token that was redeemed long after it was issued may be out of order
+/// then.
 #[utoipa::path(
     get, path = "/v1/events", tag = "events",
     params(
         ("kind" = Option<String>, Query, description = "only these kinds, separated by commas"),
         ("since" = Option<String>, Query, format = DateTime, description = "not older than this moment (RFC 3339)"),
+        ("until" = Option<String>, Query, format = DateTime, description = "older than this moment (RFC 3339)"),
+        ("id" = Option<String>, Query, description = "only what has this id: that of the event, of its token or of its request"),
+        ("peer" = Option<String>, Query, description = "only what this address asked for"),
+        ("text" = Option<String>, Query, min_length = 1, max_length = 256, description = "only what has this text in a tracker's URL, a user agent or the name of a key, without regard to case"),
         ("after" = Option<String>, Query, description = "go on after the page whose `next` this is"),
         ("limit" = Option<usize>, Query, minimum = 1, maximum = 1000, description = "how many at most, 100 when left out")
     ),
@@ -166,45 +205,86 @@ pub(crate) async fn list(
     State(app): State<Arc<App>>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<EventsDocument>, Problem> {
-    let query = read_query(query.as_deref().unwrap_or_default(), DEFAULT_EVENTS)?;
-    let events = find(&app, &query).await?;
-    Ok(Json(page(&events, query.limit)))
+    let asked = read_query(query.as_deref().unwrap_or_default(), DEFAULT_EVENTS)?;
+    let found = find(&app, &asked).await?;
+    Ok(Json(page(&found, asked.below)))
 }
 
 /// As many of the events as fit. Strangers have a say in how long one is.
-fn page(events: &[Event], limit: usize) -> EventsDocument {
+fn page(found: &Found, below: Option<TokenId>) -> EventsDocument {
     let (mut documents, mut bytes) = (Vec::new(), 0);
     let mut last = None;
-    for event in events {
+    for event in &found.events {
         let document = EventDocument::from(event);
         // What is written is never refused.
         bytes += serde_json::to_vec(&document).map_or(0, |written| written.len() + 1);
         if bytes > MAX_PAGE_BYTES && last.is_some() {
-            return EventsDocument { events: documents, next: last.map(cursor_text) };
+            return EventsDocument { events: documents, next: Some(Place { after: last, below }.text()) };
         }
         documents.push(document);
-        last = Some(event);
+        last = Some(cursor(event));
     }
-    let is_full = events.len() >= limit;
-    EventsDocument { events: documents, next: last.filter(|_| is_full).map(cursor_text) }
+    EventsDocument { events: documents, next: found.next.map(Place::text) }
+}
+
+fn cursor(event: &Event) -> EventCursor {
+    EventCursor { at: event.at, id: event.id }
 }
 
 /// What was written as events, and what is on record of how tokens' lives ended.
-pub(crate) async fn find(app: &App, query: &EventQuery) -> Result<Vec<Event>, Problem> {
-    let (consumed, revoked) = (query.wants(KindFilter::Consumed), query.wants(KindFilter::Revoked));
-    let mut found = Vec::new();
+pub(crate) async fn find(app: &App, asked: &Asked) -> Result<Found, Problem> {
+    let query = &asked.events;
+    // What was written since this token was issued belongs to the same part of the list.
+    let line = |below: TokenId| EventCursor { at: below.created(), id: below.into() };
+    let (mut events, mut below) = (Vec::new(), None);
+    if let Some(wanted) = endings_of(asked) {
+        let endings = app.tokens.store().endings(&wanted).await.map_err(|error| store_problem(&error))?;
+        events.extend(endings.found.into_iter().map(on_record));
+        below = endings.below;
+    }
     if query.kinds.is_empty() || query.kinds.iter().any(|kind| !kind.is_an_ending()) {
-        found = app.events.store().events(query).await.map_err(|error| store_problem(&error))?;
+        let mut wanted = query.clone();
+        wanted.after = wanted.after.into_iter().chain(asked.below.map(line)).min();
+        let written = app.events.store().events(&wanted).await.map_err(|error| store_problem(&error))?;
+        events.extend(written);
     }
-    if consumed || revoked {
-        let &EventQuery { since, after, limit, .. } = query;
-        let endings = EndingQuery { consumed, revoked, since, after, limit };
-        let endings = app.tokens.store().endings(&endings).await.map_err(|error| store_problem(&error))?;
-        found.extend(endings.into_iter().map(on_record));
+    let is_full = events.len() >= query.limit;
+    if let Some(below) = below.filter(|_| !is_full) {
+        events.retain(|event| event.kind.filter().is_an_ending() || cursor(event) >= line(below));
     }
-    found.sort_by_key(|event| Reverse(EventCursor { at: event.at, id: event.id }));
-    found.truncate(query.limit);
-    Ok(found)
+    events.sort_by_key(|event| Reverse(cursor(event)));
+    events.truncate(query.limit);
+    let next = if is_full {
+        events.last().map(|last| Place { after: Some(cursor(last)), below: asked.below })
+    } else {
+        below.map(|below| Place { after: None, below: Some(below) })
+    };
+    Ok(Found { events, next })
+}
+
+/// Which of the ends of tokens' lives are asked for, if any. Their records have no texts and no request.
+fn endings_of(Asked { events: query, below }: &Asked) -> Option<EndingQuery> {
+    let (consumed, revoked) = (query.wants(KindFilter::Consumed), query.wants(KindFilter::Revoked));
+    let id = match query.name {
+        Some(EventName::Request(_)) => return None,
+        Some(EventName::Id(id)) => Some(TokenId::from_bytes(*id.as_bytes())),
+        None => None,
+    };
+    if query.text.is_some() || !(consumed || revoked) {
+        return None;
+    }
+    let &EventQuery { since, until, peer, after, limit, .. } = query;
+    Some(EndingQuery {
+        consumed,
+        revoked,
+        since,
+        until,
+        id,
+        by: peer,
+        after,
+        below: *below,
+        ..EndingQuery::newest(limit)
+    })
 }
 
 /// The end of a token's life as an event.
@@ -231,7 +311,12 @@ fn on_record(ended: Ended) -> Event {
 /// refusals that come too fast, only so many a minute are told one by one.
 #[utoipa::path(
     get, path = "/v1/events/stream", tag = "events",
-    params(("kind" = Option<String>, Query, description = "only these kinds, separated by commas")),
+    params(
+        ("kind" = Option<String>, Query, description = "only these kinds, separated by commas"),
+        ("id" = Option<String>, Query, description = "only what has this id: that of the event, of its token or of its request"),
+        ("peer" = Option<String>, Query, description = "only what this address asked for"),
+        ("text" = Option<String>, Query, min_length = 1, max_length = 256, description = "only what has this text in a tracker's URL, a user agent or the name of a key, without regard to case")
+    ),
     responses(
         (status = 200, content_type = "text/event-stream", body = EventDocument),
         (status = 400, body = Problem), (status = 503, body = Problem)
@@ -246,6 +331,8 @@ pub(crate) async fn stream(
         let detail = "Too many follow the events already; try again when one of them has stopped.";
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-followers", detail)
     })?;
+    // What happens from here on is asked for, whenever that is.
+    let query = EventQuery { since: Timestamp::MIN, until: Timestamp::MAX, after: None, ..query.events };
     Ok(unbuffered(told(news, query)))
 }
 
@@ -266,7 +353,7 @@ fn told(news: Receiver<News>, query: EventQuery) -> impl Stream<Item = Result<ss
         }
         loop {
             let told = match news.recv().await {
-                Ok(News::Event(event)) if query.wants(event.kind.filter()) => sse::Event::default()
+                Ok(News::Event(event)) if query.covers(&event) => sse::Event::default()
                     .id(event.id.to_string())
                     .event(event.kind.label())
                     .json_data(EventDocument::from(&*event))
@@ -283,60 +370,128 @@ fn told(news: Receiver<News>, query: EventQuery) -> impl Stream<Item = Result<ss
 }
 
 /// Reads what a list is asked for; `limit` is how many there are unless it says otherwise.
-pub(crate) fn read_query(text: &str, limit: usize) -> Result<EventQuery, Problem> {
-    let mut query = EventQuery { kinds: Vec::new(), since: Timestamp::MIN, after: None, limit };
+pub(crate) fn read_query(text: &str, limit: usize) -> Result<Asked, Problem> {
+    let mut asked = Asked { events: EventQuery::newest(limit), below: None };
+    let query = &mut asked.events;
     let mut named = HashSet::new();
     for (name, value) in form_urlencoded::parse(text.as_bytes()) {
-        let wrong = |detail: String| Problem::bad_request("query", detail);
+        let wrong = |detail: &str| Problem::bad_request("query", detail.to_owned());
         // The page's form sends a kind for each box.
         if name != "kind" && !named.insert(name.clone().into_owned()) {
-            return Err(wrong("A parameter is there twice; only kind may be.".to_owned()));
+            return Err(wrong("A parameter is there twice; only kind may be."));
         }
+        let moment = || {
+            value.parse::<Timestamp>().map_err(|_| {
+                wrong(&format!("{name} must be a moment as in RFC 3339, such as 2026-01-31T12:00:00Z."))
+            })
+        };
         match &*name {
             "kind" => {
                 for label in value.split(',').map(str::trim).filter(|label| !label.is_empty()) {
                     query.kinds.push(KindFilter::of_label(label).ok_or_else(|| {
                         let known: Vec<_> = KindFilter::ALL.iter().map(|kind| kind.label()).collect();
-                        wrong(format!("There is no such kind of event; the kinds are {}.", known.join(", ")))
+                        wrong(&format!("There is no such kind of event; the kinds are {}.", known.join(", ")))
                     })?);
                 }
                 // No kind is not every kind.
                 if query.kinds.is_empty() {
-                    return Err(wrong("kind is empty; leave it out for all kinds.".to_owned()));
+                    return Err(wrong("kind is empty; leave it out for all kinds."));
                 }
             }
-            "since" => {
-                query.since = value.parse().map_err(|_| {
-                    wrong("since must be a moment as in RFC 3339, such as 2026-01-31T12:00:00Z.".to_owned())
-                })?;
+            "since" => query.since = moment()?,
+            "until" => query.until = moment()?,
+            "id" => {
+                query.name = Some(EventName::read(value.trim()).ok_or_else(|| {
+                    wrong(
+                        "id must be that of an event or a token, such as 019c0e3a-5d1c-7c55-9d2c-2f2d8c1f8a11, or that of \
+                         a request: 16 hexadecimal digits.",
+                    )
+                })?);
+            }
+            "peer" => {
+                let peer: IpAddr = value
+                    .trim()
+                    .parse()
+                    .map_err(|_| wrong("peer must be an IP address, such as 192.0.2.7 or 2001:db8::7."))?;
+                query.peer = Some(peer.to_canonical());
+            }
+            "text" => {
+                if value.is_empty() || value.chars().count() > MAX_NOTE_CHARS {
+                    return Err(wrong(&format!("text must have from 1 to {MAX_NOTE_CHARS} characters.")));
+                }
+                query.text = Some(value.into_owned());
             }
             "after" => {
-                let cursor = read_cursor(&value)
-                    .ok_or_else(|| wrong("after must be what an answer has as its `next`.".to_owned()))?;
-                query.after = Some(cursor);
+                let place = Place::read(&value)
+                    .ok_or_else(|| wrong("after must be what an answer has as its `next`."))?;
+                query.after = place.after;
+                asked.below = place.below;
             }
             "limit" => {
                 query.limit = value
                     .parse()
                     .ok()
                     .filter(|limit| (1..=MAX_EVENTS).contains(limit))
-                    .ok_or_else(|| wrong(format!("limit must be a number from 1 to {MAX_EVENTS}.")))?;
+                    .ok_or_else(|| wrong(&format!("limit must be a number from 1 to {MAX_EVENTS}.")))?;
             }
             _ => {
-                return Err(wrong("The parameters are kind, since, after and limit.".to_owned()));
+                return Err(wrong("The parameters are kind, since, until, id, peer, text, after and limit."));
             }
         }
     }
-    Ok(query)
+    Ok(asked)
 }
 
-/// Where a list ends, for the one that goes on.
-pub(crate) fn cursor_text(event: &Event) -> String {
-    format!("{}-{:032x}", to_millis(event.at), u128::from_be_bytes(*event.id.as_bytes()))
+/// What comes before the id of a token, where there is nothing else.
+const BELOW: &str = "below-";
+
+impl Place {
+    /// As an answer has it: the moment and the id of an event, the id of a token, or both.
+    pub(crate) fn text(self) -> String {
+        let number = |bytes: &[u8; 16]| u128::from_be_bytes(*bytes);
+        let below = self.below.map(|below| format!("{BELOW}{:032x}", number(below.as_bytes())));
+        let after =
+            self.after.map(|after| format!("{}-{:032x}", to_millis(after.at), number(after.id.as_bytes())));
+        after.into_iter().chain(below).collect::<Vec<_>>().join("-")
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let id = |digits: &str| u128::from_str_radix(digits, 16).ok().map(u128::to_be_bytes);
+        let (after, below) = match text.split_once(BELOW) {
+            Some((after, below)) => (after.strip_suffix('-').unwrap_or(after), Some(below)),
+            None => (text, None),
+        };
+        let below = match below {
+            Some(below) => Some(TokenId::from_bytes(id(below)?)),
+            None => None,
+        };
+        if after.is_empty() {
+            return below.map(|below| Self { after: None, below: Some(below) });
+        }
+        let (millis, event) = after.rsplit_once('-')?;
+        let after =
+            EventCursor { at: from_millis(millis.parse().ok()?), id: EventId::from_bytes(id(event)?) };
+        Some(Self { after: Some(after), below })
+    }
 }
 
-fn read_cursor(text: &str) -> Option<EventCursor> {
-    let (millis, id) = text.rsplit_once('-')?;
-    let (millis, id) = (millis.parse().ok()?, u128::from_str_radix(id, 16).ok()?);
-    Some(EventCursor { at: from_millis(millis), id: EventId::from_bytes(id.to_be_bytes()) })
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn place_in_a_list_is_read_as_written() {
+        let (id, token) = (EventId::from_bytes([7; 16]), TokenId::from_bytes([0xfe; 16]));
+        let after = EventCursor { at: from_millis(-5), id };
+        for place in [
+            Place { after: Some(after), below: None },
+            Place { after: Some(after), below: Some(token) },
+            Place { after: None, below: Some(token) },
+        ] {
+            assert_eq!(Place::read(&place.text()), Some(place), "{}", place.text());
+        }
+        for text in ["", "1", "-", "below-", "x-1", "1-x", "1-1-below-x", "below-g"] {
+            assert_eq!(Place::read(text), None, "{text}");
+        }
+    }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use countersign_core::{
-    End, Ended, Ending, EndingQuery, Node, Roll, StoreCounts, StoreError, StoreStats, StoreTimes, StoredRing,
-    TokenId, TokenStore,
+    End, Ending, EndingQuery, Endings, Node, Roll, StoreCounts, StoreError, StoreStats, StoreTimes,
+    StoredRing, TokenId, TokenStore,
 };
 use jiff::Timestamp;
 use opentelemetry::KeyValue;
@@ -82,7 +82,7 @@ impl TokenStore for TracedStore {
         traced("store replace_ring", self.0.replace_ring(from, ring), None).await
     }
 
-    async fn endings(&self, query: &EndingQuery) -> Result<Vec<Ended>, StoreError> {
+    async fn endings(&self, query: &EndingQuery) -> Result<Endings, StoreError> {
         traced("store endings", self.0.endings(query), None).await
     }
 

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::Request;
 use countersign_core::{
-    End, Ended, Ending, EndingQuery, ManualClock, StoreError, StoreStats, TokenId, TokenStore,
+    End, Ending, EndingQuery, Endings, ManualClock, StoreError, StoreStats, TokenId, TokenStore,
 };
 use countersign_store::memory::MemoryStore;
 use jiff::Timestamp;
@@ -40,7 +40,7 @@ impl TokenStore for Held {
     async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError> {
         self.inner.look(id, expires).await
     }
-    async fn endings(&self, query: &EndingQuery) -> Result<Vec<Ended>, StoreError> {
+    async fn endings(&self, query: &EndingQuery) -> Result<Endings, StoreError> {
         self.inner.endings(query).await
     }
     async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {

@@ -3,15 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use countersign_core::{
-    Event, EventId, EventKind, EventStore, MAX_NOTE_CHARS, Note, OsEntropy, RequestId, TokenId, from_millis,
+    End, Ending, EndingQuery, Endings, Event, EventId, EventKind, EventStore, MAX_NOTE_CHARS, ManualClock,
+    Note, OsEntropy, RequestId, StoreError, StoreStats, TokenId, TokenStore, from_millis,
 };
 use countersign_server::EventPolicy;
 use countersign_server::limits::{EVENT_QUEUE, KEPT_EACH_MINUTE, MAX_EVENTS, MAX_FOLLOWERS, MAX_PAGE_BYTES};
 use countersign_store::events::MemoryEvents;
+use countersign_store::memory::MemoryStore;
 use http_body_util::BodyExt;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::fixture::{FORM, Fixture, Options, TRAC, handshake_path, post};
@@ -158,12 +162,128 @@ async fn the_list_can_be_filtered_and_turned_over() {
         ("after=1", "next"),
         ("limit=0", "1 to 1000"),
         ("limit=1001", "1 to 1000"),
+        ("until=tomorrow", "RFC 3339"),
+        ("id=cs1forged", "16 hexadecimal digits"),
+        ("peer=me", "IP address"),
+        ("text=", "1 to 256"),
         ("colour=red", "kind, since"),
     ] {
         let request = Request::get(format!("/v1/events?{query}")).body(Body::empty()).unwrap();
         let answer = server.private(request).await;
         assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{query}");
         assert!(answer.json()["detail"].as_str().unwrap().contains(says), "{query}: {answer:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn list_is_filtered_by_name_address_text_and_time() {
+    let server = server(Options::default());
+    let token = server.token_for(TRAC);
+    let handshake = |audience: &str, agent: &str| {
+        let request = post(&handshake_path(&token)).header("content-type", FORM).header("user-agent", agent);
+        request.body(Body::from(format!("audience={audience}"))).unwrap()
+    };
+    server.public(handshake("https://Evil.example/", "curl/8")).await;
+    server.clock.advance(Duration::from_mins(1));
+    server.public(handshake(TRAC, "trac/1.6")).await;
+    server.clock.advance(Duration::from_mins(1));
+    server.public(handshake(TRAC, "trac/1.6")).await;
+    let id = server.look(&token).await["id"].as_str().unwrap().to_owned();
+    let all = events(&server, "").await;
+    assert_eq!(kinds(&all), ["replay", "consumed", "relay"]);
+    let event = all[2]["id"].as_str().unwrap();
+    for (query, found) in [
+        (format!("id={id}"), vec!["replay", "consumed", "relay"]),
+        (format!("id={id}&kind=consumed"), vec!["consumed"]),
+        (format!("id={event}"), vec!["relay"]),
+        ("id=00000000000000ff".to_owned(), vec![]),
+        ("peer=192.0.2.7".to_owned(), vec!["replay", "consumed", "relay"]),
+        ("peer=::ffff:192.0.2.7".to_owned(), vec!["replay", "consumed", "relay"]),
+        ("peer=192.0.2.8".to_owned(), vec![]),
+        ("text=evil.EXAMPLE".to_owned(), vec!["relay"]),
+        ("text=trac%2F1".to_owned(), vec!["replay"]),
+        ("text=trac".to_owned(), vec!["replay", "relay"]),
+        ("until=2026-01-31T12:02:00Z".to_owned(), vec!["consumed", "relay"]),
+        ("since=2026-01-31T12:01:00Z&until=2026-01-31T12:02:00Z".to_owned(), vec!["consumed"]),
+    ] {
+        assert_eq!(kinds(&events(&server, &query).await), found, "{query}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn follower_hears_only_what_it_asks_for() {
+    let server = Fixture::new();
+    let follow = Request::get("/v1/events/stream?text=curl&since=2030-01-01T00:00:00Z&kind=refused");
+    let mut body = server.private_response(follow.body(Body::empty()).unwrap()).await.into_body();
+    body.frame().await.unwrap().unwrap();
+    for agent in ["trac/1.6", "curl/8"] {
+        let request = post(&handshake_path("cs1forged")).header("user-agent", agent);
+        server.public(request.body(Body::empty()).unwrap()).await;
+    }
+    let told = body.frame().await.unwrap().unwrap().into_data().unwrap();
+    assert!(String::from_utf8(told.to_vec()).unwrap().contains("curl/8"));
+}
+
+/// A store that looks at few tokens at a time, as a store of millions seems to do.
+#[derive(Debug)]
+struct Narrow(MemoryStore);
+
+#[async_trait]
+impl TokenStore for Narrow {
+    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<End, StoreError> {
+        self.0.end(id, expires, ending).await
+    }
+    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError> {
+        self.0.look(id, expires).await
+    }
+    async fn endings(&self, query: &EndingQuery) -> Result<Endings, StoreError> {
+        self.0.endings(&EndingQuery { look_at: 3, ..query.clone() }).await
+    }
+    async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {
+        self.0.move_fence(line).await
+    }
+    async fn purge(&self, line: Timestamp) -> Result<u64, StoreError> {
+        self.0.purge(line).await
+    }
+    async fn stats(&self) -> Result<StoreStats, StoreError> {
+        self.0.stats().await
+    }
+    async fn ready(&self) -> Result<(), StoreError> {
+        self.0.ready().await
+    }
+    async fn close(&self) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn list_goes_on_past_what_one_question_looks_at() {
+    let clock = ManualClock::at("2026-01-31T12:00:00Z".parse().unwrap());
+    let store: Arc<dyn TokenStore> = Arc::new(Narrow(MemoryStore::new(&clock)));
+    let server = server(Options { store: Some(store), ..Options::default() });
+    // Those that were issued last are redeemed first, with replays in between.
+    let mut tokens = Vec::new();
+    for _ in 0..10 {
+        server.clock.advance(Duration::from_secs(1));
+        tokens.push(server.token());
+    }
+    for token in tokens.iter().rev() {
+        server.clock.advance(Duration::from_secs(1));
+        server.handshake(token).await;
+        server.clock.advance(Duration::from_millis(3));
+        server.handshake(token).await;
+    }
+    events(&server, "").await;
+    for (kinds, limits, count) in [("consumed", 1..=4, 10), ("consumed,replay", 1..=22, 20)] {
+        for limit in limits {
+            let (mut listed, mut after) = (Vec::new(), String::new());
+            loop {
+                let page = get(&server, &format!("/v1/events?kind={kinds}&limit={limit}{after}")).await;
+                listed.extend(page["events"].as_array().unwrap().iter().map(Value::to_string));
+                let Some(next) = page["next"].as_str() else { break };
+                after = format!("&after={next}");
+            }
+            let every = listed.iter().collect::<std::collections::BTreeSet<_>>();
+            assert_eq!((listed.len(), every.len()), (count, count), "{kinds}, {limit} at a time: {listed:?}");
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use countersign_core::handshake::{Attempt, Refusal, StatedAudience, Verdict};
 use countersign_core::{
-    CHECK_IN_PERIOD, Clock, End, Ended, Ending, EndingQuery, Key, KeyChange, KeyId, KeyRing, LoginTokenSet,
+    CHECK_IN_PERIOD, Clock, End, Ending, EndingQuery, Endings, Key, KeyChange, KeyId, KeyRing, LoginTokenSet,
     ManualClock, NewToken, News, Node, NodeFacts, NodeId, OsEntropy, Policy, RetryKeyHash, RingChange,
     RingError, Roll, SETTLING, StoreError, StoreStats, StoredRing, TokenId, TokenStore, change_ring,
     read_ring,
@@ -86,7 +86,7 @@ impl TokenStore for Line {
     async fn replace_ring(&self, from: u64, ring: &StoredRing) -> Result<bool, StoreError> {
         self.store()?.replace_ring(from, ring).await
     }
-    async fn endings(&self, query: &EndingQuery) -> Result<Vec<Ended>, StoreError> {
+    async fn endings(&self, query: &EndingQuery) -> Result<Endings, StoreError> {
         self.store()?.endings(query).await
     }
     async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {
@@ -704,7 +704,7 @@ async fn without_the_ring_in_the_statement_a_revoked_key_is_accepted() {
         async fn ring(&self) -> Result<Option<StoredRing>, StoreError> {
             self.0.ring().await
         }
-        async fn endings(&self, query: &EndingQuery) -> Result<Vec<Ended>, StoreError> {
+        async fn endings(&self, query: &EndingQuery) -> Result<Endings, StoreError> {
             self.0.endings(query).await
         }
         async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {

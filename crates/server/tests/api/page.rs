@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use countersign_core::{
-    Clock, End, Ended, Ending, EndingQuery, ManualClock, StoreError, StoreStats, TokenId, TokenStore,
+    Clock, End, Ending, EndingQuery, Endings, ManualClock, StoreError, StoreStats, TokenId, TokenStore,
 };
 use countersign_server::limits::MAX_VIEWERS;
 use countersign_store::memory::MemoryStore;
@@ -87,8 +87,14 @@ async fn it_shows_at_a_glance_how_things_stand() {
     );
     assert!(tried.contains("<title>1 replay and 1 relay attempt in the last hour · Countersign of"));
     assert!(tried.contains("href=\"./page/icon/bad\""));
-    assert!(tried.contains("<a href=\"?kind=replay#events-title\">See the replay.</a>"), "{tried}");
-    assert!(tried.contains("<a href=\"?kind=relay#events-title\">See the relay attempt.</a>"), "{tried}");
+    assert!(
+        tried.contains("<a href=\"?kind=replay&#38;within=1h#events-title\">See the replay.</a>"),
+        "{tried}"
+    );
+    assert!(
+        tried.contains("<a href=\"?kind=relay&#38;within=1h#events-title\">See the relay attempt.</a>"),
+        "{tried}"
+    );
     for (name, count) in [
         ("consumed", 1),
         ("refused", 1),
@@ -121,18 +127,100 @@ async fn events_are_filtered_and_turned_over() {
         server.handshake(&token).await;
     }
     server.handshake("cs1nonsense").await;
-    let all = page(&server, "/").await;
-    assert_eq!(all.matches("<strong>replay</strong>").count(), 2);
-    assert!(all.contains("<strong>refused: unknown</strong>") && all.contains("<strong>consumed</strong>"));
+    let usual = page(&server, "/").await;
+    assert_eq!(usual.matches("<strong>replay</strong>").count(), 2);
+    assert!(usual.contains("<strong>refused: unknown</strong>"));
+    assert!(!usual.contains("<strong>consumed</strong>"), "what is routine hides nothing else: {usual}");
+    assert!(usual.contains("Filter: every kind but issued and consumed"), "{usual}");
+    let consumed = page(&server, "/?kind=consumed").await;
+    assert_eq!(consumed.matches("</time></a> <strong>consumed</strong>").count(), 1);
     let replays = page(&server, "/?kind=replay&limit=1").await;
-    assert_eq!(replays.matches("</time> <strong>").count(), 1);
+    assert_eq!(replays.matches("</time></a> <strong>").count(), 1);
     assert!(replays.contains("value=\"replay\" checked"), "{replays}");
-    let (_, rest) = replays.split_once("<a href=\"./?kind=replay&#38;limit=1&#38;after=").unwrap();
+    let (_, rest) = replays.split_once("<a href=\"?kind=replay&#38;limit=1&#38;after=").unwrap();
     let older = format!("/?kind=replay&limit=1&after={}", rest.split_once('#').unwrap().0);
     let older = page(&server, &older).await;
     assert_eq!(older.matches("<strong>replay</strong>").count(), 1);
-    assert!(older.contains(">Newest</a>"));
-    assert_eq!(server.private(get("/?kind=other")).await.status, StatusCode::BAD_REQUEST);
+    assert!(older.contains("<a href=\"?kind=replay&#38;limit=1#events-title\">Newest</a>"), "{older}");
+    for (wrong, says) in
+        [("kind=other", "no such kind"), ("id=cs1secret", "16 hexadecimal"), ("since=x", "in UTC")]
+    {
+        let answer = server.private(get(&format!("/?{wrong}"))).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{wrong}");
+        assert!(
+            answer.text.contains(says) && answer.text.contains("All is well")
+                || answer.text.contains("replays")
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rare_event_is_found_among_many_redemptions() {
+    let server = server();
+    let rare = server.token();
+    server.handshake(&rare).await;
+    server.clock.advance(Duration::from_millis(1));
+    server.handshake(&rare).await;
+    for _ in 0..400 {
+        server.clock.advance(Duration::from_millis(3));
+        server.handshake(&server.token()).await;
+    }
+    let id = server.look(&rare).await["id"].as_str().unwrap().to_owned();
+    let usual = page(&server, "/").await;
+    assert_eq!(usual.matches("</time></a> <strong>").count(), 1, "{usual}");
+    let event = usual.split_once("<dt>event</dt> <dd>").unwrap().1.split_once('<').unwrap().0.to_owned();
+    for (query, kinds) in [
+        (format!("id={id}"), vec!["replay", "consumed"]),
+        (format!("id={event}"), vec!["replay"]),
+        ("kind=replay&peer=192.0.2.7".to_owned(), vec!["replay"]),
+        ("kind=replay&peer=192.0.2.8".to_owned(), vec![]),
+        ("kind=consumed&until=2026-01-31T12:00:00.003Z".to_owned(), vec!["consumed"]),
+        ("text=nothing".to_owned(), vec![]),
+    ] {
+        let found = page(&server, &format!("/?{query}")).await;
+        let shown: Vec<_> =
+            found.split("</time></a> <strong>").skip(1).map(|rest| rest.split_once('<').unwrap().0).collect();
+        assert_eq!(shown, kinds, "{query}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_are_exported_whole_and_as_filtered() {
+    let server = server();
+    let used = server.token();
+    for agent in ["=cmd|' /C calc'!A0, \"x\"", "curl/8"] {
+        server.handshake(&used).await;
+        let request = post(&handshake_path(&used)).header("user-agent", agent).body(Body::empty()).unwrap();
+        server.public(request).await;
+    }
+    for _ in 0..1_200 {
+        server.handshake(&server.token()).await;
+    }
+    page(&server, "/").await;
+    let export = async |path: &str| {
+        let answer = server.private(get(path)).await;
+        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+        let name = path.split('?').next().unwrap().rsplit('.').next().unwrap();
+        let disposition = format!("attachment; filename=\"countersign-events.{name}\"");
+        assert_eq!(answer.header("content-disposition"), disposition);
+        answer.text
+    };
+    let lines = export("/page/events.jsonl?kind=consumed,replay").await;
+    let events: Vec<serde_json::Value> =
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(events.len(), 1_201 + 3, "more than a page of the list");
+    let ids: std::collections::BTreeSet<_> = events.iter().map(|event| event["id"].to_string()).collect();
+    assert_eq!(ids.len(), events.len(), "nothing twice");
+
+    let table = export("/page/events.csv?text=calc").await;
+    let rows: Vec<_> = table.split_terminator("\r\n").collect();
+    assert_eq!(rows.len(), 2, "{table}");
+    assert!(rows[0].starts_with("at,kind,reason,count,id,token,peer,"), "{table}");
+    assert!(
+        rows[1].contains(",replay,,1,") && rows[1].contains("\"'=cmd|' /C calc'!A0, \"\"x\"\"\""),
+        "{table}"
+    );
+    assert_eq!(server.private(get("/page/events.csv?peer=me")).await.status, StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test(start_paused = true)]
@@ -219,6 +307,8 @@ async fn page_works_below_a_path_of_a_proxy() {
         for path in [
             "",
             "page/icon/good",
+            "page/events.csv",
+            "page/events.jsonl",
             "page/style.css",
             "page/script.js",
             "page/token",
@@ -272,7 +362,7 @@ impl TokenStore for Hoarder {
     async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError> {
         self.inner.look(id, expires).await
     }
-    async fn endings(&self, query: &EndingQuery) -> Result<Vec<Ended>, StoreError> {
+    async fn endings(&self, query: &EndingQuery) -> Result<Endings, StoreError> {
         self.inner.endings(query).await
     }
     async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {
@@ -402,7 +492,15 @@ async fn a_browser_shows_the_secret_as_its_password() {
         let request = Request::get(path).header("host", "tokens.example.org").header("authorization", shown);
         request.body(Body::empty()).unwrap()
     };
-    for path in ["/", "/page/live", "/page/token", "/page/style.css", "/page/script.js"] {
+    for path in [
+        "/",
+        "/page/live",
+        "/page/events.csv",
+        "/page/events.jsonl",
+        "/page/token",
+        "/page/style.css",
+        "/page/script.js",
+    ] {
         let answer = server.private(get(path)).await;
         assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{path}");
         assert_eq!(answer.header("www-authenticate"), "Basic realm=\"countersign\", charset=\"UTF-8\"");

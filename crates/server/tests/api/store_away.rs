@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use countersign_core::{
-    End, Ended, Ending, EndingQuery, Event, EventQuery, EventStore, StoreError, StoreStats, TokenId,
+    End, Ending, EndingQuery, Endings, Event, EventQuery, EventStore, StoreError, StoreStats, TokenId,
     TokenStore,
 };
 use countersign_store::events::MemoryEvents;
@@ -26,7 +26,7 @@ impl TokenStore for Away {
     async fn look(&self, _: TokenId, _: Timestamp) -> Result<End, StoreError> {
         Err(self.0.clone())
     }
-    async fn endings(&self, _: &EndingQuery) -> Result<Vec<Ended>, StoreError> {
+    async fn endings(&self, _: &EndingQuery) -> Result<Endings, StoreError> {
         Err(self.0.clone())
     }
     async fn move_fence(&self, _: Timestamp) -> Result<Timestamp, StoreError> {
@@ -120,7 +120,7 @@ impl TokenStore for Hangs {
     async fn look(&self, _: TokenId, _: Timestamp) -> Result<End, StoreError> {
         std::future::pending().await
     }
-    async fn endings(&self, _: &EndingQuery) -> Result<Vec<Ended>, StoreError> {
+    async fn endings(&self, _: &EndingQuery) -> Result<Endings, StoreError> {
         std::future::pending().await
     }
     async fn move_fence(&self, _: Timestamp) -> Result<Timestamp, StoreError> {

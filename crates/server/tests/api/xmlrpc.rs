@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use countersign_core::{
-    End, Ended, Ending, EndingQuery, Policy, StoreError, StoreStats, TokenId, TokenStore,
+    End, Ending, EndingQuery, Endings, Policy, StoreError, StoreStats, TokenId, TokenStore,
 };
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -202,7 +202,7 @@ impl TokenStore for Slow {
         tokio::time::sleep(Duration::from_secs(2)).await;
         Err(StoreError::Unavailable("it is asleep".to_owned()))
     }
-    async fn endings(&self, _: &EndingQuery) -> Result<Vec<Ended>, StoreError> {
+    async fn endings(&self, _: &EndingQuery) -> Result<Endings, StoreError> {
         Err(StoreError::Busy)
     }
     async fn move_fence(&self, _: Timestamp) -> Result<Timestamp, StoreError> {

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use countersign_core::{
-    End, Ended, Ending, EndingQuery, StoreError, StoreStats, SystemClock, TokenId, TokenStore,
+    End, Ending, EndingQuery, Endings, StoreError, StoreStats, SystemClock, TokenId, TokenStore,
 };
 use countersign_store::memory::MemoryStore;
 use jiff::Timestamp;
@@ -47,7 +47,7 @@ impl TokenStore for Gate {
         self.pass().await;
         self.store.look(id, expires).await
     }
-    async fn endings(&self, query: &EndingQuery) -> Result<Vec<Ended>, StoreError> {
+    async fn endings(&self, query: &EndingQuery) -> Result<Endings, StoreError> {
         self.store.endings(query).await
     }
     async fn move_fence(&self, fence: Timestamp) -> Result<Timestamp, StoreError> {

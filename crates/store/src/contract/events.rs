@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use countersign_core::{
-    Entropy, Event, EventCursor, EventId, EventKind, EventQuery, EventStore, FirstUse, KindFilter, Known,
-    MAX_KEPT, Note, Reason, RequestId, SequenceEntropy, StoreError, TokenId, after,
+    Entropy, Event, EventCursor, EventId, EventKind, EventName, EventQuery, EventStore, FirstUse, KindFilter,
+    Known, MAX_KEPT, Note, Reason, RequestId, SequenceEntropy, StoreError, TokenId, after,
 };
 use jiff::Timestamp;
 
@@ -31,6 +31,7 @@ macro_rules! event_contract_tests {
             an_event_is_kept_once,
             events_are_listed_a_page_at_a_time,
             events_are_listed_as_asked_for,
+            an_event_is_found_by_what_is_known_of_it,
             old_events_are_forgotten,
             a_flood_of_one_kind_leaves_the_others,
             what_is_known_is_kept_beside_the_events,
@@ -50,7 +51,7 @@ macro_rules! event_contract_tests {
 pub use crate::event_contract_tests;
 
 fn everything() -> EventQuery {
-    EventQuery { kinds: Vec::new(), since: Timestamp::MIN, after: None, limit: 1000 }
+    EventQuery::newest(1000)
 }
 
 /// A plain event at a moment.
@@ -170,8 +171,47 @@ pub async fn events_are_listed_as_asked_for(subject: &dyn EventSubject) {
     let since = events.iter().rev().nth(4).expect("there are more").at;
     let found = store.events(&EventQuery { since, ..everything() }).await.map(|found| found.len());
     assert_eq!(found, Ok(5));
+    let until = events.iter().rev().nth(4).expect("there are more").at;
+    let found = store.events(&EventQuery { until, ..everything() }).await.map(|found| found.len());
+    assert_eq!(found, Ok(events.len() - 5));
     let found = store.events(&EventQuery { limit: 2, ..everything() }).await.expect("an answer");
     assert_eq!(found.iter().collect::<Vec<_>>(), events.iter().rev().take(2).collect::<Vec<_>>());
+}
+
+/// By any of its names, by address and by what is in its texts; a rare one among many.
+pub async fn an_event_is_found_by_what_is_known_of_it(subject: &dyn EventSubject) {
+    let mut events = one_of_each();
+    let full = events.last().expect("there are some").clone();
+    let stated = events[4].clone();
+    let key = events[6].clone();
+    let entropy = SequenceEntropy::default();
+    let at = after(beginning(), Duration::from_hours(1));
+    // They need ids of their own.
+    events.extend((0..5_000).map(|nth| event(after(at, Duration::from_millis(nth)), unknown(), &entropy)));
+    let store = subject.open().await;
+    store.append(&events).await.expect("the store answers");
+    let named = |name: &str| EventQuery { name: EventName::read(name), ..everything() };
+    let having = |text: &str| EventQuery { text: Some(text.to_owned()), ..everything() };
+    let token = full.token.expect("it has one").to_string();
+    for (query, found) in [
+        (named(&full.id.to_string()), Some(&full)),
+        (named(&token), Some(&full)),
+        (named("ffffffffffffffff"), Some(&full)),
+        (named("00000000000000ff"), None),
+        (EventQuery { peer: full.peer, ..everything() }, Some(&full)),
+        (EventQuery { peer: Some([198, 51, 100, 7].into()), ..everything() }, None),
+        (having("CURL/8.5 '; drop"), Some(&full)),
+        (having("Trac.Example.ORG"), Some(&full)),
+        (having("other.example"), Some(&stated)),
+        (having("c0ffee"), Some(&key)),
+        (having("%"), None),
+        (having("org/\ncurl"), None),
+        (EventQuery { kinds: vec![KindFilter::Relay], ..having("curl") }, None),
+        (EventQuery { until: full.at, ..having("curl") }, None),
+    ] {
+        let listed = store.events(&query).await.expect("the store answers");
+        assert_eq!(listed.iter().collect::<Vec<_>>(), found.into_iter().collect::<Vec<_>>(), "{query:?}");
+    }
 }
 
 /// What happened before the line goes, and nothing else.

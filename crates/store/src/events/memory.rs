@@ -44,12 +44,8 @@ impl EventStore for MemoryEvents {
 
     async fn events(&self, query: &EventQuery) -> Result<Vec<Event>, StoreError> {
         let state = self.state()?;
-        let mut found: Vec<Event> = state
-            .events
-            .values()
-            .filter(|event| query.covers(event.kind.filter(), event.at, event.id))
-            .cloned()
-            .collect();
+        let mut found: Vec<Event> =
+            state.events.values().filter(|event| query.covers(event)).cloned().collect();
         found.sort_by_key(|event| std::cmp::Reverse(EventCursor { at: event.at, id: event.id }));
         found.truncate(query.limit);
         Ok(found)

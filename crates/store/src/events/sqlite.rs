@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use countersign_core::{
-    Event, EventId, EventKind, EventQuery, EventStore, FirstUse, KindFilter, Known, Note, Reason, RequestId,
-    StoreError, TokenId, from_millis, kept_of, to_millis,
+    Event, EventId, EventKind, EventName, EventQuery, EventStore, FirstUse, KindFilter, Known, Note, Reason,
+    RequestId, StoreError, TokenId, from_millis, kept_of, to_millis,
 };
 use jiff::Timestamp;
 use rusqlite::types::Value;
@@ -412,6 +412,36 @@ fn select(connection: &Connection, query: &EventQuery) -> rusqlite::Result<Vec<E
         };
         sql.push_str(" AND id < ?");
         values.push(Value::Blob(bound.to_vec()));
+    }
+    if query.until < Timestamp::MAX {
+        sql.push_str(" AND id < ?");
+        values.push(Value::Blob(first_id_at(to_millis(query.until)).to_vec()));
+    }
+    match query.name {
+        Some(EventName::Id(id)) => {
+            sql.push_str(" AND (id = ? OR token = ?)");
+            values.extend([Value::Blob(id.as_bytes().to_vec()), Value::Blob(id.as_bytes().to_vec())]);
+        }
+        Some(EventName::Request(RequestId(id))) => {
+            sql.push_str(" AND request = ?");
+            values.push(Value::Integer(id.cast_signed()));
+        }
+        None => {}
+    }
+    if let Some(peer) = query.peer {
+        sql.push_str(" AND peer = ?");
+        values.push(Value::Blob(match peer {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        }));
+    }
+    if let Some(text) = &query.text {
+        // SQLite's lower() knows ASCII alone. What is not there has nothing in it.
+        sql.push_str(
+            " AND (instr(lower(audience), ?) > 0 OR instr(lower(user_agent), ?) > 0 OR instr(lower(note), ?) > 0)",
+        );
+        let text = Value::Text(text.to_ascii_lowercase());
+        values.extend([text.clone(), text.clone(), text]);
     }
     if !query.kinds.is_empty() {
         let wanted: Vec<Value> =

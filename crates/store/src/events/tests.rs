@@ -73,7 +73,7 @@ fn an_event() -> Event {
 }
 
 async fn found(store: &dyn EventStore) -> Result<usize, StoreError> {
-    let all = EventQuery { kinds: Vec::new(), since: Timestamp::MIN, after: None, limit: 10 };
+    let all = EventQuery::newest(10);
     store.events(&all).await.map(|events| events.len())
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use countersign_core::{
-    End, Ended, Ending, EndingQuery, Node, Roll, StoreCounts, StoreError, StoreStats, StoreTimes, StoredRing,
-    TokenId, TokenStore, from_millis, to_millis,
+    End, Ending, EndingQuery, Endings, Node, Roll, StoreCounts, StoreError, StoreStats, StoreTimes,
+    StoredRing, TokenId, TokenStore, from_millis, to_millis,
 };
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
@@ -84,7 +84,7 @@ impl TokenStore for PostgresStore {
         .await
     }
 
-    async fn endings(&self, query: &EndingQuery) -> Result<Vec<Ended>, StoreError> {
+    async fn endings(&self, query: &EndingQuery) -> Result<Endings, StoreError> {
         let query = Arc::new(query.clone());
         self.ask(work(move |session| {
             let query = Arc::clone(&query);

@@ -1,40 +1,60 @@
 //! The lives that ended last, for people to look at.
 
-use countersign_core::handshake::CLOCK_SKEW;
-use countersign_core::{Ended, EndingQuery, MAX_LIFETIME, TokenId, after, before, to_millis};
+use countersign_core::{Ended, EndingQuery, Endings, TokenId, to_millis};
 use uuid::Uuid;
 
 use super::fault::Failure;
-use super::rows::{first_id_at, read_ending, unreadable};
+use super::rows::{read_ending, unreadable, uuid};
 use super::session::Session;
 use super::sql::Query;
 
-/// How many of the newest ids are looked at. Ids are in the order in which tokens were issued, and an index for the order
-/// in which they ended would make every redemption dearer.
-const LOOKED_AT: i64 = 200_000;
-
 /// The endings that the query asks for, newest first.
-pub(super) async fn endings(session: &mut Session, query: &EndingQuery) -> Result<Vec<Ended>, Failure> {
-    // Nothing ends more than a lifetime after it was issued, nor, by more than what clocks may be apart, before.
-    let first = first_id_at(to_millis(before(query.since, MAX_LIFETIME)));
-    let (last, at, id) = match query.after {
-        Some(cursor) => {
-            let latest = first_id_at(to_millis(after(cursor.at, CLOCK_SKEW)).saturating_add(1));
-            (latest, to_millis(cursor.at), Uuid::from_bytes(*cursor.id.as_bytes()))
-        }
-        None => (Uuid::max(), i64::MAX, Uuid::max()),
+pub(super) async fn endings(session: &mut Session, query: &EndingQuery) -> Result<Endings, Failure> {
+    let (first, last) = query.ids();
+    let (first, last) = (uuid(first), uuid(last));
+    let (at, id) = match query.after {
+        Some(cursor) => (to_millis(cursor.at), Uuid::from_bytes(*cursor.id.as_bytes())),
+        None => (i64::MAX, Uuid::max()),
     };
     let limit = i64::try_from(query.limit).unwrap_or(i64::MAX);
-    let since = to_millis(query.since);
+    let look_at = i64::from(query.look_at);
+    let (since, until) = (to_millis(query.since), to_millis(query.until));
     let rows = session
         .query(
             Query::Recent,
-            &[&first, &last, &LOOKED_AT, &query.consumed, &query.revoked, &since, &at, &id, &limit],
+            &[
+                &first,
+                &last,
+                &look_at,
+                &query.consumed,
+                &query.revoked,
+                &since,
+                &until,
+                &query.by,
+                &at,
+                &id,
+                &limit,
+            ],
         )
         .await?;
     let ended = rows.iter().map(|row| {
         let id: Uuid = row.try_get(4)?;
         Ok(Ended { id: TokenId::from_bytes(id.into_bytes()), ending: read_ending(row, 0)? })
     });
-    ended.collect::<Result<_, tokio_postgres::Error>>().map_err(|error| unreadable(&error, session.place()))
+    let found: Vec<Ended> = ended
+        .collect::<Result<_, tokio_postgres::Error>>()
+        .map_err(|error| unreadable(&error, session.place()))?;
+    if found.len() >= query.limit {
+        return Ok(Endings { found, below: None });
+    }
+    let skipped = look_at.saturating_sub(1);
+    let rows = session.query(Query::RecentEnd, &[&first, &last, &skipped]).await?;
+    let below = match rows.first() {
+        Some(row) => {
+            let id: Uuid = row.try_get(0).map_err(|error| unreadable(&error, session.place()))?;
+            Some(TokenId::from_bytes(id.into_bytes()))
+        }
+        None => None,
+    };
+    Ok(Endings { found, below })
 }

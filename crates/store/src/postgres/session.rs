@@ -187,6 +187,7 @@ parameters! {
     &str => TEXT,
     Option<&str> => TEXT,
     Option<&[u8]> => BYTEA,
+    Option<IpAddr> => INET,
     Vec<i16> => INT2_ARRAY,
     Vec<i64> => INT8_ARRAY,
     Vec<Uuid> => UUID_ARRAY,

@@ -131,8 +131,11 @@ pub(super) enum Query {
     /// most, latest creation.
     Delete(Table),
     /// The endings among the newest so many ids, newest first. Parameters: from and up to which id, how many ids; whether
-    /// consumptions and whether revocations; ended not before, and before this time and id; how many endings.
+    /// consumptions and whether revocations; ended not before, and before; by which address, if it matters; before this time
+    /// and id; how many endings.
     Recent,
+    /// The last one of so many ids. Parameters: from and up to which id, how many come before it.
+    RecentEnd,
     /// Writes down what a node says of itself. Parameters: its id, the schema that it knows, what it says.
     CheckIn,
     /// Forgets the nodes that have been silent. Parameter: for how many milliseconds.
@@ -280,12 +283,17 @@ impl Sql {
                 "SELECT kind, ended, peer, retry_key, id FROM \
                  (SELECT kind, ended, peer, retry_key, id FROM ({}) AS every \
                  WHERE id >= $1 AND id <= $2 ORDER BY id DESC LIMIT $3) AS recent \
-                 WHERE ((kind = 0 AND $4) OR (kind = 1 AND $5)) AND ended >= $6 AND (ended, id) < ($7, $8) \
-                 ORDER BY ended DESC, id DESC LIMIT $9",
+                 WHERE ((kind = 0 AND $4) OR (kind = 1 AND $5)) AND ended >= $6 AND ended < $7 \
+                 AND ($8::inet IS NULL OR peer = $8) AND (ended, id) < ($9, $10) \
+                 ORDER BY ended DESC, id DESC LIMIT $11",
                 every_table(
                     |table| format!("SELECT kind, ended, peer, retry_key, id FROM {s}.{table}"),
                     " UNION ALL "
                 )
+            ),
+            Query::RecentEnd => format!(
+                "SELECT id FROM ({}) AS every WHERE id >= $1 AND id <= $2 ORDER BY id DESC OFFSET $3 LIMIT 1",
+                every_table(|table| format!("SELECT id FROM {s}.{table}"), " UNION ALL ")
             ),
             Query::CheckIn => format!(
                 "INSERT INTO {s}.nodes (id, seen, schema, said) VALUES ($1, {NOW}, $2, $3) ON CONFLICT (id) DO UPDATE \

@@ -41,7 +41,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use countersign_core::{
-    Clock, End, Ended, Ending, EndingQuery, Node, Roll, StoreCounts, StoreError, StoreStats, StoreTimes,
+    Clock, End, Ending, EndingQuery, Endings, Node, Roll, StoreCounts, StoreError, StoreStats, StoreTimes,
     TokenId, TokenStore, from_millis, to_millis,
 };
 use jiff::Timestamp;
@@ -303,7 +303,7 @@ impl TokenStore for SqliteStore {
         self.readers.read(move |connection| records::look(connection, id, expires)).await
     }
 
-    async fn endings(&self, query: &EndingQuery) -> Result<Vec<Ended>, StoreError> {
+    async fn endings(&self, query: &EndingQuery) -> Result<Endings, StoreError> {
         let query = query.clone();
         self.readers.read(move |connection| recent::endings(connection, &query)).await
     }

@@ -1,48 +1,50 @@
 //! The lives that ended last, for people to look at.
 
-use countersign_core::handshake::CLOCK_SKEW;
-use countersign_core::{Ended, EndingQuery, MAX_LIFETIME, TokenId, after, before, to_millis};
-use rusqlite::Connection;
+use countersign_core::{Ended, EndingQuery, Endings, TokenId, to_millis};
+use rusqlite::{Connection, OptionalExtension};
 
-use super::records::{IdBytes, first_id_at, read_ending};
-
-/// How many records are looked at, from the token issued last backwards. Records are in the order in which tokens were
-/// issued, and an index for the order in which they ended would make every redemption dearer. So a token that was
-/// redeemed long after it was issued is not found if this many were issued since.
-const LOOKED_AT: u32 = 200_000;
+use super::records::{Address, read_ending};
 
 /// The endings that the query asks for, newest first.
-pub(super) fn endings(connection: &Connection, query: &EndingQuery) -> rusqlite::Result<Vec<Ended>> {
-    // Nothing ends more than a lifetime after it was issued, nor, by more than what clocks may be apart, before.
-    let first = first_id_at(to_millis(before(query.since, MAX_LIFETIME)));
-    let (last, cursor_at, cursor_id) = match query.after {
-        Some(cursor) => {
-            let latest = first_id_at(to_millis(after(cursor.at, CLOCK_SKEW)).saturating_add(1));
-            (latest, to_millis(cursor.at), *cursor.id.as_bytes())
-        }
-        None => (IdBytes::from([0xff; 16]), i64::MAX, [0xff; 16]),
+pub(super) fn endings(connection: &Connection, query: &EndingQuery) -> rusqlite::Result<Endings> {
+    let (first, last) = query.ids();
+    let (cursor_at, cursor_id) = match query.after {
+        Some(cursor) => (to_millis(cursor.at), *cursor.id.as_bytes()),
+        None => (i64::MAX, [0xff; 16]),
     };
-    connection
+    let found: Vec<Ended> = connection
         .prepare_cached(
             "SELECT kind, at, by, retry_key, id FROM \
              (SELECT kind, expires - early AS at, by, retry_key, id FROM endings \
               WHERE id >= ?1 AND id <= ?2 ORDER BY id DESC LIMIT ?3) \
-             WHERE ((kind = 0 AND ?4) OR (kind = 1 AND ?5)) AND at >= ?6 AND (at, id) < (?7, ?8) \
-             ORDER BY at DESC, id DESC LIMIT ?9",
+             WHERE ((kind = 0 AND ?4) OR (kind = 1 AND ?5)) AND at >= ?6 AND at < ?7 AND (?8 IS NULL OR by = ?8) \
+             AND (at, id) < (?9, ?10) ORDER BY at DESC, id DESC LIMIT ?11",
         )?
         .query_map(
             (
-                first,
-                last,
-                LOOKED_AT,
+                first.as_bytes(),
+                last.as_bytes(),
+                query.look_at,
                 query.consumed,
                 query.revoked,
                 to_millis(query.since),
+                to_millis(query.until),
+                query.by.map(Address),
                 cursor_at,
                 cursor_id,
                 i64::try_from(query.limit).unwrap_or(i64::MAX),
             ),
             |row| Ok(Ended { id: TokenId::from_bytes(row.get(4)?), ending: read_ending(row)? }),
         )?
-        .collect()
+        .collect::<Result<_, _>>()?;
+    if found.len() >= query.limit {
+        return Ok(Endings { found, below: None });
+    }
+    let below = connection
+        .prepare_cached(
+            "SELECT id FROM endings WHERE id >= ?1 AND id <= ?2 ORDER BY id DESC LIMIT 1 OFFSET ?3",
+        )?
+        .query_row((first.as_bytes(), last.as_bytes(), query.look_at.saturating_sub(1)), |row| row.get(0))
+        .optional()?;
+    Ok(Endings { found, below: below.map(TokenId::from_bytes) })
 }

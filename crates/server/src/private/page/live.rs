@@ -8,16 +8,16 @@ use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::response::sse::Event;
-use countersign_core::EventQuery;
 use futures_util::stream::unfold;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use crate::private::events::{read_query, unbuffered};
+use crate::private::events::unbuffered;
 use crate::problem::Problem;
 
+use super::Page;
 use super::parts::Parts;
-use super::{EVENTS, Page};
+use super::wish::Wish;
 
 /// How many may have the page open, with news coming in.
 pub const MAX_VIEWERS: usize = 16;
@@ -36,7 +36,7 @@ const REST_RATIO: u32 = 50;
 /// Somebody who has the page open.
 struct Viewer {
     page: Arc<Page>,
-    query: EventQuery,
+    wish: Wish,
     /// What the browser has.
     shown: Parts,
     waiting: VecDeque<Event>,
@@ -50,14 +50,14 @@ pub(crate) async fn live(
     State(page): State<Arc<Page>>,
     RawQuery(query): RawQuery,
 ) -> Result<impl IntoResponse, Problem> {
-    let query = read_query(query.as_deref().unwrap_or_default(), EVENTS)?;
+    let wish = Wish::read(query.as_deref().unwrap_or_default());
     let room = Arc::clone(&page.viewers).try_acquire_owned().map_err(|_| {
         let detail = "Too many have the page open already; close one.";
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-viewers", detail)
     })?;
     let viewer = Viewer {
         page,
-        query,
+        wish,
         shown: Parts::default(),
         waiting: VecDeque::new(),
         next_look: Instant::now(),
@@ -81,7 +81,7 @@ impl Viewer {
                 return Some(Event::default().event("alive").data(""));
             }
             let began = Instant::now();
-            let (parts, _) = Parts::of(&page.state(&self.query).await);
+            let (parts, _) = Parts::of(&page.state(&self.wish).await, &self.wish);
             for (name, html) in parts.differing_from(&self.shown) {
                 self.waiting.push_back(Event::default().event(name).data(html));
             }

@@ -8,11 +8,13 @@
 //! the counters of `/metrics` and the list of `/v1/events`, and how long it rests depends on how long that takes.
 
 mod chart;
+mod export;
 mod live;
 mod parts;
 mod state;
 mod token;
 mod verdict;
+mod wish;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,17 +26,18 @@ use axum::http::header::{
 };
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
-use countersign_core::{EventQuery, KindFilter};
 use tokio::sync::{Mutex, Semaphore};
 
 use crate::App;
-use crate::problem::{Problem, not_found};
+use crate::problem::not_found;
 
 use self::parts::{Label, Parts};
 use self::state::Standing;
 use self::token::Answer;
-use super::events::{cursor_text, read_query};
+use self::wish::Wish;
 
+pub use self::export::MAX_EXPORTED;
+pub(crate) use self::export::{csv, json_lines};
 pub use self::live::MAX_VIEWERS;
 pub(crate) use self::live::live;
 pub(crate) use self::token::token;
@@ -65,23 +68,18 @@ impl Page {
     }
 
     /// The whole page; `answer` is what was asked about a token.
-    async fn render(&self, query: &EventQuery, answer: Option<Answer>) -> Response {
-        let state = self.state(query).await;
-        let older = state.events.as_ref().ok().filter(|events| events.len() == query.limit);
-        // A form's answer stands at `/page/token`, everything else at `/`.
-        let root = if answer.is_some() { "../" } else { "./" };
-        let (parts, label) = Parts::of(&state);
+    async fn render(&self, wish: &Wish, answer: Option<Answer>) -> Response {
+        let state = self.state(wish).await;
+        let (parts, label) = Parts::of(&state, wish);
         let whole = Whole {
-            root,
+            // A form's answer stands at `/page/token`, everything else at `/`.
+            root: if answer.is_some() { "../" } else { "./" },
             issuer: &self.app.names.issuer,
             node: state.node.clone(),
             shared: self.app.tokens.store().is_shared(),
             answer,
-            kinds: KindFilter::ALL.iter().map(|kind| (kind.label(), query.kinds.contains(kind))).collect(),
-            first_page: query.after.is_none(),
-            older: older
-                .and_then(|events| events.last())
-                .map(|last| address(root, query, &cursor_text(last))),
+            wish,
+            most: MAX_EXPORTED,
             label,
             parts,
         };
@@ -103,21 +101,22 @@ struct Whole<'a> {
     node: String,
     shared: bool,
     answer: Option<Answer>,
-    /// Each kind of event, and whether it is asked for.
-    kinds: Vec<(&'static str, bool)>,
-    first_page: bool,
-    /// Where older events are.
-    older: Option<String>,
+    wish: &'a Wish,
+    /// How many events a file has at most.
+    most: usize,
     label: Label,
     parts: Parts,
 }
 
-/// `GET /`: the page.
+/// `GET /`: the page. It also says what is wrong with an address that somebody has filled a form in for.
 pub(crate) async fn show(State(page): State<Arc<Page>>, RawQuery(query): RawQuery) -> Response {
-    match read_query(query.as_deref().unwrap_or_default(), EVENTS) {
-        Ok(query) => page.render(&query, None).await,
-        Err(problem) => problem.into_response(),
+    let wish = Wish::read(query.as_deref().unwrap_or_default());
+    let is_understood = wish.asked(page.app.tokens.clock().now()).is_ok();
+    let mut response = page.render(&wish, None).await;
+    if !is_understood {
+        *response.status_mut() = StatusCode::BAD_REQUEST;
     }
+    response
 }
 
 /// A form's address without the form: links on the page with its answer lead here.
@@ -177,21 +176,4 @@ pub(crate) fn with_page_headers(mut response: Response) -> Response {
         headers.insert(name, HeaderValue::from_static(value));
     }
     response
-}
-
-/// The page's address with these kinds of events, from a place in the list on.
-fn address(root: &str, query: &EventQuery, after: &str) -> String {
-    let mut text = form_urlencoded::Serializer::new(String::new());
-    for kind in &query.kinds {
-        text.append_pair("kind", kind.label());
-    }
-    if query.limit != EVENTS {
-        text.append_pair("limit", &query.limit.to_string());
-    }
-    format!("{root}?{}#events-title", text.append_pair("after", after).finish())
-}
-
-/// Everything, with nothing filtered.
-fn newest() -> Result<EventQuery, Problem> {
-    read_query("", EVENTS)
 }

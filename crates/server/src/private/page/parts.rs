@@ -3,12 +3,13 @@
 use std::fmt::Write as _;
 
 use askama::Template;
-use countersign_core::{Event, EventKind, KindFilter, Reason};
+use countersign_core::{Event, EventId, EventKind, KindFilter, Reason};
 use jiff::Timestamp;
 
 use super::chart::{Chart, chart};
 use super::state::{KeyState, State};
 use super::verdict::Verdict;
+use super::wish::Wish;
 
 /// The pieces, each with the `id` of the element that it is in.
 #[derive(Clone, Debug, Default)]
@@ -22,7 +23,7 @@ pub(super) struct Label {
 
 impl Parts {
     /// Renders them all.
-    pub(super) fn of(state: &State) -> (Self, Label) {
+    pub(super) fn of(state: &State, wish: &Wish) -> (Self, Label) {
         let verdict = Verdict::of(state);
         let chart = chart(&state.minutes);
         let parts = Self(vec![
@@ -30,7 +31,7 @@ impl Parts {
             ("counts", html(&Counts::of(state))),
             ("chart", html(&ChartPart(&chart))),
             ("minutes", html(&Minutes(&chart))),
-            ("events", html(&Events::of(state))),
+            ("events", html(&Events::of(state, wish))),
             ("keys", html(&Keys::of(state))),
             ("store", html(&Store::of(state))),
         ]);
@@ -151,7 +152,7 @@ impl Counts {
                     name,
                     count: grouped(count),
                     class,
-                    link: kind.filter(|_| count > 0).map(|kind| events_of(&[kind])),
+                    link: kind.filter(|_| count > 0).map(events_of),
                 })
                 .collect(),
             reasons: Reason::ALL
@@ -176,13 +177,9 @@ fn in_words(reason: Reason) -> &'static str {
     }
 }
 
-/// The address of the page with the events of these kinds, from wherever the page stands.
-pub(super) fn events_of(kinds: &[KindFilter]) -> String {
-    let mut query = form_urlencoded::Serializer::new(String::new());
-    for kind in kinds {
-        query.append_pair("kind", kind.label());
-    }
-    format!("?{}#events-title", query.finish())
+/// The address of the page with the events of this kind, from wherever the page stands.
+pub(super) fn events_of(kind: KindFilter) -> String {
+    format!("?kind={}#events-title", kind.label())
 }
 
 /// The chart.
@@ -202,21 +199,40 @@ struct Events {
     rows: Vec<EventRow>,
     /// Why there are none to show.
     trouble: Option<String>,
+    /// Where the newest ones are, if these are not.
+    newest: Option<String>,
+    /// Where the list goes on.
+    older: Option<String>,
 }
 
 struct EventRow {
     at: Moment,
+    /// Where it is alone.
+    link: String,
     kind: String,
     class: &'static str,
-    /// What belongs to it, each with its name.
-    facts: Vec<(&'static str, String)>,
+    facts: Vec<Fact>,
+}
+
+/// Something that belongs to an event.
+struct Fact {
+    name: &'static str,
+    text: String,
+    /// Where everything is that has the same.
+    link: Option<String>,
 }
 
 impl Events {
-    fn of(state: &State) -> Self {
-        match &state.events {
-            Ok(events) => Self { rows: events.iter().map(row).collect(), trouble: None },
-            Err(why) => Self { rows: Vec::new(), trouble: Some(why.clone()) },
+    fn of(state: &State, wish: &Wish) -> Self {
+        let (rows, trouble, next) = match &state.events {
+            Ok(found) => (found.events.iter().map(row).collect(), None, found.next),
+            Err(why) => (Vec::new(), Some(why.clone()), None),
+        };
+        Self {
+            rows,
+            trouble,
+            newest: (!wish.is_first_page()).then(|| wish.newest()),
+            older: next.map(|place| wish.after(place)),
         }
     }
 }
@@ -235,31 +251,50 @@ fn row(event: &Event) -> EventRow {
         EventKind::Refused(_) => "refused",
         _ => "",
     };
-    let text = |text: &dyn ToString| Some(text.to_string());
     let (mut first, mut stated, mut key, mut fence) = (None, None, None, None);
     match &event.kind {
         EventKind::Replay(Some(use_before)) => {
             let by = use_before.by.map(|peer| format!(" by {peer}")).unwrap_or_default();
             first = Some(format!("{}{by}", moment(use_before.at).text));
         }
-        EventKind::Relay { stated: Some(note) } => stated = text(&note.as_str()),
-        EventKind::KeyRotated { key: id } | EventKind::KeyRevoked { key: id } => key = text(id),
+        EventKind::Relay { stated: Some(note) } => stated = Some(note.as_str().to_owned()),
+        EventKind::KeyRotated { key: id } | EventKind::KeyRevoked { key: id } => key = Some(id.to_string()),
         EventKind::FenceMoved { fence: line } => fence = Some(moment(*line).text),
         _ => {}
     }
+    let plain = |name, text: Option<String>| text.map(|text| Fact { name, text, link: None });
+    let found = |name, by, text: Option<String>| {
+        text.map(|text| Fact { name, link: Some(events_with(by, &text)), text })
+    };
+    // The end of a token's life goes by the token's id.
+    let id = (event.token.map(EventId::from) != Some(event.id)).then(|| event.id.to_string());
+    let agent = event.user_agent.as_ref().map(|note| note.as_str().to_owned());
     let facts = [
-        ("by", event.peer.and_then(|peer| text(&peer))),
-        ("first used", first),
-        ("for", event.audience.clone()),
-        ("shown by", stated),
-        ("agent", event.user_agent.as_ref().and_then(|note| text(&note.as_str()))),
-        ("key", key),
-        ("fence", fence),
-        ("token", event.token.and_then(|id| text(&id))),
-        ("request", event.request.and_then(|id| text(&id))),
+        found("by", "peer", event.peer.map(|peer| peer.to_string())),
+        plain("first used", first),
+        plain("for", event.audience.clone()),
+        plain("shown by", stated),
+        plain("agent", agent),
+        plain("key", key),
+        plain("fence", fence),
+        found("token", "id", event.token.map(|id| id.to_string())),
+        plain("request", event.request.map(|id| id.to_string())),
+        plain("event", id),
     ];
-    let facts = facts.into_iter().filter_map(|(name, fact)| Some((name, fact?))).collect();
-    EventRow { at: moment(event.at), kind, class, facts }
+    let facts = facts.into_iter().flatten().collect();
+    let link = events_with("id", &event.id.to_string());
+    EventRow { at: moment(event.at), link, kind, class, facts }
+}
+
+/// The address of the page with what has this, of whatever kind, from wherever the page stands.
+fn events_with(name: &str, value: &str) -> String {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    if name != "id" {
+        for kind in KindFilter::ALL {
+            query.append_pair("kind", kind.label());
+        }
+    }
+    format!("?{}#events-title", query.append_pair(name, value).finish())
 }
 
 /// The key ring.

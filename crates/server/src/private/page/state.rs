@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use countersign_core::{Event, EventQuery, Key, StoreCounts, StoreStats};
+use countersign_core::{Key, StoreCounts, StoreStats};
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout};
 
 use crate::history::Handshakes;
 use crate::metrics::count;
-use crate::private::events::find;
+use crate::private::events::{Found, find};
 
+use super::wish::Wish;
 use super::{PATIENCE, Page};
 
 /// For how long it is believed that the store works.
@@ -33,7 +34,7 @@ pub(super) struct State {
     /// The last hour.
     pub(super) minutes: Vec<Handshakes>,
     /// `Err` says why there are none to show.
-    pub(super) events: Result<Vec<Event>, String>,
+    pub(super) events: Result<Found, String>,
     pub(super) events_lost: u64,
     /// How many purges have failed since the last one that did not.
     pub(super) failing_purges: u64,
@@ -76,13 +77,18 @@ impl Standing {
 
 impl Page {
     /// Looks at everything.
-    pub(super) async fn state(&self, query: &EventQuery) -> State {
+    pub(super) async fn state(&self, wish: &Wish) -> State {
         let app = &self.app;
         let now = app.tokens.clock().now();
         app.events.look_at_handshakes();
-        let events = match timeout(PATIENCE, find(app, query)).await {
-            Ok(found) => found.map_err(|problem| problem.detail().to_owned()),
-            Err(_) => Err("The store has not answered yet.".to_owned()),
+        let events = match wish.asked(now) {
+            Ok(asked) => match timeout(PATIENCE, find(app, &asked)).await {
+                Ok(found) => {
+                    found.map_err(|problem| format!("The events cannot be read. {}", problem.detail()))
+                }
+                Err(_) => Err("The events cannot be read. The store has not answered yet.".to_owned()),
+            },
+            Err(wrong) => Err(wrong),
         };
         let (issued, revoked) = app.events.tally().tokens();
         let ring = app.tokens.keys();

@@ -14,8 +14,9 @@ use crate::caller::Caller;
 use crate::private::body;
 use crate::public::VIEW;
 
+use super::Page;
 use super::parts::{Moment, moment};
-use super::{Page, newest};
+use super::wish::Wish;
 
 /// What is said of a token.
 pub(super) enum Answer {
@@ -58,10 +59,7 @@ pub(crate) async fn token(
     };
     let form = read_form(&body);
     let (status, answer) = page.answer(&form, &caller).await;
-    match newest() {
-        Ok(query) => (status, page.render(&query, Some(answer)).await).into_response(),
-        Err(problem) => problem.into_response(),
-    }
+    (status, page.render(&Wish::default(), Some(answer)).await).into_response()
 }
 
 fn read_form(body: &[u8]) -> Form {

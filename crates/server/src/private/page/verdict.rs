@@ -5,7 +5,7 @@ use countersign_core::KindFilter;
 
 use crate::history::Handshakes;
 
-use super::parts::{events_of, times};
+use super::parts::times;
 use super::state::State;
 
 /// How many minutes back it counts that handshakes could not be answered.
@@ -111,7 +111,7 @@ fn findings(state: &State) -> Vec<Finding> {
         if count > 0 {
             let what = times(count, one, many);
             let see = if count == 1 { format!("See the {one}.") } else { format!("See the {what}.") };
-            let link = Some((events_of(&[kind]), see));
+            let link = Some((format!("?kind={}&within=1h#events-title", kind.label()), see));
             findings.push(Finding { level: Level::Bad, what, advice: advice.to_owned(), link });
         }
     }
