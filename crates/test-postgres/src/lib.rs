@@ -32,14 +32,32 @@ pub fn shared() -> String {
 
 /// The directory with PostgreSQL's own programs, `psql` among them.
 pub fn programs() -> PathBuf {
-    let output =
-        Command::new(script()).arg("--where").output().expect("bash and tests/postgres/run are there");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    PathBuf::from(String::from_utf8_lossy(&output.stdout).trim_end())
+    look_for("run").unwrap_or_else(|missing| panic!("{missing}"))
 }
 
-fn script() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/postgres/run")
+/// Whether PostgreSQL is here; otherwise, how it gets here.
+pub fn is_here() -> Result<(), String> {
+    look_for("run").map(drop)
+}
+
+/// Whether `PgBouncer` is here; otherwise, how it gets here.
+pub fn pooler_is_here() -> Result<(), String> {
+    look_for("pooler").map(drop)
+}
+
+/// Where the programs of a script are, or what it says if they are not here.
+fn look_for(name: &str) -> Result<PathBuf, String> {
+    let output =
+        Command::new(script(name)).arg("--where").output().expect("bash and tests/postgres are there");
+    if output.status.success() {
+        Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim_end()))
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).trim_end().to_owned())
+    }
+}
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/postgres").join(name)
 }
 
 /// A server of one's own, which is removed when this is dropped, or its process ends.
@@ -60,7 +78,7 @@ struct Script {
 impl Cluster {
     /// Starts a server, with these options of `tests/postgres/run`.
     pub fn start(options: &[&str]) -> Self {
-        let mut command = Command::new(script());
+        let mut command = Command::new(script("run"));
         command.args(options).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("bash and tests/postgres/run are there");
         let commands = child.stdin.take();
@@ -154,8 +172,7 @@ pub struct Pooler {
 impl Pooler {
     /// Starts one before the server of this URL, with these settings, such as `pool_mode=transaction`.
     pub fn start(url: &str, settings: &[&str]) -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/postgres/pooler");
-        let mut command = Command::new(script);
+        let mut command = Command::new(script("pooler"));
         command.arg(url).args(settings).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("bash and tests/postgres/pooler are there");
         let mut line = String::new();

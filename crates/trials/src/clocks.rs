@@ -118,6 +118,7 @@ struct World {
 
 impl World {
     async fn start(binary: &Path) -> Result<Self, TrialError> {
+        countersign_test_postgres::is_here().map_err(TrialError::Setup)?;
         let cluster = Cluster::start(&[]);
         let places = [tempfile::tempdir()?, tempfile::tempdir()?];
         let launch = Launch::new(binary.to_owned(), places[0].path()).on(cluster.url());

@@ -71,6 +71,7 @@ impl fmt::Display for Tally {
 pub async fn run(binary: PathBuf, options: Options, say: Say<'_>) -> Result<Tally, TrialError> {
     let began = Instant::now();
     let mut rng = StdRng::seed_from_u64(options.seed);
+    countersign_test_postgres::is_here().map_err(TrialError::Setup)?;
     let cluster = Cluster::start(&[]);
     let nodes = start(&binary, options.nodes.max(2), &[cluster.url()]).await?;
     let mut tally = Tally::default();

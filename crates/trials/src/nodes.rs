@@ -119,6 +119,8 @@ pub(crate) struct Node {
 pub async fn run(binary: PathBuf, options: Options, say: Say<'_>) -> Result<Tally, TrialError> {
     let began = Instant::now();
     let mut rng = StdRng::seed_from_u64(options.seed);
+    countersign_test_postgres::is_here().map_err(TrialError::Setup)?;
+    countersign_test_postgres::pooler_is_here().map_err(TrialError::Setup)?;
     // What is committed without waiting for the disk is forgotten by a crash within ten seconds.
     let cluster = Arc::new(Cluster::start(&["--config", "wal_writer_delay=10s"]));
     let settings = ["pool_mode=transaction", "default_pool_size=3", "server_login_retry=0"];

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 mod caught;
+mod missing;
 mod model;
 mod promises;
 mod store;
