@@ -52,7 +52,7 @@ pub use set::{
 };
 pub use store::{
     BATCH_SIZES, Consumption, End, Ended, Ending, EndingQuery, Endings, Horizon, LOOKED_AT, RetryKeyHash,
-    StoreCounts, StoreError, StoreStats, StoreTimes, TokenStore,
+    StoreCounts, StoreError, StoreStats, StoreTimes, TokenStore, Unusable,
 };
 pub use stored_ring::{
     ChangedRing, RingChange, RingError, StoredRing, change_ring, put_ring, read_or_put, read_ring,

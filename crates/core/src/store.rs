@@ -1,7 +1,9 @@
 //! The contract of a store.
 
+use std::error::Error;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -81,7 +83,7 @@ pub trait TokenStore: Send + Sync + fmt::Debug {
     /// or will be answered so. Returns whether it is there; `false`: another one is, and nothing has changed.
     async fn replace_ring(&self, from: u64, ring: &StoredRing) -> Result<bool, StoreError> {
         let _ = (from, ring);
-        Err(StoreError::Unavailable("it keeps no key ring: that is in the key file".to_owned()))
+        Err(StoreError::unavailable("it keeps no key ring: that is in the key file"))
     }
 
     /// The lives that ended last, newest first: what an operator is shown. Changes nothing, and holds up nobody.
@@ -394,8 +396,8 @@ pub enum StoreError {
     #[error("the store has more work waiting than it takes")]
     Busy,
     /// It cannot be reached, is full, read-only or damaged. The reason is for the operator, not for the network.
-    #[error("the store is not usable: {0}")]
-    Unavailable(String),
+    #[error(transparent)]
+    Unavailable(Unusable),
     /// The store's key ring is another one than the caller has; nothing was written. Read the ring, and decide anew.
     #[error("the key ring in the store has changed; ask again")]
     OtherRing,
@@ -405,12 +407,69 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// [`Unavailable`](Self::Unavailable), for a reason that no other error is the cause of.
+    pub fn unavailable(reason: impl Into<String>) -> Self {
+        Self::Unavailable(Unusable { reason: reason.into(), cause: None })
+    }
+
     /// How long to wait before asking again is worth it.
     pub fn retry_after(&self) -> Duration {
         match self {
             Self::Busy | Self::OtherRing => Duration::from_secs(1),
             Self::Unavailable(_) | Self::Clock(_) => Duration::from_secs(5),
         }
+    }
+}
+
+/// Why a store is not usable: a sentence for the operator, and the error that it is about, as its source.
+#[derive(Clone)]
+pub struct Unusable {
+    reason: String,
+    cause: Option<Arc<dyn Error + Send + Sync>>,
+}
+
+impl Unusable {
+    /// The sentence says what `cause` means for the store, and what to do.
+    pub fn because(reason: impl Into<String>, cause: impl Error + Send + Sync + 'static) -> Self {
+        Self { reason: reason.into(), cause: Some(Arc::new(cause)) }
+    }
+
+    /// The sentence.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+}
+
+impl From<String> for Unusable {
+    fn from(reason: String) -> Self {
+        Self { reason, cause: None }
+    }
+}
+
+impl PartialEq for Unusable {
+    fn eq(&self, other: &Self) -> bool {
+        self.reason == other.reason
+    }
+}
+
+impl Eq for Unusable {}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the store is not usable: {}", self.reason)
+    }
+}
+
+impl fmt::Debug for Unusable {
+    /// The cause is left out: what it holds beside its text is not ours.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.reason)
+    }
+}
+
+impl Error for Unusable {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.cause.as_deref().map(|cause| cause as &(dyn Error + 'static))
     }
 }
 

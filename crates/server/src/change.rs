@@ -62,7 +62,7 @@ impl App {
 /// It did not come to its end: a mistake in the program, or the end of the process.
 fn broke_off(error: &JoinError) -> StoreError {
     tracing::error!(%error, "a change broke off");
-    StoreError::Unavailable(
+    StoreError::unavailable(
         "the change broke off, and may have taken effect; the server's log has more".to_owned(),
     )
 }

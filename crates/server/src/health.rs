@@ -18,7 +18,7 @@ pub const STORE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What a store is taken for that does not answer in time.
 pub(crate) fn store_hangs() -> StoreError {
-    StoreError::Unavailable("it has not answered in time; check the disk that it is on".to_owned())
+    StoreError::unavailable("it has not answered in time; check the disk that it is on")
 }
 
 /// `GET /healthz`: the process answers.

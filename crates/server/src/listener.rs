@@ -338,7 +338,7 @@ async fn answer_in_time(
                 REQUEST_TIMEOUT.as_secs()
             );
             let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store-unavailable", detail);
-            let wait = StoreError::Unavailable(String::new()).retry_after();
+            let wait = StoreError::unavailable(String::new()).retry_after();
             with_common_headers(with_retry_after(problem.into_response(), wait))
         }
     }

@@ -214,5 +214,5 @@ pub enum BackupError {
 
 /// What a store answers once it has been closed.
 pub(crate) fn closed() -> StoreError {
-    StoreError::Unavailable("it has been closed".to_owned())
+    StoreError::unavailable("it has been closed")
 }

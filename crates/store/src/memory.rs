@@ -196,7 +196,7 @@ impl TokenStore for MemoryStore {
     async fn replace_ring(&self, from: u64, ring: &StoredRing) -> Result<bool, StoreError> {
         let mut state = self.state()?;
         if !self.is_shared() {
-            return Err(StoreError::Unavailable("it keeps no key ring: that is in the key file".to_owned()));
+            return Err(StoreError::unavailable("it keeps no key ring: that is in the key file"));
         }
         let is_mine = state.must_have(from).is_ok();
         if is_mine {

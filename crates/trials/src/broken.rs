@@ -52,7 +52,7 @@ impl TokenStore for ReadThenWrite {
     }
 
     async fn endings(&self, _: &EndingQuery) -> Result<Endings, StoreError> {
-        Err(StoreError::Unavailable("this store shows nothing".to_owned()))
+        Err(StoreError::unavailable("this store shows nothing"))
     }
 
     async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {
@@ -64,7 +64,7 @@ impl TokenStore for ReadThenWrite {
     }
 
     async fn stats(&self) -> Result<StoreStats, StoreError> {
-        Err(StoreError::Unavailable("this store does not count".to_owned()))
+        Err(StoreError::unavailable("this store does not count"))
     }
 
     async fn ready(&self) -> Result<(), StoreError> {

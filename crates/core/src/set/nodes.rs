@@ -378,6 +378,6 @@ impl LoginTokenSet {
 fn unreadable(error: RingError) -> StoreError {
     match error {
         RingError::Store(error) => error,
-        other => StoreError::Unavailable(other.to_string()),
+        other => StoreError::unavailable(other.to_string()),
     }
 }

@@ -22,7 +22,7 @@ struct TestStore {
 impl TokenStore for TestStore {
     async fn end(&self, id: TokenId, _expires: Timestamp, ending: Ending) -> Result<End, StoreError> {
         if *self.away.lock().unwrap() {
-            return Err(StoreError::Unavailable("away".to_owned()));
+            return Err(StoreError::unavailable("away"));
         }
         let mut endings = self.endings.lock().unwrap();
         if let Some(first) = endings.get(&id) {
@@ -138,7 +138,7 @@ async fn issuing_needs_no_store_and_a_store_away_is_never_a_yes() {
     *store.away.lock().unwrap() = true;
     let text = set.issue(NewToken::default()).unwrap().text;
     let error = set.redeem(text.expose(), &post(), None).await.unwrap_err();
-    assert_eq!(error, RedeemError(StoreError::Unavailable("away".to_owned())));
+    assert_eq!(error, RedeemError(StoreError::unavailable("away")));
     *store.away.lock().unwrap() = false;
     assert!(matches!(verdict(&set, &text).await, Verdict::Accepted { .. }));
 }

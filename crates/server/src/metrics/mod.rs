@@ -337,7 +337,7 @@ mod tests {
             Refusal::Revoked,
             Refusal::Replay(first),
         ];
-        let away = StoreError::Unavailable(String::new());
+        let away = StoreError::unavailable(String::new());
         let wrong = StoreError::Clock(countersign_core::ClockTrouble::New);
         let outcomes = refusals.iter().map(|refusal| Outcome::Refused(refusal.label())).chain([
             Outcome::Accepted,

@@ -51,11 +51,7 @@ impl Line {
     }
 
     fn store(&self) -> Result<&Arc<dyn TokenStore>, StoreError> {
-        if self.is_cut() {
-            Err(StoreError::Unavailable("the line is cut".to_owned()))
-        } else {
-            Ok(&self.store)
-        }
+        if self.is_cut() { Err(StoreError::unavailable("the line is cut")) } else { Ok(&self.store) }
     }
 }
 

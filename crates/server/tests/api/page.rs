@@ -370,7 +370,7 @@ impl TokenStore for Hoarder {
     }
     async fn purge(&self, line: Timestamp) -> Result<u64, StoreError> {
         if self.hoards.load(Ordering::SeqCst) {
-            return Err(StoreError::Unavailable("it is full".to_owned()));
+            return Err(StoreError::unavailable("it is full"));
         }
         self.inner.purge(line).await
     }
@@ -589,7 +589,7 @@ async fn records_keep_up_with_redemptions_between_two_counts() {
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_is_away_is_what_the_page_says_first() {
-    let away = Arc::new(Away(StoreError::Unavailable("the disk is full".to_owned())));
+    let away = Arc::new(Away(StoreError::unavailable("the disk is full")));
     let server = Fixture::with(Options { store: Some(away), ..Options::default() });
     server.handshake(&server.token()).await;
     let page = page(&server, "/").await;

@@ -62,7 +62,7 @@ impl AwayEvents {
 
     fn there(&self) -> Result<&MemoryEvents, StoreError> {
         if self.away.load(Ordering::SeqCst) {
-            return Err(StoreError::Unavailable("gone fishing".to_owned()));
+            return Err(StoreError::unavailable("gone fishing"));
         }
         Ok(&self.inner)
     }
@@ -88,10 +88,9 @@ fn server(error: StoreError) -> Fixture {
 
 #[tokio::test]
 async fn a_handshake_is_answered_503_and_issuing_goes_on() {
-    for (error, wait, reason) in [
-        (StoreError::Busy, "1", "busy"),
-        (StoreError::Unavailable("disk full".into()), "5", "store-unavailable"),
-    ] {
+    for (error, wait, reason) in
+        [(StoreError::Busy, "1", "busy"), (StoreError::unavailable("disk full"), "5", "store-unavailable")]
+    {
         let server = server(error);
         let answer = server.handshake(&server.token()).await;
         assert_eq!((answer.status, answer.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, wait));
@@ -151,7 +150,7 @@ async fn a_store_that_hangs_is_a_store_that_is_away() {
 
 #[tokio::test]
 async fn the_private_api_says_why() {
-    let server = server(StoreError::Unavailable("disk full".into()));
+    let server = server(StoreError::unavailable("disk full"));
     let look = Request::get(format!("/v1/tokens/{}", server.token())).body(Body::empty()).unwrap();
     let answer = server.private(look).await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
@@ -166,7 +165,7 @@ async fn the_private_api_says_why() {
 
 #[tokio::test]
 async fn readiness_says_so_on_both_listeners_and_liveness_does_not() {
-    let server = server(StoreError::Unavailable("disk full".into()));
+    let server = server(StoreError::unavailable("disk full"));
     let get = |path: &str| Request::get(path).body(Body::empty()).unwrap();
     for answer in [server.public(get("/readyz")).await, server.private(get("/readyz")).await] {
         assert_eq!((answer.status, answer.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, "5"));

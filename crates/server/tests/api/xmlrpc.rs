@@ -200,7 +200,7 @@ impl TokenStore for Slow {
     }
     async fn look(&self, _: TokenId, _: Timestamp) -> Result<End, StoreError> {
         tokio::time::sleep(Duration::from_secs(2)).await;
-        Err(StoreError::Unavailable("it is asleep".to_owned()))
+        Err(StoreError::unavailable("it is asleep"))
     }
     async fn endings(&self, _: &EndingQuery) -> Result<Endings, StoreError> {
         Err(StoreError::Busy)

@@ -324,7 +324,7 @@ impl Cutting {
         &self,
         call: impl Future<Output = Result<T, E>> + Send,
     ) -> Result<T, E> {
-        let away = || E::from(StoreError::Unavailable("cut".to_owned()));
+        let away = || E::from(StoreError::unavailable("cut"));
         let left = self.calls.load(Ordering::SeqCst);
         self.calls.store(left.saturating_sub(1), Ordering::SeqCst);
         match left {

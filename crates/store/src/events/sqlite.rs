@@ -25,7 +25,7 @@ use rusqlite::{
 use tokio::task::spawn_blocking;
 
 use crate::error::closed;
-use crate::sqlite::shared::{Address, beside, first_id_at, make_file, sentence};
+use crate::sqlite::shared::{Address, beside, first_id_at, make_file, unusable};
 
 /// Says in the file's header whose it is: `cste`.
 const APPLICATION_ID: i32 = 0x6373_7465;
@@ -111,7 +111,7 @@ impl SqliteEvents {
                     return Err(closed());
                 }
             };
-            let result = work(&mut connection).map_err(|error| inner.unavailable(&error))?;
+            let result = work(&mut connection).map_err(|error| inner.unavailable(error))?;
             *writer = Writer::Open(connection);
             Ok(result)
         })
@@ -140,7 +140,7 @@ impl SqliteEvents {
                     Owner::Nobody | Owner::Other => Ok(None),
                 })
             });
-            found.unwrap_or_else(|error| Err(inner.unavailable(&error)))
+            found.unwrap_or_else(|error| Err(inner.unavailable(error)))
         })
         .await
     }
@@ -151,16 +151,16 @@ async fn on_a_thread<T: Send + 'static>(
 ) -> Result<T, StoreError> {
     spawn_blocking(work)
         .await
-        .unwrap_or_else(|error| Err(StoreError::Unavailable(format!("this was cut short: {error}"))))
+        .unwrap_or_else(|error| Err(StoreError::unavailable(format!("this was cut short: {error}"))))
 }
 
 impl Inner {
-    fn unavailable(&self, error: &rusqlite::Error) -> StoreError {
-        StoreError::Unavailable(sentence(&self.path, error))
+    fn unavailable(&self, error: rusqlite::Error) -> StoreError {
+        StoreError::Unavailable(unusable(&self.path, error))
     }
 
     fn newer(&self, version: i32) -> StoreError {
-        StoreError::Unavailable(format!(
+        StoreError::unavailable(format!(
             "{} was written by a newer version of Countersign (events {version}, this version knows {VERSION}) and is left \
              as it is; install that version again, or move the file away, and another one is made",
             self.path.display()
@@ -175,7 +175,7 @@ impl Inner {
             Ok(Err(Owner::Newer(version))) => Err(self.newer(version)),
             Ok(Err(_)) => self.replace("it is not a file of events"),
             Err(error) if is_damage(&error) => self.replace(&error.to_string()),
-            Err(error) => Err(self.unavailable(&error)),
+            Err(error) => Err(self.unavailable(error)),
         }
     }
 
@@ -230,7 +230,7 @@ impl Inner {
             Ok(())
         });
         moved.map_err(|error| {
-            StoreError::Unavailable(format!(
+            StoreError::unavailable(format!(
                 "{} cannot be used ({reason}), nor put aside ({error}); move it away",
                 self.path.display()
             ))
@@ -241,10 +241,8 @@ impl Inner {
         );
         match self.open() {
             Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(_)) => {
-                Err(StoreError::Unavailable("another program writes the file of events".to_owned()))
-            }
-            Err(error) => Err(self.unavailable(&error)),
+            Ok(Err(_)) => Err(StoreError::unavailable("another program writes the file of events")),
+            Err(error) => Err(self.unavailable(error)),
         }
     }
 }

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use countersign_core::{End, Ending, StoreError};
+use countersign_core::{End, Ending, StoreError, Unusable};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
@@ -116,9 +116,9 @@ impl Core {
     }
 
     /// Sends the batch until each of its entries has an answer, or time is up.
-    async fn settle(&self, batch: &mut Batch) -> Result<(), String> {
+    async fn settle(&self, batch: &mut Batch) -> Result<(), Unusable> {
         if let Some(reason) = self.health.away() {
-            return Err(reason);
+            return Err(reason.into());
         }
         let mut random = [0; 8];
         self.entropy.fill(&mut random).map_err(|error| error.to_string())?;
@@ -143,13 +143,13 @@ impl Core {
                 }
                 // Nothing was kept, and asking again would not change that.
                 if !batch.is_uncertain && !failure.is_contention() && !failure.is_locked() {
-                    return Err(failure.reason().to_owned());
+                    return Err(failure.clone().into());
                 }
             }
             if Instant::now() + pause >= deadline {
-                let reason =
-                    failure.map_or_else(|| "it is in a state of change".to_owned(), Failure::into_reason);
-                return Err(reason);
+                return Err(
+                    failure.map_or_else(|| "it is in a state of change".to_owned().into(), Unusable::from)
+                );
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSES.1);
@@ -174,9 +174,9 @@ impl Core {
     }
 }
 
-fn lost(outcome: &Result<(), String>) -> StoreError {
-    let reason = outcome.as_ref().err().cloned();
-    StoreError::Unavailable(reason.unwrap_or_else(|| "it gave no answer".to_owned()))
+fn lost(outcome: &Result<(), Unusable>) -> StoreError {
+    let unusable = outcome.as_ref().err().cloned();
+    unusable.map_or_else(|| StoreError::unavailable("it gave no answer"), StoreError::Unavailable)
 }
 
 /// Endings that go into one table, each with an id of its own.

@@ -19,7 +19,7 @@ use super::sql::Query;
 use super::{PATIENCE, PostgresStore, Work, moving, no_lines, nodes, recent, ring, schema, work};
 
 pub(super) fn unavailable(failure: Failure) -> StoreError {
-    StoreError::Unavailable(failure.into_reason())
+    StoreError::Unavailable(failure.into())
 }
 
 impl PostgresStore {

@@ -4,6 +4,7 @@ use std::error::Error as _;
 use std::io;
 use std::time::Duration;
 
+use countersign_core::Unusable;
 use tokio_postgres::Error;
 use tokio_postgres::error::{DbError, Severity, SqlState};
 
@@ -24,14 +25,23 @@ pub(super) enum Failure {
     Refused {
         /// A sentence for the operator.
         reason: String,
-        /// What the server calls it.
-        code: SqlState,
+        /// What the server says.
+        error: Box<DbError>,
     },
     /// It was sent and no answer came. It may have been carried out, or may still be.
     Lost {
         /// A sentence for the operator.
         reason: String,
     },
+}
+
+impl From<Failure> for Unusable {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Refused { reason, error } => Self::because(reason, *error),
+            other => other.into_reason().into(),
+        }
+    }
 }
 
 impl Failure {
@@ -55,10 +65,7 @@ impl Failure {
 
     /// Whether the same request may succeed at the next attempt, because two transactions were in each other's way.
     pub(super) fn is_contention(&self) -> bool {
-        matches!(self, Self::Refused { code, .. } if [
-            &SqlState::T_R_SERIALIZATION_FAILURE,
-            &SqlState::T_R_DEADLOCK_DETECTED,
-        ].contains(&code))
+        self.is(&[&SqlState::T_R_SERIALIZATION_FAILURE, &SqlState::T_R_DEADLOCK_DETECTED])
     }
 
     /// Whether something held a lock for longer than was waited for.
@@ -68,14 +75,14 @@ impl Failure {
 
     /// Whether the server refused it with this code.
     pub(super) fn is(&self, wanted: &[&SqlState]) -> bool {
-        matches!(self, Self::Refused { code, .. } if wanted.contains(&code))
+        matches!(self, Self::Refused { error, .. } if wanted.contains(&error.code()))
     }
 
     /// A request was sent, and this came back. `place` says where the database is, without a password.
     pub(super) fn of_request(error: &Error, place: &str) -> Self {
         match error.as_db_error() {
             Some(refusal) if is_certain(refusal) => {
-                Self::Refused { reason: sentence(refusal, place), code: refusal.code().clone() }
+                Self::Refused { reason: sentence(refusal, place), error: Box::new(refusal.clone()) }
             }
             Some(refusal) => Self::Lost { reason: sentence(refusal, place) },
             None => {

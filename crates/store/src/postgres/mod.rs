@@ -160,7 +160,7 @@ impl PostgresStore {
     }
 
     fn usable(&self) -> Result<(), StoreError> {
-        self.core.health.trouble().map_or(Ok(()), |reason| Err(StoreError::Unavailable(reason)))
+        self.core.health.trouble().map_or(Ok(()), |reason| Err(StoreError::unavailable(reason)))
     }
 }
 

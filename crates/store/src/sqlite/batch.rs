@@ -113,5 +113,5 @@ where
 }
 
 pub(super) fn stopped() -> StoreError {
-    StoreError::Unavailable("its writing thread has stopped; restart the server".to_owned())
+    StoreError::unavailable("its writing thread has stopped; restart the server")
 }

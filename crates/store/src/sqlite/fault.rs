@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use countersign_core::Unusable;
 use rusqlite::{Error, ErrorCode};
 
 use crate::error::OpenError;
@@ -32,6 +33,11 @@ pub(crate) fn sentence(path: &Path, error: &Error) -> String {
         ),
         _ => format!("{file} does not work as it should: {error}"),
     }
+}
+
+/// The same, with its cause.
+pub(crate) fn unusable(path: &Path, error: Error) -> Unusable {
+    Unusable::because(sentence(path, &error), error)
 }
 
 /// The same for a store that is being opened.

@@ -55,7 +55,7 @@ pub use self::moving::MovableSqlite;
 
 /// What the store of events, which is in a file of its own, does in the same way.
 pub(crate) mod shared {
-    pub(crate) use super::fault::sentence;
+    pub(crate) use super::fault::unusable;
     pub(crate) use super::files::{beside, make_file};
     pub(crate) use super::records::{Address, first_id_at};
 }

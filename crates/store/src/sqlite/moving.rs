@@ -63,10 +63,10 @@ impl MovableSqlite {
                     refused => Ok(refused),
                 },
             );
-            changed.map_err(|error| StoreError::Unavailable(fault::sentence(&path, &error)))?
+            changed.map_err(|error| StoreError::Unavailable(fault::unusable(&path, error)))?
         });
         done.await.unwrap_or_else(|error| {
-            Err(StoreError::Unavailable(format!("the work was cut short: {error}")).into())
+            Err(StoreError::unavailable(format!("the work was cut short: {error}")).into())
         })
     }
 }
@@ -95,7 +95,7 @@ impl Movable for MovableSqlite {
         let to = self.change(|transaction| handed_over_to(transaction).map(Ok)).await;
         to.map_err(|error| match error {
             MoveError::Store(error) => error,
-            other => StoreError::Unavailable(other.to_string()),
+            other => StoreError::unavailable(other.to_string()),
         })
     }
 

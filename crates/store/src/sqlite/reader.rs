@@ -5,12 +5,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use countersign_core::{StoreError, StoreStats, StoreTimes, from_millis};
+use countersign_core::{StoreError, StoreStats, StoreTimes, Unusable, from_millis};
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
-use super::fault::sentence;
+use super::fault::unusable;
 use super::files::{mark_lost_log, wal_of};
 use super::records::{self, Lines};
 use super::schema::{Access, connect};
@@ -47,7 +47,7 @@ impl Readers {
         let outcome = spawn_blocking(move || inner.read(work).map_err(StoreError::Unavailable));
         outcome
             .await
-            .unwrap_or_else(|error| Err(StoreError::Unavailable(format!("a read was cut short: {error}"))))
+            .unwrap_or_else(|error| Err(StoreError::unavailable(format!("a read was cut short: {error}"))))
     }
 
     /// Waits for the reads under way; later ones fail.
@@ -61,14 +61,15 @@ impl Readers {
 }
 
 impl Inner {
-    fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, String> {
-        let fault = |error: rusqlite::Error| sentence(&self.path, &error);
+    fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Unusable> {
+        let fault = |error: rusqlite::Error| unusable(&self.path, error);
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let connection = if let Some(connection) = idle {
             connection
         } else {
-            mark_lost_log(&self.path)
-                .map_err(|error| format!("{} cannot be read: {error}", self.path.display()))?;
+            mark_lost_log(&self.path).map_err(|error| {
+                Unusable::because(format!("{} cannot be read: {error}", self.path.display()), error)
+            })?;
             connect(&self.path, Access::Read).map_err(fault)?
         };
         let result = consistently(&connection, work).map_err(fault)?;

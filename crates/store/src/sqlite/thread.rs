@@ -4,12 +4,12 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use countersign_core::{Clock, StoreError, to_millis};
+use countersign_core::{Clock, StoreError, Unusable, to_millis};
 use rusqlite::Connection;
 use tokio::sync::mpsc;
 
 use super::batch::{Batch, Connect, Job, Message, Shared};
-use super::fault::sentence;
+use super::fault::{sentence, unusable};
 use super::files::{Identity, ensure_log, mark_lost_log_now, wal_of};
 
 /// How many calls share a commit at most, so that a batch stays a matter of milliseconds.
@@ -86,7 +86,7 @@ impl Thread {
         let outcome = self.transact(&mut jobs);
         match &outcome {
             Ok(()) => self.succeeded(jobs.len()),
-            Err(reason) => self.failed(reason),
+            Err(unusable) => self.failed(unusable.reason()),
         }
         for job in jobs {
             job.answer(outcome.clone().map_err(StoreError::Unavailable));
@@ -115,7 +115,7 @@ impl Thread {
     }
 
     /// Runs a batch in one transaction.
-    fn transact(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), String> {
+    fn transact(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), Unusable> {
         self.check_place()?;
         let connection = match self.connection.take() {
             Some(connection) if !self.suspect => connection,
@@ -127,7 +127,7 @@ impl Thread {
         };
         self.suspect = false;
         let connection = &*self.connection.insert(connection);
-        let fault = |error: rusqlite::Error| sentence(&self.path, &error);
+        let fault = |error: rusqlite::Error| unusable(&self.path, error);
         let before = connection.total_changes();
         let mut batch = Batch::begin(connection).map_err(fault)?;
         for job in jobs {
@@ -140,8 +140,8 @@ impl Thread {
         Ok(())
     }
 
-    fn reconnect(&self) -> Result<Connection, String> {
-        (self.connect)().map_err(|error| sentence(&self.path, &error))
+    fn reconnect(&self) -> Result<Connection, Unusable> {
+        (self.connect)().map_err(|error| unusable(&self.path, error))
     }
 
     /// A file that was deleted can still be written to by those who have it open, and everything in it is lost when

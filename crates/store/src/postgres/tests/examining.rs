@@ -1,9 +1,11 @@
 //! A look at the database.
 
+use std::error::Error;
 use std::sync::Arc;
 
-use countersign_core::{Clock, OsEntropy};
+use countersign_core::{Clock, OsEntropy, TokenStore};
 use countersign_test_postgres::{Cluster, Place};
+use tokio_postgres::error::{DbError, SqlState};
 
 use super::super::{DatabaseExamination, examine};
 use super::{World, options, url};
@@ -48,4 +50,14 @@ async fn settings_that_forget_commits_are_seen() {
             break;
         }
     }
+}
+
+#[tokio::test]
+async fn refusal_carries_what_the_database_said() {
+    let world = World::new();
+    let store = world.open().await;
+    world.place.run("DROP TABLE {s}.nodes").await;
+    let refused = store.roll(world.clock.now()).await.unwrap_err();
+    let source = refused.source().and_then(|error| error.downcast_ref::<DbError>());
+    assert_eq!(source.map(DbError::code), Some(&SqlState::UNDEFINED_TABLE), "{refused}");
 }

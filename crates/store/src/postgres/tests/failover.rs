@@ -110,7 +110,9 @@ async fn promote(synchronous: bool, fate: Fate) {
     standby.stop();
     let refused = loop {
         match consume(&store, unused).await {
-            Err(StoreError::Unavailable(reason)) if reason.contains("succeeded") => break reason,
+            Err(StoreError::Unavailable(unusable)) if unusable.reason().contains("succeeded") => {
+                break unusable.reason().to_owned();
+            }
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             Ok(end) => panic!("{end:?}"),
         }

@@ -37,7 +37,7 @@ async fn damage_that_is_found_in_use_ends_all_writing() {
     store.checkup.as_ref().unwrap().wait();
     let reason = reason(consume(&store, place.token()).await);
     assert!(reason.contains("is damaged or not a database") && reason.contains("put a backup in its place"));
-    assert_eq!(store.ready().await, Err(StoreError::Unavailable(reason)));
+    assert_eq!(store.ready().await, Err(StoreError::unavailable(reason)));
 }
 
 #[tokio::test]

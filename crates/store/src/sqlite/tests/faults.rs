@@ -1,5 +1,6 @@
 //! Failing closed, and coming back.
 
+use std::error::Error;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,7 +37,11 @@ async fn a_batch_that_does_not_fit_on_the_disk_is_refused_as_a_whole() {
     }
     held.release().await;
     for call in queued {
-        let reason = reason(call.0.await);
+        let answer = call.0.await;
+        let source = answer.as_ref().err().and_then(Error::source).and_then(|error| error.downcast_ref());
+        let code = source.and_then(rusqlite::Error::sqlite_error_code);
+        assert_eq!(code, Some(rusqlite::ErrorCode::DiskFull));
+        let reason = reason(answer);
         assert!(reason.starts_with("the disk that holds "), "{reason}");
         assert!(reason.ends_with(" is full; make room, and it goes on by itself"), "{reason}");
     }

@@ -150,7 +150,7 @@ async fn look(store: &SqliteStore, (id, expires): Token) -> End {
 /// What an unusable store says.
 fn reason<T: std::fmt::Debug>(answer: Result<T, StoreError>) -> String {
     match answer {
-        Err(StoreError::Unavailable(reason)) => reason,
+        Err(StoreError::Unavailable(unusable)) => unusable.reason().to_owned(),
         other => panic!("{other:?}"),
     }
 }
