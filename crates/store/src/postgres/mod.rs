@@ -1,4 +1,4 @@
-//! The store of many servers: one PostgreSQL database, or one that speaks its language.
+//! The store of many servers: one PostgreSQL database.
 //!
 //! What it relies on: a unique key on the token's id, which decides who redeems it, on whatever node; commits that are on
 //! the server's disk before they return; row locks that last until the commit.

@@ -1,7 +1,6 @@
 //! Every statement that the store sends to the database.
 //!
-//! Nothing here is only PostgreSQL's: CockroachDB and YugabyteDB know these statements too. So there are no
-//! declarative partitions, no advisory locks, no `LOCK TABLE` and no `FOR SHARE`. What is, is marked as such and may fail.
+//! They are for PostgreSQL, and for no other database that speaks its protocol.
 //!
 //! Nothing here relies on what was set for a session: a role's, a database's and a server's defaults change while a node
 //! serves, and a pooler gives each transaction another session. So each transaction says by itself how it is isolated, what
@@ -152,7 +151,7 @@ pub(super) enum Query {
     Move(MoveQuery),
     /// How many endings there are of each kind.
     Stats,
-    /// Bytes on disk. PostgreSQL's and YugabyteDB's; elsewhere it may fail.
+    /// Bytes on disk.
     Bytes,
 }
 
