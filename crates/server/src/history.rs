@@ -1,19 +1,66 @@
-//! How many handshakes there were in each minute of the last hour.
+//! How many handshakes there were, and how long they took, in each minute of the last hour, and more coarsely in the last
+//! week.
 //!
-//! Nothing is noted as handshakes are answered: now and then somebody looks at how many there have been altogether, and
-//! what came on top since the last look belongs to the minute of this one.
+//! Nothing is noted as handshakes are answered, but counted: now and then somebody looks at how many there have been
+//! altogether, and what came on top since the last look belongs to the minute of this one.
 
 use std::collections::VecDeque;
 use std::ops::AddAssign;
 use std::sync::{Mutex, PoisonError};
 
-use countersign_core::to_millis;
+use countersign_core::{from_millis, to_millis};
 use jiff::Timestamp;
 
-/// For how many minutes it is known.
-pub(crate) const MINUTES: usize = 60;
+use crate::latency::Latencies;
 
 const MINUTE_MILLIS: i64 = 60_000;
+
+/// How far back it is known how finely.
+#[derive(Debug)]
+pub(crate) struct Range {
+    /// As an address has it.
+    pub(crate) name: &'static str,
+    pub(crate) text: &'static str,
+    /// For how long a slot is.
+    pub(crate) each: &'static str,
+    minutes: i64,
+    /// How many slots there are.
+    pub(crate) slots: usize,
+}
+
+impl Range {
+    const fn new(
+        name: &'static str,
+        text: &'static str,
+        each: &'static str,
+        minutes: i64,
+        slots: usize,
+    ) -> Self {
+        Self { name, text, each, minutes, slots }
+    }
+}
+
+/// The ranges. Their slots are all that is kept, 700 bytes for each, whatever happens.
+pub(crate) static RANGES: [Range; 4] = [
+    Range::new("1h", "hour", "minute", 1, 60),
+    Range::new("6h", "6 hours", "5 minutes", 5, 72),
+    Range::new("24h", "24 hours", "15 minutes", 15, 96),
+    Range::new("7d", "7 days", "2 hours", 120, 84),
+];
+
+/// What there was in a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Slot {
+    pub(crate) handshakes: Handshakes,
+    pub(crate) latencies: Latencies,
+}
+
+impl AddAssign<&Slot> for Slot {
+    fn add_assign(&mut self, more: &Slot) {
+        self.handshakes += more.handshakes;
+        self.latencies.add(&more.latencies);
+    }
+}
 
 /// Handshakes, by how they were answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,7 +105,7 @@ impl AddAssign for Handshakes {
     }
 }
 
-/// The last hour.
+/// The last week.
 #[derive(Debug)]
 pub(crate) struct History {
     started: Timestamp,
@@ -67,10 +114,10 @@ pub(crate) struct History {
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// How many there had been at the last look.
-    before: Handshakes,
-    /// Oldest first, each with its number since 1970; minutes without handshakes are left out.
-    minutes: VecDeque<(i64, Handshakes)>,
+    /// What there had been at the last look.
+    before: Slot,
+    /// For each range: oldest first, each with its number since 1970; slots without handshakes are left out.
+    ranges: [VecDeque<(i64, Slot)>; RANGES.len()],
 }
 
 impl History {
@@ -85,42 +132,70 @@ impl History {
     }
 
     /// Looks: so many there have been altogether.
-    pub(crate) fn look(&self, now: Timestamp, totals: Handshakes) {
+    pub(crate) fn look(&self, now: Timestamp, totals: &Slot) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let more = totals.since(&kept.before);
-        kept.before = totals;
-        let this = minute(now);
-        // What seems to lie ahead is from before the clock stepped back.
-        kept.minutes.retain(|(minute, _)| *minute <= this && this - minute < span());
-        if more.all() == 0 {
-            return;
-        }
-        match kept.minutes.back_mut() {
-            Some((minute, handshakes)) if *minute == this => *handshakes += more,
-            _ => kept.minutes.push_back((this, more)),
-        }
-    }
-
-    /// The last [`MINUTES`], oldest first; the last one goes on.
-    pub(crate) fn minutes(&self, now: Timestamp) -> Vec<Handshakes> {
-        let mut minutes = vec![Handshakes::default(); MINUTES];
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        for (minute, handshakes) in &kept.minutes {
-            let place = minute - (self::minute(now) - span() + 1);
-            if let Some(slot) = usize::try_from(place).ok().and_then(|place| minutes.get_mut(place)) {
-                *slot = *handshakes;
+        let more = Slot {
+            handshakes: totals.handshakes.since(&kept.before.handshakes),
+            latencies: totals.latencies.since(&kept.before.latencies),
+        };
+        kept.before = *totals;
+        for (slots, range) in kept.ranges.iter_mut().zip(&RANGES) {
+            let this = range.slot(now);
+            // What seems to lie ahead is from before the clock stepped back.
+            slots.retain(|(slot, _)| *slot <= this && this - slot < range.span());
+            if more.handshakes.all() == 0 {
+                continue;
+            }
+            match slots.back_mut() {
+                Some((slot, sum)) if *slot == this => *sum += &more,
+                _ => slots.push_back((this, more)),
             }
         }
-        minutes
+    }
+
+    /// The slots of a range, oldest first, each with when it begins; the last one goes on.
+    pub(crate) fn slots(&self, range: &'static Range, now: Timestamp) -> Vec<(Timestamp, Slot)> {
+        let first = range.slot(now) - range.span() + 1;
+        let mut slots: Vec<_> =
+            (first..=range.slot(now)).map(|slot| (range.begin(slot), Slot::default())).collect();
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(ring) = RANGES.iter().position(|known| known.name == range.name) else { return slots };
+        for (slot, sum) in kept.ranges.get(ring).into_iter().flatten() {
+            let place = usize::try_from(slot - first).ok().and_then(|place| slots.get_mut(place));
+            if let Some((_, place)) = place {
+                *place = *sum;
+            }
+        }
+        slots
+    }
+
+    /// The minutes of the last hour, oldest first.
+    pub(crate) fn minutes(&self, now: Timestamp) -> Vec<Handshakes> {
+        let [hour, ..] = &RANGES;
+        self.slots(hour, now).into_iter().map(|(_, slot)| slot.handshakes).collect()
     }
 }
 
-fn minute(time: Timestamp) -> i64 {
-    to_millis(time).div_euclid(MINUTE_MILLIS)
-}
+impl Range {
+    /// The number of the slot with this moment in it.
+    fn slot(&self, time: Timestamp) -> i64 {
+        to_millis(time).div_euclid(self.minutes * MINUTE_MILLIS)
+    }
 
-fn span() -> i64 {
-    i64::try_from(MINUTES).unwrap_or(i64::MAX)
+    fn begin(&self, slot: i64) -> Timestamp {
+        from_millis(slot.saturating_mul(self.minutes * MINUTE_MILLIS))
+    }
+
+    fn span(&self) -> i64 {
+        i64::try_from(self.slots).unwrap_or(i64::MAX)
+    }
+
+    /// Where an axis of so many slots has a mark: at round times, seven at most. Returns minutes.
+    pub(crate) fn step(&self, slots: usize) -> i64 {
+        let minutes = self.minutes.saturating_mul(i64::try_from(slots).unwrap_or(i64::MAX));
+        let steps = [1, 2, 5, 10, 15, 30, 60, 120, 240, 720, 1440];
+        steps.into_iter().find(|step| minutes / step <= 7 && step % self.minutes == 0).unwrap_or(1440)
+    }
 }
 
 #[cfg(test)]
@@ -131,19 +206,25 @@ mod tests {
 
     use super::*;
 
+    const MINUTES: usize = 60;
+
     fn accepted(accepted: u64) -> Handshakes {
         Handshakes { accepted, ..Handshakes::default() }
+    }
+
+    fn look(history: &History, clock: &ManualClock, handshakes: Handshakes) {
+        history.look(clock.now(), &Slot { handshakes, ..Slot::default() });
     }
 
     #[test]
     fn what_came_on_top_belongs_to_the_minute_of_the_look() {
         let clock = ManualClock::at(from_millis(1_767_225_600_000));
         let history = History::new(clock.now());
-        history.look(clock.now(), accepted(3));
+        look(&history, &clock, accepted(3));
         clock.advance(Duration::from_secs(59));
-        history.look(clock.now(), accepted(5));
+        look(&history, &clock, accepted(5));
         clock.advance(Duration::from_secs(1));
-        history.look(clock.now(), Handshakes { replays: 2, ..accepted(5) });
+        look(&history, &clock, Handshakes { replays: 2, ..accepted(5) });
         let minutes = history.minutes(clock.now());
         assert_eq!(minutes.len(), MINUTES);
         assert_eq!(minutes[MINUTES - 2], accepted(5));
@@ -156,21 +237,45 @@ mod tests {
         let clock = ManualClock::at(from_millis(1_767_225_600_000));
         let history = History::new(clock.now());
         for minute in 1..=200 {
-            history.look(clock.now(), accepted(minute));
+            look(&history, &clock, accepted(minute));
             clock.advance(Duration::from_mins(1));
         }
         let minutes = history.minutes(clock.now());
         assert_eq!(minutes[MINUTES - 1], accepted(0), "it has just begun");
         assert_eq!(minutes[..MINUTES - 1], [accepted(1); MINUTES - 1]);
-        assert!(history.kept.lock().unwrap().minutes.len() <= MINUTES);
 
         clock.set(from_millis(1_767_225_600_000));
         assert_eq!(history.minutes(clock.now()), vec![accepted(0); MINUTES]);
-        history.look(clock.now(), accepted(207));
+        look(&history, &clock, accepted(207));
         assert_eq!(history.minutes(clock.now())[MINUTES - 1], accepted(7));
         clock.advance(Duration::from_hours(1_000_000));
         assert_eq!(history.minutes(clock.now()), vec![accepted(0); MINUTES]);
-        history.look(clock.now(), accepted(0));
+        look(&history, &clock, accepted(0));
         assert_eq!(history.minutes(clock.now()), vec![accepted(0); MINUTES], "counters never go back");
+    }
+
+    #[test]
+    fn each_range_keeps_its_slots_and_no_more() {
+        let clock = ManualClock::at(from_millis(1_767_225_600_000));
+        let history = History::new(clock.now());
+        for minute in 1..=20_000 {
+            look(&history, &clock, accepted(minute));
+            clock.advance(Duration::from_mins(1));
+        }
+        for (nth, range) in RANGES.iter().enumerate() {
+            assert!(history.kept.lock().unwrap().ranges[nth].len() <= range.slots, "{range:?}");
+            let slots = history.slots(range, clock.now());
+            assert_eq!(slots.len(), range.slots);
+            let per_slot = u64::try_from(range.minutes).unwrap();
+            let (first, last) = (slots[0].1.handshakes, slots[range.slots - 2].1.handshakes);
+            assert_eq!((first, last), (accepted(per_slot), accepted(per_slot)), "{range:?}");
+        }
+    }
+
+    #[test]
+    fn bound_of_the_history_is_as_documented() {
+        let slots: usize = RANGES.iter().map(|range| range.slots).sum();
+        assert_eq!(slots, 312);
+        assert!(slots * size_of::<(i64, Slot)>() <= 256 * 1024);
     }
 }

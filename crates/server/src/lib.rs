@@ -27,6 +27,7 @@ mod history;
 mod in_force;
 mod inherited;
 mod key_file;
+mod latency;
 mod limiter;
 pub mod limits;
 mod listener;

@@ -28,7 +28,7 @@ use tracing::field::display;
 
 use crate::alarms::{Alarms, Webhook};
 use crate::caller::Caller;
-use crate::history::History;
+use crate::history::{History, Slot};
 use crate::metrics::Tally;
 use crate::traces;
 
@@ -412,7 +412,8 @@ impl Events {
 
     /// Notes how many handshakes there have been by now.
     pub(crate) fn look_at_handshakes(&self) {
-        self.history.look(self.clock.now(), self.tally.handshakes());
+        let totals = Slot { handshakes: self.tally.handshakes(), latencies: self.tally.latencies() };
+        self.history.look(self.clock.now(), &totals);
     }
 
     /// How many handshakes there were in each minute.

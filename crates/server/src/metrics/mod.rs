@@ -28,6 +28,7 @@ use crate::App;
 use crate::accept::quality;
 use crate::episode::{Episode, Said};
 use crate::history::Handshakes;
+use crate::latency::{Latencies, LatencyCounts};
 use crate::problem::Problem;
 
 /// The media type of the answer (`OpenMetrics` 1.0), which every Prometheus since 2.5 reads.
@@ -50,6 +51,8 @@ pub(crate) struct Tally {
     registry: Registry,
     handshakes: Family<Label, Counter>,
     handshake_seconds: Histogram,
+    /// The same for the operators' page, in finer classes.
+    latencies: LatencyCounts,
     call_seconds: Histogram,
     json_seconds: Histogram,
     limited: Counter,
@@ -153,6 +156,7 @@ impl Tally {
             registry,
             handshakes,
             handshake_seconds,
+            latencies: LatencyCounts::new(),
             call_seconds,
             json_seconds,
             limited,
@@ -170,6 +174,7 @@ impl Tally {
     pub(crate) fn handshake(&self, outcome: Outcome<'_>, took: Duration) {
         self.handshakes.get_or_create(&[("outcome", outcome.label())]).inc();
         self.handshake_seconds.observe(took.as_secs_f64());
+        self.latencies.add(took);
         match outcome {
             Outcome::Unanswered(error) => self.store_failed(error),
             Outcome::Accepted => self.store_answered(),
@@ -217,6 +222,11 @@ impl Tally {
             } += count;
         }
         handshakes
+    }
+
+    /// How long they took.
+    pub(crate) fn latencies(&self) -> Latencies {
+        self.latencies.read()
     }
 
     /// How many tokens were issued, and how many revoked.

@@ -65,7 +65,7 @@ async fn it_shows_at_a_glance_how_things_stand() {
     let server = server();
     let quiet = page(&server, "/").await;
     assert!(quiet.contains("All is well"), "{quiet}");
-    assert!(quiet.contains("There was no handshake in the last hour."));
+    assert!(quiet.contains("There was no handshake in this time."));
     assert!(quiet.contains("seals and opens") && quiet.contains("takes tokens"));
     assert!(quiet.contains("alarm_webhook is not set"), "it says that nobody would be told");
 
@@ -107,9 +107,12 @@ async fn it_shows_at_a_glance_how_things_stand() {
     ] {
         assert_eq!(tile(&tried, name), count, "{name}");
     }
-    assert!(tried.contains("4 handshakes in the last hour: 1 accepted, 1 refused, 1 replays, 1 relay"));
+    assert!(tried.contains(": 1 accepted, 1 refused, 1 replays, 1 relay"), "{tried}");
     assert_eq!(tried.matches("<rect class=\"alarming\"").count(), 1);
-    assert_eq!(tried.matches("<th scope=\"row\">1</th><td>1</td><td>0</td><td>0</td>").count(), 1);
+    assert_eq!(
+        tried.matches("<th scope=\"row\">2026-01-31 12:00</th><td>1</td><td>0</td><td>0</td>").count(),
+        1
+    );
 
     server.clock.advance(Duration::from_hours(1));
     let later = page(&server, "/").await;
@@ -152,6 +155,34 @@ async fn events_are_filtered_and_turned_over() {
                 || answer.text.contains("replays")
         );
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn charts_go_back_as_far_as_is_chosen() {
+    let server = server();
+    server.handshake(&server.token()).await;
+    page(&server, "/").await;
+    server.clock.advance(Duration::from_hours(30));
+    server.handshake(&server.token()).await;
+    for (query, each, handshakes) in [
+        ("", "minute of the last hour", 1),
+        ("?range=6h", "5 minutes of the last 6 hours", 1),
+        ("?range=24h", "15 minutes of the last 24 hours", 1),
+        ("?range=7d&kind=replay", "2 hours of the last 7 days", 2),
+    ] {
+        let page = page(&server, &format!("/{query}")).await;
+        assert!(page.contains(&format!("Handshakes, each {each}")), "{page}");
+        assert!(page.contains(&format!("{handshakes} handshakes since 2026-0")), "{query}: {page}");
+        assert!(page.contains("Half were answered within <strong>80 µs</strong> (p50)"), "{page}");
+        assert_eq!(page.matches("<rect class=\"p99\"").count(), handshakes, "{query}");
+        assert_eq!(page.matches("aria-current=\"true\"").count(), 1);
+    }
+    let week = page(&server, "/?range=7d&kind=replay").await;
+    assert!(
+        week.contains("<a href=\"?kind=replay&#38;range=6h#chart-title\">6 hours</a>"),
+        "the filter stays: {week}"
+    );
+    assert!(week.contains("type=\"hidden\" name=\"range\" value=\"7d\""), "so does the range: {week}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,21 +1,32 @@
-//! The last hour as a chart: a bar for each minute.
+//! The last hour, or week, as charts: a bar for each minute, or more.
 
-use crate::history::{Handshakes, MINUTES};
+use std::time::Duration;
 
-/// The size of the drawing; the page stretches it.
-const WIDTH: usize = 10 * MINUTES;
+use jiff::Timestamp;
+
+use crate::history::{Range, Slot};
+
+/// How wide a bar is drawn, with the gap after it; the page stretches it.
+const STEP: usize = 10;
 const HEIGHT: u64 = 120;
 
-/// What the template draws.
+/// How many slots are shown at least: what was before the start is left out, so that the chart is not empty.
+const LEAST: usize = 10;
+
+/// What the templates draw.
 pub(super) struct Chart {
     pub(super) width: usize,
     pub(super) height: u64,
-    /// What the highest bar may stand for.
-    pub(super) top: u64,
-    pub(super) bars: Vec<Bar>,
-    /// The minutes in which something happened, newest first, for who cannot see bars.
+    pub(super) counts: Vec<Bar>,
+    pub(super) counts_scale: Vec<String>,
+    pub(super) times: Vec<Bar>,
+    pub(super) times_scale: Vec<String>,
+    pub(super) marks: Vec<Mark>,
+    /// The slots in which something happened, newest first, for who cannot see bars.
     pub(super) rows: Vec<Row>,
-    pub(super) hour: Handshakes,
+    pub(super) all: Row,
+    /// Since when.
+    pub(super) since: String,
 }
 
 /// A part of a bar.
@@ -26,26 +37,57 @@ pub(super) struct Bar {
     pub(super) height: u64,
 }
 
-/// A minute.
-pub(super) struct Row {
-    /// How many minutes ago.
-    pub(super) ago: usize,
-    pub(super) handshakes: Handshakes,
+/// A mark on the axis of time.
+pub(super) struct Mark {
+    pub(super) x: usize,
+    /// The same in hundredths of the width.
+    pub(super) percent: usize,
+    pub(super) text: String,
 }
 
-/// Draws it; the last minute is the one that goes on.
-pub(super) fn chart(minutes: &[Handshakes]) -> Chart {
-    let top = round_up(minutes.iter().map(Handshakes::all).max().unwrap_or_default());
-    let mut chart = Chart {
-        width: WIDTH,
-        height: HEIGHT,
-        top,
-        bars: Vec::new(),
-        rows: Vec::new(),
-        hour: Handshakes::default(),
+/// A slot.
+pub(super) struct Row {
+    pub(super) begins: String,
+    pub(super) slot: Slot,
+}
+
+impl Row {
+    /// Within what time so many of 100 handshakes were answered.
+    pub(super) fn within(&self, percent: u64) -> String {
+        self.slot.latencies.percentile(percent).map_or("-".to_owned(), in_words)
+    }
+}
+
+/// Draws it; the last slot is the one that goes on.
+pub(super) fn chart(range: &'static Range, slots: &[(Timestamp, Slot)], started: Timestamp) -> Chart {
+    let before = slots.iter().take_while(|(begins, _)| *begins < started).count().saturating_sub(1);
+    let slots = slots.get(before.min(slots.len().saturating_sub(LEAST))..).unwrap_or(slots);
+    let step = range.step(slots.len());
+    let label = |begins: Timestamp| begins.strftime(if step < 1440 { "%H:%M" } else { "%b %d" }).to_string();
+
+    let top = round_up(slots.iter().map(|(_, slot)| slot.handshakes.all()).max().unwrap_or_default());
+    let micros = |slot: &Slot, percent| {
+        let took = slot.latencies.percentile(percent);
+        took.map_or(0, |took| u64::try_from(took.as_micros()).unwrap_or(u64::MAX))
     };
-    for (nth, handshakes) in minutes.iter().enumerate() {
-        chart.hour += *handshakes;
+    let slowest = round_up(slots.iter().map(|(_, slot)| micros(slot, 99)).max().unwrap_or_default());
+    let mut chart = Chart {
+        width: STEP * slots.len(),
+        height: HEIGHT,
+        counts: Vec::new(),
+        counts_scale: scale(top, |count| count.to_string()),
+        times: Vec::new(),
+        times_scale: scale(slowest, |micros| in_words(Duration::from_micros(micros))),
+        marks: Vec::new(),
+        rows: Vec::new(),
+        all: Row { begins: String::new(), slot: Slot::default() },
+        since: slots
+            .first()
+            .map_or(String::new(), |(begins, _)| begins.strftime("%Y-%m-%d %H:%M").to_string()),
+    };
+    for (nth, (begins, slot)) in slots.iter().enumerate() {
+        chart.all.slot += slot;
+        let handshakes = &slot.handshakes;
         let mut below = 0;
         for (class, count) in [
             ("accepted", handshakes.accepted),
@@ -59,16 +101,39 @@ pub(super) fn chart(minutes: &[Handshakes]) -> Chart {
             }
             // However many others there are, one replay is to be seen.
             let height = scaled(count, top).max(2);
-            let y = HEIGHT.saturating_sub(below + height);
-            chart.bars.push(Bar { class, x: 10 * nth + 1, y, height });
+            chart.counts.push(bar(class, nth, below, height));
             below += height;
         }
+        for (class, percent) in [("p99", 99), ("p50", 50)] {
+            let took = micros(slot, percent);
+            if took > 0 {
+                chart.times.push(bar(class, nth, 0, scaled(took, slowest).max(2)));
+            }
+        }
+        if begins.as_second().div_euclid(60).rem_euclid(step) == 0 {
+            chart.marks.push(Mark {
+                x: STEP * nth,
+                percent: 10_000 * nth / slots.len().max(1),
+                text: label(*begins),
+            });
+        }
         if handshakes.all() > 0 {
-            chart.rows.push(Row { ago: MINUTES - 1 - nth.min(MINUTES - 1), handshakes: *handshakes });
+            let begins = begins.strftime("%Y-%m-%d %H:%M").to_string();
+            chart.rows.push(Row { begins, slot: *slot });
         }
     }
     chart.rows.reverse();
     chart
+}
+
+fn bar(class: &'static str, nth: usize, below: u64, height: u64) -> Bar {
+    Bar { class, x: STEP * nth + 1, y: HEIGHT.saturating_sub(below + height), height }
+}
+
+/// The marks of an axis, the highest first.
+fn scale(top: u64, text: impl Fn(u64) -> String) -> Vec<String> {
+    let middle = top.is_multiple_of(2).then_some(top / 2);
+    [Some(top), middle, Some(0)].into_iter().flatten().map(text).collect()
 }
 
 /// The height of so many, where `top` is all there is.
@@ -77,39 +142,107 @@ fn scaled(count: u64, top: u64) -> u64 {
     u64::try_from(height).unwrap_or(HEIGHT)
 }
 
-/// The next number of one digit and zeros.
+/// The next round number, at most a half more.
 fn round_up(count: u64) -> u64 {
     let mut unit = 1_u64;
-    while count.div_ceil(unit) >= 10 {
+    while count.div_ceil(unit) > 80 {
         unit = unit.saturating_mul(10);
     }
-    count.div_ceil(unit).max(1).saturating_mul(unit)
+    let leading = count.div_ceil(unit);
+    let round = [1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 30, 40, 50, 60, 80];
+    round.into_iter().find(|round| *round >= leading).unwrap_or(80).saturating_mul(unit)
+}
+
+/// A time, in two or three digits.
+fn in_words(time: Duration) -> String {
+    let micros = time.as_micros();
+    match micros {
+        0 => "0".to_owned(),
+        1..1_000 => format!("{micros} µs"),
+        1_000..10_000 => format!("{}.{} ms", micros / 1_000, micros % 1_000 / 100),
+        10_000..1_000_000 => format!("{} ms", micros / 1_000),
+        _ => format!("{}.{} s", micros / 1_000_000, micros % 1_000_000 / 100_000),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use countersign_core::from_millis;
+
+    use crate::history::{Handshakes, RANGES};
+
     use super::*;
+
+    const BEGIN: i64 = 1_767_225_600_000;
+
+    fn hour(minutes: &[(usize, Handshakes)]) -> Vec<(Timestamp, Slot)> {
+        let begins = |nth: usize| from_millis(BEGIN + 60_000 * i64::try_from(nth).unwrap());
+        let mut slots: Vec<_> = (0..60).map(|nth| (begins(nth), Slot::default())).collect();
+        for (nth, handshakes) in minutes {
+            slots[*nth].1.handshakes = *handshakes;
+        }
+        slots
+    }
 
     #[test]
     fn the_scale_ends_at_a_round_number() {
-        for (count, top) in
-            [(0, 1), (1, 1), (9, 9), (10, 10), (11, 20), (99, 100), (61_234, 70_000), (u64::MAX, u64::MAX)]
-        {
+        for (count, top) in [
+            (0, 1),
+            (1, 1),
+            (7, 8),
+            (11, 12),
+            (15, 16),
+            (99, 100),
+            (801, 1_000),
+            (61_234, 80_000),
+            (u64::MAX, u64::MAX),
+        ] {
             assert_eq!(round_up(count), top, "{count}");
         }
     }
 
     #[test]
     fn one_replay_is_seen_among_a_million() {
-        let mut minutes = vec![Handshakes::default(); MINUTES];
-        minutes[59] = Handshakes { accepted: 1_000_000, replays: 1, ..Handshakes::default() };
-        minutes[0] = Handshakes { refused: 500_000, ..Handshakes::default() };
-        let chart = chart(&minutes);
-        let bars: Vec<_> = chart.bars.iter().map(|bar| (bar.class, bar.x, bar.y, bar.height)).collect();
-        assert_eq!(bars[0], ("refused", 1, 90, 30));
+        let slots = hour(&[
+            (59, Handshakes { accepted: 1_000_000, replays: 1, ..Handshakes::default() }),
+            (0, Handshakes { refused: 500_000, ..Handshakes::default() }),
+        ]);
+        let chart = chart(&RANGES[0], &slots, from_millis(0));
+        let bars: Vec<_> = chart.counts.iter().map(|bar| (bar.class, bar.x, bar.y, bar.height)).collect();
+        assert_eq!(bars[0], ("refused", 1, 70, 50));
         assert_eq!(bars[2].0, "alarming");
         assert!(bars[2].3 >= 2 && bars[2].2 < bars[1].2, "{bars:?}");
-        assert_eq!((chart.rows[0].ago, chart.rows[1].ago), (0, 59));
-        assert_eq!(chart.top, 2_000_000);
+        assert_eq!(
+            (&*chart.rows[0].begins, &*chart.rows[1].begins),
+            ("2026-01-01 00:59", "2026-01-01 00:00")
+        );
+        assert_eq!(chart.counts_scale, ["1200000", "600000", "0"]);
+    }
+
+    #[test]
+    fn axis_has_round_times_and_begins_with_the_server() {
+        let slots = hour(&[]);
+        let marks = |started| {
+            let chart = chart(&RANGES[0], &slots, from_millis(started));
+            let texts = chart.marks.iter().map(|mark| mark.text.clone()).collect::<Vec<_>>();
+            (chart.width, texts.join(" "))
+        };
+        assert_eq!(marks(0), (600, "00:00 00:10 00:20 00:30 00:40 00:50".to_owned()));
+        let half = BEGIN + 30 * 60_000 + 1;
+        assert_eq!(marks(half), (300, "00:30 00:35 00:40 00:45 00:50 00:55".to_owned()));
+        assert_eq!(marks(BEGIN + 59 * 60_000).0, 100, "ten minutes at least");
+        for range in &RANGES {
+            let step = range.step(range.slots);
+            assert!(step > 0, "{range:?}");
+        }
+    }
+
+    #[test]
+    fn times_are_written_in_few_digits() {
+        for (micros, text) in
+            [(0, "0"), (640, "640 µs"), (1_280, "1.2 ms"), (54_321, "54 ms"), (2_600_000, "2.6 s")]
+        {
+            assert_eq!(in_words(Duration::from_micros(micros)), text);
+        }
     }
 }

@@ -25,7 +25,7 @@ impl Parts {
     /// Renders them all.
     pub(super) fn of(state: &State, wish: &Wish) -> (Self, Label) {
         let verdict = Verdict::of(state);
-        let chart = chart(&state.minutes);
+        let chart = chart(state.range, &state.slots, state.started);
         let parts = Self(vec![
             ("verdict", html(&verdict)),
             ("counts", html(&Counts::of(state))),

@@ -6,7 +6,7 @@ use countersign_core::{Key, StoreCounts, StoreStats};
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout};
 
-use crate::history::Handshakes;
+use crate::history::{Handshakes, Range, Slot};
 use crate::metrics::count;
 use crate::private::events::{Found, find};
 
@@ -33,6 +33,9 @@ pub(super) struct State {
     pub(super) handshakes: Handshakes,
     /// The last hour.
     pub(super) minutes: Vec<Handshakes>,
+    /// What the charts show.
+    pub(super) range: &'static Range,
+    pub(super) slots: Vec<(Timestamp, Slot)>,
     /// `Err` says why there are none to show.
     pub(super) events: Result<Found, String>,
     pub(super) events_lost: u64,
@@ -112,6 +115,8 @@ impl Page {
             outcomes: app.events.tally().outcomes(),
             handshakes: app.events.tally().handshakes(),
             minutes: app.events.history().minutes(now),
+            range: wish.range(),
+            slots: app.events.history().slots(wish.range(), now),
             events,
             events_lost: app.events.counts().lost,
             failing_purges: app.events.tally().failing_purges(),

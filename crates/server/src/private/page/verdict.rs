@@ -96,8 +96,8 @@ fn findings(state: &State) -> Vec<Finding> {
             KindFilter::Replay,
             "replay",
             "replays",
-            "a used token was shown again. Compare the address with that of the first use: the same one is a tracker \
-             that repeats itself; another one has got hold of a token.",
+            "a used token was shown again. From the address of its first use, a tracker repeated its request; from \
+             another one, somebody has got hold of a token.",
         ),
         (
             hour.relays,

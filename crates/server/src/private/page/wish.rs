@@ -5,6 +5,7 @@ use std::time::Duration;
 use countersign_core::{KindFilter, before};
 use jiff::Timestamp;
 
+use crate::history::{RANGES, Range};
 use crate::private::events::{Asked, Place, read_query};
 
 use super::EVENTS;
@@ -58,6 +59,13 @@ impl Wish {
                     let span = SPANS.iter().find(|(known, ..)| *known == value);
                     let (.., span) = span.ok_or("The times to choose from are 1h, 24h and 7d.")?;
                     Some(before(now, *span))
+                }
+                "range" => {
+                    let names: Vec<_> = RANGES.iter().map(|range| range.name).collect();
+                    if !names.contains(&value) {
+                        return Err(format!("The ranges to choose from are {}.", names.join(", ")));
+                    }
+                    continue;
                 }
                 "since" => Some(moment(value)?),
                 "until" => {
@@ -120,9 +128,34 @@ impl Wish {
         self.pairs.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
     }
 
-    /// Whether anything is asked for that the page does not show by itself.
+    /// Whether any events are asked for that the page does not show by itself.
     pub(super) fn is_special(&self) -> bool {
-        self.pairs.iter().any(|(name, _)| name != "limit")
+        self.pairs.iter().any(|(name, _)| name != "limit" && name != "range")
+    }
+
+    /// What the charts are to show.
+    pub(super) fn range(&self) -> &'static Range {
+        let [hour, ..] = &RANGES;
+        RANGES.iter().find(|range| range.name == self.field("range")).unwrap_or(hour)
+    }
+
+    /// The ranges of the charts, with the address of each, from wherever the page stands.
+    pub(super) fn ranges(&self) -> Vec<(&'static Range, String)> {
+        let others = || self.pairs.iter().filter(|(name, _)| name != "range");
+        let link = |range: &Range| {
+            let mut query = form_urlencoded::Serializer::new(String::new());
+            query.extend_pairs(others()).append_pair("range", range.name);
+            format!("?{}#chart-title", query.finish())
+        };
+        RANGES.iter().map(|range| (range, link(range))).collect()
+    }
+
+    /// The address without a filter, as far as it is not the page's own.
+    pub(super) fn usual(&self) -> String {
+        match self.field("range") {
+            "" => String::new(),
+            range => format!("?range={range}"),
+        }
     }
 
     /// Whether it is for what comes after a place in the list.
@@ -223,7 +256,9 @@ mod tests {
         assert_eq!(asked("since=2026-01-31T12:00:00%2B01:00").since, moment("2026-01-31T11:00:00Z"));
         assert_eq!(asked("within=1h").since, moment("2026-01-31T11:00:00Z"));
         assert_eq!(asked("within=1h&since=2026-01-31T11:30").since, moment("2026-01-31T11:30:00Z"));
-        for wrong in ["since=yesterday", "within=2h", "peer=me", "id=cs1abc", "after=x", "colour=red"] {
+        for wrong in
+            ["since=yesterday", "within=2h", "peer=me", "id=cs1abc", "after=x", "colour=red", "range=2h"]
+        {
             assert!(Wish::read(wrong).asked(from_millis(NOW)).is_err(), "{wrong}");
         }
     }
