@@ -5,8 +5,6 @@ use std::path::PathBuf;
 
 use countersign_core::StoreError;
 
-use crate::sqlite::process_name;
-
 /// Why a store cannot be opened. Every text says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -210,6 +208,15 @@ pub enum BackupError {
     /// The process is ending.
     #[error("the backup was cut short: {0}")]
     CutShort(String),
+}
+
+/// How to call the process that has the lock.
+fn process_name(pid: Option<u32>) -> String {
+    match pid {
+        Some(pid) if pid == std::process::id() => format!("this very process ({pid})"),
+        Some(pid) => format!("process {pid}"),
+        None => "another process".to_owned(),
+    }
 }
 
 /// What a store answers once it has been closed.

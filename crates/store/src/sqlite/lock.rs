@@ -82,12 +82,3 @@ fn read_pid(file: &mut File) -> Option<u32> {
     file.take(LONGEST).read_to_string(&mut text).ok()?;
     text.trim().parse().ok()
 }
-
-/// How to call the process that has the lock.
-pub(crate) fn process_name(pid: Option<u32>) -> String {
-    match pid {
-        Some(pid) if pid == std::process::id() => format!("this very process ({pid})"),
-        Some(pid) => format!("process {pid}"),
-        None => "another process".to_owned(),
-    }
-}

@@ -50,7 +50,6 @@ use tokio::task::spawn_blocking;
 
 pub use self::backend::Database;
 pub use self::backup::backup;
-pub(crate) use self::lock::process_name;
 pub use self::moving::MovableSqlite;
 
 /// What the store of events, which is in a file of its own, does in the same way.

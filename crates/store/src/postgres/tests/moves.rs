@@ -120,6 +120,26 @@ async fn record_from_the_future_stops_the_move() {
     contract::record_from_the_future_stops_the_move(&InPostgres::new(), &InPostgres::new()).await;
 }
 
+/// Version 0.1 copied records into a target that was in state 1 meanwhile.
+#[tokio::test]
+async fn copy_that_the_version_before_began_is_completed() {
+    let world = World::new();
+    let clock = Arc::clone(&world.clock) as Arc<dyn Clock>;
+    let target = movable(&world.place, Arc::clone(&clock)).await;
+    let older = "UPDATE {s}.copying SET state = 1, copy = 'c', peer = 'there', fence = l.fence, cleared = l.cleared, \
+         horizon = l.horizon FROM {s}.lines AS l WHERE l.stripe = 0; DELETE FROM {s}.lines";
+    world.place.run(older).await;
+    assert_eq!(target.handed_over_to().await, Ok(Some("there".to_owned())));
+    let refused = try_open(&world.place, Arc::clone(&clock)).await.unwrap_err();
+    assert!(matches!(refused, OpenError::HandedOver { .. }), "{refused}");
+    target.reserve("there").await.unwrap();
+    target.take_over("there", after(clock.now(), Duration::from_millis(1)), None).await.unwrap();
+    let store = world.open().await;
+    assert_eq!(consume(&store, world.token()).await, Ok(End::Fenced));
+    world.clock.advance(Duration::from_millis(1));
+    assert_eq!(consume(&store, world.token()).await, Ok(End::Recorded));
+}
+
 /// The tables are a ring of days: the youngest record may be in any of them.
 #[tokio::test]
 async fn fence_is_behind_the_youngest_of_many_days() {
