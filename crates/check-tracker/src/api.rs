@@ -1,7 +1,8 @@
 //! The checks of the plugin API: uses it as Launchpad's worker does, and reports what Launchpad could not use.
 
 use countersign_login::{
-    ApiError, ApiTrouble, Bug, Comment, Login, PluginApi, Session, is_known_to_launchpad,
+    ApiError, ApiTrouble, Bug, Comment, Login, MAX_CLOCK_SKEW, PluginApi, Session, is_known_to_launchpad,
+    login_wanted,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -11,9 +12,6 @@ use crate::{Check, CheckError, Checker, Tracker};
 
 /// No tracker has so many bugs.
 const NO_BUG: &str = "999999999";
-
-/// Launchpad does not work with a tracker whose clock is further off.
-const MAX_SKEW: SignedDuration = SignedDuration::from_mins(10);
 
 /// Numbers of Launchpad's own bugs; one of them is not the one that the bug is linked with.
 const LINKS: [i32; 2] = [4711, 4712];
@@ -274,7 +272,7 @@ impl<'a> Round<'a> {
     async fn time(&mut self) -> Judgement {
         let time = self.api().await?.time().await.map_err(seen)?;
         let off = time.duration_since(self.checker.now()).abs();
-        if off > MAX_SKEW {
+        if off > MAX_CLOCK_SKEW {
             return Err(format!("its clock is off by {} s", off.as_secs()));
         }
         Ok("its clock is right to ten minutes".to_owned())
@@ -325,7 +323,7 @@ impl<'a> Round<'a> {
             return Err("the new comment has no author".to_owned());
         }
         let off = comment.time.duration_since(self.checker.now()).abs();
-        if off > MAX_SKEW { Err(format!("it dates the new comment {}", comment.time)) } else { Ok(()) }
+        if off > MAX_CLOCK_SKEW { Err(format!("it dates the new comment {}", comment.time)) } else { Ok(()) }
     }
 
     async fn changes(&mut self) -> Judgement {
@@ -391,13 +389,6 @@ async fn wants_login(api: &PluginApi, bug: &Bug, how: &str) -> Judgement {
             Err(format!("{how} {}, and Launchpad waits for {}", error.seen(), login_wanted(error.tracker)))
         }
         Ok(_) => Err(format!("{how} it added a comment")),
-    }
-}
-
-fn login_wanted(tracker: Tracker) -> &'static str {
-    match tracker {
-        Tracker::Trac => "HTTP status 403",
-        Tracker::Bugzilla => "fault 410",
     }
 }
 

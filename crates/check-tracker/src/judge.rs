@@ -8,7 +8,7 @@ use http::Method;
 
 use crate::check::{Bring, Judgement, Part, Reply, With};
 use crate::scene::{Scene, Visit};
-use crate::worker::{Outcome, detected};
+use crate::worker::{Outcome, detected, sent_to_look};
 
 /// The shortest key, in characters, that counts as unpredictable.
 const MIN_KEY: usize = 16;
@@ -165,7 +165,7 @@ pub(crate) fn looking_is_free(scene: &Scene<'_>) -> Judgement {
         visit.answered()?;
         let request = match (visit.step.bring, visit.step.with) {
             (_, With::Header(name, value)) => format!("a request with {name}: {value}"),
-            (Bring::Look(method), _) => method.to_owned(),
+            (Bring::Look(method), _) => sent_to_look(scene.tracker, method),
             _ => "a request".to_owned(),
         };
         nobody_asked(visit).map_err(|problem| format!("{problem} because of {request}"))?;

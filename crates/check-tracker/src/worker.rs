@@ -138,6 +138,7 @@ fn bugzilla(
         Bring::Look(method) => {
             let call = format!("jsonrpc.cgi?method={METHOD}&params=%5B%7B%22token%22%3A%22{token}%22%7D%5D");
             let method = if method == "HEAD" { Method::HEAD } else { Method::GET };
+            // `sent_to_look` says the same in words.
             return Request::builder().method(method).uri(below(base, &call, &[])).body(Full::default());
         }
         Bring::Token | Bring::SameToken | Bring::Text(_) => {
@@ -149,6 +150,15 @@ fn bugzilla(
     Request::post(below(base, "xmlrpc.cgi", query))
         .header(CONTENT_TYPE, "text/xml; charset=utf-8")
         .body(Full::from(format!("<?xml version=\"1.0\" encoding=\"utf-8\"?>{call}")))
+}
+
+/// What the worker really sends when it looks with this method.
+pub(crate) fn sent_to_look(tracker: Tracker, method: &str) -> String {
+    match (tracker, method) {
+        (Tracker::Trac, method) => method.to_owned(),
+        (Tracker::Bugzilla, "HEAD") => "HEAD of jsonrpc.cgi".to_owned(),
+        (Tracker::Bugzilla, _) => "GET of jsonrpc.cgi".to_owned(),
+    }
 }
 
 fn below(base: &Url, path: &str, query: &[(&'static str, String)]) -> String {
@@ -246,6 +256,18 @@ mod tests {
         answer(&format!(
             "<?xml version=\"1.0\"?><methodResponse><fault><value><struct>{members}</struct></value></fault></methodResponse>"
         ))
+    }
+
+    #[test]
+    fn finding_names_what_was_sent() {
+        let base: Url = "https://bugs.example.org/".parse().unwrap();
+        for method in ["HEAD", "GET", "POST", "PUT", "OPTIONS"] {
+            let sent = bugzilla(&base, Bring::Look(method), "cs1token", &[]).unwrap();
+            let named = format!("{} of {}", sent.method(), sent.uri().path().trim_start_matches('/'));
+            assert_eq!(sent_to_look(Tracker::Bugzilla, method), named);
+            let sent = trac(&base, Bring::Look(method), "cs1token", &[]).unwrap();
+            assert_eq!(sent_to_look(Tracker::Trac, method), sent.method().as_str());
+        }
     }
 
     #[test]

@@ -4,7 +4,8 @@ use clap::Args;
 use countersign_client::PrivateApi;
 use countersign_core::{Clock, SystemClock};
 use countersign_login::{
-    ApiError, ApiTrouble, Bug, Comment, Login, PluginApi, Session, Tracker, is_known_to_launchpad, printable,
+    ApiError, ApiTrouble, Bug, Comment, Login, MAX_CLOCK_SKEW, PluginApi, Session, Tracker,
+    is_known_to_launchpad, login_wanted, printable,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -23,9 +24,6 @@ Without --write the command changes nothing: it sets the bug's link to Launchpad
 Launchpad would see, or FAILED, with the reason and what to do.
 
 Exit codes: 0 Launchpad could do its work with this bug, 1 it could not, 2 wrong usage.";
-
-/// Launchpad does not work with a tracker whose clock is further off.
-const MAX_SKEW: SignedDuration = SignedDuration::from_mins(10);
 
 /// How much of a comment is shown, in characters.
 const SHOWN: usize = 200;
@@ -230,7 +228,7 @@ impl Sight {
         };
         self.clock = Some((time, difference));
         let seconds = difference.as_secs_f64().abs().ceil();
-        let far = difference.unsigned_abs() > MAX_SKEW.unsigned_abs();
+        let far = difference.unsigned_abs() > MAX_CLOCK_SKEW.unsigned_abs();
         let words = match difference.signum() {
             0 => "agrees with this machine's".to_owned(),
             1 => format!("is {seconds} s ahead of this machine's"),
@@ -281,7 +279,7 @@ impl Sight {
             Err(error) => Err(format!(
                 "without a session {}, and Launchpad logs in on {} only; {}",
                 error.seen(),
-                if self.tracker == Tracker::Trac { "HTTP status 403" } else { "fault 410" },
+                login_wanted(self.tracker),
                 error.remedy()
             )),
             Ok(()) => Err("anybody can change links without a login; update the tracker's plugin".to_owned()),

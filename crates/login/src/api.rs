@@ -9,7 +9,7 @@ mod part;
 mod status;
 mod trac;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use url::Url;
 
 pub use self::error::{ApiError, ApiTrouble};
@@ -19,6 +19,17 @@ use crate::call::call_document;
 use crate::error::Said;
 use crate::http::{Answer, Http, below};
 use crate::{Login, LoginError, Session, Tracker};
+
+/// Launchpad does not work with a tracker whose clock is further off.
+pub const MAX_CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(10);
+
+/// The answer on which Launchpad's worker logs in, in words.
+pub fn login_wanted(tracker: Tracker) -> &'static str {
+    match tracker {
+        Tracker::Trac => "HTTP status 403",
+        Tracker::Bugzilla => "fault 410",
+    }
+}
 
 /// The API of one tracker, called with the cookies of a session, or without.
 pub struct PluginApi {

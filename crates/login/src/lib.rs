@@ -43,7 +43,9 @@ use url::Url;
 pub use zeroize::Zeroizing;
 
 pub use self::answer::{Outcome, Value, read_answer};
-pub use self::api::{ApiError, ApiTrouble, Bug, Comment, PluginApi, is_known_to_launchpad};
+pub use self::api::{
+    ApiError, ApiTrouble, Bug, Comment, MAX_CLOCK_SKEW, PluginApi, is_known_to_launchpad, login_wanted,
+};
 pub use self::cookie_date::cookie_end;
 pub use self::cookie_jar::{CookieJarError, check_cookie_jar};
 pub use self::error::{LoginError, Said, printable};

@@ -2,6 +2,7 @@
 
 use std::mem;
 use std::sync::Arc;
+use std::time::Duration;
 
 use countersign_core::{
     ClockTrouble, KeyRing, KeyRingError, LoginTokenSet, News, RingChange, RingError, StoreError,
@@ -176,13 +177,27 @@ impl App {
         if found.as_ref().map(mem::discriminant) != said.as_ref().map(mem::discriminant) {
             match (&trouble, &found) {
                 (Some(trouble), _) => {
-                    tracing::error!(%trouble, "the clock is wrong: no token is issued or redeemed here");
+                    // Behind a line of the store, tokens of other servers are redeemed.
+                    let what = match trouble {
+                        ClockTrouble::BehindLine(_) => "issued",
+                        _ => "issued or redeemed",
+                    };
+                    tracing::error!(%trouble, "the clock is wrong: no token is {what} here");
                 }
                 (None, Some(warning)) => tracing::warn!(%warning, "the clock is doubtful"),
                 (None, None) => tracing::info!("the clock is right again"),
             }
         }
         *said = found;
+    }
+
+    /// Succeeds if a token can be issued and redeemed now.
+    pub(crate) async fn ready(&self, patience: Duration) -> Result<(), StoreError> {
+        if let Some(trouble) = self.tokens.clock_trouble() {
+            return Err(trouble.into());
+        }
+        let ready = tokio::time::timeout(patience, self.tokens.ready()).await;
+        ready.unwrap_or_else(|_| Err(store_hangs()))
     }
 
     /// Reads the ring that a shared store keeps, says in the store that this server serves, and logs what comes of it.

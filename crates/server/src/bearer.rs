@@ -210,7 +210,7 @@ mod tests {
             assert!(shows(old));
         }
         fs::remove_file(&path).unwrap();
-        assert!(bearer.reload_if_changed(false).unwrap_err().contains("cannot read the bearer file"));
+        assert!(bearer.reload_if_changed(false).unwrap_err().contains("cannot be read"));
         fs::write(&path, format!("{new}\n")).unwrap();
         assert_eq!(bearer.reload_if_changed(false), Ok(true));
         assert!(shows(new) && !shows(old));

@@ -28,18 +28,17 @@ pub(crate) async fn alive() -> &'static str {
 
 /// `GET /readyz`: a token could be issued and consumed now. A second line says what is wrong with the clock all the same.
 pub(crate) async fn ready(State(app): State<Arc<App>>, caller: Caller) -> Response {
-    if let Some(trouble) = app.tokens.clock_trouble() {
-        let answer = (StatusCode::SERVICE_UNAVAILABLE, format!("Not ready: {trouble}.\n"));
-        return with_retry_after(answer.into_response(), StoreError::Clock(trouble).retry_after());
-    }
-    let ready = tokio::time::timeout(STORE_TIMEOUT, app.tokens.ready());
-    match ready.await.unwrap_or_else(|_| Err(store_hangs())) {
+    match app.ready(STORE_TIMEOUT).await {
         Ok(()) => {
             app.events.tally().store_answered();
             match app.tokens.clock_warning() {
                 None => "ready\n".into_response(),
                 Some(warning) => format!("ready\nBut {warning}.\n").into_response(),
             }
+        }
+        Err(StoreError::Clock(trouble)) => {
+            let answer = (StatusCode::SERVICE_UNAVAILABLE, format!("Not ready: {trouble}.\n"));
+            with_retry_after(answer.into_response(), StoreError::Clock(trouble).retry_after())
         }
         Err(error) => {
             app.events.tally().store_failed(&error);

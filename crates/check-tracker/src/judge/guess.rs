@@ -6,7 +6,7 @@
 use data_encoding::{BASE64, BASE64_NOPAD, BASE64URL, BASE64URL_NOPAD, HEXLOWER, HEXLOWER_PERMISSIVE};
 use jiff::Timestamp;
 use md5::Md5;
-use percent_encoding::percent_decode_str;
+use percent_encoding::percent_decode;
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha512};
 
@@ -31,7 +31,7 @@ const USERS: [&str; 3] = ["launchpad", "issuer", "admin"];
 
 const SEPARATORS: [&str; 5] = ["", ":", "-", ".", "|"];
 
-/// Cookies longer than this, in bytes, are not looked at.
+/// So many bytes of a cookie are looked at.
 const LONGEST: usize = 4096;
 
 /// What is known of a login by those who could guess its session.
@@ -81,7 +81,8 @@ fn contains_token(login: &Login<'_>) -> Option<String> {
 
 /// The value as it is, and what it says where it is written in hexadecimal or base64.
 fn forms(value: &str) -> Vec<Vec<u8>> {
-    let plain: Vec<u8> = percent_decode_str(value.get(..LONGEST).unwrap_or(value)).collect();
+    let plain: Vec<u8> =
+        percent_decode(value.as_bytes().get(..LONGEST).unwrap_or(value.as_bytes())).collect();
     let mut forms = vec![plain.clone()];
     for encoding in [HEXLOWER_PERMISSIVE, BASE64, BASE64_NOPAD, BASE64URL, BASE64URL_NOPAD] {
         forms.extend(encoding.decode(&plain));

@@ -16,6 +16,8 @@ struct TestStore {
     /// What it says of the time; a shared store has a clock.
     times: Mutex<StoreTimes>,
     purged_before: Mutex<Option<Timestamp>>,
+    /// A clock that goes on by so much before it answers.
+    slow: Mutex<Option<(Arc<ManualClock>, Duration)>>,
 }
 
 #[async_trait]
@@ -51,7 +53,11 @@ impl TokenStore for TestStore {
     }
 
     async fn times(&self) -> Result<StoreTimes, StoreError> {
-        Ok(self.times.lock().unwrap().clone())
+        let times = self.times.lock().unwrap().clone();
+        if let Some((clock, by)) = &*self.slow.lock().unwrap() {
+            clock.advance(*by);
+        }
+        Ok(times)
     }
 
     fn is_shared(&self) -> bool {
@@ -243,6 +249,32 @@ async fn clock_set_while_serving_is_noticed_at_once() {
     right.store.times.lock().unwrap().clock = Some(right.clock.now());
     node.set.keep_time().await.unwrap();
     assert!(node.set.issue(NewToken::default()).is_ok());
+}
+
+#[tokio::test]
+async fn slow_answer_of_the_store_makes_no_clock_wrong() {
+    let node = fixture(Policy::default());
+    let answer_after = |by: Duration| {
+        let mut times = node.store.times.lock().unwrap();
+        times.clock = Some(node.clock.now());
+        times.fence = node.clock.now();
+        *node.store.slow.lock().unwrap() = Some((node.clock.clone(), by));
+    };
+    answer_after(40 * SECOND);
+    node.set.keep_time().await.unwrap();
+    assert_eq!((node.set.clock_trouble(), node.set.clock_offset()), (None, None), "it has told nothing yet");
+    answer_after(SECOND);
+    node.set.keep_time().await.unwrap();
+    let offset = node.set.clock_offset();
+    assert_eq!(offset, Some(SignedDuration::from_secs(1)));
+    answer_after(40 * SECOND);
+    let fence = node.clock.now();
+    node.set.keep_time().await.unwrap();
+    assert_eq!(node.set.known_fence(), Some(fence), "where the fence stands counts");
+    assert_eq!((node.set.clock_trouble(), node.set.clock_offset()), (None, offset));
+    // What the steady clock tells is still held against this one.
+    node.clock.set(after(node.clock.now(), Duration::from_hours(1)));
+    assert!(matches!(node.set.clock_trouble(), Some(ClockTrouble::Apart(_))));
 }
 
 #[tokio::test]

@@ -22,6 +22,10 @@ use crate::{Clock, Horizon, StoreError, StoreTimes, TokenStore, after, before};
 /// For how long a clock must have gone on steadily before records are purged by it.
 pub const STEADY: Duration = Duration::from_mins(5);
 
+/// An answer of the store that took longer than this tells nothing about its clock, which may have been read at any moment
+/// in between; the steady clock goes on from an earlier answer.
+const SLOW: Duration = Duration::from_secs(CLOCK_SKEW.as_secs() / 3);
+
 const SET_IT_RIGHT: &str = "set it right, and keep it right (chrony, systemd-timesyncd)";
 
 /// Why a clock is not to be used.
@@ -167,8 +171,8 @@ impl Default for Known {
 }
 
 impl Known {
-    /// What the store's clock shows by now, at least. It may be later by as long as the answer took, so a slow answer
-    /// makes this clock look further ahead than it is, and never the other way round.
+    /// What the store's clock shows by now, at least. It may be later by as long as the answer took, which is at most
+    /// [`SLOW`], so this clock can look so much further ahead than it is, and never the other way round.
     fn their_present(&self, steady: Duration) -> Option<Timestamp> {
         self.theirs.map(|(theirs, known_at)| after(theirs, steady.saturating_sub(known_at)))
     }
@@ -208,8 +212,11 @@ impl Known {
         }
     }
 
-    fn learn(&mut self, times: &StoreTimes, steady: Duration) {
-        self.theirs = times.clock.map(|clock| (clock, steady));
+    /// Takes what the store answered between two readings of the steady clock.
+    fn learn(&mut self, times: &StoreTimes, asked: Duration, answered: Duration) {
+        if answered.saturating_sub(asked) <= SLOW {
+            self.theirs = times.clock.map(|clock| (clock, answered));
+        }
         self.newest = times.newest;
         self.has_asked = true;
         self.fence = self.fence.max(Some(times.fence));
@@ -274,8 +281,9 @@ impl LoginTokenSet {
 
     /// Learns where the store's lines are, and what its clock shows.
     pub(super) async fn ask_for_times(&self) -> Result<(), StoreError> {
+        let asked = self.clock.steady();
         let times = self.store.times().await?;
-        self.time.write().learn(&times, self.clock.steady());
+        self.time.write().learn(&times, asked, self.clock.steady());
         Ok(())
     }
 

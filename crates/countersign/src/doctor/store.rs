@@ -76,7 +76,7 @@ pub(super) fn server(context: &Context) -> Vec<Finding> {
 fn readiness(report: &ServerDocument) -> Vec<Finding> {
     let unready = report.unready.as_ref().map(|reason| {
         Finding::error(
-            format!("it answers, and no token can be redeemed: {reason}"),
+            format!("it answers, and is not ready to issue and redeem tokens: {reason}"),
             "see its log; most causes need no restart when they are gone",
         )
     });

@@ -214,6 +214,8 @@ mod tests {
             ),
             ("spent_status = 'gone'", "`spent_status` does not take this value"),
             ("trusted_proxies = [\n  'here',\n]", "`trusted_proxies` does not take this value"),
+            ("trusted_proxies = [\n  5,\n]", "this value cannot be used; `countersign serve --help` says"),
+            ("\"issuer\" = 5", "this value cannot be used"),
             ("[server]\nissuer = 'a'", "there is no setting `server`"),
             ("server.issuer = 'a'", "there is no setting `server`"),
         ] {

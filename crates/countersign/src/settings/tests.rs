@@ -102,7 +102,7 @@ fn unknown_keys_and_wrong_types_are_refused_by_name() {
         ("colour = 'red'", "colour"),
         ("public_listen = 'here'", "public_listen"),
         ("public_url = 'here'", "public_url"),
-        ("traces = 'here'", "the base URL of an OpenTelemetry collector"),
+        ("traces = 'here'", "The base URL of the OpenTelemetry collector"),
         ("trusted_proxies = ['here']", "trusted_proxies"),
         ("forwarded_header = 'via'", "forwarded_header"),
         ("spent_status = 'gone'", "spent_status"),

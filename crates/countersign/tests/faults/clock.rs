@@ -71,6 +71,8 @@ async fn wrong_clock_at_start_purges_nothing_by_itself() {
     server.stop().await;
     for offset in [72 * HOUR, 73 * 365 * 24 * HOUR] {
         place.shim.set(Dial::ClockOffset, offset);
+        // What an earlier round has logged proves nothing.
+        place.clear_log();
         let server = place.start_with(Launch { log_level: "debug", ..Launch::default() }).await;
         place.logged("nothing is purged").await;
         assert_eq!(server.handshake(&used).await.status, 401);
@@ -96,9 +98,9 @@ async fn store_made_by_a_wrong_clock_says_so_and_is_begun_anew() {
     assert!(ready.body.contains("clock is behind the store"), "{}", ready.body);
     assert_eq!(server.private("POST", "/v1/tokens").await.status, 503);
     let doctor = place.doctor(&server).await;
-    assert!(doctor.contains("it answers, and no token can be redeemed: "), "{doctor}");
+    assert!(doctor.contains("it answers, and is not ready to issue and redeem tokens: "), "{doctor}");
     assert!(doctor.contains("clock is behind the store"), "{doctor}");
-    place.logged("no token is issued or redeemed here").await;
+    place.logged("no token is issued here").await;
     server.stop().await;
 
     // As docs/backups.md has it: a new store, and a new key ring.

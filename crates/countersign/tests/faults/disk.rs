@@ -20,7 +20,10 @@ async fn through(dials: &[(Dial, i32)]) -> String {
     }
     let said = place.logged("the store is not usable; no token is consumed until it is").await;
     let doctor = place.doctor(&server).await;
-    assert!(doctor.contains("it answers, and no token can be redeemed: the store is not usable"), "{doctor}");
+    assert!(
+        doctor.contains("it answers, and is not ready to issue and redeem tokens: the store is not usable"),
+        "{doctor}"
+    );
     for _ in 0..200 {
         // Anybody can do so, and as fast as they like.
         assert_fails_closed(&server, &late[0]).await;

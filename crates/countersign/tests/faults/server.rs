@@ -74,6 +74,11 @@ impl Place {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
+    /// Forgets what was logged so far.
+    pub(crate) fn clear_log(&self) {
+        fs::write(self.directory.path().join("log"), "").unwrap();
+    }
+
     /// Waits until `text` stands in the log, and returns its line.
     pub(crate) async fn logged(&self, text: &str) -> String {
         seen(&format!("{text:?} in the log"), async || {
@@ -103,7 +108,7 @@ impl Place {
 
     /// Starts a server that cannot start. Returns the sentence with which it ends.
     pub(crate) async fn refused(&self) -> String {
-        fs::write(self.directory.path().join("log"), "").unwrap();
+        self.clear_log();
         let ended = self.try_start(Launch::default()).await.expect_err("it does not start");
         assert_eq!(ended.code(), Some(1), "{}", self.log());
         let log = self.log();

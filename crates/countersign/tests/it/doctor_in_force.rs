@@ -460,7 +460,7 @@ fn database_that_was_moved_away_is_found() {
     while found.has("ok", "server", "") {
         found = doctor(&place, &["--server", &server.private], &[]);
     }
-    found.must_have("error", "server", "no token can be redeemed: ");
+    found.must_have("error", "server", "is not ready to issue and redeem tokens: ");
     found.must_have("error", "server", "countersign.db is not there any more");
     found.must_have("error", "store", "if it was moved, put it back");
 }

@@ -116,7 +116,7 @@ fn secret_of_kubernetes_is_used_if_nobody_else_can_read_it() {
     }
     let place = place();
     let settings = ["--key-ring", "secret/ring.toml", "--private-bearer-file", "secret/bearer"];
-    // defaultMode: 0440 or 0640 with an fsGroup, and 0400, to which the fsGroup adds the group's bit.
+    // defaultMode: 0440, or 0400, to which an fsGroup adds the group's bit; and 0640.
     for mode in [0o440, 0o640] {
         secret_volume(&place, mode);
         let server = serve(&place, &settings);
@@ -220,6 +220,8 @@ fn rotation_by_root_leaves_the_server_its_ring() {
     serve(&place, &["--key-ring", "secret/ring.toml"]).stop();
     let list = list_for(USER);
     let ring = place.path("secret/ring.toml");
+    // Nothing but the list lets the server in from here on.
+    chown(&ring, Some(0), Some(0)).unwrap();
     setxattr(&ring, "system.posix_acl_access", &list, XattrFlags::empty()).unwrap();
     place.print(&["keys", "rotate", "--offline", "--key-ring", "secret/ring.toml"]);
     serve(&place, &["--key-ring", "secret/ring.toml"]).stop();

@@ -66,7 +66,7 @@ impl Standing {
     fn clock(&mut self, app: &App) {
         self.gauge(
             "countersign_clock_wrong",
-            "Whether this server does nothing, because its clock is wrong",
+            "Whether this server issues no tokens, or redeems none either, because its clock is wrong",
             u64::from(app.tokens.clock_trouble().is_some()),
         );
         self.put(

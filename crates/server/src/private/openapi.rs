@@ -7,6 +7,8 @@ use utoipa::openapi::{
     Components, ContentBuilder, OpenApi, PathItem, Ref, RefOr, Required, Response, ResponseBuilder,
 };
 
+use super::body::MAX_BODY_BYTES;
+
 /// The document without its paths.
 pub(crate) fn front_matter() -> OpenApi {
     #[derive(utoipa::OpenApi)]
@@ -39,7 +41,7 @@ const MEANINGS: &[(&str, &str)] = &[
     ("408", "The body did not arrive in time."),
     ("409", "The key ring does not allow the change."),
     ("410", "The token expired so long ago that its record is gone."),
-    ("413", "The body is longer than 262144 bytes."),
+    ("413", "The body is too long."),
     ("415", "The body is not said to be JSON, or is compressed and not by gzip or deflate."),
     ("429", "Too many wrong secrets came from this address."),
     ("500", "Something broke off that should not; the server's log has more."),
@@ -90,7 +92,10 @@ fn describe(status: &str, response: &mut Response) {
     if response.description.is_empty()
         && let Some((_, meaning)) = MEANINGS.iter().find(|(known, _)| *known == status)
     {
-        (*meaning).clone_into(&mut response.description);
+        response.description = match status {
+            "413" => format!("The body is longer than {MAX_BODY_BYTES} bytes."),
+            _ => (*meaning).to_owned(),
+        };
     }
     // Refusals are RFC 9457's.
     if !status.starts_with('2') {

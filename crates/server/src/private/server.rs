@@ -11,7 +11,7 @@ use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::health::{STORE_TIMEOUT, store_hangs};
+use crate::health::STORE_TIMEOUT;
 use crate::in_force::{OpenDoor, PassedOver, Setting, absolute};
 use crate::problem::Problem;
 use crate::secret::{Exposure, exposure_of};
@@ -27,7 +27,7 @@ pub struct ServerDocument {
     pub now: Timestamp,
     /// The number of the user that it runs as.
     pub user: u32,
-    /// Why no token can be redeemed now; absent while the server is ready.
+    /// Why this server is not ready to issue and redeem tokens now; absent while it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unready: Option<String>,
     /// What is doubtful about its clock.
@@ -145,7 +145,7 @@ pub(crate) async fn show_server(State(app): State<Arc<App>>) -> Result<Json<Serv
     let look = tokio::task::spawn_blocking(move || {
         (files(&looks_at), listeners(&looks_at), looks_at.in_force.passed_over.now())
     });
-    let (unready, traces, look) = tokio::join!(unready(&app), traces, look);
+    let (ready, traces, look) = tokio::join!(app.ready(STORE_TIMEOUT), traces, look);
     // Nothing is left out in silence: who asks takes what is missing for well.
     let (files, listeners, passed_over) = look.map_err(|error| {
         let detail = format!("Looking at the files broke off: {error}.");
@@ -155,7 +155,7 @@ pub(crate) async fn show_server(State(app): State<Arc<App>>) -> Result<Json<Serv
         version: env!("CARGO_PKG_VERSION").to_owned(),
         now: app.tokens.clock().now(),
         user: geteuid().as_raw(),
-        unready,
+        unready: ready.err().map(|error| error.to_string()),
         clock_warning: app.tokens.clock_warning().map(|warning| warning.to_string()),
         config_file: app.in_force.config_file.as_deref().map(shown),
         settings: app.in_force.settings.clone(),
@@ -164,15 +164,6 @@ pub(crate) async fn show_server(State(app): State<Arc<App>>) -> Result<Json<Serv
         passed_over,
         traces,
     }))
-}
-
-/// Why no token can be redeemed now.
-async fn unready(app: &App) -> Option<String> {
-    if let Some(trouble) = app.tokens.clock_trouble() {
-        return Some(trouble.to_string());
-    }
-    let ready = tokio::time::timeout(STORE_TIMEOUT, app.tokens.ready()).await;
-    ready.unwrap_or_else(|_| Err(store_hangs())).err().map(|error| error.to_string())
 }
 
 fn files(app: &App) -> Vec<FileDocument> {

@@ -141,13 +141,7 @@ impl Page {
             return self.with_additions(kept.insert(standing.clone()));
         }
         let store = self.app.tokens.store();
-        let ready = match self.app.tokens.clock_trouble() {
-            Some(trouble) => Err(trouble.to_string()),
-            None => match timeout(PATIENCE, self.app.tokens.ready()).await {
-                Ok(ready) => ready.map_err(|error| error.to_string()),
-                Err(_) => Err(format!("the store has not answered for {} seconds", PATIENCE.as_secs())),
-            },
-        };
+        let ready = self.app.ready(PATIENCE).await.map_err(|error| error.to_string());
         let counted = match before {
             Some(before) if before.stats.is_some() && is_within(before.counted, now, before.holds) => {
                 Standing { asked: now, ready, ..before }
