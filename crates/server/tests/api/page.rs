@@ -158,6 +158,18 @@ async fn events_are_filtered_and_turned_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn moved_fence_is_worth_a_look_for_an_hour() {
+    let server = server();
+    server.private(post("/v1/store/fence").body(Body::empty()).unwrap()).await;
+    let moved = page(&server, "/").await;
+    assert!(moved.contains("<p class=\"headline\">1 move of the fence in the last hour</p>"), "{moved}");
+    assert!(moved.contains("href=\"./page/icon/worth-a-look\""), "{moved}");
+    assert!(moved.contains("<a href=\"?kind=fence-moved&#38;within=1h#events-title\">"), "{moved}");
+    server.clock.advance(Duration::from_hours(2));
+    assert!(page(&server, "/").await.contains("All is well"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn charts_go_back_as_far_as_is_chosen() {
     let server = server();
     server.handshake(&server.token()).await;

@@ -26,7 +26,7 @@ pub const MAX_VIEWERS: usize = 16;
 const REST: Duration = Duration::from_secs(2);
 
 /// How often an open page hears something, so that it notices when the server is gone: half as long as its script waits,
-/// and less, because a look may take [`PATIENCE`](super::PATIENCE) three times.
+/// and less, because a look may take [`PATIENCE`](super::PATIENCE) four times.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 
 /// How many times as long it rests as a look takes: with every viewer there may be, looking takes a third of one

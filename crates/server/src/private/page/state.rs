@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use countersign_core::{Key, StoreCounts, StoreStats};
+use countersign_core::{EventQuery, Key, KindFilter, StoreCounts, StoreStats, before};
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout};
 
 use crate::history::{Handshakes, Range, Slot};
 use crate::metrics::count;
-use crate::private::events::{Found, find};
+use crate::private::events::{Found, MAX_EVENTS, find};
 
 use super::wish::Wish;
 use super::{PATIENCE, Page};
@@ -38,6 +38,9 @@ pub(super) struct State {
     pub(super) slots: Vec<(Timestamp, Slot)>,
     /// `Err` says why there are none to show.
     pub(super) events: Result<Found, String>,
+    /// In the last hour: how often the fence was moved, and how many wrong credentials the private API was sent.
+    pub(super) fence_moves: u64,
+    pub(super) guesses: u64,
     pub(super) events_lost: u64,
     /// How many purges have failed since the last one that did not.
     pub(super) failing_purges: u64,
@@ -93,6 +96,7 @@ impl Page {
             },
             Err(wrong) => Err(wrong),
         };
+        let (fence_moves, guesses) = self.lately(now).await;
         let (issued, revoked) = app.events.tally().tokens();
         let ring = app.tokens.keys();
         let sealing = ring.sealing_key(now).map(Key::id);
@@ -118,6 +122,8 @@ impl Page {
             range: wish.range(),
             slots: app.events.history().slots(wish.range(), now),
             events,
+            fence_moves,
+            guesses,
             events_lost: app.events.counts().lost,
             failing_purges: app.events.tally().failing_purges(),
             alarms: app
@@ -129,6 +135,22 @@ impl Page {
             counts: app.tokens.store().counts(),
             neighbours: others.iter().map(|seen| seen.node.label()).collect(),
         }
+    }
+
+    /// In the last hour: how often the fence was moved, and how many wrong credentials there were, as far as that was kept.
+    async fn lately(&self, now: Timestamp) -> (u64, u64) {
+        let wanted = EventQuery {
+            kinds: vec![KindFilter::FenceMoved, KindFilter::CredentialRejected],
+            since: before(now, Duration::from_hours(1)),
+            ..EventQuery::newest(MAX_EVENTS)
+        };
+        let found = timeout(PATIENCE, self.app.events.store().events(&wanted)).await;
+        let found = found.ok().and_then(Result::ok).unwrap_or_default();
+        let sum = |wanted| {
+            let events = found.iter().filter(|event| event.kind.filter() == wanted);
+            events.map(|event| event.count).fold(0, u64::saturating_add)
+        };
+        (sum(KindFilter::FenceMoved), sum(KindFilter::CredentialRejected))
     }
 
     /// Asks the store, unless somebody has just done so. Who comes meanwhile waits for that answer.

@@ -58,14 +58,11 @@ impl Verdict {
             None => Level::Good,
             Some(first) => first.level,
         };
-        let tries: Vec<&str> = findings
-            .iter()
-            .filter(|finding| finding.link.is_some())
-            .map(|finding| finding.what.as_str())
-            .collect();
+        let is_try = |finding: &&Finding| finding.level == Level::Bad && finding.link.is_some();
+        let tries: Vec<&str> = findings.iter().filter(is_try).map(|finding| &*finding.what).collect();
         let headline = match findings.first() {
             None => "All is well".to_owned(),
-            Some(first) if first.link.is_some() => format!("{} in the last hour", tries.join(" and ")),
+            Some(first) if is_try(&first) => format!("{} in the last hour", tries.join(" and ")),
             Some(first) => first.what.clone(),
         };
         Self { level, headline, findings }
@@ -114,6 +111,29 @@ fn findings(state: &State) -> Vec<Finding> {
             let link = Some((format!("?kind={}&within=1h#events-title", kind.label()), see));
             findings.push(Finding { level: Level::Bad, what, advice: advice.to_owned(), link });
         }
+    }
+
+    let seen = |kind: KindFilter| {
+        Some((format!("?kind={}&within=1h#events-title", kind.label()), "See the events.".to_owned()))
+    };
+    if state.fence_moves > 0 {
+        findings.push(Finding {
+            level: Level::WorthALook,
+            what: format!("{} in the last hour", times(state.fence_moves, "move of the fence", "moves of the fence")),
+            advice: "every token issued before is refused. If nobody moved it, the store was restored, or another \
+                     database took over."
+                .to_owned(),
+            link: seen(KindFilter::FenceMoved),
+        });
+    }
+    if state.guesses > 0 {
+        findings.push(Finding {
+            level: Level::WorthALook,
+            what: format!("{} in the last hour", times(state.guesses, "wrong credential", "wrong credentials")),
+            advice: "the private API was sent a wrong secret or certificate: a program has an old one, or somebody guesses."
+                .to_owned(),
+            link: seen(KindFilter::CredentialRejected),
+        });
     }
 
     let mut look = |what: String, advice: &str| {
