@@ -261,7 +261,7 @@ impl PrivateApi {
         self.call(Method::POST, &["v1", "store", "purge"], None, "purged").await
     }
 
-    /// Moves the fence to now.
+    /// Moves the fence over every token issued so far.
     pub async fn fence_store(&self) -> Result<Value, ClientError> {
         self.call(Method::POST, &["v1", "store", "fence"], None, "fence").await
     }

@@ -30,7 +30,7 @@ impl App {
         revoked.await.unwrap_or_else(|error| Err(broke_off(&error).into()))
     }
 
-    /// Moves the fence to now. Returns where it stands.
+    /// Moves the fence over every token issued so far. Returns where it stands.
     pub(crate) async fn move_fence(self: &Arc<Self>, caller: Caller) -> Result<Timestamp, StoreError> {
         let app = Arc::clone(self);
         let moved = self.tasks.run(async move {

@@ -9,7 +9,7 @@ use countersign_test_postgres::{new_name, shared};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 
 use crate::doctor::{Found, doctor, made_at};
-use crate::fixture::{ANY_PORTS, DATA, Place, Server};
+use crate::fixture::{ANY_PORTS, DATA, Place, Server, without_password};
 
 const BEARER: &str = "s3cret-0f9e8d7c6b5a4321\n";
 const ALARM_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n";
@@ -119,14 +119,6 @@ fn place() -> Place {
 }
 
 fn nothing(_: &Place) {}
-
-/// A store's URL, and the password that stood in it.
-fn without_password(url: &str) -> (String, String) {
-    let mut url: url::Url = url.parse().unwrap();
-    let password = url.password().unwrap().to_owned();
-    url.set_password(None).unwrap();
-    (url.into(), password)
-}
 
 /// Faults with which a server starts.
 fn faults() -> Vec<Fault> {

@@ -228,3 +228,11 @@ pub(crate) fn lifetime(token: &Value) -> SignedDuration {
     let date = |name: &str| token[name].as_str().unwrap().parse::<Timestamp>().unwrap();
     date("date_expires") - date("date_created")
 }
+
+/// A store's URL, and the password that stood in it.
+pub(crate) fn without_password(url: &str) -> (String, String) {
+    let mut url: url::Url = url.parse().unwrap();
+    let password = url.password().unwrap().to_owned();
+    url.set_password(None).unwrap();
+    (url.into(), password)
+}

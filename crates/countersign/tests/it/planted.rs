@@ -4,7 +4,7 @@ use std::os::unix::fs::symlink;
 
 use rustix::process::Signal;
 
-use crate::fixture::Place;
+use crate::fixture::{Place, without_password};
 use crate::process::Ended;
 
 /// Looked for in everything that is printed.
@@ -132,8 +132,7 @@ fn broken_private_key_stays_hidden_at_reload() {
 /// Every way in which a database's password gets to a server but for the settings, and what is wrong with each.
 #[test]
 fn password_of_libpq_stays_hidden() {
-    let database = countersign_test_postgres::shared();
-    let database = database.replace(":postgres@", "@");
+    let (database, _) = without_password(&countersign_test_postgres::shared());
     let away = "postgres://cs@127.0.0.1:1/x";
     let lines = [
         format!("*:*:*:*:{SECRET}\n"),

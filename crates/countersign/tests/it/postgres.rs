@@ -2,7 +2,7 @@
 
 use countersign_test_postgres::{Cluster, new_name, shared};
 
-use crate::fixture::{Place, Server};
+use crate::fixture::{Place, Server, without_password};
 use crate::http;
 
 /// A schema of a server's own, as arguments.
@@ -197,15 +197,10 @@ fn a_database_that_cannot_be_used_is_named_with_the_remedy() {
     }
 }
 
-/// A server with this URL, without the password in it.
-fn without_password(url: &str) -> String {
-    url.replace(":postgres@", "@")
-}
-
 #[test]
 fn missing_password_is_named_with_the_remedy() {
     let place = Place::new();
-    let url = without_password(&shared());
+    let (url, _) = without_password(&shared());
     let serve = ["serve", "--store", &url];
     let refused = |variables: &[(&str, &str)]| {
         let said = place.run_with(&serve, variables, "").refused(1);
@@ -233,9 +228,9 @@ fn missing_password_is_named_with_the_remedy() {
 
 #[test]
 fn password_of_libpq_lets_a_server_in() {
-    let url = without_password(&shared());
-    let host = url.split(['@', '/']).nth(3).unwrap().replace(':', "\\:");
-    let line = format!("{}:postgres:postgres:postgres\n", host.replace("\\:", ":"));
+    let (url, _) = without_password(&shared());
+    let host = url.split(['@', '/']).nth(3).unwrap();
+    let line = format!("{host}:postgres:postgres:postgres\n");
     for (files, variables) in [
         (&[][..], &[("PGPASSWORD", "postgres")][..]),
         (&[(".pgpass", &*line)], &[]),

@@ -1,4 +1,5 @@
-//! Alarms: posts to a webhook at once when a token is replayed or relayed, or when the fence moves.
+//! Alarms: posts to a webhook at once when a token is replayed or relayed, when the fence moves, or when many wrong credentials
+//! are shown.
 //!
 //! An event is handed to those that wait and delivered by a task of its own, a few at a time, again and again until the
 //! receiver takes it or it is given up. No handshake waits for it, and nothing that is sent has a token in it.

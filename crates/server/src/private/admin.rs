@@ -149,7 +149,7 @@ pub(crate) async fn purge_store(
     Ok(Json(PurgeDocument { purged }))
 }
 
-/// Moves the fence to now: every token issued so far is refused from here on.
+/// Moves the fence half a minute ahead: every token issued so far is refused from here on, also by a clock that is ahead.
 #[utoipa::path(
     post, path = "/v1/store/fence", tag = "store", request_body(content = Nothing, description = "may be empty"),
     responses((status = 200, body = FenceDocument), (status = 503, body = Problem))
