@@ -202,7 +202,7 @@ impl LoginTokenSet {
     /// What is known about a token. Looking never consumes.
     pub async fn get(&self, text: &str) -> Result<Lookup, GetError> {
         let now = self.clock.now();
-        let (token, end) = self.ask(text, |_| Ask::Look).await?;
+        let (token, end) = self.ask(text, &|_| Ask::Look).await?;
         let (Some(token), Some(end)) = (token, end) else { return Err(NotOurs.into()) };
         let status = match end {
             End::Already(Ending::Consumed(consumption)) => Status::Consumed(consumption),
@@ -238,9 +238,13 @@ impl LoginTokenSet {
         let mut redemption = self.redeem_after(text, attempt, by, latest).await?;
         if redemption.verdict == Verdict::Refused(Refusal::FromTheFuture) && self.store.is_shared() {
             // A node whose clock is ahead of the store's may have created it; or one that has seen the fence move.
-            self.ask_for_times().await?;
-            let latest = self.time.latest_creation(&*self.clock);
-            redemption = self.redeem_after(text, attempt, by, latest).await?;
+            // In a box: what hardly ever happens should not make the future of each redemption longer.
+            redemption = Box::pin(async {
+                self.ask_for_times().await?;
+                let latest = self.time.latest_creation(&*self.clock);
+                self.redeem_after(text, attempt, by, latest).await
+            })
+            .await?;
         }
         if redemption.verdict == Verdict::Refused(Refusal::Fenced) && self.store.is_shared() {
             // Another node, or an operator, has moved the fence: what is issued here from now on is created at it. If this
@@ -261,7 +265,7 @@ impl LoginTokenSet {
         let present = self.time.present(&*self.clock);
         let now = present.clone().unwrap_or_else(|_| self.clock.now());
         let (token, end) = self
-            .ask(text, |token| match (decide_after(attempt, token, now, latest), &present) {
+            .ask(text, &|token| match (decide_after(attempt, Some(token), now, latest), &present) {
                 (_, Err(trouble)) => Ask::Wait(trouble.clone()),
                 (Decision::Refuse(_), _) => Ask::Nothing,
                 (Decision::Recall(_), _) => Ask::Look,
@@ -290,10 +294,10 @@ impl LoginTokenSet {
         let may_live = |token: &LoginToken| now < after(token.expires(), others_are_behind_by);
         let revoked = Ending::Revoked { at: now };
         let asked = self
-            .ask(text, |token| match (&present, token) {
-                (Err(trouble), _) => Ask::Wait(trouble.clone()),
-                (Ok(_), Some(token)) if may_live(token) => Ask::End(revoked.clone()),
-                (Ok(_), _) => Ask::Nothing,
+            .ask(text, &|token| match &present {
+                Err(trouble) => Ask::Wait(trouble.clone()),
+                Ok(_) if may_live(token) => Ask::End(revoked.clone()),
+                Ok(_) => Ask::Nothing,
             })
             .await?;
         match asked {
@@ -307,14 +311,12 @@ impl LoginTokenSet {
     async fn ask(
         &self,
         text: &str,
-        ask: impl Fn(Option<&LoginToken>) -> Ask,
+        ask: &impl Fn(&LoginToken) -> Ask,
     ) -> Result<(Option<LoginToken>, Option<End>), StoreError> {
         for _ in 0..ROUNDS {
             let ring = self.ring_for(text).await?;
-            let token = unseal(text, &ring).ok();
-            let asked = ask(token.as_ref());
-            let Some(token) = token else { return Ok((None, None)) };
-            let end = match asked {
+            let Ok(token) = unseal(text, &ring) else { return Ok((None, None)) };
+            let end = match ask(&token) {
                 Ask::Nothing => return Ok((Some(token), None)),
                 Ask::Wait(trouble) => return Err(trouble.into()),
                 Ask::Look => self.store.look_under(token.id(), token.expires(), ring.version()).await,

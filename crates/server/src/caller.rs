@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use axum::extract::FromRequestParts;
 use axum::http::header::USER_AGENT;
 use axum::http::request::Parts;
-use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use countersign_core::{Entropy, Note, RequestId};
 use data_encoding::HEXLOWER;
 
-use crate::Peer;
+use crate::arrival::Arrival;
 
 /// The header with which every answer names its request.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -25,11 +25,11 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// Reads what came with a request; `peer` is the address that it comes from.
-    pub(crate) fn of(peer: Option<IpAddr>, headers: &HeaderMap, extensions: &Extensions) -> Self {
+    /// Of a request to the private API, where no proxy is asked.
+    pub(crate) fn of(arrival: &Arrival, headers: &HeaderMap) -> Self {
         Self {
-            peer,
-            request: extensions.get().copied(),
+            peer: arrival.peer,
+            request: arrival.id,
             // Only a reference is kept; it is read if there is an event to write.
             user_agent: headers.get(USER_AGENT).cloned(),
         }
@@ -40,10 +40,9 @@ impl Caller {
         Self { peer, ..Self::default() }
     }
 
-    /// Of a request to the private API, where no proxy is asked.
-    pub(crate) fn of_request(parts: &Parts) -> Self {
-        let peer = parts.extensions.get().and_then(|Peer(peer)| *peer);
-        Self::of(peer, &parts.headers, &parts.extensions)
+    /// The same on behalf of whom a proxy names.
+    pub(crate) fn behind_proxies(self, peer: Option<IpAddr>) -> Self {
+        Self { peer, ..self }
     }
 
     /// What the asking program says it is.
@@ -56,7 +55,7 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self::of_request(parts))
+        Ok(Self::of(&Arrival::of(&parts.extensions), &parts.headers))
     }
 }
 

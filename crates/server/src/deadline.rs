@@ -6,12 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use axum::body::Body;
-use axum::http::{Extensions, Request};
+use axum::http::{Request, StatusCode};
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use countersign_core::StoreError;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::limits::REQUEST_TIMEOUT;
+use crate::problem::{Problem, with_common_headers, with_retry_after};
 
 /// By when a request is answered, counted from the arrival of its head. There is one for all that its answer takes: the
 /// body, the store, and whatever else.
@@ -24,9 +27,23 @@ impl Deadline {
         Self(Instant::now() + REQUEST_TIMEOUT)
     }
 
-    /// The one that the listener gave to a request.
-    pub(crate) fn of(extensions: &Extensions) -> Self {
-        extensions.get().copied().unwrap_or_else(Self::from_now)
+    /// The answer, or that there is none in time. The client is to blame only while the server waits for its body.
+    pub(crate) async fn keep(self, answering: impl Future<Output = Response>, awaited: Awaited) -> Response {
+        match timeout_at(self.0, answering).await {
+            Ok(answered) => answered,
+            Err(_) if awaited.is_so() => with_common_headers(
+                (StatusCode::REQUEST_TIMEOUT, "The request took too long.").into_response(),
+            ),
+            Err(_) => {
+                let detail = format!(
+                    "The request was not finished within {} seconds, and may yet take effect; look, or ask again.",
+                    REQUEST_TIMEOUT.as_secs()
+                );
+                let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store-unavailable", detail);
+                let wait = StoreError::unavailable(String::new()).retry_after();
+                with_common_headers(with_retry_after(problem.into_response(), wait))
+            }
+        }
     }
 }
 

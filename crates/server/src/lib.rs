@@ -15,6 +15,7 @@ mod accept;
 mod address;
 mod alarms;
 mod app;
+mod arrival;
 mod bearer;
 mod caller;
 mod change;
@@ -51,12 +52,12 @@ mod watched;
 pub use address::{Address, NotAnAddress};
 pub use alarms::{Webhook, WebhookError};
 pub use app::{App, Names, SpentStatus, log_news};
+pub use arrival::Peer;
 pub use bearer::{Bearer, WeakSecret};
 pub use events::{EventCounts, EventPolicy, Events};
 pub use in_force::{InForce, Look, OpenDoor, PassedOver, Setting, Source, absolute};
 pub use key_file::{KeyFile, KeyFileError};
 pub use limiter::RefusalLimiter;
-pub use listener::Peer;
 pub use private::server::{
     CertificateDocument, ExposureDocument, FileDocument, ListenerDocument, ServerDocument, TracesDocument,
 };

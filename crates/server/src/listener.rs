@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
-use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,9 +10,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderMap, Request, Response, StatusCode};
+use axum::http::{HeaderMap, Request, Response};
 use axum::response::IntoResponse;
-use countersign_core::StoreError;
 use futures_util::FutureExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -28,11 +26,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::App;
 use crate::address::Bound;
+use crate::arrival::{Arrival, Peer};
 use crate::caller::{self, RequestIds, X_REQUEST_ID};
 use crate::deadline::{Awaited, Deadline};
 use crate::episode::{Episode, Said};
 use crate::message;
-use crate::problem::{Problem, with_common_headers, with_retry_after};
+use crate::problem::with_common_headers;
 use crate::room::{Room, Seat};
 use crate::routes::Routes;
 use crate::socket::{Socket, Standing, Stream, part, prepare};
@@ -67,10 +66,6 @@ const MIN_CONNECTIONS: usize = 4;
 /// How long to wait when no connection can be accepted, which is mostly because the process has used up its file
 /// descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// The address that a request comes from; `None` where there is no such thing.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer(pub Option<IpAddr>);
 
 /// The addresses of one listener, and what is spoken there.
 #[derive(Debug)]
@@ -293,15 +288,16 @@ async fn answer(
     peer: Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    let deadline = Deadline::from_now();
-    let (mut request, awaited) = Awaited::watch(request);
+    let (request, awaited) = Awaited::watch(request);
     let id = service.ids.next();
-    let extensions = request.extensions_mut();
-    extensions.insert(peer);
-    extensions.insert(id);
-    extensions.insert(deadline);
-    let span = service.spans.as_ref().and_then(|spans| spans.begin(&request, peer, id));
-    let answering = answer_in_time(&service.routes, request, deadline, awaited);
+    let arrival = Arrival { peer: peer.0, id: Some(id), deadline: Deadline::from_now() };
+    let span = service.spans.as_ref().and_then(|spans| spans.begin(&request, &arrival, id));
+    let answering = async {
+        match message::check(&request) {
+            Ok(()) => service.routes.answer_by(request, arrival, awaited).await,
+            Err(malformed) => with_common_headers(malformed.into_response()),
+        }
+    };
     let mut response = match &span {
         None => answering.await,
         // In a box, so that a request without a span takes no room for one.
@@ -315,33 +311,6 @@ async fn answer(
         span.answered(response.status());
     }
     Ok(response)
-}
-
-async fn answer_in_time(
-    routes: &Routes,
-    request: Request<Body>,
-    Deadline(deadline): Deadline,
-    awaited: Awaited,
-) -> Response<Body> {
-    if let Err(malformed) = message::check(&request) {
-        return with_common_headers(malformed.into_response());
-    }
-    match tokio::time::timeout_at(deadline, routes.answer(request)).await {
-        Ok(answered) => answered,
-        // It is the client's fault only while the server waits for the client.
-        Err(_) if awaited.is_so() => {
-            with_common_headers((StatusCode::REQUEST_TIMEOUT, "The request took too long.").into_response())
-        }
-        Err(_) => {
-            let detail = format!(
-                "The request was not finished within {} seconds, and may yet take effect; look, or ask again.",
-                REQUEST_TIMEOUT.as_secs()
-            );
-            let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store-unavailable", detail);
-            let wait = StoreError::unavailable(String::new()).retry_after();
-            with_common_headers(with_retry_after(problem.into_response(), wait))
-        }
-    }
 }
 
 /// Whether an answer goes on until one of the two leaves.

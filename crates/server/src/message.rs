@@ -79,6 +79,13 @@ fn is_host(text: &[u8]) -> bool {
     is_name && is_port(port)
 }
 
+/// Whether a registered name may have this byte outside of escapes. Every request has some, so this is no search.
+fn is_name_byte(byte: u8) -> bool {
+    // The last range is `&'()*+,`.
+    byte.is_ascii_alphanumeric()
+        || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b';' | b'=' | b'&'..=b',')
+}
+
 fn is_registered_name(name: &[u8]) -> bool {
     let mut bytes = name.iter();
     while let Some(byte) = bytes.next() {
@@ -89,7 +96,7 @@ fn is_registered_name(name: &[u8]) -> bool {
                     return false;
                 }
             }
-            byte if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(byte) => {}
+            byte if is_name_byte(*byte) => {}
             _ => return false,
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
@@ -13,6 +13,8 @@ use tower::util::MapResponseLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::arrival::Arrival;
+use crate::deadline::Awaited;
 use crate::private::page::{self, Page};
 use crate::private::{admin, events, guard, keys, openapi, server, tokens, xmlrpc};
 use crate::problem::{not_found, with_common_headers};
@@ -86,18 +88,35 @@ impl Routes {
 
     /// Answers a request, whose extensions say where it comes from ([`Peer`](crate::Peer)).
     pub async fn answer(&self, request: Request<Body>) -> Response {
-        let answered = match self.shortcut {
-            Shortcut::Handshake => match token_of(request.uri().path()).map(str::to_owned) {
-                Some(token) => public::answer(&self.app, token, request).await,
-                None => return route(&self.router, request).await,
-            },
-            Shortcut::Call if request.uri().path() == "/bugs" => match guard::check(&self.app, &request) {
-                Ok(()) => xmlrpc::answer(State(Arc::clone(&self.app)), request).await,
-                Err(refused) => refused,
-            },
-            Shortcut::Call => return route(&self.router, request).await,
-        };
-        with_common_headers(answered)
+        let arrival = Arrival::of(request.extensions());
+        self.answer_by(request, arrival, Awaited::default()).await
+    }
+
+    /// Answers a request by its deadline.
+    pub(crate) async fn answer_by(
+        &self,
+        mut request: Request<Body>,
+        arrival: Arrival,
+        awaited: Awaited,
+    ) -> Response {
+        match self.shortcut {
+            Shortcut::Handshake => {
+                if let Some(token) = token_of(request.uri().path()).map(str::to_owned) {
+                    // It keeps its deadline by itself, so that there is no second timer.
+                    return with_common_headers(public::answer(&self.app, token, &arrival, request).await);
+                }
+            }
+            Shortcut::Call if request.uri().path() == "/bugs" => {
+                if let Err(refused) = guard::check(&self.app, &request, &arrival) {
+                    return with_common_headers(refused);
+                }
+                let answering = xmlrpc::answer(&self.app, &arrival, request);
+                return with_common_headers(arrival.deadline.keep(answering, awaited).await);
+            }
+            Shortcut::Call => {}
+        }
+        request.extensions_mut().insert(arrival);
+        arrival.deadline.keep(route(&self.router, request), awaited).await
     }
 }
 
@@ -154,8 +173,8 @@ pub fn private(app: Arc<App>) -> Router {
     let (json, document) = json().split_for_parts();
     let document = openapi::finish(document);
     Router::new()
-        .route("/bugs", any(xmlrpc::answer))
-        .route("/bugs/", any(xmlrpc::answer))
+        .route("/bugs", any(xmlrpc::call))
+        .route("/bugs/", any(xmlrpc::call))
         .merge(json)
         .route("/openapi.json", get(async move || axum::Json(document)))
         .route("/metrics", get(metrics::metrics))

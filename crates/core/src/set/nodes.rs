@@ -297,7 +297,7 @@ impl LoginTokenSet {
         let ring = self.keys();
         let is_unknown = |key| !ring.holds(key) && !ring.revoked().contains(&key);
         if self.store.is_shared() && key_of(text).is_some_and(is_unknown) {
-            self.read_again(true).await.map_err(unreadable)?;
+            Box::pin(self.read_again(true)).await.map_err(unreadable)?;
             return Ok(self.keys());
         }
         Ok(ring)
@@ -306,7 +306,7 @@ impl LoginTokenSet {
     /// Reads the ring again, because the store has another one than `version`.
     pub(super) async fn read_beyond(&self, version: u64) -> Result<(), StoreError> {
         if self.keys().version() == version {
-            self.read_again(false).await.map_err(unreadable)?;
+            Box::pin(self.read_again(false)).await.map_err(unreadable)?;
         }
         Ok(())
     }

@@ -11,9 +11,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use url::{Host, Url};
 
+use crate::App;
+use crate::arrival::{Arrival, Peer};
 use crate::caller::Caller;
 use crate::problem::{Problem, with_allow, with_challenge, with_retry_after};
-use crate::{App, Peer};
 
 /// With which browsers say how a request's page and its target are related (W3C Fetch Metadata).
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -21,7 +22,7 @@ const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
 /// Lets a request to the API pass if [`check`] does.
 pub(crate) async fn admit(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    if let Err(refused) = check(&app, &request) {
+    if let Err(refused) = check(&app, &request, &Arrival::of(request.extensions())) {
         return refused;
     }
     // A parameter that is not looked at, such as an audience, would be lost without a word.
@@ -41,19 +42,19 @@ pub(crate) async fn admit(State(app): State<Arc<App>>, request: Request, next: N
 /// Whether a request to the API shows the credential that is asked for, and does not come from a web page of somebody
 /// else that a person on this machine happens to look at; otherwise, how it is refused.
 #[expect(clippy::result_large_err, reason = "it is the answer, and made once")]
-pub(crate) fn check(app: &App, request: &Request) -> Result<(), Response> {
+pub(crate) fn check(app: &App, request: &Request, arrival: &Arrival) -> Result<(), Response> {
     let headers = request.headers();
     if let Some(bearer) = &app.bearer
         && !bearer.is_shown_by(authorization(headers))
     {
-        if let Some(too_many) = rejected(app, request) {
+        if let Some(too_many) = rejected(app, request, arrival) {
             return Err(too_many);
         }
         let detail = "Show the private API's bearer token: Authorization: Bearer …";
         let problem = Problem::new(StatusCode::UNAUTHORIZED, "credential", detail);
         return Err(with_challenge(problem.into_response(), "Bearer realm=\"countersign\""));
     }
-    is_called_by_its_name(app, request).map_err(IntoResponse::into_response)?;
+    is_called_by_its_name(app, request, arrival).map_err(IntoResponse::into_response)?;
     // Browsers name the page's origin with every request that can change something, and pages cannot prevent it. One
     // that another program of this machine serves is foreign too.
     if headers.contains_key(ORIGIN) && !is_of_one_origin(headers) {
@@ -65,19 +66,20 @@ pub(crate) fn check(app: &App, request: &Request) -> Result<(), Response> {
 /// Lets a request to the page pass. A browser shows the credential as a password, and the page is used by itself alone:
 /// not even another page of this machine may do so.
 pub(crate) async fn admit_to_page(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let arrival = Arrival::of(request.extensions());
     let headers = request.headers();
     if let Some(bearer) = &app.bearer
         && !bearer.is_shown_by(authorization(headers))
         && !bearer.is_shown_by_browser(authorization(headers))
     {
-        if let Some(too_many) = rejected(&app, &request) {
+        if let Some(too_many) = rejected(&app, &request, &arrival) {
             return too_many;
         }
         let detail = "The password is the private API's bearer secret; any name will do.\n";
         let challenge = "Basic realm=\"countersign\", charset=\"UTF-8\"";
         return with_challenge((StatusCode::UNAUTHORIZED, detail).into_response(), challenge);
     }
-    if let Err(problem) = is_called_by_its_name(&app, &request) {
+    if let Err(problem) = is_called_by_its_name(&app, &request, &arrival) {
         return problem.into_response();
     }
     // The page is at the root, and takes nothing there: what is sent to it was meant for the API.
@@ -93,14 +95,12 @@ pub(crate) async fn admit_to_page(State(app): State<Arc<App>>, request: Request,
 
 /// Counts a credential that is not the right one; how it is answered if its address has shown too many. A request without
 /// any is not a guess: a browser asks so first.
-fn rejected(app: &App, request: &Request) -> Option<Response> {
+fn rejected(app: &App, request: &Request, arrival: &Arrival) -> Option<Response> {
     if !request.headers().contains_key(AUTHORIZATION) {
         return None;
     }
-    let peer = request.extensions().get().and_then(|Peer(peer)| *peer);
-    let caller = Caller::of(peer, request.headers(), request.extensions());
-    app.events.credential_rejected(&caller, "it is not the bearer secret");
-    let wait = app.limiter.count(peer).err()?;
+    app.events.credential_rejected(&Caller::of(arrival, request.headers()), "it is not the bearer secret");
+    let wait = app.limiter.count(arrival.peer).err()?;
     let detail = "Too many wrong secrets from this address; try again later, or show the right one.";
     let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-refusals", detail);
     Some(with_retry_after(problem.into_response(), wait))
@@ -131,8 +131,8 @@ fn foreign() -> Problem {
 /// its requests are of its own origin for a browser (DNS rebinding); only the name that they are addressed to shows it.
 /// Where a bearer is asked for, such a page has none to show. From elsewhere nobody comes without one but by TLS, which
 /// checks the name itself; and to a Unix socket no browser connects.
-fn is_called_by_its_name(app: &App, request: &Request) -> Result<(), Problem> {
-    let from_here = matches!(request.extensions().get(), Some(Peer(Some(peer))) if peer.is_loopback());
+fn is_called_by_its_name(app: &App, request: &Request, arrival: &Arrival) -> Result<(), Problem> {
+    let from_here = arrival.peer.is_some_and(|peer| peer.is_loopback());
     let Some(host) = request.headers().get(HOST).filter(|_| from_here && app.bearer.is_none()) else {
         return Ok(());
     };

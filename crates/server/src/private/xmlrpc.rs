@@ -18,26 +18,32 @@ use opentelemetry::KeyValue;
 use tokio::time::Instant;
 use tracing::field::display;
 
+use crate::arrival::Arrival;
 use crate::caller::Caller;
 use crate::private::body;
 use crate::problem::with_allow;
 use crate::public::TOKEN_TYPE;
 use crate::{App, traces};
 
-/// `POST /bugs`. A fault is an answer like any other: its status is 200.
-pub(crate) async fn answer(State(app): State<Arc<App>>, request: Request) -> Response {
+/// `POST /bugs`.
+pub(crate) async fn call(State(app): State<Arc<App>>, arrival: Arrival, request: Request) -> Response {
+    answer(&app, &arrival, request).await
+}
+
+/// Answers an XML-RPC call. A fault is an answer like any other: its status is 200.
+pub(crate) async fn answer(app: &Arc<App>, arrival: &Arrival, request: Request) -> Response {
     if request.method() != HttpMethod::POST {
         let text = "XML-RPC calls are POST requests.";
         return with_allow((StatusCode::METHOD_NOT_ALLOWED, text).into_response(), "POST");
     }
     let started = Instant::now();
     let (head, body) = request.into_parts();
-    let caller = Caller::of_request(&head);
+    let caller = Caller::of(arrival, &head.headers);
     let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let document = match body::read(&head.headers, body).await {
         Ok(body) => {
             let until = started + MULTICALL_TIME;
-            let bugs = Bugs { app: &app, caller: &caller, until, query: head.uri.query() };
+            let bugs = Bugs { app, caller: &caller, until, query: head.uri.query() };
             let answer = respond(&bugs, content_type, &body).await;
             let request = caller.request.map(display);
             // Only the name of a method that there is: any other could be a token.

@@ -17,12 +17,12 @@ use countersign_core::{RedeemError, Redemption, StoreError};
 use opentelemetry::KeyValue;
 use tokio::time::{Instant, timeout_at};
 
+use crate::arrival::Arrival;
 use crate::caller::Caller;
-use crate::deadline::Deadline;
 use crate::health::{STORE_TIMEOUT, store_hangs};
 use crate::metrics::Outcome;
 use crate::problem::not_found;
-use crate::{App, Peer, traces};
+use crate::{App, traces};
 
 pub(crate) use answer::TOKEN_TYPE;
 pub use attempt::{MAX_BODY_BYTES, MAX_DISCARDED_BYTES};
@@ -34,6 +34,7 @@ pub const VIEW: &str = "+bugtracker-handshake";
 pub(crate) async fn handshake(
     State(app): State<Arc<App>>,
     path: Result<Path<(String, String)>, PathRejection>,
+    arrival: Arrival,
     request: Request,
 ) -> Response {
     // The parts are percent-decoded here, so the plus sign may come as %2B.
@@ -41,16 +42,15 @@ pub(crate) async fn handshake(
     if view != VIEW {
         return not_found().await;
     }
-    answer(&app, text, request).await
+    answer(&app, text, &arrival, request).await
 }
 
-/// Answers a client that presents `text` as a token.
-pub(crate) async fn answer(app: &Arc<App>, text: String, request: Request) -> Response {
+/// Answers a client that presents `text` as a token, by the request's deadline.
+pub(crate) async fn answer(app: &Arc<App>, text: String, arrival: &Arrival, request: Request) -> Response {
     let started = Instant::now();
-    let deadline = Deadline::of(request.extensions());
-    let peer = request.extensions().get().and_then(|Peer(peer)| *peer);
-    let peer = app.proxies.client(peer, request.headers());
-    let caller = Caller::of(peer, request.headers(), request.extensions());
+    let deadline = arrival.deadline;
+    let peer = app.proxies.client(arrival.peer, request.headers());
+    let caller = Caller::of(arrival, request.headers()).behind_proxies(peer);
     let json = attempt::wants_json(request.headers());
     let answers = answer::Answers { app, json };
     let attempt = match attempt::read(request, deadline).await {
@@ -70,7 +70,9 @@ pub(crate) async fn answer(app: &Arc<App>, text: String, request: Request) -> Re
     // A disk that hangs fails like one that is full, so that the tracker is told 503. What has been asked of the store
     // goes on, and is counted and told when it is known.
     let patience = deadline.0.min(Instant::now() + STORE_TIMEOUT);
-    if let Ok(answered) = timeout_at(patience, app.tasks.outlive(handshake.decide())).await {
+    if let Ok(answered) =
+        timeout_at(patience, app.tasks.outlive(async move { handshake.decide().await })).await
+    {
         return answered;
     }
     let error = store_hangs();
@@ -92,11 +94,11 @@ struct Handshake {
 impl Handshake {
     /// Decides, and records and counts what comes of it. It has to run to its end, also when nobody waits for the answer
     /// any more: otherwise a client that disconnects could consume tokens, or replay them, without a trace.
-    async fn decide(self) -> Response {
+    async fn decide(&self) -> Response {
         let Self { app, text, attempt, caller, json, started } = self;
-        let answers = answer::Answers { app: &app, json };
+        let answers = answer::Answers { app, json: *json };
         let peer = caller.peer;
-        let redeemed = app.tokens.redeem(&text, &attempt, peer).await.map_err(|RedeemError(error)| error);
+        let redeemed = app.tokens.redeem(text, attempt, peer).await.map_err(|RedeemError(error)| error);
         app.events.tally().handshake(outcome(&redeemed), started.elapsed());
         traces::note(|| KeyValue::new("countersign.outcome", outcome(&redeemed).label()));
         if let Ok(Redemption { token: Some(token), .. }) = &redeemed {
@@ -106,12 +108,12 @@ impl Handshake {
             Ok(Redemption { verdict: Verdict::Accepted { consumed, again }, token: Some(token) }) => {
                 tracing::debug!(id = %token.id(), peer = peer.map(display), again, request = caller.request.map(display), "accepted");
                 if !again {
-                    app.events.consumed(consumed, &token, &caller);
+                    app.events.consumed(consumed, &token, caller);
                 }
-                answers.accepted(&text, &token, consumed)
+                answers.accepted(text, &token, consumed)
             }
             Ok(Redemption { verdict: Verdict::Refused(refusal), token }) => {
-                app.events.refused(&refusal, token.as_ref(), &attempt.audience, &caller);
+                app.events.refused(&refusal, token.as_ref(), &attempt.audience, caller);
                 match app.limiter.count(peer) {
                     Ok(()) => answers.refused(&refusal),
                     // A wrong method tells nothing about the token, and who asks so is not guessing.

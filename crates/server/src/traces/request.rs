@@ -13,7 +13,8 @@ use opentelemetry::trace::{SpanBuilder, SpanContext, SpanKind, TraceContextExt, 
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 
-use crate::{App, Bearer, Peer};
+use crate::arrival::Arrival;
+use crate::{App, Bearer};
 
 use super::{CURRENT, Current, Ongoing, Traces};
 
@@ -61,7 +62,12 @@ impl RequestSpans {
     }
 
     /// Begins the span of a request, if it is to have one.
-    pub(crate) fn begin(&self, request: &Request<Body>, peer: Peer, id: RequestId) -> Option<RequestSpan> {
+    pub(crate) fn begin(
+        &self,
+        request: &Request<Body>,
+        arrival: &Arrival,
+        id: RequestId,
+    ) -> Option<RequestSpan> {
         let parent = self.parent(request.headers(), id)?;
         let method = method(request.method());
         let route = self.paths.at(request.uri().path()).ok().map(|found| *found.value);
@@ -78,7 +84,7 @@ impl RequestSpans {
             ),
         ];
         attributes.extend(route.map(|route| KeyValue::new("http.route", route)));
-        if let Some(client) = self.app.proxies.client(peer.0, request.headers()) {
+        if let Some(client) = self.app.proxies.client(arrival.peer, request.headers()) {
             attributes.push(KeyValue::new("client.address", client.to_string()));
         }
         let said = if method == "_OTHER" { "HTTP" } else { method };

@@ -2,8 +2,7 @@
 //!
 //! Every row carries its batch's nonce. So the same statement can be sent again on another connection: rows that an
 //! earlier attempt wrote are in its way, and the nonce tells them from those of somebody else, even if time, address and
-//! key are the same. If the earlier attempt is still under way, the new one waits for it, first at the stripe's lock, then
-//! at the key.
+//! key are the same. If the earlier attempt is still under way, the new one waits for it, at the first key that it wrote.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use super::fault::Failure;
 use super::identity::Known;
 use super::rows::{Arguments, Columns, Seen, Token, unreadable, uuid};
 use super::session::Session;
-use super::sql::{Query, STRIPES, Table};
+use super::sql::{GROUPS, Query, Table};
 use super::{Core, no_lines};
 
 /// How long a batch may take.
@@ -220,8 +219,8 @@ impl Batch {
         for entry in &open {
             columns.push(entry.token, &entry.ending);
         }
-        let stripe = i16::try_from(self.nonce.rem_euclid(STRIPES.into())).unwrap_or(0);
-        let arguments = Arguments { nonce: self.nonce, stripe, known, columns: &columns };
+        let group = i16::try_from(self.nonce.rem_euclid(GROUPS.into())).unwrap_or(0);
+        let arguments = Arguments { nonce: self.nonce, group, known, columns: &columns };
         let recorded = session.record(self.table, &arguments).await?;
         let missing = open.len() - recorded.len().min(open.len());
         for id in &recorded {

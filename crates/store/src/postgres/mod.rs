@@ -278,7 +278,7 @@ impl Core {
         let table = Table::at(to_millis(self.clock.now()));
         let known = self.identity.known();
         let columns = Columns::default();
-        let arguments = Arguments { nonce: 0, stripe: 0, known: &known, columns: &columns };
+        let arguments = Arguments { nonce: 0, group: 0, known: &known, columns: &columns };
         session.record(table, &arguments).await?;
         self.probe(session).await
     }

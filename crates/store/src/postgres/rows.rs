@@ -101,7 +101,8 @@ pub(super) fn uuid(id: TokenId) -> Uuid {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Arguments<'a> {
     pub(super) nonce: i64,
-    pub(super) stripe: i16,
+    /// Which stripes the batch may take, see [`GROUPS`](super::sql::GROUPS).
+    pub(super) group: i16,
     /// The database, as the node knows it.
     pub(super) known: &'a Known,
     pub(super) columns: &'a Columns,
@@ -110,7 +111,7 @@ pub(super) struct Arguments<'a> {
 impl Arguments<'_> {
     /// As they stand in a statement of this name.
     pub(super) fn text(&self, name: &str) -> String {
-        let mut text = self.columns.text(self.nonce, self.stripe, self.known.name());
+        let mut text = self.columns.text(self.nonce, self.group, self.known.name());
         let _ = write!(text, ", '{name}', {}, {}", self.known.since, self.known.table);
         text
     }
@@ -132,10 +133,10 @@ pub(super) struct Columns {
 impl Columns {
     /// The columns as the arguments of a batch. They need no quoting: there are only digits, letters and what is between
     /// them.
-    fn text(&self, nonce: i64, stripe: i16, identity: &str) -> String {
+    fn text(&self, nonce: i64, group: i16, identity: &str) -> String {
         // What a row takes, and what is around them.
         let mut text = String::with_capacity(self.ids.len() * 160 + 100);
-        let _ = write!(text, "{nonce}, {stripe}::SMALLINT, '{identity}'");
+        let _ = write!(text, "{nonce}, {group}::SMALLINT, '{identity}'");
         array(&mut text, &self.ids, Some);
         array(&mut text, &self.created, Some);
         array(&mut text, &self.expires, Some);

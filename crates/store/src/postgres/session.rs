@@ -317,7 +317,7 @@ impl Session {
     /// is in between and the settings of the session are as usual. Behind a pooler the driver's name for the statement may
     /// be that of another node's; so it is called by its real name besides, and records nothing if that is wrong.
     async fn record_alone(&mut self, table: Table, arguments: &Arguments<'_>) -> Result<Vec<Uuid>, Failure> {
-        let Arguments { nonce, stripe, known, columns } = arguments;
+        let Arguments { nonce, group, known, columns } = arguments;
         let sql = Arc::clone(&self.sql);
         let batch = sql.batch_of(table, known.tells());
         let key = (table, known.tells());
@@ -332,7 +332,7 @@ impl Session {
         let identity = known.name();
         let parameters: [&(dyn ToSql + Sync); 14] = [
             nonce,
-            stripe,
+            group,
             &identity,
             &columns.ids,
             &columns.created,

@@ -19,8 +19,13 @@ use super::settings::SchemaName;
 /// a whole when its tokens have been dead for long enough and before its next day comes.
 pub(super) const TABLES: u8 = 8;
 
-/// How many rows hold the two lines, all the same. A batch locks one of them, whoever moves a line locks all.
+/// How many rows hold the two lines, all the same. A batch locks one of them that nobody else holds, whoever moves a line
+/// locks all.
 pub(super) const STRIPES: i16 = 64;
+
+/// Into how many groups they are divided, by the remainder of their number. A batch takes its row from one of them. If all
+/// had the same rows to choose from, all would try the first one first.
+pub(super) const GROUPS: i16 = 4;
 
 /// The database's clock, in milliseconds since 1970.
 pub(super) const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::BIGINT";
@@ -78,13 +83,16 @@ macro_rules! rules {
 /// The same for a statement that is a transaction by itself. It is a condition of the row that the statement locks, so it
 /// holds before the lock is taken and before anything is written. A statement cannot set isolation and time limits for
 /// itself, because they count from its beginning: where they are not as needed, the division fails, and with it the
-/// statement. The rest it sets.
+/// statement. What its commit waits for, it sets.
+///
+/// It has no `lock_timeout`: setting that took a quarter of a batch's time in the database. The statement passes over rows of
+/// the lines that somebody holds; what else it can wait for is a commit of the same token's, and `session.rs` bounds how
+/// many such waits a node leaves behind.
 const RULES_ALONE: &str = "1 / CASE WHEN current_setting('transaction_isolation') = 'read committed' \
      AND current_setting('statement_timeout') = '0' \
      AND coalesce(current_setting('transaction_timeout', true), '0') = '0' THEN 1 ELSE 0 END = 1 \
      AND CASE WHEN current_setting('synchronous_commit') IN ('on', 'remote_apply') THEN true \
-     ELSE set_config('synchronous_commit', 'on', true) = 'on' END \
-     AND set_config('lock_timeout', '5s', true) IS NOT NULL";
+     ELSE set_config('synchronous_commit', 'on', true) = 'on' END";
 
 /// Begins a transaction. Where it changes something the access mode is not named: `default_transaction_read_only` is how
 /// administrators keep everybody from writing, and stays.
@@ -218,14 +226,15 @@ impl Sql {
     /// The request that records a batch of endings, as far as there are none yet and the lines allow it. Returns the ids
     /// of those that it recorded. It is refused, and changes nothing, where its statement has not been prepared.
     ///
-    /// Arguments: the batch's nonce; a stripe; the identity of the database as the node knows it; then a column of each:
+    /// Arguments: the batch's nonce; a group of stripes; the identity of the database as the node knows it; then a column of each:
     /// ids, when they were made, when they expire, when they ended, kinds, addresses, retry keys as hexadecimal digits,
     /// versions of the key ring.
     ///
     /// Nothing is recorded in a database that the lines do not know themselves to be in, see `identity.rs`.
     ///
-    /// The lock on the stripe lasts until the commit. So the lines that are read here are still the lines when the rows
-    /// become visible, on whatever node somebody moves them.
+    /// The lock on one stripe lasts until the commit. So the lines that are read here are still the lines when the rows
+    /// become visible, on whatever node somebody moves them. Stripes that others hold are passed over; if all of a group are
+    /// held, somebody moves a line, and nothing is recorded.
     pub(super) fn batch(&self, table: Table, arguments: &str, tells: bool) -> String {
         format!(concat!(begin!(), "; EXECUTE {}({}); COMMIT"), self.batch_of(table, tells).name, arguments)
     }
@@ -470,16 +479,15 @@ fn batch_text(s: &str, table: Table, tells: bool, alone: bool) -> String {
     let identity = if tells { "l.identity = $3" } else { "$3 IS NOT NULL" };
     let since = since(tells);
     let line = format!(
-        "{s}.lines AS l WHERE l.stripe = $2 AND {identity} AND $12 = '{OWN_NAME}' AND $13 = {since} \
+        "{s}.lines AS l WHERE l.stripe % {GROUPS} = $2 AND {identity} AND $12 = '{OWN_NAME}' AND $13 = {since} \
          AND $14 = l.tableoid::BIGINT"
     );
     let columns = "l.fence, l.cleared, l.horizon, l.ring";
     let (line, retry_key) = if alone {
-        (format!("line AS (SELECT {columns} FROM {line} AND {RULES_ALONE} FOR UPDATE OF l)"), "w.retry_key")
+        (format!("line AS (SELECT {columns} FROM {line} AND {RULES_ALONE} {LOCK})"), "w.retry_key")
     } else {
         let rules = concat!("rules AS MATERIALIZED (SELECT ", rules!(), ")");
-        let line =
-            format!("{rules}, line AS (SELECT {columns} FROM rules CROSS JOIN {line} FOR UPDATE OF l)");
+        let line = format!("{rules}, line AS (SELECT {columns} FROM rules CROSS JOIN {line} {LOCK})");
         (line, "decode(w.retry_key, 'hex')")
     };
     // The ring is compared as a range: for an equality the planner makes a hash table, and there is one row.
@@ -492,6 +500,9 @@ fn batch_text(s: &str, table: Table, tells: bool, alone: bool) -> String {
          ON CONFLICT DO NOTHING RETURNING id"
     )
 }
+
+/// How a batch locks its stripe.
+const LOCK: &str = "LIMIT 1 FOR UPDATE OF l SKIP LOCKED";
 
 /// Stands for a batch's name in its text.
 const OWN_NAME: &str = "{name}";

@@ -34,7 +34,7 @@ impl Held {
         let lanes = Lanes::start(&core, 1, queue);
         let store = Arc::new(PostgresStore { core, lanes });
         let client = connect(world.place.url()).await;
-        let lock = format!("BEGIN; SELECT 1 FROM {}.lines FOR UPDATE", world.place.schema());
+        let lock = format!("BEGIN; LOCK TABLE {}.lines", world.place.schema());
         client.batch_execute(&lock).await.unwrap();
         let held = Self { store, client };
         let first = held.spawn(token);

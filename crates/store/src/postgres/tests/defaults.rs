@@ -83,8 +83,8 @@ async fn transactions_go_by_their_own_settings() {
 #[tokio::test]
 async fn batches_go_by_their_own_settings() {
     for (settings, shown) in [
-        (vec!["synchronous_commit = off"], "on 0 5s read committed"),
-        (vec!["synchronous_commit = remote_apply"], "remote_apply 0 5s read committed"),
+        (vec!["synchronous_commit = off"], "on 0 0 read committed"),
+        (vec!["synchronous_commit = remote_apply"], "remote_apply 0 0 read committed"),
         (vec!["synchronous_commit = local", "statement_timeout = '1s'"], RIGHT),
         (vec!["default_transaction_isolation = 'repeatable read'"], RIGHT),
     ] {
@@ -101,6 +101,48 @@ async fn batches_go_by_their_own_settings() {
         assert_eq!(consume(&store, token).await, Ok(End::Recorded));
         assert_eq!(world.place.run("SELECT shown FROM {s}.shown").await, [shown], "{settings:?}");
     }
+}
+
+/// Somebody holds most of the lines, as a node does whose network is cut in the middle of its batches.
+#[tokio::test]
+async fn batch_passes_over_lines_that_are_held() {
+    for pooled in [false, true] {
+        let world = World::new();
+        let settings: &[&str] =
+            if pooled { &["default_transaction_isolation = 'repeatable read'"] } else { &[] };
+        let store = open_as(&world, &role_with(&world, settings).await).await;
+        let holder = connect(world.place.url()).await;
+        let hold =
+            format!("BEGIN; SELECT 1 FROM {}.lines WHERE stripe < 60 FOR UPDATE", world.place.schema());
+        holder.batch_execute(&hold).await.unwrap();
+        for token in world.tokens(20) {
+            assert_eq!(consume(&store, token).await, Ok(End::Recorded), "{settings:?}");
+        }
+        holder.batch_execute("ROLLBACK").await.unwrap();
+    }
+}
+
+/// All lines are held while somebody moves one. What is consumed meanwhile is judged by where it stands afterwards.
+#[tokio::test]
+async fn batch_waits_while_a_line_is_moved() {
+    let world = World::new();
+    let store = Arc::new(world.open().await);
+    let token = world.token();
+    let mover = connect(world.place.url()).await;
+    let schema = world.place.schema();
+    mover.batch_execute(&format!("BEGIN; UPDATE {schema}.lines SET fence = fence + 3600000")).await.unwrap();
+    let call = {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move { consume(&store, token).await })
+    };
+    // It found every line held, and then looked for its record.
+    let looked =
+        format!("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%LEFT JOIN \"{schema}\".%'");
+    let watch = connect(world.place.url()).await;
+    while watch.query_one(&looked, &[]).await.unwrap().get::<_, i64>(0) < 2 {}
+    assert!(!call.is_finished());
+    mover.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(call.await.unwrap(), Ok(End::Fenced));
 }
 
 #[tokio::test]
