@@ -1,9 +1,9 @@
-//! Errors before the load ([`BenchError`]) and wrong answers under it ([`Wrong`]).
+//! Errors before the load ([`BenchError`]) and wrong answers under it ([`ResponseError`]).
 
 use std::fmt;
 use std::io;
 
-use crate::link::ANSWER_TIMEOUT;
+use crate::connection::ANSWER_TIMEOUT;
 use crate::workload::Step;
 
 /// Why there is no report. Every text says what to do next.
@@ -49,7 +49,7 @@ pub enum BenchError {
     },
     /// The server does not do what has to be done before the load.
     #[error("{0}")]
-    Setup(#[from] Failed),
+    Setup(#[from] PreflightError),
     /// The generator has no thread to run on.
     #[error("cannot start: {0}")]
     Start(io::Error),
@@ -65,15 +65,15 @@ impl BenchError {
 /// A request that was not answered as it must be, before the load.
 #[derive(Debug, thiserror::Error)]
 #[error("{} at {server}: {wrong}{}", .step.name(), .wrong.detail_and_hint(*.step))]
-pub struct Failed {
+pub struct PreflightError {
     pub(crate) step: Step,
     pub(crate) server: String,
-    pub(crate) wrong: Wrong,
+    pub(crate) wrong: ResponseError,
 }
 
 /// How an answer is wrong. Its text is the kind, under which it is counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Wrong {
+pub(crate) enum ResponseError {
     /// A status that no right answer has, and the first line of the body.
     Status(u16, String),
     /// The call was understood and refused, with this sentence.
@@ -92,7 +92,7 @@ pub(crate) enum Wrong {
     Broken(io::ErrorKind),
 }
 
-impl Wrong {
+impl ResponseError {
     /// What there is to say beyond the kind; never a token.
     pub(crate) fn detail(&self) -> Option<&str> {
         match self {
@@ -131,7 +131,7 @@ impl Wrong {
     }
 }
 
-impl fmt::Display for Wrong {
+impl fmt::Display for ResponseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Status(status, _) => write!(f, "status {status}"),

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::error::Wrong;
+use crate::error::ResponseError;
 
 /// The most bytes that an answer may have, its head included.
 pub(crate) const MAX_ANSWER_BYTES: usize = 64 * 1024;
@@ -12,7 +12,7 @@ const MAX_HEADERS: usize = 64;
 
 /// A whole answer.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Answer {
+pub(crate) struct HttpResponse {
     pub(crate) status: u16,
     pub(crate) body: Body,
     /// Whether the connection can carry another request.
@@ -38,7 +38,7 @@ impl Body {
 }
 
 /// Reads the answer that `buffer` holds; `None` if there is more to come. At the `end`, nothing more will.
-pub(crate) fn parse(buffer: &[u8], end: bool) -> Result<Option<Answer>, Wrong> {
+pub(crate) fn parse(buffer: &[u8], end: bool) -> Result<Option<HttpResponse>, ResponseError> {
     let mut from = 0;
     loop {
         let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
@@ -47,15 +47,15 @@ pub(crate) fn parse(buffer: &[u8], end: bool) -> Result<Option<Answer>, Wrong> {
         let length = match head.parse(rest) {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) if !end => return Ok(None),
-            Ok(httparse::Status::Partial) => return Err(Wrong::Closed),
-            Err(_) => return Err(Wrong::NotHttp("the head of the answer cannot be read")),
+            Ok(httparse::Status::Partial) => return Err(ResponseError::Closed),
+            Err(_) => return Err(ResponseError::NotHttp("the head of the answer cannot be read")),
         };
         from += length;
         match head.code {
             // Interim answers announce the one that counts (RFC 9110 section 15.2).
             Some(100..=199) => {}
             Some(status) => return body(buffer, from, end, status, &Framing::of(&head)?),
-            None => return Err(Wrong::NotHttp("the answer has no status")),
+            None => return Err(ResponseError::NotHttp("the answer has no status")),
         }
     }
 }
@@ -68,19 +68,19 @@ struct Framing {
 }
 
 impl Framing {
-    fn of(head: &httparse::Response<'_, '_>) -> Result<Self, Wrong> {
+    fn of(head: &httparse::Response<'_, '_>) -> Result<Self, ResponseError> {
         let mut framing = Self { length: None, chunked: false, keep_alive: head.version == Some(1) };
         for header in head.headers.iter() {
             if header.name.eq_ignore_ascii_case("content-length") {
                 let length = str::from_utf8(header.value).ok().and_then(|value| value.parse().ok());
-                let length = length.ok_or(Wrong::NotHttp("its Content-Length is not a number"))?;
+                let length = length.ok_or(ResponseError::NotHttp("its Content-Length is not a number"))?;
                 if framing.length.is_some_and(|other| other != length) {
-                    return Err(Wrong::NotHttp("it has two lengths"));
+                    return Err(ResponseError::NotHttp("it has two lengths"));
                 }
                 framing.length = Some(length);
             } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
                 if !header.value.eq_ignore_ascii_case(b"chunked") {
-                    return Err(Wrong::NotHttp("its Transfer-Encoding is not chunked"));
+                    return Err(ResponseError::NotHttp("its Transfer-Encoding is not chunked"));
                 }
                 framing.chunked = true;
             } else if header.name.eq_ignore_ascii_case("connection") {
@@ -107,18 +107,18 @@ fn body(
     end: bool,
     status: u16,
     framing: &Framing,
-) -> Result<Option<Answer>, Wrong> {
+) -> Result<Option<HttpResponse>, ResponseError> {
     let (body, until) = if matches!(status, 204 | 304) {
         (Body::At(from..from), from)
     } else if framing.chunked {
         match joined(buffer, from)? {
             Some((bytes, until)) => (Body::Joined(bytes), until),
-            None => return if end { Err(Wrong::Closed) } else { Ok(None) },
+            None => return if end { Err(ResponseError::Closed) } else { Ok(None) },
         }
     } else if let Some(length) = framing.length {
         let until = from.saturating_add(length);
         if buffer.len() < until {
-            return if end { Err(Wrong::Closed) } else { Ok(None) };
+            return if end { Err(ResponseError::Closed) } else { Ok(None) };
         }
         (Body::At(from..until), until)
     } else if end {
@@ -127,15 +127,15 @@ fn body(
         return Ok(None);
     };
     if buffer.len() > until {
-        return Err(Wrong::NotHttp("there is more than one answer to one request"));
+        return Err(ResponseError::NotHttp("there is more than one answer to one request"));
     }
     let delimited = framing.chunked || framing.length.is_some() || matches!(status, 204 | 304);
-    Ok(Some(Answer { status, body, reusable: framing.keep_alive && delimited && !end }))
+    Ok(Some(HttpResponse { status, body, reusable: framing.keep_alive && delimited && !end }))
 }
 
 /// Puts chunks together (RFC 9112 section 7.1), and says where they end; `None` if there is more to come.
-fn joined(buffer: &[u8], from: usize) -> Result<Option<(Vec<u8>, usize)>, Wrong> {
-    const BROKEN: Wrong = Wrong::NotHttp("its chunks cannot be read");
+fn joined(buffer: &[u8], from: usize) -> Result<Option<(Vec<u8>, usize)>, ResponseError> {
+    const BROKEN: ResponseError = ResponseError::NotHttp("its chunks cannot be read");
     let mut bytes = Vec::new();
     let mut at = from;
     loop {
@@ -160,12 +160,12 @@ fn joined(buffer: &[u8], from: usize) -> Result<Option<(Vec<u8>, usize)>, Wrong>
 }
 
 /// Where the trailer section that begins at `from` ends.
-fn trailers(buffer: &[u8], from: usize) -> Result<Option<usize>, Wrong> {
+fn trailers(buffer: &[u8], from: usize) -> Result<Option<usize>, ResponseError> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     match httparse::parse_headers(buffer.get(from..).unwrap_or_default(), &mut headers) {
         Ok(httparse::Status::Complete((length, _))) => Ok(Some(from + length)),
         Ok(httparse::Status::Partial) => Ok(None),
-        Err(_) => Err(Wrong::NotHttp("its trailers cannot be read")),
+        Err(_) => Err(ResponseError::NotHttp("its trailers cannot be read")),
     }
 }
 
@@ -175,7 +175,7 @@ mod tests {
 
     use super::*;
 
-    fn read(text: &str, end: bool) -> Result<Option<(u16, String, bool)>, Wrong> {
+    fn read(text: &str, end: bool) -> Result<Option<(u16, String, bool)>, ResponseError> {
         let answer = parse(text.as_bytes(), end)?;
         Ok(answer.map(|answer| {
             let body = String::from_utf8_lossy(answer.body.of(text.as_bytes())).into_owned();
@@ -219,7 +219,7 @@ mod tests {
         ] {
             for length in 0..whole.len() {
                 assert_eq!(read(&whole[..length], false), Ok(None), "{length}");
-                assert_eq!(read(&whole[..length], true), Err(Wrong::Closed), "{length}");
+                assert_eq!(read(&whole[..length], true), Err(ResponseError::Closed), "{length}");
             }
             assert!(matches!(read(whole, false), Ok(Some((200, body, true))) if body == "hello"));
         }
@@ -236,7 +236,7 @@ mod tests {
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhello\r\n",
         ] {
-            assert!(matches!(read(text, false), Err(Wrong::NotHttp(_))), "{text}");
+            assert!(matches!(read(text, false), Err(ResponseError::NotHttp(_))), "{text}");
         }
     }
 

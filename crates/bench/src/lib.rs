@@ -11,9 +11,9 @@
 //! connection, and an exchange of its own on top of `httparse` in place of a general client.
 
 mod clock;
+mod connection;
 mod error;
 mod http;
-mod link;
 mod recorder;
 mod report;
 mod rpc;
@@ -24,8 +24,8 @@ mod work;
 mod workload;
 
 pub use self::clock::{Stopwatch, SystemStopwatch};
+pub use self::connection::ANSWER_TIMEOUT;
 pub use self::error::BenchError;
-pub use self::link::ANSWER_TIMEOUT;
 pub use self::recorder::Progress;
 pub use self::report::{Latency, Part, Report};
 pub use self::run::{MAX_CONNECTIONS, Options, run};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use crate::error::{BenchError, Wrong};
+use crate::error::{BenchError, ResponseError};
 use crate::schedule::Slot;
 use crate::workload::{Step, Workload};
 
@@ -29,9 +29,9 @@ pub struct Progress {
 }
 
 /// Latencies in microseconds, to three digits.
-pub(crate) struct Series(pub(crate) Histogram<u64>);
+pub(crate) struct LatencyHistogram(pub(crate) Histogram<u64>);
 
-impl Series {
+impl LatencyHistogram {
     fn new() -> Result<Self, BenchError> {
         Histogram::new_with_bounds(1, LONGEST_MICROS, 3)
             .map(Self)
@@ -46,8 +46,8 @@ impl Series {
 
 /// Takes the outcome of every round.
 pub(crate) struct Recorder {
-    pub(crate) whole: Series,
-    pub(crate) parts: Vec<(Step, Series)>,
+    pub(crate) whole: LatencyHistogram,
+    pub(crate) parts: Vec<(Step, LatencyHistogram)>,
     pub(crate) errors: BTreeMap<String, u64>,
     pub(crate) examples: Vec<String>,
     pub(crate) hints: BTreeSet<&'static str>,
@@ -60,11 +60,11 @@ pub(crate) struct Recorder {
 impl Recorder {
     pub(crate) fn new(workload: Workload) -> Result<Self, BenchError> {
         Ok(Self {
-            whole: Series::new()?,
+            whole: LatencyHistogram::new()?,
             parts: workload
                 .parts()
                 .iter()
-                .map(|step| Series::new().map(|series| (*step, series)))
+                .map(|step| LatencyHistogram::new().map(|series| (*step, series)))
                 .collect::<Result<_, _>>()?,
             errors: BTreeMap::new(),
             examples: Vec::new(),
@@ -90,7 +90,7 @@ impl Recorder {
     }
 
     /// A round was not. It counts in the warm-up, too: no answer may be wrong.
-    pub(crate) fn wrong(&mut self, slot: Slot, times: Times, step: Step, wrong: &Wrong) {
+    pub(crate) fn wrong(&mut self, slot: Slot, times: Times, step: Step, wrong: &ResponseError) {
         if slot.measured {
             self.extend_window(times);
         }
@@ -153,7 +153,7 @@ mod tests {
     fn the_warm_up_is_not_measured_but_its_errors_count() {
         let mut recorder = Recorder::new(Workload::Issue).unwrap();
         recorder.right(WARM_UP, times(0, 0, 500), None);
-        recorder.wrong(WARM_UP, times(0, 0, 500), Step::Issue, &Wrong::Status(503, "Later.".into()));
+        recorder.wrong(WARM_UP, times(0, 0, 500), Step::Issue, &ResponseError::Status(503, "Later.".into()));
         recorder.right(MEASURED, times(1000, 1000, 1001), None);
         assert_eq!(recorder.whole.0.len(), 1);
         assert_eq!(recorder.measured_time(), Duration::from_millis(1));
@@ -167,7 +167,12 @@ mod tests {
     fn only_the_first_few_errors_are_told_in_words() {
         let mut recorder = Recorder::new(Workload::Replay).unwrap();
         for _ in 0..100 {
-            recorder.wrong(MEASURED, times(0, 0, 1), Step::Replay, &Wrong::Status(429, String::new()));
+            recorder.wrong(
+                MEASURED,
+                times(0, 0, 1),
+                Step::Replay,
+                &ResponseError::Status(429, String::new()),
+            );
         }
         assert_eq!(recorder.examples.len(), EXAMPLES);
         assert_eq!(recorder.errors.values().sum::<u64>(), 100);

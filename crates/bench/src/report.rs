@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::recorder::{Recorder, Series};
+use crate::recorder::{LatencyHistogram, Recorder};
 use crate::run::Options;
 
 /// The outcome of a run.
@@ -76,7 +76,8 @@ impl Report {
         let seconds = recorder.measured_time().as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "2^53 rounds are never reached")]
         let per_second = if seconds > 0.0 { requests as f64 / seconds } else { 0.0 };
-        let part = |series: &Series| Part { requests: series.0.len(), latency_ms: Latency::of(series) };
+        let part =
+            |series: &LatencyHistogram| Part { requests: series.0.len(), latency_ms: Latency::of(series) };
         Self {
             workload: options.workload.name(),
             private: options.private.clone(),
@@ -103,7 +104,7 @@ impl Report {
 }
 
 impl Latency {
-    fn of(Series(histogram): &Series) -> Self {
+    fn of(LatencyHistogram(histogram): &LatencyHistogram) -> Self {
         #[expect(clippy::cast_precision_loss, reason = "latencies are far below 2^53 microseconds")]
         let ms = |micros: u64| micros as f64 / 1000.0;
         // A bucket's upper end may lie above what was seen.

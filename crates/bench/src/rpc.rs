@@ -2,7 +2,7 @@
 
 use dxr::{FaultResponse, MethodCall, MethodResponse, Value};
 
-use crate::error::{Wrong, excerpt};
+use crate::error::{ResponseError, excerpt};
 
 /// The call that issues a token, bound to a tracker or not.
 pub(crate) fn new_token(tracker: Option<&str>) -> String {
@@ -33,7 +33,7 @@ pub(crate) struct Tokens {
 
 impl Tokens {
     /// The token that a response holds.
-    pub(crate) fn read(&mut self, response: &[u8]) -> Result<String, Wrong> {
+    pub(crate) fn read(&mut self, response: &[u8]) -> Result<String, ResponseError> {
         if let Some((before, after)) = &self.around
             && let Some(rest) = response.strip_prefix(before.as_slice())
             && let Some(text) = rest.strip_suffix(after.as_slice())
@@ -54,23 +54,23 @@ impl Tokens {
 }
 
 /// The token that a response holds.
-fn token(response: &[u8]) -> Result<String, Wrong> {
+fn token(response: &[u8]) -> Result<String, ResponseError> {
     match value(response)? {
         // What can stand in a path as it is, and what trackers' plugins accept.
         Value::String(token) if is_token(&token) => Ok(token),
-        Value::String(_) => Err(Wrong::Body("a token has letters and digits only")),
-        _ => Err(Wrong::Body("a token is a string")),
+        Value::String(_) => Err(ResponseError::Body("a token has letters and digits only")),
+        _ => Err(ResponseError::Body("a token is a string")),
     }
 }
 
 /// The handshake URL in the description of a token.
-pub(crate) fn handshake_url(response: &[u8]) -> Result<String, Wrong> {
+pub(crate) fn handshake_url(response: &[u8]) -> Result<String, ResponseError> {
     match value(response)? {
         Value::Struct(mut members) => match members.remove("handshake_url") {
             Some(Value::String(url)) => Ok(url),
-            _ => Err(Wrong::Body("it has no handshake_url")),
+            _ => Err(ResponseError::Body("it has no handshake_url")),
         },
-        _ => Err(Wrong::Body("the description of a token is a struct")),
+        _ => Err(ResponseError::Body("the description of a token is a struct")),
     }
 }
 
@@ -78,13 +78,13 @@ fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
-fn value(response: &[u8]) -> Result<Value, Wrong> {
-    let text = str::from_utf8(response).map_err(|_| Wrong::Body("it is not UTF-8"))?;
+fn value(response: &[u8]) -> Result<Value, ResponseError> {
+    let text = str::from_utf8(response).map_err(|_| ResponseError::Body("it is not UTF-8"))?;
     match MethodResponse::from_xml(text) {
         Ok(response) => Ok(response.value),
         Err(_) => match FaultResponse::from_xml(text) {
-            Ok(FaultResponse { fault }) => Err(Wrong::Fault(fault.code(), excerpt(fault.string()))),
-            Err(_) => Err(Wrong::Body("it is not a methodResponse")),
+            Ok(FaultResponse { fault }) => Err(ResponseError::Fault(fault.code(), excerpt(fault.string()))),
+            Err(_) => Err(ResponseError::Body("it is not a methodResponse")),
         },
     }
 }
@@ -102,12 +102,12 @@ mod tests {
         assert_eq!(token(STRING.replace("<string>T0</string>", "T0").as_bytes()), Ok("T0".to_owned()));
         for wrong in ["../x", "", "T 0"] {
             let response = STRING.replace("T0", wrong);
-            assert!(matches!(token(response.as_bytes()), Err(Wrong::Body(_))), "{wrong}");
+            assert!(matches!(token(response.as_bytes()), Err(ResponseError::Body(_))), "{wrong}");
         }
         let number = STRING.replace("<string>T0</string>", "<int>5</int>");
-        assert!(matches!(token(number.as_bytes()), Err(Wrong::Body(_))));
+        assert!(matches!(token(number.as_bytes()), Err(ResponseError::Body(_))));
         for garbage in [&b"T0"[..], b"<html>", b"\xff", b""] {
-            assert!(matches!(token(garbage), Err(Wrong::Body(_))));
+            assert!(matches!(token(garbage), Err(ResponseError::Body(_))));
         }
     }
 
@@ -133,7 +133,7 @@ mod tests {
                      <member><name>faultCode</name><value><int>-32500</int></value></member>\
                      <member><name>faultString</name><value><string>No.</string></value></member>\
                      </struct></value></fault></methodResponse>";
-        assert_eq!(token(fault.as_bytes()), Err(Wrong::Fault(-32500, "No.".to_owned())));
+        assert_eq!(token(fault.as_bytes()), Err(ResponseError::Fault(-32500, "No.".to_owned())));
     }
 
     #[test]

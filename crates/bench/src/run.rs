@@ -9,14 +9,14 @@ use tokio::task::{JoinSet, LocalSet};
 use zeroize::Zeroizing;
 
 use crate::clock::Stopwatch;
-use crate::error::{BenchError, Failed, Wrong};
-use crate::link::Link;
+use crate::connection::Connection;
+use crate::error::{BenchError, PreflightError, ResponseError};
 use crate::recorder::{Progress, Recorder, Times};
 use crate::report::Report;
 use crate::rpc::Tokens;
 use crate::schedule::{Limit, Plan, Schedule};
 use crate::target::{Endpoint, Handshakes};
-use crate::work::{Calls, Site, Worker, handshake_url, issue};
+use crate::work::{CallTemplates, RequestTemplates, Worker, handshake_url, issue};
 use crate::workload::{Step, Workload};
 
 /// The most connections, to each listener.
@@ -155,24 +155,24 @@ async fn load(
 }
 
 /// Finds the listeners, and where handshakes are.
-async fn find(options: &Options) -> Result<Site, BenchError> {
+async fn find(options: &Options) -> Result<RequestTemplates, BenchError> {
     let private = Rc::new(Endpoint::find(&options.private, options.allow_remote).await?);
     let audience = options.audience.as_deref();
-    let calls = Calls::new(&private, options.bearer.as_deref().map(String::as_str), audience);
+    let calls = CallTemplates::new(&private, options.bearer.as_deref().map(String::as_str), audience);
     let (handshakes, public) = if let Some(url) = &options.public {
         let public = Endpoint::find(url, options.allow_remote).await?;
         (Handshakes::below(&public), public)
     } else {
-        let mut link = Link::to(&private);
+        let mut link = Connection::to(&private);
         let failed = |step| {
             let server = private.url.clone();
-            move |wrong: Wrong| Failed { step, server, wrong }
+            move |wrong: ResponseError| PreflightError { step, server, wrong }
         };
         let token = issue(&mut link, &calls, &mut Tokens::default()).await.map_err(failed(Step::Issue))?;
         let url = handshake_url(&mut link, &calls, &token).await.map_err(failed(Step::Describe))?;
         Handshakes::discovered(&url, &token, options.allow_remote).await?
     };
-    Ok(Site::new(private, Rc::new(public), handshakes, calls, audience))
+    Ok(RequestTemplates::new(private, Rc::new(public), handshakes, calls, audience))
 }
 
 /// One connection: round after round.
@@ -198,7 +198,9 @@ async fn work(mut worker: Worker, shared: Rc<Shared>, mut stop: watch::Receiver<
             }
             Err((at, wrong)) => {
                 shared.recorder.borrow_mut().wrong(slot, times, at, &wrong);
-                if matches!(wrong, Wrong::Connect(_)) && sleep(CONNECT_PAUSE, &mut stop).await.is_err() {
+                if matches!(wrong, ResponseError::Connect(_))
+                    && sleep(CONNECT_PAUSE, &mut stop).await.is_err()
+                {
                     break;
                 }
             }

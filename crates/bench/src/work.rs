@@ -4,8 +4,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::clock::Stopwatch;
-use crate::error::{Failed, Wrong, excerpt};
-use crate::link::Link;
+use crate::connection::Connection;
+use crate::error::{PreflightError, ResponseError, excerpt};
 use crate::rpc::{self, Tokens};
 use crate::target::{Endpoint, Handshakes};
 use crate::workload::{Step, Workload};
@@ -23,21 +23,21 @@ const FORGED_CHARS: usize = 8;
 const REPLAY_PERIOD: Duration = Duration::from_secs(30);
 
 /// The requests to a server, as far as they are always the same.
-pub(crate) struct Site {
+pub(crate) struct RequestTemplates {
     pub(crate) private: Rc<Endpoint>,
     pub(crate) public: Rc<Endpoint>,
     pub(crate) handshakes: Handshakes,
-    pub(crate) calls: Calls,
+    pub(crate) calls: CallTemplates,
     redeem_tail: Vec<u8>,
     health: Vec<u8>,
 }
 
-impl Site {
+impl RequestTemplates {
     pub(crate) fn new(
         private: Rc<Endpoint>,
         public: Rc<Endpoint>,
         handshakes: Handshakes,
-        calls: Calls,
+        calls: CallTemplates,
         audience: Option<&str>,
     ) -> Self {
         let form = audience.map(|audience| {
@@ -66,12 +66,12 @@ impl Site {
 }
 
 /// The calls of the private API.
-pub(crate) struct Calls {
+pub(crate) struct CallTemplates {
     head: String,
     issue: Vec<u8>,
 }
 
-impl Calls {
+impl CallTemplates {
     pub(crate) fn new(private: &Endpoint, bearer: Option<&str>, audience: Option<&str>) -> Self {
         let authorization =
             bearer.map(|secret| format!("Authorization: Bearer {secret}\r\n")).unwrap_or_default();
@@ -89,29 +89,37 @@ fn with_body(head: &str, body: &str) -> Vec<u8> {
 }
 
 /// Takes a token.
-pub(crate) async fn issue(private: &mut Link, calls: &Calls, tokens: &mut Tokens) -> Result<String, Wrong> {
+pub(crate) async fn issue(
+    private: &mut Connection,
+    calls: &CallTemplates,
+    tokens: &mut Tokens,
+) -> Result<String, ResponseError> {
     let answer = private.ask(&calls.issue).await?;
     let body = private.body(&answer);
     if answer.status == 200 { tokens.read(body) } else { Err(unexpected(answer.status, body)) }
 }
 
 /// Asks where a token's handshake is.
-pub(crate) async fn handshake_url(private: &mut Link, calls: &Calls, token: &str) -> Result<String, Wrong> {
+pub(crate) async fn handshake_url(
+    private: &mut Connection,
+    calls: &CallTemplates,
+    token: &str,
+) -> Result<String, ResponseError> {
     let answer = private.ask(&with_body(&calls.head, &rpc::get_token(token))).await?;
     let body = private.body(&answer);
     if answer.status == 200 { rpc::handshake_url(body) } else { Err(unexpected(answer.status, body)) }
 }
 
-fn unexpected(status: u16, body: &[u8]) -> Wrong {
-    Wrong::Status(status, excerpt(&String::from_utf8_lossy(body)))
+fn unexpected(status: u16, body: &[u8]) -> ResponseError {
+    ResponseError::Status(status, excerpt(&String::from_utf8_lossy(body)))
 }
 
 /// One of the connections.
 pub(crate) struct Worker {
-    site: Rc<Site>,
+    site: Rc<RequestTemplates>,
     workload: Workload,
-    private: Link,
-    public: Link,
+    private: Connection,
+    public: Connection,
     request: Vec<u8>,
     tokens: Tokens,
     /// The token that is replayed, or that forged ones are made of.
@@ -121,12 +129,12 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(site: &Rc<Site>, workload: Workload) -> Self {
+    pub(crate) fn new(site: &Rc<RequestTemplates>, workload: Workload) -> Self {
         Self {
             site: Rc::clone(site),
             workload,
-            private: Link::to(&site.private),
-            public: Link::to(&site.public),
+            private: Connection::to(&site.private),
+            public: Connection::to(&site.public),
             request: Vec::new(),
             tokens: Tokens::default(),
             token: String::new(),
@@ -136,7 +144,7 @@ impl Worker {
     }
 
     /// Connects, and takes the token that the workload needs.
-    pub(crate) async fn prepare(&mut self) -> Result<(), Failed> {
+    pub(crate) async fn prepare(&mut self) -> Result<(), PreflightError> {
         let (private, public) = match self.workload {
             Workload::Handshake | Workload::Replay | Workload::Forged => (true, true),
             Workload::Issue => (true, false),
@@ -152,7 +160,7 @@ impl Worker {
     }
 
     /// Before a round: takes another token to replay when the last one could soon have expired.
-    pub(crate) async fn refresh(&mut self, now: Duration) -> Result<(), (Step, Wrong)> {
+    pub(crate) async fn refresh(&mut self, now: Duration) -> Result<(), (Step, ResponseError)> {
         if self.workload == Workload::Replay && now.saturating_sub(self.renewed) >= REPLAY_PERIOD {
             self.renewed = now;
             self.take_token().await?;
@@ -164,7 +172,7 @@ impl Worker {
     pub(crate) async fn round(
         &mut self,
         stopwatch: &dyn Stopwatch,
-    ) -> Result<Option<Duration>, (Step, Wrong)> {
+    ) -> Result<Option<Duration>, (Step, ResponseError)> {
         match self.workload {
             Workload::Handshake => {
                 self.token = self.issue().await?;
@@ -185,7 +193,7 @@ impl Worker {
         Ok(None)
     }
 
-    async fn take_token(&mut self) -> Result<(), (Step, Wrong)> {
+    async fn take_token(&mut self) -> Result<(), (Step, ResponseError)> {
         if matches!(self.workload, Workload::Replay | Workload::Forged) {
             self.token = self.issue().await?;
         }
@@ -195,13 +203,13 @@ impl Worker {
         Ok(())
     }
 
-    async fn issue(&mut self) -> Result<String, (Step, Wrong)> {
+    async fn issue(&mut self) -> Result<String, (Step, ResponseError)> {
         issue(&mut self.private, &self.site.calls, &mut self.tokens)
             .await
             .map_err(|wrong| (Step::Issue, wrong))
     }
 
-    async fn redeem(&mut self, step: Step) -> Result<(), (Step, Wrong)> {
+    async fn redeem(&mut self, step: Step) -> Result<(), (Step, ResponseError)> {
         self.request.clear();
         self.request.extend_from_slice(b"POST ");
         self.request.extend_from_slice(self.site.handshakes.before.as_bytes());
@@ -219,10 +227,10 @@ impl Worker {
             (Step::Redeem, 200) => body.trim_ascii_end() == VALIDATED,
             (_, status) => return Err((step, unexpected(status, body))),
         };
-        if right { Ok(()) } else { Err((step, Wrong::Body("it is not the text of the protocol"))) }
+        if right { Ok(()) } else { Err((step, ResponseError::Body("it is not the text of the protocol"))) }
     }
 
-    async fn health(&mut self) -> Result<(), Wrong> {
+    async fn health(&mut self) -> Result<(), ResponseError> {
         let answer = self.public.ask(&self.site.health).await?;
         if answer.status == 200 { Ok(()) } else { Err(unexpected(answer.status, self.public.body(&answer))) }
     }
@@ -236,9 +244,9 @@ impl Worker {
         }
     }
 
-    fn failed(&self, step: Step, wrong: Wrong) -> Failed {
+    fn failed(&self, step: Step, wrong: ResponseError) -> PreflightError {
         let link = if matches!(step, Step::Issue) { &self.private } else { &self.public };
-        Failed { step, server: link.url().to_owned(), wrong }
+        PreflightError { step, server: link.url().to_owned(), wrong }
     }
 }
 

@@ -13,8 +13,8 @@ use axum::routing::{any, get, post};
 use countersign_bench::{BenchError, Limit, Options, Plan, Report, SystemStopwatch, Workload, run};
 use countersign_core::{Clock, KeyRing, LoginTokenSet, OsEntropy, Policy, SystemClock};
 use countersign_server::{
-    Address, App, Door, Events, ForwardedHeader, KeyFile, Names, RefusalLimiter, Server, SpentStatus,
-    TrustedProxies,
+    Address, App, Events, ForwardedHeader, KeyFile, ListenerConfig, Names, RefusalLimiter, Server,
+    SpentStatus, TrustedProxies,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -42,7 +42,7 @@ fn real(policy: Policy, spent_status: SpentStatus, refusals_per_minute: u32) -> 
     let (public, private) = runtime.block_on(async {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let store = Arc::new(countersign_store::memory::MemoryStore::new(&*clock));
-        let door = || Door { address: Address::Tcp(([127, 0, 0, 1], 0).into()), tls: None };
+        let door = || ListenerConfig { address: Address::Tcp(([127, 0, 0, 1], 0).into()), tls: None };
         let server = Server::bind(door(), door(), false).await.unwrap();
         let urls = (server.public_url().unwrap(), server.private_url().unwrap());
         let keys = KeyRing::generate(clock.now(), &OsEntropy).unwrap();
@@ -56,7 +56,7 @@ fn real(policy: Policy, spent_status: SpentStatus, refusals_per_minute: u32) -> 
             proxies: TrustedProxies { networks: Vec::new(), header: ForwardedHeader::XForwardedFor },
             bearer: None,
             traces: None,
-            in_force: countersign_server::InForce::default(),
+            effective_config: countersign_server::EffectiveConfig::default(),
             tasks: countersign_server::Tasks::default(),
         };
         tokio::spawn(server.run(Arc::new(app), Arc::new(Notify::new()), std::future::pending()));

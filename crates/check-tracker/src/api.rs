@@ -1,13 +1,13 @@
 //! The checks of the plugin API: uses it as Launchpad's worker does, and reports what Launchpad could not use.
 
 use countersign_login::{
-    ApiError, ApiTrouble, Bug, Comment, Login, MAX_CLOCK_SKEW, PluginApi, Session, is_known_to_launchpad,
+    ApiError, ApiFailure, Bug, Comment, Login, MAX_CLOCK_SKEW, PluginApi, Session, is_known_to_launchpad,
     login_wanted,
 };
 use jiff::{SignedDuration, Timestamp};
 
 use crate::check::Weight::{Must, Should};
-use crate::check::{How, Judgement};
+use crate::check::{CheckKind, Judgement};
 use crate::{Check, CheckError, Checker, Tracker};
 
 /// No tracker has so many bugs.
@@ -18,7 +18,7 @@ const LINKS: [i32; 2] = [4711, 4712];
 
 /// What is used of the API.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Use {
+pub(crate) enum ApiStep {
     Find,
     CallWithoutSession,
     CallWithOldSession,
@@ -41,132 +41,132 @@ pub const API_CHECKS: &[Check] = &[
         rule: "Show that the API is there: answer 401 to launchpad-auth/check (Bugzilla: no fault to Launchpad.plugin_version).",
         risk: "Launchpad does without the plugin: it reads what a stranger sees, or nothing, and never writes.",
         weight: Must,
-        how: How::Api(Use::Find),
+        how: CheckKind::Api(ApiStep::Find),
     },
     Check {
         name: "api-asks-for-login",
         rule: "Answer a call that takes a login with HTTP status 403 (Bugzilla: fault 410) where there is no session.",
         risk: "Launchpad logs in after this answer and after no other.",
         weight: Must,
-        how: How::Api(Use::CallWithoutSession),
+        how: CheckKind::Api(ApiStep::CallWithoutSession),
     },
     Check {
         name: "api-asks-again",
         rule: "Answer the same where the session is over or unknown.",
         risk: "Launchpad does not log in again, and all of its calls fail until it starts anew.",
         weight: Must,
-        how: How::Api(Use::CallWithOldSession),
+        how: CheckKind::Api(ApiStep::CallWithOldSession),
     },
     Check {
         name: "api-reading",
         rule: "Let callers without a session read what everybody may see. (A Trac may ask for a login here, too.)",
         risk: "Launchpad reads a Bugzilla without a session until it has written something, and sees nothing.",
         weight: Must,
-        how: How::Api(Use::ReadWithoutSession),
+        how: CheckKind::Api(ApiStep::ReadWithoutSession),
     },
     Check {
         name: "api-login",
         rule: "Know the user by the cookies of the login, at the URL of the API.",
         risk: "Launchpad logs in for nothing: its calls are answered as before.",
         weight: Must,
-        how: How::Api(Use::LogIn),
+        how: CheckKind::Api(ApiStep::LogIn),
     },
     Check {
         name: "api-time",
         rule: "Tell the time in UTC, and keep the clock right to ten minutes.",
         risk: "Launchpad works with no tracker whose clock it does not trust.",
         weight: Must,
-        how: How::Api(Use::Time),
+        how: CheckKind::Api(ApiStep::Time),
     },
     Check {
         name: "api-bug",
         rule: "Describe a bug with all that Launchpad reads of it, each in its type.",
         risk: "Launchpad cannot tell the status of any bug.",
         weight: Must,
-        how: How::Api(Use::Bug),
+        how: CheckKind::Api(ApiStep::Bug),
     },
     Check {
         name: "api-status",
         rule: "Give statuses and resolutions the names that they have in a new Trac (in a Bugzilla: that they had before 4.0).",
         risk: "Launchpad takes the status for unknown.",
         weight: Should,
-        how: How::Api(Use::Status),
+        how: CheckKind::Api(ApiStep::Status),
     },
     Check {
         name: "api-missing-bug",
         rule: "Describe a bug that is not there as missing, with fault 1001 where its link is asked for (Bugzilla: leave it out).",
         risk: "One bug that was deleted keeps Launchpad from all the others.",
         weight: Must,
-        how: How::Api(Use::MissingBug),
+        how: CheckKind::Api(ApiStep::MissingBug),
     },
     Check {
         name: "api-comments",
         rule: "List the ids of a bug's comments, and give each by its id, with author, time and text.",
         risk: "Launchpad imports no comment.",
         weight: Must,
-        how: How::Api(Use::Comments),
+        how: CheckKind::Api(ApiStep::Comments),
     },
     Check {
         name: "api-add-comment",
         rule: "Add a comment with its text as it is, return its id, and list it under that.",
         risk: "Launchpad's comments are lost or garbled, or it imports its own.",
         weight: Must,
-        how: How::Api(Use::AddComment),
+        how: CheckKind::Api(ApiStep::AddComment),
     },
     Check {
         name: "api-changes",
         rule: "Say which of the bugs have changed since a time, by the ids that were given, as strings.",
         risk: "Launchpad never hears of a change, or asks for all bugs each time.",
         weight: Must,
-        how: How::Api(Use::Changes),
+        how: CheckKind::Api(ApiStep::Changes),
     },
     Check {
         name: "api-link",
         rule: "Keep the number of Launchpad's bug with a bug, and remove it for 0.",
         risk: "The bug does not lead to Launchpad's, or Launchpad links it anew in each run.",
         weight: Must,
-        how: How::Api(Use::Link),
+        how: CheckKind::Api(ApiStep::Link),
     },
 ];
 
 /// Goes through the API once. What an earlier check has found out is not asked for again.
-pub(crate) struct Round<'a> {
+pub(crate) struct ApiRun<'a> {
     checker: &'a Checker,
     id: &'a str,
     login: Login<'static>,
     stranger: PluginApi,
     /// The login, or why there is none.
-    entered: Option<Result<Entered, String>>,
+    entered: Option<Result<LoggedIn, String>>,
     /// The text of the comment that was added.
     added: Option<String>,
 }
 
 /// What comes of a login.
-struct Entered {
+struct LoggedIn {
     session: Session,
     api: PluginApi,
 }
 
-impl<'a> Round<'a> {
+impl<'a> ApiRun<'a> {
     pub(crate) fn new(checker: &'a Checker, id: &'a str) -> Result<Self, CheckError> {
         let login = checker.login()?;
         let stranger = login.plugin_api()?;
         Ok(Self { checker, id, login, stranger, entered: None, added: None })
     }
 
-    pub(crate) async fn judge(&mut self, used: Use) -> Judgement {
+    pub(crate) async fn judge(&mut self, used: ApiStep) -> Judgement {
         match used {
-            Use::Find => self.stranger.find().await.map_err(seen).map(|()| "it is found".to_owned()),
-            Use::CallWithoutSession => self.call_without_session().await,
-            Use::CallWithOldSession => self.call_with_old_session().await,
-            Use::ReadWithoutSession => self.read_without_session().await,
-            Use::LogIn => self.log_in().await,
-            Use::Time => self.time().await,
-            Use::Bug => {
+            ApiStep::Find => self.stranger.find().await.map_err(seen).map(|()| "it is found".to_owned()),
+            ApiStep::CallWithoutSession => self.call_without_session().await,
+            ApiStep::CallWithOldSession => self.call_with_old_session().await,
+            ApiStep::ReadWithoutSession => self.read_without_session().await,
+            ApiStep::LogIn => self.log_in().await,
+            ApiStep::Time => self.time().await,
+            ApiStep::Bug => {
                 let bug = self.read_bug().await?;
                 Ok(format!("bug {} is {}", bug.id, status(&bug)))
             }
-            Use::Status => {
+            ApiStep::Status => {
                 let bug = self.bug().await?;
                 if is_known_to_launchpad(self.checker.tracker(), &bug) {
                     Ok(format!("Launchpad knows what {} means", status(&bug)))
@@ -174,19 +174,19 @@ impl<'a> Round<'a> {
                     Err(format!("Launchpad does not know what {} means", status(&bug)))
                 }
             }
-            Use::MissingBug => self.missing_bug().await,
-            Use::Comments => {
+            ApiStep::MissingBug => self.missing_bug().await,
+            ApiStep::Comments => {
                 let bug = self.bug().await?;
                 let comments = self.api().await?.comments(&bug).await.map_err(seen)?;
                 Ok(format!("bug {} has {} comments", bug.id, comments.len()))
             }
-            Use::AddComment => self.add_comment().await,
-            Use::Changes => self.changes().await,
-            Use::Link => self.link().await,
+            ApiStep::AddComment => self.add_comment().await,
+            ApiStep::Changes => self.changes().await,
+            ApiStep::Link => self.link().await,
         }
     }
 
-    async fn entered(&mut self) -> Result<&Entered, &str> {
+    async fn entered(&mut self) -> Result<&LoggedIn, &str> {
         if self.entered.is_none() {
             self.entered = Some(self.enter().await);
         }
@@ -196,11 +196,11 @@ impl<'a> Round<'a> {
         }
     }
 
-    async fn enter(&self) -> Result<Entered, String> {
+    async fn enter(&self) -> Result<LoggedIn, String> {
         let session = self.checker.log_in(&self.login).await?;
         let mut api = self.login.plugin_api().map_err(|error| error.to_string())?;
         api.use_session(&session).map_err(seen)?;
-        Ok(Entered { session, api })
+        Ok(LoggedIn { session, api })
     }
 
     /// The API, called with the session. Why there is none its own check says.
@@ -255,10 +255,10 @@ impl<'a> Round<'a> {
 
     async fn log_in(&mut self) -> Judgement {
         let id = self.id;
-        let Entered { session, api } =
+        let LoggedIn { session, api } =
             self.entered().await.map_err(|reason| format!("the worker cannot log in: {reason}"))?;
         match use_all(api, id).await {
-            Err(error) if matches!(error.trouble, ApiTrouble::LoginWanted { .. }) => {
+            Err(error) if matches!(error.trouble, ApiFailure::LoginWanted { .. }) => {
                 Err(format!("it does not take the session that it has opened: {}", error.seen()))
             }
             // What else can be wrong has its own check.
@@ -284,7 +284,7 @@ impl<'a> Round<'a> {
             return Err(format!("it says that bug {NO_BUG} is {}", status(&bug)));
         }
         match api.link(NO_BUG).await {
-            Err(error) if matches!(error.trouble, ApiTrouble::NoSuchBug { .. }) => {
+            Err(error) if matches!(error.trouble, ApiFailure::NoSuchBug { .. }) => {
                 Ok(format!("it says that there is no bug {NO_BUG}"))
             }
             Err(error) => Err(format!("for bug {NO_BUG}, which is not there, {}", error.seen())),
@@ -382,7 +382,7 @@ fn shown(link: Option<i32>) -> String {
 /// Whether a comment that comes so is answered in the way that makes Launchpad log in.
 async fn wants_login(api: &PluginApi, bug: &Bug, how: &str) -> Judgement {
     match api.add_comment(bug, "This comment must be refused.").await {
-        Err(error) if matches!(error.trouble, ApiTrouble::LoginWanted { .. }) => {
+        Err(error) if matches!(error.trouble, ApiFailure::LoginWanted { .. }) => {
             Ok(format!("{how} it answers with {}", login_wanted(error.tracker)))
         }
         Err(error) => {

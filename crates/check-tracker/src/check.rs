@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use crate::api::Use;
-use crate::scene::Scene;
+use crate::api::ApiStep;
+use crate::observation::Observation;
 
 /// One thing that a tracker's plugin must do, and how to find out whether it does.
 #[derive(Debug)]
@@ -16,23 +16,23 @@ pub struct Check {
     pub risk: &'static str,
     /// Whether it is wrong not to.
     pub weight: Weight,
-    pub(crate) how: How,
+    pub(crate) how: CheckKind,
 }
 
 /// How to find out.
 #[derive(Debug)]
-pub(crate) enum How {
+pub(crate) enum CheckKind {
     /// The worker comes to the tracker, and what happens is looked at.
     Watch {
         /// Which issuer the check needs.
-        over: Over,
+        over: IssuerScheme,
         /// What happens, in this order.
         steps: &'static [Step],
         /// Looks at what happened: `Ok` is what was seen to be right, `Err` what was seen to be wrong.
-        judge: fn(&Scene<'_>) -> Judgement,
+        judge: fn(&Observation<'_>) -> Judgement,
     },
     /// The worker uses the plugin API.
-    Api(Use),
+    Api(ApiStep),
 }
 
 /// A sentence without its full stop.
@@ -49,7 +49,7 @@ pub enum Weight {
 
 /// How the issuer of the checks is reached.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Over {
+pub(crate) enum IssuerScheme {
     /// By plain HTTP, on this machine or in a private network.
     Http,
     /// By HTTPS, with a certificate that nobody can trust.
@@ -59,15 +59,15 @@ pub(crate) enum Over {
 /// The worker comes to the tracker once.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Step {
-    pub(crate) bring: Bring,
-    pub(crate) with: With,
+    pub(crate) credential: Credential,
+    pub(crate) with: RequestExtra,
     /// What the issuer answers to the first POST, the second, and so on; to every later one as to the last.
     pub(crate) issuer: &'static [Reply],
 }
 
 /// What the worker comes with.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Bring {
+pub(crate) enum Credential {
     /// A new token.
     Token,
     /// The token of the step before.
@@ -82,13 +82,13 @@ pub(crate) enum Bring {
 
 /// What the worker's request says besides.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum With {
+pub(crate) enum RequestExtra {
     /// Nothing.
     Nothing,
     /// A header.
     Header(&'static str, &'static str),
     /// The claim that tracker and issuer are somewhere else: at an address where the checks listen, too.
-    Claim(Claim),
+    Claim(ForgedOrigin),
     /// The cookies that the tracker set in the step before.
     CookiesOfBefore,
     /// The same cookies by name, but with [`CHOSEN`] for their values.
@@ -97,7 +97,7 @@ pub(crate) enum With {
 
 /// The place in a request where such a claim stands.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Claim {
+pub(crate) enum ForgedOrigin {
     /// A header with a host and a port.
     Host(&'static str),
     /// A header with a port.
@@ -128,7 +128,7 @@ pub(crate) const ISSUER_NAMES: &[&str] = &[
 pub(crate) const TRACKER_NAMES: &[&str] =
     &["audience", "launchpad_audience", "base_url", "urlbase", "bugtracker_url", "url", "host"];
 
-impl fmt::Display for Claim {
+impl fmt::Display for ForgedOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Host(name) | Self::Port(name) | Self::Url(name) => write!(f, "the header {name}"),
@@ -177,20 +177,24 @@ pub(crate) const YES: Reply = Reply::Status(200);
 impl Step {
     /// A login with a new token.
     pub(crate) const fn login(issuer: &'static [Reply]) -> Self {
-        Self { bring: Bring::Token, with: With::Nothing, issuer }
+        Self { credential: Credential::Token, with: RequestExtra::Nothing, issuer }
     }
 
     /// A text that is no token, which the issuer would not like either.
     pub(crate) const fn text(text: &'static str) -> Self {
-        Self { bring: Bring::Text(text), with: With::Nothing, issuer: &[Reply::Status(404)] }
+        Self {
+            credential: Credential::Text(text),
+            with: RequestExtra::Nothing,
+            issuer: &[Reply::Status(404)],
+        }
     }
 
-    pub(crate) const fn bringing(mut self, bring: Bring) -> Self {
-        self.bring = bring;
+    pub(crate) const fn bringing(mut self, credential: Credential) -> Self {
+        self.credential = credential;
         self
     }
 
-    pub(crate) const fn with(mut self, with: With) -> Self {
+    pub(crate) const fn with(mut self, with: RequestExtra) -> Self {
         self.with = with;
         self
     }

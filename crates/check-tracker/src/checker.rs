@@ -13,12 +13,15 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
 use url::Url;
 
-use crate::api::Round;
-use crate::check::{Bring, CHOSEN, Claim, How, ISSUER_NAMES, Over, Step, TRACKER_NAMES, With, YES};
+use crate::api::ApiRun;
+use crate::check::{
+    CHOSEN, CheckKind, Credential, ForgedOrigin, ISSUER_NAMES, IssuerScheme, RequestExtra, Step,
+    TRACKER_NAMES, YES,
+};
 use crate::cookies::live_cookies;
 use crate::issuer::Decoys;
-use crate::scene::{Scene, Visit};
-use crate::worker::{Extras, Outcome, Worker, said};
+use crate::observation::{Observation, StepResult};
+use crate::worker::{Extras, LoginOutcome, Worker, said};
 use crate::{API_CHECKS, CHECKS, Check, CheckError, Finding, Issuer, Report, Tracker};
 
 /// How long a tracker may take for an answer. Two questions to a silent issuer at ten seconds each are well within it.
@@ -103,8 +106,8 @@ impl Checker {
         let visit = self.step(Step::login(&[YES]), None).await?;
         // With a certificate of its own the issuer must not be asked; to have come to it is enough.
         let is_known = match self.issuer.over() {
-            Over::Http => !visit.heard.questions.is_empty(),
-            Over::SelfSigned => visit.heard.callers > 0,
+            IssuerScheme::Http => !visit.issuer_log.questions.is_empty(),
+            IssuerScheme::SelfSigned => visit.issuer_log.callers > 0,
         };
         if is_known {
             return Ok(());
@@ -113,13 +116,13 @@ impl Checker {
         let outcome = visit.outcome().map_err(|reason| CheckError::NoTracker { url: url.clone(), reason })?;
         let answered = match outcome {
             // That it never asks is what the checks are there to say.
-            Outcome::LetIn => return Ok(()),
-            _ if visit.heard.garbled > 0 => "sent something that is not plain HTTP".to_owned(),
-            Outcome::Refused => {
+            LoginOutcome::LetIn => return Ok(()),
+            _ if visit.issuer_log.garbled > 0 => "sent something that is not plain HTTP".to_owned(),
+            LoginOutcome::Refused => {
                 let said = visit.answer.as_ref().map(|answer| said(self.subject.tracker, answer));
                 format!("refused a token{}", said.unwrap_or_default().replace(&visit.token, "TOKEN"))
             }
-            Outcome::Other(what) => format!("met a token with {what}"),
+            LoginOutcome::Other(what) => format!("met a token with {what}"),
         };
         Err(CheckError::NotAsked { url, answered, auth_server: self.issuer.auth_server() })
     }
@@ -138,7 +141,7 @@ impl Checker {
             return Err(CheckError::NoSuchCheck { name, names });
         }
         let mut findings = Vec::new();
-        let mut round = self.bug.as_deref().map(|bug| Round::new(self, bug)).transpose()?;
+        let mut round = self.bug.as_deref().map(|bug| ApiRun::new(self, bug)).transpose()?;
         for check in checks {
             if only.is_empty() || only.iter().any(|name| name == check.name) {
                 let finding = self.check(check, round.as_mut()).await?;
@@ -157,28 +160,28 @@ impl Checker {
     /// Whether this issuer, and what is known of the tracker, are enough for it.
     fn can_make(&self, check: &Check) -> bool {
         match check.how {
-            How::Watch { over, .. } => over == self.issuer.over(),
-            How::Api(_) => self.bug.is_some(),
+            CheckKind::Watch { over, .. } => over == self.issuer.over(),
+            CheckKind::Api(_) => self.bug.is_some(),
         }
     }
 
-    async fn check(&self, check: &Check, round: Option<&mut Round<'_>>) -> Result<Finding, CheckError> {
+    async fn check(&self, check: &Check, round: Option<&mut ApiRun<'_>>) -> Result<Finding, CheckError> {
         let judgement = match (&check.how, round) {
-            (How::Watch { steps, judge, .. }, _) => judge(&self.scene(steps).await?),
-            (How::Api(used), Some(round)) => round.judge(*used).await,
-            (How::Api(_), None) => Err("there is no bug to try it with".to_owned()),
+            (CheckKind::Watch { steps, judge, .. }, _) => judge(&self.observation(steps).await?),
+            (CheckKind::Api(used), Some(round)) => round.judge(*used).await,
+            (CheckKind::Api(_), None) => Err("there is no bug to try it with".to_owned()),
         };
         Ok(Finding::new(check, judgement))
     }
 
-    async fn scene(&self, steps: &[Step]) -> Result<Scene<'_>, CheckError> {
+    async fn observation(&self, steps: &[Step]) -> Result<Observation<'_>, CheckError> {
         let Subject { tracker, base, audience, .. } = &self.subject;
-        let mut visits: Vec<Visit> = Vec::new();
+        let mut visits: Vec<StepResult> = Vec::new();
         for step in steps {
             let visit = self.step(*step, visits.last()).await?;
             visits.push(visit);
         }
-        Ok(Scene { tracker: *tracker, base, audience, visits })
+        Ok(Observation { tracker: *tracker, base, audience, visits })
     }
 
     /// Logs in as a worker does that means it, with a token that the issuer says yes to.
@@ -210,21 +213,21 @@ impl Checker {
         self.subject.tracker
     }
 
-    async fn step(&self, step: Step, before: Option<&Visit>) -> Result<Visit, CheckError> {
-        let token = match step.bring {
-            Bring::Token | Bring::Look(_) => self.made_up_token()?,
-            Bring::SameToken => before.map(|visit| visit.token.clone()).unwrap_or_default(),
-            Bring::Text(text) => text.to_owned(),
-            Bring::Nothing => String::new(),
+    async fn step(&self, step: Step, before: Option<&StepResult>) -> Result<StepResult, CheckError> {
+        let token = match step.credential {
+            Credential::Token | Credential::Look(_) => self.made_up_token()?,
+            Credential::SameToken => before.map(|visit| visit.token.clone()).unwrap_or_default(),
+            Credential::Text(text) => text.to_owned(),
+            Credential::Nothing => String::new(),
         };
         let Subject { tracker, base, .. } = &self.subject;
         self.issuer.begin(&token, step.issuer);
         let began = self.clock.now();
         let decoys = self.issuer.decoys();
         let extras = Extras { headers: headers(step.with, before, decoys), query: query(step.with, decoys) };
-        let answer = self.worker.visit((*tracker, base), step.bring, &token, extras).await;
-        let heard = self.issuer.end();
-        Ok(Visit { step, token, tracker: *tracker, began, answer, heard })
+        let answer = self.worker.visit((*tracker, base), step.credential, &token, extras).await;
+        let issuer_log = self.issuer.end();
+        Ok(StepResult { step, token, tracker: *tracker, began, answer, issuer_log })
     }
 
     /// A token that no issuer made.
@@ -235,7 +238,7 @@ impl Checker {
     }
 }
 
-fn headers(with: With, before: Option<&Visit>, decoys: Decoys) -> HeaderMap {
+fn headers(with: RequestExtra, before: Option<&StepResult>, decoys: Decoys) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let cookies = before
         .and_then(|visit| visit.answer.as_ref().ok())
@@ -247,40 +250,40 @@ fn headers(with: With, before: Option<&Visit>, decoys: Decoys) -> HeaderMap {
         HeaderValue::try_from(pairs.collect::<Vec<_>>().join("; ")).ok()
     };
     match with {
-        With::Nothing => None,
-        With::Header(name, value) => {
+        RequestExtra::Nothing => None,
+        RequestExtra::Header(name, value) => {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value))
         }
-        With::Claim(claim) => {
+        RequestExtra::Claim(claim) => {
             headers.extend(claim_header(claim, decoys));
             None
         }
-        With::CookiesOfBefore => cookies(None).and_then(|value| headers.insert(COOKIE, value)),
-        With::ChosenCookies => cookies(Some(CHOSEN)).and_then(|value| headers.insert(COOKIE, value)),
+        RequestExtra::CookiesOfBefore => cookies(None).and_then(|value| headers.insert(COOKIE, value)),
+        RequestExtra::ChosenCookies => cookies(Some(CHOSEN)).and_then(|value| headers.insert(COOKIE, value)),
     };
     headers
 }
 
-fn claim_header(claim: Claim, decoys: Decoys) -> Option<(HeaderName, HeaderValue)> {
+fn claim_header(claim: ForgedOrigin, decoys: Decoys) -> Option<(HeaderName, HeaderValue)> {
     let Decoys { host, port } = decoys;
     let (name, value) = match claim {
-        Claim::Host(name) => (HeaderName::from_static(name), host.to_string()),
-        Claim::Port(name) => (HeaderName::from_static(name), port.port().to_string()),
-        Claim::Url(name) => (HeaderName::from_static(name), format!("http://{host}/")),
-        Claim::Forwarded => (FORWARDED, format!("host=\"{host}\";proto=http")),
-        Claim::Cookies => {
+        ForgedOrigin::Host(name) => (HeaderName::from_static(name), host.to_string()),
+        ForgedOrigin::Port(name) => (HeaderName::from_static(name), port.port().to_string()),
+        ForgedOrigin::Url(name) => (HeaderName::from_static(name), format!("http://{host}/")),
+        ForgedOrigin::Forwarded => (FORWARDED, format!("host=\"{host}\";proto=http")),
+        ForgedOrigin::Cookies => {
             let pairs = named_claims(host).map(|(name, url)| format!("{name}={url}"));
             (COOKIE, pairs.collect::<Vec<_>>().join("; "))
         }
-        Claim::Query => return None,
+        ForgedOrigin::Query => return None,
     };
     Some((name, HeaderValue::try_from(value).ok()?))
 }
 
 /// The parameters of the query that the request has besides.
-fn query(with: With, decoys: Decoys) -> Vec<(&'static str, String)> {
+fn query(with: RequestExtra, decoys: Decoys) -> Vec<(&'static str, String)> {
     match with {
-        With::Claim(Claim::Query) => named_claims(decoys.host).collect(),
+        RequestExtra::Claim(ForgedOrigin::Query) => named_claims(decoys.host).collect(),
         _ => Vec::new(),
     }
 }

@@ -24,10 +24,10 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use crate::CheckError;
-use crate::check::{Over, Part, Reply};
+use crate::check::{IssuerScheme, Part, Reply};
+use crate::issuer_request::{IssuerRequest, is_handshake};
+use crate::observation::IssuerLog;
 use crate::pace::{Pace, SharedPace, carry};
-use crate::question::{Question, is_handshake};
-use crate::scene::Heard;
 use crate::tls::self_signed;
 
 /// How long a [`Reply::LongBody`] is, in bytes: more than the buffers on the way hold.
@@ -51,9 +51,9 @@ const ELSEWHERE: &str = "/elsewhere";
 /// The issuer of the checks: it says yes only to the tokens of the check under way, and only when that has it do so.
 pub struct Issuer {
     address: SocketAddr,
-    over: Over,
+    over: IssuerScheme,
     decoys: Decoys,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<IssuerState>>,
     /// Counts the steps; those who wait in silence wait for the next one.
     steps: watch::Sender<u64>,
     servers: Vec<JoinHandle<()>>,
@@ -71,11 +71,11 @@ pub(crate) struct Decoys {
 
 /// What it answers now, and what it was asked.
 #[derive(Default)]
-struct State {
+struct IssuerState {
     token: String,
     replies: &'static [Reply],
     posts: usize,
-    heard: Heard,
+    issuer_log: IssuerLog,
     /// Tokens of earlier steps: who asks for one now is late.
     past: Vec<String>,
 }
@@ -116,10 +116,13 @@ impl Issuer {
             None => bind(any_port).await?,
         };
         let (steps, step) = watch::channel(0);
-        let state = Arc::new(Mutex::new(State::default()));
-        let over = if tls.is_some() { Over::SelfSigned } else { Over::Http };
+        let state = Arc::new(Mutex::new(IssuerState::default()));
+        let over = if tls.is_some() { IssuerScheme::SelfSigned } else { IssuerScheme::Http };
         let serve = |listener, role| {
-            tokio::spawn(serve(listener, Door { role, state: Arc::clone(&state), step: step.clone() }))
+            tokio::spawn(serve(
+                listener,
+                ListenerContext { role, state: Arc::clone(&state), step: step.clone() },
+            ))
         };
         let servers = vec![
             serve(listener, Role::Issuer(tls)),
@@ -132,13 +135,13 @@ impl Issuer {
     /// What the tracker must be configured with: `%s` is where the token goes.
     pub fn auth_server(&self) -> String {
         let scheme = match self.over {
-            Over::Http => "http",
-            Over::SelfSigned => "https",
+            IssuerScheme::Http => "http",
+            IssuerScheme::SelfSigned => "https",
         };
         format!("{scheme}://{}/token/%s/+bugtracker-handshake", self.address)
     }
 
-    pub(crate) fn over(&self) -> Over {
+    pub(crate) fn over(&self) -> IssuerScheme {
         self.over
     }
 
@@ -153,14 +156,14 @@ impl Issuer {
         state.past.push(before);
         // A text that is no token may be a part of any URL.
         state.past.retain(|past| past.len() >= SHORTEST_TOKEN && past != token);
-        (state.replies, state.posts, state.heard) = (replies, 0, Heard::default());
+        (state.replies, state.posts, state.issuer_log) = (replies, 0, IssuerLog::default());
     }
 
     /// The step is over: returns what was heard, and lets go of those who were kept waiting.
-    pub(crate) fn end(&self) -> Heard {
-        let heard = std::mem::take(&mut lock(&self.state).heard);
+    pub(crate) fn end(&self) -> IssuerLog {
+        let issuer_log = std::mem::take(&mut lock(&self.state).issuer_log);
         self.steps.send_modify(|step| *step += 1);
-        heard
+        issuer_log
     }
 }
 
@@ -197,9 +200,9 @@ fn lock<T>(state: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// What is behind a listener.
 #[derive(Clone)]
-struct Door {
+struct ListenerContext {
     role: Role,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<IssuerState>>,
     step: watch::Receiver<u64>,
 }
 
@@ -211,7 +214,7 @@ enum Role {
     Decoy,
 }
 
-async fn serve(listener: TcpListener, door: Door) {
+async fn serve(listener: TcpListener, door: ListenerContext) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => drop(tokio::spawn(enter(stream, door.clone()))),
@@ -221,22 +224,22 @@ async fn serve(listener: TcpListener, door: Door) {
     }
 }
 
-async fn enter(stream: TcpStream, door: Door) {
+async fn enter(stream: TcpStream, door: ListenerContext) {
     // A byte at a time means that each is sent by itself.
     let _ = stream.set_nodelay(true);
-    lock(&door.state).heard.note_caller(&door.role);
+    lock(&door.state).issuer_log.note_caller(&door.role);
     match door.role.clone() {
         Role::Issuer(Some(tls)) => {
             // A tracker that hangs up here has looked at the certificate.
             if let Ok(stream) = tls.accept(stream).await {
-                converse(stream, door).await;
+                serve_http(stream, door).await;
             }
         }
-        Role::Issuer(None) | Role::Decoy => converse(stream, door).await,
+        Role::Issuer(None) | Role::Decoy => serve_http(stream, door).await,
     }
 }
 
-async fn converse(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, door: Door) {
+async fn serve_http(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, door: ListenerContext) {
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     let pace = SharedPace::default();
     let carried = tokio::spawn(carry(stream, theirs, Arc::clone(&pace), door.step.clone()));
@@ -247,21 +250,25 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, 
         .serve_connection(TokioIo::new(ours), service)
         .await;
     if conversation.is_err_and(|error| error.is_parse()) {
-        lock(&door.state).heard.garbled += 1;
+        lock(&door.state).issuer_log.garbled += 1;
     }
     let _ = carried.await;
 }
 
-type Answer = Response<Either<Full<Bytes>, LongBody>>;
+type TrackerResponse = Response<Either<Full<Bytes>, LongBody>>;
 
 /// An error closes the connection.
-async fn answer(request: Request<Incoming>, mut door: Door, pace: SharedPace) -> io::Result<Answer> {
+async fn answer(
+    request: Request<Incoming>,
+    mut door: ListenerContext,
+    pace: SharedPace,
+) -> io::Result<TrackerResponse> {
     let (head, body) = request.into_parts();
     let body = Limited::new(body, MAX_QUESTION).collect().await.map_err(io::Error::other)?.to_bytes();
     if matches!(door.role, Role::Decoy) {
         return Ok(Response::new(Either::Left(Full::from("This is an issuer that nobody configured.\n"))));
     }
-    let question = Question { method: head.method, uri: head.uri, headers: head.headers, body };
+    let question = IssuerRequest { method: head.method, uri: head.uri, headers: head.headers, body };
     door.step.mark_unchanged();
     let (reply, token) = {
         let mut state = lock(&door.state);
@@ -300,9 +307,9 @@ async fn answer(request: Request<Incoming>, mut door: Door, pace: SharedPace) ->
     response.body(body).map_err(io::Error::other)
 }
 
-impl State {
+impl IssuerState {
     /// Takes a question down, and says what to answer.
-    fn hear(&mut self, question: Question) -> Reply {
+    fn hear(&mut self, question: IssuerRequest) -> Reply {
         const NOT_FOUND: Reply = Reply::Status(StatusCode::NOT_FOUND.as_u16());
         let path = question.uri.path();
         if self.past.iter().any(|token| question.uri.to_string().contains(token)) {
@@ -318,12 +325,12 @@ impl State {
         } else {
             Reply::Status(StatusCode::METHOD_NOT_ALLOWED.as_u16())
         };
-        self.heard.questions.push(question);
+        self.issuer_log.questions.push(question);
         reply
     }
 }
 
-impl Heard {
+impl IssuerLog {
     fn note_caller(&mut self, role: &Role) {
         match role {
             Role::Issuer(_) => self.callers += 1,
@@ -336,7 +343,7 @@ impl Heard {
 struct LongBody {
     left: usize,
     token: String,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<IssuerState>>,
 }
 
 impl Body for LongBody {
@@ -351,7 +358,7 @@ impl Body for LongBody {
         if self.left == 0 {
             let mut state = lock(&self.state);
             if state.token == self.token {
-                state.heard.read_all = true;
+                state.issuer_log.read_all = true;
             }
             return Poll::Ready(None);
         }

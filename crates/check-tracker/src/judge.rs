@@ -6,9 +6,9 @@ pub(crate) mod session;
 use countersign_core::Audience;
 use http::Method;
 
-use crate::check::{Bring, Judgement, Part, Reply, With};
-use crate::scene::{Scene, Visit};
-use crate::worker::{Outcome, detected, sent_to_look};
+use crate::check::{Credential, Judgement, Part, Reply, RequestExtra};
+use crate::observation::{Observation, StepResult};
+use crate::worker::{LoginOutcome, detected, sent_to_look};
 
 /// The shortest key, in characters, that counts as unpredictable.
 const MIN_KEY: usize = 16;
@@ -16,17 +16,17 @@ const MIN_KEY: usize = 16;
 /// The most questions for one login.
 const MAX_QUESTIONS: usize = 3;
 
-pub(crate) fn detection(scene: &Scene<'_>) -> Judgement {
-    let visit = scene.first()?;
-    let found = detected(scene.tracker, visit.answered()?)?;
-    nobody_asked(visit)?;
+pub(crate) fn detection(observation: &Observation<'_>) -> Judgement {
+    let result = observation.first()?;
+    let found = detected(observation.tracker, result.answered()?)?;
+    nobody_asked(result)?;
     Ok(found)
 }
 
-pub(crate) fn login(scene: &Scene<'_>) -> Judgement {
-    let visit = scene.first()?;
-    let cookies = visit.session()?;
-    if visit.heard.questions.is_empty() {
+pub(crate) fn login(observation: &Observation<'_>) -> Judgement {
+    let result = observation.first()?;
+    let cookies = result.session()?;
+    if result.issuer_log.questions.is_empty() {
         return Err("it let the worker in without asking the issuer".to_owned());
     }
     if cookies.is_empty() {
@@ -35,65 +35,65 @@ pub(crate) fn login(scene: &Scene<'_>) -> Judgement {
     Ok(format!("it let the worker in, and set {}", session::names(&cookies)))
 }
 
-pub(crate) fn asks_with_post(scene: &Scene<'_>) -> Judgement {
-    let visit = scene.first()?;
-    match visit.heard.questions.iter().find(|question| question.method != Method::POST) {
+pub(crate) fn asks_with_post(observation: &Observation<'_>) -> Judgement {
+    let result = observation.first()?;
+    match result.issuer_log.questions.iter().find(|question| question.method != Method::POST) {
         Some(question) => Err(format!("it asked with {}", question.method)),
-        None => visit.question().map(|_| "it asked with POST".to_owned()),
+        None => result.question().map(|_| "it asked with POST".to_owned()),
     }
 }
 
-pub(crate) fn asks_configured_url(scene: &Scene<'_>) -> Judgement {
-    let visit = scene.first()?;
-    match visit.heard.questions.iter().find(|question| !question.is_at_handshake_of(&visit.token)) {
-        None => visit.question().map(|_| "it asked where it was told to".to_owned()),
+pub(crate) fn asks_configured_url(observation: &Observation<'_>) -> Judgement {
+    let result = observation.first()?;
+    match result.issuer_log.questions.iter().find(|question| !question.is_at_handshake_of(&result.token)) {
+        None => result.question().map(|_| "it asked where it was told to".to_owned()),
         Some(question) => {
-            Err(format!("it asked at {}", question.uri.to_string().replace(&visit.token, "TOKEN")))
+            Err(format!("it asked at {}", question.uri.to_string().replace(&result.token, "TOKEN")))
         }
     }
 }
 
-pub(crate) fn issuer_is_configured(scene: &Scene<'_>) -> Judgement {
-    for visit in &scene.visits {
-        let With::Claim(claim) = visit.step.with else { continue };
-        let believed = if visit.seems_let_in() { ", believed it, and let the worker in" } else { "" };
-        if visit.heard.misled > 0 {
+pub(crate) fn issuer_is_configured(observation: &Observation<'_>) -> Judgement {
+    for result in &observation.visits {
+        let RequestExtra::Claim(claim) = result.step.with else { continue };
+        let believed = if result.seems_let_in() { ", believed it, and let the worker in" } else { "" };
+        if result.issuer_log.misled > 0 {
             return Err(format!("it asked an issuer that {claim} named{believed}"));
         }
-        if !believed.is_empty() && visit.heard.questions.is_empty() {
+        if !believed.is_empty() && result.issuer_log.questions.is_empty() {
             return Err(format!("because of {claim} it let the worker in without asking the issuer"));
         }
-        visit.answered()?;
+        result.answered()?;
     }
     Ok("no request could have it ask another issuer".to_owned())
 }
 
-pub(crate) fn verifies_certificate(scene: &Scene<'_>) -> Judgement {
-    let visit = scene.first()?;
-    if !visit.heard.questions.is_empty() {
-        let believed = if visit.seems_let_in() { " and let the worker in" } else { "" };
+pub(crate) fn verifies_certificate(observation: &Observation<'_>) -> Judgement {
+    let result = observation.first()?;
+    if !result.issuer_log.questions.is_empty() {
+        let believed = if result.seems_let_in() { " and let the worker in" } else { "" };
         return Err(format!("it asked an issuer with a certificate that nobody can trust{believed}"));
     }
-    visit.answered()?;
-    if visit.seems_let_in() {
+    result.answered()?;
+    if result.seems_let_in() {
         return Err("it let the worker in without asking the issuer".to_owned());
     }
-    if visit.heard.callers == 0 {
+    if result.issuer_log.callers == 0 {
         return Err("it did not come to the issuer at all".to_owned());
     }
     Ok("it hung up on an issuer with a certificate that nobody can trust".to_owned())
 }
 
-pub(crate) fn asks_once(scene: &Scene<'_>) -> Judgement {
-    match scene.first()?.posts().count() {
+pub(crate) fn asks_once(observation: &Observation<'_>) -> Judgement {
+    match observation.first()?.posts().count() {
         0 => Err("the issuer was not asked with POST".to_owned()),
         1 => Ok("it asked one question".to_owned()),
         more => Err(format!("it asked {more} questions, though the first was answered with yes")),
     }
 }
 
-pub(crate) fn asks_every_time(scene: &Scene<'_>) -> Judgement {
-    let (first, again) = (scene.first()?, scene.visit(1)?);
+pub(crate) fn asks_every_time(observation: &Observation<'_>) -> Judgement {
+    let (first, again) = (observation.first()?, observation.result(1)?);
     first.session()?;
     again.answered()?;
     if again.seems_let_in() {
@@ -102,11 +102,11 @@ pub(crate) fn asks_every_time(scene: &Scene<'_>) -> Judgement {
     Ok("it refused a token the second time".to_owned())
 }
 
-pub(crate) fn token_not_elsewhere(scene: &Scene<'_>) -> Judgement {
-    for visit in &scene.visits {
-        let holds = |bytes: &[u8]| contains(bytes, visit.token.as_bytes());
-        visit.question()?;
-        for question in &visit.heard.questions {
+pub(crate) fn token_not_elsewhere(observation: &Observation<'_>) -> Judgement {
+    for result in &observation.visits {
+        let holds = |bytes: &[u8]| contains(bytes, result.token.as_bytes());
+        result.question()?;
+        for question in &result.issuer_log.questions {
             if question.uri.query().is_some_and(|query| holds(query.as_bytes())) {
                 return Err("the token was in the query of the question's URL".to_owned());
             }
@@ -117,7 +117,7 @@ pub(crate) fn token_not_elsewhere(scene: &Scene<'_>) -> Judgement {
                 return Err("the token was in the question's body".to_owned());
             }
         }
-        let answer = visit.answered()?;
+        let answer = result.answered()?;
         if let Some((name, _)) = answer.headers.iter().find(|(_, value)| holds(value.as_bytes())) {
             return Err(format!("the token was in the header {name} of the tracker's answer"));
         }
@@ -125,83 +125,83 @@ pub(crate) fn token_not_elsewhere(scene: &Scene<'_>) -> Judgement {
     Ok("the token was in the path of the question, and nowhere else".to_owned())
 }
 
-pub(crate) fn only_200(scene: &Scene<'_>) -> Judgement {
-    scene.all_answered()?;
-    none_let_in(scene)?;
-    Ok(format!("it let nobody in after {} answers that are not 200", scene.visits.len()))
+pub(crate) fn only_200(observation: &Observation<'_>) -> Judgement {
+    observation.all_answered()?;
+    none_let_in(observation)?;
+    Ok(format!("it let nobody in after {} answers that are not 200", observation.visits.len()))
 }
 
-pub(crate) fn no_redirects(scene: &Scene<'_>) -> Judgement {
-    scene.all_answered()?;
-    let followed = |visit: &&Visit| {
-        visit.heard.questions.iter().any(|question| !question.is_at_handshake_of(&visit.token))
+pub(crate) fn no_redirects(observation: &Observation<'_>) -> Judgement {
+    observation.all_answered()?;
+    let followed = |result: &&StepResult| {
+        result.issuer_log.questions.iter().any(|question| !question.is_at_handshake_of(&result.token))
     };
-    let followed: Vec<String> = scene.visits.iter().filter(followed).map(reply).collect();
+    let followed: Vec<String> = observation.visits.iter().filter(followed).map(reply).collect();
     if !followed.is_empty() {
         return Err(format!("it followed a redirect after {}", followed.join(", ")));
     }
-    none_let_in(scene)?;
+    none_let_in(observation)?;
     Ok("it followed no redirect".to_owned())
 }
 
-pub(crate) fn token_syntax(scene: &Scene<'_>) -> Judgement {
-    let texts = |wrong: fn(&Visit) -> bool| -> Vec<String> {
-        let wrong = scene.visits.iter().filter(|visit| wrong(visit));
-        wrong.map(|visit| format!("{:?}", visit.token)).collect()
+pub(crate) fn token_syntax(observation: &Observation<'_>) -> Judgement {
+    let texts = |wrong: fn(&StepResult) -> bool| -> Vec<String> {
+        let wrong = observation.visits.iter().filter(|result| wrong(result));
+        wrong.map(|result| format!("{:?}", result.token)).collect()
     };
-    let asked = texts(|visit| !visit.heard.questions.is_empty() || visit.heard.garbled > 0);
+    let asked = texts(|result| !result.issuer_log.questions.is_empty() || result.issuer_log.garbled > 0);
     if !asked.is_empty() {
         return Err(format!("it asked the issuer about {}", asked.join(", ")));
     }
-    let let_in = texts(Visit::seems_let_in);
+    let let_in = texts(StepResult::seems_let_in);
     if !let_in.is_empty() {
         return Err(format!("it let the worker in with {}", let_in.join(", ")));
     }
-    Ok(format!("it asked nothing about {} texts that are no tokens", scene.visits.len()))
+    Ok(format!("it asked nothing about {} texts that are no tokens", observation.visits.len()))
 }
 
-pub(crate) fn looking_is_free(scene: &Scene<'_>) -> Judgement {
-    for visit in &scene.visits {
-        visit.answered()?;
-        let request = match (visit.step.bring, visit.step.with) {
-            (_, With::Header(name, value)) => format!("a request with {name}: {value}"),
-            (Bring::Look(method), _) => sent_to_look(scene.tracker, method),
+pub(crate) fn looking_is_free(observation: &Observation<'_>) -> Judgement {
+    for result in &observation.visits {
+        result.answered()?;
+        let request = match (result.step.credential, result.step.with) {
+            (_, RequestExtra::Header(name, value)) => format!("a request with {name}: {value}"),
+            (Credential::Look(method), _) => sent_to_look(observation.tracker, method),
             _ => "a request".to_owned(),
         };
-        nobody_asked(visit).map_err(|problem| format!("{problem} because of {request}"))?;
-        if visit.seems_let_in() {
+        nobody_asked(result).map_err(|problem| format!("{problem} because of {request}"))?;
+        if result.seems_let_in() {
             return Err(format!("it let the worker in because of {request}"));
         }
     }
     Ok("it asked nothing when the worker only looked".to_owned())
 }
 
-pub(crate) fn audience(scene: &Scene<'_>) -> Judgement {
-    match scene.first()?.question()?.audience()? {
-        Some(stated) if stated == *scene.audience => Ok(format!("it states {stated}")),
+pub(crate) fn audience(observation: &Observation<'_>) -> Judgement {
+    match observation.first()?.question()?.audience()? {
+        Some(stated) if stated == *observation.audience => Ok(format!("it states {stated}")),
         Some(stated) => Err(format!(
             "it states the audience {stated}, and not {}; if that is its configured base URL, say so with --audience",
-            scene.audience
+            observation.audience
         )),
         None => Err("it states no audience".to_owned()),
     }
 }
 
-pub(crate) fn audience_is_configured(scene: &Scene<'_>) -> Judgement {
-    let stated = |visit: &Visit| visit.question()?.audience();
-    let plain = stated(scene.first()?)?;
-    for visit in scene.visits.iter().skip(1) {
-        let claim = match visit.step.with {
-            With::Header(name, value) => format!("the header {name}: {value}"),
-            With::Claim(claim) => claim.to_string(),
+pub(crate) fn audience_is_configured(observation: &Observation<'_>) -> Judgement {
+    let stated = |result: &StepResult| result.question()?.audience();
+    let plain = stated(observation.first()?)?;
+    for result in observation.visits.iter().skip(1) {
+        let claim = match result.step.with {
+            RequestExtra::Header(name, value) => format!("the header {name}: {value}"),
+            RequestExtra::Claim(claim) => claim.to_string(),
             _ => continue,
         };
         // To turn such a request away is fine, too.
-        if visit.heard.questions.is_empty() {
-            visit.answered()?;
+        if result.issuer_log.questions.is_empty() {
+            result.answered()?;
             continue;
         }
-        let forged = stated(visit)?;
+        let forged = stated(result)?;
         if forged != plain {
             let shown = |audience: Option<Audience>| audience.map_or("none".to_owned(), |a| a.to_string());
             return Err(format!("because of {claim} it states the audience {}", shown(forged)));
@@ -210,8 +210,8 @@ pub(crate) fn audience_is_configured(scene: &Scene<'_>) -> Judgement {
     Ok("it states the same whatever the request says".to_owned())
 }
 
-pub(crate) fn idempotency_key(scene: &Scene<'_>) -> Judgement {
-    match scene.first()?.question()?.key() {
+pub(crate) fn idempotency_key(observation: &Observation<'_>) -> Judgement {
+    match observation.first()?.question()?.key() {
         None => Err("it sends no Idempotency-Key".to_owned()),
         Some(key) if key.len() < MIN_KEY => {
             Err(format!("its Idempotency-Key has {} characters, which can be guessed", key.len()))
@@ -220,11 +220,11 @@ pub(crate) fn idempotency_key(scene: &Scene<'_>) -> Judgement {
     }
 }
 
-pub(crate) fn key_per_login(scene: &Scene<'_>) -> Judgement {
+pub(crate) fn key_per_login(observation: &Observation<'_>) -> Judgement {
     let mut seen: Vec<&[u8]> = Vec::new();
-    for visit in &scene.visits {
-        let Some(key) = visit.question()?.key() else { continue };
-        if contains(key, visit.token.as_bytes()) {
+    for result in &observation.visits {
+        let Some(key) = result.question()?.key() else { continue };
+        if contains(key, result.token.as_bytes()) {
             return Err("its Idempotency-Key has the token in it".to_owned());
         }
         if seen.contains(&key) {
@@ -232,14 +232,14 @@ pub(crate) fn key_per_login(scene: &Scene<'_>) -> Judgement {
         }
         seen.push(key);
     }
-    Ok(format!("{} logins had {} different keys", scene.visits.len(), seen.len()))
+    Ok(format!("{} logins had {} different keys", observation.visits.len(), seen.len()))
 }
 
-pub(crate) fn key_on_retry(scene: &Scene<'_>) -> Judgement {
+pub(crate) fn key_on_retry(observation: &Observation<'_>) -> Judgement {
     let mut retries = 0;
-    for visit in &scene.visits {
-        let first = visit.question()?;
-        for question in visit.posts().skip(1) {
+    for result in &observation.visits {
+        let first = result.question()?;
+        for question in result.posts().skip(1) {
             retries += 1;
             if first.key().is_none() || question.key() != first.key() {
                 return Err("it asked again with another Idempotency-Key, or none, which an issuer refuses"
@@ -257,29 +257,29 @@ pub(crate) fn key_on_retry(scene: &Scene<'_>) -> Judgement {
     })
 }
 
-pub(crate) fn lost_answer(scene: &Scene<'_>) -> Judgement {
-    let visit = scene.first()?;
-    visit.answered()?;
-    if visit.posts().count() < 2 {
+pub(crate) fn lost_answer(observation: &Observation<'_>) -> Judgement {
+    let result = observation.first()?;
+    result.answered()?;
+    if result.posts().count() < 2 {
         return Err("it did not ask again when the answer was lost".to_owned());
     }
-    visit.session().map_err(|problem| format!("it asked again when the answer was lost, but {problem}"))?;
+    result.session().map_err(|problem| format!("it asked again when the answer was lost, but {problem}"))?;
     Ok("it asked again when the answer was lost".to_owned())
 }
 
-pub(crate) fn refusal_is_final(scene: &Scene<'_>) -> Judgement {
-    for visit in &scene.visits {
-        visit.question()?;
-        let questions = visit.posts().count();
+pub(crate) fn refusal_is_final(observation: &Observation<'_>) -> Judgement {
+    for result in &observation.visits {
+        result.question()?;
+        let questions = result.posts().count();
         if questions > 1 {
-            return Err(format!("it asked {questions} times, though the answer was {}", reply(visit)));
+            return Err(format!("it asked {questions} times, though the answer was {}", reply(result)));
         }
     }
     Ok("it took every refusal for an answer".to_owned())
 }
 
-pub(crate) fn stops_asking(scene: &Scene<'_>) -> Judgement {
-    let most = scene.visits.iter().map(|visit| visit.posts().count()).max().unwrap_or_default();
+pub(crate) fn stops_asking(observation: &Observation<'_>) -> Judgement {
+    let most = observation.visits.iter().map(|result| result.posts().count()).max().unwrap_or_default();
     match most {
         0 => Err("the issuer was not asked with POST".to_owned()),
         1..=MAX_QUESTIONS => Ok(format!("it gave up after question {most}")),
@@ -288,77 +288,78 @@ pub(crate) fn stops_asking(scene: &Scene<'_>) -> Judgement {
 }
 
 /// For all checks after which the worker must know that it met the plugin and was not let in.
-pub(crate) fn refused(scene: &Scene<'_>) -> Judgement {
-    for visit in &scene.visits {
-        let after = |what: &str| Err(format!("after {} {what}", reply(visit)));
-        match visit.outcome() {
-            Ok(Outcome::Refused) => {}
-            Ok(Outcome::LetIn) => return after("it let the worker in"),
-            Ok(Outcome::Other(what)) => return after(&format!("it answered with {what}")),
+pub(crate) fn refused(observation: &Observation<'_>) -> Judgement {
+    for result in &observation.visits {
+        let after = |what: &str| Err(format!("after {} {what}", reply(result)));
+        match result.outcome() {
+            Ok(LoginOutcome::Refused) => {}
+            Ok(LoginOutcome::LetIn) => return after("it let the worker in"),
+            Ok(LoginOutcome::Other(what)) => return after(&format!("it answered with {what}")),
             Err(trouble) => return after(&trouble),
         }
     }
-    Ok(match scene.tracker {
+    Ok(match observation.tracker {
         crate::Tracker::Trac => "it answered 401".to_owned(),
         crate::Tracker::Bugzilla => "it answered with a fault".to_owned(),
     })
 }
 
-pub(crate) fn issuer_slow(scene: &Scene<'_>) -> Judgement {
-    for visit in &scene.visits {
-        let after = |what: &str| Err(format!("after {} {what}", reply(visit)));
-        match visit.outcome() {
+pub(crate) fn issuer_slow(observation: &Observation<'_>) -> Judgement {
+    for result in &observation.visits {
+        let after = |what: &str| Err(format!("after {} {what}", reply(result)));
+        match result.outcome() {
             Err(trouble) => return after(&trouble),
             // With the whole head there is the status, which is all that counts.
-            Ok(_) if matches!(visit.step.issuer, [Reply::Drip(Part::Body)]) => {}
-            Ok(Outcome::Refused) => {}
-            Ok(Outcome::LetIn) => return after("it let the worker in"),
-            Ok(Outcome::Other(what)) => return after(&format!("it answered with {what}")),
+            Ok(_) if matches!(result.step.issuer, [Reply::Drip(Part::Body)]) => {}
+            Ok(LoginOutcome::Refused) => {}
+            Ok(LoginOutcome::LetIn) => return after("it let the worker in"),
+            Ok(LoginOutcome::Other(what)) => return after(&format!("it answered with {what}")),
         }
     }
     Ok("it gave up on answers that drip".to_owned())
 }
 
-pub(crate) fn short_read(scene: &Scene<'_>) -> Judgement {
-    let visit = scene.first()?;
-    visit.question()?;
-    if visit.heard.read_all {
+pub(crate) fn short_read(observation: &Observation<'_>) -> Judgement {
+    let result = observation.first()?;
+    result.question()?;
+    if result.issuer_log.read_all {
         let megabytes = crate::issuer::LONG_BODY / (1024 * 1024);
         return Err(format!("it read all {megabytes} MiB of an answer"));
     }
-    visit.answered()?;
+    result.answered()?;
     Ok("it did not read an answer without end".to_owned())
 }
 
-impl Scene<'_> {
-    fn first(&self) -> Result<&Visit, String> {
-        self.visit(0)
+impl Observation<'_> {
+    fn first(&self) -> Result<&StepResult, String> {
+        self.result(0)
     }
 
-    fn visit(&self, index: usize) -> Result<&Visit, String> {
+    fn result(&self, index: usize) -> Result<&StepResult, String> {
         self.visits.get(index).ok_or_else(|| "nothing happened".to_owned())
     }
 
     fn all_answered(&self) -> Result<(), String> {
-        self.visits.iter().try_for_each(|visit| visit.answered().map(drop))
+        self.visits.iter().try_for_each(|result| result.answered().map(drop))
     }
 }
 
-fn nobody_asked(visit: &Visit) -> Result<(), String> {
-    match visit.heard.questions.first() {
+fn nobody_asked(result: &StepResult) -> Result<(), String> {
+    match result.issuer_log.questions.first() {
         None => Ok(()),
         Some(question) => Err(format!("it asked the issuer with {}", question.method)),
     }
 }
 
-fn none_let_in(scene: &Scene<'_>) -> Result<(), String> {
-    let let_in: Vec<String> = scene.visits.iter().filter(|visit| visit.seems_let_in()).map(reply).collect();
+fn none_let_in(observation: &Observation<'_>) -> Result<(), String> {
+    let let_in: Vec<String> =
+        observation.visits.iter().filter(|result| result.seems_let_in()).map(reply).collect();
     if let_in.is_empty() { Ok(()) } else { Err(format!("it let the worker in after {}", let_in.join(", "))) }
 }
 
 /// What the issuer did first in this step, in words.
-fn reply(visit: &Visit) -> String {
-    match visit.step.issuer.first() {
+fn reply(result: &StepResult) -> String {
+    match result.step.issuer.first() {
         Some(Reply::Status(status) | Reply::Redirect(status)) => status.to_string(),
         Some(Reply::Cut) => "a lost connection".to_owned(),
         Some(Reply::Silent) => "a silence".to_owned(),
@@ -371,12 +372,12 @@ fn reply(visit: &Visit) -> String {
     }
 }
 
-impl Visit {
+impl StepResult {
     /// When something happened in this step, in words.
     fn after(&self) -> String {
-        match self.step.bring {
-            Bring::Nothing => "for a worker that brought nothing".to_owned(),
-            Bring::Text(text) => format!("for {text:?}, which is no token"),
+        match self.step.credential {
+            Credential::Nothing => "for a worker that brought nothing".to_owned(),
+            Credential::Text(text) => format!("for {text:?}, which is no token"),
             _ => format!("after {} of the issuer", reply(self)),
         }
     }

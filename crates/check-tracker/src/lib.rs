@@ -30,12 +30,12 @@ mod checker;
 mod cookies;
 mod error;
 mod issuer;
+mod issuer_request;
 mod judge;
 mod list;
+mod observation;
 mod pace;
-mod question;
 mod report;
-mod scene;
 mod tls;
 mod worker;
 

@@ -3,14 +3,14 @@
 //! A check says what the worker brings and what the issuer answers, step by step, and which function of [`crate::judge`]
 //! looks at the outcome. `docs/trackers.md` has a row for each; a test sees to that.
 
-use crate::check::Bring::{Look, Nothing, SameToken};
-use crate::check::Claim::{Cookies, Forwarded, Host, Port, Query, Url};
-use crate::check::How::Watch;
-use crate::check::Over::{Http, SelfSigned};
+use crate::check::CheckKind::Watch;
+use crate::check::Credential::{Look, Nothing, SameToken};
+use crate::check::ForgedOrigin::{Cookies, Forwarded, Host, Port, Query, Url};
+use crate::check::IssuerScheme::{Http, SelfSigned};
 use crate::check::Reply::{Continue, Cut, Drip, LongBody, Raw, Redirect, Silent, Status};
+use crate::check::RequestExtra::{ChosenCookies, CookiesOfBefore, Header};
 use crate::check::Weight::{Must, Should};
-use crate::check::With::{ChosenCookies, CookiesOfBefore, Header};
-use crate::check::{Check, Claim, Part, Step, With, YES};
+use crate::check::{Check, ForgedOrigin, Part, RequestExtra, Step, YES};
 use crate::judge;
 
 const ACCEPTED: &[Step] = &[Step::login(&[YES])];
@@ -26,8 +26,8 @@ const REFUSED: &[Step] = &[
 const DOWN: &[Step] = &[Step::login(&[Cut]), Step::login(&[Status(500)]), Step::login(&[Status(503)])];
 
 /// A worker that does nothing but to claim that issuer and tracker are elsewhere. The tracker's own issuer refuses.
-const fn claiming(claim: Claim) -> Step {
-    Step::login(&[Status(401)]).with(With::Claim(claim))
+const fn claiming(claim: ForgedOrigin) -> Step {
+    Step::login(&[Status(401)]).with(RequestExtra::Claim(claim))
 }
 
 /// A request that only looks.

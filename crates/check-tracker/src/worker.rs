@@ -5,7 +5,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use bytes::Bytes;
-use countersign_login::{Outcome as Reading, read_answer};
+use countersign_login::{CallOutcome as Reading, read_answer};
 use dxr::{MethodCall, Value};
 use http::header::{CONTENT_TYPE, USER_AGENT, WWW_AUTHENTICATE};
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -17,8 +17,8 @@ use hyper_util::rt::TokioExecutor;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use url::Url;
 
-use crate::check::Bring;
-use crate::scene::Trouble;
+use crate::check::Credential;
+use crate::observation::NoResponse;
 use crate::{CheckError, Tracker};
 
 /// The longest answer that is read, in bytes: an error page can be long.
@@ -41,13 +41,13 @@ pub(crate) struct Extras {
 }
 
 /// The tracker's answer, with all of its body.
-pub(crate) struct Answer {
+pub(crate) struct TrackerResponse {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     body: Bytes,
 }
 
-impl Answer {
+impl TrackerResponse {
     /// What it says, if it is XML-RPC.
     fn reading(&self) -> Option<Reading> {
         let kind = self.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
@@ -57,7 +57,7 @@ impl Answer {
 
 /// What an answer means.
 #[derive(Debug, Eq, PartialEq)]
-pub(crate) enum Outcome {
+pub(crate) enum LoginOutcome {
     /// The worker is logged in.
     LetIn,
     /// It is not, and knows that it met the plugin: 401, or an XML-RPC fault.
@@ -82,39 +82,39 @@ impl Worker {
     pub(crate) async fn visit(
         &self,
         (tracker, base): (Tracker, &Url),
-        bring: Bring,
+        credential: Credential,
         token: &str,
         extras: Extras,
-    ) -> Result<Answer, Trouble> {
+    ) -> Result<TrackerResponse, NoResponse> {
         let request = match tracker {
-            Tracker::Trac => trac(base, bring, token, &extras.query),
-            Tracker::Bugzilla => bugzilla(base, bring, token, &extras.query),
+            Tracker::Trac => trac(base, credential, token, &extras.query),
+            Tracker::Bugzilla => bugzilla(base, credential, token, &extras.query),
         };
-        let mut request = request.map_err(|error| Trouble::NoAnswer(error.to_string()))?;
+        let mut request = request.map_err(|error| NoResponse::NoAnswer(error.to_string()))?;
         request.headers_mut().insert(USER_AGENT, http::HeaderValue::from_static(AGENT));
         request.headers_mut().extend(extras.headers);
         let answer = tokio::time::timeout(self.timeout, self.exchange(request)).await;
-        answer.unwrap_or(Err(Trouble::Late(self.timeout)))
+        answer.unwrap_or(Err(NoResponse::Late(self.timeout)))
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer, Trouble> {
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<TrackerResponse, NoResponse> {
         let (head, body) = self.client.request(request).await.map_err(|error| trouble(&error))?.into_parts();
         let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| trouble(&*error))?;
-        Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes() })
+        Ok(TrackerResponse { status: head.status, headers: head.headers, body: body.to_bytes() })
     }
 }
 
 /// `launchpad-auth/TOKEN`. Everything but letters and digits is percent-encoded, so that it arrives in its place.
 fn trac(
     base: &Url,
-    bring: Bring,
+    credential: Credential,
     token: &str,
     query: &[(&'static str, String)],
 ) -> http::Result<Request<Full<Bytes>>> {
-    let (method, last) = match bring {
-        Bring::Nothing => ("GET", "check"),
-        Bring::Look(method) => (method, token),
-        Bring::Token | Bring::SameToken | Bring::Text(_) => ("GET", token),
+    let (method, last) = match credential {
+        Credential::Nothing => ("GET", "check"),
+        Credential::Look(method) => (method, token),
+        Credential::Token | Credential::SameToken | Credential::Text(_) => ("GET", token),
     };
     let last = utf8_percent_encode(last, NON_ALPHANUMERIC);
     Request::builder()
@@ -126,22 +126,22 @@ fn trac(
 /// The XML-RPC method `Launchpad.login`; to look is to call it by JSON-RPC with GET or HEAD, which change nothing in a Bugzilla.
 fn bugzilla(
     base: &Url,
-    bring: Bring,
+    credential: Credential,
     token: &str,
     query: &[(&'static str, String)],
 ) -> http::Result<Request<Full<Bytes>>> {
     const METHOD: &str = "Launchpad.login";
     let text = |(name, value): &(&str, String)| ((*name).to_owned(), Value::String(value.clone()));
     let mut parameters: BTreeMap<_, _> = query.iter().map(text).collect();
-    match bring {
-        Bring::Nothing => {}
-        Bring::Look(method) => {
+    match credential {
+        Credential::Nothing => {}
+        Credential::Look(method) => {
             let call = format!("jsonrpc.cgi?method={METHOD}&params=%5B%7B%22token%22%3A%22{token}%22%7D%5D");
             let method = if method == "HEAD" { Method::HEAD } else { Method::GET };
             // `sent_to_look` says the same in words.
             return Request::builder().method(method).uri(below(base, &call, &[])).body(Full::default());
         }
-        Bring::Token | Bring::SameToken | Bring::Text(_) => {
+        Credential::Token | Credential::SameToken | Credential::Text(_) => {
             parameters.insert("token".to_owned(), Value::String(token.to_owned()));
         }
     }
@@ -171,22 +171,22 @@ fn below(base: &Url, path: &str, query: &[(&'static str, String)]) -> String {
 }
 
 /// What the answer to a login means.
-pub(crate) fn outcome(tracker: Tracker, answer: &Answer) -> Outcome {
+pub(crate) fn outcome(tracker: Tracker, answer: &TrackerResponse) -> LoginOutcome {
     let status = answer.status.as_u16();
     match (tracker, status) {
-        (Tracker::Trac, 200) => Outcome::LetIn,
-        (Tracker::Trac, 401) => Outcome::Refused,
+        (Tracker::Trac, 200) => LoginOutcome::LetIn,
+        (Tracker::Trac, 401) => LoginOutcome::Refused,
         (Tracker::Bugzilla, 200) => match answer.reading() {
-            Some(Reading::Fault { .. }) => Outcome::Refused,
-            Some(Reading::Returned(_)) => Outcome::LetIn,
-            None => Outcome::Other("something else than XML-RPC".to_owned()),
+            Some(Reading::Fault { .. }) => LoginOutcome::Refused,
+            Some(Reading::Returned(_)) => LoginOutcome::LetIn,
+            None => LoginOutcome::Other("something else than XML-RPC".to_owned()),
         },
-        (Tracker::Trac | Tracker::Bugzilla, _) => Outcome::Other(format!("HTTP status {status}")),
+        (Tracker::Trac | Tracker::Bugzilla, _) => LoginOutcome::Other(format!("HTTP status {status}")),
     }
 }
 
 /// The tracker's own words for a refusal: one line, in parentheses, at most 300 characters; empty if it has none.
-pub(crate) fn said(tracker: Tracker, answer: &Answer) -> String {
+pub(crate) fn said(tracker: Tracker, answer: &TrackerResponse) -> String {
     let text = match tracker {
         Tracker::Trac => String::from_utf8_lossy(&answer.body).into_owned(),
         Tracker::Bugzilla => match answer.reading() {
@@ -200,21 +200,21 @@ pub(crate) fn said(tracker: Tracker, answer: &Answer) -> String {
 }
 
 /// Whether the answer to a worker that brought nothing shows that there is a plugin.
-pub(crate) fn detected(tracker: Tracker, answer: &Answer) -> Result<String, String> {
+pub(crate) fn detected(tracker: Tracker, answer: &TrackerResponse) -> Result<String, String> {
     match (tracker, outcome(tracker, answer)) {
-        (Tracker::Trac, Outcome::Refused) if wants_password(&answer.headers) => {
+        (Tracker::Trac, LoginOutcome::Refused) if wants_password(&answer.headers) => {
             Err("it answers 401 because the web server wants a password".to_owned())
         }
-        (Tracker::Trac, Outcome::Refused) => Ok("it answers 401".to_owned()),
-        (Tracker::Bugzilla, Outcome::Refused) => match answer.reading() {
+        (Tracker::Trac, LoginOutcome::Refused) => Ok("it answers 401".to_owned()),
+        (Tracker::Bugzilla, LoginOutcome::Refused) => match answer.reading() {
             // The latter is SOAP::Lite's.
             Some(Reading::Fault { code, .. }) if matches!(code.as_str(), "-32601" | "Client") => {
                 Err("it has no method Launchpad.login".to_owned())
             }
             _ => Ok("the method Launchpad.login is there, and objects to a call without a token".to_owned()),
         },
-        (_, Outcome::LetIn) => Err("it lets in whoever brings nothing".to_owned()),
-        (_, Outcome::Other(what)) => Err(format!("it answers with {what}")),
+        (_, LoginOutcome::LetIn) => Err("it lets in whoever brings nothing".to_owned()),
+        (_, LoginOutcome::Other(what)) => Err(format!("it answers with {what}")),
     }
 }
 
@@ -228,27 +228,27 @@ fn wants_password(headers: &HeaderMap) -> bool {
 }
 
 /// The innermost cause says most.
-fn trouble(error: &(dyn Error + 'static)) -> Trouble {
+fn trouble(error: &(dyn Error + 'static)) -> NoResponse {
     let mut cause = error;
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
-    Trouble::NoAnswer(cause.to_string())
+    NoResponse::NoAnswer(cause.to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn answer(body: &str) -> Answer {
-        Answer {
+    fn answer(body: &str) -> TrackerResponse {
+        TrackerResponse {
             status: StatusCode::OK,
             headers: HeaderMap::new(),
             body: Bytes::copy_from_slice(body.as_bytes()),
         }
     }
 
-    fn fault(members: &[(&str, &str)]) -> Answer {
+    fn fault(members: &[(&str, &str)]) -> TrackerResponse {
         let members = members
             .iter()
             .map(|(name, value)| format!("<member><name>{name}</name><value>{value}</value></member>"));
@@ -262,10 +262,10 @@ mod tests {
     fn finding_names_what_was_sent() {
         let base: Url = "https://bugs.example.org/".parse().unwrap();
         for method in ["HEAD", "GET", "POST", "PUT", "OPTIONS"] {
-            let sent = bugzilla(&base, Bring::Look(method), "cs1token", &[]).unwrap();
+            let sent = bugzilla(&base, Credential::Look(method), "cs1token", &[]).unwrap();
             let named = format!("{} of {}", sent.method(), sent.uri().path().trim_start_matches('/'));
             assert_eq!(sent_to_look(Tracker::Bugzilla, method), named);
-            let sent = trac(&base, Bring::Look(method), "cs1token", &[]).unwrap();
+            let sent = trac(&base, Credential::Look(method), "cs1token", &[]).unwrap();
             assert_eq!(sent_to_look(Tracker::Trac, method), sent.method().as_str());
         }
     }
@@ -275,7 +275,7 @@ mod tests {
         let (code, text) = (("faultCode", "<int>10705</int>"), ("faultString", "No &lt;b&gt;\n account."));
         for members in [[code, text], [text, code], [("faultCode", "<string>Server</string>"), text]] {
             let answer = fault(&members);
-            assert_eq!(outcome(Tracker::Bugzilla, &answer), Outcome::Refused);
+            assert_eq!(outcome(Tracker::Bugzilla, &answer), LoginOutcome::Refused);
             assert_eq!(said(Tracker::Bugzilla, &answer), " (No <b> account.)");
             assert!(detected(Tracker::Bugzilla, &answer).is_ok());
         }
@@ -288,9 +288,12 @@ mod tests {
     fn what_is_not_xml_rpc_is_neither_yes_nor_no() {
         let deep = format!("<methodResponse>{}", "<a>".repeat(10_000));
         for body in ["", "<html></html>", "<fault>", "<fault></fault>", &deep] {
-            assert!(matches!(outcome(Tracker::Bugzilla, &answer(body)), Outcome::Other(_)), "{body:.40}");
+            assert!(
+                matches!(outcome(Tracker::Bugzilla, &answer(body)), LoginOutcome::Other(_)),
+                "{body:.40}"
+            );
             assert_eq!(said(Tracker::Bugzilla, &answer(body)), "");
         }
-        assert!(matches!(outcome(Tracker::Bugzilla, &fault(&[])), Outcome::Other(_)));
+        assert!(matches!(outcome(Tracker::Bugzilla, &fault(&[])), LoginOutcome::Other(_)));
     }
 }

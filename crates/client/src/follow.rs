@@ -19,7 +19,7 @@ const MAX_LINE_BYTES: usize = 64 * 1024;
 
 /// What a follower hears.
 #[derive(Clone, Debug, PartialEq)]
-pub enum News {
+pub enum StreamItem {
     /// Something happened; the same document as in the list.
     Event(Value),
     /// So many events came faster than they were read, and are not told.
@@ -54,7 +54,7 @@ impl EventStream {
     }
 
     /// Waits for what happens next; `None` when the server has ended the stream, as it does when it stops.
-    pub async fn next(&mut self) -> Result<Option<News>, ClientError> {
+    pub async fn next(&mut self) -> Result<Option<StreamItem>, ClientError> {
         loop {
             while let Some(end) = self.read.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.read.drain(..=end).collect();
@@ -78,16 +78,16 @@ impl EventStream {
         }
     }
 
-    fn take(&mut self, line: &str) -> Option<News> {
+    fn take(&mut self, line: &str) -> Option<StreamItem> {
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match (line, field) {
             ("", _) => {
                 let (name, data) = (std::mem::take(&mut self.name), std::mem::take(&mut self.data));
                 if name == "missed" {
-                    return data.parse().ok().map(News::Missed);
+                    return data.parse().ok().map(StreamItem::Missed);
                 }
-                return serde_json::from_str(&data).ok().map(News::Event);
+                return serde_json::from_str(&data).ok().map(StreamItem::Event);
             }
             (_, "event") => value.clone_into(&mut self.name),
             (_, "data") => self.data.push_str(value),

@@ -19,9 +19,9 @@ use url::{Position, Url};
 use zeroize::Zeroizing;
 
 pub use crate::transport::{Probe, probe};
-use crate::transport::{Transport, Trouble};
+use crate::transport::{Transport, TransportError};
 
-pub use crate::follow::{EventStream, News};
+pub use crate::follow::{EventStream, StreamItem};
 pub use crate::trace::Trace;
 
 /// Where the private API is unless somebody says otherwise.
@@ -363,12 +363,12 @@ impl PrivateApi {
         }
     }
 
-    fn trouble(&self, trouble: Trouble) -> ClientError {
+    fn trouble(&self, trouble: TransportError) -> ClientError {
         let server = self.server.clone();
         match trouble {
-            Trouble::Unreachable(reason) => ClientError::Unreachable { server, reason },
-            Trouble::Tls(reason) => ClientError::Tls(reason),
-            Trouble::NoAnswer(reason) => ClientError::NoAnswer { server, reason },
+            TransportError::Unreachable(reason) => ClientError::Unreachable { server, reason },
+            TransportError::Tls(reason) => ClientError::Tls(reason),
+            TransportError::NoAnswer(reason) => ClientError::NoAnswer { server, reason },
         }
     }
 }

@@ -28,7 +28,7 @@ pub(crate) const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
 
 /// Why there is no answer. The variant tells the operator where to look.
 #[derive(Debug)]
-pub(crate) enum Trouble {
+pub(crate) enum TransportError {
     /// Nobody takes the connection.
     Unreachable(String),
     /// Somebody does, and does not speak TLS as is asked for.
@@ -60,15 +60,21 @@ impl Transport {
     }
 
     /// Sends a request and reads its answer.
-    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), Trouble> {
+    pub(crate) async fn send(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(StatusCode, Bytes), TransportError> {
         let response = Box::pin(self.open(request)).await?;
         let status = response.status();
         Ok((status, in_time(read(response)).await?))
     }
 
     /// Sends a request, and leaves the body of its answer to be read as it comes.
-    pub(crate) async fn open(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Trouble> {
-        let unreachable = |error: io::Error| Trouble::Unreachable(innermost(&error).to_string());
+    pub(crate) async fn open(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, TransportError> {
+        let unreachable = |error: io::Error| TransportError::Unreachable(innermost(&error).to_string());
         match self {
             Self::Unix(path) => {
                 let stream = connect(UnixStream::connect(path)).await.map_err(unreachable)?;
@@ -80,7 +86,7 @@ impl Transport {
                 let Some((connector, name)) = tls else { return in_time(converse(stream, request)).await };
                 let encrypted = async {
                     let encrypted = connector.connect(name.clone(), stream).await;
-                    encrypted.map_err(|error| Trouble::Tls(innermost(&error).to_string()))
+                    encrypted.map_err(|error| TransportError::Tls(innermost(&error).to_string()))
                 };
                 in_time(converse(in_time(encrypted).await?, request)).await
             }
@@ -93,18 +99,18 @@ async fn connect<S>(connecting: impl Future<Output = io::Result<S>>) -> io::Resu
     connected.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "it does not take the connection"))?
 }
 
-async fn in_time<T>(answered: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
+async fn in_time<T>(answered: impl Future<Output = Result<T, TransportError>>) -> Result<T, TransportError> {
     let answered = tokio::time::timeout(TIMEOUT, answered).await;
     answered.unwrap_or_else(|_| {
-        Err(Trouble::NoAnswer(format!("it has not answered for {} seconds", TIMEOUT.as_secs())))
+        Err(TransportError::NoAnswer(format!("it has not answered for {} seconds", TIMEOUT.as_secs())))
     })
 }
 
 /// Reads the body of an answer.
-pub(crate) async fn read(response: Response<Incoming>) -> Result<Bytes, Trouble> {
+pub(crate) async fn read(response: Response<Incoming>) -> Result<Bytes, TransportError> {
     let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
     let body = body.map_err(|error| {
-        Trouble::NoAnswer(if error.is::<LengthLimitError>() {
+        TransportError::NoAnswer(if error.is::<LengthLimitError>() {
             format!("its answer is longer than {MAX_ANSWER_BYTES} bytes; ask for less at a time")
         } else {
             broken(&*error)
@@ -117,11 +123,11 @@ fn broken(error: &(dyn std::error::Error + 'static)) -> String {
     format!("its answer did not arrive whole ({})", innermost(error))
 }
 
-async fn converse<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Trouble>
+async fn converse<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, TransportError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let no_answer = |error: hyper::Error| Trouble::NoAnswer(broken(&error));
+    let no_answer = |error: hyper::Error| TransportError::NoAnswer(broken(&error));
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(no_answer)?;
     // It ends when the answer has been read, or its reader is gone.

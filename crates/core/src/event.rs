@@ -563,7 +563,7 @@ mod tests {
             Refusal::NotPost,
             Refusal::NotOurs,
             Refusal::AudienceMissing,
-            Refusal::AudienceUnreadable(crate::handshake::Unreadable::Twice),
+            Refusal::AudienceUnreadable(crate::handshake::UnreadableAudience::Twice),
             Refusal::Expired,
             Refusal::FromTheFuture,
             Refusal::Fenced,

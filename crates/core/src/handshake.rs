@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::set::RETRY_WINDOW;
-use crate::{Audience, AudienceError, Consumption, End, Ending, LoginToken, RetryKeyHash, after};
+use crate::{Audience, AudienceError, Consumption, EndResult, Ending, LoginToken, RetryKeyHash, after};
 
 /// How far the clock of a server may be from that of its store, and how far ahead of the verifier's clock a token may
 /// have been created.
@@ -33,12 +33,12 @@ pub enum StatedAudience {
     /// This one.
     Tracker(Audience),
     /// Something was stated that cannot be understood.
-    Unreadable(Unreadable),
+    Unreadable(UnreadableAudience),
 }
 
 /// Why a statement of the audience cannot be understood. It matters only if the token is bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unreadable {
+pub enum UnreadableAudience {
     /// It is not the base URL of a tracker.
     #[error("the audience {0}")]
     NotABaseUrl(#[from] AudienceError),
@@ -95,7 +95,7 @@ pub enum Refusal {
     /// It is bound to a tracker, and the request does not say which one it comes from.
     AudienceMissing,
     /// It is bound to a tracker, and what the request states cannot be understood.
-    AudienceUnreadable(Unreadable),
+    AudienceUnreadable(UnreadableAudience),
     /// It is bound to another tracker: somebody passed it on.
     AudienceMismatch,
     /// Its time is over.
@@ -172,16 +172,16 @@ pub fn decide_after<'t>(
 }
 
 /// Reads the store's answer to a [`Decision::Consume`] or [`Decision::Recall`].
-pub fn settle(attempt: &Attempt, decision: &Decision<'_>, answer: End, now: Timestamp) -> Verdict {
+pub fn settle(attempt: &Attempt, decision: &Decision<'_>, answer: EndResult, now: Timestamp) -> Verdict {
     match (answer, decision) {
         (_, Decision::Refuse(refusal)) => Verdict::Refused(refusal.clone()),
-        (End::Recorded, Decision::Consume(_)) => Verdict::Accepted { consumed: now, again: false },
-        (End::Recorded | End::Fenced, Decision::Recall(_)) | (End::Forgotten, _) => {
+        (EndResult::Recorded, Decision::Consume(_)) => Verdict::Accepted { consumed: now, again: false },
+        (EndResult::Recorded | EndResult::Fenced, Decision::Recall(_)) | (EndResult::Forgotten, _) => {
             Verdict::Refused(Refusal::Expired)
         }
-        (End::Fenced, Decision::Consume(_)) => Verdict::Refused(Refusal::Fenced),
-        (End::Already(Ending::Revoked { .. }), _) => Verdict::Refused(Refusal::Revoked),
-        (End::Already(Ending::Consumed(first)), _) => {
+        (EndResult::Fenced, Decision::Consume(_)) => Verdict::Refused(Refusal::Fenced),
+        (EndResult::Already(Ending::Revoked { .. }), _) => Verdict::Refused(Refusal::Revoked),
+        (EndResult::Already(Ending::Consumed(first)), _) => {
             let same_key = attempt.retry_key.is_some() && attempt.retry_key == first.retry_key;
             if same_key && now <= after(first.at, RETRY_WINDOW) {
                 Verdict::Accepted { consumed: first.at, again: true }

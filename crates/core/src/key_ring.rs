@@ -42,21 +42,21 @@ pub struct KeyId(pub(crate) [u8; 4]);
 /// The text is not the name of a key. It is not repeated: it may be a secret that was put into the wrong place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the name of a key is 8 hexadecimal digits in lower case")]
-pub struct NotAKeyId;
+pub struct InvalidKeyId;
 
 impl FromStr for KeyId {
-    type Err = NotAKeyId;
+    type Err = InvalidKeyId;
 
-    fn from_str(text: &str) -> Result<Self, NotAKeyId> {
+    fn from_str(text: &str) -> Result<Self, InvalidKeyId> {
         let bytes = HEXLOWER.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
-        bytes.map(Self).ok_or(NotAKeyId)
+        bytes.map(Self).ok_or(InvalidKeyId)
     }
 }
 
 impl TryFrom<String> for KeyId {
-    type Error = NotAKeyId;
+    type Error = InvalidKeyId;
 
-    fn try_from(text: String) -> Result<Self, NotAKeyId> {
+    fn try_from(text: String) -> Result<Self, InvalidKeyId> {
         text.parse()
     }
 }
@@ -356,7 +356,7 @@ impl KeyRing {
         }
         let mut revoked = Vec::with_capacity(file.revoked.len());
         for id in file.revoked {
-            revoked.push(id.parse().map_err(|error: NotAKeyId| KeyRingError::Format(error.to_string()))?);
+            revoked.push(id.parse().map_err(|error: InvalidKeyId| KeyRingError::Format(error.to_string()))?);
         }
         if let Some(key) = keys.iter().find(|key| revoked.contains(&key.id)) {
             return Err(KeyRingError::Revoked(key.id));

@@ -14,7 +14,7 @@
 //! - [`handshake`]: the protocol's decisions as two pure functions;
 //! - [`TokenStore`]: what a store has to promise;
 //! - [`StoredRing`]: the key ring that several servers on one store share;
-//! - [`ClockTrouble`]: what a wrong clock may not do;
+//! - [`ClockError`]: what a wrong clock may not do;
 //! - [`Event`] and [`EventStore`]: what operators get to see;
 //! - [`seal`]: what the text of a token is made of.
 //!
@@ -43,16 +43,16 @@ pub use event::{
     MAX_KEPT, MAX_KEPT_ISSUED, MAX_NOTE_CHARS, Note, Reason, RequestId, kept_of,
 };
 pub use key_ring::{
-    Key, KeyChange, KeyId, KeyRing, KeyRingError, MAX_KEYS, MAX_REVOKED, NotAKeyId, SETTLING,
+    InvalidKeyId, Key, KeyChange, KeyId, KeyRing, KeyRingError, MAX_KEYS, MAX_REVOKED, SETTLING,
 };
-pub use node::{CHECK_IN_PERIOD, HeldKey, LIVE, Node, NodeId, REMEMBERED, Roll, SeenNode};
+pub use node::{CHECK_IN_PERIOD, HeldKey, LIVE, Node, NodeId, NodeList, REMEMBERED, SeenNode};
 pub use set::{
-    ClockTrouble, GetError, IssueError, Issued, LoginTokenSet, Lookup, NewToken, News, NodeFacts, Policy,
-    RETRY_WINDOW, RedeemError, Redemption, STEADY, Status, apart, move_fence_now, purge_now,
+    CheckInFinding, ClockError, GetError, IssueError, Issued, LoginTokenSet, Lookup, NewToken, NodeFacts,
+    Policy, RETRY_WINDOW, RedeemError, Redemption, STEADY, Status, apart, move_fence_now, purge_now,
 };
 pub use store::{
-    BATCH_SIZES, Consumption, End, Ended, Ending, EndingQuery, Endings, Horizon, LOOKED_AT, RetryKeyHash,
-    StoreCounts, StoreError, StoreStats, StoreTimes, TokenStore, Unusable,
+    BATCH_SIZES, Consumption, EndResult, EndedToken, Ending, EndingQuery, Endings, Horizon, LOOKED_AT,
+    RetryKeyHash, StoreCounts, StoreError, StoreStats, StoreTimes, TokenStore, Unusable,
 };
 pub use stored_ring::{
     ChangedRing, RingChange, RingError, StoredRing, change_ring, put_ring, read_or_put, read_ring,

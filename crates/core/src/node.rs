@@ -128,14 +128,14 @@ pub struct SeenNode {
 
 /// Who has checked in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Roll {
+pub struct NodeList {
     /// The store's clock.
     pub now: Timestamp,
     /// Every node that has checked in within [`REMEMBERED`], in the order of their ids.
     pub nodes: Vec<SeenNode>,
 }
 
-impl Roll {
+impl NodeList {
     /// The nodes that serve.
     pub fn live(&self) -> impl Iterator<Item = &SeenNode> {
         self.nodes.iter().filter(|seen| seen.live)
@@ -187,9 +187,10 @@ mod tests {
         let other = KeyRing::generate(noon(), &OsEntropy).unwrap();
         let seen = |node: Node| SeenNode { node, at: noon(), live: false, schema: 1 };
         let nodes = [&ring, &other, &other].map(|ring| seen(node(ring)));
-        let roll = Roll { now: noon(), nodes: nodes.to_vec() };
-        let lacking =
-            |ring: &KeyRing| -> Vec<KeyId> { roll.lacking(ring).into_iter().map(|(key, _)| key).collect() };
+        let node_list = NodeList { now: noon(), nodes: nodes.to_vec() };
+        let lacking = |ring: &KeyRing| -> Vec<KeyId> {
+            node_list.lacking(ring).into_iter().map(|(key, _)| key).collect()
+        };
         assert_eq!(lacking(&ring), [other.keys()[0].id()]);
         let first = ring.keys()[0].id();
         let revoke = KeyChange::Revoke { key: first, rotate: true };

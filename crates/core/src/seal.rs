@@ -43,7 +43,7 @@ const BASE32: Encoding = new_encoding! { symbols: "abcdefghijklmnopqrstuvwxyz234
 /// no telling which, on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this is not a token that this server issued")]
-pub struct NotOurs;
+pub struct UnsealError;
 
 /// Seals a token with `key`.
 pub fn seal(token: &LoginToken, key: &Key) -> Result<TokenText, SealError> {
@@ -70,19 +70,19 @@ pub enum SealError {
 }
 
 /// Opens a token's text with the key it names. Anything may be passed in.
-pub fn unseal(text: &str, ring: &KeyRing) -> Result<LoginToken, NotOurs> {
+pub fn unseal(text: &str, ring: &KeyRing) -> Result<LoginToken, UnsealError> {
     if text.len() > MAX_TEXT_CHARS {
-        return Err(NotOurs);
+        return Err(UnsealError);
     }
-    let encoded = text.strip_prefix(PREFIX).ok_or(NotOurs)?;
-    let bytes = BASE32.decode(encoded.as_bytes()).map_err(|_| NotOurs)?;
-    let (key_id, sealed) = bytes.split_first_chunk::<KEY_ID_BYTES>().ok_or(NotOurs)?;
-    let key = ring.key(KeyId(*key_id)).ok_or(NotOurs)?;
+    let encoded = text.strip_prefix(PREFIX).ok_or(UnsealError)?;
+    let bytes = BASE32.decode(encoded.as_bytes()).map_err(|_| UnsealError)?;
+    let (key_id, sealed) = bytes.split_first_chunk::<KEY_ID_BYTES>().ok_or(UnsealError)?;
+    let key = ring.key(KeyId(*key_id)).ok_or(UnsealError)?;
     // The tags are compared in constant time inside.
     let content = Aes256Siv::new(key.secret().into())
         .decrypt(associated_data(&key.id()), sealed)
-        .map_err(|_| NotOurs)?;
-    read_content(&content).ok_or(NotOurs)
+        .map_err(|_| UnsealError)?;
+    read_content(&content).ok_or(UnsealError)
 }
 
 /// The key that a text names, if it has the form of a token; whether it is authentic is another question.

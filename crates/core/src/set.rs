@@ -1,7 +1,7 @@
 //! The set of all login tokens of a server: issue, get, redeem, revoke.
 
-mod nodes;
-mod time;
+mod clock_check;
+mod membership;
 
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -10,14 +10,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::handshake::{Attempt, CLOCK_SKEW, Decision, Refusal, Verdict, decide_after, settle};
-use crate::seal::{NotOurs, SealError, seal, unseal};
+use crate::seal::{SealError, UnsealError, seal, unseal};
 use crate::{
-    Audience, Claims, Clock, Consumption, End, Ending, Entropy, EntropyError, KeyRing, LoginToken,
+    Audience, Claims, Clock, Consumption, EndResult, Ending, Entropy, EntropyError, KeyRing, LoginToken,
     MAX_LIFETIME, StoreError, TokenId, TokenStore, TokenText, after,
 };
 
-pub use self::nodes::{News, NodeFacts};
-pub use self::time::{ClockTrouble, STEADY, apart, move_fence_now, purge_now};
+pub use self::clock_check::{ClockError, STEADY, apart, move_fence_now, purge_now};
+pub use self::membership::{CheckInFinding, NodeFacts};
 
 /// For how long the same `Idempotency-Key` gets the first answer again.
 pub const RETRY_WINDOW: Duration = Duration::from_mins(1);
@@ -77,7 +77,7 @@ pub enum IssueError {
     Lifetime,
     /// The clock is wrong, so that the token would be refused, or live too long.
     #[error(transparent)]
-    Clock(#[from] ClockTrouble),
+    Clock(#[from] ClockError),
     /// No randomness.
     #[error(transparent)]
     Entropy(#[from] EntropyError),
@@ -121,7 +121,7 @@ pub enum Status {
 pub enum GetError {
     /// No key of this server sealed it.
     #[error(transparent)]
-    NotOurs(#[from] NotOurs),
+    NotOurs(#[from] UnsealError),
     /// It is authentic, but expired so long ago that its record is gone, and with it whether it was consumed.
     #[error("token {id} expired at {expires}, and records are not kept that long")]
     Forgotten {
@@ -157,8 +157,8 @@ pub struct LoginTokenSet {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     policy: Policy,
-    nodes: nodes::Nodes,
-    time: time::TimeKeeper,
+    nodes: membership::Membership,
+    time: clock_check::TimeKeeper,
 }
 
 impl LoginTokenSet {
@@ -172,7 +172,8 @@ impl LoginTokenSet {
         policy: Policy,
     ) -> Self {
         let keys = Arc::new(keys);
-        let (nodes, time) = (nodes::Nodes::new(Arc::clone(&keys)), time::TimeKeeper::default());
+        let (nodes, time) =
+            (membership::Membership::new(Arc::clone(&keys)), clock_check::TimeKeeper::default());
         Self { keys: RwLock::new(keys), store, clock, entropy, policy, nodes, time }
     }
 
@@ -202,17 +203,17 @@ impl LoginTokenSet {
     /// What is known about a token. Looking never consumes.
     pub async fn get(&self, text: &str) -> Result<Lookup, GetError> {
         let now = self.clock.now();
-        let (token, end) = self.ask(text, &|_| Ask::Look).await?;
-        let (Some(token), Some(end)) = (token, end) else { return Err(NotOurs.into()) };
+        let (token, end) = self.ask(text, &|_| StoreRequest::Look).await?;
+        let (Some(token), Some(end)) = (token, end) else { return Err(UnsealError.into()) };
         let status = match end {
-            End::Already(Ending::Consumed(consumption)) => Status::Consumed(consumption),
-            End::Already(Ending::Revoked { at }) => Status::Revoked { at },
-            End::Forgotten => {
+            EndResult::Already(Ending::Consumed(consumption)) => Status::Consumed(consumption),
+            EndResult::Already(Ending::Revoked { at }) => Status::Revoked { at },
+            EndResult::Forgotten => {
                 return Err(GetError::Forgotten { id: token.id(), expires: token.expires() });
             }
-            End::Recorded | End::Fenced if now >= token.expires() => Status::Expired,
-            End::Fenced => Status::Fenced,
-            End::Recorded => Status::Live,
+            EndResult::Recorded | EndResult::Fenced if now >= token.expires() => Status::Expired,
+            EndResult::Fenced => Status::Fenced,
+            EndResult::Recorded => Status::Live,
         };
         Ok(Lookup { token, status })
     }
@@ -266,12 +267,14 @@ impl LoginTokenSet {
         let now = present.clone().unwrap_or_else(|_| self.clock.now());
         let (token, end) = self
             .ask(text, &|token| match (decide_after(attempt, Some(token), now, latest), &present) {
-                (_, Err(trouble)) => Ask::Wait(trouble.clone()),
-                (Decision::Refuse(_), _) => Ask::Nothing,
-                (Decision::Recall(_), _) => Ask::Look,
-                (Decision::Consume(_), _) => {
-                    Ask::End(Ending::Consumed(Consumption { at: now, by, retry_key: attempt.retry_key }))
-                }
+                (_, Err(trouble)) => StoreRequest::Wait(trouble.clone()),
+                (Decision::Refuse(_), _) => StoreRequest::Nothing,
+                (Decision::Recall(_), _) => StoreRequest::Look,
+                (Decision::Consume(_), _) => StoreRequest::End(Ending::Consumed(Consumption {
+                    at: now,
+                    by,
+                    retry_key: attempt.retry_key,
+                })),
             })
             .await?;
         let decision = decide_after(attempt, token.as_ref(), now, latest);
@@ -295,14 +298,14 @@ impl LoginTokenSet {
         let revoked = Ending::Revoked { at: now };
         let asked = self
             .ask(text, &|token| match &present {
-                Err(trouble) => Ask::Wait(trouble.clone()),
-                Ok(_) if may_live(token) => Ask::End(revoked.clone()),
-                Ok(_) => Ask::Nothing,
+                Err(trouble) => StoreRequest::Wait(trouble.clone()),
+                Ok(_) if may_live(token) => StoreRequest::End(revoked.clone()),
+                Ok(_) => StoreRequest::Nothing,
             })
             .await?;
         match asked {
-            (None, _) => Err(NotOurs.into()),
-            (Some(token), end) => Ok(end == Some(End::Recorded) && now < token.expires()),
+            (None, _) => Err(UnsealError.into()),
+            (Some(token), end) => Ok(end == Some(EndResult::Recorded) && now < token.expires()),
         }
     }
 
@@ -311,17 +314,19 @@ impl LoginTokenSet {
     async fn ask(
         &self,
         text: &str,
-        ask: &impl Fn(&LoginToken) -> Ask,
-    ) -> Result<(Option<LoginToken>, Option<End>), StoreError> {
+        ask: &impl Fn(&LoginToken) -> StoreRequest,
+    ) -> Result<(Option<LoginToken>, Option<EndResult>), StoreError> {
         for _ in 0..ROUNDS {
             let ring = self.ring_for(text).await?;
             let Ok(token) = unseal(text, &ring) else { return Ok((None, None)) };
             let end = match ask(&token) {
-                Ask::Nothing => return Ok((Some(token), None)),
-                Ask::Wait(trouble) => return Err(trouble.into()),
-                Ask::Look => self.store.look_under(token.id(), token.expires(), ring.version()).await,
-                Ask::End(ending) => {
-                    self.store.end_under(token.id(), token.expires(), ending, ring.version()).await
+                StoreRequest::Nothing => return Ok((Some(token), None)),
+                StoreRequest::Wait(trouble) => return Err(trouble.into()),
+                StoreRequest::Look => {
+                    self.store.look_up_with_ring(token.id(), token.expires(), ring.version()).await
+                }
+                StoreRequest::End(ending) => {
+                    self.store.end_with_ring(token.id(), token.expires(), ending, ring.version()).await
                 }
             };
             match end {
@@ -363,10 +368,10 @@ impl LoginTokenSet {
 }
 
 /// What the store is asked about a token.
-enum Ask {
+enum StoreRequest {
     Nothing,
     /// Nothing, because this machine's clock is wrong; only the unknown is refused.
-    Wait(ClockTrouble),
+    Wait(ClockError),
     Look,
     End(Ending),
 }

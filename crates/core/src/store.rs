@@ -13,7 +13,7 @@ use subtle::ConstantTimeEq;
 
 use crate::handshake::CLOCK_SKEW;
 use crate::{
-    ClockTrouble, EventCursor, KindFilter, MAX_LIFETIME, Node, Roll, SeenNode, StoredRing, TokenId, after,
+    ClockError, EventCursor, KindFilter, MAX_LIFETIME, Node, NodeList, SeenNode, StoredRing, TokenId, after,
     before, to_millis,
 };
 
@@ -34,7 +34,7 @@ use crate::{
 #[async_trait]
 pub trait TokenStore: Send + Sync + fmt::Debug {
     /// Ends the life of a token, if nothing has ended it yet. This is the one write that decides who redeems a token:
-    /// for one id, over all times, callers and crashes, at most one call answers [`End::Recorded`], and it answers only
+    /// for one id, over all times, callers and crashes, at most one call answers [`EndResult::Recorded`], and it answers only
     /// after the record is durable.
     ///
     /// A record on file is reported before the lines are looked at: the first consumer may ask again behind a fence.
@@ -43,11 +43,11 @@ pub trait TokenStore: Send + Sync + fmt::Debug {
     ///
     /// [`StoreError::Busy`]: nothing was written. [`StoreError::Unavailable`]: it may or may not have been; only asking
     /// again can tell.
-    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<End, StoreError>;
+    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<EndResult, StoreError>;
 
-    /// How the token's life ended, as far as is on record; without changing anything. [`End::Recorded`] here means that
+    /// How the token's life ended, as far as is on record; without changing anything. [`EndResult::Recorded`] here means that
     /// it could still be ended.
-    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError>;
+    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<EndResult, StoreError>;
 
     /// [`end`](Self::end), for a token that was opened with this version of the store's key ring. In a shared store, `end`
     /// itself is for a store that keeps no ring (version 0).
@@ -56,19 +56,24 @@ pub trait TokenStore: Send + Sync + fmt::Debug {
     ///
     /// [`StoreError::OtherRing`] if that is not the store's ring: nothing was written, and whether there is a record is
     /// not told. It is decided where the record is made, so that a key that has been revoked redeems nothing any more.
-    async fn end_under(
+    async fn end_with_ring(
         &self,
         id: TokenId,
         expires: Timestamp,
         ending: Ending,
         ring: u64,
-    ) -> Result<End, StoreError> {
+    ) -> Result<EndResult, StoreError> {
         let _ = ring;
         self.end(id, expires, ending).await
     }
 
     /// [`look`](Self::look), in the same way.
-    async fn look_under(&self, id: TokenId, expires: Timestamp, ring: u64) -> Result<End, StoreError> {
+    async fn look_up_with_ring(
+        &self,
+        id: TokenId,
+        expires: Timestamp,
+        ring: u64,
+    ) -> Result<EndResult, StoreError> {
         let _ = ring;
         self.look(id, expires).await
     }
@@ -134,14 +139,14 @@ pub trait TokenStore: Send + Sync + fmt::Debug {
     /// of the other. Forgets the nodes that were last seen longer ago than [`REMEMBERED`](crate::REMEMBERED).
     ///
     /// What follows here is for stores that are nobody's but the caller's: it remembers nothing.
-    async fn check_in(&self, node: &Node) -> Result<Roll, StoreError> {
+    async fn check_in(&self, node: &Node) -> Result<NodeList, StoreError> {
         let seen = SeenNode { node: node.clone(), at: node.clock, live: node.serving, schema: 0 };
-        Ok(Roll { now: node.clock, nodes: vec![seen] })
+        Ok(NodeList { now: node.clock, nodes: vec![seen] })
     }
 
     /// Who has checked in, without checking in; `now` is the caller's clock, for a store that has none.
-    async fn roll(&self, now: Timestamp) -> Result<Roll, StoreError> {
-        Ok(Roll { now, nodes: Vec::new() })
+    async fn node_list(&self, now: Timestamp) -> Result<NodeList, StoreError> {
+        Ok(NodeList { now, nodes: Vec::new() })
     }
 
     /// Waits for what is under way and closes. Later calls fail with [`StoreError::Unavailable`].
@@ -180,7 +185,7 @@ impl Ending {
 
 /// An ending, and whose it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ended {
+pub struct EndedToken {
     /// The token.
     pub id: TokenId,
     /// How its life ended.
@@ -216,7 +221,7 @@ pub struct EndingQuery {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Endings {
     /// Those that were asked for.
-    pub found: Vec<Ended>,
+    pub found: Vec<EndedToken>,
     /// Where to go on, as the query's `below`: as many tokens as allowed were looked at, down to this one, and fewer
     /// endings found than wanted. There may be more.
     pub below: Option<TokenId>,
@@ -244,7 +249,7 @@ impl EndingQuery {
     }
 
     /// Whether it asks for this one.
-    pub fn covers(&self, ended: &Ended) -> bool {
+    pub fn covers(&self, ended: &EndedToken) -> bool {
         let (wanted, by) = match &ended.ending {
             Ending::Consumed(consumption) => (self.consumed, consumption.by),
             Ending::Revoked { .. } => (self.revoked, None),
@@ -297,7 +302,7 @@ pub struct Consumption {
 
 /// The answer to an attempt to end a token's life.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum EndResult {
     /// It ends here and now, and that is on disk.
     Recorded,
     /// It had ended before, like this.
@@ -403,7 +408,7 @@ pub enum StoreError {
     OtherRing,
     /// It is not used, because this machine's clock is wrong; nothing was written.
     #[error(transparent)]
-    Clock(#[from] ClockTrouble),
+    Clock(#[from] ClockError),
 }
 
 impl StoreError {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::Args;
-use countersign_client::{EventsRequest, News, PrivateApi};
+use countersign_client::{EventsRequest, PrivateApi, StreamItem};
 use countersign_core::{Clock, EventName, KindFilter, SystemClock, before};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -112,9 +112,9 @@ async fn follow(api: &PrivateApi, request: EventsRequest, command: &EventsComman
     let mut told: HashSet<String> = listed.iter().map(|event| member(event, "id")).collect();
     while let Some(news) = stream.next().await? {
         match news {
-            News::Event(event) if told.remove(&member(&event, "id")) => {}
-            News::Event(event) => show(&[event], command.json)?,
-            News::Missed(missed) => {
+            StreamItem::Event(event) if told.remove(&member(&event, "id")) => {}
+            StreamItem::Event(event) => show(&[event], command.json)?,
+            StreamItem::Missed(missed) => {
                 let sentence = "events came too fast to be told; `countersign events` lists what was kept";
                 Failure::failed(format!("{missed} {sentence}")).report();
             }

@@ -135,8 +135,8 @@ pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
         KeysCommand::List(args) => {
             let document = if args.offline {
                 let ring = match args.place.open().await? {
-                    Offline::File(file) => file.load().map_err(Failure::failed)?,
-                    Offline::Store { store, file } => {
+                    OfflineRing::File(file) => file.load().map_err(Failure::failed)?,
+                    OfflineRing::Store { store, file } => {
                         read_ring(&*store, &file).await.map_err(Failure::failed)?
                     }
                 };
@@ -181,11 +181,11 @@ pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
             report(&document(&ring), json)
         }
         KeysCommand::Import(ImportArgs { json, place }) => match place.open().await? {
-            Offline::File(file) => Err(Failure::usage(format!(
+            OfflineRing::File(file) => Err(Failure::usage(format!(
                 "the store is not a shared one: its servers use the key ring {} as it is",
                 file.path().display()
             ))),
-            Offline::Store { store, file } => {
+            OfflineRing::Store { store, file } => {
                 let ring = put_ring(&*store, &file, &OsEntropy).await.map_err(Failure::failed)?;
                 report(&document(&ring), json)
             }
@@ -194,7 +194,7 @@ pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
 }
 
 /// A key ring without a server: in its file, or in a shared store that a file unlocks.
-enum Offline {
+enum OfflineRing {
     File(KeyFile),
     Store { store: Arc<dyn TokenStore>, file: KeyRing },
 }
@@ -206,21 +206,21 @@ impl KeyPlace {
         Ok(KeyFile::new(args.resolve()?.key_ring))
     }
 
-    async fn open(&self) -> Result<Offline, Failure> {
+    async fn open(&self) -> Result<OfflineRing, Failure> {
         let file = self.key_file()?;
         let resolved = self.store.serve_args().resolve()?;
         if !matches!(resolved.store.url, StoreUrl::Postgres(_)) {
-            return Ok(Offline::File(file));
+            return Ok(OfflineRing::File(file));
         }
         let file = file.load().map_err(Failure::failed)?;
-        Ok(Offline::Store { store: store::open(&resolved).await?, file })
+        Ok(OfflineRing::Store { store: store::open(&resolved).await?, file })
     }
 
     /// Changes the ring; what it is then.
     async fn change(&self, change: KeyChange) -> Result<KeyRing, Failure> {
         match self.open().await? {
-            Offline::File(file) => change_file(&file, change),
-            Offline::Store { store, file } => {
+            OfflineRing::File(file) => change_file(&file, change),
+            OfflineRing::Store { store, file } => {
                 let (change, now) = (RingChange::Keys(change.settling()), SystemClock.now());
                 let changed = change_ring(&*store, &file, change, now, &OsEntropy).await;
                 Ok(changed.map_err(Failure::failed)?.after)

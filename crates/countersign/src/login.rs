@@ -169,7 +169,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::stub_tracker::{Both, plain};
+    use crate::stub_tracker::{StubTracker, plain};
 
     #[derive(Debug, Parser)]
     struct Line {
@@ -177,8 +177,8 @@ mod tests {
         login: LoginCommand,
     }
 
-    fn both() -> Both {
-        Both::start(|request| match &*request.target {
+    fn both() -> StubTracker {
+        StubTracker::start(|request| match &*request.target {
             "/launchpad-auth/cs1token" => {
                 plain("200 OK", "Set-Cookie: trac_auth=5e551on; Path=/; HttpOnly\r\n", "")
             }
@@ -186,7 +186,7 @@ mod tests {
         })
     }
 
-    async fn login(both: &Both, arguments: &[&str]) -> Result<(), Failure> {
+    async fn login(both: &StubTracker, arguments: &[&str]) -> Result<(), Failure> {
         let line = ["login", "trac", &both.url, "--server", &both.url];
         run(Line::try_parse_from(line.iter().chain(arguments)).unwrap().login).await
     }

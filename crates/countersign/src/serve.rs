@@ -10,8 +10,8 @@ use countersign_core::{
 };
 use countersign_server::limits::ALARM_PAUSE;
 use countersign_server::{
-    App, Bearer, Events, InForce, KeyFile, Look, Names, PassedOver, RefusalLimiter, Server, Tasks, Traces,
-    Webhook, log_news,
+    App, Bearer, EffectiveConfig, Events, KeyFile, Look, Names, PassedOver, RefusalLimiter, Server, Tasks,
+    Traces, Webhook, log_news,
 };
 use countersign_store::backend::IfMissing;
 use jiff::Timestamp;
@@ -89,14 +89,14 @@ async fn start(
         Some(webhook) => events.with_alarms(webhook, ALARM_PAUSE),
         None => events,
     };
-    let mut in_force = in_force(&settings);
+    let mut effective_config = effective_config(&settings);
     let key_file = KeyFile::new(settings.key_ring);
     let keys = load_keys(&key_file, &*store, clock.now()).await?;
     let server =
         Server::bind(settings.public, settings.private, bearer.is_some()).await.map_err(Failure::failed)?;
     let public = server.public_url().map_err(Failure::failed)?;
     let private = server.private_url().map_err(Failure::failed)?;
-    in_force.doors = server.doors();
+    effective_config.listeners = server.listeners();
 
     let public_url = match settings.public_url {
         Some(url) => url,
@@ -114,7 +114,7 @@ async fn start(
         limiter: RefusalLimiter::new(settings.refusals_per_minute, clock),
         bearer,
         traces,
-        in_force,
+        effective_config,
         tasks: Tasks::default(),
     });
     join(&app.tokens, private.clone()).await?;
@@ -212,13 +212,13 @@ fn webhook(settings: &Resolved) -> Result<Option<Webhook>, Failure> {
 }
 
 /// What this server was told, for whoever asks it.
-fn in_force(settings: &Resolved) -> InForce {
-    InForce {
+fn effective_config(settings: &Resolved) -> EffectiveConfig {
+    EffectiveConfig {
         config_file: settings.config_file.clone(),
         settings: settings.said.clone(),
         secrets: exposure::secrets(settings),
         directories: exposure::directories(settings),
-        doors: Vec::new(),
+        listeners: Vec::new(),
         passed_over: {
             let store = settings.store.clone();
             Look::by(move || passed_over(&store))

@@ -4,7 +4,7 @@
 //! serde); [`Resolved`] has the defaults filled in and everything checked.
 
 mod file;
-mod said;
+mod reported;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,8 +15,8 @@ use std::time::Duration;
 use clap::Args;
 use countersign_core::{MAX_LIFETIME, Policy};
 use countersign_server::{
-    Address, Collector, Door, EventPolicy, ForwardedHeader, PassedOver, Setting, Source, SpentStatus,
-    TlsFiles, TrustedProxies, absolute,
+    Address, Collector, EventPolicy, ForwardedHeader, ListenerConfig, PassedOver, Setting, Source,
+    SpentStatus, TlsFiles, TrustedProxies, absolute,
 };
 use countersign_store::place::{StorePlace, StoreUrl};
 use countersign_store::postgres::{LibpqEnvironment, PostgresOptions, SchemaName};
@@ -28,7 +28,7 @@ use url::Url;
 
 use crate::output::Failure;
 
-pub(crate) use self::said::{giver, resolve as resolve_said};
+pub(crate) use self::reported::{giver, resolve as resolve_said};
 
 pub(crate) const SERVE_HELP: &str = "\
 Every flag is also a variable, and a key of the configuration file: --public-listen is \
@@ -231,8 +231,8 @@ pub(crate) enum LogFormat {
 #[derive(Debug)]
 pub(crate) struct Resolved {
     pub(crate) data_dir: PathBuf,
-    pub(crate) public: Door,
-    pub(crate) private: Door,
+    pub(crate) public: ListenerConfig,
+    pub(crate) private: ListenerConfig,
     pub(crate) proxies: TrustedProxies,
     /// `None`: the address that is listened on.
     pub(crate) public_url: Option<Url>,
@@ -303,15 +303,15 @@ impl Settings {
     }
 
     fn resolve(self, libpq: &LibpqEnvironment) -> Result<Resolved, Failure> {
-        let mut said = said::settings(&self, libpq)?;
+        let mut said = reported::settings(&self, libpq)?;
         let data_dir = self.data_dir.unwrap_or_else(|| PathBuf::from("countersign-data"));
         let key_ring = self.key_ring.unwrap_or_else(|| data_dir.join("key-ring.toml"));
-        said::name_places(&mut said, &[("data_dir", &data_dir), ("key_ring", &key_ring)]);
-        let public = Door {
+        reported::name_places(&mut said, &[("data_dir", &data_dir), ("key_ring", &key_ring)]);
+        let public = ListenerConfig {
             address: self.public_listen.unwrap_or_else(|| loopback(8080)),
             tls: tls_files("public", self.public_tls_certificate, self.public_tls_key, None)?,
         };
-        let private = Door {
+        let private = ListenerConfig {
             address: self.private_listen.unwrap_or_else(|| loopback(8087)),
             tls: tls_files(
                 "private",

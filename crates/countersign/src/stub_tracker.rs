@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
 /// One that is made of a function: it is handed each request to the tracker, and what it returns is sent as it is.
-pub(crate) struct Both {
+pub(crate) struct StubTracker {
     pub(crate) url: String,
     /// The target and the body of each request.
     requests: Arc<Mutex<Vec<(String, String)>>>,
@@ -31,7 +31,7 @@ fn method(body: &str) -> Option<&str> {
     body.split_once("<methodName>")?.1.split('<').next()
 }
 
-impl Both {
+impl StubTracker {
     pub(crate) fn start(tracker: impl Fn(&Request) -> String + Send + 'static) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());

@@ -4,7 +4,7 @@ use clap::Args;
 use countersign_client::PrivateApi;
 use countersign_core::{Clock, SystemClock};
 use countersign_login::{
-    ApiError, ApiTrouble, Bug, Comment, Login, MAX_CLOCK_SKEW, PluginApi, Session, Tracker,
+    ApiError, ApiFailure, Bug, Comment, Login, MAX_CLOCK_SKEW, PluginApi, Session, Tracker,
     is_known_to_launchpad, login_wanted, printable,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -65,7 +65,7 @@ pub(crate) async fn run(command: SyncCheckCommand) -> Result<(), Failure> {
     }
 }
 
-async fn see(command: &SyncCheckCommand) -> Result<Sight, Failure> {
+async fn see(command: &SyncCheckCommand) -> Result<SyncReport, Failure> {
     if command.tracker.tracker == Tracker::Trac && command.bug.parse::<i32>().is_err() {
         return Err(Failure::usage(format!("{:?} is not the number of a ticket", command.bug)));
     }
@@ -73,7 +73,7 @@ async fn see(command: &SyncCheckCommand) -> Result<Sight, Failure> {
     let login = command.tracker.login(trace.as_ref())?;
     let issuer = command.server.connect()?;
     let (session, api) = enter(&login, &issuer).await?;
-    let mut sight = Sight::new(&session);
+    let mut sight = SyncReport::new(&session);
     look(command, &login, &api, &mut sight).await?;
     Ok(sight)
 }
@@ -88,7 +88,7 @@ async fn enter(login: &Login<'_>, issuer: &PrivateApi) -> Result<(Session, Plugi
 }
 
 /// What Launchpad would see.
-struct Sight {
+struct SyncReport {
     tracker: Tracker,
     url: String,
     user: Option<String>,
@@ -106,7 +106,7 @@ async fn look(
     command: &SyncCheckCommand,
     login: &Login<'_>,
     api: &PluginApi,
-    sight: &mut Sight,
+    sight: &mut SyncReport,
 ) -> Result<(), Failure> {
     let before = SystemClock.now();
     let time = api.time().await;
@@ -186,7 +186,7 @@ async fn add_comment(api: &PluginApi, bug: &Bug) -> Result<String, String> {
     }
 }
 
-impl Sight {
+impl SyncReport {
     fn new(session: &Session) -> Self {
         let user = session.user.as_ref().map(|user| format!(" as user {user}")).unwrap_or_default();
         Self {
@@ -273,7 +273,7 @@ impl Sight {
             }
         }
         let result = match stranger.set_link(bug, self.link).await {
-            Err(ApiError { trouble: ApiTrouble::LoginWanted { .. }, .. }) => {
+            Err(ApiError { trouble: ApiFailure::LoginWanted { .. }, .. }) => {
                 Ok("asked for, by Launchpad's rules".to_owned())
             }
             Err(error) => Err(format!(
@@ -344,7 +344,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::stub_tracker::{Both, Request, plain};
+    use crate::stub_tracker::{Request, StubTracker, plain};
 
     #[derive(Debug, Parser)]
     struct Line {
@@ -352,7 +352,7 @@ mod tests {
         command: SyncCheckCommand,
     }
 
-    async fn see_with(both: &Both, arguments: &[&str]) -> Result<Sight, Failure> {
+    async fn see_with(both: &StubTracker, arguments: &[&str]) -> Result<SyncReport, Failure> {
         let (kind, rest) = arguments.split_first().unwrap();
         let line = ["sync-check", kind, &both.url, "--server", &both.url];
         see(&Line::try_parse_from(line.iter().chain(rest)).unwrap().command).await
@@ -478,7 +478,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_trac_is_seen_as_launchpad_sees_it() {
-        let both = Both::start(trac);
+        let both = StubTracker::start(trac);
         let sight = see_with(&both, &["trac", "7"]).await.unwrap();
         assert_eq!(
             sight.lines(),
@@ -500,7 +500,7 @@ mod tests {
 
     #[tokio::test]
     async fn written_comment_is_named() {
-        let both = Both::start(trac);
+        let both = StubTracker::start(trac);
         let sight = see_with(&both, &["trac", "7", "--write"]).await.unwrap();
         assert!(sight.lines().ends_with("\ncomment   added, as 7:2"), "{}", sight.lines());
         let document = sight.document();
@@ -512,7 +512,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_bugzilla_is_seen_as_launchpad_sees_it() {
-        let both = Both::start(bugzilla);
+        let both = StubTracker::start(bugzilla);
         let sight = see_with(&both, &["bugzilla", "7"]).await.unwrap();
         assert!(
             sight.lines().ends_with(
@@ -540,7 +540,7 @@ mod tests {
         otherwise: fn(&Request) -> String,
         wrong: impl Fn(&Request) -> Option<String> + Send + 'static,
     ) -> String {
-        let both = Both::start(move |request| wrong(request).unwrap_or_else(|| otherwise(request)));
+        let both = StubTracker::start(move |request| wrong(request).unwrap_or_else(|| otherwise(request)));
         let sight = see_with(&both, arguments).await.unwrap();
         let lines = sight.lines();
         let failed: Vec<&str> = lines.lines().filter(|line| line.contains("FAILED: ")).collect();
@@ -584,7 +584,7 @@ mod tests {
         let line =
             only_failure(&["trac", "7", "--write"], trac, refuses("launchpad.set_launchpad_bug")).await;
         assert!(line.starts_with("link      FAILED: to Launchpad's bug 4711, and cannot be set: "), "{line}");
-        let both = Both::start(move |request| {
+        let both = StubTracker::start(move |request| {
             refuses("launchpad.set_launchpad_bug")(request).unwrap_or_else(|| trac(request))
         });
         let sight = see_with(&both, &["trac", "7"]).await.unwrap();
@@ -614,7 +614,7 @@ mod tests {
                 user: None,
                 cookies: vec![],
             };
-            let mut sight = Sight::new(&session);
+            let mut sight = SyncReport::new(&session);
             sight.compare_clocks(before, Ok(at(time)), after);
             assert_eq!(sight.steps.pop().unwrap().1, Ok(expected.to_owned()), "{time}");
         }
@@ -658,7 +658,7 @@ mod tests {
     #[tokio::test]
     async fn without_a_plugin_no_token_is_used() {
         for (kind, answer) in [("trac", plain("404 Not Found", "", "")), ("bugzilla", fault(-32601))] {
-            let both = Both::start(move |_| answer.clone());
+            let both = StubTracker::start(move |_| answer.clone());
             let failure = see_with(&both, &[kind, "7"]).await.err().unwrap();
             let text = format!("{failure:?}");
             assert!(text.contains("there is no method") && text.contains("No token was used"), "{text}");
@@ -669,7 +669,7 @@ mod tests {
 
     #[tokio::test]
     async fn wrong_usage_is_code_2() {
-        let both = Both::start(trac);
+        let both = StubTracker::start(trac);
         for arguments in
             [&["trac", "door"][..], &["trac", "7", "--timeout", "0s"], &["trac", "7", "--proxy", "x"]]
         {

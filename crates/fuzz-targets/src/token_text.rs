@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_core::seal::{MAX_TEXT_CHARS, NotOurs, PREFIX, seal, unseal};
+use countersign_core::seal::{MAX_TEXT_CHARS, PREFIX, UnsealError, seal, unseal};
 use countersign_core::{
     Audience, Claims, Clock, IssueError, Issued, KeyRing, LoginToken, LoginTokenSet, MAX_LIFETIME,
     ManualClock, NewToken, Policy, SequenceEntropy, from_millis,
@@ -25,7 +25,7 @@ use crate::ring;
 const MAX_CHANGES: u8 = 4;
 
 /// Opens a token; what is fuzzed is [`unseal`].
-pub type Unseal = fn(&str, &KeyRing) -> Result<LoginToken, NotOurs>;
+pub type Unseal = fn(&str, &KeyRing) -> Result<LoginToken, UnsealError>;
 
 /// See [`check`].
 pub fn target(input: &[u8]) {
@@ -127,6 +127,6 @@ fn check_sealed(plan: &Plan, unseal: Unseal) {
     assert_eq!(unseal(text, &ring()), Ok(token), "what was sealed is not what is read");
     let changed = plan.changed(text);
     if changed != text {
-        assert_eq!(unseal(&changed, &ring()), Err(NotOurs), "a changed text is accepted: {changed}");
+        assert_eq!(unseal(&changed, &ring()), Err(UnsealError), "a changed text is accepted: {changed}");
     }
 }

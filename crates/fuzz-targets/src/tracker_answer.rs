@@ -4,13 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use countersign_login::{Outcome, Value, read_answer};
+use countersign_login::{CallOutcome, Value, read_answer};
 use dxr::{FaultResponse, MethodResponse};
 
 use crate::xmlrpc_body::parts;
 
 /// A reader of answers: from a Content-Type and a body.
-pub type Reader = fn(Option<&str>, &[u8]) -> Option<Outcome>;
+pub type Reader = fn(Option<&str>, &[u8]) -> Option<CallOutcome>;
 
 /// See [`check`].
 pub fn target(input: &[u8]) {
@@ -23,11 +23,11 @@ pub fn check(input: &[u8], read: Reader) {
     let (content_type, body) = parts(input);
     let Some(outcome) = read(content_type, body) else { return };
     let written = match &outcome {
-        Outcome::Returned(value) => {
+        CallOutcome::Returned(value) => {
             let Some(value) = anew(value) else { return };
             MethodResponse { value }.to_xml()
         }
-        Outcome::Fault { code, text } => {
+        CallOutcome::Fault { code, text } => {
             let Ok(code) = code.parse() else { return };
             FaultResponse { fault: dxr::Fault::new(code, text.clone()) }.to_xml()
         }
@@ -42,10 +42,10 @@ pub fn check(input: &[u8], read: Reader) {
     assert_eq!(shown(&again), shown(&outcome), "{written}");
 }
 
-fn shown(outcome: &Outcome) -> String {
+fn shown(outcome: &CallOutcome) -> String {
     match outcome {
-        Outcome::Returned(value) => format!("{value:?}"),
-        Outcome::Fault { code, text } => format!("{:?} {text:?}", code.parse::<i32>()),
+        CallOutcome::Returned(value) => format!("{value:?}"),
+        CallOutcome::Fault { code, text } => format!("{:?} {text:?}", code.parse::<i32>()),
     }
 }
 

@@ -3,7 +3,8 @@
 //! An input is the body; if its first line begins with `Content-Type:`, that line is the header and the rest the body.
 
 use countersign_xmlrpc::{
-    Answer, Arguments, Fault, Method, Parameter, Service, Type, Value, fault, read_call, respond, structure,
+    Arguments, Fault, Method, Parameter, RpcResponse, Service, Type, Value, fault, read_call, respond,
+    structure,
 };
 use dxr::{FaultResponse, MethodCall, MethodResponse};
 use quick_xml::Reader;
@@ -30,7 +31,7 @@ pub fn target(input: &[u8]) {
 
 /// Whatever arrives is answered by a well-formed response or by a known fault that repeats nothing of the parameters,
 /// and a call that is understood is understood again when it is written anew. `pass` is what each answer goes through.
-pub fn check(input: &[u8], pass: fn(Answer) -> Answer) {
+pub fn check(input: &[u8], pass: fn(RpcResponse) -> RpcResponse) {
     let (content_type, body) = parts(input);
     let answer = pass(crate::block_on(respond(&Tokens, content_type, body)));
     check_answer(body, &answer);
@@ -57,7 +58,7 @@ pub(crate) fn parts(input: &[u8]) -> (Option<&str>, &[u8]) {
 }
 
 /// The document is a response, and a fault is one that the caller caused, in a sentence of reasonable length.
-fn check_answer(body: &[u8], answer: &Answer) {
+fn check_answer(body: &[u8], answer: &RpcResponse) {
     let document = &answer.document;
     is_well_formed(document);
     let Some(code) = answer.fault_code else {

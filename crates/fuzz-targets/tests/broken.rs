@@ -8,7 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use countersign_core::seal::unseal;
 use countersign_core::{
-    Audience, Clock, End, Ending, EndingQuery, Endings, KeyRing, KeyRingError, Policy, StoreError,
+    Audience, Clock, EndResult, Ending, EndingQuery, Endings, KeyRing, KeyRingError, Policy, StoreError,
     StoreStats, TokenId, TokenStore,
 };
 use countersign_fuzz_targets::{
@@ -16,7 +16,7 @@ use countersign_fuzz_targets::{
 };
 use countersign_login::read_answer;
 use countersign_store::memory::MemoryStore;
-use countersign_xmlrpc::Answer;
+use countersign_xmlrpc::RpcResponse;
 use jiff::Timestamp;
 
 const SEALED: &[u8] = include_bytes!("../../../fuzz/corpus/token_text/sealed-bound");
@@ -99,13 +99,13 @@ fn a_configuration_that_is_not_looked_at() {
 fn a_response_that_is_not_xml() {
     let call = include_bytes!("../../../fuzz/corpus/xmlrpc_body/python-one.xml");
     is_caught("XML cannot carry", || {
-        xmlrpc_body::check(call, |answer| Answer {
+        xmlrpc_body::check(call, |answer| RpcResponse {
             document: answer.document.replace('é', "\u{8}"),
             ..answer
         });
     });
     is_caught("well-formed XML", || {
-        xmlrpc_body::check(call, |answer| Answer {
+        xmlrpc_body::check(call, |answer| RpcResponse {
             document: answer.document.replace("</value>", ""),
             ..answer
         });
@@ -118,7 +118,7 @@ fn a_fault_that_tells_a_token() {
     is_caught("a token is told", || {
         xmlrpc_body::check(call, |answer| {
             let document = answer.document.replace("that token", "cs1aaaaaabtro54vzcutvcvok3dmtdegv4b");
-            Answer { document, ..answer }
+            RpcResponse { document, ..answer }
         });
     });
 }
@@ -127,7 +127,7 @@ fn a_fault_that_tells_a_token() {
 fn a_fault_that_is_the_servers() {
     let call = include_bytes!("../../../fuzz/corpus/xmlrpc_body/unknown-method.xml");
     is_caught("a caller cannot cause fault -32603", || {
-        xmlrpc_body::check(call, |answer| Answer {
+        xmlrpc_body::check(call, |answer| RpcResponse {
             fault_code: Some(-32603),
             document: answer.document.replace("-32601", "-32603"),
             ..answer
@@ -155,7 +155,7 @@ fn idle(clock: &dyn Clock) -> Arc<dyn TokenStore> {
     Arc::new(Broken { inner: MemoryStore::new(clock), keeps: false })
 }
 
-/// A store that answers every end with [`End::Recorded`].
+/// A store that answers every end with [`EndResult::Recorded`].
 #[derive(Debug)]
 struct Broken {
     inner: MemoryStore,
@@ -165,14 +165,14 @@ struct Broken {
 
 #[async_trait]
 impl TokenStore for Broken {
-    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<End, StoreError> {
+    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<EndResult, StoreError> {
         if self.keeps {
             self.inner.end(id, expires, ending).await?;
         }
-        Ok(End::Recorded)
+        Ok(EndResult::Recorded)
     }
 
-    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError> {
+    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<EndResult, StoreError> {
         self.inner.look(id, expires).await
     }
 

@@ -14,7 +14,7 @@ const MAX_DEPTH: usize = 64;
 
 /// What a call came to.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Outcome {
+pub enum CallOutcome {
     /// The method returned this.
     Returned(Value),
     /// The method, or something below it, refused.
@@ -84,10 +84,10 @@ impl Value {
 }
 
 /// Reads a `<methodResponse>`, with the Content-Type that it came with; `None` if it is not one.
-pub fn read_answer(content_type: Option<&str>, body: &[u8]) -> Option<Outcome> {
+pub fn read_answer(content_type: Option<&str>, body: &[u8]) -> Option<CallOutcome> {
     let xml = countersign_xmlrpc::decode(content_type, body).ok()?;
     let mut reader = Reader::from_str(&xml);
-    let mut answer = Answer::default();
+    let mut answer = ResponseReader::default();
     loop {
         match reader.read_event().ok()? {
             Event::Start(tag) => answer.start(tag.name().as_ref(), tag.local_name().as_ref())?,
@@ -116,13 +116,13 @@ fn resolve(reference: &BytesRef<'_>) -> Option<String> {
 
 /// What has been read so far.
 #[derive(Default)]
-struct Answer {
-    open: Vec<Open>,
-    outcome: Option<Outcome>,
+struct ResponseReader {
+    open: Vec<OpenElement>,
+    outcome: Option<CallOutcome>,
 }
 
 /// An element that is not closed yet.
-enum Open {
+enum OpenElement {
     /// `methodResponse`, `params`, `param`, `data`, and whatever nobody knows.
     Other(String),
     Fault,
@@ -143,33 +143,36 @@ enum Open {
     Name(String),
 }
 
-impl Answer {
+impl ResponseReader {
     fn start(&mut self, name: &str, local_name: &str) -> Option<()> {
         if self.open.len() == MAX_DEPTH {
             return None;
         }
         let opened = match (self.open.last(), name) {
-            (None, "methodResponse") if self.outcome.is_none() => Open::Other(name.to_owned()),
+            (None, "methodResponse") if self.outcome.is_none() => OpenElement::Other(name.to_owned()),
             (None, _) => return None,
-            (_, "value") => Open::Value { typed: None, text: String::new() },
-            (Some(Open::Value { .. }), "array") => Open::Array(Vec::new()),
-            (Some(Open::Value { .. }), "struct") => Open::Struct(BTreeMap::new()),
+            (_, "value") => OpenElement::Value { typed: None, text: String::new() },
+            (Some(OpenElement::Value { .. }), "array") => OpenElement::Array(Vec::new()),
+            (Some(OpenElement::Value { .. }), "struct") => OpenElement::Struct(BTreeMap::new()),
             // Apache's library writes its extensions as <ex:nil/> and <ex:i8>.
-            (Some(Open::Value { .. }), _) => {
-                Open::Scalar { kind: local_name.to_owned(), text: String::new() }
+            (Some(OpenElement::Value { .. }), _) => {
+                OpenElement::Scalar { kind: local_name.to_owned(), text: String::new() }
             }
-            (Some(Open::Struct(_)), "member") => Open::Member { name: String::new(), value: None },
-            (Some(Open::Member { .. }), "name") => Open::Name(String::new()),
-            (Some(Open::Other(parent)), "fault") if parent == "methodResponse" => Open::Fault,
-            _ => Open::Other(name.to_owned()),
+            (Some(OpenElement::Struct(_)), "member") => {
+                OpenElement::Member { name: String::new(), value: None }
+            }
+            (Some(OpenElement::Member { .. }), "name") => OpenElement::Name(String::new()),
+            (Some(OpenElement::Other(parent)), "fault") if parent == "methodResponse" => OpenElement::Fault,
+            _ => OpenElement::Other(name.to_owned()),
         };
         self.open.push(opened);
         Some(())
     }
 
     fn text(&mut self, more: &str) {
-        if let Some(Open::Value { text, .. } | Open::Scalar { text, .. } | Open::Name(text)) =
-            self.open.last_mut()
+        if let Some(
+            OpenElement::Value { text, .. } | OpenElement::Scalar { text, .. } | OpenElement::Name(text),
+        ) = self.open.last_mut()
         {
             text.push_str(more);
         }
@@ -177,27 +180,27 @@ impl Answer {
 
     fn end(&mut self) -> Option<()> {
         let value = match self.open.pop()? {
-            Open::Value { typed, text } => return self.put(typed.unwrap_or(Value::Text(text))),
-            Open::Scalar { kind, text } => scalar(&kind, text)?,
-            Open::Array(values) => Value::Array(values),
-            Open::Struct(members) => Value::Struct(members),
-            Open::Member { name, value } => {
-                if let (Some(Open::Struct(members)), Some(value)) = (self.open.last_mut(), value) {
+            OpenElement::Value { typed, text } => return self.put(typed.unwrap_or(Value::Text(text))),
+            OpenElement::Scalar { kind, text } => scalar(&kind, text)?,
+            OpenElement::Array(values) => Value::Array(values),
+            OpenElement::Struct(members) => Value::Struct(members),
+            OpenElement::Member { name, value } => {
+                if let (Some(OpenElement::Struct(members)), Some(value)) = (self.open.last_mut(), value) {
                     members.insert(name, value);
                 }
                 return Some(());
             }
-            Open::Name(text) => {
-                if let Some(Open::Member { name, .. }) = self.open.last_mut() {
+            OpenElement::Name(text) => {
+                if let Some(OpenElement::Member { name, .. }) = self.open.last_mut() {
                     text.trim().clone_into(name);
                 }
                 return Some(());
             }
-            Open::Other(_) | Open::Fault => return Some(()),
+            OpenElement::Other(_) | OpenElement::Fault => return Some(()),
         };
         // A value has one type.
         match self.open.last_mut()? {
-            Open::Value { typed, .. } if typed.is_none() => *typed = Some(value),
+            OpenElement::Value { typed, .. } if typed.is_none() => *typed = Some(value),
             _ => return None,
         }
         Some(())
@@ -205,23 +208,28 @@ impl Answer {
 
     /// Puts a whole value where it belongs. The first one counts where one is expected; more do no harm.
     fn put(&mut self, new: Value) -> Option<()> {
-        let mut holders =
-            self.open.iter_mut().rev().filter(|open| !matches!(open, Open::Other(name) if name == "data"));
+        let mut holders = self
+            .open
+            .iter_mut()
+            .rev()
+            .filter(|open| !matches!(open, OpenElement::Other(name) if name == "data"));
         match holders.next()? {
-            Open::Array(values) => values.push(new),
-            Open::Member { value, .. } => drop(value.get_or_insert(new)),
-            Open::Fault => {
+            OpenElement::Array(values) => values.push(new),
+            OpenElement::Member { value, .. } => drop(value.get_or_insert(new)),
+            OpenElement::Fault => {
                 let text = |name| new.member(name).and_then(Value::to_text);
-                let fault = Outcome::Fault { code: text("faultCode")?, text: text("faultString")? };
+                let fault = CallOutcome::Fault { code: text("faultCode")?, text: text("faultString")? };
                 self.outcome.get_or_insert(fault);
             }
-            Open::Other(name) if name == "param" => drop(self.outcome.get_or_insert(Outcome::Returned(new))),
+            OpenElement::Other(name) if name == "param" => {
+                self.outcome.get_or_insert(CallOutcome::Returned(new));
+            }
             _ => {}
         }
         Some(())
     }
 
-    fn finish(self) -> Option<Outcome> {
+    fn finish(self) -> Option<CallOutcome> {
         self.outcome.filter(|_| self.open.is_empty())
     }
 }
@@ -247,7 +255,7 @@ fn scalar(kind: &str, text: String) -> Option<Value> {
 mod tests {
     use super::*;
 
-    fn read_utf8(body: &[u8]) -> Option<Outcome> {
+    fn read_utf8(body: &[u8]) -> Option<CallOutcome> {
         read_answer(Some("text/xml; charset=utf-8"), body)
     }
 
@@ -271,7 +279,7 @@ mod tests {
             ("<string>Client</string>", "Client"),
             ("Client", "Client"),
         ] {
-            let expected = Outcome::Fault { code: read_as.to_owned(), text: "No <b>.".to_owned() };
+            let expected = CallOutcome::Fault { code: read_as.to_owned(), text: "No <b>.".to_owned() };
             assert_eq!(read_utf8(fault(code).as_bytes()), Some(expected), "{code}");
         }
     }
@@ -280,13 +288,13 @@ mod tests {
     fn values() {
         let answer =
             returned("<struct><member><name>user_id</name><value><int>7</int></value></member></struct>");
-        let Some(Outcome::Returned(Value::Struct(members))) = read_utf8(answer.as_bytes()) else {
+        let Some(CallOutcome::Returned(Value::Struct(members))) = read_utf8(answer.as_bytes()) else {
             panic!("not a struct")
         };
         assert_eq!(members.get("user_id"), Some(&Value::Int(7)));
         assert_eq!(
             read_utf8(returned("plain").as_bytes()),
-            Some(Outcome::Returned(Value::Text("plain".to_owned())))
+            Some(CallOutcome::Returned(Value::Text("plain".to_owned())))
         );
     }
 
@@ -333,7 +341,7 @@ mod tests {
                 "<array><data><value>&#233;&amp;<![CDATA[<]]></value><value><string/></value></data></array>"
             ),
         ));
-        let Some(Outcome::Returned(value)) = read_utf8(answer.as_bytes()) else { panic!("no answer") };
+        let Some(CallOutcome::Returned(value)) = read_utf8(answer.as_bytes()) else { panic!("no answer") };
         for (name, expected) in [
             ("n", Value::Int(-7)),
             ("b", Value::Boolean(true)),
@@ -350,7 +358,7 @@ mod tests {
     #[test]
     fn encodings_are_read() {
         let text = "<?xml version=\"1.0\"?><methodResponse><params><param><value>Größe</value></param></params></methodResponse>";
-        let expected = Some(Outcome::Returned(Value::Text("Größe".to_owned())));
+        let expected = Some(CallOutcome::Returned(Value::Text("Größe".to_owned())));
         let latin =
             |text: &str| text.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect::<Vec<_>>();
         let utf16 = |mark: &str| {
@@ -366,7 +374,7 @@ mod tests {
 
     #[test]
     fn more_than_expected_does_no_harm() {
-        let seven = Some(Outcome::Returned(Value::Int(7)));
+        let seven = Some(CallOutcome::Returned(Value::Int(7)));
         for answer in [
             "<methodResponse><params><param><value><int>7</int></value></param><param><value>8</value></param></params></methodResponse>",
             "<methodResponse><extra a='b'><value>x</value></extra><params><param><value><int>7</int></value><value>y</value></param></params></methodResponse>",

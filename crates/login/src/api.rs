@@ -1,7 +1,7 @@
 //! The plugin API of a tracker: reading bugs and comments, and writing comments and links.
 //!
 //! It is called as Launchpad's worker calls it, and of an answer what that reads is read, as strictly: an answer that Launchpad
-//! could not use is [`ApiTrouble::Unusable`].
+//! could not use is [`ApiFailure::Unusable`].
 
 mod bugzilla;
 mod error;
@@ -12,12 +12,12 @@ mod trac;
 use jiff::{SignedDuration, Timestamp};
 use url::Url;
 
-pub use self::error::{ApiError, ApiTrouble};
+pub use self::error::{ApiError, ApiFailure};
 pub use self::status::is_known_to_launchpad;
-use crate::answer::{Outcome, Value};
+use crate::answer::{CallOutcome, Value};
 use crate::call::call_document;
-use crate::error::Said;
-use crate::http::{Answer, Http, below};
+use crate::error::TrackerMessage;
+use crate::http::{Http, HttpResponse, below};
 use crate::{Login, LoginError, Session, Tracker};
 
 /// Launchpad does not work with a tracker whose clock is further off.
@@ -85,12 +85,12 @@ impl PluginApi {
     ///
     /// # Errors
     ///
-    /// [`ApiTrouble::CookiesElsewhere`] if it would send none.
+    /// [`ApiFailure::CookiesElsewhere`] if it would send none.
     pub fn use_session(&mut self, session: &Session) -> Result<(), ApiError> {
         let url = self.endpoint();
         self.cookies = session.cookies_for(&url);
         if self.cookies.is_empty() {
-            return Err(self.error("the login", ApiTrouble::CookiesElsewhere { url }));
+            return Err(self.error("the login", ApiFailure::CookiesElsewhere { url }));
         }
         Ok(())
     }
@@ -147,7 +147,7 @@ impl PluginApi {
     ///
     /// # Errors
     ///
-    /// Also [`ApiTrouble::NoSuchBug`].
+    /// Also [`ApiFailure::NoSuchBug`].
     pub async fn link(&self, id: &str) -> Result<Option<i32>, ApiError> {
         match self.tracker {
             Tracker::Trac => trac::link(self, id).await,
@@ -167,53 +167,53 @@ impl PluginApi {
         below(&self.base, &[if self.tracker == Tracker::Trac { trac::ENDPOINT } else { bugzilla::ENDPOINT }])
     }
 
-    fn error(&self, method: &'static str, trouble: ApiTrouble) -> ApiError {
+    fn error(&self, method: &'static str, trouble: ApiFailure) -> ApiError {
         ApiError { tracker: self.tracker, method, trouble }
     }
 
     async fn call(&self, method: &'static str, parameters: Vec<dxr::Value>) -> Result<Value, ApiError> {
         let error = |trouble| self.error(method, trouble);
         let document = call_document(method, parameters)
-            .ok_or_else(|| error(ApiTrouble::NoAnswer("the call cannot be written".to_owned())))?;
+            .ok_or_else(|| error(ApiFailure::NoAnswer("the call cannot be written".to_owned())))?;
         let answer = self.http.post_xml(&self.endpoint(), document, Some(&self.cookies)).await;
         let answer = answer.map_err(|trouble| error(trouble.into()))?;
         if let Some(trouble) = self.not_a_result(&answer) {
             return Err(error(trouble));
         }
         match answer.xml_rpc() {
-            Some(Outcome::Returned(value)) => Ok(value),
-            Some(Outcome::Fault { code, text }) => Err(error(self.fault(code, &text))),
-            None => Err(error(ApiTrouble::NotXmlRpc(answer.broken))),
+            Some(CallOutcome::Returned(value)) => Ok(value),
+            Some(CallOutcome::Fault { code, text }) => Err(error(self.fault(code, &text))),
+            None => Err(error(ApiFailure::NotXmlRpc(answer.broken))),
         }
     }
 
     /// What an HTTP status other than 200 means.
-    fn not_a_result(&self, answer: &Answer) -> Option<ApiTrouble> {
+    fn not_a_result(&self, answer: &HttpResponse) -> Option<ApiFailure> {
         let url = self.endpoint();
         if answer.status.is_redirection() {
-            return Some(ApiTrouble::Redirected { to: answer.location(&url) });
+            return Some(ApiFailure::Redirected { to: answer.location(&url) });
         }
-        let said = || answer.plain_text().map(|text| Said::new(&text, "")).unwrap_or_default();
+        let said = || answer.plain_text().map(|text| TrackerMessage::new(&text, "")).unwrap_or_default();
         Some(match (self.tracker, answer.status.as_u16()) {
             (_, 200..=299) => return None,
-            (Tracker::Trac, 403) => ApiTrouble::LoginWanted { said: said() },
-            (_, 401) if answer.asks_for_password() => ApiTrouble::PasswordAsked,
-            (_, 404) => ApiTrouble::NoMethod { found: "HTTP status 404".to_owned() },
-            (_, status) => ApiTrouble::Status { status, said: said() },
+            (Tracker::Trac, 403) => ApiFailure::LoginWanted { said: said() },
+            (_, 401) if answer.asks_for_password() => ApiFailure::PasswordAsked,
+            (_, 404) => ApiFailure::NoMethod { found: "HTTP status 404".to_owned() },
+            (_, status) => ApiFailure::Status { status, said: said() },
         })
     }
 
-    fn fault(&self, code: String, text: &str) -> ApiTrouble {
-        let said = Said::new(text, "");
+    fn fault(&self, code: String, text: &str) -> ApiFailure {
+        let said = TrackerMessage::new(text, "");
         match (self.tracker, code.as_str()) {
-            (Tracker::Bugzilla, "410") => ApiTrouble::LoginWanted { said },
+            (Tracker::Bugzilla, "410") => ApiFailure::LoginWanted { said },
             (_, "-32601") | (Tracker::Bugzilla, "Client") => {
-                ApiTrouble::NoMethod { found: format!("fault {code}") }
+                ApiFailure::NoMethod { found: format!("fault {code}") }
             }
             (Tracker::Trac, "1001") | (Tracker::Bugzilla, "100" | "101" | "102") => {
-                ApiTrouble::NoSuchBug { said }
+                ApiFailure::NoSuchBug { said }
             }
-            _ => ApiTrouble::Fault { code, said },
+            _ => ApiFailure::Fault { code, said },
         }
     }
 }

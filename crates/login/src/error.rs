@@ -105,7 +105,7 @@ pub enum LoginError {
     #[error("the token was refused{said}; {}", refusal_remedy(audience.as_deref()))]
     Refused {
         /// The tracker's words.
-        said: Said,
+        said: TrackerMessage,
         /// What the token was bound to.
         audience: Option<String>,
     },
@@ -116,7 +116,7 @@ pub enum LoginError {
     )]
     IssuerUnreachable {
         /// The tracker's words.
-        said: Said,
+        said: TrackerMessage,
     },
     /// The plugin is there, but does not know the issuer.
     #[error(
@@ -125,7 +125,7 @@ pub enum LoginError {
     )]
     NotConfigured {
         /// The tracker's words.
-        said: Said,
+        said: TrackerMessage,
     },
     /// The account that tokens log in to is not there.
     #[error(
@@ -133,7 +133,7 @@ pub enum LoginError {
     )]
     UserUnavailable {
         /// The tracker's words.
-        said: Said,
+        said: TrackerMessage,
     },
     /// The tracker accepted the token and opened no session.
     #[error(
@@ -160,7 +160,7 @@ pub enum LoginError {
         /// The HTTP status, or the fault, in words.
         answer: String,
         /// The tracker's words.
-        said: Said,
+        said: TrackerMessage,
     },
 }
 
@@ -189,9 +189,9 @@ fn refusal_remedy(audience: Option<&str>) -> String {
 
 /// What the tracker said, fit for a sentence: one line, printable, at most 300 characters, without the token.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Said(String);
+pub struct TrackerMessage(String);
 
-impl Said {
+impl TrackerMessage {
     /// The longest text that is repeated, in characters.
     const LONGEST: usize = 300;
 
@@ -208,7 +208,7 @@ impl Said {
     }
 }
 
-impl fmt::Display for Said {
+impl fmt::Display for TrackerMessage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() { Ok(()) } else { write!(f, " (the tracker says: {})", self.0) }
     }
@@ -239,20 +239,23 @@ mod tests {
             ("Größe", "Größe"),
             ("", ""),
         ] {
-            assert_eq!(Said::new(text, "cs1abc").as_str(), said, "{text:?}");
+            assert_eq!(TrackerMessage::new(text, "cs1abc").as_str(), said, "{text:?}");
         }
-        assert_eq!(Said::new(&"é".repeat(1000), "").as_str().chars().count(), Said::LONGEST);
+        assert_eq!(
+            TrackerMessage::new(&"é".repeat(1000), "").as_str().chars().count(),
+            TrackerMessage::LONGEST
+        );
     }
 
     #[test]
     fn a_token_across_the_end_of_what_is_repeated_does_not_show_in_part() {
-        let text = format!("{}cs1abcdef", "x".repeat(Said::LONGEST - 4));
-        assert!(!Said::new(&text, "cs1abcdef").as_str().contains("cs1"));
+        let text = format!("{}cs1abcdef", "x".repeat(TrackerMessage::LONGEST - 4));
+        assert!(!TrackerMessage::new(&text, "cs1abcdef").as_str().contains("cs1"));
     }
 
     #[test]
     fn nothing_said_leaves_no_gap() {
-        let error = LoginError::IssuerUnreachable { said: Said::default() };
+        let error = LoginError::IssuerUnreachable { said: TrackerMessage::default() };
         assert!(error.to_string().contains("of the token; its"), "{error}");
     }
 }

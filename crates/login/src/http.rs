@@ -18,7 +18,7 @@ use rustls::{ClientConfig, RootCertStore};
 use url::{Host, Url};
 
 use crate::LoginError;
-use crate::answer::{Outcome, read_answer};
+use crate::answer::{CallOutcome, read_answer};
 
 /// The largest answer to a login that is read, in bytes. Those that matter have a few hundred.
 const MAX_BODY: usize = 64 * 1024;
@@ -69,7 +69,7 @@ enum AnyClient {
 }
 
 /// An answer, with as much of its body as came: the status and the cookies of a login are in its head.
-pub(crate) struct Answer {
+pub(crate) struct HttpResponse {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Vec<u8>,
@@ -79,7 +79,7 @@ pub(crate) struct Answer {
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub(crate) enum Trouble {
+pub(crate) enum HttpError {
     /// The certificate is not valid for this tracker.
     Certificate(String),
     /// Anything else, from a name that does not exist to an answer that is too long.
@@ -113,7 +113,7 @@ impl Http {
         Ok(Self { client, timeout: settings.timeout, traceparent })
     }
 
-    pub(crate) async fn get(&self, url: &Url) -> Result<Answer, Trouble> {
+    pub(crate) async fn get(&self, url: &Url) -> Result<HttpResponse, HttpError> {
         self.send(Request::get(explicit(url)), Bytes::new(), MAX_BODY).await
     }
 
@@ -123,7 +123,7 @@ impl Http {
         url: &Url,
         body: String,
         cookies: Option<&str>,
-    ) -> Result<Answer, Trouble> {
+    ) -> Result<HttpResponse, HttpError> {
         let mut request = Request::post(explicit(url)).header(CONTENT_TYPE, "text/xml; charset=utf-8");
         if let Some(cookies) = cookies.filter(|cookies| !cookies.is_empty()) {
             request = request.header(COOKIE, cookies);
@@ -136,20 +136,20 @@ impl Http {
         request: http::request::Builder,
         body: Bytes,
         longest: usize,
-    ) -> Result<Answer, Trouble> {
+    ) -> Result<HttpResponse, HttpError> {
         let mut request = request.header(USER_AGENT, AGENT);
         if let Some(traceparent) = &self.traceparent {
             request = request.header("traceparent", traceparent);
         }
         let request = request
             .body(Full::new(body))
-            .map_err(|_| Trouble::NoAnswer("its URL cannot be asked for".to_owned()))?;
+            .map_err(|_| HttpError::NoAnswer("its URL cannot be asked for".to_owned()))?;
         let late = || format!("nothing within {} s", self.timeout.as_secs_f32());
         let deadline = tokio::time::sleep(self.timeout);
         tokio::pin!(deadline);
         let head = tokio::select! {
             head = self.exchange(request) => head.map_err(|error| trouble(&error))?,
-            () = &mut deadline => return Err(Trouble::NoAnswer(late())),
+            () = &mut deadline => return Err(HttpError::NoAnswer(late())),
         };
         let (head, mut rest) = head.into_parts();
         let mut body = Vec::new();
@@ -157,7 +157,7 @@ impl Http {
             end = read(&mut rest, &mut body, longest) => end.err(),
             () = &mut deadline => Some(late()),
         };
-        Ok(Answer { status: head.status, headers: head.headers, body, broken })
+        Ok(HttpResponse { status: head.status, headers: head.headers, body, broken })
     }
 
     async fn exchange(
@@ -175,7 +175,7 @@ impl Http {
 async fn read(from: &mut Incoming, into: &mut Vec<u8>, longest: usize) -> Result<(), String> {
     while let Some(frame) = from.frame().await {
         let frame = frame.map_err(|error| match trouble(&error) {
-            Trouble::Certificate(reason) | Trouble::NoAnswer(reason) => reason,
+            HttpError::Certificate(reason) | HttpError::NoAnswer(reason) => reason,
         })?;
         if let Some(data) = frame.data_ref() {
             into.extend_from_slice(data.get(..longest.saturating_sub(into.len())).unwrap_or(data));
@@ -187,12 +187,12 @@ async fn read(from: &mut Incoming, into: &mut Vec<u8>, longest: usize) -> Result
     Ok(())
 }
 
-impl Answer {
+impl HttpResponse {
     /// The same, if all of its body came.
-    pub(crate) fn whole(self) -> Result<Self, Trouble> {
+    pub(crate) fn whole(self) -> Result<Self, HttpError> {
         match self.broken {
             None => Ok(self),
-            Some(reason) => Err(Trouble::NoAnswer(reason)),
+            Some(reason) => Err(HttpError::NoAnswer(reason)),
         }
     }
 
@@ -218,7 +218,7 @@ impl Answer {
     }
 
     /// What the answer to a call says; `None` if it is not one.
-    pub(crate) fn xml_rpc(&self) -> Option<Outcome> {
+    pub(crate) fn xml_rpc(&self) -> Option<CallOutcome> {
         read_answer(self.content_type(), &self.body)
     }
 
@@ -243,17 +243,17 @@ impl Answer {
     }
 }
 
-impl From<Trouble> for LoginError {
+impl From<HttpError> for LoginError {
     /// For trouble before the token was sent.
-    fn from(trouble: Trouble) -> Self {
+    fn from(trouble: HttpError) -> Self {
         match trouble {
-            Trouble::Certificate(reason) => Self::Certificate { reason },
-            Trouble::NoAnswer(reason) => Self::Unreachable { reason },
+            HttpError::Certificate(reason) => Self::Certificate { reason },
+            HttpError::NoAnswer(reason) => Self::Unreachable { reason },
         }
     }
 }
 
-impl Trouble {
+impl HttpError {
     /// For trouble with the request that had the token in it.
     pub(crate) fn with_token(self) -> LoginError {
         match self {
@@ -317,7 +317,7 @@ fn is_loopback(url: &Url) -> bool {
 }
 
 /// The innermost cause says most. None of them knows the URL, and so the token.
-fn trouble(error: &(dyn Error + 'static)) -> Trouble {
+fn trouble(error: &(dyn Error + 'static)) -> HttpError {
     let mut cause = error;
     loop {
         let hidden = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
@@ -327,16 +327,16 @@ fn trouble(error: &(dyn Error + 'static)) -> Trouble {
         // An I/O error that wraps another one hides it from `source`.
         match hidden.map(|hidden| hidden as &(dyn Error + 'static)).or_else(|| cause.source()) {
             Some(deeper) => cause = deeper,
-            None => return Trouble::NoAnswer(cause.to_string()),
+            None => return HttpError::NoAnswer(cause.to_string()),
         }
     }
 }
 
-fn tls_trouble(error: &rustls::Error) -> Trouble {
+fn tls_trouble(error: &rustls::Error) -> HttpError {
     match error {
-        rustls::Error::InvalidCertificate(reason) => Trouble::Certificate(reason.to_string()),
-        rustls::Error::NoCertificatesPresented => Trouble::Certificate("it presented none".to_owned()),
-        rustls::Error::InvalidMessage(_) => Trouble::NoAnswer("it does not speak TLS there".to_owned()),
-        other => Trouble::NoAnswer(format!("TLS: {other}")),
+        rustls::Error::InvalidCertificate(reason) => HttpError::Certificate(reason.to_string()),
+        rustls::Error::NoCertificatesPresented => HttpError::Certificate("it presented none".to_owned()),
+        rustls::Error::InvalidMessage(_) => HttpError::NoAnswer("it does not speak TLS there".to_owned()),
+        other => HttpError::NoAnswer(format!("TLS: {other}")),
     }
 }

@@ -42,19 +42,19 @@ use jiff::Timestamp;
 use url::Url;
 pub use zeroize::Zeroizing;
 
-pub use self::answer::{Outcome, Value, read_answer};
+pub use self::answer::{CallOutcome, Value, read_answer};
 pub use self::api::{
-    ApiError, ApiTrouble, Bug, Comment, MAX_CLOCK_SKEW, PluginApi, is_known_to_launchpad, login_wanted,
+    ApiError, ApiFailure, Bug, Comment, MAX_CLOCK_SKEW, PluginApi, is_known_to_launchpad, login_wanted,
 };
 pub use self::cookie_date::cookie_end;
 pub use self::cookie_jar::{CookieJarError, check_cookie_jar};
-pub use self::error::{LoginError, Said, printable};
+pub use self::error::{LoginError, TrackerMessage, printable};
 pub use self::http::HttpSettings;
 pub use self::session::{Cookie, Session};
 pub use self::tracker::Tracker;
 
 use self::http::Http;
-use self::tracker::Visit;
+use self::tracker::LoginContext;
 
 /// The longest token, in characters, that is brought to a tracker.
 const MAX_TOKEN: usize = 4096;
@@ -108,7 +108,7 @@ impl<'a> Login<'a> {
     {
         let http = Http::new(&self.http, &self.base)?;
         let audience = self.audience.as_deref();
-        let visit = Visit { http: &http, base: &self.base, audience, now };
+        let visit = LoginContext { http: &http, base: &self.base, audience, now };
         self.tracker.detect(&visit).await?;
         let token = new_token(audience).await.map_err(|error| LoginError::NoToken(error.into()))?;
         // It becomes a part of a URL.

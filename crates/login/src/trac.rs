@@ -5,10 +5,10 @@
 
 use http::StatusCode;
 
-use crate::error::Said;
-use crate::http::Trouble;
+use crate::error::TrackerMessage;
+use crate::http::HttpError;
 use crate::session::cookies;
-use crate::tracker::Visit;
+use crate::tracker::LoginContext;
 use crate::{LoginError, Session, Tracker};
 
 pub(crate) const PATH: &str = "launchpad-auth";
@@ -20,7 +20,7 @@ const EXPECTED: &str = "a Trac with the plugin for login by token";
 const NO_PLUGIN: &str = "there is no plugin for login by token at that URL: install and enable countersign_trac in that \
                          Trac, or give the base URL of another";
 
-pub(crate) async fn detect(visit: &Visit<'_>) -> Result<(), LoginError> {
+pub(crate) async fn detect(visit: &LoginContext<'_>) -> Result<(), LoginError> {
     let url = visit.below(&[PATH, CHECK]);
     let answer = visit.http.get(&url).await?.whole()?;
     if let Some(redirect) = answer.redirect(&url, SUFFIX) {
@@ -47,10 +47,10 @@ pub(crate) async fn detect(visit: &Visit<'_>) -> Result<(), LoginError> {
     }
 }
 
-pub(crate) async fn log_in(visit: &Visit<'_>, token: &str) -> Result<Session, LoginError> {
+pub(crate) async fn log_in(visit: &LoginContext<'_>, token: &str) -> Result<Session, LoginError> {
     let url = visit.below(&[PATH, token]);
-    let answer = visit.http.get(&url).await.map_err(Trouble::with_token)?;
-    let said = Said::new(&answer.plain_text().unwrap_or_default(), token);
+    let answer = visit.http.get(&url).await.map_err(HttpError::with_token)?;
+    let said = TrackerMessage::new(&answer.plain_text().unwrap_or_default(), token);
     match answer.status {
         StatusCode::OK => {
             let cookies = cookies(&answer.headers, &url, visit.now);
@@ -71,7 +71,7 @@ pub(crate) async fn log_in(visit: &Visit<'_>, token: &str) -> Result<Session, Lo
 
 /// Which of the reasons for a 401 it is, by how the plugin begins its sentence. An older plugin's words are not known;
 /// there 401 means that the token was refused.
-fn refusal(visit: &Visit<'_>, said: Said) -> LoginError {
+fn refusal(visit: &LoginContext<'_>, said: TrackerMessage) -> LoginError {
     let begins = |start| said.as_str().starts_with(start);
     if begins("The issuer could not be reached") || begins("The issuer cannot answer") {
         LoginError::IssuerUnreachable { said }

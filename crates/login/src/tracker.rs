@@ -21,7 +21,7 @@ pub enum Tracker {
 }
 
 /// What a tracker's module is told besides the token.
-pub(crate) struct Visit<'a> {
+pub(crate) struct LoginContext<'a> {
     pub(crate) http: &'a Http,
     /// The tracker's base URL.
     pub(crate) base: &'a Url,
@@ -30,7 +30,7 @@ pub(crate) struct Visit<'a> {
     pub(crate) now: Timestamp,
 }
 
-impl Visit<'_> {
+impl LoginContext<'_> {
     /// A URL below the tracker's own.
     pub(crate) fn below(&self, parts: &[&str]) -> Url {
         below(self.base, parts)
@@ -50,7 +50,7 @@ impl Tracker {
     }
 
     /// Makes sure, without a token, that the tracker and its plugin are there.
-    pub(crate) async fn detect(self, visit: &Visit<'_>) -> Result<(), LoginError> {
+    pub(crate) async fn detect(self, visit: &LoginContext<'_>) -> Result<(), LoginError> {
         match self {
             Self::Trac => trac::detect(visit).await,
             Self::Bugzilla => bugzilla::detect(visit).await,
@@ -58,7 +58,7 @@ impl Tracker {
     }
 
     /// Brings the token, which consists of letters and digits.
-    pub(crate) async fn log_in(self, visit: &Visit<'_>, token: &str) -> Result<Session, LoginError> {
+    pub(crate) async fn log_in(self, visit: &LoginContext<'_>, token: &str) -> Result<Session, LoginError> {
         match self {
             Self::Trac => trac::log_in(visit, token).await,
             Self::Bugzilla => bugzilla::log_in(visit, token).await,

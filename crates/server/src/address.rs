@@ -10,7 +10,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 
-use crate::inherited::Inherited;
+use crate::socket_activation::ActivatedSockets;
 
 /// An address to listen on: `HOST:PORT` in numbers, where port 0 takes any free port, `unix:PATH`, or `systemd:NAME`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,7 +105,7 @@ impl Drop for SocketFile {
 
 impl Bound {
     /// Listens there, on one socket or more. `inherited` has the sockets that the service manager handed over.
-    pub(crate) async fn to(address: &Address, inherited: &mut Inherited) -> io::Result<Vec<Self>> {
+    pub(crate) async fn to(address: &Address, inherited: &mut ActivatedSockets) -> io::Result<Vec<Self>> {
         match address {
             Address::Systemd(name) => inherited.take(name),
             Address::Tcp(address) => Ok(vec![Self::Tcp(TcpListener::bind(address).await?)]),
@@ -202,7 +202,7 @@ mod tests {
         let directory = tempfile::TempDir::new().unwrap();
         let path = directory.path().join("a.sock");
         let address = Address::Unix(path.clone());
-        let mut inherited = Inherited::nothing();
+        let mut inherited = ActivatedSockets::nothing();
         let bound = Bound::to(&address, &mut inherited).await.unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left beside it");

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_core::{
-    ClockTrouble, KeyRing, KeyRingError, LoginTokenSet, News, RingChange, RingError, StoreError,
+    CheckInFinding, ClockError, KeyRing, KeyRingError, LoginTokenSet, RingChange, RingError, StoreError,
 };
 use url::Url;
 
 use crate::caller::Caller;
 use crate::health::{STORE_TIMEOUT, store_hangs};
 use crate::key_file::LOCK_PATIENCE;
-use crate::{Bearer, Events, InForce, KeyFile, KeyFileError, RefusalLimiter, Tasks, Traces, TrustedProxies};
+use crate::{
+    Bearer, EffectiveConfig, Events, KeyFile, KeyFileError, RefusalLimiter, Tasks, Traces, TrustedProxies,
+};
 
 /// The state that the routes share.
 #[derive(Debug)]
@@ -36,7 +38,7 @@ pub struct App {
     /// Where spans go; `None` where traces are off.
     pub traces: Option<Arc<Traces>>,
     /// What the server was told, for whoever asks it.
-    pub in_force: InForce,
+    pub effective_config: EffectiveConfig,
     /// What goes on although its caller may have gone.
     pub tasks: Tasks,
 }
@@ -166,7 +168,7 @@ impl App {
     }
 
     /// Compares the clocks, and logs once what has come to be wrong, and once that it is over.
-    pub async fn keep_time(&self, said: &mut Option<ClockTrouble>) {
+    pub async fn keep_time(&self, said: &mut Option<ClockError>) {
         let asked = tokio::time::timeout(STORE_TIMEOUT, self.tokens.keep_time()).await;
         if let Err(error) = asked.unwrap_or_else(|_| Err(store_hangs())) {
             tracing::debug!(%error, "cannot ask the store for the time; going on by this machine's steady clock");
@@ -179,7 +181,7 @@ impl App {
                 (Some(trouble), _) => {
                     // Behind a line of the store, tokens of other servers are redeemed.
                     let what = match trouble {
-                        ClockTrouble::BehindLine(_) => "issued",
+                        ClockError::BehindLine(_) => "issued",
                         _ => "issued or redeemed",
                     };
                     tracing::error!(%trouble, "the clock is wrong: no token is {what} here");
@@ -252,18 +254,18 @@ impl KeyChangeError {
 }
 
 /// Says what a server has found out about the keys.
-pub fn log_news(news: &News) {
+pub fn log_news(news: &CheckInFinding) {
     match news {
-        News::Seals(key) => tracing::info!(%key, "seals with this key"),
-        News::Revoked(key) => {
+        CheckInFinding::Seals(key) => tracing::info!(%key, "seals with this key"),
+        CheckInFinding::Revoked(key) => {
             tracing::warn!(%key, "another server has revoked the key: tokens that it sealed are refused");
         }
-        News::Returned(key) => tracing::error!(
+        CheckInFinding::Returned(key) => tracing::error!(
             %key, "the key had been revoked and is back in the store's key ring: an older state of the database was \
             restored. Revoke it again (`countersign keys revoke`)"
         ),
-        News::Unreadable(error) => tracing::error!(%error, "no token can be redeemed here"),
-        News::Lacks { key, node } => tracing::warn!(
+        CheckInFinding::Unreadable(error) => tracing::error!(%error, "no token can be redeemed here"),
+        CheckInFinding::MissingKey { key, node } => tracing::warn!(
             %key, node, "the key ring lacks a key with which an earlier server on this store sealed: tokens of that \
              server are refused. If this is another server's ring, put the right one back"
         ),

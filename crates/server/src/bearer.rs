@@ -9,7 +9,7 @@ use data_encoding::BASE64;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use crate::watched::Version;
+use crate::file_version::FileVersion;
 
 /// How many characters a secret has at least: as many as make it hopeless to guess if they are random.
 pub const MIN_SECRET_CHARS: usize = 20;
@@ -21,7 +21,7 @@ const MIN_DIFFERENT_CHARS: usize = 8;
 pub struct Bearer {
     secret: RwLock<Zeroizing<String>>,
     /// Where it is read again when that changes, and what was there when it was read last.
-    file: Option<(PathBuf, Mutex<Option<Version>>)>,
+    file: Option<(PathBuf, Mutex<Option<FileVersion>>)>,
 }
 
 /// A secret that can be guessed, or that no header can carry.
@@ -51,7 +51,7 @@ impl Bearer {
     /// cannot be used changes nothing, and is reported once, or each time it is read anyway.
     pub(crate) fn reload_if_changed(&self, anyway: bool) -> Result<bool, String> {
         let Some((path, seen)) = &self.file else { return Ok(false) };
-        let found = Version::at(path);
+        let found = FileVersion::at(path);
         let seen = std::mem::replace(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner), found);
         if seen == found && !anyway {
             return Ok(false);

@@ -28,7 +28,11 @@ impl Deadline {
     }
 
     /// The answer, or that there is none in time. The client is to blame only while the server waits for its body.
-    pub(crate) async fn keep(self, answering: impl Future<Output = Response>, awaited: Awaited) -> Response {
+    pub(crate) async fn keep(
+        self,
+        answering: impl Future<Output = Response>,
+        awaited: BodyDemand,
+    ) -> Response {
         match timeout_at(self.0, answering).await {
             Ok(answered) => answered,
             Err(_) if awaited.is_so() => with_common_headers(
@@ -49,16 +53,16 @@ impl Deadline {
 
 /// Whether a request's handler waits for more of its body.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Awaited(Option<Arc<AtomicBool>>);
+pub(crate) struct BodyDemand(Option<Arc<AtomicBool>>);
 
-impl Awaited {
+impl BodyDemand {
     /// Hands out a request's body in such a way that one can tell.
     pub(crate) fn watch(request: Request<Incoming>) -> (Request<Body>, Self) {
         if request.body().is_end_stream() {
             return (request.map(|_| Body::empty()), Self::default());
         }
         let awaited = Arc::<AtomicBool>::default();
-        let body = |body| Body::new(Arriving { body, awaited: Arc::clone(&awaited) });
+        let body = |body| Body::new(IncomingBody { body, awaited: Arc::clone(&awaited) });
         (request.map(body), Self(Some(awaited)))
     }
 
@@ -69,12 +73,12 @@ impl Awaited {
 }
 
 /// A body that says whether somebody waits for more of it.
-struct Arriving {
+struct IncomingBody {
     body: Incoming,
     awaited: Arc<AtomicBool>,
 }
 
-impl hyper::body::Body for Arriving {
+impl hyper::body::Body for IncomingBody {
     type Data = Bytes;
     type Error = hyper::Error;
 

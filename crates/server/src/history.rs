@@ -109,11 +109,11 @@ impl AddAssign for Handshakes {
 #[derive(Debug)]
 pub(crate) struct History {
     started: Timestamp,
-    kept: Mutex<Kept>,
+    kept: Mutex<HistoryState>,
 }
 
 #[derive(Debug, Default)]
-struct Kept {
+struct HistoryState {
     /// What there had been at the last look.
     before: Slot,
     /// For each range: oldest first, each with its number since 1970; slots without handshakes are left out.

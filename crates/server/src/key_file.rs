@@ -12,8 +12,8 @@ use jiff::Timestamp;
 use rustix::fs::{XattrFlags, fsetxattr};
 use zeroize::Zeroizing;
 
+use crate::file_version::FileVersion;
 use crate::secret::{ACL, Exposure, access_list, exposure_of_open};
-use crate::watched::Version;
 
 /// How long a change waits for another process that holds the lock.
 pub(crate) const LOCK_PATIENCE: Duration = Duration::from_secs(5);
@@ -37,9 +37,9 @@ pub struct KeyFile {
 #[derive(Debug, Default)]
 struct Versions {
     /// The version that is in use.
-    used: Option<Version>,
+    used: Option<FileVersion>,
     /// The one that was found last, if it could not be used; it is complained about once.
-    useless: Useless,
+    useless: RejectedFile,
 }
 
 /// Why the key file cannot be used.
@@ -114,12 +114,12 @@ fn where_to_change(error: &io::Error, action: &str) -> &'static str {
 
 /// What could not be used.
 #[derive(Debug, Default, PartialEq)]
-enum Useless {
+enum RejectedFile {
     #[default]
     Nothing,
     /// There was no file.
     NoFile,
-    File(Version),
+    File(FileVersion),
 }
 
 impl KeyFile {
@@ -143,7 +143,7 @@ impl KeyFile {
         self.read().map(|(ring, _)| ring)
     }
 
-    fn read(&self) -> Result<(KeyRing, Version), KeyFileError> {
+    fn read(&self) -> Result<(KeyRing, FileVersion), KeyFileError> {
         let mut file = File::open(&self.path).map_err(|error| self.io("read", error))?;
         let metadata = file.metadata().map_err(|error| self.io("read", error))?;
         if !metadata.is_file() || metadata.len() > MAX_FILE_BYTES {
@@ -156,7 +156,7 @@ impl KeyFile {
         let mut text = Zeroizing::new(String::new());
         file.read_to_string(&mut text).map_err(|error| self.io("read", error))?;
         let ring = KeyRing::parse(&text).map_err(|error| self.ring(error))?;
-        Ok((ring, Version::of(&metadata)))
+        Ok((ring, FileVersion::of(&metadata)))
     }
 
     /// Reads the ring, to put it to use; if there is no file, makes one with a new key. Returns whether it did.
@@ -227,15 +227,15 @@ impl KeyFile {
         take_up: impl FnOnce(KeyRing),
     ) -> Result<bool, KeyFileError> {
         let mut versions = self.versions();
-        let found = Version::at(&self.path);
-        let useless = found.map_or(Useless::NoFile, Useless::File);
+        let found = FileVersion::at(&self.path);
+        let useless = found.map_or(RejectedFile::NoFile, RejectedFile::File);
         if !anyway && (found == versions.used || versions.useless == useless) {
             return Ok(false);
         }
         match self.read() {
             Ok((ring, version)) => {
                 take_up(ring);
-                *versions = Versions { used: Some(version), useless: Useless::Nothing };
+                *versions = Versions { used: Some(version), useless: RejectedFile::Nothing };
                 Ok(true)
             }
             Err(error) => {

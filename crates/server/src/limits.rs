@@ -2,6 +2,7 @@
 
 pub use crate::alarms::{ALARM_ATTEMPTS, ALARM_DELIVERIES, ALARM_PAUSE, ALARM_QUEUE, ALARM_TIMEOUT};
 pub use crate::bearer::MIN_SECRET_CHARS;
+pub use crate::connection_limit::SHARES as CONNECTION_SHARES;
 pub use crate::events::{
     KEPT_EACH_MINUTE, MANY_GUESSES, MAX_BEHIND, MAX_FOLLOWERS, QUEUE as EVENT_QUEUE,
     RETENTION as EVENT_RETENTION,
@@ -15,6 +16,5 @@ pub use crate::private::MAX_BODY_BYTES as MAX_PRIVATE_BODY_BYTES;
 pub use crate::private::{MAX_EVENTS, MAX_EXPORTED, MAX_PAGE_BYTES, MAX_VIEWERS, MULTICALL_TIME};
 pub use crate::public::MAX_BODY_BYTES as MAX_PUBLIC_BODY_BYTES;
 pub use crate::public::MAX_DISCARDED_BYTES as MAX_PUBLIC_DISCARDED_BYTES;
-pub use crate::room::SHARES as CONNECTION_SHARES;
 pub use crate::socket::{LINGER, WRITE_TIMEOUT};
 pub use crate::traces::{COLLECTOR_TIMEOUT, SPAN_ATTEMPTS, SPAN_BATCH, SPAN_GRACE, SPAN_PERIOD, SPAN_QUEUE};

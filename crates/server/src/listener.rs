@@ -28,13 +28,13 @@ use crate::App;
 use crate::address::Bound;
 use crate::arrival::{Arrival, Peer};
 use crate::caller::{self, RequestIds, X_REQUEST_ID};
-use crate::deadline::{Awaited, Deadline};
-use crate::episode::{Episode, Said};
+use crate::connection_limit::{ConnectionLimit, ConnectionPermit};
+use crate::deadline::{BodyDemand, Deadline};
 use crate::message;
+use crate::outage_log::{OutageLog, OutageNotice};
 use crate::problem::with_common_headers;
-use crate::room::{Room, Seat};
 use crate::routes::Routes;
-use crate::socket::{Socket, Standing, Stream, part, prepare};
+use crate::socket::{ConnectionState, Socket, Stream, part, prepare};
 use crate::tls::Tls;
 use crate::traces::RequestSpans;
 
@@ -99,7 +99,7 @@ enum Connection {
 }
 
 /// What a connection is served with.
-struct Client {
+struct ConnectionContext {
     service: Arc<Service>,
     peer: Peer,
     tls: Option<Arc<Tls>>,
@@ -115,12 +115,12 @@ impl Listener {
         routes: Routes,
         ids: Arc<RequestIds>,
         spans: Option<Arc<RequestSpans>>,
-        room: Room,
+        room: ConnectionLimit,
         mut stop: watch::Receiver<bool>,
     ) {
         let connections = TaskTracker::new();
         let service = Arc::new(Service { app, routes, ids, spans });
-        let trouble = Episode::default();
+        let trouble = OutageLog::default();
         loop {
             let accepted = tokio::select! {
                 accepted = self.accept(&room) => accepted,
@@ -136,10 +136,10 @@ impl Listener {
                 }
                 Err(error) => {
                     match trouble.failed(Instant::now()) {
-                        Some(Said::Begins) => {
+                        Some(OutageNotice::Begins) => {
                             tracing::warn!(%error, "cannot accept a connection; trying again");
                         }
-                        Some(Said::GoesOn(failures)) => {
+                        Some(OutageNotice::GoesOn(failures)) => {
                             tracing::warn!(%error, failures, "still cannot accept connections");
                         }
                         None => {}
@@ -148,13 +148,17 @@ impl Listener {
                     continue;
                 }
             };
-            let client =
-                Client { service: Arc::clone(&service), peer, tls: self.tls.clone(), stop: stop.clone() };
+            let client = ConnectionContext {
+                service: Arc::clone(&service),
+                peer,
+                tls: self.tls.clone(),
+                stop: stop.clone(),
+            };
             connections.spawn(async move {
                 let _seat = seat;
                 let served = match connection {
-                    Connection::Tcp(stream) => greet(stream, client).await,
-                    Connection::Unix(stream) => greet(stream, client).await,
+                    Connection::Tcp(stream) => accept_tls(stream, client).await,
+                    Connection::Unix(stream) => accept_tls(stream, client).await,
                 };
                 if let Err(reason) = served {
                     tracing::debug!(%reason, peer = peer.0.map(tracing::field::display), "a connection ended early");
@@ -172,7 +176,10 @@ impl Listener {
     }
 
     /// Waits for a connection; `None` if there is no room for one of this address.
-    async fn accept(&mut self, room: &Room) -> io::Result<Option<(Connection, Peer, Seat)>> {
+    async fn accept(
+        &mut self,
+        room: &ConnectionLimit,
+    ) -> io::Result<Option<(Connection, Peer, ConnectionPermit)>> {
         let Some(place) = room.place().await else { return Ok(None) };
         let (connection, peer) = poll_fn(|context| self.poll_accept(context)).await?;
         if let Connection::Tcp(stream) = &connection {
@@ -202,10 +209,10 @@ impl Listener {
 }
 
 /// Speaks TLS first, where that is asked for.
-async fn greet<S: Stream>(stream: S, mut client: Client) -> Result<(), String> {
-    let standing = Arc::<Standing>::default();
+async fn accept_tls<S: Stream>(stream: S, mut client: ConnectionContext) -> Result<(), String> {
+    let standing = Arc::<ConnectionState>::default();
     let stream = Socket::new(stream, Arc::clone(&standing));
-    let Some(tls) = client.tls.take() else { return converse(stream, standing, client).await };
+    let Some(tls) = client.tls.take() else { return serve_http(stream, standing, client).await };
     let greeting = tokio::time::timeout(HEAD_TIMEOUT, tls.acceptor().accept(stream));
     let greeted = tokio::select! {
         greeted = greeting => greeted,
@@ -218,7 +225,7 @@ async fn greet<S: Stream>(stream: S, mut client: Client) -> Result<(), String> {
         }
         error.to_string()
     })?;
-    converse(stream, standing, client).await
+    serve_http(stream, standing, client).await
 }
 
 /// Whether a TLS handshake failed because of the certificate that the client showed. To show none is no guess, as a request
@@ -229,11 +236,15 @@ fn shows_wrong_certificate(error: &io::Error) -> bool {
 }
 
 /// Speaks HTTP.
-async fn converse<S>(stream: S, standing: Arc<Standing>, client: Client) -> Result<(), String>
+async fn serve_http<S>(
+    stream: S,
+    standing: Arc<ConnectionState>,
+    client: ConnectionContext,
+) -> Result<(), String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Client { service, peer, mut stop, .. } = client;
+    let ConnectionContext { service, peer, mut stop, .. } = client;
     let ends = Arc::clone(&standing);
     let service = service_fn(move |request| {
         standing.ask();
@@ -284,11 +295,11 @@ where
 
 async fn answer(
     service: Arc<Service>,
-    standing: Arc<Standing>,
+    standing: Arc<ConnectionState>,
     peer: Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    let (request, awaited) = Awaited::watch(request);
+    let (request, awaited) = BodyDemand::watch(request);
     let id = service.ids.next();
     let arrival = Arrival { peer: peer.0, id: Some(id), deadline: Deadline::from_now() };
     let span = service.spans.as_ref().and_then(|spans| spans.begin(&request, &arrival, id));

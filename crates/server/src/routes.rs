@@ -14,7 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::arrival::Arrival;
-use crate::deadline::Awaited;
+use crate::deadline::BodyDemand;
 use crate::private::page::{self, Page};
 use crate::private::{admin, events, guard, keys, openapi, server, tokens, xmlrpc};
 use crate::problem::{not_found, with_common_headers};
@@ -63,12 +63,12 @@ pub(crate) const PRIVATE_PATHS: [&str; 27] = [
 #[derive(Clone, Debug)]
 pub struct Routes {
     app: Arc<App>,
-    shortcut: Shortcut,
+    shortcut: FastPath,
     router: Router,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Shortcut {
+enum FastPath {
     /// `/token/{token}/+bugtracker-handshake`.
     Handshake,
     /// `/bugs`.
@@ -78,18 +78,18 @@ enum Shortcut {
 impl Routes {
     /// Of the public listener.
     pub fn public(app: Arc<App>) -> Self {
-        Self { router: public(Arc::clone(&app)), shortcut: Shortcut::Handshake, app }
+        Self { router: public(Arc::clone(&app)), shortcut: FastPath::Handshake, app }
     }
 
     /// Of the private listener.
     pub fn private(app: Arc<App>) -> Self {
-        Self { router: private(Arc::clone(&app)), shortcut: Shortcut::Call, app }
+        Self { router: private(Arc::clone(&app)), shortcut: FastPath::Call, app }
     }
 
     /// Answers a request, whose extensions say where it comes from ([`Peer`](crate::Peer)).
     pub async fn answer(&self, request: Request<Body>) -> Response {
         let arrival = Arrival::of(request.extensions());
-        self.answer_by(request, arrival, Awaited::default()).await
+        self.answer_by(request, arrival, BodyDemand::default()).await
     }
 
     /// Answers a request by its deadline.
@@ -97,23 +97,23 @@ impl Routes {
         &self,
         mut request: Request<Body>,
         arrival: Arrival,
-        awaited: Awaited,
+        awaited: BodyDemand,
     ) -> Response {
         match self.shortcut {
-            Shortcut::Handshake => {
+            FastPath::Handshake => {
                 if let Some(token) = token_of(request.uri().path()).map(str::to_owned) {
                     // It keeps its deadline by itself, so that there is no second timer.
                     return with_common_headers(public::answer(&self.app, token, &arrival, request).await);
                 }
             }
-            Shortcut::Call if request.uri().path() == "/bugs" => {
+            FastPath::Call if request.uri().path() == "/bugs" => {
                 if let Err(refused) = guard::check(&self.app, &request, &arrival) {
                     return with_common_headers(refused);
                 }
                 let answering = xmlrpc::answer(&self.app, &arrival, request);
                 return with_common_headers(arrival.deadline.keep(answering, awaited).await);
             }
-            Shortcut::Call => {}
+            FastPath::Call => {}
         }
         request.extensions_mut().insert(arrival);
         arrival.deadline.keep(route(&self.router, request), awaited).await

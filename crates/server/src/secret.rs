@@ -59,7 +59,7 @@ impl SecretFile {
 pub struct Exposure {
     mode: u32,
     /// Who has, and may write as well.
-    who: Who,
+    who: ExposedTo,
     may_write: bool,
     /// Whose it is.
     owner: u32,
@@ -70,7 +70,7 @@ pub struct Exposure {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Who {
+enum ExposedTo {
     /// Whoever owns it is neither the server's user nor root.
     Owner,
     User(u32),
@@ -94,7 +94,7 @@ impl Exposure {
                 .to_owned();
         }
         let (owner, user) = (self.owner, self.user);
-        if is_directory && self.who == Who::Everybody {
+        if is_directory && self.who == ExposedTo::Everybody {
             // A group may be there on purpose, and the server get in by it, as by an fsGroup.
             return format!("run `chmod o-rwx {shown}`");
         }
@@ -116,14 +116,14 @@ impl fmt::Display for Exposure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let done = if self.may_write { "changed" } else { "read" };
         match self.who {
-            Who::Everybody => write!(f, "can be {done} by other users (mode {:04o})", self.mode),
-            Who::Group(group) => {
+            ExposedTo::Everybody => write!(f, "can be {done} by other users (mode {:04o})", self.mode),
+            ExposedTo::Group(group) => {
                 write!(f, "can be {done} by the group {} (mode {:04o})", name_of_group(group), self.mode)
             }
-            Who::User(user) => {
+            ExposedTo::User(user) => {
                 write!(f, "can be {done} by the user {}, as its access control list says", name_of_user(user))
             }
-            Who::Owner => {
+            ExposedTo::Owner => {
                 write!(f, "belongs to the user {}, who is not the server's", name_of_user(self.owner))
             }
         }
@@ -138,13 +138,13 @@ impl fmt::Display for Exposure {
 pub fn exposure_of(path: &Path, user: u32) -> io::Result<Option<Exposure>> {
     let metadata = fs::metadata(path)?;
     let list = read_list(|list| getxattr(path, ACL, list))?;
-    Ok(judge(Facts::of(&metadata), &list, is_read_only(rustix::fs::statvfs(path)), user))
+    Ok(judge(FileMode::of(&metadata), &list, is_read_only(rustix::fs::statvfs(path)), user))
 }
 
 /// The same of an open file that this process, as the server, has a secret from.
 pub(crate) fn exposure_of_open(file: &File, metadata: &Metadata) -> io::Result<Option<Exposure>> {
     let is_read_only = is_read_only(rustix::fs::fstatvfs(file));
-    Ok(judge(Facts::of(metadata), &access_list(file)?, is_read_only, geteuid().as_raw()))
+    Ok(judge(FileMode::of(metadata), &access_list(file)?, is_read_only, geteuid().as_raw()))
 }
 
 /// The access control list of an open file, as the kernel has it; empty if there is none.
@@ -169,29 +169,29 @@ fn is_read_only(system: rustix::io::Result<StatVfs>) -> bool {
 
 /// What decides.
 #[derive(Clone, Copy)]
-struct Facts {
+struct FileMode {
     mode: u32,
     owner: u32,
     group: u32,
 }
 
-impl Facts {
+impl FileMode {
     fn of(metadata: &Metadata) -> Self {
         Self { mode: metadata.mode() & 0o7777, owner: metadata.uid(), group: metadata.gid() }
     }
 }
 
 /// Whom a file lets in, beside its owner.
-struct Opening {
-    who: Who,
+struct AccessGrant {
+    who: ExposedTo,
     bits: u32,
 }
 
 /// The bit of a mode.
 const WRITE: u32 = 2;
 
-fn judge(facts: Facts, list: &[u8], is_read_only: bool, user: u32) -> Option<Exposure> {
-    let Facts { mode, owner, group } = facts;
+fn judge(facts: FileMode, list: &[u8], is_read_only: bool, user: u32) -> Option<Exposure> {
+    let FileMode { mode, owner, group } = facts;
     let found = |who, may_write| Some(Exposure { mode, who, may_write, owner, user, is_read_only });
     let openings = openings(mode, group, list);
     let by_others =
@@ -204,34 +204,34 @@ fn judge(facts: Facts, list: &[u8], is_read_only: bool, user: u32) -> Option<Exp
     // Root may look after anybody's files; for others only a file that lets more in than its owner can be read at all.
     let is_foreign = user != 0 && owner != 0 && owner != user;
     if is_foreign && openings.iter().any(|opening| opening.bits != 0) {
-        return found(Who::Owner, true);
+        return found(ExposedTo::Owner, true);
     }
     None
 }
 
 /// Whether that access is meant to be.
-fn is_let_in(opening: &Opening, owner: u32, user: u32) -> bool {
+fn is_let_in(opening: &AccessGrant, owner: u32, user: u32) -> bool {
     let is_chosen_by_root = owner == 0 && opening.bits & WRITE == 0;
     match opening.who {
-        Who::Everybody => false,
-        Who::Owner => true,
-        Who::User(named) => named == 0 || named == owner || named == user || is_chosen_by_root,
-        Who::Group(group) => is_chosen_by_root || is_of_one(group, owner, user),
+        ExposedTo::Everybody => false,
+        ExposedTo::Owner => true,
+        ExposedTo::User(named) => named == 0 || named == owner || named == user || is_chosen_by_root,
+        ExposedTo::Group(group) => is_chosen_by_root || is_of_one(group, owner, user),
     }
 }
 
 /// The access of the group, of others, and of whom the access control list names (`acl(5)`): with a list, the group's bits of
 /// the mode are the most that anybody gets whom the list names.
-fn openings(mode: u32, group: u32, list: &[u8]) -> Vec<Opening> {
+fn openings(mode: u32, group: u32, list: &[u8]) -> Vec<AccessGrant> {
     const USER: u16 = 0x02;
     const GROUP_OBJECT: u16 = 0x04;
     const GROUP: u16 = 0x08;
     const HEAD: usize = 4;
     const ENTRY: usize = 8;
     let mask = mode >> 3 & 0o7;
-    let mut openings = vec![Opening { who: Who::Everybody, bits: mode & 0o7 }];
+    let mut openings = vec![AccessGrant { who: ExposedTo::Everybody, bits: mode & 0o7 }];
     if list.len() < HEAD {
-        openings.push(Opening { who: Who::Group(group), bits: mask });
+        openings.push(AccessGrant { who: ExposedTo::Group(group), bits: mask });
         return openings;
     }
     for entry in list.get(HEAD..).unwrap_or_default().chunks_exact(ENTRY) {
@@ -241,13 +241,13 @@ fn openings(mode: u32, group: u32, list: &[u8]) -> Vec<Opening> {
         let bits = rest.first_chunk().map_or(0, |bits| u32::from(u16::from_le_bytes(*bits))) & mask;
         let id = u32::from_le_bytes(*id);
         let who = match u16::from_le_bytes(*tag) {
-            USER => Who::User(id),
-            GROUP => Who::Group(id),
-            GROUP_OBJECT => Who::Group(group),
+            USER => ExposedTo::User(id),
+            GROUP => ExposedTo::Group(id),
+            GROUP_OBJECT => ExposedTo::Group(group),
             // The owner, the mask, and everybody else, whose bits are the mode's.
             _ => continue,
         };
-        openings.push(Opening { who, bits });
+        openings.push(AccessGrant { who, bits });
     }
     openings
 }
@@ -311,7 +311,7 @@ mod tests {
     const UNNAMED: u32 = 54321;
 
     fn found(mode: u32, owner: u32, group: u32) -> Option<String> {
-        let facts = Facts { mode, owner, group };
+        let facts = FileMode { mode, owner, group };
         judge(facts, &[], false, SERVER).map(|exposure| exposure.to_string())
     }
 
@@ -362,7 +362,7 @@ mod tests {
         const NOBODY: u32 = u32::MAX;
         let found = |mode, owner, named: (u16, u16, u32)| {
             let list = list(&[(1, 6, NOBODY), named, (4, 0, NOBODY), (16, 4, NOBODY), (32, 0, NOBODY)]);
-            let facts = Facts { mode, owner, group: PEOPLE };
+            let facts = FileMode { mode, owner, group: PEOPLE };
             judge(facts, &list, false, SERVER).map(|exposure| exposure.to_string())
         };
         // What systemd does: root's file, which one user may read. The mode shows the mask as the group's.
@@ -383,7 +383,7 @@ mod tests {
     #[test]
     fn remedy_leaves_the_server_its_access() {
         let remedy = |owner, user, is_read_only| {
-            let facts = Facts { mode: 0o644, owner, group: PEOPLE };
+            let facts = FileMode { mode: 0o644, owner, group: PEOPLE };
             judge(facts, &[], is_read_only, user).unwrap().remedy(Path::new("ring"), false)
         };
         assert_eq!(remedy(SERVER, SERVER, false), "run `chmod 600 ring`");

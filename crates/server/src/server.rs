@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_core::{CHECK_IN_PERIOD, ClockTrouble};
+use countersign_core::{CHECK_IN_PERIOD, ClockError};
 use countersign_tls::Validity;
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -14,13 +14,13 @@ use crate::App;
 use crate::address::{Address, Bound};
 use crate::alarms::Alarms;
 use crate::caller::RequestIds;
-use crate::in_force::OpenDoor;
-use crate::inherited::Inherited;
+use crate::connection_limit::ConnectionLimit;
+use crate::effective_config::BoundListener;
 use crate::listener::{GRACE, Listener, share_descriptors};
-use crate::room::Room;
 use crate::routes::{self, Routes};
+use crate::socket_activation::ActivatedSockets;
 use crate::tls::{Tls, TlsError, TlsFiles};
-use crate::traces::{Listens, RequestSpans};
+use crate::traces::{ListenerKind, RequestSpans};
 
 /// How often the files that may change are looked at.
 const FILES_PERIOD: Duration = Duration::from_secs(2);
@@ -43,7 +43,7 @@ pub struct Server {
 
 /// Where a listener listens, and with which TLS, if any.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Door {
+pub struct ListenerConfig {
     /// The address.
     pub address: Address,
     /// The TLS files.
@@ -104,8 +104,8 @@ impl Server {
     ///
     /// If an address or a certificate cannot be used, or if the private API would be open to anybody.
     pub async fn bind(
-        public: Door,
-        private: Door,
+        public: ListenerConfig,
+        private: ListenerConfig,
         private_asks_for_bearer: bool,
     ) -> Result<Self, StartError> {
         let (public_tls, private_tls) = (load(public.tls)?, load(private.tls)?);
@@ -115,7 +115,7 @@ impl Server {
         if is_for_anybody(private.address.is_local()) {
             return Err(StartError::Exposed(private.address));
         }
-        let mut inherited = Inherited::from_environment();
+        let mut inherited = ActivatedSockets::from_environment();
         let (public_flag, private_flag) = ("--public-listen", "--private-listen");
         let public = bind(public.address, public_flag, &mut inherited).await?;
         let asked = private.address.clone();
@@ -141,9 +141,9 @@ impl Server {
     }
 
     /// Both listeners, with the addresses and certificates that they got.
-    pub fn doors(&self) -> Vec<OpenDoor> {
+    pub fn listeners(&self) -> Vec<BoundListener> {
         [("public", &self.public), ("private", &self.private)]
-            .map(|(name, listener)| OpenDoor {
+            .map(|(name, listener)| BoundListener {
                 name,
                 addresses: listener.bound.iter().map(|bound| bound.address().ok()).collect(),
                 tls: listener.tls.clone(),
@@ -176,8 +176,13 @@ impl Server {
         let routes = (Routes::public(Arc::clone(&app)), Routes::private(Arc::clone(&app)));
         let ids = Arc::new(RequestIds::new(&**app.tokens.entropy()));
         let spans = (
-            RequestSpans::new(&app, Listens::Public, self.public.tls.is_some(), &routes::PUBLIC_PATHS),
-            RequestSpans::new(&app, Listens::Private, self.private.tls.is_some(), &routes::PRIVATE_PATHS),
+            RequestSpans::new(&app, ListenerKind::Public, self.public.tls.is_some(), &routes::PUBLIC_PATHS),
+            RequestSpans::new(
+                &app,
+                ListenerKind::Private,
+                self.private.tls.is_some(),
+                &routes::PRIVATE_PATHS,
+            ),
         );
         let exporting = app.traces.as_ref().and_then(|traces| traces.start());
         for tls in tls.iter().flatten() {
@@ -191,7 +196,10 @@ impl Server {
         }
         app.note_changes().await;
         // The issuer's own services are few, and may have it all.
-        let rooms = (Room::in_shares(public_room, Arc::clone(&app)), Room::for_all(private_room));
+        let rooms = (
+            ConnectionLimit::in_shares(public_room, Arc::clone(&app)),
+            ConnectionLimit::for_all(private_room),
+        );
         let public = self.public.serve(
             Arc::clone(&app),
             routes.0,
@@ -273,7 +281,7 @@ fn load(files: Option<TlsFiles>) -> Result<Option<Arc<Tls>>, TlsError> {
 async fn bind(
     address: Address,
     flag: &'static str,
-    inherited: &mut Inherited,
+    inherited: &mut ActivatedSockets,
 ) -> Result<Vec<Bound>, StartError> {
     let bound = Bound::to(&address, inherited).await;
     bound.map_err(|error| StartError::Listen { address, flag, error })
@@ -352,7 +360,7 @@ async fn check_in(app: Arc<App>) {
 }
 
 /// Compares the clocks again and again.
-async fn keep_time(app: Arc<App>, mut said: Option<ClockTrouble>) {
+async fn keep_time(app: Arc<App>, mut said: Option<ClockError>) {
     let mut ticks = tokio::time::interval(CHECK_IN_PERIOD);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // The server did when it started.

@@ -28,12 +28,12 @@ const KEEPALIVE_PROBES: u32 = 3;
 
 /// What is known about the connection of a socket.
 #[derive(Debug, Default)]
-pub(crate) struct Standing {
+pub(crate) struct ConnectionState {
     asked: AtomicBool,
     streams: AtomicBool,
 }
 
-impl Standing {
+impl ConnectionState {
     /// A request's head has arrived.
     pub(crate) fn ask(&self) {
         self.asked.store(true, Ordering::Relaxed);
@@ -92,12 +92,12 @@ pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
 #[derive(Debug)]
 pub(crate) struct Socket<S> {
     stream: S,
-    standing: Arc<Standing>,
+    standing: Arc<ConnectionState>,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S: Stream> Socket<S> {
-    pub(crate) fn new(stream: S, standing: Arc<Standing>) -> Self {
+    pub(crate) fn new(stream: S, standing: Arc<ConnectionState>) -> Self {
         Self { stream, standing, stalled: None }
     }
 

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
-use crate::traces::{self, Current};
+use crate::traces::{self, CurrentSpan};
 
 /// Runs what changes state to its end. A request's own future ends when its caller disconnects or its deadline passes;
 /// a change that is made in it would then stop halfway, with the record written and nothing counted or told.
@@ -17,9 +17,9 @@ pub struct Tasks(TaskTracker);
 
 /// Work that is waited for, and that goes on in a task of its own as soon as it is not.
 #[must_use = "it runs in a task of its own when it is dropped"]
-pub(crate) struct Outliving<F: Future<Output: Send + 'static> + Send + 'static> {
+pub(crate) struct DetachedOnDrop<F: Future<Output: Send + 'static> + Send + 'static> {
     work: Option<Pin<Box<F>>>,
-    span: Option<Current>,
+    span: Option<CurrentSpan>,
     tasks: TaskTracker,
 }
 
@@ -35,11 +35,11 @@ impl Tasks {
 
     /// The same, but the task is made only when the work is dropped before it is done. Hardly any handshake is, and a task
     /// for each took a twentieth of all that the server computes for one.
-    pub(crate) fn outlive<F>(&self, work: F) -> Outliving<F>
+    pub(crate) fn outlive<F>(&self, work: F) -> DetachedOnDrop<F>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
-        Outliving { work: Some(Box::pin(work)), span: traces::current(), tasks: self.0.clone() }
+        DetachedOnDrop { work: Some(Box::pin(work)), span: traces::current(), tasks: self.0.clone() }
     }
 
     /// Waits until all of it is done, or until the deadline has passed. Returns how much is not done.
@@ -51,7 +51,12 @@ impl Tasks {
     }
 }
 
-fn run_in<F>(tasks: &TaskTracker, work: F, span: Option<Current>, runtime: &Handle) -> JoinHandle<F::Output>
+fn run_in<F>(
+    tasks: &TaskTracker,
+    work: F,
+    span: Option<CurrentSpan>,
+    runtime: &Handle,
+) -> JoinHandle<F::Output>
 where
     F: Future<Output: Send + 'static> + Send + 'static,
 {
@@ -61,7 +66,7 @@ where
     }
 }
 
-impl<F: Future<Output: Send + 'static> + Send + 'static> Future for Outliving<F> {
+impl<F: Future<Output: Send + 'static> + Send + 'static> Future for DetachedOnDrop<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
@@ -75,7 +80,7 @@ impl<F: Future<Output: Send + 'static> + Send + 'static> Future for Outliving<F>
     }
 }
 
-impl<F: Future<Output: Send + 'static> + Send + 'static> Drop for Outliving<F> {
+impl<F: Future<Output: Send + 'static> + Send + 'static> Drop for DetachedOnDrop<F> {
     fn drop(&mut self) {
         // Work that has panicked must not be gone on with. Without a runtime, the process ends.
         if let (Some(work), false, Ok(runtime)) =

@@ -10,7 +10,7 @@ use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::rustls::server::{NoClientAuth, WebPkiClientVerifier};
 
-use crate::watched::Version;
+use crate::file_version::FileVersion;
 
 /// The files of a listener's TLS, all PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,12 +50,12 @@ pub enum TlsError {
 #[derive(Debug)]
 pub struct Tls {
     files: TlsFiles,
-    in_use: RwLock<InUse>,
-    seen: Mutex<Vec<Option<Version>>>,
+    in_use: RwLock<LoadedTls>,
+    seen: Mutex<Vec<Option<FileVersion>>>,
 }
 
 #[derive(Debug)]
-struct InUse {
+struct LoadedTls {
     config: Arc<ServerConfig>,
     /// Of the certificate that clients are shown.
     validity: Option<Validity>,
@@ -115,15 +115,15 @@ impl Tls {
 }
 
 impl TlsFiles {
-    fn versions(&self) -> Vec<Option<Version>> {
+    fn versions(&self) -> Vec<Option<FileVersion>> {
         [Some(&self.certificates), Some(&self.key), self.client_authorities.as_ref()]
             .into_iter()
             .flatten()
-            .map(|path| Version::at(path))
+            .map(|path| FileVersion::at(path))
             .collect()
     }
 
-    fn read(&self) -> Result<InUse, TlsError> {
+    fn read(&self) -> Result<LoadedTls, TlsError> {
         let provider = countersign_tls::provider();
         let chain = read(&self.certificates, "certificate chain", countersign_tls::certificates)?;
         let key = read(&self.key, "private key", countersign_tls::private_key)?;
@@ -139,7 +139,7 @@ impl TlsFiles {
             .map_err(|error| unfit(error.to_string()))?;
         // A client that names protocols, and none of these, gets no connection (RFC 7301 section 3.2).
         config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
-        Ok(InUse { config: Arc::new(config), validity, is_authority })
+        Ok(LoadedTls { config: Arc::new(config), validity, is_authority })
     }
 
     fn client_verifier(

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use countersign_core::{
-    Clock, End, Ended, Ending, EndingQuery, Endings, Entropy, EventStore, Horizon, LIVE, Node, NodeId,
-    REMEMBERED, Roll, SeenNode, StoreError, StoreStats, StoreTimes, StoredRing, TokenId, TokenStore, after,
+    Clock, EndResult, EndedToken, Ending, EndingQuery, Endings, Entropy, EventStore, Horizon, LIVE, Node,
+    NodeId, NodeList, REMEMBERED, SeenNode, StoreError, StoreStats, StoreTimes, StoredRing, TokenId,
+    TokenStore, after,
 };
 use jiff::Timestamp;
 
@@ -80,13 +81,13 @@ struct State {
     endings: BTreeMap<TokenId, Record>,
     fence: Timestamp,
     horizon: Horizon,
-    nodes: BTreeMap<NodeId, Checked>,
+    nodes: BTreeMap<NodeId, CheckIn>,
     ring: Option<StoredRing>,
     closed: bool,
 }
 
 #[derive(Debug)]
-struct Checked {
+struct CheckIn {
     node: Node,
     at: Timestamp,
 }
@@ -133,57 +134,62 @@ impl State {
         if there == ring { Ok(()) } else { Err(StoreError::OtherRing) }
     }
 
-    fn look(&self, id: TokenId, expires: Timestamp) -> End {
+    fn look(&self, id: TokenId, expires: Timestamp) -> EndResult {
         if let Some(record) = self.endings.get(&id) {
-            End::Already(record.ending.clone())
+            EndResult::Already(record.ending.clone())
         } else if id.created() < self.fence {
-            End::Fenced
+            EndResult::Fenced
         } else if self.horizon.is_beyond(id.created(), expires) {
-            End::Forgotten
+            EndResult::Forgotten
         } else {
-            End::Recorded
+            EndResult::Recorded
         }
     }
 
     /// In a store that is not shared, whoever else has checked in is gone.
-    fn roll(&self, now: Timestamp, shared: bool, me: Option<NodeId>) -> Roll {
-        let seen = |(id, seen): (&NodeId, &Checked)| {
+    fn node_list(&self, now: Timestamp, shared: bool, me: Option<NodeId>) -> NodeList {
+        let seen = |(id, seen): (&NodeId, &CheckIn)| {
             let lately = if shared { now < after(seen.at, LIVE) } else { Some(*id) == me };
             let live = seen.node.serving && lately;
             SeenNode { node: seen.node.clone(), at: seen.at, live, schema: SCHEMA }
         };
         let remembered = self.nodes.iter().filter(|(_, seen)| after(seen.at, REMEMBERED) >= now);
-        Roll { now, nodes: remembered.map(seen).collect() }
+        NodeList { now, nodes: remembered.map(seen).collect() }
     }
 }
 
 #[async_trait]
 impl TokenStore for MemoryStore {
-    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<End, StoreError> {
-        self.end_under(id, expires, ending, 0).await
+    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<EndResult, StoreError> {
+        self.end_with_ring(id, expires, ending, 0).await
     }
 
-    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError> {
-        self.look_under(id, expires, 0).await
+    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<EndResult, StoreError> {
+        self.look_up_with_ring(id, expires, 0).await
     }
 
-    async fn end_under(
+    async fn end_with_ring(
         &self,
         id: TokenId,
         expires: Timestamp,
         ending: Ending,
         ring: u64,
-    ) -> Result<End, StoreError> {
+    ) -> Result<EndResult, StoreError> {
         let mut state = self.state()?;
         state.must_have(ring)?;
         let end = state.look(id, expires);
-        if end == End::Recorded {
+        if end == EndResult::Recorded {
             state.endings.insert(id, Record { expires, ending });
         }
         Ok(end)
     }
 
-    async fn look_under(&self, id: TokenId, expires: Timestamp, ring: u64) -> Result<End, StoreError> {
+    async fn look_up_with_ring(
+        &self,
+        id: TokenId,
+        expires: Timestamp,
+        ring: u64,
+    ) -> Result<EndResult, StoreError> {
         let state = self.state()?;
         state.must_have(ring)?;
         Ok(state.look(id, expires))
@@ -211,7 +217,7 @@ impl TokenStore for MemoryStore {
         let mut found = Vec::new();
         let (mut below, mut looked_at) = (None, 0);
         for (&id, record) in state.endings.iter().rev().filter(|(id, _)| (first..=last).contains(*id)) {
-            let ended = Ended { id, ending: record.ending.clone() };
+            let ended = EndedToken { id, ending: record.ending.clone() };
             found.extend(query.covers(&ended).then_some(ended));
             looked_at += 1;
             if looked_at == query.look_at {
@@ -280,17 +286,17 @@ impl TokenStore for MemoryStore {
         self.shared_clock.is_some()
     }
 
-    async fn check_in(&self, node: &Node) -> Result<Roll, StoreError> {
+    async fn check_in(&self, node: &Node) -> Result<NodeList, StoreError> {
         let now = self.shared_clock.as_ref().map_or(node.clock, |clock| clock.now());
         let mut state = self.state()?;
         state.nodes.retain(|_, seen| after(seen.at, REMEMBERED) >= now);
-        state.nodes.insert(node.id, Checked { node: node.clone(), at: now });
-        Ok(state.roll(now, self.is_shared(), Some(node.id)))
+        state.nodes.insert(node.id, CheckIn { node: node.clone(), at: now });
+        Ok(state.node_list(now, self.is_shared(), Some(node.id)))
     }
 
-    async fn roll(&self, now: Timestamp) -> Result<Roll, StoreError> {
+    async fn node_list(&self, now: Timestamp) -> Result<NodeList, StoreError> {
         let now = self.shared_clock.as_ref().map_or(now, |clock| clock.now());
-        Ok(self.state()?.roll(now, self.is_shared(), None))
+        Ok(self.state()?.node_list(now, self.is_shared(), None))
     }
 
     async fn close(&self) {

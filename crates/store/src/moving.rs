@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use countersign_core::handshake::CLOCK_SKEW;
-use countersign_core::{Clock, ClockTrouble, Horizon, StoreError, StoredRing, after};
+use countersign_core::{Clock, ClockError, Horizon, StoreError, StoredRing, after};
 use jiff::Timestamp;
 
 /// A store that can be moved from and to. What changes it is durable when it returns, and may be done again.
@@ -129,7 +129,7 @@ pub(crate) fn line(
     let behind = |created| after(created, Duration::from_millis(1));
     let line = newest.map_or(fence, behind).max(behind(horizon.created)).max(fence);
     if line > latest {
-        return Err(StoreError::Clock(ClockTrouble::BehindRecords(line)).into());
+        return Err(StoreError::Clock(ClockError::BehindRecords(line)).into());
     }
     Ok(line)
 }

@@ -24,12 +24,12 @@ pub enum Cut {
 #[derive(Debug)]
 pub struct Proxy {
     url: String,
-    state: Arc<State>,
+    state: Arc<ProxyState>,
     task: JoinHandle<()>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct ProxyState {
     next: Mutex<Option<Cut>>,
     /// Every so-and-so-many transactions one is cut; 0: none.
     one_in: AtomicU64,
@@ -45,7 +45,7 @@ impl Proxy {
         let server = server.to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let state = Arc::new(State::default());
+        let state = Arc::new(ProxyState::default());
         let shared = Arc::clone(&state);
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -88,7 +88,7 @@ impl Drop for Proxy {
     }
 }
 
-impl State {
+impl ProxyState {
     fn decide(&self) -> Option<Cut> {
         let next = self.next.lock().unwrap_or_else(PoisonError::into_inner).take();
         let transactions = self.transactions.fetch_add(1, Ordering::Relaxed) + 1;
@@ -107,7 +107,7 @@ impl State {
 }
 
 /// Passes bytes in both directions until one side ends or the line is cut.
-async fn pass(client: TcpStream, server: TcpStream, state: &State) -> io::Result<()> {
+async fn pass(client: TcpStream, server: TcpStream, state: &ProxyState) -> io::Result<()> {
     let (client_reads, client_writes) = client.into_split();
     let (server_reads, server_writes) = server.into_split();
     let (stop, stopped) = tokio::sync::watch::channel(false);
@@ -120,7 +120,7 @@ async fn pass(client: TcpStream, server: TcpStream, state: &State) -> io::Result
 async fn requests(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    state: &State,
+    state: &ProxyState,
     stop: &tokio::sync::watch::Sender<bool>,
 ) -> io::Result<()> {
     let mut buffer = vec![0; 1 << 20];
@@ -134,9 +134,9 @@ async fn requests(
         length += count;
         let text = buffer.get(..length).unwrap_or_default();
         let is_transaction = match look(text) {
-            Look::Part => continue,
-            Look::Transaction => true,
-            Look::Other => false,
+            ClientBytes::Part => continue,
+            ClientBytes::Transaction => true,
+            ClientBytes::Other => false,
         };
         match if is_transaction { state.decide() } else { None } {
             None => to.write_all(text).await?,
@@ -157,7 +157,7 @@ async fn requests(
 }
 
 /// What a client has sent so far.
-enum Look {
+enum ClientBytes {
     /// The end of a message is missing.
     Part,
     /// Requests that end with a commit, or a prepared statement that is a transaction by itself.
@@ -165,7 +165,7 @@ enum Look {
     Other,
 }
 
-fn look(mut text: &[u8]) -> Look {
+fn look(mut text: &[u8]) -> ClientBytes {
     let is_prepared = text.first() == Some(&b'B');
     // Only the first message of a connection has no letter before its length.
     while let [kind, a, b, c, d, rest @ ..] = text
@@ -173,17 +173,17 @@ fn look(mut text: &[u8]) -> Look {
     {
         let length = usize::try_from(u32::from_be_bytes([*a, *b, *c, *d])).unwrap_or(usize::MAX);
         let Some(body) = length.checked_sub(4).and_then(|length| rest.get(..length)) else {
-            return Look::Part;
+            return ClientBytes::Part;
         };
         text = rest.get(body.len()..).unwrap_or_default();
         let ends = (*kind == b'Q' && body.ends_with(b"COMMIT\0")) || (is_prepared && *kind == b'S');
         if text.is_empty() && ends {
-            return Look::Transaction;
+            return ClientBytes::Transaction;
         }
     }
     match text {
-        [kind, ..] if kind.is_ascii_alphabetic() => Look::Part,
-        _ => Look::Other,
+        [kind, ..] if kind.is_ascii_alphabetic() => ClientBytes::Part,
+        _ => ClientBytes::Other,
     }
 }
 

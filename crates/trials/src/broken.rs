@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use countersign_core::{
-    Clock, End, Ending, EndingQuery, Endings, LoginTokenSet, OsEntropy, Policy, StoreError, StoreStats,
+    Clock, EndResult, Ending, EndingQuery, Endings, LoginTokenSet, OsEntropy, Policy, StoreError, StoreStats,
     SystemClock, TokenId, TokenStore,
 };
 use countersign_server::{
-    Address, App, Door, Events, KeyFile, Names, RefusalLimiter, Server, SpentStatus, TrustedProxies,
+    Address, App, Events, KeyFile, ListenerConfig, Names, RefusalLimiter, Server, SpentStatus, TrustedProxies,
 };
 use jiff::Timestamp;
 use tokio::sync::oneshot;
@@ -37,9 +37,9 @@ impl ReadThenWrite {
 
 #[async_trait]
 impl TokenStore for ReadThenWrite {
-    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<End, StoreError> {
+    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<EndResult, StoreError> {
         let end = self.look(id, expires).await?;
-        if end == End::Recorded {
+        if end == EndResult::Recorded {
             // Where another store waits for its database.
             tokio::task::yield_now().await;
             self.endings().insert(id, ending);
@@ -47,8 +47,8 @@ impl TokenStore for ReadThenWrite {
         Ok(end)
     }
 
-    async fn look(&self, id: TokenId, _: Timestamp) -> Result<End, StoreError> {
-        Ok(self.endings().get(&id).map_or(End::Recorded, |ending| End::Already(ending.clone())))
+    async fn look(&self, id: TokenId, _: Timestamp) -> Result<EndResult, StoreError> {
+        Ok(self.endings().get(&id).map_or(EndResult::Recorded, |ending| EndResult::Already(ending.clone())))
     }
 
     async fn endings(&self, _: &EndingQuery) -> Result<Endings, StoreError> {
@@ -88,7 +88,7 @@ impl InProcess {
         let failed =
             |error: &dyn std::fmt::Display| TrialError::setup("cannot start a server in-process", error);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let any = Door { address: Address::Tcp(([127, 0, 0, 1], 0).into()), tls: None };
+        let any = ListenerConfig { address: Address::Tcp(([127, 0, 0, 1], 0).into()), tls: None };
         let server = Server::bind(any.clone(), any, false).await.map_err(|error| failed(&error))?;
         let public_url: Url = server.public_url()?.parse().map_err(|error| failed(&error))?;
         let target = Target::from_urls(public_url.as_str(), &server.private_url()?)
@@ -111,7 +111,7 @@ impl InProcess {
             proxies: TrustedProxies::default(),
             bearer: None,
             traces: None,
-            in_force: countersign_server::InForce::default(),
+            effective_config: countersign_server::EffectiveConfig::default(),
             tasks: countersign_server::Tasks::default(),
         };
         let (stop, stopped) = oneshot::channel();

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use uuid::Uuid;
 
 use crate::TrialError;
-use crate::history::{Key, Sight};
+use crate::history::{Key, ObservedStatus};
 
 /// An answer that takes longer than this counts as lost.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -111,7 +111,7 @@ impl Reply {
 
 /// The answer to a handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum HandshakeResponse {
     /// 200, with this body.
     Accepted(Bytes),
     /// 401: the token is spent, for this reason; the last word of the problem's type.
@@ -126,7 +126,7 @@ pub enum Answer {
     Other(StatusCode),
 }
 
-impl fmt::Display for Answer {
+impl fmt::Display for HandshakeResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Accepted(_) => f.write_str("200"),
@@ -153,12 +153,12 @@ impl Tracker {
     }
 
     /// POSTs the handshake, as the tracker that bound tokens are for.
-    pub async fn redeem(&mut self, token: &str, key: Option<Key>) -> Result<Answer, Lost> {
+    pub async fn redeem(&mut self, token: &str, key: Option<Key>) -> Result<HandshakeResponse, Lost> {
         self.handshake(Method::POST, token, key, OWN_AUDIENCE).await
     }
 
     /// POSTs the handshake, as a tracker that no token is for.
-    pub async fn trespass(&mut self, token: &str) -> Result<Answer, Lost> {
+    pub async fn trespass(&mut self, token: &str) -> Result<HandshakeResponse, Lost> {
         self.handshake(Method::POST, token, None, "https://other.example/").await
     }
 
@@ -169,7 +169,7 @@ impl Tracker {
     }
 
     /// GETs the handshake URL, as a curious browser.
-    pub async fn get(&mut self, token: &str) -> Result<Answer, Lost> {
+    pub async fn get(&mut self, token: &str) -> Result<HandshakeResponse, Lost> {
         self.handshake(Method::GET, token, None, OWN_AUDIENCE).await
     }
 
@@ -179,21 +179,21 @@ impl Tracker {
         token: &str,
         key: Option<Key>,
         audience: &str,
-    ) -> Result<Answer, Lost> {
+    ) -> Result<HandshakeResponse, Lost> {
         let path = format!("/token/{token}/+bugtracker-handshake");
         let key = key.map(|key| format!("trial-{key}"));
         let mut headers = vec![(CONTENT_TYPE.as_str(), "application/x-www-form-urlencoded")];
         headers.extend(key.iter().map(|key| ("idempotency-key", key.as_str())));
         let reply = self.0.ask(method, &path, &headers, format!("audience={audience}")).await?;
         Ok(match reply.status {
-            StatusCode::OK => Answer::Accepted(reply.body),
-            StatusCode::UNAUTHORIZED => Answer::Spent(reason(&reply.json())),
-            StatusCode::FORBIDDEN => Answer::Forbidden,
-            StatusCode::METHOD_NOT_ALLOWED => Answer::NotAllowed,
+            StatusCode::OK => HandshakeResponse::Accepted(reply.body),
+            StatusCode::UNAUTHORIZED => HandshakeResponse::Spent(reason(&reply.json())),
+            StatusCode::FORBIDDEN => HandshakeResponse::Forbidden,
+            StatusCode::METHOD_NOT_ALLOWED => HandshakeResponse::NotAllowed,
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
-                Answer::Later(reply.status)
+                HandshakeResponse::Later(reply.status)
             }
-            other => Answer::Other(other),
+            other => HandshakeResponse::Other(other),
         })
     }
 }
@@ -220,9 +220,9 @@ impl fmt::Debug for Issued {
 
 /// How a token stands, as the private API says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct TokenStatus {
     /// The status; `None` for one that no trial expects, such as `expired`.
-    pub sight: Option<Sight>,
+    pub sight: Option<ObservedStatus>,
     /// The status as it was said.
     pub status: String,
     /// When it was consumed.
@@ -309,7 +309,7 @@ impl Issuer {
     }
 
     /// Looks how a token stands. `Ok(None)`: the server could not say.
-    pub async fn look(&mut self, token: &str) -> Result<Option<Standing>, Lost> {
+    pub async fn look(&mut self, token: &str) -> Result<Option<TokenStatus>, Lost> {
         let reply = self.0.ask(Method::GET, &format!("/v1/tokens/{token}"), &[], String::new()).await?;
         if reply.status != StatusCode::OK {
             return Ok(None);
@@ -317,14 +317,14 @@ impl Issuer {
         let document = reply.json();
         let status = document.get("status").and_then(Value::as_str).unwrap_or_default().to_owned();
         let sight = match status.as_str() {
-            "live" => Some(Sight::Live),
-            "consumed" => Some(Sight::Consumed),
-            "revoked" => Some(Sight::Revoked),
+            "live" => Some(ObservedStatus::Live),
+            "consumed" => Some(ObservedStatus::Consumed),
+            "revoked" => Some(ObservedStatus::Revoked),
             _ => None,
         };
         let consumed =
             document.get("date_consumed").and_then(Value::as_str).and_then(|date| date.parse().ok());
-        Ok(Some(Standing { sight, status, consumed }))
+        Ok(Some(TokenStatus { sight, status, consumed }))
     }
 }
 

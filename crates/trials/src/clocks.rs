@@ -15,10 +15,10 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use tokio::time::Instant;
 
-use crate::client::{Answer, Issuer, Target, Tracker};
+use crate::client::{HandshakeResponse, Issuer, Target, Tracker};
 use crate::process::{FakeClock, Launch, ServerProcess};
-use crate::subject::{Outcome, Subject};
-use crate::{Say, TrialError};
+use crate::trial_token::{CallerOutcome, TrialToken};
+use crate::{ProgressSink, TrialError};
 
 /// Clocks that are too far off, and clocks that are not.
 const WRONG: [&str; 6] = ["+3d", "+73y", "-2h", "-3d", "+10m", "+45"];
@@ -79,7 +79,7 @@ impl fmt::Display for Tally {
 }
 
 /// Holds the trial with the server's binary and a database of its own.
-pub async fn run(binary: PathBuf, options: Options, say: Say<'_>) -> Result<Tally, TrialError> {
+pub async fn run(binary: PathBuf, options: Options, say: ProgressSink<'_>) -> Result<Tally, TrialError> {
     let began = Instant::now();
     let mut rng = StdRng::seed_from_u64(options.seed);
     let mut tally = Tally::default();
@@ -111,7 +111,7 @@ struct World {
     /// The other one's.
     launch: Launch,
     clock: FakeClock,
-    used: Vec<Subject>,
+    used: Vec<TrialToken>,
     _cluster: Cluster,
     _places: [tempfile::TempDir; 2],
 }
@@ -149,7 +149,7 @@ impl World {
         let mut subjects = Vec::new();
         for target in targets {
             let tokens = Issuer::connect(target).await?.issue_many(TOKENS / 2).await?;
-            subjects.extend(tokens.into_iter().map(Subject::new));
+            subjects.extend(tokens.into_iter().map(TrialToken::new));
         }
         // While both servers are asked for each of them, the clock is set.
         let set_at = rng.random_range(0..TOKENS);
@@ -162,11 +162,11 @@ impl World {
                 subject.redeem(&mut tracker, Some(key)).await
             };
             let (right, other) = tokio::join!(ask(targets[0], 1), ask(targets[1], 2));
-            if right? == Outcome::NoAnswer {
+            if right? == CallerOutcome::NoAnswer {
                 return Err(subject.broken("a server with the right clock gave no answer"));
             }
             let other = other?;
-            if is_wrong && n > set_at && other != Outcome::NoAnswer {
+            if is_wrong && n > set_at && other != CallerOutcome::NoAnswer {
                 return Err(
                     subject.broken(&format!("a server whose clock is off by {offset} answered {other:?}"))
                 );
@@ -175,7 +175,7 @@ impl World {
         tally.tokens += u64::try_from(subjects.len()).unwrap_or(0);
         self.used.append(&mut subjects);
 
-        let outstanding = Subject::new(Issuer::connect(self.right.target()).await?.issue(true).await?);
+        let outstanding = TrialToken::new(Issuer::connect(self.right.target()).await?.issue(true).await?);
         if is_wrong {
             tally.wrong += 1;
             if rng.random_bool(0.5) {
@@ -197,11 +197,11 @@ impl World {
             self.fence(tally).await?;
         }
         // The other server's clock is wrong still; this one does as ever.
-        let later = Subject::new(Issuer::connect(self.right.target()).await?.issue(true).await?);
+        let later = TrialToken::new(Issuer::connect(self.right.target()).await?.issue(true).await?);
         let mut tracker = Tracker::connect(self.right.target()).await?;
-        let good: &[&Subject] = if is_wrong { &[&outstanding, &later] } else { &[&later] };
+        let good: &[&TrialToken] = if is_wrong { &[&outstanding, &later] } else { &[&later] };
         for subject in good {
-            if subject.redeem(&mut tracker, Some(1)).await? != Outcome::Accepted {
+            if subject.redeem(&mut tracker, Some(1)).await? != CallerOutcome::Accepted {
                 return Err(
                     subject.broken(&format!("refused beside a server whose clock is off by {offset}"))
                 );
@@ -222,13 +222,13 @@ impl World {
         for fencing in targets {
             let mut before = Vec::new();
             for target in targets {
-                before.push(Subject::new(Issuer::connect(target).await?.issue(true).await?));
+                before.push(TrialToken::new(Issuer::connect(target).await?.issue(true).await?));
             }
             let status = Issuer::connect(fencing).await?.post("/v1/store/fence").await?;
             for subject in &before {
                 for target in targets {
                     let answer = Tracker::connect(target).await?.redeem(&subject.token.text, None).await?;
-                    if status != 200 || answer != Answer::Spent("fenced".to_owned()) {
+                    if status != 200 || answer != HandshakeResponse::Spent("fenced".to_owned()) {
                         return Err(
                             subject.broken(&format!("after a fence ({status}) it was answered {answer}"))
                         );
@@ -244,12 +244,13 @@ impl World {
                 (targets[1], targets[0]),
             ] {
                 loop {
-                    let later = Subject::new(Issuer::connect(issuing).await?.issue(true).await?);
+                    let later = TrialToken::new(Issuer::connect(issuing).await?.issue(true).await?);
                     let answer = Tracker::connect(redeeming).await?.redeem(&later.token.text, None).await?;
-                    if matches!(answer, Answer::Accepted(_)) {
+                    if matches!(answer, HandshakeResponse::Accepted(_)) {
                         break;
                     }
-                    let may_wait = issuing != fencing && answer == Answer::Spent("fenced".to_owned());
+                    let may_wait =
+                        issuing != fencing && answer == HandshakeResponse::Spent("fenced".to_owned());
                     if !may_wait || Instant::now() > until {
                         return Err(
                             later.broken(&format!("issued after the fence, it was answered {answer}"))
@@ -283,7 +284,7 @@ impl World {
         for target in self.targets()? {
             let mut tracker = Tracker::connect(target).await?;
             for subject in &self.used {
-                if subject.redeem(&mut tracker, None).await? != Outcome::Refused {
+                if subject.redeem(&mut tracker, None).await? != CallerOutcome::Refused {
                     return Err(subject.broken("it was redeemed before, and is not refused"));
                 }
             }
@@ -314,9 +315,9 @@ async fn alone(binary: &Path, rng: &mut StdRng, tally: &mut Tally) -> Result<(),
     let mut tokens = Issuer::connect(server.target()).await?.issue_many(8).await?;
     let outstanding = tokens.split_off(4);
     let mut tracker = Tracker::connect(server.target()).await?;
-    let used: Vec<_> = tokens.into_iter().map(Subject::new).collect();
+    let used: Vec<_> = tokens.into_iter().map(TrialToken::new).collect();
     for subject in &used {
-        if subject.redeem(&mut tracker, Some(1)).await? != Outcome::Accepted {
+        if subject.redeem(&mut tracker, Some(1)).await? != CallerOutcome::Accepted {
             return Err(subject.broken("a new token is not accepted"));
         }
     }
@@ -333,8 +334,8 @@ async fn alone(binary: &Path, rng: &mut StdRng, tally: &mut Tally) -> Result<(),
     let server = launch.start().await?;
     let mut tracker = Tracker::connect(server.target()).await?;
     for token in outstanding {
-        let subject = Subject::new(token);
-        if subject.redeem(&mut tracker, Some(1)).await? != Outcome::Accepted {
+        let subject = TrialToken::new(token);
+        if subject.redeem(&mut tracker, Some(1)).await? != CallerOutcome::Accepted {
             return Err(subject.broken(&format!("refused after a start under a clock off by {wrong}")));
         }
     }
@@ -348,7 +349,7 @@ async fn alone(binary: &Path, rng: &mut StdRng, tally: &mut Tally) -> Result<(),
     for subject in &used {
         for key in [Some(1), None] {
             match tracker.redeem(&subject.token.text, key).await? {
-                Answer::Spent(_) => {}
+                HandshakeResponse::Spent(_) => {}
                 answer => {
                     return Err(
                         subject.broken(&format!("used, and purged ({purged}), it was answered {answer}"))
@@ -357,8 +358,8 @@ async fn alone(binary: &Path, rng: &mut StdRng, tally: &mut Tally) -> Result<(),
             }
         }
     }
-    let later = Subject::new(Issuer::connect(server.target()).await?.issue(true).await?);
-    if later.redeem(&mut tracker, Some(1)).await? != Outcome::Accepted {
+    let later = TrialToken::new(Issuer::connect(server.target()).await?.issue(true).await?);
+    if later.redeem(&mut tracker, Some(1)).await? != CallerOutcome::Accepted {
         return Err(
             later.broken(&format!("issued after a purge under a clock off by {wrong}, it is refused"))
         );

@@ -61,12 +61,12 @@ pub enum Ret {
     /// Whether the revocation took effect.
     Revoked(bool),
     /// How it stands.
-    Seen(Sight),
+    Seen(ObservedStatus),
 }
 
 /// How the private API says a token stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Sight {
+pub enum ObservedStatus {
     /// `live`
     Live,
     /// `consumed`
@@ -94,9 +94,9 @@ impl SequentialSpec for Token {
                 Ret::Revoked(true)
             }
             (Op::Revoke, Self::Consumed(_) | Self::Revoked) => Ret::Revoked(false),
-            (Op::Look, Self::Live) => Ret::Seen(Sight::Live),
-            (Op::Look, Self::Consumed(_)) => Ret::Seen(Sight::Consumed),
-            (Op::Look, Self::Revoked) => Ret::Seen(Sight::Revoked),
+            (Op::Look, Self::Live) => Ret::Seen(ObservedStatus::Live),
+            (Op::Look, Self::Consumed(_)) => Ret::Seen(ObservedStatus::Consumed),
+            (Op::Look, Self::Revoked) => Ret::Seen(ObservedStatus::Revoked),
         }
     }
 }
@@ -117,11 +117,11 @@ pub struct Call(usize);
 struct Event {
     at: Duration,
     call: usize,
-    what: What,
+    what: HistoryEntry,
 }
 
 #[derive(Debug)]
-enum What {
+enum HistoryEntry {
     Sent(Op),
     Answered(Ret),
     Lost(String),
@@ -137,24 +137,24 @@ impl History {
     /// Records that an operation is about to be sent.
     pub fn sent(&self, op: Op) -> Call {
         let mut events = self.events();
-        let call = events.iter().filter(|event| matches!(event.what, What::Sent(_))).count();
-        events.push(Event { at: self.began.elapsed(), call, what: What::Sent(op) });
+        let call = events.iter().filter(|event| matches!(event.what, HistoryEntry::Sent(_))).count();
+        events.push(Event { at: self.began.elapsed(), call, what: HistoryEntry::Sent(op) });
         Call(call)
     }
 
     /// Records its answer, which has just come.
     pub fn answered(&self, call: Call, ret: Ret) {
-        self.push(call, What::Answered(ret));
+        self.push(call, HistoryEntry::Answered(ret));
     }
 
     /// Records that no answer will come, or none that counts, and why.
     pub fn lost(&self, call: Call, why: impl fmt::Display) {
-        self.push(call, What::Lost(why.to_string()));
+        self.push(call, HistoryEntry::Lost(why.to_string()));
     }
 
     /// Records something that a reader of the evidence should know, such as that the server was killed.
     pub fn note(&self, text: impl fmt::Display) {
-        self.push(Call(usize::MAX), What::Note(text.to_string()));
+        self.push(Call(usize::MAX), HistoryEntry::Note(text.to_string()));
     }
 
     /// Whether there is an explanation.
@@ -164,9 +164,9 @@ impl History {
         for event in self.events().iter() {
             // Each operation is a thread of its own, so that the order is that of real time and nothing else.
             let recorded = match event.what {
-                What::Sent(op) => tester.on_invoke(event.call, op),
-                What::Answered(ret) => tester.on_return(event.call, ret),
-                What::Lost(_) | What::Note(_) => continue,
+                HistoryEntry::Sent(op) => tester.on_invoke(event.call, op),
+                HistoryEntry::Answered(ret) => tester.on_return(event.call, ret),
+                HistoryEntry::Lost(_) | HistoryEntry::Note(_) => continue,
             };
             if let Err(error) = recorded {
                 return Err(broken(&format!("was recorded wrongly ({error})")));
@@ -184,7 +184,7 @@ impl History {
         Violation { promise: promise.to_owned(), evidence: self.to_string() }
     }
 
-    fn push(&self, Call(call): Call, what: What) {
+    fn push(&self, Call(call): Call, what: HistoryEntry) {
         self.events().push(Event { at: self.began.elapsed(), call, what });
     }
 
@@ -199,10 +199,10 @@ impl fmt::Display for History {
         for Event { at, call, what } in self.events().iter() {
             let mut line = format!("{:>12.3} ms  ", at.as_secs_f64() * 1000.0);
             match what {
-                What::Sent(op) => write!(line, "operation {call}: sent {op:?}")?,
-                What::Answered(ret) => write!(line, "operation {call}: answered {ret:?}")?,
-                What::Lost(why) => write!(line, "operation {call}: came to nothing ({why})")?,
-                What::Note(text) => line.push_str(text),
+                HistoryEntry::Sent(op) => write!(line, "operation {call}: sent {op:?}")?,
+                HistoryEntry::Answered(ret) => write!(line, "operation {call}: answered {ret:?}")?,
+                HistoryEntry::Lost(why) => write!(line, "operation {call}: came to nothing ({why})")?,
+                HistoryEntry::Note(text) => line.push_str(text),
             }
             writeln!(f, "{line}")?;
         }
@@ -263,8 +263,11 @@ mod tests {
         let (a, b) = (Op::Redeem(Some(1)), Op::Redeem(Some(2)));
         assert!(one_after_the_other(&[(a, NO), (b, YES)]).is_err(), "refused before anybody was accepted");
         let seen = |sight| (Op::Look, Some(Ret::Seen(sight)));
-        assert!(one_after_the_other(&[(a, YES), seen(Sight::Live)]).is_err(), "a look may not lag behind");
-        assert_eq!(concurrent(&[(a, YES), seen(Sight::Live)]), Ok(()));
+        assert!(
+            one_after_the_other(&[(a, YES), seen(ObservedStatus::Live)]).is_err(),
+            "a look may not lag behind"
+        );
+        assert_eq!(concurrent(&[(a, YES), seen(ObservedStatus::Live)]), Ok(()));
     }
 
     #[test]

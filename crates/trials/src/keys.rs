@@ -16,10 +16,10 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::client::{Answer, Issued, Issuer, Target, Tracker};
+use crate::client::{HandshakeResponse, Issued, Issuer, Target, Tracker};
 use crate::history::Key;
-use crate::nodes::{Node, Options, start, until_usable};
-use crate::{Say, TrialError, Violation};
+use crate::shared_store::{Node, Options, start, until_usable};
+use crate::{ProgressSink, TrialError, Violation};
 
 /// The key of every caller: a first answer is given again, unless the token's key was revoked.
 const KEY: Key = 1;
@@ -68,7 +68,7 @@ impl fmt::Display for Tally {
 }
 
 /// Holds the trial with the server's binary and a database of its own.
-pub async fn run(binary: PathBuf, options: Options, say: Say<'_>) -> Result<Tally, TrialError> {
+pub async fn run(binary: PathBuf, options: Options, say: ProgressSink<'_>) -> Result<Tally, TrialError> {
     let began = Instant::now();
     let mut rng = StdRng::seed_from_u64(options.seed);
     countersign_test_postgres::is_here().map_err(TrialError::Setup)?;
@@ -159,7 +159,7 @@ async fn cycle(nodes: &[Node], rng: &mut StdRng, tally: &mut Tally) -> Result<()
         for other in nodes {
             let answer =
                 Tracker::connect(other.server.target()).await?.redeem(&token.text, Some(KEY)).await?;
-            if !matches!(answer, Answer::Accepted(_)) {
+            if !matches!(answer, HandshakeResponse::Accepted(_)) {
                 let promise =
                     format!("a token of the key after {key} was answered {answer} by another server");
                 return Err(broken(promise, &token));
@@ -203,15 +203,15 @@ async fn work(target: Target, offset: usize, shared: Arc<Shared>) -> Result<Seen
                 break;
             }
             match tracker.redeem(&token.text, Some(KEY)).await {
-                Ok(Answer::Accepted(_)) if late => {
+                Ok(HandshakeResponse::Accepted(_)) if late => {
                     return Err(broken(
                         "a token was accepted after its key had been revoked".to_owned(),
                         token,
                     ));
                 }
-                Ok(Answer::Accepted(_)) => seen.accepted += 1,
-                Ok(Answer::Other(StatusCode::NOT_FOUND)) => seen.unknown += 1,
-                Ok(Answer::Later(_)) => seen.unanswered += 1,
+                Ok(HandshakeResponse::Accepted(_)) => seen.accepted += 1,
+                Ok(HandshakeResponse::Other(StatusCode::NOT_FOUND)) => seen.unknown += 1,
+                Ok(HandshakeResponse::Later(_)) => seen.unanswered += 1,
                 Ok(other) => return Err(broken(format!("a token was answered {other}"), token)),
                 Err(_) => {
                     seen.unanswered += 1;

@@ -3,7 +3,7 @@
 //! Two kinds, neither of which is shipped:
 //!
 //! - the built server as a process, driven over HTTP: [`races`], [`crashes`], [`clocks`], [`lost_log`],
-//!   [`lost_answers`], [`hang_ups`]. What
+//!   [`lost_answers`], [`disconnects`]. What
 //!   callers saw is a [`history`], and a linearizability checker says whether it can be explained;
 //! - a [`model`] of the whole protocol, hostile trackers and a bad network included, of which every reachable state is
 //!   looked at.
@@ -17,20 +17,20 @@ pub mod broken;
 pub mod client;
 pub mod clocks;
 pub mod crashes;
+pub mod disconnects;
 mod error;
-pub mod hang_ups;
 pub mod history;
 pub mod keys;
 pub mod lost_answers;
 pub mod lost_log;
 pub mod model;
-pub mod nodes;
 pub mod process;
 mod proxy;
 pub mod races;
-mod subject;
+pub mod shared_store;
+mod trial_token;
 
 pub use error::{TrialError, Violation};
 
 /// Where a trial says how far it is.
-pub type Say<'a> = &'a (dyn Fn(&str) + Send + Sync);
+pub type ProgressSink<'a> = &'a (dyn Fn(&str) + Send + Sync);

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use crate::client::{Issuer, Target, Tracker};
 use crate::history::Key;
 use crate::proxy::{Break, Proxy};
-use crate::subject::{Outcome, Subject};
-use crate::{Say, TrialError};
+use crate::trial_token::{CallerOutcome, TrialToken};
+use crate::{ProgressSink, TrialError};
 
 const OWN: Option<Key> = Some(1);
 const THIEF: Option<Key> = Some(2);
@@ -63,7 +63,7 @@ impl fmt::Display for Tally {
 }
 
 /// Holds the trial.
-pub async fn run(target: Target, options: Options, say: Say<'_>) -> Result<Tally, TrialError> {
+pub async fn run(target: Target, options: Options, say: ProgressSink<'_>) -> Result<Tally, TrialError> {
     let began = Instant::now();
     let mut rng = StdRng::seed_from_u64(options.seed);
     let mut issuer = Issuer::connect(target).await?;
@@ -71,11 +71,11 @@ pub async fn run(target: Target, options: Options, say: Say<'_>) -> Result<Tally
     let mut direct = Tracker::connect(target).await?;
     let mut tally = Tally::default();
     while tally.tokens < options.count && began.elapsed() < options.limit {
-        let subject = Subject::new(issuer.issue(true).await?);
+        let subject = TrialToken::new(issuer.issue(true).await?);
         let when = if rng.random() { Break::BeforeTheAnswer } else { Break::AfterTheRequest };
         let mut tracker = Tracker::connect_to(proxy.address()?).await?;
         let (asked, answer) = tokio::join!(subject.redeem(&mut tracker, OWN), proxy.break_one(when));
-        if asked? != Outcome::NoAnswer {
+        if asked? != CallerOutcome::NoAnswer {
             return Err(TrialError::Setup("an answer came through a line that was cut".to_owned()));
         }
         match (when, answer?) {
@@ -102,7 +102,7 @@ pub async fn run(target: Target, options: Options, say: Say<'_>) -> Result<Tally
 
 /// The tracker, a thief and a stranger ask, in any order.
 async fn ask_again(
-    subject: &Subject,
+    subject: &TrialToken,
     when: Break,
     tracker: &mut Tracker,
     rng: &mut StdRng,
@@ -117,11 +117,11 @@ async fn ask_again(
     for key in order {
         let outcome = subject.redeem(tracker, key).await?;
         let first = subject.yes().map(|yes| Some(yes.key));
-        let expected = if first == Some(key) { Outcome::Accepted } else { Outcome::Refused };
+        let expected = if first == Some(key) { CallerOutcome::Accepted } else { CallerOutcome::Refused };
         if outcome != expected || (when == Break::BeforeTheAnswer && first != Some(OWN)) {
             return Err(subject.broken(&format!("asked with {key:?}, the server answered {outcome:?}")));
         }
-        tally.refused += u64::from(outcome == Outcome::Refused && key != OWN);
+        tally.refused += u64::from(outcome == CallerOutcome::Refused && key != OWN);
     }
     tally.overtaken += u64::from(subject.yes().is_some_and(|yes| Some(yes.key) != OWN));
     Ok(())

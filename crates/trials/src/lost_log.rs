@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::client::{Answer, Issuer, Target, Tracker};
+use crate::client::{HandshakeResponse, Issuer, Target, Tracker};
 use crate::crashes::remove_log;
 use crate::process::Launch;
-use crate::subject::{Outcome, Subject};
-use crate::{Say, TrialError};
+use crate::trial_token::{CallerOutcome, TrialToken};
+use crate::{ProgressSink, TrialError};
 
 /// How many tokens are redeemed before the log is lost.
 const TOKENS: usize = 20;
@@ -48,7 +48,12 @@ impl fmt::Display for Tally {
 }
 
 /// Holds the trial with the server's binary, in temporary directories.
-pub async fn run(binary: PathBuf, rounds: u64, limit: Duration, say: Say<'_>) -> Result<Tally, TrialError> {
+pub async fn run(
+    binary: PathBuf,
+    rounds: u64,
+    limit: Duration,
+    say: ProgressSink<'_>,
+) -> Result<Tally, TrialError> {
     let began = Instant::now();
     let mut tally = Tally::default();
     while tally.rounds < rounds && began.elapsed() < limit {
@@ -68,11 +73,11 @@ pub async fn run(binary: PathBuf, rounds: u64, limit: Duration, say: Say<'_>) ->
 async fn while_running(launch: &Launch) -> Result<(), TrialError> {
     let server = launch.start().await?;
     let redeemed = redeem_some(server.target()).await?;
-    let live = Subject::new(Issuer::connect(server.target()).await?.issue(true).await?);
+    let live = TrialToken::new(Issuer::connect(server.target()).await?.issue(true).await?);
     remove_log(launch)?;
     let mut tracker = Tracker::connect(server.target()).await?;
     match tracker.redeem(&live.token.text, Some(1)).await {
-        Ok(Answer::Later(_)) => {}
+        Ok(HandshakeResponse::Later(_)) => {}
         Ok(answer) => return Err(live.broken(&format!("a server without its log answered {answer}"))),
         Err(lost) => return Err(lost.into()),
     }
@@ -80,7 +85,7 @@ async fn while_running(launch: &Launch) -> Result<(), TrialError> {
     let server = launch.start().await?;
     let mut tracker = Tracker::connect(server.target()).await?;
     for subject in &redeemed {
-        if subject.redeem(&mut tracker, None).await? != Outcome::Refused {
+        if subject.redeem(&mut tracker, None).await? != CallerOutcome::Refused {
             return Err(subject.broken("redeemed twice, after the log was removed under a running server"));
         }
     }
@@ -102,7 +107,7 @@ async fn after_a_crash(launch: &Launch, tally: &mut Tally) -> Result<(), TrialEr
     for subject in &redeemed {
         for key in [Some(1), None] {
             match tracker.redeem(&subject.token.text, key).await {
-                Ok(Answer::Spent(reason)) if matches!(reason.as_str(), "fenced" | "replay") => {}
+                Ok(HandshakeResponse::Spent(reason)) if matches!(reason.as_str(), "fenced" | "replay") => {}
                 Ok(answer) => {
                     return Err(subject.broken(&format!("without its log a token was answered {answer}")));
                 }
@@ -116,12 +121,12 @@ async fn after_a_crash(launch: &Launch, tally: &mut Tally) -> Result<(), TrialEr
 }
 
 /// Issues some tokens and redeems them.
-async fn redeem_some(target: Target) -> Result<Vec<Subject>, TrialError> {
+async fn redeem_some(target: Target) -> Result<Vec<TrialToken>, TrialError> {
     let tokens = Issuer::connect(target).await?.issue_many(TOKENS).await?;
     let mut tracker = Tracker::connect(target).await?;
-    let subjects: Vec<_> = tokens.into_iter().map(Subject::new).collect();
+    let subjects: Vec<_> = tokens.into_iter().map(TrialToken::new).collect();
     for subject in &subjects {
-        if subject.redeem(&mut tracker, Some(1)).await? != Outcome::Accepted {
+        if subject.redeem(&mut tracker, Some(1)).await? != CallerOutcome::Accepted {
             return Err(subject.broken("a new token is not accepted"));
         }
     }

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use countersign_core::{Entropy, OsEntropy};
 use countersign_trials::process::{Launch, find_binary};
 use countersign_trials::{
-    TrialError, clocks, crashes, hang_ups, keys, lost_answers, lost_log, model, nodes, races,
+    TrialError, clocks, crashes, disconnects, keys, lost_answers, lost_log, model, races, shared_store,
 };
 
 const AFTER_HELP: &str = "\
@@ -197,15 +197,17 @@ async fn hold(trial: Trial) -> Result<String, TrialError> {
             Ok(format!("crashes: {}", crashes::run(find_binary()?, options, &say).await?))
         }
         Trial::Nodes { nodes, cycles, seed, common } => {
-            let options = nodes::Options { nodes, cycles, limit: common.limit(), seed: seed.number()? };
-            Ok(format!("nodes: {}", nodes::run(find_binary()?, options, &say).await?))
+            let options =
+                shared_store::Options { nodes, cycles, limit: common.limit(), seed: seed.number()? };
+            Ok(format!("nodes: {}", shared_store::run(find_binary()?, options, &say).await?))
         }
         Trial::Clocks { cycles, seed, common } => {
             let options = clocks::Options { cycles, limit: common.limit(), seed: seed.number()? };
             Ok(format!("clocks: {}", clocks::run(find_binary()?, options, &say).await?))
         }
         Trial::Keys { nodes, cycles, seed, common } => {
-            let options = nodes::Options { nodes, cycles, limit: common.limit(), seed: seed.number()? };
+            let options =
+                shared_store::Options { nodes, cycles, limit: common.limit(), seed: seed.number()? };
             Ok(format!("keys: {}", keys::run(find_binary()?, options, &say).await?))
         }
         Trial::LostLog { count, common } => {
@@ -219,14 +221,14 @@ async fn hold(trial: Trial) -> Result<String, TrialError> {
             Ok(format!("lost-answers: {tally}"))
         }
         Trial::HangUps { count, clients, seed, common } => {
-            let options = hang_ups::Options {
+            let options = disconnects::Options {
                 count,
                 clients: clients.max(1),
                 limit: common.limit(),
                 seed: seed.number()?,
             };
             let (server, _place) = start().await?;
-            let tally = hang_ups::run(server.target(), options, &say).await?;
+            let tally = disconnects::run(server.target(), options, &say).await?;
             server.stop().await?;
             Ok(format!("hang-ups: {tally}"))
         }

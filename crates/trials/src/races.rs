@@ -12,9 +12,9 @@ use tokio::sync::{Barrier, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::client::{Answer, Issued, Issuer, Lost, Target, Tracker};
+use crate::client::{HandshakeResponse, Issued, Issuer, Lost, Target, Tracker};
 use crate::history::{History, MAX_CONCURRENT, Op, Ret};
-use crate::{Say, TrialError};
+use crate::{ProgressSink, TrialError};
 
 /// How large a trial is.
 #[derive(Clone, Copy, Debug)]
@@ -94,7 +94,7 @@ impl Contest {
 }
 
 /// Holds the trial.
-pub async fn run(target: Target, options: Options, say: Say<'_>) -> Result<Tally, TrialError> {
+pub async fn run(target: Target, options: Options, say: ProgressSink<'_>) -> Result<Tally, TrialError> {
     if !(2..=MAX_CONCURRENT).contains(&options.clients) {
         return Err(TrialError::Setup(format!("races need from 2 to {MAX_CONCURRENT} clients")));
     }
@@ -226,12 +226,12 @@ impl Caller {
     }
 }
 
-fn read(answer: Result<Answer, Lost>) -> Result<Ret, String> {
+fn read(answer: Result<HandshakeResponse, Lost>) -> Result<Ret, String> {
     match answer {
-        Ok(Answer::Accepted(_)) => Ok(Ret::Accepted),
-        Ok(Answer::Spent(reason)) if reason == "replay" || reason == "revoked" => Ok(Ret::Refused),
-        Ok(Answer::Forbidden) => Ok(Ret::Forbidden),
-        Ok(Answer::NotAllowed) => Ok(Ret::NotAllowed),
+        Ok(HandshakeResponse::Accepted(_)) => Ok(Ret::Accepted),
+        Ok(HandshakeResponse::Spent(reason)) if reason == "replay" || reason == "revoked" => Ok(Ret::Refused),
+        Ok(HandshakeResponse::Forbidden) => Ok(Ret::Forbidden),
+        Ok(HandshakeResponse::NotAllowed) => Ok(Ret::NotAllowed),
         Ok(other) => Err(other.to_string()),
         Err(lost) => Err(lost.to_string()),
     }

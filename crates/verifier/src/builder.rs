@@ -8,7 +8,7 @@ use cookie::Key;
 use jiff::Timestamp;
 
 use crate::base_url::BaseUrl;
-use crate::layer::Door;
+use crate::layer::LayerState;
 use crate::session::{Clock, MAX_NAME_BYTES, Sessions};
 use crate::{LoginLayer, SetupError, Verifier, system};
 
@@ -120,7 +120,7 @@ impl LoginLayerBuilder {
             lifetime: self.lifetime,
             clock: self.clock,
         };
-        Ok(LoginLayer::new(Door { verifier: self.verifier, sessions, login_path }))
+        Ok(LoginLayer::new(LayerState { verifier: self.verifier, sessions, login_path }))
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) struct Client {
 }
 
 /// A handshake to be asked for, perhaps twice. It has no `Debug`, because it has the token.
-pub(crate) struct Question {
+pub(crate) struct HandshakeRequest {
     pub(crate) url: Uri,
     /// The `Idempotency-Key`: the issuer gives the same answer to the same key.
     pub(crate) key: String,
@@ -49,7 +49,7 @@ pub(crate) struct Question {
 
 /// What the issuer said.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct IssuerResponse {
     pub(crate) status: StatusCode,
     pub(crate) body: Body,
     /// `Retry-After` in seconds; `None` if it is not there, or is a date.
@@ -66,7 +66,7 @@ pub(crate) enum Body {
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub(crate) enum NoAnswer {
+pub(crate) enum RequestError {
     /// The request or the answer was lost on the way, for this reason: asking again may help.
     Lost(String),
     /// Somebody is there but cannot prove to be the issuer: asking again does not help.
@@ -96,13 +96,13 @@ impl Client {
     }
 
     /// Asks once.
-    pub(crate) async fn ask(&self, question: &Question) -> Result<Answer, NoAnswer> {
+    pub(crate) async fn ask(&self, question: &HandshakeRequest) -> Result<IssuerResponse, RequestError> {
         tokio::time::timeout(self.timeout, self.exchange(question))
             .await
-            .unwrap_or_else(|_| Err(NoAnswer::Lost(format!("no answer in {:?}", self.timeout))))
+            .unwrap_or_else(|_| Err(RequestError::Lost(format!("no answer in {:?}", self.timeout))))
     }
 
-    async fn exchange(&self, question: &Question) -> Result<Answer, NoAnswer> {
+    async fn exchange(&self, question: &HandshakeRequest) -> Result<IssuerResponse, RequestError> {
         let request = Request::builder()
             .method(Method::POST)
             .uri(question.url.clone())
@@ -123,7 +123,7 @@ impl Client {
         } else {
             Body::Unread
         };
-        Ok(Answer { status: head.status, body, retry_after: retry_after(&head.headers) })
+        Ok(IssuerResponse { status: head.status, body, retry_after: retry_after(&head.headers) })
     }
 }
 
@@ -168,7 +168,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 
 /// Tells a certificate that is not good from everything else, and names the innermost cause: that is the one a person
 /// can act on.
-fn no_answer(error: &(dyn StdError + 'static)) -> NoAnswer {
+fn no_answer(error: &(dyn StdError + 'static)) -> RequestError {
     let mut cause = error;
     loop {
         // An `io::Error` is transparent: its source is that of the error inside it.
@@ -179,10 +179,10 @@ fn no_answer(error: &(dyn StdError + 'static)) -> NoAnswer {
             (None, None) => break,
         };
         if let Some(rustls::Error::InvalidCertificate(_)) = cause.downcast_ref() {
-            return NoAnswer::Untrusted(cause.to_string());
+            return RequestError::Untrusted(cause.to_string());
         }
     }
-    NoAnswer::Lost(cause.to_string())
+    RequestError::Lost(cause.to_string())
 }
 
 #[cfg(test)]

@@ -36,19 +36,19 @@ const PREFETCH_HEADERS: [&str; 4] = ["sec-purpose", "purpose", "x-purpose", "x-m
 /// belongs around this layer if strangers can reach it.
 #[derive(Clone, Debug)]
 pub struct LoginLayer {
-    door: Arc<Door>,
+    door: Arc<LayerState>,
 }
 
 /// A tracker behind a [`LoginLayer`].
 #[derive(Clone, Debug)]
 pub struct LoginService<S> {
-    door: Arc<Door>,
+    door: Arc<LayerState>,
     inner: S,
 }
 
 /// Everything that the layer decides with.
 #[derive(Debug)]
-pub(crate) struct Door {
+pub(crate) struct LayerState {
     pub(crate) verifier: Verifier,
     pub(crate) sessions: Sessions,
     /// The path below which tokens arrive, without a slash at its end.
@@ -57,14 +57,14 @@ pub(crate) struct Door {
 
 /// What a request to the login path is.
 #[derive(Clone, Copy)]
-enum Visit {
+enum RequestKind {
     Login,
     /// A browser or a mail reader loads a page before anybody asked for it.
     Prefetch,
     OtherMethod,
 }
 
-impl Visit {
+impl RequestKind {
     fn of<B>(request: &Request<B>) -> Self {
         let says = |name: &&str| {
             let value = request.headers().get(*name).map(HeaderValue::as_bytes).unwrap_or_default();
@@ -90,7 +90,7 @@ impl LoginLayer {
         LoginLayerBuilder::new(verifier)
     }
 
-    pub(crate) fn new(door: Door) -> Self {
+    pub(crate) fn new(door: LayerState) -> Self {
         Self { door: Arc::new(door) }
     }
 }
@@ -119,7 +119,7 @@ where
 
     fn call(&mut self, mut request: Request<RequestBody>) -> Self::Future {
         if let Some(token) = self.door.token_in(request.uri().path()).map(str::to_owned) {
-            let (door, visit) = (Arc::clone(&self.door), Visit::of(&request));
+            let (door, visit) = (Arc::clone(&self.door), RequestKind::of(&request));
             return Box::pin(async move { Ok(door.answer(visit, &token).await.map(ResponseBody::from)) });
         }
         if let Some(login) = self.door.sessions.login(request.headers()) {
@@ -129,7 +129,7 @@ where
     }
 }
 
-impl Door {
+impl LayerState {
     /// What stands where a token should, if the path is the login path. It is not decoded: no token needs that.
     fn token_in<'p>(&self, path: &'p str) -> Option<&'p str> {
         match path.strip_prefix(&self.login_path)? {
@@ -138,15 +138,15 @@ impl Door {
         }
     }
 
-    async fn answer(&self, visit: Visit, token: &str) -> Response<String> {
+    async fn answer(&self, visit: RequestKind, token: &str) -> Response<String> {
         match visit {
-            Visit::Login => {}
-            Visit::Prefetch => {
+            RequestKind::Login => {}
+            RequestKind::Prefetch => {
                 let sentence = "This request only loads a page in advance, so it did not use the token up.";
                 return text(StatusCode::UNAUTHORIZED, sentence, (WWW_AUTHENTICATE, CHALLENGE));
             }
             // HEAD too: looking must not use a token up.
-            Visit::OtherMethod => {
+            RequestKind::OtherMethod => {
                 let allow = (ALLOW, HeaderValue::from_static("GET"));
                 return text(StatusCode::METHOD_NOT_ALLOWED, "Only GET requests are accepted here.", allow);
             }

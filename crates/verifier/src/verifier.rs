@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use crate::base_url::BaseUrl;
-use crate::client::{self, Answer, Body, Client, NoAnswer, Question};
+use crate::client::{self, Body, Client, HandshakeRequest, IssuerResponse, RequestError};
 use crate::handshake_url::{HandshakeUrl, is_token};
 use crate::system::random_id;
 use crate::{SetupError, VerifyError};
@@ -90,7 +90,7 @@ impl Verifier {
         if !is_token(token) {
             return Err(VerifyError::MalformedToken);
         }
-        let question = Question {
+        let question = HandshakeRequest {
             url: self.handshake.of(token).map_err(|_| VerifyError::MalformedToken)?,
             key: random_id().map_err(|_| VerifyError::NoRandomness)?,
             form: self.form(),
@@ -120,11 +120,17 @@ impl Verifier {
         form.finish()
     }
 
-    fn judge(&self, token: &str, answer: Result<Answer, NoAnswer>) -> Result<Verified, VerifyError> {
+    fn judge(
+        &self,
+        token: &str,
+        answer: Result<IssuerResponse, RequestError>,
+    ) -> Result<Verified, VerifyError> {
         let unreachable = |reason| VerifyError::Unreachable { issuer: self.handshake.origin(), reason };
         let answer = match answer {
             Ok(answer) => answer,
-            Err(NoAnswer::Lost(reason) | NoAnswer::Untrusted(reason)) => return Err(unreachable(reason)),
+            Err(RequestError::Lost(reason) | RequestError::Untrusted(reason)) => {
+                return Err(unreachable(reason));
+            }
         };
         let status = answer.status.as_u16();
         match status {
@@ -175,14 +181,14 @@ fn is_lost(status: StatusCode) -> bool {
 }
 
 /// How long to wait before the question is asked again; `None` if it is not to be asked again.
-fn pause_before_retry(answer: &Result<Answer, NoAnswer>, timeout: Duration) -> Option<Duration> {
+fn pause_before_retry(answer: &Result<IssuerResponse, RequestError>, timeout: Duration) -> Option<Duration> {
     match answer {
-        Err(NoAnswer::Lost(_)) => Some(Duration::ZERO),
+        Err(RequestError::Lost(_)) => Some(Duration::ZERO),
         Ok(answer) if is_lost(answer.status) => {
             let pause = answer.retry_after.unwrap_or_default();
             (pause <= timeout).then_some(pause)
         }
-        Err(NoAnswer::Untrusted(_)) | Ok(_) => None,
+        Err(RequestError::Untrusted(_)) | Ok(_) => None,
     }
 }
 
@@ -298,15 +304,15 @@ mod tests {
     fn only_a_lost_answer_is_asked_for_again() {
         let timeout = Duration::from_secs(10);
         let answer = |status: u16, retry_after: Option<u64>| {
-            Ok(Answer {
+            Ok(IssuerResponse {
                 status: StatusCode::from_u16(status).unwrap(),
                 body: Body::Unread,
                 retry_after: retry_after.map(Duration::from_secs),
             })
         };
         for (first, pause) in [
-            (Err(NoAnswer::Lost(String::new())), Some(0)),
-            (Err(NoAnswer::Untrusted(String::new())), None),
+            (Err(RequestError::Lost(String::new())), Some(0)),
+            (Err(RequestError::Untrusted(String::new())), None),
             (answer(503, None), Some(0)),
             (answer(503, Some(3)), Some(3)),
             (answer(503, Some(10)), Some(10)),

@@ -40,7 +40,7 @@ pub(crate) fn check(xml: &str) -> Result<Option<String>, Fault> {
         names: Vec::new(),
         root_seen: false,
         invalid: None,
-        bare: Bare::Unnamed,
+        bare: PlainCall::Unnamed,
     };
     let mut at_start = true;
     loop {
@@ -54,13 +54,13 @@ pub(crate) fn check(xml: &str) -> Result<Option<String>, Fault> {
             Event::End(_) => scan.end(),
             Event::Text(text) => scan.text(&text)?,
             Event::CData(text) => {
-                scan.bare = Bare::No;
+                scan.bare = PlainCall::No;
                 scan.character_data("<![CDATA[", &text)?;
             }
             Event::GeneralRef(reference) => scan.reference(&reference)?,
-            Event::Comment(_) => scan.bare = Bare::No,
+            Event::Comment(_) => scan.bare = PlainCall::No,
             Event::PI(instruction) => {
-                scan.bare = Bare::No;
+                scan.bare = PlainCall::No;
                 check_instruction(&instruction)?;
             }
             Event::Decl(declaration) if at_start => check_declaration(&declaration)?,
@@ -97,11 +97,11 @@ struct Scan {
     root_seen: bool,
     /// The first thing that makes this not a call. The scan goes on, in case it is not even XML.
     invalid: Option<Fault>,
-    bare: Bare,
+    bare: PlainCall,
 }
 
 /// Whether the call is nothing but a method's name in plain letters.
-enum Bare {
+enum PlainCall {
     /// As far as it was read, and the name is still to come.
     Unnamed,
     Named(String),
@@ -133,7 +133,7 @@ impl Scan {
             }
         }
         if !matches!(element, Some(Element::MethodCall | Element::MethodName | Element::Params)) {
-            self.bare = Bare::No;
+            self.bare = PlainCall::No;
         }
         let element = if self.invalid.is_none() { self.child(element, name.as_ref()) } else { None };
         if element == Some(Element::Struct) {
@@ -208,13 +208,13 @@ impl Scan {
     fn note_name(&mut self, text: &str) {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_');
         self.bare = match self.bare {
-            Bare::Unnamed if text.bytes().all(is_plain) => Bare::Named(text.to_owned()),
-            _ => Bare::No,
+            PlainCall::Unnamed if text.bytes().all(is_plain) => PlainCall::Named(text.to_owned()),
+            _ => PlainCall::No,
         };
     }
 
     fn reference(&mut self, reference: &BytesRef<'_>) -> Result<(), Fault> {
-        self.bare = Bare::No;
+        self.bare = PlainCall::No;
         match reference.resolve_char_ref() {
             Ok(Some(c)) if is_legal(c) => self.character_data("a reference", c.encode_utf8(&mut [0; 4])),
             Ok(None) => match resolve_predefined_entity(reference) {
@@ -264,8 +264,8 @@ impl Scan {
         }
         match (self.invalid.take(), self.bare) {
             (Some(fault), _) => Err(fault),
-            (None, Bare::Named(method)) => Ok(Some(method)),
-            (None, Bare::Unnamed | Bare::No) => Ok(None),
+            (None, PlainCall::Named(method)) => Ok(Some(method)),
+            (None, PlainCall::Unnamed | PlainCall::No) => Ok(None),
         }
     }
 

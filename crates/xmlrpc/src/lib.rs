@@ -62,6 +62,6 @@ pub use dxr::{DateTime, Fault, Value};
 pub use guard::{MAX_ATTRIBUTES, MAX_DEPTH};
 pub use multicall::{MAX_CALLS, MAX_RESULTS_SIZE};
 pub use read::{Call, read_call};
-pub use respond::{Answer, respond};
+pub use respond::{RpcResponse, respond};
 pub use service::{Arguments, Method, Parameter, Service, Type};
 pub use write::{CONTENT_TYPE, date_time, fault_document, response_document, structure};

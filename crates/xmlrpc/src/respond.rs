@@ -14,7 +14,7 @@ use crate::write::{fault_document, response_document};
 /// The answer to a request, and what a log or a counter may say about it.
 ///
 /// Its `Debug` leaves out the document, which may have a login token in it.
-pub struct Answer {
+pub struct RpcResponse {
     /// The method that was called, if it is one that the service has.
     pub method: Option<&'static str>,
     /// The code of the fault that the document carries; `None` for a result. The calls in a
@@ -24,7 +24,7 @@ pub struct Answer {
     pub document: String,
 }
 
-impl fmt::Debug for Answer {
+impl fmt::Debug for RpcResponse {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("Answer")
@@ -37,7 +37,7 @@ impl fmt::Debug for Answer {
 /// Reads a call, has it answered by the service, and writes the response or the fault.
 ///
 /// `content_type` is the value of the request's Content-Type header, of which the `charset` parameter counts.
-pub async fn respond<S: Service>(service: &S, content_type: Option<&str>, body: &[u8]) -> Answer {
+pub async fn respond<S: Service>(service: &S, content_type: Option<&str>, body: &[u8]) -> RpcResponse {
     let (method, result) = match read_call(content_type, body) {
         Ok(Call { method: name, parameters }) => match introspection::find(service, &name) {
             Some(method) => (Some(method.name), answer(service, method, parameters).await),
@@ -46,8 +46,8 @@ pub async fn respond<S: Service>(service: &S, content_type: Option<&str>, body: 
         Err(fault) => (None, Err(fault)),
     };
     match result {
-        Ok(value) => Answer { method, fault_code: None, document: response_document(value) },
-        Err(fault) => Answer { method, fault_code: Some(fault.code()), document: fault_document(fault) },
+        Ok(value) => RpcResponse { method, fault_code: None, document: response_document(value) },
+        Err(fault) => RpcResponse { method, fault_code: Some(fault.code()), document: fault_document(fault) },
     }
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use countersign_core::{
-    Clock, End, Entropy, OsEntropy, RetryKeyHash, SystemClock, TokenId, TokenStore, after, before, to_millis,
+    Clock, EndResult, Entropy, OsEntropy, RetryKeyHash, SystemClock, TokenId, TokenStore, after, before,
+    to_millis,
 };
 use countersign_store::sqlite::SqliteStore;
 use rusqlite::Connection;
@@ -37,7 +38,7 @@ pub(crate) fn fill(database: &Path, records: u64, age: u64) -> Result<Value, Fai
     let stats = runtime.block_on(async {
         let store = open().await?;
         let found = store.look(last, after(newest, LIFETIME)).await?;
-        if !matches!(found, End::Already(_)) {
+        if !matches!(found, EndResult::Already(_)) {
             return Err(format!("the store says of the last of these records: {found:?}").into());
         }
         let stats = store.stats().await?;

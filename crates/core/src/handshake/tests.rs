@@ -34,9 +34,9 @@ fn post_with_key(key: &str) -> Attempt {
     Attempt { retry_key: Some(RetryKeyHash::of(key.as_bytes())), ..post() }
 }
 
-fn consumed(at: Timestamp, key: Option<&str>) -> End {
+fn consumed(at: Timestamp, key: Option<&str>) -> EndResult {
     let retry_key = key.map(|key| RetryKeyHash::of(key.as_bytes()));
-    End::Already(Ending::Consumed(Consumption { at, by: None, retry_key }))
+    EndResult::Already(Ending::Consumed(Consumption { at, by: None, retry_key }))
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn the_table_of_the_protocol() {
     let unbound = token(None);
     let bound = token(Some(TRAC));
     let soon = noon() + Duration::from_secs(1);
-    let unreadable = Attempt { audience: StatedAudience::Unreadable(Unreadable::Twice), ..post() };
+    let unreadable = Attempt { audience: StatedAudience::Unreadable(UnreadableAudience::Twice), ..post() };
     let get = Attempt { is_post: false, ..post() };
     for (attempt, token, expected) in [
         (post(), Some(&unbound), Decision::Consume(&unbound)),
@@ -53,7 +53,7 @@ fn the_table_of_the_protocol() {
         (post_from(TRAC), Some(&bound), Decision::Consume(&bound)),
         (post_from(OTHER), Some(&bound), Decision::Refuse(Refusal::AudienceMismatch)),
         (post(), Some(&bound), Decision::Refuse(Refusal::AudienceMissing)),
-        (unreadable, Some(&bound), Decision::Refuse(Refusal::AudienceUnreadable(Unreadable::Twice))),
+        (unreadable, Some(&bound), Decision::Refuse(Refusal::AudienceUnreadable(UnreadableAudience::Twice))),
         (post(), None, Decision::Refuse(Refusal::NotOurs)),
         (get.clone(), Some(&unbound), Decision::Refuse(Refusal::NotPost)),
         (get, None, Decision::Refuse(Refusal::NotPost)),
@@ -89,7 +89,7 @@ fn an_answer_lost_at_the_last_moment_can_be_asked_for_after_expiry() {
         settle(&attempt, &decision, consumed(first, Some("k")), expired),
         Verdict::Accepted { consumed: first, again: true }
     );
-    assert_eq!(settle(&attempt, &decision, End::Recorded, expired), Verdict::Refused(Refusal::Expired));
+    assert_eq!(settle(&attempt, &decision, EndResult::Recorded, expired), Verdict::Refused(Refusal::Expired));
     assert_eq!(
         decide(&attempt, Some(&token), expired + RETRY_WINDOW),
         Decision::Refuse(Refusal::Expired),
@@ -126,10 +126,10 @@ fn what_the_store_says_is_said() {
     let token = token(None);
     let consume = Decision::Consume(&token);
     for (answer, expected) in [
-        (End::Recorded, Verdict::Accepted { consumed: noon(), again: false }),
-        (End::Fenced, Verdict::Refused(Refusal::Fenced)),
-        (End::Forgotten, Verdict::Refused(Refusal::Expired)),
-        (End::Already(Ending::Revoked { at: noon() }), Verdict::Refused(Refusal::Revoked)),
+        (EndResult::Recorded, Verdict::Accepted { consumed: noon(), again: false }),
+        (EndResult::Fenced, Verdict::Refused(Refusal::Fenced)),
+        (EndResult::Forgotten, Verdict::Refused(Refusal::Expired)),
+        (EndResult::Already(Ending::Revoked { at: noon() }), Verdict::Refused(Refusal::Revoked)),
     ] {
         assert_eq!(settle(&post(), &consume, answer, noon()), expected);
     }
@@ -172,7 +172,7 @@ proptest! {
     ) {
         let token = token(None);
         let attempt = Attempt { retry_key: key.as_ref().map(|key| RetryKeyHash::of(key.as_bytes())), ..post() };
-        let answer = if fresh { End::Recorded } else { consumed(noon(), on_record.as_deref()) };
+        let answer = if fresh { EndResult::Recorded } else { consumed(noon(), on_record.as_deref()) };
         let now = noon() + jiff::SignedDuration::from_millis(age_ms);
         let verdict = settle(&attempt, &Decision::Consume(&token), answer, now);
         let may = fresh || (key.is_some() && key == on_record && age_ms <= 60_000);

@@ -22,20 +22,20 @@ struct TestStore {
 
 #[async_trait]
 impl TokenStore for TestStore {
-    async fn end(&self, id: TokenId, _expires: Timestamp, ending: Ending) -> Result<End, StoreError> {
+    async fn end(&self, id: TokenId, _expires: Timestamp, ending: Ending) -> Result<EndResult, StoreError> {
         if *self.away.lock().unwrap() {
             return Err(StoreError::unavailable("away"));
         }
         let mut endings = self.endings.lock().unwrap();
         if let Some(first) = endings.get(&id) {
-            return Ok(End::Already(first.clone()));
+            return Ok(EndResult::Already(first.clone()));
         }
         endings.insert(id, ending);
-        Ok(End::Recorded)
+        Ok(EndResult::Recorded)
     }
 
-    async fn look(&self, id: TokenId, _expires: Timestamp) -> Result<End, StoreError> {
-        Ok(self.endings.lock().unwrap().get(&id).cloned().map_or(End::Recorded, End::Already))
+    async fn look(&self, id: TokenId, _expires: Timestamp) -> Result<EndResult, StoreError> {
+        Ok(self.endings.lock().unwrap().get(&id).cloned().map_or(EndResult::Recorded, EndResult::Already))
     }
 
     async fn endings(&self, _query: &EndingQuery) -> Result<Endings, StoreError> {
@@ -155,8 +155,8 @@ async fn what_is_not_ours_never_reaches_the_store() {
     *store.away.lock().unwrap() = true;
     let redemption = set.redeem("cs1nonsense", &post(), None).await.unwrap();
     assert_eq!(redemption, Redemption { verdict: Verdict::Refused(Refusal::NotOurs), token: None });
-    assert_eq!(set.get("cs1nonsense").await, Err(GetError::NotOurs(NotOurs)));
-    assert_eq!(set.revoke("").await, Err(GetError::NotOurs(NotOurs)));
+    assert_eq!(set.get("cs1nonsense").await, Err(GetError::NotOurs(UnsealError)));
+    assert_eq!(set.revoke("").await, Err(GetError::NotOurs(UnsealError)));
 }
 
 #[test]
@@ -215,7 +215,7 @@ async fn node_with_a_wrong_clock_does_nothing_until_it_is_right() {
         let (right, node) = neighbours(wrong);
         let token = right.set.issue(NewToken::default()).unwrap().text;
         node.set.keep_time().await.unwrap();
-        let trouble = ClockTrouble::Apart(SignedDuration::try_from(wrong).unwrap());
+        let trouble = ClockError::Apart(SignedDuration::try_from(wrong).unwrap());
         assert_eq!(node.set.clock_trouble(), Some(trouble.clone()));
         assert_eq!(node.set.issue(NewToken::default()).unwrap_err(), IssueError::Clock(trouble.clone()));
         let refused = StoreError::Clock(trouble.clone());
@@ -239,9 +239,9 @@ async fn clock_set_while_serving_is_noticed_at_once() {
     node.set.keep_time().await.unwrap();
     assert_eq!(node.set.clock_trouble(), None);
     node.clock.set(after(right.clock.now(), Duration::from_hours(1)));
-    assert!(matches!(node.set.issue(NewToken::default()), Err(IssueError::Clock(ClockTrouble::Apart(_)))));
+    assert!(matches!(node.set.issue(NewToken::default()), Err(IssueError::Clock(ClockError::Apart(_)))));
     node.clock.set(before(right.clock.now(), Duration::from_hours(1)));
-    assert!(matches!(node.set.issue(NewToken::default()), Err(IssueError::Clock(ClockTrouble::Apart(_)))));
+    assert!(matches!(node.set.issue(NewToken::default()), Err(IssueError::Clock(ClockError::Apart(_)))));
     // A machine that slept has a steady clock that slept, too; the store knows better.
     right.clock.advance(Duration::from_hours(1));
     node.clock.set(right.clock.now());
@@ -274,7 +274,7 @@ async fn slow_answer_of_the_store_makes_no_clock_wrong() {
     assert_eq!((node.set.clock_trouble(), node.set.clock_offset()), (None, offset));
     // What the steady clock tells is still held against this one.
     node.clock.set(after(node.clock.now(), Duration::from_hours(1)));
-    assert!(matches!(node.set.clock_trouble(), Some(ClockTrouble::Apart(_))));
+    assert!(matches!(node.set.clock_trouble(), Some(ClockError::Apart(_))));
 }
 
 #[tokio::test]
@@ -350,19 +350,19 @@ async fn purge_goes_by_the_earlier_of_two_clocks() {
 async fn clock_that_is_set_purges_nothing_until_it_has_been_steady() {
     let Fixture { set, clock, store } = fixture(Policy::default());
     set.keep_time().await.unwrap();
-    assert_eq!(set.purge_waits(), Some(ClockTrouble::New));
+    assert_eq!(set.purge_waits(), Some(ClockError::New));
     clock.advance(STEADY);
     assert_eq!(set.purge_waits(), None);
     let hour = Duration::from_hours(1);
     for set_to in [after(clock.now(), hour), before(clock.now(), hour)] {
         let by = set_to.duration_since(clock.now());
         clock.set(set_to);
-        assert_eq!(set.purge().await.unwrap_err(), StoreError::Clock(ClockTrouble::Set(by)));
-        assert_eq!(set.clock_warning(), Some(ClockTrouble::Set(by)));
+        assert_eq!(set.purge().await.unwrap_err(), StoreError::Clock(ClockError::Set(by)));
+        assert_eq!(set.clock_warning(), Some(ClockError::Set(by)));
         assert_eq!(set.clock_trouble(), None, "there is no second clock that could be right");
         assert_eq!(*store.purged_before.lock().unwrap(), None);
         clock.advance(STEADY.saturating_sub(SECOND));
-        assert_eq!(set.purge_waits(), Some(ClockTrouble::Set(by)));
+        assert_eq!(set.purge_waits(), Some(ClockError::Set(by)));
         clock.advance(SECOND);
         assert_eq!((set.purge_waits(), set.clock_warning()), (None, None));
     }
@@ -375,7 +375,7 @@ async fn clock_behind_the_records_neither_purges_nor_fences() {
     let Fixture { set, clock, store } = fixture(Policy::default());
     let newest = after(clock.now(), Duration::from_secs(31));
     store.times.lock().unwrap().newest = Some(newest);
-    let trouble = ClockTrouble::BehindRecords(newest);
+    let trouble = ClockError::BehindRecords(newest);
     assert_eq!(set.purge().await.unwrap_err(), StoreError::Clock(trouble.clone()));
     assert_eq!(set.fence().await.unwrap_err(), StoreError::Clock(trouble.clone()));
     assert_eq!((set.clock_warning(), set.clock_trouble()), (Some(trouble), None));
@@ -392,7 +392,7 @@ async fn token_that_would_be_refused_is_not_issued() {
     let horizon = Horizon { created: before(line, Duration::from_millis(1)), expires: Timestamp::MAX };
     *store.times.lock().unwrap() = StoreTimes { horizon, ..StoreTimes::default() };
     set.keep_time().await.unwrap();
-    let trouble = ClockTrouble::BehindLine(line);
+    let trouble = ClockError::BehindLine(line);
     assert_eq!(set.issue(NewToken::default()).unwrap_err(), IssueError::Clock(trouble.clone()));
     assert_eq!(set.clock_trouble(), Some(trouble));
     clock.advance(SECOND);

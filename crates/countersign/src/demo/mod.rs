@@ -3,8 +3,8 @@
 //! Everything in it is real: a token server on a temporary store, trackers that use the verifier, a worker that uses the
 //! login client, all on loopback. What is printed is what was said; a layer around the token server listens in.
 
-mod scene;
 mod transcript;
+mod world;
 
 use std::error::Error;
 
@@ -13,8 +13,8 @@ use countersign_login::{Login, LoginError, Session, Tracker, Zeroizing};
 
 use crate::output::{Failure, print};
 
-use self::scene::Scene;
 use self::transcript::short;
+use self::world::DemoWorld;
 
 /// Plays the scenes, each printed when it is over.
 pub(crate) async fn run() -> Result<(), Failure> {
@@ -24,79 +24,84 @@ pub(crate) async fn run() -> Result<(), Failure> {
 type Played<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
 async fn play() -> Played {
-    let scene = Scene::set().await?;
+    let world = DemoWorld::set().await?;
     tell(
         "\
 An issuer's worker logs in to bug trackers of other people, with no password between them. Its token server is
 Countersign. Everything below happens now, on this machine, over HTTP.",
     )?;
-    let token = log_in(&scene).await?;
-    replay(&scene, &token).await?;
-    relay(&scene).await?;
-    relay_unbound(&scene).await?;
-    look(&scene).await?;
-    scene.end().await;
+    let token = log_in(&world).await?;
+    replay(&world, &token).await?;
+    relay(&world).await?;
+    relay_unbound(&world).await?;
+    look(&world).await?;
+    world.end().await;
     tell("\nYour turn: run `countersign serve`, and take the tour in docs/tour.md.")
 }
 
-async fn log_in(scene: &Scene) -> Played<String> {
+async fn log_in(world: &DemoWorld) -> Played<String> {
     tell("\n1. A worker logs in. The token is for one tracker and good for one use.\n")?;
-    let token = scene.issue(Some(&scene.tracker))?;
-    let session = bring(scene, "worker", &scene.tracker, &token).await?;
-    scene.says("worker", "tracker", "GET /private with the cookie");
-    let page = scene.private_page(&session).await?;
-    scene.says("tracker", "worker", page.trim());
-    show(scene)?;
+    let token = world.issue(Some(&world.tracker))?;
+    let session = bring(world, "worker", &world.tracker, &token).await?;
+    world.says("worker", "tracker", "GET /private with the cookie");
+    let page = world.private_page(&session).await?;
+    world.says("tracker", "worker", page.trim());
+    show(world)?;
     Ok(token)
 }
 
-async fn replay(scene: &Scene, token: &str) -> Played {
+async fn replay(world: &DemoWorld, token: &str) -> Played {
     tell("\n2. Somebody found that token, in a log perhaps, and uses it again.\n")?;
-    expect_refusal(bring(scene, "thief", &scene.tracker, token).await)?;
-    show(scene)
+    expect_refusal(bring(world, "thief", &world.tracker, token).await)?;
+    show(world)
 }
 
-async fn relay(scene: &Scene) -> Played {
+async fn relay(world: &DemoWorld) -> Played {
     tell(
         "\n3. The worker logs in to a hostile tracker, which passes the token on and hopes to be the worker elsewhere.\n",
     )?;
-    let token = scene.issue(Some(&scene.hostile))?;
-    scene.says("worker", "hostile", &format!("GET /launchpad-auth/{}", short(&token)));
-    expect_refusal(bring(scene, "hostile", &scene.tracker, &token).await)?;
-    show(scene)
+    let token = world.issue(Some(&world.hostile))?;
+    world.says("worker", "hostile", &format!("GET /launchpad-auth/{}", short(&token)));
+    expect_refusal(bring(world, "hostile", &world.tracker, &token).await)?;
+    show(world)
 }
 
-async fn relay_unbound(scene: &Scene) -> Played {
+async fn relay_unbound(world: &DemoWorld) -> Played {
     tell(
         "\n4. The same with a token that is bound to no tracker, which is all that the original protocol had.\n",
     )?;
-    let token = scene.issue(None)?;
-    scene.says("worker", "hostile", &format!("GET /launchpad-auth/{}", short(&token)));
-    bring(scene, "hostile", &scene.tracker, &token).await?;
-    show(scene)?;
+    let token = world.issue(None)?;
+    world.says("worker", "hostile", &format!("GET /launchpad-auth/{}", short(&token)));
+    bring(world, "hostile", &world.tracker, &token).await?;
+    show(world)?;
     tell(
         "\n   The hostile tracker is logged in as the worker. So bind tokens; `require_audience` issues no others.",
     )
 }
 
-async fn look(scene: &Scene) -> Played {
+async fn look(world: &DemoWorld) -> Played {
     tell("\n5. Only POST uses a token up. Somebody who merely opens its URL does no harm.\n")?;
-    let token = scene.issue(Some(&scene.tracker))?;
-    scene.get_handshake(&token).await?;
-    let status = scene.status(&token).await?;
-    show(scene)?;
+    let token = world.issue(Some(&world.tracker))?;
+    world.get_handshake(&token).await?;
+    let status = world.status(&token).await?;
+    show(world)?;
     tell(&format!("\n   The token is still {status}."))
 }
 
 /// Somebody brings a token to a tracker, as the issuer's worker would.
-async fn bring(scene: &Scene, who: &'static str, tracker: &str, token: &str) -> Result<Session, LoginError> {
-    scene.says(who, "tracker", &format!("GET /launchpad-auth/{}", short(token)));
+async fn bring(
+    world: &DemoWorld,
+    who: &'static str,
+    tracker: &str,
+    token: &str,
+) -> Result<Session, LoginError> {
+    world.says(who, "tracker", &format!("GET /launchpad-auth/{}", short(token)));
     let login = Login::new(Tracker::Trac, tracker)?.audience(None);
     let token = Zeroizing::new(token.to_owned());
     let outcome = login.run(SystemClock.now(), async |_| Ok::<_, std::io::Error>(token)).await;
     match &outcome {
-        Ok(_) => scene.says("tracker", who, "200 and a session cookie"),
-        Err(_) => scene.says("tracker", who, "401"),
+        Ok(_) => world.says("tracker", who, "200 and a session cookie"),
+        Err(_) => world.says("tracker", who, "401"),
     }
     outcome
 }
@@ -110,15 +115,15 @@ fn expect_refusal(outcome: Result<Session, LoginError>) -> Played {
     }
 }
 
-fn show(scene: &Scene) -> Played {
-    tell(scene.transcript.take().trim_end())
+fn show(world: &DemoWorld) -> Played {
+    tell(world.transcript.take().trim_end())
 }
 
 fn tell(text: &str) -> Played {
     print(text).map_err(|failure| format!("{failure:?}").into())
 }
 
-impl Scene {
+impl DemoWorld {
     /// The worker asks for a token.
     fn issue(&self, tracker: Option<&str>) -> Played<String> {
         let audience = tracker.map(Audience::parse).transpose()?;

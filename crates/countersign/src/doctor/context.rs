@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use countersign_client::{ClientError, DEFAULT_SERVER, PrivateApi};
-use countersign_core::{Clock, KeyRing, OsEntropy, Roll, StoreStats, StoreTimes};
+use countersign_core::{Clock, KeyRing, NodeList, OsEntropy, StoreStats, StoreTimes};
 use countersign_server::{Address, KeyFile, KeyFileError, ServerDocument, Setting, Source};
 use countersign_store::error::OpenError;
 use countersign_store::place::{StorePlace, StoreUrl};
@@ -26,17 +26,17 @@ pub(super) struct Context {
     /// that are read here.
     pub(super) settings: Result<Resolved, String>,
     /// What is read here beside what is in force, if it differs.
-    pub(super) aside: Option<Aside>,
+    pub(super) aside: Option<UnusedSettings>,
     /// The key ring, from its file or from a shared store that keeps it.
     pub(super) ring: Option<Result<KeyRing, Unusable>>,
     /// What the running server says; `None`: it is not to be asked.
-    pub(super) server: Option<Result<Served, Unusable>>,
+    pub(super) server: Option<Result<ServerReport, Unusable>>,
     /// What the store says, opened beside the server; `None` without a configuration.
-    pub(super) store: Option<Result<Stored, Unusable>>,
+    pub(super) store: Option<Result<StoreReport, Unusable>>,
 }
 
 /// Settings that are not in force.
-pub(super) struct Aside {
+pub(super) struct UnusedSettings {
     pub(super) settings: Result<Resolved, String>,
     /// The names of those that differ.
     pub(super) differing: Vec<String>,
@@ -52,7 +52,7 @@ pub(super) struct Unusable {
 }
 
 /// What a running server says.
-pub(super) struct Served {
+pub(super) struct ServerReport {
     /// How it stands, or why it does not tell.
     pub(super) report: Result<ServerDocument, String>,
     pub(super) nodes: Value,
@@ -61,9 +61,9 @@ pub(super) struct Served {
 }
 
 /// What is in the store.
-pub(super) struct Stored {
+pub(super) struct StoreReport {
     pub(super) stats: StoreStats,
-    pub(super) roll: Roll,
+    pub(super) node_list: NodeList,
     /// The store that it was handed over to.
     pub(super) handed_over_to: Option<String>,
     /// What it knows about the time; `None` while no server may use it.
@@ -77,7 +77,7 @@ pub(super) struct Stored {
 }
 
 /// Which server to ask.
-pub(super) struct Asked {
+pub(super) struct TargetServer {
     /// Its URL, if one was given.
     pub(super) url: Option<String>,
     pub(super) trust: Trust,
@@ -86,7 +86,7 @@ pub(super) struct Asked {
 impl Context {
     pub(super) async fn gather(
         args: ServeArgs,
-        asked: Option<Asked>,
+        asked: Option<TargetServer>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Failure> {
         let now = clock.now();
@@ -125,7 +125,7 @@ impl Context {
     }
 
     /// The store, if it could be looked into.
-    pub(super) fn stored(&self) -> Option<&Stored> {
+    pub(super) fn stored(&self) -> Option<&StoreReport> {
         self.store.as_ref()?.as_ref().ok()
     }
 
@@ -143,7 +143,7 @@ impl Context {
 /// The server to ask: the one that was named, or the one of these settings. Wrong flags are wrong usage; a secret that
 /// cannot be read is a finding.
 fn connect(
-    asked: &Asked,
+    asked: &TargetServer,
     settings: Option<&Resolved>,
     bearer: Option<PathBuf>,
 ) -> Result<Result<PrivateApi, Unusable>, Failure> {
@@ -179,7 +179,7 @@ fn private_url(settings: &Resolved) -> Option<String> {
     }
 }
 
-async fn ask(server: &PrivateApi) -> Result<Served, Unusable> {
+async fn ask(server: &PrivateApi) -> Result<ServerReport, Unusable> {
     // Whether it answers at all.
     if let Err(error) = server.keys().await {
         let remedy = match &error {
@@ -207,28 +207,33 @@ async fn ask(server: &PrivateApi) -> Result<Served, Unusable> {
     };
     let nodes = server.nodes().await;
     let store = server.store_stats().await.map_err(|error| error.to_string());
-    Ok(Served { report, nodes: nodes.unwrap_or_default(), store })
+    Ok(ServerReport { report, nodes: nodes.unwrap_or_default(), store })
 }
 
 /// The settings to judge, and those beside them.
 fn choose(
     mine: Result<Resolved, String>,
     report: Option<&ServerDocument>,
-) -> (Result<Resolved, String>, Option<Aside>) {
+) -> (Result<Resolved, String>, Option<UnusedSettings>) {
     let Some(report) = report else { return (mine, None) };
-    let in_force = match resolve_said(&report.settings, report.config_file.as_ref().map(PathBuf::from)) {
-        Ok(in_force) => in_force,
-        Err(failure) => {
-            let reason = failure.into_sentence();
-            return (Err(format!("what the server says of its settings is not understood: {reason}")), None);
-        }
-    };
+    let effective_config =
+        match resolve_said(&report.settings, report.config_file.as_ref().map(PathBuf::from)) {
+            Ok(effective_config) => effective_config,
+            Err(failure) => {
+                let reason = failure.into_sentence();
+                return (
+                    Err(format!("what the server says of its settings is not understood: {reason}")),
+                    None,
+                );
+            }
+        };
     let differing = match &mine {
         Ok(mine) => differing(mine, report),
         Err(_) => Vec::new(),
     };
-    let aside = (mine.is_err() || !differing.is_empty()).then_some(Aside { settings: mine, differing });
-    (Ok(in_force), aside)
+    let aside =
+        (mine.is_err() || !differing.is_empty()).then_some(UnusedSettings { settings: mine, differing });
+    (Ok(effective_config), aside)
 }
 
 /// The settings that were given here and are not in force, and those that have left the file since.
@@ -236,9 +241,10 @@ fn differing(mine: &Resolved, report: &ServerDocument) -> Vec<String> {
     let is_same_file =
         mine.config_file.as_deref().map(|path| path.display().to_string()) == report.config_file;
     let differs = |setting: &&Setting| {
-        let in_force = report.settings.iter().find(|other| other.name == setting.name);
-        let value = in_force.and_then(|in_force| in_force.value.as_ref());
-        let has_left = is_same_file && in_force.is_some_and(|in_force| in_force.source == Source::File);
+        let effective_config = report.settings.iter().find(|other| other.name == setting.name);
+        let value = effective_config.and_then(|effective_config| effective_config.value.as_ref());
+        let has_left = is_same_file
+            && effective_config.is_some_and(|effective_config| effective_config.source == Source::File);
         // The secret is also what this command shows to the server, and may be a copy.
         setting.name != "private_bearer_file"
             && setting.value.as_ref() != value
@@ -295,7 +301,7 @@ fn read_ring(path: &Path) -> Result<KeyRing, Unusable> {
 }
 
 /// Looks into the store without changing it, and without keeping a server from it.
-async fn look_into(place: &StorePlace, clock: Arc<dyn Clock>) -> Result<Stored, Unusable> {
+async fn look_into(place: &StorePlace, clock: Arc<dyn Clock>) -> Result<StoreReport, Unusable> {
     let unusable = |reason: String| Unusable {
         reason,
         remedy: "mend that; no server starts on this store".to_owned(),
@@ -304,9 +310,9 @@ async fn look_into(place: &StorePlace, clock: Arc<dyn Clock>) -> Result<Stored, 
     if let StoreUrl::Postgres(url) = &place.url {
         let examined = postgres::examine(url, &place.postgres, clock, Arc::new(OsEntropy)).await;
         let examined = examined.map_err(|error| unusable(error.to_string()))?;
-        return Ok(Stored {
+        return Ok(StoreReport {
             stats: examined.stats.clone(),
-            roll: examined.roll.clone(),
+            node_list: examined.node_list.clone(),
             handed_over_to: examined.handed_over_to.clone(),
             times: examined.times.clone(),
             damage: None,
@@ -344,9 +350,9 @@ async fn look_into(place: &StorePlace, clock: Arc<dyn Clock>) -> Result<Stored, 
         .to_owned(),
         ..unusable(error.to_string())
     })?;
-    Ok(Stored {
+    Ok(StoreReport {
         stats: examined.stats,
-        roll: examined.roll,
+        node_list: examined.node_list,
         handed_over_to: examined.handed_over_to,
         times: Some(examined.times),
         damage: examined.damage,

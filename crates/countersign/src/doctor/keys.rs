@@ -42,7 +42,7 @@ pub(super) fn ring(context: &Context) -> Vec<Finding> {
         ));
     }
     if let Some(stored) = context.stored().filter(|stored| stored.database.is_none()) {
-        for (key, by) in stored.roll.lacking(ring) {
+        for (key, by) in stored.node_list.lacking(ring) {
             findings.push(Finding::warning(
                 format!("the ring lacks key {key}, with which {} sealed until {}", by.node.label(), by.at),
                 "if this is another server's ring, put the right one back; tokens of that key are refused",
@@ -60,7 +60,7 @@ pub(super) fn ring(context: &Context) -> Vec<Finding> {
 /// The servers on the same store: whether their rings, versions and schemas are the same.
 pub(super) fn nodes(context: &Context) -> Vec<Finding> {
     let Some(stored) = context.stored() else { return Vec::new() };
-    let live: Vec<_> = stored.roll.nodes.iter().filter(|seen| seen.live).collect();
+    let live: Vec<_> = stored.node_list.nodes.iter().filter(|seen| seen.live).collect();
     compare(&live)
 }
 

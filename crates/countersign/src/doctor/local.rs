@@ -11,7 +11,7 @@ use countersign_tls::Validity;
 use jiff::{SignedDuration, Timestamp};
 use rustix::fs::Access;
 
-use super::context::{Context, Served};
+use super::context::{Context, ServerReport};
 use super::finding::{Finding, Level};
 use super::public;
 use crate::exposure::{DATABASE, KEY_RING, directories, secrets};
@@ -38,7 +38,7 @@ pub(super) fn configuration(context: &Context) -> Vec<Finding> {
                      take it away from the server",
                 )
             }));
-            match Door::in_force(context, settings) {
+            match PrivateListener::effective_config(context, settings) {
                 Some(door) => findings.extend(door.judge()),
                 None => findings.push(Finding::warning(
                     "the server does not say where its private API listens, so that was not checked",
@@ -73,7 +73,7 @@ pub(super) fn configuration(context: &Context) -> Vec<Finding> {
     }
     if findings.iter().all(|finding| finding.level < Level::Warning) {
         findings.push(Finding::ok(match context.server {
-            Some(Ok(Served { report: Ok(_), .. })) => "what the server was started with can be used",
+            Some(Ok(ServerReport { report: Ok(_), .. })) => "what the server was started with can be used",
             _ => "it can be used, as far as it is read here",
         }));
     }
@@ -91,7 +91,7 @@ fn cannot_be_used(wrong: &str) -> Finding {
 fn not_in_force(settings: &Resolved, now: Timestamp) -> Vec<Finding> {
     let all = [
         policy(settings),
-        Door::of(settings).judge(),
+        PrivateListener::of(settings).judge(),
         public::believed(settings),
         read_certificates(settings, now),
     ];
@@ -138,7 +138,7 @@ fn policy(settings: &Resolved) -> Vec<Finding> {
 }
 
 /// The private listener, and whom it lets in.
-struct Door {
+struct PrivateListener {
     address: String,
     is_local: Option<bool>,
     asks_for_bearer: bool,
@@ -146,9 +146,9 @@ struct Door {
     has_tls: bool,
 }
 
-impl Door {
+impl PrivateListener {
     /// As the running server has it, or as it is read here.
-    fn in_force(context: &Context, settings: &Resolved) -> Option<Self> {
+    fn effective_config(context: &Context, settings: &Resolved) -> Option<Self> {
         let Some(report) = context.report() else { return Some(Self::of(settings)) };
         let private = report.listeners.iter().find(|listener| listener.name == "private")?;
         Some(Self {
@@ -339,9 +339,9 @@ pub(super) fn certificates(context: &Context) -> Vec<Finding> {
 
 /// What can be read of the certificates from here.
 fn read_certificates(settings: &Resolved, now: Timestamp) -> Vec<Finding> {
-    let doors = [("public", &settings.public.tls), ("private", &settings.private.tls)];
-    let doors = doors.into_iter().filter_map(|(name, tls)| Some((name, tls.as_ref()?)));
-    doors.flat_map(|(name, tls)| read_certificate(name, tls, now)).collect()
+    let listeners = [("public", &settings.public.tls), ("private", &settings.private.tls)];
+    let listeners = listeners.into_iter().filter_map(|(name, tls)| Some((name, tls.as_ref()?)));
+    listeners.flat_map(|(name, tls)| read_certificate(name, tls, now)).collect()
 }
 
 fn read_certificate(name: &str, tls: &TlsFiles, now: Timestamp) -> Vec<Finding> {

@@ -18,7 +18,7 @@ use clap::Args;
 use countersign_core::{Clock, SystemClock};
 use serde_json::json;
 
-use self::context::{Asked, Context};
+use self::context::{Context, TargetServer};
 use self::finding::{Finding, Level};
 use crate::output::{Failure, print, print_json};
 use crate::remote::{SERVER, Trust};
@@ -81,7 +81,7 @@ const CHECKS: &[Check] = &[
 
 pub(crate) async fn run(command: DoctorCommand) -> Result<(), Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let asked = (!command.offline).then_some(Asked { url: command.server, trust: command.trust });
+    let asked = (!command.offline).then_some(TargetServer { url: command.server, trust: command.trust });
     let context = Box::pin(Context::gather(command.place, asked, clock)).await?;
     let mut all = Vec::new();
     for check in CHECKS {

@@ -274,16 +274,16 @@ fn room_finding(place: &str, free: u64) -> Finding {
 pub(super) fn clock(context: &Context) -> Vec<Finding> {
     let Some(stored) = context.stored() else { return Vec::new() };
     let mut findings = Vec::new();
-    let here = context.now.duration_since(stored.roll.now).abs();
+    let here = context.now.duration_since(stored.node_list.now).abs();
     skew("this machine's clock and the store's", here, &mut findings);
-    for seen in stored.roll.nodes.iter().filter(|seen| seen.live) {
+    for seen in stored.node_list.nodes.iter().filter(|seen| seen.live) {
         let apart = seen.node.clock.duration_since(seen.at).abs();
         skew(&format!("the clocks of {} and the store", seen.node.label()), apart, &mut findings);
     }
     if let Some(times) = &stored.times {
         lines(times, context.now, &mut findings);
     }
-    let latest = stored.roll.nodes.iter().map(|seen| seen.at).max();
+    let latest = stored.node_list.nodes.iter().map(|seen| seen.at).max();
     if let Some(latest) = latest.filter(|latest| latest.duration_since(context.now) > tolerance()) {
         findings.push(Finding::error(
             format!("a server checked in at {latest}, which is still to come: this clock has stepped back"),
@@ -338,7 +338,7 @@ fn skew(whose: &str, apart: SignedDuration, findings: &mut Vec<Finding>) {
 
 #[cfg(test)]
 mod tests {
-    use countersign_core::{Horizon, Roll, StoreStats};
+    use countersign_core::{Horizon, NodeList, StoreStats};
 
     use super::super::finding::Level;
     use super::*;
@@ -373,7 +373,7 @@ mod tests {
             ring: None,
             handed_over_to: None,
             stats,
-            roll: Roll { now, nodes: Vec::new() },
+            node_list: NodeList { now, nodes: Vec::new() },
             times: None,
             settings: settings.iter().map(own).collect(),
             is_told_apart: Some(is_told_apart),

@@ -18,7 +18,7 @@ const LOG: &str = include_str!("../../src/log.rs");
 const SCHEMA: &str = include_str!("../../../store/src/sqlite/schema.rs");
 const POSTGRES: &str = include_str!("../../../store/src/postgres/mod.rs");
 const POSTGRES_BATCH: &str = include_str!("../../../store/src/postgres/batch.rs");
-const POSTGRES_LANES: &str = include_str!("../../../store/src/postgres/lanes.rs");
+const PG_WORKERS: &str = include_str!("../../../store/src/postgres/batch_workers.rs");
 const POSTGRES_SETTINGS: &str = include_str!("../../../store/src/postgres/settings.rs");
 const SAMPLE: &str = include_str!("../../../../docs/countersign.sample.toml");
 
@@ -178,8 +178,8 @@ fn limits() -> Vec<(&'static str, String)> {
             format!("{} s", stated(POSTGRES_BATCH, "patience: Duration::from_secs(")),
         ),
         ("a look at a token, and all else that is asked", seconds(POSTGRES, "PATIENCE")),
-        ("batches of a server under way", number(stated(POSTGRES_LANES, "const LANES: usize = "))),
-        ("handshakes in a batch", number(stated(POSTGRES_LANES, "const BATCH: usize = "))),
+        ("batches of a server under way", number(stated(PG_WORKERS, "const BATCH_WORKERS: usize = "))),
+        ("handshakes in a batch", number(stated(PG_WORKERS, "const BATCH: usize = "))),
         ("connections of a server for all else", number(stated(POSTGRES, "const READERS: usize = "))),
         ("memory of a connection", bytes(usize::try_from(CONNECTION_KIB * 1024).unwrap())),
         ("memory besides", bytes(usize::try_from(BASE_KIB * 1024).unwrap())),

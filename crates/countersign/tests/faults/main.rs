@@ -14,6 +14,7 @@
 )]
 
 mod clock;
+mod damage;
 mod descriptors;
 mod disk;
 mod http;
@@ -23,4 +24,3 @@ mod log;
 mod overload;
 mod server;
 mod shim;
-mod wreck;

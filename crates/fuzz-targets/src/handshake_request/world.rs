@@ -74,7 +74,7 @@ impl World {
             proxies: TrustedProxies { networks: vec![PEER.into()], ..TrustedProxies::default() },
             bearer: None,
             traces: None,
-            in_force: countersign_server::InForce::default(),
+            effective_config: countersign_server::EffectiveConfig::default(),
             tasks: countersign_server::Tasks::default(),
         });
         let claims = serde_json::from_str(r#"{"worker":"checkwatches"}"#).expect("an object");

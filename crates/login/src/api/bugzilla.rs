@@ -4,9 +4,9 @@ use dxr::Value as Argument;
 use jiff::Timestamp;
 
 use super::part::Part;
-use super::{ApiError, ApiTrouble, Bug, Comment, PluginApi};
+use super::{ApiError, ApiFailure, Bug, Comment, PluginApi};
 use crate::answer::Value;
-use crate::error::Said;
+use crate::error::TrackerMessage;
 
 pub(super) const ENDPOINT: &str = "xmlrpc.cgi";
 
@@ -136,7 +136,7 @@ pub(super) async fn add_comment(api: &PluginApi, bug: &Bug, text: &str) -> Resul
 pub(super) async fn link(api: &PluginApi, id: &str) -> Result<Option<i32>, ApiError> {
     match bug(api, id).await? {
         Some(bug) => Ok(bug.link),
-        None => Err(api.error(GET_BUGS, ApiTrouble::NoSuchBug { said: Said::default() })),
+        None => Err(api.error(GET_BUGS, ApiFailure::NoSuchBug { said: TrackerMessage::default() })),
     }
 }
 

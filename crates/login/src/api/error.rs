@@ -6,8 +6,8 @@ use std::fmt;
 use url::Url;
 
 use crate::Tracker;
-use crate::error::{Said, shown};
-use crate::http::Trouble;
+use crate::error::{TrackerMessage, shown};
+use crate::http::HttpError;
 
 /// A call that is of no use. Its text says what happened and what to do next.
 #[derive(Debug)]
@@ -17,16 +17,16 @@ pub struct ApiError {
     /// The method that was called.
     pub method: &'static str,
     /// What came of it.
-    pub trouble: ApiTrouble,
+    pub trouble: ApiFailure,
 }
 
 /// What came of a call that is of no use.
 #[derive(Debug)]
-pub enum ApiTrouble {
+pub enum ApiFailure {
     /// The tracker wants a login, in the way that makes Launchpad log in.
     LoginWanted {
         /// The tracker's words.
-        said: Said,
+        said: TrackerMessage,
     },
     /// The cookies of the session are not for the URL of the API.
     CookiesElsewhere {
@@ -41,21 +41,21 @@ pub enum ApiTrouble {
     /// There is no such bug, or the session may not see it.
     NoSuchBug {
         /// The tracker's words.
-        said: Said,
+        said: TrackerMessage,
     },
     /// Another fault.
     Fault {
         /// Its code.
         code: String,
         /// The tracker's words.
-        said: Said,
+        said: TrackerMessage,
     },
     /// An HTTP status that says no.
     Status {
         /// The status.
         status: u16,
         /// The tracker's words.
-        said: Said,
+        said: TrackerMessage,
     },
     /// The web server in front of the tracker wants a password first.
     PasswordAsked,
@@ -79,29 +79,29 @@ impl ApiError {
     pub fn seen(&self) -> String {
         let method = self.method;
         match &self.trouble {
-            ApiTrouble::LoginWanted { said } => format!("{method} asks for a login{said}"),
-            ApiTrouble::CookiesElsewhere { url } => {
+            ApiFailure::LoginWanted { said } => format!("{method} asks for a login{said}"),
+            ApiFailure::CookiesElsewhere { url } => {
                 format!("the cookies of {method} are not for {url}, by their path or because they are Secure")
             }
-            ApiTrouble::NoMethod { found } => format!("there is no method {method} ({found})"),
-            ApiTrouble::NoSuchBug { said } => format!("{method} does not know the bug{said}"),
-            ApiTrouble::Fault { code, said } => format!("{method} answers with fault {code}{said}"),
-            ApiTrouble::Status { status, said } => {
+            ApiFailure::NoMethod { found } => format!("there is no method {method} ({found})"),
+            ApiFailure::NoSuchBug { said } => format!("{method} does not know the bug{said}"),
+            ApiFailure::Fault { code, said } => format!("{method} answers with fault {code}{said}"),
+            ApiFailure::Status { status, said } => {
                 format!("{method} answers with HTTP status {status}{said}")
             }
-            ApiTrouble::PasswordAsked => {
+            ApiFailure::PasswordAsked => {
                 format!("the web server asks for a password before {method} is reached")
             }
-            ApiTrouble::Redirected { to } => format!("{method} is redirected to {}", shown(to.as_ref())),
-            ApiTrouble::NotXmlRpc(None) => format!("{method} answers with something else than XML-RPC"),
-            ApiTrouble::NotXmlRpc(Some(reason)) => {
+            ApiFailure::Redirected { to } => format!("{method} is redirected to {}", shown(to.as_ref())),
+            ApiFailure::NotXmlRpc(None) => format!("{method} answers with something else than XML-RPC"),
+            ApiFailure::NotXmlRpc(Some(reason)) => {
                 format!("the answer to {method} is not whole ({reason})")
             }
-            ApiTrouble::Unusable(what) => {
+            ApiFailure::Unusable(what) => {
                 format!("Launchpad cannot use the answer to {method}: {what}")
             }
-            ApiTrouble::NoAnswer(reason) => format!("there is no answer to {method} ({reason})"),
-            ApiTrouble::Certificate(reason) => {
+            ApiFailure::NoAnswer(reason) => format!("there is no answer to {method} ({reason})"),
+            ApiFailure::Certificate(reason) => {
                 format!("the tracker's TLS certificate is not to be trusted ({reason})")
             }
         }
@@ -111,39 +111,39 @@ impl ApiError {
     pub fn remedy(&self) -> &'static str {
         match (&self.trouble, self.tracker) {
             (
-                ApiTrouble::LoginWanted { .. } | ApiTrouble::Fault { .. } | ApiTrouble::Status { .. },
+                ApiFailure::LoginWanted { .. } | ApiFailure::Fault { .. } | ApiFailure::Status { .. },
                 Tracker::Trac,
             ) => {
                 "see that its user has the permissions LAUNCHPAD_RPC, TICKET_VIEW and TICKET_APPEND (trac-admin ENV launchpad \
                  check), and look into the log of the Trac"
             }
             (
-                ApiTrouble::LoginWanted { .. } | ApiTrouble::Fault { .. } | ApiTrouble::Status { .. },
+                ApiFailure::LoginWanted { .. } | ApiFailure::Fault { .. } | ApiFailure::Status { .. },
                 Tracker::Bugzilla,
             ) => {
                 "see what the account that launchpad_user names may see and change, and look into the log of the web server"
             }
-            (ApiTrouble::CookiesElsewhere { .. }, _) => {
+            (ApiFailure::CookiesElsewhere { .. }, _) => {
                 "see that the tracker is called by the URL, http or https, that it is configured with"
             }
-            (ApiTrouble::NoMethod { .. }, Tracker::Trac) => {
+            (ApiFailure::NoMethod { .. }, Tracker::Trac) => {
                 "install the plugin countersign_trac, or a newer one, and let /xmlrpc through to it"
             }
-            (ApiTrouble::NoMethod { .. }, Tracker::Bugzilla) => {
+            (ApiFailure::NoMethod { .. }, Tracker::Bugzilla) => {
                 "install the extension Launchpad, or a newer one"
             }
-            (ApiTrouble::NoSuchBug { .. }, _) => "name another bug, or let the issuer's user see this one",
-            (ApiTrouble::PasswordAsked, Tracker::Trac) => "exempt /xmlrpc from that",
-            (ApiTrouble::PasswordAsked, Tracker::Bugzilla) => "exempt /xmlrpc.cgi from that",
-            (ApiTrouble::Redirected { .. }, _) => "give the URL where the tracker is",
-            (ApiTrouble::NotXmlRpc(None), _) => {
+            (ApiFailure::NoSuchBug { .. }, _) => "name another bug, or let the issuer's user see this one",
+            (ApiFailure::PasswordAsked, Tracker::Trac) => "exempt /xmlrpc from that",
+            (ApiFailure::PasswordAsked, Tracker::Bugzilla) => "exempt /xmlrpc.cgi from that",
+            (ApiFailure::Redirected { .. }, _) => "give the URL where the tracker is",
+            (ApiFailure::NotXmlRpc(None), _) => {
                 "look for a page that a web server in front of the tracker puts in its place, and into the tracker's log"
             }
-            (ApiTrouble::Unusable(_), _) => "update the tracker's plugin",
-            (ApiTrouble::NotXmlRpc(Some(_)) | ApiTrouble::NoAnswer(_), _) => {
+            (ApiFailure::Unusable(_), _) => "update the tracker's plugin",
+            (ApiFailure::NotXmlRpc(Some(_)) | ApiFailure::NoAnswer(_), _) => {
                 "see that the tracker can be reached from here, and look into its log; a slow one may need a longer --timeout"
             }
-            (ApiTrouble::Certificate(_), _) => {
+            (ApiFailure::Certificate(_), _) => {
                 "if an authority of your own has signed it, name that with --ca-file FILE"
             }
         }
@@ -158,11 +158,11 @@ impl fmt::Display for ApiError {
 
 impl Error for ApiError {}
 
-impl From<Trouble> for ApiTrouble {
-    fn from(trouble: Trouble) -> Self {
+impl From<HttpError> for ApiFailure {
+    fn from(trouble: HttpError) -> Self {
         match trouble {
-            Trouble::Certificate(reason) => Self::Certificate(reason),
-            Trouble::NoAnswer(reason) => Self::NoAnswer(reason),
+            HttpError::Certificate(reason) => Self::Certificate(reason),
+            HttpError::NoAnswer(reason) => Self::NoAnswer(reason),
         }
     }
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
-use super::{ApiError, ApiTrouble, PluginApi};
+use super::{ApiError, ApiFailure, PluginApi};
 use crate::answer::Value;
 
 /// A part of an answer, by a name such as `result.bugs[0].status`.
@@ -28,7 +28,7 @@ impl<'a> Part<'a> {
     }
 
     pub(super) fn unusable(&self, what: impl Display) -> ApiError {
-        self.api.error(self.method, ApiTrouble::Unusable(format!("{} {what}", self.name)))
+        self.api.error(self.method, ApiFailure::Unusable(format!("{} {what}", self.name)))
     }
 
     fn is_not(&self, expected: &str) -> ApiError {

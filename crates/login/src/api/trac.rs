@@ -6,7 +6,7 @@ use dxr::Value as Argument;
 use jiff::Timestamp;
 
 use super::part::Part;
-use super::{ApiError, ApiTrouble, Bug, Comment, PluginApi};
+use super::{ApiError, ApiFailure, Bug, Comment, PluginApi};
 use crate::http::below;
 use crate::trac::{CHECK, PATH};
 
@@ -21,9 +21,9 @@ pub(super) async fn find(api: &PluginApi) -> Result<(), ApiError> {
     let answer = api.http.get(&below(&api.base, &[PATH, CHECK])).await;
     let answer = answer.map_err(|trouble| error(trouble.into()))?;
     match answer.status.as_u16() {
-        401 if answer.asks_for_password() => Err(error(ApiTrouble::PasswordAsked)),
+        401 if answer.asks_for_password() => Err(error(ApiFailure::PasswordAsked)),
         401 => Ok(()),
-        status => Err(error(ApiTrouble::NoMethod { found: format!("HTTP status {status}, not 401") })),
+        status => Err(error(ApiFailure::NoMethod { found: format!("HTTP status {status}, not 401") })),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The plugin API, as a tracker answers it.
 
-use countersign_login::{ApiError, ApiTrouble, Bug, Login, PluginApi, Tracker, is_known_to_launchpad};
+use countersign_login::{ApiError, ApiFailure, Bug, Login, PluginApi, Tracker, is_known_to_launchpad};
 use jiff::Timestamp;
 
 use crate::support::{Stub, answer, impatient, run};
@@ -225,7 +225,7 @@ async fn session_goes_with_every_call() {
 
     let elsewhere = Login::new(Tracker::Trac, &stub.url().replace("project", "wiki")).unwrap();
     let error = elsewhere.plugin_api().unwrap().use_session(&session).unwrap_err();
-    assert!(matches!(error.trouble, ApiTrouble::CookiesElsewhere { .. }), "{error}");
+    assert!(matches!(error.trouble, ApiFailure::CookiesElsewhere { .. }), "{error}");
 }
 
 #[tokio::test]
@@ -238,7 +238,7 @@ async fn bug_that_is_not_there_is_none() {
     for with in [structure(&[("bugs", array(&[]))]), bugs(&bug())] {
         let (_stub, api) = always(Tracker::Bugzilla, returned(&with)).await;
         assert_eq!(api.bug("99").await.unwrap(), None, "{with}");
-        assert!(matches!(api.link("99").await.unwrap_err().trouble, ApiTrouble::NoSuchBug { .. }));
+        assert!(matches!(api.link("99").await.unwrap_err().trouble, ApiFailure::NoSuchBug { .. }));
     }
 }
 
@@ -460,7 +460,7 @@ async fn plugin_that_is_not_there_is_missed() {
         assert_eq!(api.find().await.unwrap_err().seen(), expected);
     }
     let (_stub, api) = always(Tracker::Bugzilla, fault(-32601)).await;
-    assert!(matches!(api.find().await.unwrap_err().trouble, ApiTrouble::NoMethod { .. }));
+    assert!(matches!(api.find().await.unwrap_err().trouble, ApiFailure::NoMethod { .. }));
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 //! An event is handed to those that wait and delivered by a task of its own, a few at a time, again and again until the
 //! receiver takes it or it is given up. No handshake waits for it, and nothing that is sent has a token in it.
 
-mod waiting;
+mod queue;
 mod webhook;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,11 +22,11 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::private::events::EventDocument;
-use crate::traces::{self, Current, Ongoing};
+use crate::traces::{self, CurrentSpan, OpenSpan};
 
-use self::waiting::{Alarm, Waiting};
+use self::queue::{Alarm, AlarmQueue};
 
-pub use self::waiting::{ALARM_DELIVERIES, ALARM_QUEUE};
+pub use self::queue::{ALARM_DELIVERIES, ALARM_QUEUE};
 pub use self::webhook::{ALARM_TIMEOUT, Webhook, WebhookError};
 
 /// How often one alarm is tried before it is given up.
@@ -39,7 +39,7 @@ pub const ALARM_PAUSE: Duration = Duration::from_secs(1);
 /// Where alarms go on their way.
 #[derive(Debug)]
 pub(crate) struct Alarms {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<AlarmQueue>,
     raised: Notify,
     /// What the worker takes when it begins.
     receiver: Mutex<Option<Webhook>>,
@@ -73,7 +73,7 @@ impl Alarms {
         self.those_waiting().len()
     }
 
-    fn those_waiting(&self) -> MutexGuard<'_, Waiting> {
+    fn those_waiting(&self) -> MutexGuard<'_, AlarmQueue> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -147,7 +147,7 @@ async fn attempt(mut alarm: Alarm, webhook: &Webhook, clock: &dyn Clock) -> (Ala
         "data": EventDocument::from(event),
     });
     let span = alarm.raised.as_ref().map(|raised| delivery(raised, webhook, alarm.attempts));
-    let more = span.as_ref().map_or_else(HeaderMap::new, Ongoing::headers);
+    let more = span.as_ref().map_or_else(HeaderMap::new, OpenSpan::headers);
     let delivered = webhook.deliver(&event.id.to_string(), clock.now(), &body.to_string(), more).await;
     if let Some(span) = span {
         if delivered.is_err() {
@@ -167,7 +167,7 @@ async fn until(moment: Option<Instant>) {
 }
 
 /// The span of one attempt. It tells the receiver's host and no more: the URL often is a secret.
-fn delivery(raised: &Current, webhook: &Webhook, attempt: u32) -> Ongoing {
+fn delivery(raised: &CurrentSpan, webhook: &Webhook, attempt: u32) -> OpenSpan {
     let span = raised.child("POST", SpanKind::Client);
     span.note(KeyValue::new("http.request.method", "POST"));
     span.note(KeyValue::new("server.address", webhook.host().to_owned()));

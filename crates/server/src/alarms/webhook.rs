@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use ring::hmac;
 use url::{Host, Url};
 
-use crate::outgoing::{self, AGENT, Outgoing, innermost};
+use crate::http_client::{self, AGENT, HttpClient, innermost};
 
 /// How long a receiver may take for its answer.
 pub const ALARM_TIMEOUT: Duration = Duration::from_secs(15);
@@ -25,7 +25,7 @@ pub struct Webhook {
     uri: Uri,
     host: String,
     secret: hmac::Key,
-    client: Outgoing,
+    client: HttpClient,
 }
 
 /// Why alarms cannot be sent as asked. No text repeats the URL or the secret.
@@ -69,7 +69,7 @@ impl Webhook {
             uri,
             host: url.host_str().unwrap_or_default().to_owned(),
             secret: hmac::Key::new(hmac::HMAC_SHA256, &secret),
-            client: outgoing::client(authorities).map_err(WebhookError::Tls)?,
+            client: http_client::client(authorities).map_err(WebhookError::Tls)?,
         })
     }
 

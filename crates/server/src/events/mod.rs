@@ -8,7 +8,7 @@
 //! No request waits for any of it: a full queue loses events, and counts them. What is on record anyway, that a token
 //! was redeemed or revoked, is told to followers and not written a second time.
 
-mod flood;
+mod throttle;
 mod writer;
 
 use std::fmt;
@@ -29,12 +29,12 @@ use tracing::field::display;
 use crate::alarms::{Alarms, Webhook};
 use crate::caller::Caller;
 use crate::history::{History, Slot};
-use crate::metrics::Tally;
+use crate::metrics::Counters;
 use crate::traces;
 
-use self::flood::Flood;
+use self::throttle::EventThrottle;
 
-pub use self::flood::KEPT_EACH_MINUTE;
+pub use self::throttle::KEPT_EACH_MINUTE;
 pub use self::writer::QUEUE;
 
 /// How many may follow at a time.
@@ -71,13 +71,13 @@ pub struct Events {
     store: Arc<dyn EventStore>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-    flood: Flood,
+    throttle: EventThrottle,
     queue: mpsc::Sender<Message>,
     /// What the writer takes when it begins.
     waiting: Mutex<Option<mpsc::Receiver<Message>>>,
-    followers: broadcast::Sender<News>,
+    followers: broadcast::Sender<FollowerMessage>,
     counts: Counts,
-    tally: Tally,
+    tally: Counters,
     history: History,
     /// Whether the server stops.
     ended: watch::Sender<bool>,
@@ -88,10 +88,10 @@ pub struct Events {
 
 /// The store of events that are not kept.
 #[derive(Debug)]
-struct Nowhere;
+struct NullEventStore;
 
 #[async_trait]
-impl EventStore for Nowhere {
+impl EventStore for NullEventStore {
     async fn append(&self, _: &[Event]) -> Result<(), StoreError> {
         Ok(())
     }
@@ -132,7 +132,7 @@ pub struct EventCounts {
 
 /// What a follower hears.
 #[derive(Clone, Debug)]
-pub(crate) enum News {
+pub(crate) enum FollowerMessage {
     Event(Arc<Event>),
     /// The server stops.
     End,
@@ -162,12 +162,12 @@ impl Events {
             store,
             clock,
             entropy,
-            flood: Flood::default(),
+            throttle: EventThrottle::default(),
             queue,
             waiting: Mutex::new(Some(waiting)),
             followers: broadcast::Sender::new(MAX_BEHIND),
             counts: Counts::default(),
-            tally: Tally::new(),
+            tally: Counters::new(),
             history,
             ended: watch::Sender::new(false),
             known: Mutex::default(),
@@ -178,7 +178,7 @@ impl Events {
     /// Events that followers are told, and that nobody keeps.
     pub fn unkept(clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
         let policy = EventPolicy { retention: Duration::ZERO, record_issued: false };
-        Self::new(policy, Arc::new(Nowhere), clock, entropy)
+        Self::new(policy, Arc::new(NullEventStore), clock, entropy)
     }
 
     /// The same, with alarms for replays and relay attempts. `pause` is how long to wait before a delivery is tried for
@@ -231,7 +231,7 @@ impl Events {
         };
         let kind = EventKind::of(refusal, stated);
         // What is no token tells of nobody who should not have one.
-        let admitted = self.flood.admit(&kind, now, token.is_some());
+        let admitted = self.throttle.admit(&kind, now, token.is_some());
         log_refusal(refusal, token, caller, admitted.is_logged);
         if admitted.nth.is_none() {
             self.counts.summed_up.fetch_add(1, Ordering::Relaxed);
@@ -244,7 +244,7 @@ impl Events {
     pub(crate) fn credential_rejected(&self, caller: &Caller, reason: impl fmt::Display) {
         self.tally.credential_rejected();
         let (now, kind) = (self.clock.now(), EventKind::CredentialRejected);
-        let admitted = self.flood.admit(&kind, now, true);
+        let admitted = self.throttle.admit(&kind, now, true);
         let (peer, request) = (caller.peer.map(display), caller.request.map(display));
         if admitted.is_logged {
             tracing::warn!(peer, request, %reason, "the private API was shown a wrong credential");
@@ -372,7 +372,7 @@ impl Events {
         }
         if self.is_followed() {
             // An error means that the last one has just gone.
-            let _ = self.followers.send(News::Event(Arc::new(event.clone())));
+            let _ = self.followers.send(FollowerMessage::Event(Arc::new(event.clone())));
         }
         if keep && self.keeps() && self.queue.try_send(Message::Event(event)).is_err() {
             self.lose(1);
@@ -393,14 +393,14 @@ impl Events {
     }
 
     /// Hears everything from now on; `None` if too many do already.
-    pub(crate) fn follow(&self) -> Option<broadcast::Receiver<News>> {
+    pub(crate) fn follow(&self) -> Option<broadcast::Receiver<FollowerMessage>> {
         (self.followers.receiver_count() < MAX_FOLLOWERS).then(|| self.followers.subscribe())
     }
 
     /// Lets the followers go, so that a server which stops need not wait for them.
     pub(crate) fn end_following(&self) {
         // An error means that there is none.
-        let _ = self.followers.send(News::End);
+        let _ = self.followers.send(FollowerMessage::End);
         self.ended.send_replace(true);
     }
 
@@ -434,7 +434,7 @@ impl Events {
     }
 
     /// What is counted.
-    pub(crate) fn tally(&self) -> &Tally {
+    pub(crate) fn tally(&self) -> &Counters {
         &self.tally
     }
 

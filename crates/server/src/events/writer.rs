@@ -166,7 +166,7 @@ impl Writer {
     fn sum_up(&mut self, at_the_end: bool) {
         let events = &self.events;
         let now = events.clock.now();
-        for (kind, count) in events.flood.sum_up(now, at_the_end) {
+        for (kind, count) in events.throttle.sum_up(now, at_the_end) {
             let Ok(id) = EventId::generate(now, &*events.entropy) else { return };
             let event = Event {
                 id,
@@ -185,7 +185,7 @@ impl Writer {
 
     /// Logs what is said in sums alone: refusals that came too fast for a line of their own, and events that are lost.
     fn complain(&mut self, at_the_end: bool) {
-        for (kind, count) in self.events.flood.unlogged(self.events.clock.now(), at_the_end) {
+        for (kind, count) in self.events.throttle.unlogged(self.events.clock.now(), at_the_end) {
             log_sum(&kind, count);
         }
         let lost = self.events.counts().lost;

@@ -1,10 +1,10 @@
 //! The metrics for Prometheus: counters, and gauges that are read when they are scraped.
 //!
-//! [`Tally`] is counted up as requests are answered; everything else is looked up when somebody asks. No label has values
+//! [`Counters`] is counted up as requests are answered; everything else is looked up when somebody asks. No label has values
 //! that a stranger chooses, so that the number of series is fixed.
 
+mod gauges;
 mod process;
-mod standing;
 mod text;
 
 use std::fmt;
@@ -26,9 +26,9 @@ use tokio::time::Instant;
 
 use crate::App;
 use crate::accept::quality;
-use crate::episode::{Episode, Said};
 use crate::history::Handshakes;
 use crate::latency::{Latencies, LatencyCounts};
+use crate::outage_log::{OutageLog, OutageNotice};
 use crate::problem::Problem;
 
 /// The media type of the answer (`OpenMetrics` 1.0), which every Prometheus since 2.5 reads.
@@ -47,7 +47,7 @@ const JSON_LATENCIES: [f64; 6] = [0.001, 0.005, 0.025, 0.1, 1.0, 20.0];
 type Label = [(&'static str, &'static str); 1];
 
 /// What is counted as requests are answered.
-pub(crate) struct Tally {
+pub(crate) struct Counters {
     registry: Registry,
     handshakes: Family<Label, Counter>,
     handshake_seconds: Histogram,
@@ -64,12 +64,12 @@ pub(crate) struct Tally {
     purge_failures: Counter,
     /// How many purges have failed since the last one that did not.
     failing_purges: AtomicU64,
-    store_trouble: Episode,
+    store_trouble: OutageLog,
 }
 
 /// How a handshake was answered.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Outcome<'a> {
+pub(crate) enum HandshakeOutcome<'a> {
     /// 200, and the token is consumed.
     Accepted,
     /// 200 again, to the same `Idempotency-Key`.
@@ -80,7 +80,7 @@ pub(crate) enum Outcome<'a> {
     Unanswered(&'a StoreError),
 }
 
-impl Outcome<'_> {
+impl HandshakeOutcome<'_> {
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
@@ -100,11 +100,11 @@ impl Outcome<'_> {
     }
 }
 
-impl Tally {
+impl Counters {
     pub(crate) fn new() -> Self {
         let mut registry = Registry::default();
         let handshakes = Family::<Label, Counter>::default();
-        for outcome in Outcome::labels() {
+        for outcome in HandshakeOutcome::labels() {
             let _ = handshakes.get_or_create(&[("outcome", outcome)]);
         }
         registry.register(
@@ -167,29 +167,29 @@ impl Tally {
             purged,
             purge_failures,
             failing_purges: AtomicU64::new(0),
-            store_trouble: Episode::default(),
+            store_trouble: OutageLog::default(),
         }
     }
 
-    pub(crate) fn handshake(&self, outcome: Outcome<'_>, took: Duration) {
+    pub(crate) fn handshake(&self, outcome: HandshakeOutcome<'_>, took: Duration) {
         self.handshakes.get_or_create(&[("outcome", outcome.label())]).inc();
         self.handshake_seconds.observe(took.as_secs_f64());
         self.latencies.add(took);
         match outcome {
-            Outcome::Unanswered(error) => self.store_failed(error),
-            Outcome::Accepted => self.store_answered(),
+            HandshakeOutcome::Unanswered(error) => self.store_failed(error),
+            HandshakeOutcome::Accepted => self.store_answered(),
             // Not all of these were asked of the store.
-            Outcome::Repeated | Outcome::Refused(_) => {}
+            HandshakeOutcome::Repeated | HandshakeOutcome::Refused(_) => {}
         }
     }
 
     /// The store could not say whether a token is good, or would be.
     pub(crate) fn store_failed(&self, error: &StoreError) {
         match self.store_trouble.failed(Instant::now()) {
-            Some(Said::Begins) => {
+            Some(OutageNotice::Begins) => {
                 tracing::warn!(%error, "the store cannot be used: handshakes are answered 503");
             }
-            Some(Said::GoesOn(failures)) => {
+            Some(OutageNotice::GoesOn(failures)) => {
                 tracing::warn!(%error, failures, "the store still cannot be used");
             }
             None => {}
@@ -206,7 +206,7 @@ impl Tally {
     /// How many handshakes were answered so, for each way of answering.
     pub(crate) fn outcomes(&self) -> Vec<(&'static str, u64)> {
         let count = |outcome| self.handshakes.get_or_create(&[("outcome", outcome)]).get();
-        Outcome::labels().map(|outcome| (outcome, count(outcome))).collect()
+        HandshakeOutcome::labels().map(|outcome| (outcome, count(outcome))).collect()
     }
 
     /// How many handshakes there were, in a few numbers.
@@ -293,7 +293,7 @@ impl Drop for Timing<'_> {
     }
 }
 
-impl fmt::Debug for Tally {
+impl fmt::Debug for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tally").finish_non_exhaustive()
     }
@@ -303,7 +303,7 @@ impl fmt::Debug for Tally {
 pub(crate) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
     let mut text = String::new();
     let written = encode_registry(&mut text, &app.events.tally().registry)
-        .and_then(|()| encode_registry(&mut text, &standing::registry(&app)))
+        .and_then(|()| encode_registry(&mut text, &gauges::registry(&app)))
         .and_then(|()| encode_eof(&mut text));
     let is_older = quality(&headers, &["text/plain"]) > quality(&headers, &["application/openmetrics-text"]);
     match written {
@@ -326,20 +326,20 @@ pub(crate) fn count(count: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use countersign_core::Consumption;
-    use countersign_core::handshake::{Refusal, Unreadable};
+    use countersign_core::handshake::{Refusal, UnreadableAudience};
     use jiff::Timestamp;
 
     use super::*;
 
     #[test]
     fn every_outcome_is_there_from_the_start() {
-        let known: Vec<_> = Outcome::labels().collect();
+        let known: Vec<_> = HandshakeOutcome::labels().collect();
         let first = Consumption { at: Timestamp::UNIX_EPOCH, by: None, retry_key: None };
         let refusals = [
             Refusal::NotPost,
             Refusal::NotOurs,
             Refusal::AudienceMissing,
-            Refusal::AudienceUnreadable(Unreadable::Twice),
+            Refusal::AudienceUnreadable(UnreadableAudience::Twice),
             Refusal::AudienceMismatch,
             Refusal::Expired,
             Refusal::FromTheFuture,
@@ -348,13 +348,13 @@ mod tests {
             Refusal::Replay(first),
         ];
         let away = StoreError::unavailable(String::new());
-        let wrong = StoreError::Clock(countersign_core::ClockTrouble::New);
-        let outcomes = refusals.iter().map(|refusal| Outcome::Refused(refusal.label())).chain([
-            Outcome::Accepted,
-            Outcome::Repeated,
-            Outcome::Unanswered(&StoreError::Busy),
-            Outcome::Unanswered(&away),
-            Outcome::Unanswered(&wrong),
+        let wrong = StoreError::Clock(countersign_core::ClockError::New);
+        let outcomes = refusals.iter().map(|refusal| HandshakeOutcome::Refused(refusal.label())).chain([
+            HandshakeOutcome::Accepted,
+            HandshakeOutcome::Repeated,
+            HandshakeOutcome::Unanswered(&StoreError::Busy),
+            HandshakeOutcome::Unanswered(&away),
+            HandshakeOutcome::Unanswered(&wrong),
         ]);
         for outcome in outcomes {
             assert!(known.contains(&outcome.label()), "{outcome:?}");

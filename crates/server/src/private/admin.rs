@@ -97,10 +97,10 @@ pub(crate) struct FenceDocument {
     responses((status = 200, body = NodesDocument), (status = 503, body = Problem))
 )]
 pub(crate) async fn list_nodes(State(app): State<Arc<App>>) -> Result<Json<NodesDocument>, Problem> {
-    let roll = app.tokens.store().roll(app.tokens.clock().now()).await;
-    let roll = roll.map_err(|error| store_problem(&error))?;
+    let node_list = app.tokens.store().node_list(app.tokens.clock().now()).await;
+    let node_list = node_list.map_err(|error| store_problem(&error))?;
     let this = app.tokens.node_id();
-    let nodes = roll.nodes.into_iter().map(|seen| NodeDocument {
+    let nodes = node_list.nodes.into_iter().map(|seen| NodeDocument {
         id: seen.node.id.to_string(),
         host: seen.node.host,
         private_url: seen.node.private_url,
@@ -112,7 +112,11 @@ pub(crate) async fn list_nodes(State(app): State<Arc<App>>) -> Result<Json<Nodes
         keys: seen.node.keys.iter().map(|key| key.id.to_string()).collect(),
         sealing: seen.node.sealing.map(|key| key.to_string()),
     });
-    Ok(Json(NodesDocument { now: roll.now, this: this.map(|id| id.to_string()), nodes: nodes.collect() }))
+    Ok(Json(NodesDocument {
+        now: node_list.now,
+        this: this.map(|id| id.to_string()),
+        nodes: nodes.collect(),
+    }))
 }
 
 /// Tells what is in the store.

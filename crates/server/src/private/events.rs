@@ -13,8 +13,8 @@ use axum::http::{HeaderName, StatusCode};
 use axum::response::IntoResponse;
 use axum::response::sse::{self, KeepAlive, Sse};
 use countersign_core::{
-    Ended, Ending, EndingQuery, Event, EventCursor, EventId, EventKind, EventName, EventQuery, KindFilter,
-    MAX_NOTE_CHARS, TokenId, from_millis, to_millis,
+    EndedToken, Ending, EndingQuery, Event, EventCursor, EventId, EventKind, EventName, EventQuery,
+    KindFilter, MAX_NOTE_CHARS, TokenId, from_millis, to_millis,
 };
 use futures_util::Stream;
 use futures_util::stream::unfold;
@@ -25,7 +25,7 @@ use tokio::sync::broadcast::error::RecvError;
 use utoipa::ToSchema;
 
 use crate::App;
-use crate::events::News;
+use crate::events::FollowerMessage;
 use crate::private::tokens::store_problem;
 use crate::problem::Problem;
 
@@ -288,7 +288,7 @@ fn endings_of(Asked { events: query, below }: &Asked) -> Option<EndingQuery> {
 }
 
 /// The end of a token's life as an event.
-fn on_record(ended: Ended) -> Event {
+fn on_record(ended: EndedToken) -> Event {
     let (kind, at, peer) = match ended.ending {
         Ending::Consumed(consumption) => (EventKind::Consumed, consumption.at, consumption.by),
         Ending::Revoked { at } => (EventKind::Revoked, at, None),
@@ -346,23 +346,26 @@ where
 }
 
 /// What a follower is sent. Begins with a comment, so that it knows that it hears everything from here on.
-fn told(news: Receiver<News>, query: EventQuery) -> impl Stream<Item = Result<sse::Event, Infallible>> {
+fn told(
+    news: Receiver<FollowerMessage>,
+    query: EventQuery,
+) -> impl Stream<Item = Result<sse::Event, Infallible>> {
     unfold((news, query, true), |(mut news, query, begins)| async move {
         if begins {
             return Some((Ok(sse::Event::default().comment("following")), (news, query, false)));
         }
         loop {
             let told = match news.recv().await {
-                Ok(News::Event(event)) if query.covers(&event) => sse::Event::default()
+                Ok(FollowerMessage::Event(event)) if query.covers(&event) => sse::Event::default()
                     .id(event.id.to_string())
                     .event(event.kind.label())
                     .json_data(EventDocument::from(&*event))
                     .unwrap_or_default(),
-                Ok(News::Event(_)) => continue,
+                Ok(FollowerMessage::Event(_)) => continue,
                 Err(RecvError::Lagged(missed)) => {
                     sse::Event::default().event("missed").data(missed.to_string())
                 }
-                Ok(News::End) | Err(RecvError::Closed) => return None,
+                Ok(FollowerMessage::End) | Err(RecvError::Closed) => return None,
             };
             return Some((Ok(told), (news, query, false)));
         }

@@ -7,7 +7,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use countersign_core::{Key, KeyChange, KeyId, KeyRingError, NotAKeyId, RingChange, RingError};
+use countersign_core::{InvalidKeyId, Key, KeyChange, KeyId, KeyRingError, RingChange, RingError};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -100,8 +100,10 @@ pub(crate) async fn revoke_key(
     body: Body,
 ) -> Result<Json<KeysDocument>, Problem> {
     let request: RevokeKeyRequest = body::read_json(&headers, body).await?;
-    let key: KeyId =
-        request.id.parse().map_err(|error: NotAKeyId| Problem::bad_request("key-id", error.to_string()))?;
+    let key: KeyId = request
+        .id
+        .parse()
+        .map_err(|error: InvalidKeyId| Problem::bad_request("key-id", error.to_string()))?;
     change(&app, RingChange::Keys(KeyChange::Revoke { key, rotate: request.rotate }), caller).await
 }
 

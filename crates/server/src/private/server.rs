@@ -11,8 +11,8 @@ use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::effective_config::{BoundListener, PassedOver, Setting, absolute};
 use crate::health::STORE_TIMEOUT;
-use crate::in_force::{OpenDoor, PassedOver, Setting, absolute};
 use crate::problem::Problem;
 use crate::secret::{Exposure, exposure_of};
 use crate::{Address, App, Tls};
@@ -143,7 +143,7 @@ pub(crate) async fn show_server(State(app): State<Arc<App>>) -> Result<Json<Serv
     };
     let looks_at = Arc::clone(&app);
     let look = tokio::task::spawn_blocking(move || {
-        (files(&looks_at), listeners(&looks_at), looks_at.in_force.passed_over.now())
+        (files(&looks_at), listeners(&looks_at), looks_at.effective_config.passed_over.now())
     });
     let (ready, traces, look) = tokio::join!(app.ready(STORE_TIMEOUT), traces, look);
     // Nothing is left out in silence: who asks takes what is missing for well.
@@ -157,8 +157,8 @@ pub(crate) async fn show_server(State(app): State<Arc<App>>) -> Result<Json<Serv
         user: geteuid().as_raw(),
         unready: ready.err().map(|error| error.to_string()),
         clock_warning: app.tokens.clock_warning().map(|warning| warning.to_string()),
-        config_file: app.in_force.config_file.as_deref().map(shown),
-        settings: app.in_force.settings.clone(),
+        config_file: app.effective_config.config_file.as_deref().map(shown),
+        settings: app.effective_config.settings.clone(),
         listeners,
         files,
         passed_over,
@@ -168,11 +168,11 @@ pub(crate) async fn show_server(State(app): State<Arc<App>>) -> Result<Json<Serv
 
 fn files(app: &App) -> Vec<FileDocument> {
     let user = geteuid().as_raw();
-    let directories = app.in_force.directories.iter().map(|(what, path)| {
+    let directories = app.effective_config.directories.iter().map(|(what, path)| {
         let room = rustix::fs::statvfs(path).ok().map(|room| room.f_bavail.saturating_mul(room.f_frsize));
         FileDocument { free_bytes: room, ..file(what, path, true, exposure_of(path, user)) }
     });
-    let secrets = app.in_force.secrets.iter().map(|secret| {
+    let secrets = app.effective_config.secrets.iter().map(|secret| {
         let mut document = file(secret.what, &secret.path, false, secret.exposure(user));
         if document.exposure.is_none() && document.trouble.is_none() {
             document.trouble = trouble(app, &secret.path);
@@ -216,10 +216,10 @@ fn trouble(app: &App, path: &Path) -> Option<String> {
 }
 
 fn listeners(app: &App) -> Vec<ListenerDocument> {
-    app.in_force.doors.iter().map(|door| listener(app, door)).collect()
+    app.effective_config.listeners.iter().map(|door| listener(app, door)).collect()
 }
 
-fn listener(app: &App, door: &OpenDoor) -> ListenerDocument {
+fn listener(app: &App, door: &BoundListener) -> ListenerDocument {
     let is_private = door.name == "private";
     ListenerDocument {
         name: door.name.to_owned(),

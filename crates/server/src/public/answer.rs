@@ -28,7 +28,7 @@ const NOT_POST: &str = "Only POST requests are accepted for bugtracker handshake
 const CHALLENGE: &str = "LoginToken realm=\"bugtracker-handshake\"";
 
 /// Writes the answers to one request.
-pub(super) struct Answers<'a> {
+pub(super) struct ResponseWriter<'a> {
     pub(super) app: &'a App,
     pub(super) json: bool,
 }
@@ -45,7 +45,7 @@ struct Accepted<'a> {
     claims: &'a Map<String, Value>,
 }
 
-impl Answers<'_> {
+impl ResponseWriter<'_> {
     pub(super) fn accepted(&self, text: &str, token: &LoginToken, consumed: Timestamp) -> Response {
         if !self.json {
             return VALIDATED.into_response();

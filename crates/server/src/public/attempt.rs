@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, Method};
-use countersign_core::handshake::{Attempt, StatedAudience, Unreadable};
+use countersign_core::handshake::{Attempt, StatedAudience, UnreadableAudience};
 use countersign_core::{Audience, RetryKeyHash};
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
@@ -71,12 +71,12 @@ fn stated_audience(headers: &HeaderMap, body: Option<&[u8]>) -> StatedAudience {
     let form = match media_type.as_deref() {
         Some("application/x-www-form-urlencoded") => true,
         Some("application/json") => false,
-        Some("multipart/form-data") => return StatedAudience::Unreadable(Unreadable::Multipart),
+        Some("multipart/form-data") => return StatedAudience::Unreadable(UnreadableAudience::Multipart),
         // Old plugins send an empty body, or one that says nothing.
         _ => return StatedAudience::None,
     };
     let Some(body) = body else {
-        return StatedAudience::Unreadable(Unreadable::TooLong);
+        return StatedAudience::Unreadable(UnreadableAudience::TooLong);
     };
     let stated = if form { audience_in_form(body) } else { audience_in_json(body) };
     match stated {
@@ -111,25 +111,25 @@ async fn read_body(mut body: Body) -> Result<Option<Vec<u8>>, Incomplete> {
     Ok((length <= MAX_BODY_BYTES).then_some(read))
 }
 
-fn audience_in_form(body: &[u8]) -> Result<Option<Cow<'_, str>>, Unreadable> {
+fn audience_in_form(body: &[u8]) -> Result<Option<Cow<'_, str>>, UnreadableAudience> {
     let mut stated =
         form_urlencoded::parse(body).filter_map(|(name, value)| (name == "audience").then_some(value));
     match (stated.next(), stated.next()) {
         (first, None) => Ok(first),
-        (_, Some(_)) => Err(Unreadable::Twice),
+        (_, Some(_)) => Err(UnreadableAudience::Twice),
     }
 }
 
-fn audience_in_json(body: &[u8]) -> Result<Option<Cow<'_, str>>, Unreadable> {
+fn audience_in_json(body: &[u8]) -> Result<Option<Cow<'_, str>>, UnreadableAudience> {
     if body.trim_ascii().is_empty() {
         return Ok(None);
     }
-    let Stated(stated) = serde_json::from_slice(body).map_err(|_| Unreadable::NotJson)?;
+    let Stated(stated) = serde_json::from_slice(body).map_err(|_| UnreadableAudience::NotJson)?;
     match stated.as_slice() {
         [] => Ok(None),
         [serde_json::Value::String(text)] => Ok(Some(Cow::Owned(text.clone()))),
-        [_] => Err(Unreadable::NotText),
-        _ => Err(Unreadable::Twice),
+        [_] => Err(UnreadableAudience::NotText),
+        _ => Err(UnreadableAudience::Twice),
     }
 }
 
@@ -229,7 +229,7 @@ mod tests {
             (None, "audience=https://a.example/", StatedAudience::None),
             (Some("text/plain"), "audience=https://a.example/", StatedAudience::None),
             (Some(form), "", StatedAudience::None),
-            (Some("multipart/form-data; boundary=x"), "--x", unreadable(Unreadable::Multipart)),
+            (Some("multipart/form-data; boundary=x"), "--x", unreadable(UnreadableAudience::Multipart)),
             (Some(form), "other=1", StatedAudience::None),
             (Some(form), "audience=https%3A%2F%2Fa.example%2F", tracker.clone()),
             (
@@ -242,28 +242,28 @@ mod tests {
             (
                 Some(form),
                 "audience=https://a.example&audience=https://b.example",
-                unreadable(Unreadable::Twice),
+                unreadable(UnreadableAudience::Twice),
             ),
             (Some(json), "", StatedAudience::None),
             (Some(json), "{}", StatedAudience::None),
-            (Some(json), r#"{"audience":null}"#, unreadable(Unreadable::NotText)),
+            (Some(json), r#"{"audience":null}"#, unreadable(UnreadableAudience::NotText)),
             (Some(json), r#"{"audience":""}"#, not_a_url.clone()),
             (
                 Some(json),
                 r#"{"audience":"https://b.example/","x":1,"audience":"https://a.example/"}"#,
-                unreadable(Unreadable::Twice),
+                unreadable(UnreadableAudience::Twice),
             ),
             (
                 Some(json),
                 r#"{"audience":"https://a.example/","\u0061udience":null,"audience":1}"#,
-                unreadable(Unreadable::Twice),
+                unreadable(UnreadableAudience::Twice),
             ),
             (Some(json), r#"{"x":1,"x":2,"audience":"https://a.example/"}"#, tracker.clone()),
-            (Some(json), r#"{"audience":"https://a.example/"} {}"#, unreadable(Unreadable::NotJson)),
+            (Some(json), r#"{"audience":"https://a.example/"} {}"#, unreadable(UnreadableAudience::NotJson)),
             (Some(json), r#"{"audience":"https://a.example/","x":[1]}"#, tracker.clone()),
-            (Some(json), r#"{"audience":["https://a.example/"]}"#, unreadable(Unreadable::NotText)),
-            (Some(json), r#"["https://a.example/"]"#, unreadable(Unreadable::NotJson)),
-            (Some(json), "{", unreadable(Unreadable::NotJson)),
+            (Some(json), r#"{"audience":["https://a.example/"]}"#, unreadable(UnreadableAudience::NotText)),
+            (Some(json), r#"["https://a.example/"]"#, unreadable(UnreadableAudience::NotJson)),
+            (Some(json), "{", unreadable(UnreadableAudience::NotJson)),
         ] {
             let attempt = read(post(content_type, body), Deadline::from_now()).await.unwrap();
             assert_eq!(attempt.audience, expected, "{content_type:?} {body}");
@@ -271,7 +271,7 @@ mod tests {
         let long = format!("audience=https://a.example/&x={}", "y".repeat(MAX_BODY_BYTES));
         assert_eq!(
             read(post(Some(form), long), Deadline::from_now()).await.unwrap().audience,
-            unreadable(Unreadable::TooLong)
+            unreadable(UnreadableAudience::TooLong)
         );
     }
 

@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::arrival::Arrival;
 use crate::caller::Caller;
 use crate::health::{STORE_TIMEOUT, store_hangs};
-use crate::metrics::Outcome;
+use crate::metrics::HandshakeOutcome;
 use crate::problem::not_found;
 use crate::{App, traces};
 
@@ -52,7 +52,7 @@ pub(crate) async fn answer(app: &Arc<App>, text: String, arrival: &Arrival, requ
     let peer = app.proxies.client(arrival.peer, request.headers());
     let caller = Caller::of(arrival, request.headers()).behind_proxies(peer);
     let json = attempt::wants_json(request.headers());
-    let answers = answer::Answers { app, json };
+    let answers = answer::ResponseWriter { app, json };
     let attempt = match attempt::read(request, deadline).await {
         Ok(attempt) => attempt,
         Err(incomplete) => {
@@ -76,7 +76,7 @@ pub(crate) async fn answer(app: &Arc<App>, text: String, arrival: &Arrival, requ
         return answered;
     }
     let error = store_hangs();
-    app.events.tally().handshake(Outcome::Unanswered(&error), started.elapsed());
+    app.events.tally().handshake(HandshakeOutcome::Unanswered(&error), started.elapsed());
     tracing::debug!(%error, request = request.map(display), "a handshake could not be answered");
     answers.store_away(&error)
 }
@@ -96,7 +96,7 @@ impl Handshake {
     /// any more: otherwise a client that disconnects could consume tokens, or replay them, without a trace.
     async fn decide(&self) -> Response {
         let Self { app, text, attempt, caller, json, started } = self;
-        let answers = answer::Answers { app, json: *json };
+        let answers = answer::ResponseWriter { app, json: *json };
         let peer = caller.peer;
         let redeemed = app.tokens.redeem(text, attempt, peer).await.map_err(|RedeemError(error)| error);
         app.events.tally().handshake(outcome(&redeemed), started.elapsed());
@@ -137,11 +137,13 @@ impl Handshake {
 }
 
 /// What is counted.
-fn outcome(redeemed: &Result<Redemption, StoreError>) -> Outcome<'_> {
+fn outcome(redeemed: &Result<Redemption, StoreError>) -> HandshakeOutcome<'_> {
     match redeemed {
-        Ok(Redemption { verdict: Verdict::Accepted { again: false, .. }, .. }) => Outcome::Accepted,
-        Ok(Redemption { verdict: Verdict::Accepted { again: true, .. }, .. }) => Outcome::Repeated,
-        Ok(Redemption { verdict: Verdict::Refused(refusal), .. }) => Outcome::Refused(refusal.label()),
-        Err(error) => Outcome::Unanswered(error),
+        Ok(Redemption { verdict: Verdict::Accepted { again: false, .. }, .. }) => HandshakeOutcome::Accepted,
+        Ok(Redemption { verdict: Verdict::Accepted { again: true, .. }, .. }) => HandshakeOutcome::Repeated,
+        Ok(Redemption { verdict: Verdict::Refused(refusal), .. }) => {
+            HandshakeOutcome::Refused(refusal.label())
+        }
+        Err(error) => HandshakeOutcome::Unanswered(error),
     }
 }

@@ -11,7 +11,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse
 use prost::Message;
 use url::Url;
 
-use crate::outgoing::{self, AGENT, Outgoing, innermost};
+use crate::http_client::{self, AGENT, HttpClient, innermost};
 
 /// How long a collector may take for its answer.
 pub const COLLECTOR_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,7 +45,7 @@ pub enum TracesError {
 
 /// Why a collector did not take spans.
 #[derive(Debug)]
-pub(super) enum Untaken {
+pub(super) enum ExportError {
     /// It may take them later.
     NotNow(String),
     /// It never will.
@@ -75,7 +75,7 @@ impl Collector {
         let client = Self::client().map_err(|error| error.to_string())?;
         match self.post(&client, Bytes::new()).await {
             Ok(_) => Ok(()),
-            Err(Untaken::NotNow(reason) | Untaken::Never(reason)) => Err(reason),
+            Err(ExportError::NotNow(reason) | ExportError::Never(reason)) => Err(reason),
         }
     }
 
@@ -84,26 +84,30 @@ impl Collector {
         &self.host
     }
 
-    pub(super) fn client() -> Result<Outgoing, TracesError> {
-        outgoing::client(None).map_err(TracesError::Tls)
+    pub(super) fn client() -> Result<HttpClient, TracesError> {
+        http_client::client(None).map_err(TracesError::Tls)
     }
 
     /// Posts an `ExportTraceServiceRequest`. Returns how many of its spans the collector refused.
-    pub(super) async fn post(&self, client: &Outgoing, body: Bytes) -> Result<u64, Untaken> {
+    pub(super) async fn post(&self, client: &HttpClient, body: Bytes) -> Result<u64, ExportError> {
         match tokio::time::timeout(COLLECTOR_TIMEOUT, self.ask(client, body)).await {
             Ok(answered) => answered,
-            Err(_) => Err(Untaken::NotNow(format!("no answer for {} seconds", COLLECTOR_TIMEOUT.as_secs()))),
+            Err(_) => {
+                Err(ExportError::NotNow(format!("no answer for {} seconds", COLLECTOR_TIMEOUT.as_secs())))
+            }
         }
     }
 
-    async fn ask(&self, client: &Outgoing, body: Bytes) -> Result<u64, Untaken> {
+    async fn ask(&self, client: &HttpClient, body: Bytes) -> Result<u64, ExportError> {
         let request = Request::post(self.uri.clone())
             .header(CONTENT_TYPE, "application/x-protobuf")
             .header(USER_AGENT, AGENT)
             .body(Full::new(body))
-            .map_err(|error| Untaken::Never(error.to_string()))?;
-        let response =
-            client.request(request).await.map_err(|error| Untaken::NotNow(innermost(&error).to_string()))?;
+            .map_err(|error| ExportError::Never(error.to_string()))?;
+        let response = client
+            .request(request)
+            .await
+            .map_err(|error| ExportError::NotNow(innermost(&error).to_string()))?;
         let status = response.status();
         // Read in any case, so that the connection can be used again.
         let answer = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
@@ -114,8 +118,8 @@ impl Collector {
                 StatusCode::TOO_MANY_REQUESTS
                 | StatusCode::BAD_GATEWAY
                 | StatusCode::SERVICE_UNAVAILABLE
-                | StatusCode::GATEWAY_TIMEOUT => Untaken::NotNow(reason),
-                _ => Untaken::Never(reason),
+                | StatusCode::GATEWAY_TIMEOUT => ExportError::NotNow(reason),
+                _ => ExportError::Never(reason),
             });
         }
         let answer =

@@ -15,9 +15,9 @@ use prost::Message;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::outgoing::Outgoing;
+use crate::http_client::HttpClient;
 
-use super::collector::{Collector, Untaken};
+use super::collector::{Collector, ExportError};
 
 /// How many spans wait at most; further ones are lost, and counted.
 pub const SPAN_QUEUE: usize = 8192;
@@ -69,7 +69,7 @@ impl SpanProcessor for Queue {
 /// Sends what the queue holds.
 pub(super) struct Exporter {
     pub(super) collector: Collector,
-    pub(super) client: Outgoing,
+    pub(super) client: HttpClient,
     pub(super) resource: ResourceAttributesWithSchema,
     pub(super) spans: mpsc::Receiver<SpanData>,
     pub(super) counts: Arc<Counts>,
@@ -128,11 +128,11 @@ impl Exporter {
                     }
                     break refused.min(count);
                 }
-                Err(Untaken::Never(reason)) => {
+                Err(ExportError::Never(reason)) => {
                     self.complain(&reason);
                     break count;
                 }
-                Err(Untaken::NotNow(reason)) => {
+                Err(ExportError::NotNow(reason)) => {
                     self.complain(&reason);
                     if attempt == SPAN_ATTEMPTS || !self.pause(PAUSE * 2_u32.pow(attempt - 1)).await {
                         break count;

@@ -37,7 +37,7 @@ use self::store::TracedStore;
 
 pub use self::collector::{COLLECTOR_TIMEOUT, Collector, TracesError};
 pub use self::export::{SPAN_ATTEMPTS, SPAN_BATCH, SPAN_PERIOD, SPAN_QUEUE};
-pub(crate) use self::request::{Listens, RequestSpans};
+pub(crate) use self::request::{ListenerKind, RequestSpans};
 
 /// How long a server that stops waits for the collector to take the last spans.
 pub const SPAN_GRACE: Duration = Duration::from_secs(1);
@@ -47,14 +47,14 @@ const TOKEN_ID: &str = "countersign.token.id";
 
 tokio::task_local! {
     /// The span of the request that is being answered.
-    static CURRENT: Current;
+    static CURRENT: CurrentSpan;
 }
 
 /// Spans, on their way to a collector.
 pub struct Traces {
     tracer: SdkTracer,
     collector: Collector,
-    share: Share,
+    share: SampledShare,
     counts: Arc<Counts>,
     /// What is run by [`start`](Self::start).
     exporter: Mutex<Option<Exporter>>,
@@ -89,7 +89,7 @@ impl Traces {
         Ok(Self {
             tracer: provider.tracer_with_scope(scope),
             collector,
-            share: Share::of(share),
+            share: SampledShare::of(share),
             counts,
             exporter: Mutex::new(Some(exporter)),
             closing,
@@ -155,13 +155,13 @@ fn resource(host: String) -> Resource {
 
 /// Which requests have a span, when nobody has said so.
 #[derive(Clone, Copy, Debug)]
-struct Share {
+struct SampledShare {
     /// As many as there are names of requests below this, of all 2^64.
     below: u64,
     all: bool,
 }
 
-impl Share {
+impl SampledShare {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_precision_loss,
@@ -180,16 +180,16 @@ impl Share {
 
 /// The span of the request that is being answered, for its children.
 #[derive(Clone, Debug)]
-pub(crate) struct Current {
+pub(crate) struct CurrentSpan {
     tracer: SdkTracer,
     context: Context,
 }
 
-impl Current {
+impl CurrentSpan {
     /// Begins a span under this one.
-    pub(crate) fn child(&self, name: &'static str, kind: SpanKind) -> Ongoing {
+    pub(crate) fn child(&self, name: &'static str, kind: SpanKind) -> OpenSpan {
         let builder = SpanBuilder::from_name(name).with_kind(kind);
-        Ongoing::begin(&self.tracer, builder, &self.context)
+        OpenSpan::begin(&self.tracer, builder, &self.context)
     }
 
     /// Runs `work` within this span, also where it goes on in a task of its own.
@@ -199,7 +199,7 @@ impl Current {
 }
 
 /// The span of the request that is being answered, if it has one.
-pub(crate) fn current() -> Option<Current> {
+pub(crate) fn current() -> Option<CurrentSpan> {
     CURRENT.try_with(Clone::clone).ok()
 }
 
@@ -222,12 +222,12 @@ pub(crate) fn happened(what: &'static str, token: Option<TokenId>) {
 
 /// A span that has begun. When it is dropped before it is done, it has failed: nobody waited for its end.
 #[derive(Debug)]
-pub(crate) struct Ongoing {
+pub(crate) struct OpenSpan {
     context: Context,
     done: bool,
 }
 
-impl Ongoing {
+impl OpenSpan {
     fn begin(tracer: &SdkTracer, builder: SpanBuilder, parent: &Context) -> Self {
         let context = parent.with_span(tracer.build_with_context(builder, parent));
         Self { context, done: false }
@@ -257,7 +257,7 @@ impl Ongoing {
     }
 }
 
-impl Drop for Ongoing {
+impl Drop for OpenSpan {
     fn drop(&mut self) {
         if !self.done {
             self.failed("cut-off");
@@ -292,7 +292,7 @@ mod tests {
             (1.0, Some(u64::MAX), None),
             (1.0, Some(0), None),
         ] {
-            let share = Share::of(share);
+            let share = SampledShare::of(share);
             assert!(taken.is_none_or(|name| share.takes(RequestId(name))), "{share:?}");
             assert!(!left.is_some_and(|name| share.takes(RequestId(name))), "{share:?}");
         }

@@ -16,11 +16,11 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use crate::arrival::Arrival;
 use crate::{App, Bearer};
 
-use super::{CURRENT, Current, Ongoing, Traces};
+use super::{CURRENT, CurrentSpan, OpenSpan, Traces};
 
 /// Which listener it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Listens {
+pub(crate) enum ListenerKind {
     Public,
     Private,
 }
@@ -30,7 +30,7 @@ pub(crate) enum Listens {
 pub(crate) struct RequestSpans {
     traces: Arc<Traces>,
     app: Arc<App>,
-    listener: Listens,
+    listener: ListenerKind,
     scheme: &'static str,
     /// The templates of the paths: a path itself may have a token in it.
     paths: Router<&'static str>,
@@ -39,15 +39,15 @@ pub(crate) struct RequestSpans {
 /// The span of a request that is being answered.
 #[derive(Debug)]
 pub(crate) struct RequestSpan {
-    current: Current,
-    ongoing: Ongoing,
+    current: CurrentSpan,
+    ongoing: OpenSpan,
 }
 
 impl RequestSpans {
     /// For a listener, if there are to be spans.
     pub(crate) fn new(
         app: &Arc<App>,
-        listener: Listens,
+        listener: ListenerKind,
         has_tls: bool,
         templates: &[&'static str],
     ) -> Option<Arc<Self>> {
@@ -78,8 +78,8 @@ impl RequestSpans {
             KeyValue::new(
                 "countersign.listener",
                 match self.listener {
-                    Listens::Public => "public",
-                    Listens::Private => "private",
+                    ListenerKind::Public => "public",
+                    ListenerKind::Private => "private",
                 },
             ),
         ];
@@ -92,8 +92,8 @@ impl RequestSpans {
             route.map_or(Cow::Borrowed(said), |route| Cow::Owned(format!("{said} {route}")));
         let builder = SpanBuilder::from_name(name).with_kind(SpanKind::Server).with_attributes(attributes);
         let tracer = self.traces.tracer.clone();
-        let ongoing = Ongoing::begin(&tracer, builder, &parent);
-        Some(RequestSpan { current: Current { tracer, context: ongoing.context.clone() }, ongoing })
+        let ongoing = OpenSpan::begin(&tracer, builder, &parent);
+        Some(RequestSpan { current: CurrentSpan { tracer, context: ongoing.context.clone() }, ongoing })
     }
 
     /// The context that a request comes in, if it is to have a span.
@@ -123,7 +123,7 @@ impl RequestSpans {
         let shows = |bearer: &Bearer| {
             headers.get(AUTHORIZATION).is_some_and(|value| bearer.is_shown_by(value.as_bytes()))
         };
-        self.listener == Listens::Private && self.app.bearer.as_ref().is_none_or(shows)
+        self.listener == ListenerKind::Private && self.app.bearer.as_ref().is_none_or(shows)
     }
 }
 

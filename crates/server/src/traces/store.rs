@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use countersign_core::{
-    End, Ending, EndingQuery, Endings, Node, Roll, StoreCounts, StoreError, StoreStats, StoreTimes,
+    EndResult, Ending, EndingQuery, Endings, Node, NodeList, StoreCounts, StoreError, StoreStats, StoreTimes,
     StoredRing, TokenId, TokenStore,
 };
 use jiff::Timestamp;
@@ -41,37 +41,42 @@ async fn traced<T>(
     answered
 }
 
-fn word(end: &End) -> &'static str {
+fn word(end: &EndResult) -> &'static str {
     match end {
-        End::Recorded => "recorded",
-        End::Already(_) => "already",
-        End::Fenced => "fenced",
-        End::Forgotten => "forgotten",
+        EndResult::Recorded => "recorded",
+        EndResult::Already(_) => "already",
+        EndResult::Fenced => "fenced",
+        EndResult::Forgotten => "forgotten",
     }
 }
 
 #[async_trait]
 impl TokenStore for TracedStore {
-    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<End, StoreError> {
+    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<EndResult, StoreError> {
         traced("store end", self.0.end(id, expires, ending), Some(word)).await
     }
 
-    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError> {
+    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<EndResult, StoreError> {
         traced("store look", self.0.look(id, expires), Some(word)).await
     }
 
-    async fn end_under(
+    async fn end_with_ring(
         &self,
         id: TokenId,
         expires: Timestamp,
         ending: Ending,
         ring: u64,
-    ) -> Result<End, StoreError> {
-        traced("store end", self.0.end_under(id, expires, ending, ring), Some(word)).await
+    ) -> Result<EndResult, StoreError> {
+        traced("store end", self.0.end_with_ring(id, expires, ending, ring), Some(word)).await
     }
 
-    async fn look_under(&self, id: TokenId, expires: Timestamp, ring: u64) -> Result<End, StoreError> {
-        traced("store look", self.0.look_under(id, expires, ring), Some(word)).await
+    async fn look_up_with_ring(
+        &self,
+        id: TokenId,
+        expires: Timestamp,
+        ring: u64,
+    ) -> Result<EndResult, StoreError> {
+        traced("store look", self.0.look_up_with_ring(id, expires, ring), Some(word)).await
     }
 
     async fn ring(&self) -> Result<Option<StoredRing>, StoreError> {
@@ -118,12 +123,12 @@ impl TokenStore for TracedStore {
         self.0.take_moved_fences()
     }
 
-    async fn check_in(&self, node: &Node) -> Result<Roll, StoreError> {
+    async fn check_in(&self, node: &Node) -> Result<NodeList, StoreError> {
         traced("store check_in", self.0.check_in(node), None).await
     }
 
-    async fn roll(&self, now: Timestamp) -> Result<Roll, StoreError> {
-        traced("store roll", self.0.roll(now), None).await
+    async fn node_list(&self, now: Timestamp) -> Result<NodeList, StoreError> {
+        traced("store roll", self.0.node_list(now), None).await
     }
 
     async fn close(&self) {

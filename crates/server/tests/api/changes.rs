@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::Request;
 use countersign_core::{
-    End, Ending, EndingQuery, Endings, ManualClock, StoreError, StoreStats, TokenId, TokenStore,
+    EndResult, Ending, EndingQuery, Endings, ManualClock, StoreError, StoreStats, TokenId, TokenStore,
 };
 use countersign_store::memory::MemoryStore;
 use jiff::Timestamp;
@@ -33,11 +33,11 @@ impl Held {
 
 #[async_trait]
 impl TokenStore for Held {
-    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<End, StoreError> {
+    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<EndResult, StoreError> {
         let ended = self.inner.end(id, expires, ending).await;
         self.hold(ended).await
     }
-    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError> {
+    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<EndResult, StoreError> {
         self.inner.look(id, expires).await
     }
     async fn endings(&self, query: &EndingQuery) -> Result<Endings, StoreError> {

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use countersign_core::{
-    End, Ending, EndingQuery, Endings, Event, EventId, EventKind, EventStore, MAX_NOTE_CHARS, ManualClock,
-    Note, OsEntropy, RequestId, StoreError, StoreStats, TokenId, TokenStore, from_millis,
+    EndResult, Ending, EndingQuery, Endings, Event, EventId, EventKind, EventStore, MAX_NOTE_CHARS,
+    ManualClock, Note, OsEntropy, RequestId, StoreError, StoreStats, TokenId, TokenStore, from_millis,
 };
 use countersign_server::EventPolicy;
 use countersign_server::limits::{EVENT_QUEUE, KEPT_EACH_MINUTE, MAX_EVENTS, MAX_FOLLOWERS, MAX_PAGE_BYTES};
@@ -230,10 +230,10 @@ struct Narrow(MemoryStore);
 
 #[async_trait]
 impl TokenStore for Narrow {
-    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<End, StoreError> {
+    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<EndResult, StoreError> {
         self.0.end(id, expires, ending).await
     }
-    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError> {
+    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<EndResult, StoreError> {
         self.0.look(id, expires).await
     }
     async fn endings(&self, query: &EndingQuery) -> Result<Endings, StoreError> {

@@ -96,7 +96,7 @@ impl Fixture {
                 .bearer
                 .map(|secret| countersign_server::Bearer::new(secret.to_owned().into()).unwrap()),
             traces: None,
-            in_force: countersign_server::InForce::default(),
+            effective_config: countersign_server::EffectiveConfig::default(),
             tasks: countersign_server::Tasks::default(),
         });
         let public = Routes::public(Arc::clone(&app));

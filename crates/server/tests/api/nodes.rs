@@ -11,10 +11,10 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use countersign_core::handshake::{Attempt, Refusal, StatedAudience, Verdict};
 use countersign_core::{
-    CHECK_IN_PERIOD, Clock, End, Ending, EndingQuery, Endings, Key, KeyChange, KeyId, KeyRing, LoginTokenSet,
-    ManualClock, NewToken, News, Node, NodeFacts, NodeId, OsEntropy, Policy, RetryKeyHash, RingChange,
-    RingError, Roll, SETTLING, StoreError, StoreStats, StoredRing, TokenId, TokenStore, change_ring,
-    read_ring,
+    CHECK_IN_PERIOD, CheckInFinding, Clock, EndResult, Ending, EndingQuery, Endings, Key, KeyChange, KeyId,
+    KeyRing, LoginTokenSet, ManualClock, NewToken, Node, NodeFacts, NodeId, NodeList, OsEntropy, Policy,
+    RetryKeyHash, RingChange, RingError, SETTLING, StoreError, StoreStats, StoredRing, TokenId, TokenStore,
+    change_ring, read_ring,
 };
 use countersign_server::KeyFile;
 use countersign_store::memory::MemoryStore;
@@ -57,23 +57,28 @@ impl Line {
 
 #[async_trait]
 impl TokenStore for Line {
-    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<End, StoreError> {
+    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<EndResult, StoreError> {
         self.store()?.end(id, expires, ending).await
     }
-    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError> {
+    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<EndResult, StoreError> {
         self.store()?.look(id, expires).await
     }
-    async fn end_under(
+    async fn end_with_ring(
         &self,
         id: TokenId,
         expires: Timestamp,
         ending: Ending,
         ring: u64,
-    ) -> Result<End, StoreError> {
-        self.store()?.end_under(id, expires, ending, ring).await
+    ) -> Result<EndResult, StoreError> {
+        self.store()?.end_with_ring(id, expires, ending, ring).await
     }
-    async fn look_under(&self, id: TokenId, expires: Timestamp, ring: u64) -> Result<End, StoreError> {
-        self.store()?.look_under(id, expires, ring).await
+    async fn look_up_with_ring(
+        &self,
+        id: TokenId,
+        expires: Timestamp,
+        ring: u64,
+    ) -> Result<EndResult, StoreError> {
+        self.store()?.look_up_with_ring(id, expires, ring).await
     }
     async fn ring(&self) -> Result<Option<StoredRing>, StoreError> {
         self.readings.fetch_add(1, Ordering::SeqCst);
@@ -100,11 +105,11 @@ impl TokenStore for Line {
     fn is_shared(&self) -> bool {
         true
     }
-    async fn check_in(&self, node: &Node) -> Result<Roll, StoreError> {
+    async fn check_in(&self, node: &Node) -> Result<NodeList, StoreError> {
         self.store()?.check_in(node).await
     }
-    async fn roll(&self, now: Timestamp) -> Result<Roll, StoreError> {
-        self.store()?.roll(now).await
+    async fn node_list(&self, now: Timestamp) -> Result<NodeList, StoreError> {
+        self.store()?.node_list(now).await
     }
     async fn close(&self) {}
 }
@@ -627,7 +632,7 @@ impl World {
         let set = LoginTokenSet::new(file, line, clock, Arc::new(OsEntropy), Policy::default());
         match set.join(facts(&node.to_string())).await {
             Ok(news) => {
-                assert!(news.iter().all(|news| matches!(news, News::Seals(_))), "{news:?}");
+                assert!(news.iter().all(|news| matches!(news, CheckInFinding::Seals(_))), "{news:?}");
                 self.nodes[node] = Some(set);
             }
             Err(error) => assert!(self.lines[node].is_cut(), "{error}"),
@@ -690,11 +695,16 @@ async fn without_the_ring_in_the_statement_a_revoked_key_is_accepted() {
 
     #[async_trait]
     impl TokenStore for Careless {
-        async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<End, StoreError> {
+        async fn end(
+            &self,
+            id: TokenId,
+            expires: Timestamp,
+            ending: Ending,
+        ) -> Result<EndResult, StoreError> {
             let there = self.0.ring().await?.map_or(0, |ring| ring.version);
-            self.0.end_under(id, expires, ending, there).await
+            self.0.end_with_ring(id, expires, ending, there).await
         }
-        async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError> {
+        async fn look(&self, id: TokenId, expires: Timestamp) -> Result<EndResult, StoreError> {
             self.0.look(id, expires).await
         }
         async fn ring(&self) -> Result<Option<StoredRing>, StoreError> {

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use countersign_core::{
-    Clock, End, Ending, EndingQuery, Endings, ManualClock, StoreError, StoreStats, TokenId, TokenStore,
+    Clock, EndResult, Ending, EndingQuery, Endings, ManualClock, StoreError, StoreStats, TokenId, TokenStore,
 };
 use countersign_server::limits::MAX_VIEWERS;
 use countersign_store::memory::MemoryStore;
@@ -399,10 +399,10 @@ struct Hoarder {
 
 #[async_trait]
 impl TokenStore for Hoarder {
-    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<End, StoreError> {
+    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<EndResult, StoreError> {
         self.inner.end(id, expires, ending).await
     }
-    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError> {
+    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<EndResult, StoreError> {
         self.inner.look(id, expires).await
     }
     async fn endings(&self, query: &EndingQuery) -> Result<Endings, StoreError> {

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use countersign_core::{
-    End, Ending, EndingQuery, Endings, Event, EventQuery, EventStore, StoreError, StoreStats, TokenId,
+    EndResult, Ending, EndingQuery, Endings, Event, EventQuery, EventStore, StoreError, StoreStats, TokenId,
     TokenStore,
 };
 use countersign_store::events::MemoryEvents;
@@ -20,10 +20,10 @@ pub(crate) struct Away(pub(crate) StoreError);
 
 #[async_trait]
 impl TokenStore for Away {
-    async fn end(&self, _: TokenId, _: Timestamp, _: Ending) -> Result<End, StoreError> {
+    async fn end(&self, _: TokenId, _: Timestamp, _: Ending) -> Result<EndResult, StoreError> {
         Err(self.0.clone())
     }
-    async fn look(&self, _: TokenId, _: Timestamp) -> Result<End, StoreError> {
+    async fn look(&self, _: TokenId, _: Timestamp) -> Result<EndResult, StoreError> {
         Err(self.0.clone())
     }
     async fn endings(&self, _: &EndingQuery) -> Result<Endings, StoreError> {
@@ -113,10 +113,10 @@ struct Hangs;
 
 #[async_trait]
 impl TokenStore for Hangs {
-    async fn end(&self, _: TokenId, _: Timestamp, _: Ending) -> Result<End, StoreError> {
+    async fn end(&self, _: TokenId, _: Timestamp, _: Ending) -> Result<EndResult, StoreError> {
         std::future::pending().await
     }
-    async fn look(&self, _: TokenId, _: Timestamp) -> Result<End, StoreError> {
+    async fn look(&self, _: TokenId, _: Timestamp) -> Result<EndResult, StoreError> {
         std::future::pending().await
     }
     async fn endings(&self, _: &EndingQuery) -> Result<Endings, StoreError> {

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use countersign_core::{
-    End, Ending, EndingQuery, Endings, Policy, StoreError, StoreStats, TokenId, TokenStore,
+    EndResult, Ending, EndingQuery, Endings, Policy, StoreError, StoreStats, TokenId, TokenStore,
 };
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -195,10 +195,10 @@ struct Slow;
 
 #[async_trait]
 impl TokenStore for Slow {
-    async fn end(&self, _: TokenId, _: Timestamp, _: Ending) -> Result<End, StoreError> {
+    async fn end(&self, _: TokenId, _: Timestamp, _: Ending) -> Result<EndResult, StoreError> {
         Err(StoreError::Busy)
     }
-    async fn look(&self, _: TokenId, _: Timestamp) -> Result<End, StoreError> {
+    async fn look(&self, _: TokenId, _: Timestamp) -> Result<EndResult, StoreError> {
         tokio::time::sleep(Duration::from_secs(2)).await;
         Err(StoreError::unavailable("it is asleep"))
     }

@@ -8,8 +8,8 @@ use countersign_core::{
     Audience, LoginTokenSet, NewToken, OsEntropy, Policy, Status, SystemClock, TokenStore,
 };
 use countersign_server::{
-    App, Bearer, Door, Events, KeyFile, Names, RefusalLimiter, Server, SpentStatus, StartError, TlsFiles,
-    TrustedProxies,
+    App, Bearer, Events, KeyFile, ListenerConfig, Names, RefusalLimiter, Server, SpentStatus, StartError,
+    TlsFiles, TrustedProxies,
 };
 use countersign_store::memory::MemoryStore;
 use tempfile::TempDir;
@@ -28,8 +28,8 @@ pub(crate) struct Running {
     task: JoinHandle<()>,
 }
 
-pub(crate) fn door(tls: Option<TlsFiles>) -> Door {
-    Door { address: "127.0.0.1:0".parse().unwrap(), tls }
+pub(crate) fn door(tls: Option<TlsFiles>) -> ListenerConfig {
+    ListenerConfig { address: "127.0.0.1:0".parse().unwrap(), tls }
 }
 
 impl Running {
@@ -45,8 +45,8 @@ impl Running {
 
     pub(crate) async fn start(
         directory: TempDir,
-        public: Door,
-        private: Door,
+        public: ListenerConfig,
+        private: ListenerConfig,
         bearer: Option<&str>,
     ) -> Result<Self, StartError> {
         Self::start_on(Arc::new(MemoryStore::new(&SystemClock)), directory, public, private, bearer).await
@@ -55,8 +55,8 @@ impl Running {
     async fn start_on(
         store: Arc<dyn TokenStore>,
         directory: TempDir,
-        public: Door,
-        private: Door,
+        public: ListenerConfig,
+        private: ListenerConfig,
         bearer: Option<&str>,
     ) -> Result<Self, StartError> {
         let clock = Arc::new(SystemClock);
@@ -74,7 +74,7 @@ impl Running {
             limiter: RefusalLimiter::new(0, clock),
             bearer: bearer.map(|secret| Bearer::new(secret.to_owned().into()).unwrap()),
             traces: None,
-            in_force: countersign_server::InForce::default(),
+            effective_config: countersign_server::EffectiveConfig::default(),
             tasks: countersign_server::Tasks::default(),
         });
         let (stop, stopped) = oneshot::channel();

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use countersign_core::{
-    End, Ending, EndingQuery, Endings, StoreError, StoreStats, SystemClock, TokenId, TokenStore,
+    EndResult, Ending, EndingQuery, Endings, StoreError, StoreStats, SystemClock, TokenId, TokenStore,
 };
 use countersign_store::memory::MemoryStore;
 use jiff::Timestamp;
@@ -39,11 +39,11 @@ impl Gate {
 
 #[async_trait]
 impl TokenStore for Gate {
-    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<End, StoreError> {
+    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<EndResult, StoreError> {
         self.pass().await;
         self.store.end(id, expires, ending).await
     }
-    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError> {
+    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<EndResult, StoreError> {
         self.pass().await;
         self.store.look(id, expires).await
     }

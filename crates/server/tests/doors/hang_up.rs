@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_core::TokenStore;
-use countersign_server::Door;
+use countersign_server::ListenerConfig;
 use socket2::SockRef;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -113,7 +113,7 @@ async fn follower_that_leaves_makes_room_at_once() {
         let directory = TempDir::new().unwrap();
         let authority = Authority::new();
         let files = over_tls.then(|| authority.write_to(directory.path()));
-        let private = Door { tls: files, ..door(None) };
+        let private = ListenerConfig { tls: files, ..door(None) };
         let server = Running::start(directory, door(None), private, None).await.unwrap();
         let request = b"GET /v1/events/stream HTTP/1.1\r\nHost: localhost\r\n\r\n";
         let followers = || server.app.events.counts().followers;

@@ -3,15 +3,15 @@
 use std::fs;
 
 use countersign_client::{ClientError, Credentials, PrivateApi, TokenRequest};
-use countersign_server::{Door, StartError, Tls, TlsFiles};
+use countersign_server::{ListenerConfig, StartError, Tls, TlsFiles};
 use tempfile::TempDir;
 
 use crate::authority::{Authority, write};
 use crate::fixture::{Running, door, talk};
 
 /// Every address, so that the refusal of an open private API is tested where it matters.
-fn everywhere(tls: Option<TlsFiles>) -> Door {
-    Door { address: "0.0.0.0:0".parse().unwrap(), tls }
+fn everywhere(tls: Option<TlsFiles>) -> ListenerConfig {
+    ListenerConfig { address: "0.0.0.0:0".parse().unwrap(), tls }
 }
 
 /// The listener's URL as a client on this machine would write it.

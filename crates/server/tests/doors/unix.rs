@@ -1,7 +1,7 @@
 //! A private API on a Unix socket.
 
 use countersign_client::{Credentials, TokenRequest};
-use countersign_server::{Address, Door};
+use countersign_server::{Address, ListenerConfig};
 use tempfile::TempDir;
 
 use crate::fixture::{Running, door};
@@ -10,7 +10,7 @@ use crate::fixture::{Running, door};
 async fn the_private_api_can_be_a_unix_socket() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("private.sock");
-    let private = Door { address: Address::Unix(path.clone()), tls: None };
+    let private = ListenerConfig { address: Address::Unix(path.clone()), tls: None };
     let mut server = Running::start(directory, door(None), private, None).await.unwrap();
     assert_eq!(server.private, format!("unix:{}", path.display()));
     let api = server.api(Credentials::default());

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use countersign_core::{Clock, End, before};
+use countersign_core::{Clock, EndResult, before};
 
 use super::Subject;
 use super::fixture::{Fixture, consumed};
@@ -15,17 +15,17 @@ pub async fn an_ending_is_recorded_once_and_reported_ever_after(subject: &dyn Su
     let consumption = consumed(f.clock.now(), Some(Ipv4Addr::new(192, 0, 2, 7).into()), Some(b"first key"));
     let revocation = f.revocation();
 
-    assert_eq!(f.end(taken, &consumption).await, Ok(End::Recorded));
-    assert_eq!(f.end(revoked, &revocation).await, Ok(End::Recorded));
+    assert_eq!(f.end(taken, &consumption).await, Ok(EndResult::Recorded));
+    assert_eq!(f.end(revoked, &revocation).await, Ok(EndResult::Recorded));
 
     f.clock.advance(Duration::from_millis(1234));
     let other = consumed(f.clock.now(), Some(Ipv6Addr::LOCALHOST.into()), Some(b"other key"));
     for _ in 0..2 {
-        assert_eq!(f.end(taken, &other).await, Ok(End::Already(consumption.clone())));
-        assert_eq!(f.end(taken, &f.revocation()).await, Ok(End::Already(consumption.clone())));
-        assert_eq!(f.end(revoked, &other).await, Ok(End::Already(revocation.clone())));
-        assert_eq!(f.look(taken).await, End::Already(consumption.clone()));
-        assert_eq!(f.look(revoked).await, End::Already(revocation.clone()));
+        assert_eq!(f.end(taken, &other).await, Ok(EndResult::Already(consumption.clone())));
+        assert_eq!(f.end(taken, &f.revocation()).await, Ok(EndResult::Already(consumption.clone())));
+        assert_eq!(f.end(revoked, &other).await, Ok(EndResult::Already(revocation.clone())));
+        assert_eq!(f.look(taken).await, EndResult::Already(consumption.clone()));
+        assert_eq!(f.look(revoked).await, EndResult::Already(revocation.clone()));
     }
 }
 
@@ -51,9 +51,9 @@ pub async fn every_address_and_key_comes_back_as_it_was(subject: &dyn Subject) {
         for key in keys {
             for at in times {
                 let (token, ending) = (f.token(), consumed(at, by, key));
-                assert_eq!(f.end(token, &ending).await, Ok(End::Recorded));
-                assert_eq!(f.end(token, &f.revocation()).await, Ok(End::Already(ending.clone())));
-                assert_eq!(f.look(token).await, End::Already(ending));
+                assert_eq!(f.end(token, &ending).await, Ok(EndResult::Recorded));
+                assert_eq!(f.end(token, &f.revocation()).await, Ok(EndResult::Already(ending.clone())));
+                assert_eq!(f.look(token).await, EndResult::Already(ending));
             }
         }
     }
@@ -64,11 +64,11 @@ pub async fn looking_changes_nothing(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let token = f.token();
     for _ in 0..3 {
-        assert_eq!(f.look(token).await, End::Recorded);
+        assert_eq!(f.look(token).await, EndResult::Recorded);
     }
     let stats = f.store.stats().await.expect("the store answers");
     assert_eq!((stats.consumed, stats.revoked), (0, 0));
-    assert_eq!(f.consume(token).await, End::Recorded);
+    assert_eq!(f.consume(token).await, EndResult::Recorded);
 }
 
 /// Ending one token ends no other, not even one of the same millisecond, nor one whose id differs in its last bit.
@@ -79,9 +79,9 @@ pub async fn tokens_do_not_touch_each_other(subject: &dyn Subject) {
     bytes[15] ^= 1;
     let twin = super::fixture::Token { id: countersign_core::TokenId::from_bytes(bytes), ..one };
 
-    assert_eq!(f.consume(one).await, End::Recorded);
-    assert_eq!(f.look(other).await, End::Recorded);
-    assert_eq!(f.look(twin).await, End::Recorded);
-    assert_eq!(f.consume(twin).await, End::Recorded);
-    assert_eq!(f.consume(other).await, End::Recorded);
+    assert_eq!(f.consume(one).await, EndResult::Recorded);
+    assert_eq!(f.look(other).await, EndResult::Recorded);
+    assert_eq!(f.look(twin).await, EndResult::Recorded);
+    assert_eq!(f.consume(twin).await, EndResult::Recorded);
+    assert_eq!(f.consume(other).await, EndResult::Recorded);
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_core::{
-    Clock, Consumption, End, Ending, Entropy, ManualClock, RetryKeyHash, SequenceEntropy, StoreError,
+    Clock, Consumption, EndResult, Ending, Entropy, ManualClock, RetryKeyHash, SequenceEntropy, StoreError,
     TokenId, TokenStore, after, from_millis,
 };
 use jiff::Timestamp;
@@ -65,17 +65,17 @@ impl Fixture {
         Token { id, expires: after(created, lifetime) }
     }
 
-    pub(super) async fn end(&self, token: Token, ending: &Ending) -> Result<End, StoreError> {
+    pub(super) async fn end(&self, token: Token, ending: &Ending) -> Result<EndResult, StoreError> {
         self.store.end(token.id, token.expires, ending.clone()).await
     }
 
     /// Consumes it now; what the store answers.
-    pub(super) async fn consume(&self, token: Token) -> End {
+    pub(super) async fn consume(&self, token: Token) -> EndResult {
         self.end(token, &self.consumption()).await.expect("the store answers")
     }
 
     /// What the store knows of it.
-    pub(super) async fn look(&self, token: Token) -> End {
+    pub(super) async fn look(&self, token: Token) -> EndResult {
         self.store.look(token.id, token.expires).await.expect("the store answers")
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_core::{Clock, End, Horizon, StoreError, after};
+use countersign_core::{Clock, EndResult, Horizon, StoreError, after};
 
 use super::Subject;
 use super::fixture::{Fixture, LIFETIME, beginning};
@@ -14,8 +14,8 @@ pub async fn stats_count_what_there_is(subject: &dyn Subject) {
     for n in 0..7 {
         let token = f.token();
         let ending = if n < 3 { f.revocation() } else { f.consumption() };
-        assert_eq!(f.end(token, &ending).await, Ok(End::Recorded));
-        assert!(matches!(f.consume(token).await, End::Already(_)));
+        assert_eq!(f.end(token, &ending).await, Ok(EndResult::Recorded));
+        assert!(matches!(f.consume(token).await, EndResult::Already(_)));
         f.look(f.token()).await;
     }
     let stats = f.store.stats().await.expect("the store answers");
@@ -73,7 +73,7 @@ pub async fn closing_answers_what_was_under_way(subject: &dyn Subject) {
     let mut recorded = Vec::new();
     for ((token, ending), answer) in ends.into_iter().zip(answers) {
         match answer {
-            Ok(End::Recorded) => recorded.push((token, ending)),
+            Ok(EndResult::Recorded) => recorded.push((token, ending)),
             Err(StoreError::Unavailable(_)) => {}
             other => panic!("{other:?}"),
         }
@@ -81,7 +81,7 @@ pub async fn closing_answers_what_was_under_way(subject: &dyn Subject) {
     if subject.is_durable() {
         let again = f.open_again(subject).await;
         for (token, ending) in recorded {
-            assert_eq!(again.look(token).await, End::Already(ending));
+            assert_eq!(again.look(token).await, EndResult::Already(ending));
         }
     }
 }
@@ -94,7 +94,7 @@ pub async fn opening_again_finds_everything(subject: &dyn Subject) {
     for orderly in [true, false, true] {
         for ending in [f.consumption(), f.revocation()] {
             let token = f.token();
-            assert_eq!(f.end(token, &ending).await, Ok(End::Recorded));
+            assert_eq!(f.end(token, &ending).await, Ok(EndResult::Recorded));
             known.push((token, ending));
         }
         f.clock.advance(Duration::from_secs(1));
@@ -103,7 +103,8 @@ pub async fn opening_again_finds_everything(subject: &dyn Subject) {
         }
         f = f.open_again(subject).await;
         for (token, ending) in &known {
-            let expected = if subject.is_durable() { End::Already(ending.clone()) } else { End::Fenced };
+            let expected =
+                if subject.is_durable() { EndResult::Already(ending.clone()) } else { EndResult::Fenced };
             assert_eq!(f.look(*token).await, expected);
             assert_eq!(f.consume(*token).await, expected);
         }
@@ -120,13 +121,13 @@ pub async fn opening_again_after_a_purge_keeps_the_horizon(subject: &dyn Subject
     let (token, unused) = (f.token(), f.token());
     let fence = after(beginning(), Duration::from_secs(1));
     let line = after(token.expires, LIFETIME);
-    assert_eq!(f.consume(token).await, End::Recorded);
+    assert_eq!(f.consume(token).await, EndResult::Recorded);
     assert_eq!(f.store.purge(line).await, Ok(1));
     assert_eq!(f.store.move_fence(fence).await, Ok(fence));
     f.clock.advance(Duration::from_secs(2));
     let f = f.open_again(subject).await;
     for token in [token, unused] {
-        assert_eq!(f.consume(token).await, End::Fenced);
+        assert_eq!(f.consume(token).await, EndResult::Fenced);
     }
     let times = f.store.times().await.expect("the store answers");
     if subject.is_durable() {

@@ -15,12 +15,12 @@ mod endings;
 pub mod events;
 mod fixture;
 mod life;
-mod lines;
 mod moves;
-mod nodes;
+mod node_registry;
 mod races;
 mod recent;
 mod ring;
+mod watermarks;
 
 use std::sync::Arc;
 
@@ -29,12 +29,12 @@ use countersign_core::{Clock, TokenStore};
 
 pub use self::endings::*;
 pub use self::life::*;
-pub use self::lines::*;
 pub use self::moves::*;
-pub use self::nodes::*;
+pub use self::node_registry::*;
 pub use self::races::*;
 pub use self::recent::*;
 pub use self::ring::*;
+pub use self::watermarks::*;
 
 /// A place for one store.
 #[async_trait]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use countersign_core::handshake::CLOCK_SKEW;
 use countersign_core::{
-    Clock, ClockTrouble, Consumption, End, Ending, ManualClock, SequenceEntropy, StoreError, StoredRing,
+    Clock, ClockError, Consumption, EndResult, Ending, ManualClock, SequenceEntropy, StoreError, StoredRing,
     TokenId, TokenStore, after,
 };
 use jiff::Timestamp;
@@ -56,7 +56,7 @@ impl World {
         place.serve(self.clock()).await.expect("the store opens")
     }
 
-    async fn consume(&self, store: &dyn TokenStore, token: Token) -> Result<End, StoreError> {
+    async fn consume(&self, store: &dyn TokenStore, token: Token) -> Result<EndResult, StoreError> {
         let consumption = Consumption { at: self.clock.now(), by: None, retry_key: None };
         store.end(token.0, token.1, Ending::Consumed(consumption)).await
     }
@@ -64,7 +64,7 @@ impl World {
     /// Serves from a place for so long that a token is used.
     async fn use_up(&self, place: &dyn MovePlace) -> Token {
         let (store, token) = (self.serve(place).await, self.token());
-        assert_eq!(self.consume(&*store, token).await, Ok(End::Recorded));
+        assert_eq!(self.consume(&*store, token).await, Ok(EndResult::Recorded));
         store.close().await;
         token
     }
@@ -101,10 +101,10 @@ pub async fn moved_store_refuses_used_tokens(from: &dyn MovePlace, to: &dyn Move
     let store = world.serve(from).await;
     assert_eq!(store.purge(world.clock.now()).await, Ok(1));
     let (unused, used, young) = (world.token(), world.token(), world.token());
-    assert_eq!(world.consume(&*store, used).await, Ok(End::Recorded));
+    assert_eq!(world.consume(&*store, used).await, Ok(EndResult::Recorded));
     let revoked = world.token();
     let at = world.clock.now();
-    assert_eq!(store.end(revoked.0, revoked.1, Ending::Revoked { at }).await, Ok(End::Recorded));
+    assert_eq!(store.end(revoked.0, revoked.1, Ending::Revoked { at }).await, Ok(EndResult::Recorded));
     let live = world.token();
     store.close().await;
     drop(store);
@@ -115,10 +115,10 @@ pub async fn moved_store_refuses_used_tokens(from: &dyn MovePlace, to: &dyn Move
     world.refuses(from, to).await;
     let store = world.serve(to).await;
     for token in [purged, unused, used, young, revoked] {
-        assert_eq!(world.consume(&*store, token).await, Ok(End::Fenced));
+        assert_eq!(world.consume(&*store, token).await, Ok(EndResult::Fenced));
     }
-    assert_eq!(world.consume(&*store, live).await, Ok(End::Recorded));
-    assert!(matches!(world.consume(&*store, live).await, Ok(End::Already(_))));
+    assert_eq!(world.consume(&*store, live).await, Ok(EndResult::Recorded));
+    assert!(matches!(world.consume(&*store, live).await, Ok(EndResult::Already(_))));
     store.close().await;
     drop(store);
     assert_eq!(world.move_store(from, to).await, Ok(false), "done is done");
@@ -138,7 +138,7 @@ pub async fn moved_store_refuses_purged_tokens(from: &dyn MovePlace, to: &dyn Mo
     let store = world.serve(to).await;
     // The clock steps back to when it was live.
     world.clock.set(beginning());
-    assert_eq!(world.consume(&*store, purged).await, Ok(End::Fenced));
+    assert_eq!(world.consume(&*store, purged).await, Ok(EndResult::Fenced));
     store.close().await;
 }
 
@@ -152,11 +152,11 @@ pub async fn store_moves_back(from: &dyn MovePlace, to: &dyn MovePlace) {
     world.refuses(to, from).await;
     let store = world.serve(from).await;
     assert!(
-        matches!(world.consume(&*store, first).await, Ok(End::Already(_))),
+        matches!(world.consume(&*store, first).await, Ok(EndResult::Already(_))),
         "its records are still there"
     );
-    assert_eq!(world.consume(&*store, second).await, Ok(End::Fenced));
-    assert_eq!(world.consume(&*store, world.token()).await, Ok(End::Recorded));
+    assert_eq!(world.consume(&*store, second).await, Ok(EndResult::Fenced));
+    assert_eq!(world.consume(&*store, world.token()).await, Ok(EndResult::Recorded));
     store.close().await;
 }
 
@@ -187,7 +187,7 @@ pub async fn move_cut_short_anywhere_is_completed(
                     Ok(store) => {
                         serving += 1;
                         let token = world.token();
-                        assert_eq!(world.consume(&*store, token).await, Ok(End::Recorded));
+                        assert_eq!(world.consume(&*store, token).await, Ok(EndResult::Recorded));
                         used.push(token);
                         store.close().await;
                     }
@@ -203,7 +203,10 @@ pub async fn move_cut_short_anywhere_is_completed(
             let store = world.serve(&*to).await;
             for token in used {
                 let end = world.consume(&*store, token).await.expect("it answers");
-                assert!(matches!(end, End::Fenced | End::Already(_)), "cut {cut}, {effect}: {end:?}");
+                assert!(
+                    matches!(end, EndResult::Fenced | EndResult::Already(_)),
+                    "cut {cut}, {effect}: {end:?}"
+                );
             }
             store.close().await;
         }
@@ -282,7 +285,7 @@ pub async fn record_from_the_future_stops_the_move(from: &dyn MovePlace, to: &dy
     world.clock.set(beginning());
     let refused = world.move_store(from, to).await.expect_err("a clock is wrong");
     assert!(
-        matches!(refused, MoveError::Store(StoreError::Clock(ClockTrouble::BehindRecords(_)))),
+        matches!(refused, MoveError::Store(StoreError::Clock(ClockError::BehindRecords(_)))),
         "{refused}"
     );
     world.serve(from).await.close().await;

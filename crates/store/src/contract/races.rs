@@ -3,14 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_core::{Clock, Consumption, End, Ending, StoreError, after};
+use countersign_core::{Clock, Consumption, EndResult, Ending, StoreError, after};
 
 use super::Subject;
 use super::fixture::{Fixture, LIFETIME, Token, consumed};
 
 /// Ends all of these at the same time; the answers in the same order. A store may say that it is busy: then, as a
 /// caller is told to, this asks again.
-pub(super) async fn all_at_once(f: &Fixture, ends: Vec<(Token, Ending)>) -> Vec<Result<End, StoreError>> {
+pub(super) async fn all_at_once(
+    f: &Fixture,
+    ends: Vec<(Token, Ending)>,
+) -> Vec<Result<EndResult, StoreError>> {
     let tasks: Vec<_> = ends
         .into_iter()
         .map(|(token, ending)| {
@@ -50,11 +53,11 @@ pub async fn many_callers_and_one_winner(subject: &dyn Subject) {
                 ends.iter().zip(&answers).filter(|((ended, _), _)| ended.id == token.id).collect();
             let winners: Vec<_> = of_token
                 .iter()
-                .filter(|(_, answer)| **answer == Ok(End::Recorded))
+                .filter(|(_, answer)| **answer == Ok(EndResult::Recorded))
                 .map(|((_, e), _)| e)
                 .collect();
             assert_eq!(winners.len(), 1, "{winners:?}");
-            let first = End::Already(winners[0].clone());
+            let first = EndResult::Already(winners[0].clone());
             assert_eq!(of_token.iter().filter(|(_, answer)| **answer == Ok(first.clone())).count(), 63);
             assert_eq!(f.look(token).await, first);
         }
@@ -76,9 +79,9 @@ pub async fn consuming_and_revoking_race_for_one_end(subject: &dyn Subject) {
     }
     let answers = all_at_once(&f, ends.clone()).await;
     for (pair, answers) in ends.chunks(2).zip(answers.chunks(2)) {
-        let (winner, loser) = if answers[0] == Ok(End::Recorded) { (0, 1) } else { (1, 0) };
-        assert_eq!(answers[winner], Ok(End::Recorded));
-        assert_eq!(answers[loser], Ok(End::Already(pair[winner].1.clone())));
+        let (winner, loser) = if answers[0] == Ok(EndResult::Recorded) { (0, 1) } else { (1, 0) };
+        assert_eq!(answers[winner], Ok(EndResult::Recorded));
+        assert_eq!(answers[loser], Ok(EndResult::Already(pair[winner].1.clone())));
     }
     let stats = f.store.stats().await.expect("the store answers");
     assert_eq!(stats.consumed + stats.revoked, 128);
@@ -89,7 +92,7 @@ pub async fn purging_and_ending_go_on_together(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let old: Vec<_> = (0..3000).map(|_| (f.token(), f.consumption())).collect();
     for answer in all_at_once(&f, old.clone()).await {
-        assert_eq!(answer, Ok(End::Recorded));
+        assert_eq!(answer, Ok(EndResult::Recorded));
     }
     f.clock.advance(LIFETIME + Duration::from_millis(1));
     let line = f.clock.now();
@@ -97,14 +100,14 @@ pub async fn purging_and_ending_go_on_together(subject: &dyn Subject) {
     let purge = tokio::spawn(async move { store.purge(line).await });
     let new: Vec<_> = (0..500).map(|_| (f.token(), f.consumption())).collect();
     for answer in all_at_once(&f, new.clone()).await {
-        assert_eq!(answer, Ok(End::Recorded));
+        assert_eq!(answer, Ok(EndResult::Recorded));
     }
     assert_eq!(purge.await.expect("the task ends"), Ok(3000));
     for (token, ending) in new {
-        assert_eq!(f.look(token).await, End::Already(ending));
+        assert_eq!(f.look(token).await, EndResult::Already(ending));
     }
     for (token, _) in old {
-        assert_eq!(f.look(token).await, End::Forgotten);
+        assert_eq!(f.look(token).await, EndResult::Forgotten);
     }
 }
 
@@ -120,14 +123,14 @@ pub async fn a_moving_fence_lets_nothing_slip(subject: &dyn Subject) {
     assert_eq!(fence.await.expect("the task ends"), Ok(line));
     for ((token, ending), answer) in ends.into_iter().zip(answers) {
         match answer.expect("the store answers") {
-            End::Recorded => assert_eq!(f.look(token).await, End::Already(ending)),
-            End::Fenced => assert_eq!(f.consume(token).await, End::Fenced),
+            EndResult::Recorded => assert_eq!(f.look(token).await, EndResult::Already(ending)),
+            EndResult::Fenced => assert_eq!(f.consume(token).await, EndResult::Fenced),
             other => panic!("{other:?}"),
         }
     }
     let late = f.token();
     assert_eq!(
         f.end(late, &Ending::Consumed(Consumption { at: line, by: None, retry_key: None })).await,
-        Ok(End::Fenced)
+        Ok(EndResult::Fenced)
     );
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use countersign_core::{Clock, Ended, EndingQuery, Endings, EventCursor, before};
+use countersign_core::{Clock, EndedToken, EndingQuery, Endings, EventCursor, before};
 
 use super::Subject;
 use super::fixture::{Fixture, consumed};
@@ -34,7 +34,7 @@ pub async fn endings_are_listed_newest_first(subject: &dyn Subject) {
         let ending =
             if at == 2 { f.revocation() } else { consumed(f.clock.now(), Some(by.into()), Some(b"key")) };
         f.end(*token, &ending).await.expect("the store answers");
-        expected.push(Ended { id: token.id, ending });
+        expected.push(EndedToken { id: token.id, ending });
     }
     expected.sort_by_key(|ended| std::cmp::Reverse((ended.ending.at(), ended.id)));
 

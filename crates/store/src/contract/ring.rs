@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use countersign_core::{End, KeyRing, OsEntropy, StoreError, StoredRing};
+use countersign_core::{EndResult, KeyRing, OsEntropy, StoreError, StoredRing};
 
 use super::Subject;
 use super::fixture::{Fixture, Token, beginning};
@@ -20,12 +20,12 @@ impl Fixture {
         self.store.replace_ring(from, ring).await.expect("the store answers")
     }
 
-    async fn consume_under(&self, token: Token, version: u64) -> Result<End, StoreError> {
-        self.store.end_under(token.id, token.expires, self.consumption(), version).await
+    async fn consume_under(&self, token: Token, version: u64) -> Result<EndResult, StoreError> {
+        self.store.end_with_ring(token.id, token.expires, self.consumption(), version).await
     }
 
-    async fn look_under(&self, token: Token, version: u64) -> Result<End, StoreError> {
-        self.store.look_under(token.id, token.expires, version).await
+    async fn look_up_with_ring(&self, token: Token, version: u64) -> Result<EndResult, StoreError> {
+        self.store.look_up_with_ring(token.id, token.expires, version).await
     }
 }
 
@@ -55,22 +55,22 @@ pub async fn other_ring_ends_no_life(subject: &dyn Subject) {
         return;
     }
     let (before, consumed, live) = (f.token(), f.token(), f.token());
-    assert_eq!(f.consume(before).await, End::Recorded, "as long as there is no ring");
+    assert_eq!(f.consume(before).await, EndResult::Recorded, "as long as there is no ring");
     assert!(f.put(0, &ring(7)).await);
-    assert_eq!(f.consume_under(consumed, 7).await, Ok(End::Recorded));
+    assert_eq!(f.consume_under(consumed, 7).await, Ok(EndResult::Recorded));
     assert!(f.put(7, &ring(3)).await);
     for version in [0, 7, 4] {
         for token in [before, consumed, live] {
             assert_eq!(f.consume_under(token, version).await, Err(StoreError::OtherRing), "{version}");
-            assert_eq!(f.look_under(token, version).await, Err(StoreError::OtherRing), "{version}");
+            assert_eq!(f.look_up_with_ring(token, version).await, Err(StoreError::OtherRing), "{version}");
         }
     }
     assert_eq!(f.store.end(live.id, live.expires, f.consumption()).await, Err(StoreError::OtherRing));
     assert_eq!(f.store.look(live.id, live.expires).await, Err(StoreError::OtherRing));
-    assert_eq!(f.look_under(live, 3).await, Ok(End::Recorded), "nothing was written");
-    assert!(matches!(f.look_under(consumed, 3).await, Ok(End::Already(_))));
-    assert!(matches!(f.consume_under(before, 3).await, Ok(End::Already(_))));
-    assert_eq!(f.consume_under(live, 3).await, Ok(End::Recorded));
+    assert_eq!(f.look_up_with_ring(live, 3).await, Ok(EndResult::Recorded), "nothing was written");
+    assert!(matches!(f.look_up_with_ring(consumed, 3).await, Ok(EndResult::Already(_))));
+    assert!(matches!(f.consume_under(before, 3).await, Ok(EndResult::Already(_))));
+    assert_eq!(f.consume_under(live, 3).await, Ok(EndResult::Recorded));
 }
 
 /// Of several changes that were made from the same ring one is taken.
@@ -109,7 +109,7 @@ pub async fn ring_that_was_replaced_redeems_nothing(subject: &dyn Subject) {
                 loop {
                     let (token, late) = (f.token(), replaced.load(Ordering::SeqCst));
                     match f.consume_under(token, 7).await {
-                        Ok(End::Recorded) => {
+                        Ok(EndResult::Recorded) => {
                             assert!(!late, "a call that began later was recorded");
                             recorded.push(token);
                         }
@@ -128,9 +128,9 @@ pub async fn ring_that_was_replaced_redeems_nothing(subject: &dyn Subject) {
     replaced.store(true, Ordering::SeqCst);
     for caller in callers {
         let (recorded, refused) = caller.await.expect("the caller ends");
-        assert_eq!(f.look_under(refused, 3).await, Ok(End::Recorded));
+        assert_eq!(f.look_up_with_ring(refused, 3).await, Ok(EndResult::Recorded));
         for token in recorded {
-            assert!(matches!(f.look_under(token, 3).await, Ok(End::Already(_))));
+            assert!(matches!(f.look_up_with_ring(token, 3).await, Ok(EndResult::Already(_))));
         }
     }
 }

@@ -14,18 +14,18 @@ use crate::error::closed;
 /// Keeps events in this process's memory, as [`MemoryStore`](crate::memory::MemoryStore) keeps endings.
 #[derive(Debug, Default)]
 pub struct MemoryEvents {
-    state: Mutex<State>,
+    state: Mutex<EventLog>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct EventLog {
     events: BTreeMap<EventId, Event>,
     known: Option<Known>,
     closed: bool,
 }
 
 impl MemoryEvents {
-    fn state(&self) -> Result<MutexGuard<'_, State>, StoreError> {
+    fn state(&self) -> Result<MutexGuard<'_, EventLog>, StoreError> {
         // Every change of the state is a single step, so a panic elsewhere cannot have left it half done.
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.closed { Err(closed()) } else { Ok(state) }

@@ -7,29 +7,29 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use countersign_core::{End, Ending, StoreError, Unusable};
+use countersign_core::{EndResult, Ending, StoreError, Unusable};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::connector::take;
 use super::fault::Failure;
-use super::identity::Known;
-use super::rows::{Arguments, Columns, Seen, Token, unreadable, uuid};
+use super::identity::DatabaseIdentity;
+use super::rows::{BatchArguments, BatchColumns, LookupRow, TokenKey, unreadable, uuid};
 use super::session::Session;
 use super::sql::{GROUPS, Query, Table};
-use super::{Core, no_lines};
+use super::{StoreInner, no_watermarks};
 
 /// How long a batch may take.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct BatchLimits {
     /// How long it is tried before its callers are told that nobody knows. Less than the server waits for its store.
     pub(super) patience: Duration,
     /// How long one statement may take before another connection asks. More than the database waits for a lock.
     pub(super) statement: Duration,
 }
 
-impl Default for Limits {
+impl Default for BatchLimits {
     fn default() -> Self {
         Self { patience: Duration::from_secs(15), statement: Duration::from_secs(6) }
     }
@@ -40,23 +40,23 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_
 
 /// A call that waits.
 #[derive(Debug)]
-pub(super) struct Item {
-    pub(super) token: Token,
+pub(super) struct QueuedCall {
+    pub(super) token: TokenKey,
     pub(super) ending: Ending,
-    pub(super) caller: oneshot::Sender<Result<End, StoreError>>,
+    pub(super) caller: oneshot::Sender<Result<EndResult, StoreError>>,
 }
 
-impl Item {
-    fn answer(self, answer: Result<End, StoreError>) {
+impl QueuedCall {
+    fn answer(self, answer: Result<EndResult, StoreError>) {
         // An error means that the caller has gone away.
         let _ = self.caller.send(answer);
     }
 }
 
-impl Core {
+impl StoreInner {
     /// Carries out all of these and answers them.
-    pub(super) async fn run(&self, items: Vec<Item>) {
-        let mut tables: HashMap<Table, Vec<Item>> = HashMap::new();
+    pub(super) async fn run(&self, items: Vec<QueuedCall>) {
+        let mut tables: HashMap<Table, Vec<QueuedCall>> = HashMap::new();
         for item in items {
             tables.entry(item.token.table()).or_default().push(item);
         }
@@ -70,10 +70,10 @@ impl Core {
 
     /// Carries out the first call for each id, and answers the others for the same id by it where that is possible.
     /// Returns those that are left.
-    async fn run_in(&self, table: Table, items: Vec<Item>) -> Vec<Item> {
+    async fn run_in(&self, table: Table, items: Vec<QueuedCall>) -> Vec<QueuedCall> {
         let mut batch = Batch::new(table);
-        let mut firsts: Vec<Item> = Vec::with_capacity(items.len());
-        let mut others: Vec<(usize, Item)> = Vec::new();
+        let mut firsts: Vec<QueuedCall> = Vec::with_capacity(items.len());
+        let mut others: Vec<(usize, QueuedCall)> = Vec::new();
         let mut places: HashMap<Uuid, usize> = HashMap::with_capacity(items.len());
         for item in items {
             let id = uuid(item.token.id);
@@ -86,7 +86,7 @@ impl Core {
         }
         batch.entries = firsts
             .iter()
-            .map(|item| Entry { token: item.token, ending: item.ending.clone(), end: None })
+            .map(|item| BatchEntry { token: item.token, ending: item.ending.clone(), end: None })
             .collect();
         let outcome = self.settle(&mut batch).await;
         match &outcome {
@@ -99,11 +99,14 @@ impl Core {
             match first.and_then(|entry| entry.end.as_ref().map(|end| (end, entry))) {
                 // What was answered to one ring is no answer to another.
                 Some((_, entry)) if entry.token.ring != item.token.ring => left.push(item),
-                Some((Ok(End::Recorded), Entry { ending, .. }) | (Ok(End::Already(ending)), _)) => {
-                    item.answer(Ok(End::Already(ending.clone())));
+                Some(
+                    (Ok(EndResult::Recorded), BatchEntry { ending, .. })
+                    | (Ok(EndResult::Already(ending)), _),
+                ) => {
+                    item.answer(Ok(EndResult::Already(ending.clone())));
                 }
-                Some((Ok(End::Fenced), _)) => item.answer(Ok(End::Fenced)),
-                Some((Ok(End::Forgotten), _)) => left.push(item),
+                Some((Ok(EndResult::Fenced), _)) => item.answer(Ok(EndResult::Fenced)),
+                Some((Ok(EndResult::Forgotten), _)) => left.push(item),
                 Some((Err(error), _)) => item.answer(Err(error.clone())),
                 None => item.answer(Err(lost(&outcome))),
             }
@@ -137,7 +140,7 @@ impl Core {
                 // Made wrong on purpose, to see that the tests would find it out.
                 #[cfg(test)]
                 if self.guesses.load(std::sync::atomic::Ordering::Relaxed) && batch.is_uncertain {
-                    batch.entries.iter_mut().for_each(|entry| entry.end = Some(Ok(End::Recorded)));
+                    batch.entries.iter_mut().for_each(|entry| entry.end = Some(Ok(EndResult::Recorded)));
                     return Ok(());
                 }
                 // Nothing was kept, and asking again would not change that.
@@ -183,17 +186,17 @@ fn lost(outcome: &Result<(), Unusable>) -> StoreError {
 struct Batch {
     table: Table,
     nonce: i64,
-    entries: Vec<Entry>,
+    entries: Vec<BatchEntry>,
     /// Whether an attempt has been sent whose answer is not known.
     is_uncertain: bool,
 }
 
 #[derive(Debug)]
-struct Entry {
-    token: Token,
+struct BatchEntry {
+    token: TokenKey,
     ending: Ending,
     /// The answer: an end, or that the key ring is another one.
-    end: Option<Result<End, StoreError>>,
+    end: Option<Result<EndResult, StoreError>>,
 }
 
 impl Batch {
@@ -202,7 +205,7 @@ impl Batch {
     }
 
     /// Inserts, and if that does not answer everything, looks.
-    async fn send(&mut self, session: &mut Session, known: &Known) -> Result<bool, Failure> {
+    async fn send(&mut self, session: &mut Session, known: &DatabaseIdentity) -> Result<bool, Failure> {
         if self.insert(session, known).await? {
             return Ok(true);
         }
@@ -211,23 +214,24 @@ impl Batch {
 
     /// Records those that have no answer yet. The database decides about each row; what it returns is what this statement
     /// has written and committed.
-    async fn insert(&mut self, session: &mut Session, known: &Known) -> Result<bool, Failure> {
+    async fn insert(&mut self, session: &mut Session, known: &DatabaseIdentity) -> Result<bool, Failure> {
         // In the same order on every node: two batches wait for each other in one direction only.
-        let mut open: Vec<&mut Entry> = self.entries.iter_mut().filter(|entry| entry.end.is_none()).collect();
+        let mut open: Vec<&mut BatchEntry> =
+            self.entries.iter_mut().filter(|entry| entry.end.is_none()).collect();
         open.sort_unstable_by_key(|entry| entry.token.id);
-        let mut columns = Columns::default();
+        let mut columns = BatchColumns::default();
         for entry in &open {
             columns.push(entry.token, &entry.ending);
         }
         let group = i16::try_from(self.nonce.rem_euclid(GROUPS.into())).unwrap_or(0);
-        let arguments = Arguments { nonce: self.nonce, group, known, columns: &columns };
+        let arguments = BatchArguments { nonce: self.nonce, group, known, columns: &columns };
         let recorded = session.record(self.table, &arguments).await?;
         let missing = open.len() - recorded.len().min(open.len());
         for id in &recorded {
             if let Ok(n) = columns.ids.binary_search(id)
                 && let Some(entry) = open.get_mut(n)
             {
-                entry.end = Some(Ok(End::Recorded));
+                entry.end = Some(Ok(EndResult::Recorded));
             }
         }
         Ok(missing == 0)
@@ -235,23 +239,23 @@ impl Batch {
 
     /// Finds out about the rest, as it stands after the insert.
     async fn look(&mut self, session: &mut Session) -> Result<bool, Failure> {
-        let mut open: HashMap<Uuid, &mut Entry> = HashMap::new();
+        let mut open: HashMap<Uuid, &mut BatchEntry> = HashMap::new();
         for entry in self.entries.iter_mut().filter(|entry| entry.end.is_none()) {
             open.insert(uuid(entry.token.id), entry);
         }
         let ids: Vec<Uuid> = open.keys().copied().collect();
         let rows = session.query(Query::Look(self.table), &[&ids]).await?;
         if rows.is_empty() && !ids.is_empty() {
-            return Err(no_lines(session.place()));
+            return Err(no_watermarks(session.place()));
         }
         for row in &rows {
-            let seen = Seen::read(row).map_err(|error| unreadable(&error, session.place()))?;
+            let seen = LookupRow::read(row).map_err(|error| unreadable(&error, session.place()))?;
             let Some(entry) = open.get_mut(&seen.id) else { continue };
             entry.end = match seen.record {
-                Some((_, nonce)) if nonce == self.nonce => Some(Ok(End::Recorded)),
+                Some((_, nonce)) if nonce == self.nonce => Some(Ok(EndResult::Recorded)),
                 _ if seen.ring != entry.token.ring => Some(Err(StoreError::OtherRing)),
-                Some((ending, _)) => Some(Ok(End::Already(ending))),
-                None => Some(Ok(entry.token.judge(seen.lines))).filter(|end| *end != Ok(End::Recorded)),
+                Some((ending, _)) => Some(Ok(EndResult::Already(ending))),
+                None => Some(Ok(entry.token.judge(seen.lines))).filter(|end| *end != Ok(EndResult::Recorded)),
             };
         }
         Ok(self.entries.iter().all(|entry| entry.end.is_some()))

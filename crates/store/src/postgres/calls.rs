@@ -4,19 +4,21 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use countersign_core::{
-    End, Ending, EndingQuery, Endings, Node, Roll, StoreCounts, StoreError, StoreStats, StoreTimes,
+    EndResult, Ending, EndingQuery, Endings, Node, NodeList, StoreCounts, StoreError, StoreStats, StoreTimes,
     StoredRing, TokenId, TokenStore, from_millis, to_millis,
 };
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
 
+use super::batch_workers::QUEUE;
 use super::connector::take;
 use super::fault::Failure;
-use super::lanes::QUEUE;
-use super::rows::{Lines, Seen, Token, counts, unreadable, uuid};
+use super::rows::{LookupRow, TokenKey, Watermarks, counts, unreadable, uuid};
 use super::session::Session;
 use super::sql::Query;
-use super::{PATIENCE, PostgresStore, Work, moving, no_lines, nodes, recent, ring, schema, work};
+use super::{
+    PATIENCE, PostgresStore, Work, moving, no_watermarks, node_registry, recent, ring, schema, work,
+};
 
 pub(super) fn unavailable(failure: Failure) -> StoreError {
     StoreError::Unavailable(failure.into())
@@ -31,40 +33,45 @@ impl PostgresStore {
 
 #[async_trait]
 impl TokenStore for PostgresStore {
-    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<End, StoreError> {
-        self.end_under(id, expires, ending, 0).await
+    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<EndResult, StoreError> {
+        self.end_with_ring(id, expires, ending, 0).await
     }
 
-    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError> {
-        self.look_under(id, expires, 0).await
+    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<EndResult, StoreError> {
+        self.look_up_with_ring(id, expires, 0).await
     }
 
-    async fn end_under(
+    async fn end_with_ring(
         &self,
         id: TokenId,
         expires: Timestamp,
         ending: Ending,
         ring: u64,
-    ) -> Result<End, StoreError> {
+    ) -> Result<EndResult, StoreError> {
         self.usable()?;
-        let end = self.lanes.end(Token::new(id, expires, ring), ending).await?;
-        if end == End::Recorded {
+        let end = self.batch_workers.end(TokenKey::new(id, expires, ring), ending).await?;
+        if end == EndResult::Recorded {
             self.core.counts.has_written(to_millis(self.core.clock.now()));
         }
         Ok(end)
     }
 
-    async fn look_under(&self, id: TokenId, expires: Timestamp, ring: u64) -> Result<End, StoreError> {
-        let token = Token::new(id, expires, ring);
+    async fn look_up_with_ring(
+        &self,
+        id: TokenId,
+        expires: Timestamp,
+        ring: u64,
+    ) -> Result<EndResult, StoreError> {
+        let token = TokenKey::new(id, expires, ring);
         self.ask(work(move |session| {
             Box::pin(async move {
                 let rows = session.query(Query::Look(token.table()), &[&vec![uuid(token.id)]]).await?;
-                let seen = rows.first().map(Seen::read).transpose();
+                let seen = rows.first().map(LookupRow::read).transpose();
                 match seen.map_err(|error| unreadable(&error, session.place()))? {
                     Some(seen) if seen.ring != token.ring => Ok(Err(StoreError::OtherRing)),
-                    Some(Seen { record: Some((ending, _)), .. }) => Ok(Ok(End::Already(ending))),
-                    Some(Seen { lines, .. }) => Ok(Ok(token.judge(lines))),
-                    None => Err(no_lines(session.place())),
+                    Some(LookupRow { record: Some((ending, _)), .. }) => Ok(Ok(EndResult::Already(ending))),
+                    Some(LookupRow { lines, .. }) => Ok(Ok(token.judge(lines))),
+                    None => Err(no_watermarks(session.place())),
                 }
             })
         }))
@@ -100,7 +107,7 @@ impl TokenStore for PostgresStore {
                 let script = session.sql().move_fence(to);
                 let values = session.script(&script, "stands").await?;
                 let stands = values.first().and_then(Option::as_deref).and_then(|stands| stands.parse().ok());
-                stands.ok_or_else(|| no_lines(session.place()))
+                stands.ok_or_else(|| no_watermarks(session.place()))
             })
         }));
         stands.await.map(from_millis)
@@ -120,12 +127,12 @@ impl TokenStore for PostgresStore {
     }
 
     fn counts(&self) -> Option<StoreCounts> {
-        Some(self.core.counts.read(QUEUE.saturating_sub(self.lanes.room())))
+        Some(self.core.counts.read(QUEUE.saturating_sub(self.batch_workers.room())))
     }
 
     async fn ready(&self) -> Result<(), StoreError> {
         self.usable()?;
-        if self.lanes.room() == 0 {
+        if self.batch_workers.room() == 0 {
             return Err(StoreError::Busy);
         }
         if self.core.counts.has_just_written(to_millis(self.core.clock.now())) {
@@ -149,11 +156,11 @@ impl TokenStore for PostgresStore {
         true
     }
 
-    async fn check_in(&self, node: &Node) -> Result<Roll, StoreError> {
+    async fn check_in(&self, node: &Node) -> Result<NodeList, StoreError> {
         let node = Arc::new(node.clone());
         self.ask(work(move |session| {
             let node = Arc::clone(&node);
-            Box::pin(async move { nodes::check_in(session, &node).await })
+            Box::pin(async move { node_registry::check_in(session, &node).await })
         }))
         .await
     }
@@ -162,17 +169,17 @@ impl TokenStore for PostgresStore {
         self.core.identity.take_moved()
     }
 
-    async fn roll(&self, _: Timestamp) -> Result<Roll, StoreError> {
-        self.ask(work(|session| Box::pin(nodes::roll(session)))).await
+    async fn node_list(&self, _: Timestamp) -> Result<NodeList, StoreError> {
+        self.ask(work(|session| Box::pin(node_registry::node_list(session)))).await
     }
 
     async fn close(&self) {
         if self.core.health.close() {
-            self.lanes.close().await;
+            self.batch_workers.close().await;
             self.core.writers.close();
             self.core.readers.close();
         } else {
-            self.lanes.close().await;
+            self.batch_workers.close().await;
         }
     }
 }
@@ -180,8 +187,8 @@ impl TokenStore for PostgresStore {
 /// The lines and the database's clock, of a store that serves.
 pub(super) async fn times(session: &mut Session) -> Result<StoreTimes, Failure> {
     let rows = session.query(Query::Lines, &[]).await?;
-    let Some(row) = rows.first() else { return Err(no_lines(session.place())) };
-    let read = || Ok((Lines::read(row, 0)?, row.try_get(3)?));
+    let Some(row) = rows.first() else { return Err(no_watermarks(session.place())) };
+    let read = || Ok((Watermarks::read(row, 0)?, row.try_get(3)?));
     let (lines, clock) = read().map_err(|error| unreadable(&error, session.place()))?;
     Ok(StoreTimes {
         clock: Some(from_millis(clock)),
@@ -198,7 +205,7 @@ pub(super) async fn stats(session: &mut Session) -> Result<StoreStats, Failure> 
     let lines = session.query(query, &[]).await?;
     let rows = session.query(Query::Stats, &[]).await?;
     let read = || -> Result<_, tokio_postgres::Error> {
-        let lines = lines.first().map(|row| Lines::read(row, 0)).transpose()?;
+        let lines = lines.first().map(|row| Watermarks::read(row, 0)).transpose()?;
         Ok((lines, counts(&rows)?))
     };
     let (lines, (consumed, revoked)) = read().map_err(|error| unreadable(&error, session.place()))?;

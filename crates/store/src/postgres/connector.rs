@@ -16,11 +16,11 @@ use tokio_postgres::{AsyncMessage, Config, Connection, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::fault::Failure;
-use super::hosts::{Host, Hosts, Places, Server};
+use super::hosts::{ConnectionSlots, Host, Hosts, Server};
 use super::identity::Identity;
-use super::passwords::{Passwords, Wanted};
-use super::session::{Asides, Cancel, Line, Origin, Session};
-use super::settings::{PostgresUrl, TlsMode, Wants};
+use super::passwords::{PasswordQuery, Passwords};
+use super::session::{Cancel, ConnectedHost, Notices, OwnedConnection, Session};
+use super::settings::{PostgresUrl, TargetSession, TlsMode};
 use super::sql::{self, Sql};
 use super::{PostgresOptions, tls};
 use crate::error::OpenError;
@@ -38,7 +38,7 @@ pub(super) struct Connector {
     mode: TlsMode,
     tls: MakeRustlsConnect,
     passwords: Passwords,
-    wants: Wants,
+    wants: TargetSession,
     /// How long each server has to take a connection and to answer on it.
     timeout: Duration,
     /// Present if the hosts are tried in a random order.
@@ -122,7 +122,7 @@ impl Connector {
         let patience = if self.hosts.are_several() { self.timeout } else { Duration::MAX };
         let free = timeout(patience, pool.places.at(server).acquire_owned()).await;
         let free = free.map_err(|_| Failure::slow(place, self.timeout))?.map_err(|_| closed())?;
-        let origin = Origin { hosts: Arc::clone(&self.hosts), host: number, server: server.clone() };
+        let origin = ConnectedHost { hosts: Arc::clone(&self.hosts), host: number, server: server.clone() };
         let connected = timeout(self.timeout, async {
             let mut session = self.log_in(host, place, origin, free, pool.cancels).await?;
             // A failure here comes before anything that matters was sent.
@@ -136,7 +136,7 @@ impl Connector {
         &self,
         host: &Host,
         place: &Arc<str>,
-        origin: Origin,
+        origin: ConnectedHost,
         free: OwnedSemaphorePermit,
         cancels: bool,
     ) -> Result<Session, Failure> {
@@ -157,12 +157,12 @@ impl Connector {
         };
         config.user(&user);
         let database = config.get_dbname().unwrap_or(&user).to_owned();
-        let found = self.passwords.find(&Wanted { host, user: &user, database: &database })?;
+        let found = self.passwords.find(&PasswordQuery { host, user: &user, database: &database })?;
         if let Some(password) = &found.password {
             config.password(password);
         }
         let failed = |error: tokio_postgres::Error| Failure::of_connecting(&error, place, &found.says);
-        let asides = Arc::new(Asides::default());
+        let asides = Arc::new(Notices::default());
         let (client, driver) = match self.mode {
             TlsMode::Disable => {
                 let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
@@ -178,7 +178,7 @@ impl Connector {
             tls: (self.mode != TlsMode::Disable).then(|| self.tls.clone()),
             at_once: cancels,
         };
-        let line = Line { client, cancel, driver, _place: free };
+        let line = OwnedConnection { client, cancel, driver, _place: free };
         Ok(Session::new(line, &self.sql, place, origin, asides))
     }
 
@@ -192,9 +192,9 @@ impl Connector {
             );
         }
         let asked = match self.wants {
-            Wants::Any => None,
-            Wants::ReadWrite => Some((sql::IS_READ_ONLY, "on")),
-            Wants::Primary => Some((sql::IS_STANDBY, "t")),
+            TargetSession::Any => None,
+            TargetSession::ReadWrite => Some((sql::IS_READ_ONLY, "on")),
+            TargetSession::Primary => Some((sql::IS_STANDBY, "t")),
         };
         if let Some((text, refused)) = asked {
             let rows = session.rows(text).await?;
@@ -237,7 +237,7 @@ impl Drop for Attempt<'_> {
 }
 
 /// Moves the bytes until the connection ends. Calls that wait for an answer are told how it ended.
-async fn drive<S, T>(mut connection: Connection<S, T>, asides: Arc<Asides>, place: Arc<str>)
+async fn drive<S, T>(mut connection: Connection<S, T>, asides: Arc<Notices>, place: Arc<str>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
     T: AsyncRead + AsyncWrite + Unpin,
@@ -260,7 +260,7 @@ where
 /// Makes the sessions of one pool.
 pub(super) struct Manager {
     connector: Arc<Connector>,
-    places: Places,
+    places: ConnectionSlots,
     /// Whether what nobody waits for any more is cancelled at once.
     cancels: bool,
 }
@@ -284,7 +284,7 @@ impl managed::Manager for Manager {
 
 /// A pool of up to `size` connections, which has no more than that at each server. They are made when they are needed.
 pub(super) fn pool(connector: &Arc<Connector>, size: usize, cancels: bool) -> Result<Pool, OpenError> {
-    let manager = Manager { connector: Arc::clone(connector), places: Places::new(size), cancels };
+    let manager = Manager { connector: Arc::clone(connector), places: ConnectionSlots::new(size), cancels };
     let pool = Pool::builder(manager).max_size(size).build();
     pool.map_err(|error| OpenError::Unusable(error.to_string()))
 }

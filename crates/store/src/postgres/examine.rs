@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use countersign_core::{Clock, Entropy, Roll, StoreStats, StoreTimes, StoredRing};
+use countersign_core::{Clock, Entropy, NodeList, StoreStats, StoreTimes, StoredRing};
 
 use super::calls::{stats, times};
 use super::connector::take_at_length;
-use super::schema::Trouble;
+use super::schema::SchemaError;
 use super::session::Session;
-use super::{Core, PostgresOptions, PostgresUrl, identity, moving, nodes, ring, schema, sql};
+use super::{PostgresOptions, PostgresUrl, StoreInner, identity, moving, node_registry, ring, schema, sql};
 use crate::error::OpenError;
 
 /// What a look into the database finds.
@@ -19,7 +19,7 @@ pub struct DatabaseExamination {
     /// The store that it was handed over to; `None`: a server may use it.
     pub handed_over_to: Option<String>,
     /// Which servers use it.
-    pub roll: Roll,
+    pub node_list: NodeList,
     /// The key ring that it keeps, locked.
     pub ring: Option<StoredRing>,
     /// What it knows about the time; `None` while no server may use it, or its schema is an older one.
@@ -42,15 +42,15 @@ pub async fn examine(
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
 ) -> Result<DatabaseExamination, OpenError> {
-    let core = Core::new(url, options, clock, entropy)?;
-    let mut session = take_at_length(&core.readers, &core.place).await.map_err(Trouble::from)?;
+    let core = StoreInner::new(url, options, clock, entropy)?;
+    let mut session = take_at_length(&core.readers, &core.place).await.map_err(SchemaError::from)?;
     schema::recognize(&mut session).await?;
-    let stats = stats(&mut session).await.map_err(Trouble::from)?;
-    let handed_over_to = moving::handed_over_to(&mut session).await.map_err(Trouble::from)?;
-    let roll = nodes::roll(&mut session).await.map_err(Trouble::from)?;
-    let ring = ring::read(&mut session).await.map_err(Trouble::from)?;
+    let stats = stats(&mut session).await.map_err(SchemaError::from)?;
+    let handed_over_to = moving::handed_over_to(&mut session).await.map_err(SchemaError::from)?;
+    let node_list = node_registry::node_list(&mut session).await.map_err(SchemaError::from)?;
+    let ring = ring::read(&mut session).await.map_err(SchemaError::from)?;
     let serves = handed_over_to.is_none() && stats.schema >= schema::PAIR;
-    let times = if serves { Some(times(&mut session).await.map_err(Trouble::from)?) } else { None };
+    let times = if serves { Some(times(&mut session).await.map_err(SchemaError::from)?) } else { None };
     let settings = pairs(&mut session, sql::WHAT_IS_SET).await;
     let standby = pairs(&mut session, sql::IS_STANDBY).await;
     let is_told_apart = identity::is_told(&mut session).await.ok().flatten();
@@ -58,7 +58,7 @@ pub async fn examine(
     Ok(DatabaseExamination {
         stats,
         handed_over_to,
-        roll,
+        node_list,
         ring,
         times,
         settings: settings.into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect(),

@@ -5,18 +5,18 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Present, or away and why.
 #[derive(Debug, Default)]
 pub(super) struct Health {
-    state: Mutex<State>,
+    state: Mutex<HealthState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct HealthState {
     /// `None`: present.
     away: Option<String>,
     closed: bool,
 }
 
 impl Health {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, HealthState> {
         // Every change is a single step, so a panic elsewhere cannot have left it half done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

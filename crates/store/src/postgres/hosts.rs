@@ -73,12 +73,12 @@ impl Host {
 pub(super) struct Hosts {
     /// Each with what to call it before people.
     hosts: Vec<(Host, Arc<str>)>,
-    troubled: Mutex<Troubled>,
+    troubled: Mutex<FailingHosts>,
 }
 
 /// Which gave trouble and have not answered since; the last one at the end.
 #[derive(Debug, Default)]
-struct Troubled {
+struct FailingHosts {
     hosts: Vec<usize>,
     servers: Vec<Server>,
     /// Those whose connections are of no more use.
@@ -90,7 +90,7 @@ impl Hosts {
         Self { hosts, troubled: Mutex::default() }
     }
 
-    fn troubled(&self) -> MutexGuard<'_, Troubled> {
+    fn troubled(&self) -> MutexGuard<'_, FailingHosts> {
         // Every change is a single step, so a panic elsewhere cannot have left it half done.
         self.troubled.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -177,12 +177,12 @@ fn shuffle<T>(items: &mut [T], entropy: &dyn Entropy) {
 
 /// The connections that a pool may have at each server, also counting those that it gave up and the server has not.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct ConnectionSlots {
     size: usize,
     places: Mutex<HashMap<Server, Arc<Semaphore>>>,
 }
 
-impl Places {
+impl ConnectionSlots {
     pub(super) fn new(size: usize) -> Self {
         Self { size, places: Mutex::default() }
     }
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn places_are_kept_for_servers_that_have_connections() {
-        let places = Places::new(2);
+        let places = ConnectionSlots::new(2);
         let held = places.at(&server(1)).try_acquire_owned().unwrap();
         drop(places.at(&server(2)));
         drop(places.at(&server(3)));

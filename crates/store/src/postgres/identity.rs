@@ -15,21 +15,21 @@ use countersign_core::handshake::CLOCK_SKEW;
 use jiff::Timestamp;
 use tokio_postgres::error::SqlState;
 
-use super::Core;
+use super::StoreInner;
 use super::fault::Failure;
 use super::session::Session;
 
 /// What a node knows of the database's identity.
 #[derive(Debug, Default)]
 pub(super) struct Identity {
-    known: Mutex<Known>,
+    known: Mutex<DatabaseIdentity>,
     /// Where the fence was moved to, because the database was another one, and nobody has been told yet.
     moved: Mutex<Vec<Timestamp>>,
 }
 
 /// The identity, and what tells in each batch that it is still the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Known {
+pub(super) struct DatabaseIdentity {
     /// `SYSTEM:TIMELINE:TABLE`, or `::TABLE` where the database does not tell the first two.
     name: String,
     /// Since when the server runs, in microseconds; 0 where it does not tell. A primary has one timeline for as long.
@@ -38,7 +38,7 @@ pub(super) struct Known {
     pub(super) table: i64,
 }
 
-impl Known {
+impl DatabaseIdentity {
     pub(super) fn name(&self) -> &str {
         &self.name
     }
@@ -70,7 +70,7 @@ impl Known {
 }
 
 impl Identity {
-    pub(super) fn known(&self) -> Known {
+    pub(super) fn known(&self) -> DatabaseIdentity {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -104,7 +104,7 @@ fn succeeded(session: &Session) -> Failure {
     }
 }
 
-impl Core {
+impl StoreInner {
     /// Sees which database this is. If the lines were in another one, moves the fence.
     pub(super) async fn recognize(&self, session: &mut Session) -> Result<(), Failure> {
         let Some((tells, here, before)) = look(session).await? else {
@@ -139,7 +139,7 @@ impl Core {
 }
 
 /// Whether the database tells which server it is of, which database the lines are in, and in which one they were.
-async fn look(session: &mut Session) -> Result<Option<(bool, Known, Option<String>)>, Failure> {
+async fn look(session: &mut Session) -> Result<Option<(bool, DatabaseIdentity, Option<String>)>, Failure> {
     for tells in [true, false] {
         let text = session.sql().identity(tells);
         let rows = match session.rows(&text).await {
@@ -163,8 +163,11 @@ async fn look(session: &mut Session) -> Result<Option<(bool, Known, Option<Strin
         let column =
             |name: &str| rows.first().and_then(|row| row.try_get(name).ok().flatten()).map(str::to_owned);
         let number = |name: &str| column(name).and_then(|value| value.parse().ok()).unwrap_or(0);
-        let here =
-            column("now_in").map(|name| Known { name, since: number("since"), table: number("in_table") });
+        let here = column("now_in").map(|name| DatabaseIdentity {
+            name,
+            since: number("since"),
+            table: number("in_table"),
+        });
         return Ok(here.map(|here| (tells, here, column("was_in"))));
     }
     Ok(None)
@@ -177,11 +180,11 @@ pub(super) async fn is_told(session: &mut Session) -> Result<Option<bool>, Failu
 
 #[cfg(test)]
 mod tests {
-    use super::Known;
+    use super::DatabaseIdentity;
 
     #[test]
     fn an_earlier_timeline_precedes_a_later_one() {
-        let known = |text: &str| Known { name: text.to_owned(), ..Known::default() };
+        let known = |text: &str| DatabaseIdentity { name: text.to_owned(), ..DatabaseIdentity::default() };
         assert!(known("7:00000001:5").precedes(&known("7:0000000A:5")));
         assert!(!known("7:0000000A:5").precedes(&known("7:00000009:5")));
         assert!(!known("7:00000001:5").precedes(&known("7:00000001:6")));

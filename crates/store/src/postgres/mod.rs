@@ -3,7 +3,7 @@
 //! What it relies on: a unique key on the token's id, which decides who redeems it, on whatever node; commits that are on
 //! the server's disk before they return; row locks that last until the commit.
 //!
-//! Where to look first: `sql.rs` has every statement, `batch.rs` what happens to a commit whose answer was lost, `lanes.rs`
+//! Where to look first: `sql.rs` has every statement, `batch.rs` what happens to a commit whose answer was lost, `batch_workers.rs`
 //! how many consumptions share a commit, `purge.rs` how a day is forgotten at once, `schema.rs` the tables.
 //!
 //! # Tables
@@ -19,6 +19,7 @@
 
 mod backend;
 mod batch;
+mod batch_workers;
 mod calls;
 mod connector;
 mod environment;
@@ -27,9 +28,8 @@ mod fault;
 mod health;
 mod hosts;
 mod identity;
-mod lanes;
 mod moving;
-mod nodes;
+mod node_registry;
 mod passwords;
 mod purge;
 mod recent;
@@ -58,16 +58,16 @@ pub use self::examine::{DatabaseExamination, examine};
 pub use self::moving::MovablePostgres;
 pub use self::settings::{DEFAULT_SCHEMA, PostgresOptions, PostgresUrl, SchemaName};
 
-use self::batch::Limits;
+use self::batch::BatchLimits;
+use self::batch_workers::{BATCH_WORKERS, BatchWorkers, QUEUE};
 use self::calls::stats;
 use self::connector::{Connector, Pool, pool, take, take_at_length};
 use self::fault::Failure;
 use self::health::Health;
 use self::identity::Identity;
-use self::lanes::{LANES, Lanes, QUEUE};
-use self::purge::Memory;
-use self::rows::{Arguments, Columns};
-use self::schema::{Change, Moment, Trouble};
+use self::purge::PurgeState;
+use self::rows::{BatchArguments, BatchColumns};
+use self::schema::{MigrationTime, SchemaChange, SchemaError};
 use self::session::Session;
 use self::sql::{Query, STRIPES, Table};
 use crate::counts::Counts;
@@ -89,12 +89,12 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 ///
 /// Dropping it without [`close`](countersign_core::TokenStore::close) loses nothing that was answered.
 pub struct PostgresStore {
-    core: Arc<Core>,
-    lanes: Lanes,
+    core: Arc<StoreInner>,
+    batch_workers: BatchWorkers,
 }
 
-/// What the lanes and the rest share.
-struct Core {
+/// What the batch workers and the rest share.
+struct StoreInner {
     /// Where the database is, for people.
     place: Arc<str>,
     clock: Arc<dyn Clock>,
@@ -103,8 +103,8 @@ struct Core {
     readers: Pool,
     health: Health,
     identity: Arc<Identity>,
-    limits: Limits,
-    purged: Memory,
+    limits: BatchLimits,
+    purged: PurgeState,
     /// How much has been written, and when last.
     counts: Counts,
     /// Takes a lost answer for a good one.
@@ -112,7 +112,7 @@ struct Core {
     guesses: std::sync::atomic::AtomicBool,
     /// When a store is made that goes by a test's clock.
     #[cfg(test)]
-    goes_by: Option<Moment>,
+    goes_by: Option<MigrationTime>,
     me: std::sync::Weak<Self>,
 }
 
@@ -137,8 +137,8 @@ impl PostgresStore {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, OpenError> {
-        let core = Core::new(url, options, clock, entropy)?;
-        core.bring_up(Change::Make).await?;
+        let core = StoreInner::new(url, options, clock, entropy)?;
+        core.bring_up(SchemaChange::Make).await?;
         Ok(Self::start(core))
     }
 
@@ -149,14 +149,14 @@ impl PostgresStore {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, OpenError> {
-        let core = Core::new(url, options, clock, entropy)?;
-        core.bring_up(Change::Upgrade).await?;
+        let core = StoreInner::new(url, options, clock, entropy)?;
+        core.bring_up(SchemaChange::Upgrade).await?;
         Ok(Self::start(core))
     }
 
-    fn start(core: Arc<Core>) -> Self {
-        let lanes = Lanes::start(&core, LANES, QUEUE);
-        Self { core, lanes }
+    fn start(core: Arc<StoreInner>) -> Self {
+        let batch_workers = BatchWorkers::start(&core, BATCH_WORKERS, QUEUE);
+        Self { core, batch_workers }
     }
 
     fn usable(&self) -> Result<(), StoreError> {
@@ -172,11 +172,11 @@ pub async fn migrate(
     entropy: Arc<dyn Entropy>,
     grant_to: Option<&str>,
 ) -> Result<(u32, u32), OpenError> {
-    let core = Core::new(url, options, clock, entropy)?;
-    let before = core.bring_up_without_writing(Change::Make).await?;
+    let core = StoreInner::new(url, options, clock, entropy)?;
+    let before = core.bring_up_without_writing(SchemaChange::Make).await?;
     if let Some(role) = grant_to {
-        let mut session = take_at_length(&core.readers, &core.place).await.map_err(Trouble::from)?;
-        schema::grant(&mut session, role).await.map_err(Trouble::from)?;
+        let mut session = take_at_length(&core.readers, &core.place).await.map_err(SchemaError::from)?;
+        schema::grant(&mut session, role).await.map_err(SchemaError::from)?;
     }
     Ok((before, schema::newest()))
 }
@@ -188,29 +188,29 @@ pub async fn inspect(
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
 ) -> Result<StoreStats, OpenError> {
-    let core = Core::new(url, options, clock, entropy)?;
-    let mut session = take_at_length(&core.readers, &core.place).await.map_err(Trouble::from)?;
+    let core = StoreInner::new(url, options, clock, entropy)?;
+    let mut session = take_at_length(&core.readers, &core.place).await.map_err(SchemaError::from)?;
     schema::recognize(&mut session).await?;
-    Ok(stats(&mut session).await.map_err(Trouble::from)?)
+    Ok(stats(&mut session).await.map_err(SchemaError::from)?)
 }
 
-impl From<Trouble> for OpenError {
-    fn from(trouble: Trouble) -> Self {
+impl From<SchemaError> for OpenError {
+    fn from(trouble: SchemaError) -> Self {
         match trouble {
-            Trouble::Database(failure) => Self::Unusable(failure.into_reason()),
-            Trouble::Schema(error) => error,
+            SchemaError::Database(failure) => Self::Unusable(failure.into_reason()),
+            SchemaError::Schema(error) => error,
         }
     }
 }
 
-impl Core {
+impl StoreInner {
     fn new(
         url: &PostgresUrl,
         options: &PostgresOptions,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Arc<Self>, OpenError> {
-        Self::with_limits(url, options, clock, entropy, Limits::default())
+        Self::with_limits(url, options, clock, entropy, BatchLimits::default())
     }
 
     fn with_limits(
@@ -218,17 +218,17 @@ impl Core {
         options: &PostgresOptions,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
-        limits: Limits,
+        limits: BatchLimits,
     ) -> Result<Arc<Self>, OpenError> {
         let place: Arc<str> = url.to_string().into();
         let identity = Arc::new(Identity::default());
         let connector = Connector::new(url, options, &entropy, Arc::clone(&identity))?;
-        let writers = pool(&connector, LANES + 1, false)?;
+        let writers = pool(&connector, BATCH_WORKERS + 1, false)?;
         let readers = pool(&connector, READERS, true)?;
         #[cfg(test)]
         let goes_by = (!options.made_by_the_database).then(|| {
             let now = to_millis(clock.now());
-            Moment { now, fence: now }
+            MigrationTime { now, fence: now }
         });
         Ok(Arc::new_cyclic(|me| Self {
             place,
@@ -239,7 +239,7 @@ impl Core {
             health: Health::default(),
             identity,
             limits,
-            purged: Memory::default(),
+            purged: PurgeState::default(),
             counts: Counts::default(),
             #[cfg(test)]
             guesses: std::sync::atomic::AtomicBool::new(false),
@@ -250,7 +250,7 @@ impl Core {
     }
 
     /// Looks after the tables, then sees whether a server may use the store and whether a token could be consumed.
-    async fn bring_up(&self, change: Change) -> Result<u32, Trouble> {
+    async fn bring_up(&self, change: SchemaChange) -> Result<u32, SchemaError> {
         let before = self.bring_up_without_writing(change).await?;
         let mut session = take_at_length(&self.writers, &self.place).await?;
         let tried = timeout(PATIENCE, async {
@@ -262,10 +262,10 @@ impl Core {
         tried.await.unwrap_or_else(|_| Err(session.gave_no_answer().into()))
     }
 
-    async fn bring_up_without_writing(&self, change: Change) -> Result<u32, Trouble> {
+    async fn bring_up_without_writing(&self, change: SchemaChange) -> Result<u32, SchemaError> {
         let mut session = take_at_length(&self.readers, &self.place).await?;
         let made = timeout(MIGRATION, async {
-            let moment = Moment::of(&mut session).await?;
+            let moment = MigrationTime::of(&mut session).await?;
             #[cfg(test)]
             let moment = self.goes_by.unwrap_or(moment);
             schema::bring_up(&mut session, change, moment).await
@@ -277,8 +277,8 @@ impl Core {
     async fn try_out(&self, session: &mut Session) -> Result<(), Failure> {
         let table = Table::at(to_millis(self.clock.now()));
         let known = self.identity.known();
-        let columns = Columns::default();
-        let arguments = Arguments { nonce: 0, group: 0, known: &known, columns: &columns };
+        let columns = BatchColumns::default();
+        let arguments = BatchArguments { nonce: 0, group: 0, known: &known, columns: &columns };
         session.record(table, &arguments).await?;
         self.probe(session).await
     }
@@ -287,7 +287,7 @@ impl Core {
         let now = to_millis(self.clock.now());
         let stripe = i16::try_from(now.rem_euclid(STRIPES.into())).unwrap_or(0);
         if session.execute(Query::Probe, &[&stripe, &now]).await? == 0 {
-            return Err(no_lines(&self.place));
+            return Err(no_watermarks(&self.place));
         }
         self.counts.has_written(now);
         Ok(())
@@ -344,14 +344,14 @@ impl Core {
 }
 
 /// Tries to reach the database until it is there and usable.
-async fn look_for(core: std::sync::Weak<Core>) {
+async fn look_for(core: std::sync::Weak<StoreInner>) {
     loop {
         tokio::time::sleep(LOOK_AGAIN).await;
         let Some(core) = core.upgrade() else { return };
         if core.health.is_closed() {
             return;
         }
-        match core.bring_up(Change::Make).await {
+        match core.bring_up(SchemaChange::Make).await {
             Ok(_) => return core.health.returned(),
             Err(trouble) => {
                 core.health.went(&OpenError::from(trouble).to_string());
@@ -366,13 +366,13 @@ impl fmt::Debug for PostgresStore {
     }
 }
 
-impl fmt::Debug for Core {
+impl fmt::Debug for StoreInner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Core").field("place", &self.place).finish_non_exhaustive()
     }
 }
 
-fn no_lines(place: &str) -> Failure {
+fn no_watermarks(place: &str) -> Failure {
     Failure::Unreachable {
         reason: format!(
             "{place} ends no tokens' lives: it was handed over to another store, or has lost its table `lines`; \

@@ -17,18 +17,18 @@ use uuid::Uuid;
 use super::calls::unavailable;
 use super::fault::Failure;
 use super::ring::{self, as_number};
-use super::rows::{Lines, created_at, unreadable};
-use super::schema::{Change, Trouble};
+use super::rows::{Watermarks, created_at, unreadable};
+use super::schema::{SchemaChange, SchemaError};
 use super::session::Session;
 use super::sql::{MoveQuery, Query, STRIPES};
-use super::{Core, Job, PostgresOptions, PostgresUrl, no_lines, work};
+use super::{Job, PostgresOptions, PostgresUrl, StoreInner, no_watermarks, work};
 use crate::backend::IfMissing;
 use crate::error::OpenError;
 use crate::moving::{Movable, MoveError, line};
 
 /// A database that is moved from or to.
 pub struct MovablePostgres {
-    core: Arc<Core>,
+    core: Arc<StoreInner>,
 }
 
 impl fmt::Debug for MovablePostgres {
@@ -51,12 +51,12 @@ impl MovablePostgres {
         entropy: Arc<dyn Entropy>,
         if_missing: IfMissing,
     ) -> Result<Self, OpenError> {
-        let core = Core::new(url, options, clock, entropy)?;
+        let core = StoreInner::new(url, options, clock, entropy)?;
         // A move serves nobody: if the database goes away the command fails, and nobody has to look for it.
         core.health.close();
         let change = match if_missing {
-            IfMissing::Make => Change::Make,
-            IfMissing::Fail => Change::Upgrade,
+            IfMissing::Make => SchemaChange::Make,
+            IfMissing::Fail => SchemaChange::Upgrade,
         };
         core.bring_up_without_writing(change).await?;
         Ok(Self { core })
@@ -92,14 +92,14 @@ const SERVES: i16 = 0;
 const HANDED_OVER: i16 = 2;
 
 /// The row of the table `copying`.
-struct Standing {
+struct MoveRow {
     /// The store that this one was handed over to.
     handed_over_to: Option<String>,
     /// Where the lines are while the store does not serve.
-    lines: Option<Lines>,
+    lines: Option<Watermarks>,
 }
 
-impl Standing {
+impl MoveRow {
     /// Version 0.1 had a third state, 1, for the target of a copy that was not complete: its source is the store to serve
     /// from, as that of a target is now.
     async fn read(session: &mut Session, query: MoveQuery) -> Result<Self, Failure> {
@@ -117,20 +117,20 @@ impl Standing {
             let peer = row.try_get::<_, Option<String>>(1)?.unwrap_or_default();
             let handed_over_to = (row.try_get::<_, i16>(0)? != SERVES).then_some(peer);
             let has_lines = row.try_get::<_, Option<i64>>(2)?.is_some();
-            let lines = if has_lines { Some(Lines::read(row, 2)?) } else { None };
+            let lines = if has_lines { Some(Watermarks::read(row, 2)?) } else { None };
             Ok(Self { handed_over_to, lines })
         };
         read().map_err(|error| unreadable(&error, session.place()))
     }
 
-    fn lines_put_away(&self, session: &Session) -> Result<Lines, Failure> {
-        self.lines.ok_or_else(|| no_lines(session.place()))
+    fn lines_put_away(&self, session: &Session) -> Result<Watermarks, Failure> {
+        self.lines.ok_or_else(|| no_watermarks(session.place()))
     }
 }
 
 /// The store that this one was handed over to; `None`: a server may use it.
 pub(super) async fn handed_over_to(session: &mut Session) -> Result<Option<String>, Failure> {
-    match Standing::read(session, MoveQuery::Standing).await {
+    match MoveRow::read(session, MoveQuery::Standing).await {
         Ok(standing) => Ok(standing.handed_over_to),
         // Tables of an older version, in which no store was ever handed over.
         Err(failure) if failure.is(&[&SqlState::UNDEFINED_TABLE]) => Ok(None),
@@ -139,24 +139,24 @@ pub(super) async fn handed_over_to(session: &mut Session) -> Result<Option<Strin
 }
 
 /// Refuses a store that was handed over.
-pub(super) async fn must_serve(session: &mut Session) -> Result<(), Trouble> {
+pub(super) async fn must_serve(session: &mut Session) -> Result<(), SchemaError> {
     let Some(to) = handed_over_to(session).await? else { return Ok(()) };
     let place = format!("{} (schema {})", session.place(), session.sql().schema().name());
-    Err(Trouble::Schema(OpenError::HandedOver { place, to }))
+    Err(SchemaError::Schema(OpenError::HandedOver { place, to }))
 }
 
 /// The lines of a store that does not serve.
-pub(super) async fn lines_put_away(session: &mut Session) -> Result<Lines, Failure> {
-    match Standing::read(session, MoveQuery::Standing).await {
+pub(super) async fn lines_put_away(session: &mut Session) -> Result<Watermarks, Failure> {
+    match MoveRow::read(session, MoveQuery::Standing).await {
         Ok(standing) => standing.lines_put_away(session),
-        Err(failure) if failure.is(&[&SqlState::UNDEFINED_TABLE]) => Err(no_lines(session.place())),
+        Err(failure) if failure.is(&[&SqlState::UNDEFINED_TABLE]) => Err(no_watermarks(session.place())),
         Err(failure) => Err(failure),
     }
 }
 
 /// Locks the row, which is the first lock of each change, so that two moves do not meet half-way.
-async fn lock(session: &mut Session) -> Result<Standing, Failure> {
-    Standing::read(session, MoveQuery::LockStanding).await
+async fn lock(session: &mut Session) -> Result<MoveRow, Failure> {
+    MoveRow::read(session, MoveQuery::LockStanding).await
 }
 
 async fn reserve(session: &mut Session, from: &str) -> Result<Result<(), MoveError>, Failure> {
@@ -232,7 +232,7 @@ async fn is_used(session: &mut Session) -> Result<bool, Failure> {
 async fn withdraw(session: &mut Session) -> Result<(), Failure> {
     let first = session.query(Query::Move(MoveQuery::LockFirstLine), &[]).await?;
     if first.is_empty() {
-        return Err(no_lines(session.place()));
+        return Err(no_watermarks(session.place()));
     }
     session.execute(Query::Move(MoveQuery::KeepLines), &[]).await?;
     session.execute(Query::Move(MoveQuery::Withdraw), &[]).await?;

@@ -23,14 +23,14 @@ pub(super) struct Passwords {
 }
 
 /// A password, if there is one.
-pub(super) struct Found {
+pub(super) struct FoundPassword {
     pub(super) password: Option<Vec<u8>>,
     /// Where it is, or which place was passed over, and why; empty if there is nothing to say.
     pub(super) says: String,
 }
 
 /// Where it is to be good.
-pub(super) struct Wanted<'a> {
+pub(super) struct PasswordQuery<'a> {
     pub(super) host: &'a Host,
     pub(super) user: &'a str,
     pub(super) database: &'a str,
@@ -38,8 +38,8 @@ pub(super) struct Wanted<'a> {
 
 impl Passwords {
     /// The password for a server. An error means that the operator has named a file that cannot be read.
-    pub(super) fn find(&self, wanted: &Wanted<'_>) -> Result<Found, Failure> {
-        let found = |password, says| Ok(Found { password: Some(password), says });
+    pub(super) fn find(&self, wanted: &PasswordQuery<'_>) -> Result<FoundPassword, Failure> {
+        let found = |password, says| Ok(FoundPassword { password: Some(password), says });
         if let Some(path) = &self.file {
             return found(first_line(path)?, format!("in {}", path.display()));
         }
@@ -49,7 +49,9 @@ impl Passwords {
         if let Some(password) = &self.variable {
             return found(password.as_encoded_bytes().to_vec(), "in the variable PGPASSWORD".to_owned());
         }
-        let Some(path) = &self.passfile else { return Ok(Found { password: None, says: String::new() }) };
+        let Some(path) = &self.passfile else {
+            return Ok(FoundPassword { password: None, says: String::new() });
+        };
         let path_shown = path.display();
         let (password, says) = match read(path) {
             Ok(Some(text)) => match entry(&text, wanted) {
@@ -59,7 +61,7 @@ impl Passwords {
             Ok(None) => (None, String::new()),
             Err(reason) => (None, format!("{path_shown} was passed over, because {reason}")),
         };
-        Ok(Found { password, says })
+        Ok(FoundPassword { password, says })
     }
 }
 
@@ -112,7 +114,7 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
 
 /// The password of the first line that fits: `host:port:database:user:password`, where `*` is any, and a `\` makes the next
 /// character one of the field. As for libpq, a `:` in a field need not be escaped, but in the password ends it.
-fn entry(text: &[u8], wanted: &Wanted<'_>) -> Option<Vec<u8>> {
+fn entry(text: &[u8], wanted: &PasswordQuery<'_>) -> Option<Vec<u8>> {
     let (host, port) = (wanted.host.name_for_password(), wanted.host.port.to_string());
     let asked = [&host, &port, wanted.database, wanted.user];
     let fits = |line: &[u8]| {
@@ -175,7 +177,7 @@ mod tests {
     }
 
     fn of(text: &str, host: &Host) -> Option<String> {
-        let wanted = Wanted { host, user: "an:na", database: "tokens" };
+        let wanted = PasswordQuery { host, user: "an:na", database: "tokens" };
         entry(text.as_bytes(), &wanted).map(|password| String::from_utf8(password).unwrap())
     }
 
@@ -221,7 +223,7 @@ mod tests {
         passwords.passfile = Some(passfile.clone());
         let host = host("db", 5432);
         let found = |passwords: &Passwords| {
-            let found = passwords.find(&Wanted { host: &host, user: "a", database: "b" }).unwrap();
+            let found = passwords.find(&PasswordQuery { host: &host, user: "a", database: "b" }).unwrap();
             (found.password.map(|password| String::from_utf8(password).unwrap()), found.says)
         };
         assert_eq!(found(&passwords).0.as_deref(), Some("one"));

@@ -18,7 +18,7 @@ use super::fault::Failure;
 use super::rows::{created_at, first_id_at, longest_life, unreadable};
 use super::session::Session;
 use super::sql::{DAY, Query, TABLES, Table};
-use super::{Core, work};
+use super::{StoreInner, work};
 
 /// Up to so many rows that are found dead in one look are deleted one by one; more are left to the emptying of the table.
 pub(super) const FEW: i64 = 10_000;
@@ -34,26 +34,26 @@ const RESPITE: u32 = 10;
 
 /// What one purge remembers for the next.
 #[derive(Debug, Default)]
-pub(super) struct Memory {
-    tables: Mutex<[TableMemory; TABLES as usize]>,
+pub(super) struct PurgeState {
+    tables: Mutex<[TablePurgeState; TABLES as usize]>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct TableMemory {
+struct TablePurgeState {
     /// Where the next look begins.
     from: Option<Uuid>,
     /// For how many purges the table is not emptied.
     respite: u32,
 }
 
-impl Memory {
-    fn with<T>(&self, table: Table, change: impl FnOnce(&mut TableMemory) -> T) -> Option<T> {
+impl PurgeState {
+    fn with<T>(&self, table: Table, change: impl FnOnce(&mut TablePurgeState) -> T) -> Option<T> {
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         tables.get_mut(table.index()).map(change)
     }
 }
 
-impl Core {
+impl StoreInner {
     /// Removes what expired before the line. Returns how many rows.
     pub(super) async fn remove_expired(&self, line: i64) -> Result<u64, Failure> {
         let mut removed = 0;
@@ -90,7 +90,7 @@ impl Core {
             .await;
         match emptied {
             Ok(rows) => {
-                self.purged.with(table, |memory| *memory = TableMemory::default());
+                self.purged.with(table, |memory| *memory = TablePurgeState::default());
                 Ok(rows)
             }
             Err(failure) if failure.is_contention() || failure.is_locked() => {
@@ -170,7 +170,7 @@ async fn newest(session: &mut Session, table: Table) -> Result<Option<Uuid>, Fai
 
 /// What a look found.
 #[derive(Clone, Copy, Debug)]
-struct Look {
+struct PurgeScan {
     dead: i64,
     looked_at: i64,
     last: Option<Uuid>,
@@ -183,11 +183,11 @@ async fn look(
     table: Table,
     (from, until): (Uuid, Uuid),
     line: i64,
-) -> Result<Look, Failure> {
+) -> Result<PurgeScan, Failure> {
     let rows = session.query(Query::CountExpired(table), &[&from, &until, &line, &WINDOW]).await?;
     let found = rows.first().map(|row| {
         let (dead, expires): (Option<Uuid>, Option<i64>) = (row.try_get(3)?, row.try_get(4)?);
-        Ok(Look {
+        Ok(PurgeScan {
             dead: row.try_get(0)?,
             looked_at: row.try_get(1)?,
             last: row.try_get(2)?,
@@ -197,7 +197,7 @@ async fn look(
     found
         .transpose()
         .map_err(|error: tokio_postgres::Error| unreadable(&error, session.place()))
-        .map(|look| look.unwrap_or(Look { dead: 0, looked_at: 0, last: None, last_dead: None }))
+        .map(|look| look.unwrap_or(PurgeScan { dead: 0, looked_at: 0, last: None, last_dead: None }))
 }
 
 /// Empties the table, unless somebody has put a newer row there meanwhile. Returns how many rows were in it.

@@ -1,6 +1,6 @@
 //! The lives that ended last, for people to look at.
 
-use countersign_core::{Ended, EndingQuery, Endings, TokenId, to_millis};
+use countersign_core::{EndedToken, EndingQuery, Endings, TokenId, to_millis};
 use uuid::Uuid;
 
 use super::fault::Failure;
@@ -39,9 +39,9 @@ pub(super) async fn endings(session: &mut Session, query: &EndingQuery) -> Resul
         .await?;
     let ended = rows.iter().map(|row| {
         let id: Uuid = row.try_get(4)?;
-        Ok(Ended { id: TokenId::from_bytes(id.into_bytes()), ending: read_ending(row, 0)? })
+        Ok(EndedToken { id: TokenId::from_bytes(id.into_bytes()), ending: read_ending(row, 0)? })
     });
-    let found: Vec<Ended> = ended
+    let found: Vec<EndedToken> = ended
         .collect::<Result<_, tokio_postgres::Error>>()
         .map_err(|error| unreadable(&error, session.place()))?;
     if found.len() >= query.limit {

@@ -42,7 +42,7 @@ pub(super) async fn replace(session: &mut Session, from: u64, ring: &StoredRing)
         session.sql().replace_ring(as_number(from), as_number(ring.version), ring.unlocked_by, &sealed);
     let there = session.script(&script, "there").await?;
     let there = there.first().and_then(Option::as_deref).and_then(|version| version.parse().ok());
-    let there: i64 = there.ok_or_else(|| super::no_lines(session.place()))?;
+    let there: i64 = there.ok_or_else(|| super::no_watermarks(session.place()))?;
     Ok(there == as_number(ring.version))
 }
 

@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
 use countersign_core::{
-    Consumption, End, Ending, Horizon, MAX_LIFETIME, RetryKeyHash, TokenId, from_millis, to_millis,
+    Consumption, EndResult, Ending, Horizon, MAX_LIFETIME, RetryKeyHash, TokenId, from_millis, to_millis,
 };
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;
@@ -12,7 +12,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::fault::Failure;
-use super::identity::Known;
+use super::identity::DatabaseIdentity;
 use super::ring::as_number;
 use super::sql::Table;
 
@@ -22,13 +22,13 @@ const REVOKED: i16 = 1;
 /// The fence, and the horizon as when the youngest token was created whose record was removed and the latest expiry of one;
 /// in milliseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Lines {
+pub(super) struct Watermarks {
     pub(super) fence: i64,
     pub(super) cleared: i64,
     pub(super) horizon: i64,
 }
 
-impl Lines {
+impl Watermarks {
     /// Reads fence, creation and expiry, which are in this order from a column on.
     pub(super) fn read(row: &Row, column: usize) -> Result<Self, tokio_postgres::Error> {
         Ok(Self {
@@ -45,7 +45,7 @@ impl Lines {
 
 /// A token, as far as the store is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Token {
+pub(super) struct TokenKey {
     pub(super) id: TokenId,
     pub(super) created: i64,
     /// No later than the longest life allows, so that a table can be emptied by arithmetic alone.
@@ -54,7 +54,7 @@ pub(super) struct Token {
     pub(super) ring: i64,
 }
 
-impl Token {
+impl TokenKey {
     pub(super) fn new(id: TokenId, expires: Timestamp, ring: u64) -> Self {
         let created = to_millis(id.created());
         let expires = to_millis(expires).min(created.saturating_add(longest_life()));
@@ -66,13 +66,13 @@ impl Token {
     }
 
     /// What these lines say of it, if it has no record.
-    pub(super) fn judge(&self, lines: Lines) -> End {
+    pub(super) fn judge(&self, lines: Watermarks) -> EndResult {
         if self.created < lines.fence {
-            End::Fenced
+            EndResult::Fenced
         } else if self.created <= lines.cleared && self.expires <= lines.horizon {
-            End::Forgotten
+            EndResult::Forgotten
         } else {
-            End::Recorded
+            EndResult::Recorded
         }
     }
 }
@@ -99,16 +99,16 @@ pub(super) fn uuid(id: TokenId) -> Uuid {
 
 /// What a batch is called with.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Arguments<'a> {
+pub(super) struct BatchArguments<'a> {
     pub(super) nonce: i64,
     /// Which stripes the batch may take, see [`GROUPS`](super::sql::GROUPS).
     pub(super) group: i16,
     /// The database, as the node knows it.
-    pub(super) known: &'a Known,
-    pub(super) columns: &'a Columns,
+    pub(super) known: &'a DatabaseIdentity,
+    pub(super) columns: &'a BatchColumns,
 }
 
-impl Arguments<'_> {
+impl BatchArguments<'_> {
     /// As they stand in a statement of this name.
     pub(super) fn text(&self, name: &str) -> String {
         let mut text = self.columns.text(self.nonce, self.group, self.known.name());
@@ -119,7 +119,7 @@ impl Arguments<'_> {
 
 /// The columns of a batch.
 #[derive(Debug, Default)]
-pub(super) struct Columns {
+pub(super) struct BatchColumns {
     pub(super) ids: Vec<Uuid>,
     pub(super) created: Vec<i64>,
     pub(super) expires: Vec<i64>,
@@ -130,7 +130,7 @@ pub(super) struct Columns {
     pub(super) rings: Vec<i64>,
 }
 
-impl Columns {
+impl BatchColumns {
     /// The columns as the arguments of a batch. They need no quoting: there are only digits, letters and what is between
     /// them.
     fn text(&self, nonce: i64, group: i16, identity: &str) -> String {
@@ -148,7 +148,7 @@ impl Columns {
         text
     }
 
-    pub(super) fn push(&mut self, token: Token, ending: &Ending) {
+    pub(super) fn push(&mut self, token: TokenKey, ending: &Ending) {
         let (kind, at, peer, retry_key) = match ending {
             Ending::Consumed(Consumption { at, by, retry_key }) => (CONSUMED, at, *by, retry_key.as_ref()),
             Ending::Revoked { at } => (REVOKED, at, None, None),
@@ -179,8 +179,8 @@ fn array<'a, T, S: fmt::Display>(text: &mut String, values: &'a [T], show: impl 
 
 /// A row of [`Query::Look`](super::sql::Query::Look).
 #[derive(Debug)]
-pub(super) struct Seen {
-    pub(super) lines: Lines,
+pub(super) struct LookupRow {
+    pub(super) lines: Watermarks,
     pub(super) id: Uuid,
     /// The version of the key ring.
     pub(super) ring: i64,
@@ -188,9 +188,9 @@ pub(super) struct Seen {
     pub(super) record: Option<(Ending, i64)>,
 }
 
-impl Seen {
+impl LookupRow {
     pub(super) fn read(row: &Row) -> Result<Self, tokio_postgres::Error> {
-        let lines = Lines { fence: row.try_get(0)?, cleared: row.try_get(9)?, horizon: row.try_get(1)? };
+        let lines = Watermarks { fence: row.try_get(0)?, cleared: row.try_get(9)?, horizon: row.try_get(1)? };
         let (id, ring) = (row.try_get(2)?, row.try_get(8)?);
         if row.try_get::<_, Option<i16>>(3)?.is_none() {
             return Ok(Self { lines, id, ring, record: None });

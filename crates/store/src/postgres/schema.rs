@@ -58,7 +58,7 @@ pub(super) fn newest() -> u32 {
 
 /// What may be done to a schema that is not there or not the newest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub(super) enum SchemaChange {
     /// Make it, or bring it up to date.
     Make,
     /// Bring it up to date. One that is not there is an error.
@@ -67,14 +67,14 @@ pub(super) enum Change {
 
 /// Why the schema cannot be used.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(super) enum SchemaError {
     /// The database did not do as asked.
     Database(Failure),
     /// What is there cannot be used.
     Schema(OpenError),
 }
 
-impl From<Failure> for Trouble {
+impl From<Failure> for SchemaError {
     fn from(failure: Failure) -> Self {
         Self::Database(failure)
     }
@@ -95,14 +95,14 @@ pub(super) async fn version(session: &mut Session) -> Result<u32, Failure> {
 
 /// When a schema is made or upgraded.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Moment {
+pub(super) struct MigrationTime {
     /// The present.
     pub(super) now: i64,
     /// Where the fence refuses every token that was issued until now.
     pub(super) fence: i64,
 }
 
-impl Moment {
+impl MigrationTime {
     /// The present, by the database's clock: a server's own may be wrong, and the fence is for all of them.
     pub(super) async fn of(session: &mut Session) -> Result<Self, Failure> {
         let values = session.script(&format!("SELECT {NOW} AS now"), "now").await?;
@@ -113,7 +113,11 @@ impl Moment {
 }
 
 /// Brings the schema to the newest version, as far as `change` allows. Returns the version that was there before.
-pub(super) async fn bring_up(session: &mut Session, change: Change, moment: Moment) -> Result<u32, Trouble> {
+pub(super) async fn bring_up(
+    session: &mut Session,
+    change: SchemaChange,
+    moment: MigrationTime,
+) -> Result<u32, SchemaError> {
     let before = version(session).await?;
     let mut found = before;
     let mut attempts = 0;
@@ -123,7 +127,7 @@ pub(super) async fn bring_up(session: &mut Session, change: Change, moment: Mome
         match step(session, found, moment).await {
             Ok(()) => {}
             Err(failure) if failure.is(&[&SqlState::INSUFFICIENT_PRIVILEGE]) => {
-                return Err(Trouble::Schema(OpenError::MayNotMigrate {
+                return Err(SchemaError::Schema(OpenError::MayNotMigrate {
                     place: session.place().to_owned(),
                     found,
                     known: newest(),
@@ -141,25 +145,25 @@ pub(super) async fn bring_up(session: &mut Session, change: Change, moment: Mome
 }
 
 /// Refuses a schema that is not there or not of this version or an older one. Changes nothing.
-pub(super) async fn recognize(session: &mut Session) -> Result<u32, Trouble> {
+pub(super) async fn recognize(session: &mut Session) -> Result<u32, SchemaError> {
     let found = version(session).await?;
-    check(session, found, Change::Upgrade)?;
+    check(session, found, SchemaChange::Upgrade)?;
     Ok(found)
 }
 
-fn check(session: &Session, found: u32, change: Change) -> Result<(), Trouble> {
+fn check(session: &Session, found: u32, change: SchemaChange) -> Result<(), SchemaError> {
     let place = session.place().to_owned();
     if found > newest() {
-        return Err(Trouble::Schema(OpenError::NewerSchema { place, found, known: newest() }));
+        return Err(SchemaError::Schema(OpenError::NewerSchema { place, found, known: newest() }));
     }
-    if found == 0 && change == Change::Upgrade {
-        return Err(Trouble::Schema(OpenError::NoSchema { place }));
+    if found == 0 && change == SchemaChange::Upgrade {
+        return Err(SchemaError::Schema(OpenError::NoSchema { place }));
     }
     Ok(())
 }
 
 /// Takes the next step in one transaction. The row of its version comes first: the key lets one node at a time pass.
-async fn step(session: &mut Session, found: u32, moment: Moment) -> Result<(), Failure> {
+async fn step(session: &mut Session, found: u32, moment: MigrationTime) -> Result<(), Failure> {
     let s = session.sql().schema().quoted();
     if found == 0 {
         let text = session.sql().has_schema();
@@ -182,7 +186,7 @@ async fn step(session: &mut Session, found: u32, moment: Moment) -> Result<(), F
     Ok(())
 }
 
-fn fill_in(step: &str, s: &str, Moment { now, fence }: Moment) -> String {
+fn fill_in(step: &str, s: &str, MigrationTime { now, fence }: MigrationTime) -> String {
     let rows =
         (0..STRIPES).map(|stripe| format!("({stripe}, {fence}, 0, {now})")).collect::<Vec<_>>().join(", ");
     let lines = format!(

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::fault::Failure;
 use super::hosts::{Hosts, Server};
-use super::rows::Arguments;
+use super::rows::BatchArguments;
 use super::sql::{self, Query, Sql, Table};
 
 /// How long telling the database to stop what nobody waits for may take.
@@ -25,17 +25,17 @@ const CANCEL: Duration = Duration::from_secs(5);
 /// A connection. It holds nothing that a request relies on: with a pooler in between, each transaction may be carried out
 /// by another session of the database.
 pub(super) struct Session {
-    line: Arc<Line>,
+    line: Arc<OwnedConnection>,
     sql: Arc<Sql>,
     /// The server that it goes to, for people.
     place: Arc<str>,
     /// The same for the order in which servers are tried.
-    origin: Origin,
+    origin: ConnectedHost,
     /// Whether a request is under way. If it stays so, the session is of no more use.
     busy: bool,
     /// Whether a transaction of several requests is under way.
     open: bool,
-    asides: Arc<Asides>,
+    asides: Arc<Notices>,
     /// Whether batches are sent as [prepared statements alone](Self::record_alone).
     goes_alone: bool,
     statements: HashMap<(Table, bool), Statement>,
@@ -71,7 +71,7 @@ const BATCH: &[Type] = &[
 ];
 
 /// Where a session goes.
-pub(super) struct Origin {
+pub(super) struct ConnectedHost {
     pub(super) hosts: Arc<Hosts>,
     pub(super) host: usize,
     pub(super) server: Server,
@@ -81,7 +81,7 @@ pub(super) struct Origin {
 ///
 /// A session that ends with a request under way keeps its place until the database is done with that. So what a node has at
 /// a server is bounded, however often it has given up waiting; and one server that hangs takes no places at another.
-pub(super) struct Line {
+pub(super) struct OwnedConnection {
     pub(super) client: Client,
     pub(super) cancel: Cancel,
     /// Moves the bytes. It ends when the client is dropped, or the connection breaks.
@@ -89,14 +89,14 @@ pub(super) struct Line {
     pub(super) _place: OwnedSemaphorePermit,
 }
 
-impl Drop for Line {
+impl Drop for OwnedConnection {
     /// The connection is closed at once, also when the other side does not answer.
     fn drop(&mut self) {
         self.driver.abort();
     }
 }
 
-impl Line {
+impl OwnedConnection {
     /// Waits until the database has nothing under way here any more.
     async fn wind_up(&self) {
         if self.cancel.at_once && !self.client.is_closed() {
@@ -134,13 +134,13 @@ impl Cancel {
 
 /// What the database says beside its answers.
 #[derive(Debug, Default)]
-pub(super) struct Asides {
+pub(super) struct Notices {
     warning: Mutex<Option<String>>,
     /// Why the connection ended, if it came when no answer was waited for.
     end: Mutex<Option<Failure>>,
 }
 
-impl Asides {
+impl Notices {
     /// A commit whose wait for a synchronous standby is cancelled succeeds, with a warning of this class. The standby may
     /// not have it, so it counts as a lost answer.
     pub(super) fn note(&self, notice: &DbError) {
@@ -210,11 +210,11 @@ impl Drop for Session {
 
 impl Session {
     pub(super) fn new(
-        line: Line,
+        line: OwnedConnection,
         sql: &Arc<Sql>,
         place: &Arc<str>,
-        origin: Origin,
-        asides: Arc<Asides>,
+        origin: ConnectedHost,
+        asides: Arc<Notices>,
     ) -> Self {
         Self {
             line: Arc::new(line),
@@ -231,7 +231,7 @@ impl Session {
 
     /// Whether it can be used again.
     pub(super) fn is_sound(&self) -> bool {
-        let Origin { hosts, server, .. } = &self.origin;
+        let ConnectedHost { hosts, server, .. } = &self.origin;
         !self.busy && !self.open && !self.line.client.is_closed() && !hosts.is_left(server)
     }
 
@@ -244,7 +244,7 @@ impl Session {
 
     /// Its server is not the one to use: the others come first from now on.
     pub(super) fn is_not_the_one(&self) {
-        let Origin { hosts, host, server } = &self.origin;
+        let ConnectedHost { hosts, host, server } = &self.origin;
         hosts.leave(*host, server);
     }
 
@@ -298,7 +298,7 @@ impl Session {
     pub(super) async fn record(
         &mut self,
         table: Table,
-        arguments: &Arguments<'_>,
+        arguments: &BatchArguments<'_>,
     ) -> Result<Vec<Uuid>, Failure> {
         self.busy = true;
         if self.goes_alone {
@@ -316,8 +316,12 @@ impl Session {
     /// As a statement that this connection has prepared, and that is a transaction by itself: the fast way, where nothing
     /// is in between and the settings of the session are as usual. Behind a pooler the driver's name for the statement may
     /// be that of another node's; so it is called by its real name besides, and records nothing if that is wrong.
-    async fn record_alone(&mut self, table: Table, arguments: &Arguments<'_>) -> Result<Vec<Uuid>, Failure> {
-        let Arguments { nonce, group, known, columns } = arguments;
+    async fn record_alone(
+        &mut self,
+        table: Table,
+        arguments: &BatchArguments<'_>,
+    ) -> Result<Vec<Uuid>, Failure> {
+        let BatchArguments { nonce, group, known, columns } = arguments;
         let sql = Arc::clone(&self.sql);
         let batch = sql.batch_of(table, known.tells());
         let key = (table, known.tells());
@@ -355,7 +359,11 @@ impl Session {
     /// With a statement that is prepared, in whatever session of the database carries this out, under a name that says all
     /// of it. One that has not prepared it yet refuses, and nothing is kept; while the transaction that failed is not rolled
     /// back, a pooler stays with the same session.
-    async fn record_by_name(&self, table: Table, arguments: &Arguments<'_>) -> Result<Vec<Uuid>, Failure> {
+    async fn record_by_name(
+        &self,
+        table: Table,
+        arguments: &BatchArguments<'_>,
+    ) -> Result<Vec<Uuid>, Failure> {
         let (client, sql, tells) = (&self.line.client, &self.sql, arguments.known.tells());
         let text = arguments.text(&sql.batch_of(table, tells).name);
         let mut outcome = client.simple_query(&sql.batch(table, &text, tells)).await;

@@ -80,7 +80,7 @@ pub struct PostgresUrl {
     passwords: Passwords,
     mode: TlsMode,
     ca_file: Option<PathBuf>,
-    wants: Wants,
+    wants: TargetSession,
     connect_timeout: Option<Duration>,
     is_random: bool,
 }
@@ -98,7 +98,7 @@ pub(super) enum TlsMode {
 
 /// Which server will do (`target_session_attrs`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wants {
+pub(super) enum TargetSession {
     /// Any that takes connections.
     Any,
     /// One whose transactions can write.
@@ -151,7 +151,7 @@ impl PostgresUrl {
         let is_local = hosts.iter().all(is_local);
         let mode = options.mode.unwrap_or(if is_local { TlsMode::Prefer } else { TlsMode::Verify });
         // A store is written to, so among several hosts it is the one that takes writes that is meant.
-        let wants = if hosts.len() > 1 { Wants::ReadWrite } else { Wants::Any };
+        let wants = if hosts.len() > 1 { TargetSession::ReadWrite } else { TargetSession::Any };
         Ok(Self {
             config: options.config(&read, mode),
             hosts,
@@ -197,7 +197,7 @@ impl PostgresUrl {
         self.ca_file.as_ref()
     }
 
-    pub(super) fn wants(&self) -> Wants {
+    pub(super) fn wants(&self) -> TargetSession {
         self.wants
     }
 
@@ -232,7 +232,7 @@ impl PostgresUrl {
 
     /// The URL with this host alone, without its password.
     pub(super) fn with_host(&self, host: &Host) -> String {
-        Shown { config: &self.config, hosts: std::slice::from_ref(host) }.to_string()
+        RedactedUrl { config: &self.config, hosts: std::slice::from_ref(host) }.to_string()
     }
 }
 
@@ -286,7 +286,7 @@ struct Options {
     mode: Option<TlsMode>,
     ca_file: Option<PathBuf>,
     passfile: Option<PathBuf>,
-    wants: Option<Wants>,
+    wants: Option<TargetSession>,
     connect_timeout: Option<Duration>,
     is_random: Option<bool>,
     application_name: Option<String>,
@@ -322,9 +322,9 @@ impl Options {
             "passfile" => self.passfile = Some(PathBuf::from(value)),
             "target_session_attrs" => {
                 self.wants = Some(match value {
-                    "any" => Wants::Any,
-                    "read-write" => Wants::ReadWrite,
-                    "primary" => Wants::Primary,
+                    "any" => TargetSession::Any,
+                    "read-write" => TargetSession::ReadWrite,
+                    "primary" => TargetSession::Primary,
                     _ => return Err(must("be any, read-write or primary, because a store is written to")),
                 });
             }
@@ -438,17 +438,17 @@ fn reason(error: &tokio_postgres::Error) -> String {
 
 impl fmt::Display for PostgresUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Shown { config: &self.config, hosts: &self.hosts }.fmt(f)
+        RedactedUrl { config: &self.config, hosts: &self.hosts }.fmt(f)
     }
 }
 
 /// Some hosts of a URL as a URL again, so each part is escaped: a host with a `/` in it stays a host.
-struct Shown<'a> {
+struct RedactedUrl<'a> {
     config: &'a Config,
     hosts: &'a [Host],
 }
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for RedactedUrl<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("postgres://")?;
         if let Some(user) = self.config.get_user() {

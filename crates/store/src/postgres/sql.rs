@@ -148,7 +148,7 @@ pub(super) enum Query {
     /// Forgets the nodes that have been silent. Parameter: for how many milliseconds.
     ForgetNodes,
     /// The database's clock; and the nodes, as far as they have not been silent for so long. Parameter: milliseconds.
-    Roll,
+    NodeList,
     /// The key ring: its version, what unlocks it, and itself.
     Ring,
     /// The lines, of a store that serves, and the database's clock.
@@ -308,7 +308,7 @@ impl Sql {
                  SET seen = excluded.seen, schema = excluded.schema, said = excluded.said"
             ),
             Query::ForgetNodes => format!("DELETE FROM {s}.nodes WHERE seen < {NOW} - $1"),
-            Query::Roll => format!(
+            Query::NodeList => format!(
                 "SELECT clock.now, n.seen, n.schema, n.said FROM (SELECT {NOW} AS now) AS clock \
                  LEFT JOIN {s}.nodes AS n ON n.seen >= clock.now - $1 ORDER BY n.id"
             ),

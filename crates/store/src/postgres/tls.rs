@@ -22,7 +22,7 @@ pub(super) fn connector(mode: TlsMode, ca_file: Option<&Path>) -> Result<MakeRus
         TlsMode::Verify => config.with_root_certificates(roots(ca_file)?).with_no_client_auth(),
         TlsMode::Disable | TlsMode::Prefer => config
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+            .with_custom_certificate_verifier(Arc::new(NoVerification(provider)))
             .with_no_client_auth(),
     };
     Ok(MakeRustlsConnect::new(config))
@@ -47,9 +47,9 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, OpenError> {
 
 /// Takes anybody for the server, as `sslmode=prefer` does, which promises nothing. It keeps out those who only listen.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct NoVerification(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for NoVerification {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

@@ -2,12 +2,12 @@
 
 use std::sync::OnceLock;
 
-use countersign_core::{End, Ending, StoreError, TokenId};
+use countersign_core::{EndResult, Ending, StoreError, TokenId};
 use jiff::Timestamp;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use super::records::{self, IdBytes, Insert, Lines, Slice};
+use super::records::{self, IdBytes, Insert, PurgedSlice, Watermarks};
 use crate::counts::Counts;
 
 /// Opens the writing connection, again and again if need be.
@@ -32,16 +32,21 @@ pub(super) enum Message {
 pub(super) struct Batch<'c> {
     connection: &'c Connection,
     insert: Insert<'c>,
-    lines: Lines,
+    lines: Watermarks,
 }
 
 impl<'c> Batch<'c> {
     pub(super) fn begin(connection: &'c Connection) -> rusqlite::Result<Self> {
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute(())?;
-        Ok(Self { connection, insert: Insert::prepare(connection)?, lines: Lines::read(connection)? })
+        Ok(Self { connection, insert: Insert::prepare(connection)?, lines: Watermarks::read(connection)? })
     }
 
-    pub(super) fn end(&mut self, id: TokenId, expires: Timestamp, ending: &Ending) -> rusqlite::Result<End> {
+    pub(super) fn end(
+        &mut self,
+        id: TokenId,
+        expires: Timestamp,
+        ending: &Ending,
+    ) -> rusqlite::Result<EndResult> {
         records::end(self.connection, &mut self.insert, self.lines, id, expires, ending)
     }
 
@@ -56,7 +61,7 @@ impl<'c> Batch<'c> {
         from: IdBytes,
         until: IdBytes,
         line: i64,
-    ) -> rusqlite::Result<Slice> {
+    ) -> rusqlite::Result<PurgedSlice> {
         let slice = records::purge_slice(self.connection, from, until, line)?;
         self.lines.horizon = slice.horizon;
         Ok(slice)

@@ -24,7 +24,7 @@ mod fault;
 mod files;
 mod lock;
 mod moving;
-mod nodes;
+mod node_registry;
 mod reader;
 mod recent;
 mod records;
@@ -41,8 +41,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use countersign_core::{
-    Clock, End, Ending, EndingQuery, Endings, Node, Roll, StoreCounts, StoreError, StoreStats, StoreTimes,
-    TokenId, TokenStore, from_millis, to_millis,
+    Clock, EndResult, Ending, EndingQuery, Endings, Node, NodeList, StoreCounts, StoreError, StoreStats,
+    StoreTimes, TokenId, TokenStore, from_millis, to_millis,
 };
 use jiff::Timestamp;
 use rusqlite::Connection;
@@ -222,7 +222,7 @@ pub struct Examination {
     /// The store that it was handed over to; `None`: a server may use it.
     pub handed_over_to: Option<String>,
     /// Which servers have used it. Whether one does now cannot be seen from the outside.
-    pub roll: Roll,
+    pub node_list: NodeList,
     /// What it knows about the time.
     pub times: StoreTimes,
     /// What is damaged, if anything is.
@@ -244,15 +244,15 @@ pub fn examine(path: &Path, now: Timestamp) -> Result<Examination, OpenError> {
         } else {
             None
         };
-        let roll = if schema::has_table(connection, "nodes")? {
-            nodes::roll(connection, now, None)?
+        let node_list = if schema::has_table(connection, "nodes")? {
+            node_registry::node_list(connection, now, None)?
         } else {
-            Roll { now, nodes: Vec::new() }
+            NodeList { now, nodes: Vec::new() }
         };
         Ok(Examination {
             stats: reader::stats(connection, path)?,
             handed_over_to,
-            roll,
+            node_list,
             times: reader::times(connection)?,
             damage,
         })
@@ -294,11 +294,11 @@ impl fmt::Debug for SqliteStore {
 
 #[async_trait]
 impl TokenStore for SqliteStore {
-    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<End, StoreError> {
+    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<EndResult, StoreError> {
         self.writer.call(move |batch| batch.end(id, expires, &ending)).await
     }
 
-    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<End, StoreError> {
+    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<EndResult, StoreError> {
         self.readers.read(move |connection| records::look(connection, id, expires)).await
     }
 
@@ -363,15 +363,15 @@ impl TokenStore for SqliteStore {
         self.writer.call(move |batch| records::probe(batch.connection(), to_millis(now))).await
     }
 
-    async fn check_in(&self, node: &Node) -> Result<Roll, StoreError> {
+    async fn check_in(&self, node: &Node) -> Result<NodeList, StoreError> {
         let (id, now) = (node.id, node.clock);
         let node = node.clone();
-        self.writer.call_in_turn(move |batch| nodes::check_in(batch.connection(), &node)).await?;
-        self.readers.read(move |connection| nodes::roll(connection, now, Some(id))).await
+        self.writer.call_in_turn(move |batch| node_registry::check_in(batch.connection(), &node)).await?;
+        self.readers.read(move |connection| node_registry::node_list(connection, now, Some(id))).await
     }
 
-    async fn roll(&self, now: Timestamp) -> Result<Roll, StoreError> {
-        self.readers.read(move |connection| nodes::roll(connection, now, None)).await
+    async fn node_list(&self, now: Timestamp) -> Result<NodeList, StoreError> {
+        self.readers.read(move |connection| node_registry::node_list(connection, now, None)).await
     }
 
     async fn close(&self) {

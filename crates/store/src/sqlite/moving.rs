@@ -124,7 +124,7 @@ impl Movable for MovableSqlite {
                 return Ok(Err(MoveError::Changed));
             }
             set_handed_over(transaction, &to)?;
-            let lines = records::Lines::read(transaction)?;
+            let lines = records::Watermarks::read(transaction)?;
             let newest = records::newest(transaction)?;
             Ok(line(from_millis(lines.fence), lines.horizon, newest, latest))
         })
@@ -139,7 +139,7 @@ impl Movable for MovableSqlite {
                 let sql = "UPDATE copying SET state = ?, copy = NULL, peer = NULL";
                 transaction.execute(sql, (SERVES,)).map(|_| Ok(()))
             }
-            None if records::Lines::read(transaction)?.fence >= fence => Ok(Ok(())),
+            None if records::Watermarks::read(transaction)?.fence >= fence => Ok(Ok(())),
             _ => Ok(Err(MoveError::Changed)),
         })
         .await

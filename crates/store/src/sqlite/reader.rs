@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 
 use super::fault::unusable;
 use super::files::{mark_lost_log, wal_of};
-use super::records::{self, Lines};
+use super::records::{self, Watermarks};
 use super::schema::{Access, connect};
 use crate::error::closed;
 
@@ -92,14 +92,14 @@ pub(super) fn consistently<T>(
 
 /// What the database knows about the time: it has no clock.
 pub(super) fn times(connection: &Connection) -> rusqlite::Result<StoreTimes> {
-    let Lines { fence, horizon } = Lines::read_of_any_version(connection)?;
+    let Watermarks { fence, horizon } = Watermarks::read_of_any_version(connection)?;
     Ok(StoreTimes { clock: None, fence: from_millis(fence), horizon, newest: records::newest(connection)? })
 }
 
 /// Counts what is there; reads all of it.
 pub(super) fn stats(connection: &Connection, path: &Path) -> rusqlite::Result<StoreStats> {
     let (consumed, revoked) = records::count(connection)?;
-    let lines = Lines::read_of_any_version(connection)?;
+    let lines = Watermarks::read_of_any_version(connection)?;
     let bytes = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
     Ok(StoreStats {
         kind: "sqlite",

@@ -1,6 +1,6 @@
 //! The lives that ended last, for people to look at.
 
-use countersign_core::{Ended, EndingQuery, Endings, TokenId, to_millis};
+use countersign_core::{EndedToken, EndingQuery, Endings, TokenId, to_millis};
 use rusqlite::{Connection, OptionalExtension};
 
 use super::records::{Address, read_ending};
@@ -12,7 +12,7 @@ pub(super) fn endings(connection: &Connection, query: &EndingQuery) -> rusqlite:
         Some(cursor) => (to_millis(cursor.at), *cursor.id.as_bytes()),
         None => (i64::MAX, [0xff; 16]),
     };
-    let found: Vec<Ended> = connection
+    let found: Vec<EndedToken> = connection
         .prepare_cached(
             "SELECT kind, at, by, retry_key, id FROM \
              (SELECT kind, expires - early AS at, by, retry_key, id FROM endings \
@@ -34,7 +34,7 @@ pub(super) fn endings(connection: &Connection, query: &EndingQuery) -> rusqlite:
                 cursor_id,
                 i64::try_from(query.limit).unwrap_or(i64::MAX),
             ),
-            |row| Ok(Ended { id: TokenId::from_bytes(row.get(4)?), ending: read_ending(row)? }),
+            |row| Ok(EndedToken { id: TokenId::from_bytes(row.get(4)?), ending: read_ending(row)? }),
         )?
         .collect::<Result<_, _>>()?;
     if found.len() >= query.limit {

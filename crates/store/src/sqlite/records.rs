@@ -4,7 +4,9 @@
 
 use std::net::IpAddr;
 
-use countersign_core::{Consumption, End, Ending, Horizon, RetryKeyHash, TokenId, from_millis, to_millis};
+use countersign_core::{
+    Consumption, EndResult, Ending, Horizon, RetryKeyHash, TokenId, from_millis, to_millis,
+};
 use jiff::Timestamp;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row};
@@ -20,12 +22,12 @@ pub(super) const SLICE: u32 = 250;
 
 /// The fence, in milliseconds since 1970, and the horizon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Lines {
+pub(super) struct Watermarks {
     pub(super) fence: i64,
     pub(super) horizon: Horizon,
 }
 
-impl Lines {
+impl Watermarks {
     pub(super) fn read(connection: &Connection) -> rusqlite::Result<Self> {
         connection
             .prepare_cached("SELECT fence, cleared, horizon FROM store")?
@@ -43,13 +45,13 @@ impl Lines {
     }
 
     /// What these lines say of a token that has no record.
-    fn judge(self, id: TokenId, expires: Timestamp) -> End {
+    fn judge(self, id: TokenId, expires: Timestamp) -> EndResult {
         if to_millis(id.created()) < self.fence {
-            End::Fenced
+            EndResult::Fenced
         } else if self.horizon.is_beyond(id.created(), expires) {
-            End::Forgotten
+            EndResult::Forgotten
         } else {
-            End::Recorded
+            EndResult::Recorded
         }
     }
 }
@@ -87,26 +89,26 @@ impl<'c> Insert<'c> {
 pub(super) fn end(
     connection: &Connection,
     insert: &mut Insert<'_>,
-    lines: Lines,
+    lines: Watermarks,
     id: TokenId,
     expires: Timestamp,
     ending: &Ending,
-) -> rusqlite::Result<End> {
+) -> rusqlite::Result<EndResult> {
     let verdict = lines.judge(id, expires);
-    if verdict != End::Recorded {
-        return Ok(find(connection, id)?.map_or(verdict, End::Already));
+    if verdict != EndResult::Recorded {
+        return Ok(find(connection, id)?.map_or(verdict, EndResult::Already));
     }
     if insert.run(id, expires, ending)? == 1 {
-        return Ok(End::Recorded);
+        return Ok(EndResult::Recorded);
     }
-    find(connection, id)?.map(End::Already).ok_or(rusqlite::Error::QueryReturnedNoRows)
+    find(connection, id)?.map(EndResult::Already).ok_or(rusqlite::Error::QueryReturnedNoRows)
 }
 
 /// How the token stands; changes nothing. Both reads must see the same moment: call it inside a transaction.
-pub(super) fn look(connection: &Connection, id: TokenId, expires: Timestamp) -> rusqlite::Result<End> {
+pub(super) fn look(connection: &Connection, id: TokenId, expires: Timestamp) -> rusqlite::Result<EndResult> {
     match find(connection, id)? {
-        Some(ending) => Ok(End::Already(ending)),
-        None => Ok(Lines::read(connection)?.judge(id, expires)),
+        Some(ending) => Ok(EndResult::Already(ending)),
+        None => Ok(Watermarks::read(connection)?.judge(id, expires)),
     }
 }
 
@@ -173,7 +175,7 @@ pub(super) fn first_expired(
 
 /// What a slice of a purge did.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Slice {
+pub(super) struct PurgedSlice {
     /// How many records it removed.
     pub(super) removed: u64,
     /// Where the next one begins; `None`: there are no more.
@@ -189,7 +191,7 @@ pub(super) fn purge_slice(
     from: IdBytes,
     until: IdBytes,
     line: i64,
-) -> rusqlite::Result<Slice> {
+) -> rusqlite::Result<PurgedSlice> {
     let next: Option<IdBytes> = connection
         .prepare_cached("SELECT id FROM endings WHERE id >= ? AND id < ? ORDER BY id LIMIT 1 OFFSET ?")?
         .query_row((from, until, SLICE), |row| row.get(0))
@@ -207,7 +209,7 @@ pub(super) fn purge_slice(
     let removed = connection
         .prepare_cached("DELETE FROM endings WHERE id >= ? AND id < ? AND expires < ?")?
         .execute(slice)?;
-    Ok(Slice { removed: u64::try_from(removed).unwrap_or(0), next, horizon })
+    Ok(PurgedSlice { removed: u64::try_from(removed).unwrap_or(0), next, horizon })
 }
 
 /// The 16 bytes of an id.

@@ -16,7 +16,7 @@ use super::files::{Identity, ensure_log, mark_lost_log_now, wal_of};
 const BATCH: usize = 1024;
 
 /// The writing side.
-pub(super) struct Thread {
+pub(super) struct WriterThread {
     path: PathBuf,
     /// The database that was opened, and its log. Others in their place are never written to.
     place: Identity,
@@ -34,7 +34,7 @@ pub(super) struct Thread {
     failing: bool,
 }
 
-impl Thread {
+impl WriterThread {
     /// Goes on with a database that is open and checked.
     pub(super) fn new(
         path: PathBuf,

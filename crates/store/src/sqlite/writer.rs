@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::batch::{Batch, Connect, Message, Shared, call_message, stopped};
 use super::lock::Lock;
-use super::thread::Thread;
+use super::thread::WriterThread;
 use crate::error::closed;
 
 /// How many calls may wait; the next one is [`StoreError::Busy`].
@@ -49,7 +49,7 @@ impl Writer {
         let (sender, receiver) = mpsc::channel(queue);
         let (done_sender, done) = watch::channel(());
         let shared = Arc::new(Shared::default());
-        let thread = Thread::new(path, connect, connection, clock, Arc::clone(&shared))?;
+        let thread = WriterThread::new(path, connect, connection, clock, Arc::clone(&shared))?;
         let thread = thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
             thread.serve(receiver);
             drop(lock);

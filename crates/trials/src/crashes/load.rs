@@ -13,7 +13,7 @@ use crate::TrialError;
 use crate::client::{Target, Tracker};
 use crate::history::Key;
 use crate::process::{ServerProcess, spin};
-use crate::subject::{Outcome, Subject};
+use crate::trial_token::{CallerOutcome, TrialToken};
 
 /// How many connections carry the load.
 const WORKERS: usize = 8;
@@ -46,7 +46,7 @@ pub(super) struct Load {
 pub(super) async fn load(
     server: ServerProcess,
     end: End,
-    subjects: &Arc<Vec<Subject>>,
+    subjects: &Arc<Vec<TrialToken>>,
     rng: &mut StdRng,
 ) -> Result<Load, TrialError> {
     let mut errands: Vec<_> =
@@ -102,7 +102,7 @@ struct Shared {
     reached: Notify,
 }
 
-async fn work(target: Target, shared: &Shared, subjects: &[Subject]) -> Result<Load, TrialError> {
+async fn work(target: Target, shared: &Shared, subjects: &[TrialToken]) -> Result<Load, TrialError> {
     let mut load = Load::default();
     // The server may be gone already.
     let Ok(mut tracker) = Tracker::connect(target).await else { return Ok(load) };
@@ -114,8 +114,8 @@ async fn work(target: Target, shared: &Shared, subjects: &[Subject]) -> Result<L
             shared.reached.notify_one();
         }
         match subject.redeem(&mut tracker, Some(*key)).await? {
-            Outcome::Accepted | Outcome::Refused => load.answered += 1,
-            Outcome::NoAnswer => {
+            CallerOutcome::Accepted | CallerOutcome::Refused => load.answered += 1,
+            CallerOutcome::NoAnswer => {
                 load.unanswered += 1;
                 return Ok(load);
             }

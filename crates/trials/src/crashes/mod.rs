@@ -1,10 +1,10 @@
 //! The server is killed at random moments under load, its files are damaged as a power cut could, and it is started
 //! again: whatever it has answered must still hold.
 
+mod damage;
 mod load;
 mod settle;
 mod wal;
-mod wreck;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,14 +18,14 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use tokio::time::Instant;
 
+use self::damage::{Damage, DurablePrefix, damage};
 use self::load::{End, load};
 use self::settle::{KEY_IS_SURELY_GOOD, settle};
 use self::wal::{Salt, Wal, beside};
-use self::wreck::{Floor, Wreck, wreck};
 use crate::client::{Issuer, Tracker};
 use crate::process::{Launch, ServerProcess};
-use crate::subject::{Outcome, Subject};
-use crate::{Say, TrialError, Violation};
+use crate::trial_token::{CallerOutcome, TrialToken};
+use crate::{ProgressSink, TrialError, Violation};
 
 /// How many of the tokens of earlier cycles are tried again after each crash; all of them are at the end.
 const SAMPLE: usize = 32;
@@ -119,7 +119,7 @@ impl fmt::Display for Tally {
 }
 
 /// Holds the trial with the server's binary, in a temporary directory.
-pub async fn run(binary: PathBuf, options: Options, say: Say<'_>) -> Result<Tally, TrialError> {
+pub async fn run(binary: PathBuf, options: Options, say: ProgressSink<'_>) -> Result<Tally, TrialError> {
     let place = tempfile::tempdir()?;
     let launch = Launch::new(binary, place.path());
     let began = Instant::now();
@@ -156,7 +156,7 @@ struct Trial {
     /// The generation that the log was last seen in.
     log: Option<Salt>,
     /// Every token that was ever redeemed.
-    redeemed: Vec<Arc<Vec<Subject>>>,
+    redeemed: Vec<Arc<Vec<TrialToken>>>,
     tally: Tally,
 }
 
@@ -169,7 +169,7 @@ impl Trial {
         if self.rng.random_ratio(1, 16) {
             self.second_server().await?;
         }
-        let floor = Floor::of(&self.launch.database());
+        let floor = DurablePrefix::of(&self.launch.database());
         let load = load(server, end, &subjects, &mut self.rng).await?;
         self.damage(end, floor, &subjects)?;
         if self.rng.random_ratio(1, 16) {
@@ -192,13 +192,13 @@ impl Trial {
         Ok(server)
     }
 
-    async fn subjects(&mut self, server: &ServerProcess) -> Result<Vec<Subject>, TrialError> {
+    async fn subjects(&mut self, server: &ServerProcess) -> Result<Vec<TrialToken>, TrialError> {
         let mut issuer = Issuer::connect(server.target()).await?;
         let tokens = issuer.issue_many(self.rng.random_range(8..=96)).await?;
-        Ok(tokens.into_iter().map(Subject::new).collect())
+        Ok(tokens.into_iter().map(TrialToken::new).collect())
     }
 
-    fn damage(&mut self, end: End, floor: Floor, subjects: &[Subject]) -> Result<(), TrialError> {
+    fn damage(&mut self, end: End, floor: DurablePrefix, subjects: &[TrialToken]) -> Result<(), TrialError> {
         let database = self.launch.database();
         let salt = Wal::read(&database).map(|wal| wal.salt());
         // An orderly stop empties the log; every other new generation follows a checkpoint under load.
@@ -211,9 +211,9 @@ impl Trial {
             return remove_log(&self.launch);
         }
         // An orderly stop has written the log back and may be followed by nothing that a crash may.
-        let what = if end == End::Killed { Wreck::choose(&mut self.rng) } else { Wreck::None };
+        let what = if end == End::Killed { Damage::choose(&mut self.rng) } else { Damage::None };
         let answered: Vec<_> = subjects.iter().filter(|s| s.yes().is_some()).map(|s| s.token.id).collect();
-        let undone = wreck(what, &database, floor, &answered, &mut self.rng)?;
+        let undone = damage(what, &database, floor, &answered, &mut self.rng)?;
         self.tally.transactions_undone += u64::from(undone);
         *self.tally.wrecks.entry(what.to_string()).or_default() += 1;
         for subject in subjects {
@@ -258,8 +258,8 @@ impl Trial {
         let server = launch.start().await?;
         let token = Issuer::connect(server.target()).await?.issue(true).await?;
         let mut tracker = Tracker::connect(server.target()).await?;
-        let subject = Subject::new(token);
-        if subject.redeem(&mut tracker, Some(1)).await? != Outcome::Accepted {
+        let subject = TrialToken::new(token);
+        if subject.redeem(&mut tracker, Some(1)).await? != CallerOutcome::Accepted {
             return Err(
                 subject.broken("a new token is not accepted, after a first start that was interrupted")
             );
@@ -300,9 +300,9 @@ impl Trial {
 }
 
 /// A token that was redeemed gets a stranger nothing.
-async fn refused(subject: &Subject, tracker: &mut Tracker) -> Result<(), TrialError> {
+async fn refused(subject: &TrialToken, tracker: &mut Tracker) -> Result<(), TrialError> {
     match subject.redeem(tracker, None).await? {
-        Outcome::Refused => Ok(()),
+        CallerOutcome::Refused => Ok(()),
         outcome => Err(subject.broken(&format!("a stranger with a redeemed token was answered {outcome:?}"))),
     }
 }

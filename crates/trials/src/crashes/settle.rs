@@ -11,7 +11,7 @@ use crate::TrialError;
 use crate::client::{Issuer, Tracker, date_consumed};
 use crate::history::Key;
 use crate::process::ServerProcess;
-use crate::subject::{Outcome, Subject};
+use crate::trial_token::{CallerOutcome, TrialToken};
 
 /// A key is good for 60 s. A cycle that took nearly as long, on a machine that stood still, is judged without keys.
 pub(super) const KEY_IS_SURELY_GOOD: Duration = Duration::from_secs(45);
@@ -30,7 +30,7 @@ pub(super) struct Settled {
 /// Settles every token: with all keys in random order, as a stranger without one, then by a look.
 pub(super) async fn settle(
     server: &ServerProcess,
-    subjects: &[Subject],
+    subjects: &[TrialToken],
     with_keys: bool,
     rng: &mut StdRng,
 ) -> Result<Settled, TrialError> {
@@ -43,7 +43,7 @@ pub(super) async fn settle(
         for key in who_asks(before.is_some(), with_keys, rng) {
             let outcome = subject.redeem(&mut tracker, key).await?;
             let accepted = subject.yes().is_some_and(|yes| Some(yes.key) == key);
-            let expected = if accepted { Outcome::Accepted } else { Outcome::Refused };
+            let expected = if accepted { CallerOutcome::Accepted } else { CallerOutcome::Refused };
             if outcome != expected {
                 let promise =
                     format!("asked with {key:?}, the server answered {outcome:?}, not {expected:?}");

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use countersign_core::handshake::{Attempt, Decision, StatedAudience, Verdict, decide, settle};
 use countersign_core::{
-    Audience, Consumption, End, Ending, KeyRing, LoginToken, LoginTokenSet, ManualClock, NewToken, Policy,
-    RetryKeyHash, SequenceEntropy, after, from_millis,
+    Audience, Consumption, EndResult, Ending, KeyRing, LoginToken, LoginTokenSet, ManualClock, NewToken,
+    Policy, RetryKeyHash, SequenceEntropy, after, from_millis,
 };
 use countersign_store::memory::MemoryStore;
 use jiff::Timestamp;
@@ -99,13 +99,13 @@ impl Protocol {
         let (id, expires) = (login_token.id(), login_token.expires());
         let store = state.stores.get_mut(server)?;
         let end = match decision {
-            Decision::Refuse(_) => End::Recorded,
+            Decision::Refuse(_) => EndResult::Recorded,
             Decision::Recall(_) => store.look(id, expires),
             Decision::Consume(_) if self.defences.conditional_write => {
                 store.end(id, expires, &consumption(&request, now))
             }
             Decision::Consume(_) => match store.look(id, expires) {
-                End::Recorded => {
+                EndResult::Recorded => {
                     state.about_to_write.insert((server, token, asker));
                     return Some(());
                 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use countersign_core::{Consumption, End, Ending, Horizon, RetryKeyHash, TokenId, after};
+use countersign_core::{Consumption, EndResult, Ending, Horizon, RetryKeyHash, TokenId, after};
 use jiff::Timestamp;
 
 /// Which tokens' lives have ended, and the two lines.
@@ -37,24 +37,24 @@ impl ModelStore {
     }
 
     /// The conditional write.
-    pub fn end(&mut self, id: TokenId, expires: Timestamp, ending: &Ending) -> End {
+    pub fn end(&mut self, id: TokenId, expires: Timestamp, ending: &Ending) -> EndResult {
         let end = self.look(id, expires);
-        if end == End::Recorded {
+        if end == EndResult::Recorded {
             self.write(id, expires, ending);
         }
         end
     }
 
     /// A look.
-    pub fn look(&self, id: TokenId, expires: Timestamp) -> End {
+    pub fn look(&self, id: TokenId, expires: Timestamp) -> EndResult {
         if let Some(record) = self.endings.get(&id) {
-            End::Already(record.ending())
+            EndResult::Already(record.ending())
         } else if id.created() < self.fence {
-            End::Fenced
+            EndResult::Fenced
         } else if self.horizon.is_beyond(id.created(), expires) {
-            End::Forgotten
+            EndResult::Forgotten
         } else {
-            End::Recorded
+            EndResult::Recorded
         }
     }
 

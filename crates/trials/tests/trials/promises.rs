@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use countersign_trials::process::{Launch, find_binary};
-use countersign_trials::{Say, clocks, crashes, hang_ups, keys, lost_answers, lost_log, nodes, races};
+use countersign_trials::{
+    ProgressSink, clocks, crashes, disconnects, keys, lost_answers, lost_log, races, shared_store,
+};
 
 const LIMIT: Duration = Duration::from_mins(2);
 /// Any will do; this one makes a failure repeatable.
 const SEED: u64 = 20_080_229;
-const SILENT: Say<'static> = &|_| {};
+const SILENT: ProgressSink<'static> = &|_| {};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_many_at_once_one_redeems() {
@@ -46,8 +48,8 @@ async fn a_lost_answer_is_given_again_to_its_key_alone() {
 async fn handshakes_of_trackers_that_hang_up_are_decided_and_counted() {
     let place = tempfile::tempdir().unwrap();
     let server = Launch::new(find_binary().unwrap(), place.path()).start().await.unwrap();
-    let options = hang_ups::Options { count: 400, clients: 8, limit: LIMIT, seed: SEED };
-    let tally = hang_ups::run(server.target(), options, SILENT).await.unwrap();
+    let options = disconnects::Options { count: 400, clients: 8, limit: LIMIT, seed: SEED };
+    let tally = disconnects::run(server.target(), options, SILENT).await.unwrap();
     assert_eq!(tally.tokens, 400);
     assert!(
         tally.answered > 0
@@ -64,8 +66,8 @@ async fn handshakes_of_trackers_that_hang_up_are_decided_and_counted() {
 async fn servers_on_one_database_redeem_each_token_once() {
     // Each of the five things that can happen; freezing takes a while.
     for (nodes, cycles) in [(2, 5), (3, 4)] {
-        let options = nodes::Options { nodes, cycles, limit: LIMIT, seed: SEED };
-        let tally = nodes::run(find_binary().unwrap(), options, SILENT).await.unwrap();
+        let options = shared_store::Options { nodes, cycles, limit: LIMIT, seed: SEED };
+        let tally = shared_store::run(find_binary().unwrap(), options, SILENT).await.unwrap();
         assert_eq!((tally.cycles, tally.killed, tally.database_crashes), (cycles, 2, 1));
         assert_eq!(tally.database_freezes, cycles - 4);
         assert!(tally.cuts > 0 && tally.unanswered > 0 && tally.answered > 0, "{tally}");
@@ -82,7 +84,7 @@ async fn wrong_clock_hurts_no_other_server() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn key_that_is_revoked_under_load_redeems_nothing() {
-    let options = nodes::Options { nodes: 3, cycles: 4, limit: LIMIT, seed: SEED };
+    let options = shared_store::Options { nodes: 3, cycles: 4, limit: LIMIT, seed: SEED };
     let tally = keys::run(find_binary().unwrap(), options, SILENT).await.unwrap();
     assert_eq!(tally.revoked, 4);
     assert!(tally.accepted > 0 && tally.unknown > 0 && tally.cuts > 0, "{tally}");

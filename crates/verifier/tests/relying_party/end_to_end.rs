@@ -51,7 +51,7 @@ impl TokenServer {
             proxies: TrustedProxies::default(),
             bearer: None,
             traces: None,
-            in_force: countersign_server::InForce::default(),
+            effective_config: countersign_server::EffectiveConfig::default(),
             tasks: countersign_server::Tasks::default(),
         });
         let public = routes::public(Arc::clone(&app)).layer(Extension(Peer(None)));

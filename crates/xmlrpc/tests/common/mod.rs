@@ -3,7 +3,7 @@
 use std::task::{Context, Poll, Waker};
 
 use countersign_xmlrpc::{
-    Answer, Arguments, Fault, Method, Parameter, Service, Type, Value, fault, respond, structure,
+    Arguments, Fault, Method, Parameter, RpcResponse, Service, Type, Value, fault, respond, structure,
 };
 
 /// Answers like the token server does, with its parameters told back.
@@ -71,7 +71,7 @@ impl Service for Tokens {
 }
 
 /// Calls the service. Its answers wait for nothing.
-pub(crate) fn call(content_type: Option<&str>, body: &[u8]) -> Answer {
+pub(crate) fn call(content_type: Option<&str>, body: &[u8]) -> RpcResponse {
     block_on(respond(&Tokens, content_type, body))
 }
 

@@ -32,8 +32,8 @@ use crate::App;
 use crate::problem::not_found;
 
 use self::parts::{Label, Parts};
-use self::state::Standing;
-use self::token::Answer;
+use self::state::StoreStatus;
+use self::token::TokenReport;
 use self::wish::Wish;
 
 pub use self::export::MAX_EXPORTED;
@@ -57,7 +57,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 pub(crate) struct Page {
     app: Arc<App>,
     /// How the store stood lately, so that many viewers ask it no more often than one.
-    standing: Mutex<Option<Standing>>,
+    standing: Mutex<Option<StoreStatus>>,
     /// Room for those who have the page open.
     viewers: Arc<Semaphore>,
 }
@@ -68,7 +68,7 @@ impl Page {
     }
 
     /// The whole page; `answer` is what was asked about a token.
-    async fn render(&self, wish: &Wish, answer: Option<Answer>) -> Response {
+    async fn render(&self, wish: &Wish, answer: Option<TokenReport>) -> Response {
         let state = self.state(wish).await;
         let (parts, label) = Parts::of(&state, wish);
         let whole = Whole {
@@ -100,7 +100,7 @@ struct Whole<'a> {
     issuer: &'a str,
     node: String,
     shared: bool,
-    answer: Option<Answer>,
+    answer: Option<TokenReport>,
     wish: &'a Wish,
     /// How many events a file has at most.
     most: usize,

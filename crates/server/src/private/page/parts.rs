@@ -7,7 +7,7 @@ use countersign_core::{Event, EventId, EventKind, KindFilter, Reason};
 use jiff::Timestamp;
 
 use super::chart::{Chart, chart};
-use super::state::{KeyState, State};
+use super::state::{KeyState, PageState};
 use super::verdict::Verdict;
 use super::wish::Wish;
 
@@ -23,7 +23,7 @@ pub(super) struct Label {
 
 impl Parts {
     /// Renders them all.
-    pub(super) fn of(state: &State, wish: &Wish) -> (Self, Label) {
+    pub(super) fn of(state: &PageState, wish: &Wish) -> (Self, Label) {
         let verdict = Verdict::of(state);
         let chart = chart(state.range, &state.slots, state.started);
         let parts = Self(vec![
@@ -59,13 +59,13 @@ fn html(part: &impl Template) -> String {
 
 /// A moment, for people and for programs.
 #[derive(Clone)]
-pub(super) struct Moment {
+pub(super) struct DisplayTime {
     pub(super) text: String,
     pub(super) machine: String,
 }
 
-pub(super) fn moment(time: Timestamp) -> Moment {
-    Moment { text: time.strftime("%Y-%m-%d %H:%M:%S").to_string(), machine: time.to_string() }
+pub(super) fn moment(time: Timestamp) -> DisplayTime {
+    DisplayTime { text: time.strftime("%Y-%m-%d %H:%M:%S").to_string(), machine: time.to_string() }
 }
 
 /// How long ago, in the largest unit of which there are two. It is not to change with every second.
@@ -105,8 +105,8 @@ pub(super) fn times(count: u64, one: &str, many: &str) -> String {
 #[derive(Template)]
 #[template(path = "counts.html")]
 struct Counts {
-    now: Moment,
-    started: Moment,
+    now: DisplayTime,
+    started: DisplayTime,
     up: String,
     tiles: Vec<Tile>,
     /// Refusals that are nothing to be alarmed about, by reason.
@@ -123,7 +123,7 @@ struct Tile {
 }
 
 impl Counts {
-    fn of(state: &State) -> Self {
+    fn of(state: &PageState) -> Self {
         let handshakes = &state.handshakes;
         let class = |count: u64, class| if count == 0 { "" } else { class };
         let tiles = [
@@ -206,7 +206,7 @@ struct Events {
 }
 
 struct EventRow {
-    at: Moment,
+    at: DisplayTime,
     /// Where it is alone.
     link: String,
     kind: String,
@@ -223,7 +223,7 @@ struct Fact {
 }
 
 impl Events {
-    fn of(state: &State, wish: &Wish) -> Self {
+    fn of(state: &PageState, wish: &Wish) -> Self {
         let (rows, trouble, next) = match &state.events {
             Ok(found) => (found.events.iter().map(row).collect(), None, found.next),
             Err(why) => (Vec::new(), Some(why.clone()), None),
@@ -306,13 +306,13 @@ struct Keys {
 
 struct KeyRow {
     id: String,
-    since: Moment,
+    since: DisplayTime,
     age: String,
     role: String,
 }
 
 impl Keys {
-    fn of(state: &State) -> Self {
+    fn of(state: &PageState) -> Self {
         let row = |key: &KeyState| KeyRow {
             id: key.id.clone(),
             since: moment(key.active_from),
@@ -339,7 +339,7 @@ struct Store {
 }
 
 impl Store {
-    fn of(state: &State) -> Self {
+    fn of(state: &PageState) -> Self {
         let ready = match &state.standing.ready {
             Ok(()) => "takes tokens".to_owned(),
             Err(why) => why.clone(),

@@ -22,7 +22,7 @@ const STATS_HOLD: Duration = Duration::from_mins(1);
 const STATS_RATIO: u32 = 50;
 
 /// Everything that the page tells.
-pub(super) struct State {
+pub(super) struct PageState {
     pub(super) now: Timestamp,
     pub(super) started: Timestamp,
     pub(super) node: String,
@@ -47,7 +47,7 @@ pub(super) struct State {
     /// Delivered, given up, and waiting; `None` if nobody is alarmed.
     pub(super) alarms: Option<(u64, u64, u64)>,
     pub(super) keys: Vec<KeyState>,
-    pub(super) standing: Standing,
+    pub(super) standing: StoreStatus,
     pub(super) counts: Option<StoreCounts>,
     /// The other servers on the store that serve now.
     pub(super) neighbours: Vec<String>,
@@ -62,7 +62,7 @@ pub(super) struct KeyState {
 
 /// How the store stood when it was asked.
 #[derive(Clone, Debug)]
-pub(super) struct Standing {
+pub(super) struct StoreStatus {
     asked: Timestamp,
     counted: Timestamp,
     /// For how long the count is believed.
@@ -74,7 +74,7 @@ pub(super) struct Standing {
     pub(super) stats: Option<StoreStats>,
 }
 
-impl Standing {
+impl StoreStatus {
     /// When its records were counted, if that is long enough ago for another server to have added some.
     pub(super) fn long_ago(&self) -> Option<Timestamp> {
         (self.holds > READY_HOLDS).then_some(self.counted)
@@ -83,7 +83,7 @@ impl Standing {
 
 impl Page {
     /// Looks at everything.
-    pub(super) async fn state(&self, wish: &Wish) -> State {
+    pub(super) async fn state(&self, wish: &Wish) -> PageState {
         let app = &self.app;
         let now = app.tokens.clock().now();
         app.events.look_at_handshakes();
@@ -106,11 +106,11 @@ impl Page {
             sealing: Some(key.id()) == sealing,
         });
         let me = app.tokens.node_id();
-        let roll = app.tokens.roll().filter(|_| app.tokens.store().is_shared());
-        let seen = roll.iter().flat_map(|roll| &roll.nodes);
+        let node_list = app.tokens.node_list().filter(|_| app.tokens.store().is_shared());
+        let seen = node_list.iter().flat_map(|node_list| &node_list.nodes);
         let (mine, others): (Vec<_>, Vec<_>) =
             seen.filter(|seen| seen.live).partition(|seen| Some(seen.node.id) == me);
-        State {
+        PageState {
             now,
             started: app.events.history().started(),
             node: mine.first().map_or("this server".to_owned(), |seen| seen.node.label()),
@@ -154,7 +154,7 @@ impl Page {
     }
 
     /// Asks the store, unless somebody has just done so. Who comes meanwhile waits for that answer.
-    async fn standing(&self, now: Timestamp) -> Standing {
+    async fn standing(&self, now: Timestamp) -> StoreStatus {
         let mut kept = self.standing.lock().await;
         let before = kept.take();
         if let Some(standing) = &before
@@ -166,7 +166,7 @@ impl Page {
         let ready = self.app.ready(PATIENCE).await.map_err(|error| error.to_string());
         let counted = match before {
             Some(before) if before.stats.is_some() && is_within(before.counted, now, before.holds) => {
-                Standing { asked: now, ready, ..before }
+                StoreStatus { asked: now, ready, ..before }
             }
             _ => {
                 let began = Instant::now();
@@ -176,7 +176,7 @@ impl Page {
                     Err(_) => None,
                 };
                 let holds = (began.elapsed() * STATS_RATIO).min(STATS_HOLD);
-                Standing { asked: now, counted: now, holds, before, ready, stats }
+                StoreStatus { asked: now, counted: now, holds, before, ready, stats }
             }
         };
         self.with_additions(kept.insert(counted))
@@ -190,7 +190,7 @@ impl Page {
     }
 
     /// The same, with what has been added since it was counted: the counts beside it have that, too.
-    fn with_additions(&self, standing: &Standing) -> Standing {
+    fn with_additions(&self, standing: &StoreStatus) -> StoreStatus {
         let mut standing = standing.clone();
         let (consumed, revoked) = self.additions();
         if let Some(stats) = &mut standing.stats {

@@ -15,28 +15,28 @@ use crate::private::body;
 use crate::public::VIEW;
 
 use super::Page;
-use super::parts::{Moment, moment};
+use super::parts::{DisplayTime, moment};
 use super::wish::Wish;
 
 /// What is said of a token.
-pub(super) enum Answer {
+pub(super) enum TokenReport {
     /// There is none to be known.
     No(String),
     /// It is one of ours.
-    Known(Box<Known>),
+    Known(Box<TokenDetails>),
 }
 
 /// A token, without its text.
-pub(super) struct Known {
+pub(super) struct TokenDetails {
     /// What came of revoking it, if that was asked for.
     pub(super) done: Option<&'static str>,
     pub(super) id: String,
     pub(super) status: &'static str,
     /// When its life ended, and by which address.
-    pub(super) ended: Option<(Moment, Option<String>)>,
+    pub(super) ended: Option<(DisplayTime, Option<String>)>,
     pub(super) audience: Option<String>,
-    pub(super) created: Moment,
-    pub(super) expires: Moment,
+    pub(super) created: DisplayTime,
+    pub(super) expires: DisplayTime,
 }
 
 /// What the form asks for.
@@ -87,20 +87,20 @@ fn bare(pasted: &str) -> &str {
 }
 
 impl Page {
-    async fn answer(&self, form: &Form, caller: &Caller) -> (StatusCode, Answer) {
+    async fn answer(&self, form: &Form, caller: &Caller) -> (StatusCode, TokenReport) {
         let answered = async {
             let done = if form.revoke { Some(self.revoke(&form.token, caller).await?) } else { None };
             Ok((done, self.app.tokens.get(&form.token).await?))
         };
         match answered.await {
-            Ok((done, lookup)) => (StatusCode::OK, Answer::Known(Box::new(known(done, &lookup)))),
+            Ok((done, lookup)) => (StatusCode::OK, TokenReport::Known(Box::new(known(done, &lookup)))),
             Err(error) => {
                 let status = match error {
                     GetError::NotOurs(_) => StatusCode::NOT_FOUND,
                     GetError::Forgotten { .. } => StatusCode::GONE,
                     GetError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
                 };
-                (status, Answer::No(error.to_string()))
+                (status, TokenReport::No(error.to_string()))
             }
         }
     }
@@ -114,7 +114,7 @@ impl Page {
     }
 }
 
-fn known(done: Option<&'static str>, Lookup { token, status }: &Lookup) -> Known {
+fn known(done: Option<&'static str>, Lookup { token, status }: &Lookup) -> TokenDetails {
     let (status, ended) = match status {
         Status::Live => ("live", None),
         Status::Consumed(first) => {
@@ -124,7 +124,7 @@ fn known(done: Option<&'static str>, Lookup { token, status }: &Lookup) -> Known
         Status::Expired => ("expired", None),
         Status::Fenced => ("fenced", None),
     };
-    Known {
+    TokenDetails {
         done,
         id: token.id().to_string(),
         status,

@@ -6,7 +6,7 @@ use countersign_core::KindFilter;
 use crate::history::Handshakes;
 
 use super::parts::times;
-use super::state::State;
+use super::state::PageState;
 
 /// How many minutes back it counts that handshakes could not be answered.
 const LATELY: usize = 5;
@@ -52,7 +52,7 @@ struct Finding {
 }
 
 impl Verdict {
-    pub(super) fn of(state: &State) -> Self {
+    pub(super) fn of(state: &PageState) -> Self {
         let findings = findings(state);
         let level = match findings.first() {
             None => Level::Good,
@@ -70,7 +70,7 @@ impl Verdict {
 }
 
 /// Everything to know, the worst first.
-fn findings(state: &State) -> Vec<Finding> {
+fn findings(state: &PageState) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Err(why) = &state.standing.ready {
         findings.push(Finding {

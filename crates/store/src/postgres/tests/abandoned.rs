@@ -3,29 +3,29 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_core::{Clock, End, OsEntropy, StoreError};
+use countersign_core::{Clock, EndResult, OsEntropy, StoreError};
 use countersign_test_postgres::{Cluster, Place, connect, run};
 
-use super::super::batch::Limits;
-use super::super::lanes::{LANES, Lanes, QUEUE};
-use super::super::{Core, PostgresStore, READERS};
+use super::super::batch::BatchLimits;
+use super::super::batch_workers::{BATCH_WORKERS, BatchWorkers, QUEUE};
+use super::super::{PostgresStore, READERS, StoreInner};
 use super::{World, consume, options, url};
-use crate::postgres::schema::Change;
+use crate::postgres::schema::SchemaChange;
 
 /// A store that gives up soon.
 async fn impatient(world: &World) -> Arc<PostgresStore> {
     drop(world.open().await);
-    let core = Core::with_limits(
+    let core = StoreInner::with_limits(
         &url(world.place.url()),
         &options(world.place.schema()),
         Arc::clone(&world.clock) as Arc<dyn Clock>,
         Arc::new(OsEntropy),
-        Limits { patience: Duration::from_millis(100), statement: Duration::from_millis(30) },
+        BatchLimits { patience: Duration::from_millis(100), statement: Duration::from_millis(30) },
     )
     .unwrap();
-    core.bring_up(Change::Upgrade).await.unwrap();
-    let lanes = Lanes::start(&core, LANES, QUEUE);
-    Arc::new(PostgresStore { core, lanes })
+    core.bring_up(SchemaChange::Upgrade).await.unwrap();
+    let batch_workers = BatchWorkers::start(&core, BATCH_WORKERS, QUEUE);
+    Arc::new(PostgresStore { core, batch_workers })
 }
 
 /// How many sessions of the database are the store's, at work or abandoned.
@@ -57,7 +57,7 @@ async fn until_it_works(world: &World, store: &PostgresStore) {
     let token = world.token();
     loop {
         match consume(store, token).await {
-            Ok(End::Recorded | End::Already(_)) => return,
+            Ok(EndResult::Recorded | EndResult::Already(_)) => return,
             Err(StoreError::Unavailable(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
             other => panic!("{other:?}"),
         }
@@ -72,7 +72,7 @@ async fn a_table_that_is_locked_ties_up_no_more_sessions_than_the_pool_has() {
     let lock = connect(cluster.url()).await;
     lock.batch_execute(&format!("BEGIN; LOCK TABLE {}.lines", world.place.schema())).await.unwrap();
     let most = hammer(&world, &store).await;
-    assert!(most <= i64::try_from(LANES + 1 + READERS).unwrap(), "{most} sessions");
+    assert!(most <= i64::try_from(BATCH_WORKERS + 1 + READERS).unwrap(), "{most} sessions");
     lock.batch_execute("COMMIT").await.unwrap();
     until_it_works(&world, &store).await;
 }
@@ -87,7 +87,7 @@ async fn a_standby_that_is_away_ties_up_no_more_sessions_than_the_pool_has() {
     run(cluster.url(), "SELECT pg_reload_conf()").await;
     while run(cluster.url(), "SHOW synchronous_standby_names").await != ["away"] {}
     let most = hammer(&world, &store).await;
-    assert!(most <= i64::try_from(LANES + 1 + READERS).unwrap(), "{most} sessions");
+    assert!(most <= i64::try_from(BATCH_WORKERS + 1 + READERS).unwrap(), "{most} sessions");
     run(cluster.url(), "ALTER SYSTEM RESET synchronous_standby_names").await;
     run(cluster.url(), "SELECT pg_reload_conf()").await;
     until_it_works(&world, &store).await;
@@ -115,6 +115,6 @@ async fn a_commit_that_no_standby_has_is_no_yes() {
     }
     run(cluster.url(), "ALTER SYSTEM RESET synchronous_standby_names").await;
     run(cluster.url(), "SELECT pg_reload_conf()").await;
-    assert_eq!(call.await.unwrap(), Ok(End::Recorded));
-    assert!(matches!(consume(&store, token).await, Ok(End::Already(_))));
+    assert_eq!(call.await.unwrap(), Ok(EndResult::Recorded));
+    assert!(matches!(consume(&store, token).await, Ok(EndResult::Already(_))));
 }

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use countersign_core::{Clock, End, Ending, StoreError, TokenStore};
+use countersign_core::{Clock, EndResult, Ending, StoreError, TokenStore};
 use countersign_test_postgres::{Cluster, Place, connect, run};
 use tokio_postgres::Client;
 
-use super::super::lanes::Lanes;
-use super::super::{Core, PostgresStore};
+use super::super::batch_workers::BatchWorkers;
+use super::super::{PostgresStore, StoreInner};
 use super::{Token, World, consume, consumption, options, url};
 
-/// A store with one lane, and a lock that keeps its batch from coming to an end.
+/// A store with one worker, and a lock that keeps its batch from coming to an end.
 struct Held {
     store: Arc<PostgresStore>,
     client: Client,
@@ -22,17 +22,17 @@ impl Held {
         world: &World,
         token: Token,
         queue: usize,
-    ) -> (Self, tokio::task::JoinHandle<Result<End, StoreError>>) {
+    ) -> (Self, tokio::task::JoinHandle<Result<EndResult, StoreError>>) {
         drop(world.open().await);
-        let core = Core::new(
+        let core = StoreInner::new(
             &url(world.place.url()),
             &options(world.place.schema()),
             Arc::clone(&world.clock) as Arc<dyn Clock>,
             Arc::new(countersign_core::OsEntropy),
         )
         .unwrap();
-        let lanes = Lanes::start(&core, 1, queue);
-        let store = Arc::new(PostgresStore { core, lanes });
+        let batch_workers = BatchWorkers::start(&core, 1, queue);
+        let store = Arc::new(PostgresStore { core, batch_workers });
         let client = connect(world.place.url()).await;
         let lock = format!("BEGIN; LOCK TABLE {}.lines", world.place.schema());
         client.batch_execute(&lock).await.unwrap();
@@ -42,7 +42,7 @@ impl Held {
         (held, first)
     }
 
-    fn spawn(&self, token: Token) -> tokio::task::JoinHandle<Result<End, StoreError>> {
+    fn spawn(&self, token: Token) -> tokio::task::JoinHandle<Result<EndResult, StoreError>> {
         let store = Arc::clone(&self.store);
         tokio::spawn(async move { consume(&store, token).await })
     }
@@ -59,7 +59,7 @@ impl Held {
 
     /// Waits until so many calls are in the queue.
     async fn until_queued(&self, count: usize, queue: usize) {
-        while self.store.lanes.room() != queue - count {
+        while self.store.batch_workers.room() != queue - count {
             tokio::task::yield_now().await;
         }
     }
@@ -84,7 +84,7 @@ async fn a_call_alone_is_a_batch_of_its_own() {
     let world = World::new();
     let store = world.open().await;
     for token in world.tokens(3) {
-        assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+        assert_eq!(consume(&store, token).await, Ok(EndResult::Recorded));
     }
     assert_eq!(sizes(&world).await, ["1", "1", "1"]);
 }
@@ -96,9 +96,9 @@ async fn calls_that_wait_travel_together() {
     let calls: Vec<_> = world.tokens(100).into_iter().map(|token| held.spawn(token)).collect();
     held.until_queued(100, 4096).await;
     held.release().await;
-    assert_eq!(first.await.unwrap(), Ok(End::Recorded));
+    assert_eq!(first.await.unwrap(), Ok(EndResult::Recorded));
     for call in calls {
-        assert_eq!(call.await.unwrap(), Ok(End::Recorded));
+        assert_eq!(call.await.unwrap(), Ok(EndResult::Recorded));
     }
     assert_eq!(sizes(&world).await, ["1", "100"]);
 }
@@ -117,10 +117,10 @@ async fn the_same_id_twice_in_a_batch_is_decided_by_order() {
         tokio::spawn(async move { store.end(token.0, token.1, Ending::Revoked { at: token.1 }).await });
     held.until_queued(3, 4096).await;
     held.release().await;
-    assert_eq!(first.await.unwrap(), Ok(End::Recorded));
-    assert_eq!(winner.await.unwrap(), Ok(End::Recorded));
-    assert_eq!(between.await.unwrap(), Ok(End::Recorded));
-    assert_eq!(loser.await.unwrap(), Ok(End::Already(consumption(token.0.created()))));
+    assert_eq!(first.await.unwrap(), Ok(EndResult::Recorded));
+    assert_eq!(winner.await.unwrap(), Ok(EndResult::Recorded));
+    assert_eq!(between.await.unwrap(), Ok(EndResult::Recorded));
+    assert_eq!(loser.await.unwrap(), Ok(EndResult::Already(consumption(token.0.created()))));
     assert_eq!(sizes(&world).await, ["1", "2"]);
 }
 
@@ -134,12 +134,12 @@ async fn a_full_queue_says_busy_at_once_and_writes_nothing() {
     assert_eq!(consume(&held.store, late).await, Err(StoreError::Busy));
     assert_eq!(held.store.ready().await, Err(StoreError::Busy));
     held.release().await;
-    assert_eq!(first.await.unwrap(), Ok(End::Recorded));
+    assert_eq!(first.await.unwrap(), Ok(EndResult::Recorded));
     for call in calls {
-        assert_eq!(call.await.unwrap(), Ok(End::Recorded));
+        assert_eq!(call.await.unwrap(), Ok(EndResult::Recorded));
     }
     assert_eq!(held.store.ready().await, Ok(()));
-    assert_eq!(consume(&held.store, late).await, Ok(End::Recorded));
+    assert_eq!(consume(&held.store, late).await, Ok(EndResult::Recorded));
 }
 
 #[tokio::test]
@@ -152,8 +152,8 @@ async fn who_has_gone_away_before_the_turn_came_consumes_nothing() {
     call.abort();
     assert!(call.await.unwrap_err().is_cancelled());
     held.release().await;
-    assert_eq!(first.await.unwrap(), Ok(End::Recorded));
-    assert_eq!(consume(&held.store, token).await, Ok(End::Recorded));
+    assert_eq!(first.await.unwrap(), Ok(EndResult::Recorded));
+    assert_eq!(consume(&held.store, token).await, Ok(EndResult::Recorded));
 }
 
 #[tokio::test]
@@ -200,8 +200,8 @@ async fn nodes_with_batches_in_opposite_orders_do_not_deadlock() {
         let mut recorded = std::collections::HashMap::new();
         for (id, call) in calls {
             match call.await.unwrap().unwrap() {
-                End::Recorded => *recorded.entry(id).or_insert(0) += 1,
-                End::Already(_) => {}
+                EndResult::Recorded => *recorded.entry(id).or_insert(0) += 1,
+                EndResult::Already(_) => {}
                 other => panic!("{other:?}"),
             }
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_core::{Clock, End, TokenStore, after, from_millis, to_millis};
+use countersign_core::{Clock, EndResult, TokenStore, after, from_millis, to_millis};
 use countersign_test_postgres::{Cluster, Place, connect, new_name, run};
 
 use super::super::PostgresStore;
@@ -71,7 +71,7 @@ async fn transactions_go_by_their_own_settings() {
         watch("lines"),
     );
     world.place.run(&watched).await;
-    assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, token).await, Ok(EndResult::Recorded));
     assert_eq!(world.place.run("SELECT shown FROM {s}.shown").await, [RIGHT]);
     world.clock.advance(Duration::from_secs(10));
     assert_eq!(store.ready().await, Ok(()));
@@ -98,7 +98,7 @@ async fn batches_go_by_their_own_settings() {
             Table::of(token.0)
         );
         world.place.run(&watched).await;
-        assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+        assert_eq!(consume(&store, token).await, Ok(EndResult::Recorded));
         assert_eq!(world.place.run("SELECT shown FROM {s}.shown").await, [shown], "{settings:?}");
     }
 }
@@ -116,7 +116,7 @@ async fn batch_passes_over_lines_that_are_held() {
             format!("BEGIN; SELECT 1 FROM {}.lines WHERE stripe < 60 FOR UPDATE", world.place.schema());
         holder.batch_execute(&hold).await.unwrap();
         for token in world.tokens(20) {
-            assert_eq!(consume(&store, token).await, Ok(End::Recorded), "{settings:?}");
+            assert_eq!(consume(&store, token).await, Ok(EndResult::Recorded), "{settings:?}");
         }
         holder.batch_execute("ROLLBACK").await.unwrap();
     }
@@ -142,7 +142,7 @@ async fn batch_waits_while_a_line_is_moved() {
     while watch.query_one(&looked, &[]).await.unwrap().get::<_, i64>(0) < 2 {}
     assert!(!call.is_finished());
     mover.batch_execute("COMMIT").await.unwrap();
-    assert_eq!(call.await.unwrap(), Ok(End::Fenced));
+    assert_eq!(call.await.unwrap(), Ok(EndResult::Fenced));
 }
 
 #[tokio::test]
@@ -162,7 +162,7 @@ async fn what_was_answered_survives_synchronous_commit_off_and_a_crash() {
     let cluster = Cluster::start(&["--config", "wal_writer_delay=10s"]);
     let world = World::at(Place::at(cluster.url()));
     let store = world.open().await;
-    assert_eq!(consume(&store, world.token()).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, world.token()).await, Ok(EndResult::Recorded));
     // While the sessions of the store are open.
     run(cluster.url(), "ALTER SYSTEM SET synchronous_commit = off").await;
     run(cluster.url(), "SELECT pg_reload_conf()").await;
@@ -171,7 +171,7 @@ async fn what_was_answered_survives_synchronous_commit_off_and_a_crash() {
         // The second one is forgotten, as one whose transaction does not care.
         let (token, witness) = (world.token(), world.token());
         world.place.run("UPDATE {s}.lines SET probed = 0").await;
-        assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+        assert_eq!(consume(&store, token).await, Ok(EndResult::Recorded));
         let forgotten = format!(
             "INSERT INTO {{s}}.{} VALUES ('{}', 0, 0, 0, 0, NULL, NULL)",
             Table::of(witness.0),
@@ -182,12 +182,12 @@ async fn what_was_answered_survives_synchronous_commit_off_and_a_crash() {
         cluster.start_again();
         loop {
             match consume(&store, token).await {
-                Ok(End::Already(_)) => break,
+                Ok(EndResult::Already(_)) => break,
                 Err(countersign_core::StoreError::Unavailable(_)) => tokio::task::yield_now().await,
                 other => panic!("{other:?}"),
             }
         }
-        assert_eq!(consume(&store, witness).await, Ok(End::Recorded), "the crash forgets what it may");
+        assert_eq!(consume(&store, witness).await, Ok(EndResult::Recorded), "the crash forgets what it may");
     }
 }
 
@@ -206,8 +206,8 @@ async fn isolation_by_default_changes_no_answer() {
         let mut recorded = 0;
         for call in calls {
             match call.await.unwrap() {
-                Ok(End::Recorded) => recorded += 1,
-                Ok(End::Already(_)) => {}
+                Ok(EndResult::Recorded) => recorded += 1,
+                Ok(EndResult::Already(_)) => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -224,7 +224,7 @@ async fn a_row_that_comes_while_a_table_is_about_to_be_emptied_stays() {
     let role = role_with(&world, &["default_transaction_isolation = 'repeatable read'"]).await;
     let store = open_as(&world, &role).await;
     let (old, expires) = world.token();
-    assert_eq!(consume(&store, (old, expires)).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, (old, expires)).await, Ok(EndResult::Recorded));
     let table = Table::of(old);
     // The table's next day.
     world.clock.set(from_millis(to_millis(old.created()) + 8 * DAY));
@@ -252,5 +252,5 @@ async fn a_row_that_comes_while_a_table_is_about_to_be_emptied_stays() {
     while other.query_one(&waits, &[]).await.unwrap().get::<_, i64>(0) != 1 {}
     client.batch_execute("COMMIT").await.unwrap();
     purge.await.unwrap().unwrap();
-    assert!(matches!(consume(&store, (new, new_expires)).await, Ok(End::Already(_))));
+    assert!(matches!(consume(&store, (new, new_expires)).await, Ok(EndResult::Already(_))));
 }

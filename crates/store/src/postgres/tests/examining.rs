@@ -57,7 +57,7 @@ async fn refusal_carries_what_the_database_said() {
     let world = World::new();
     let store = world.open().await;
     world.place.run("DROP TABLE {s}.nodes").await;
-    let refused = store.roll(world.clock.now()).await.unwrap_err();
+    let refused = store.node_list(world.clock.now()).await.unwrap_err();
     let source = refused.source().and_then(|error| error.downcast_ref::<DbError>());
     assert_eq!(source.map(DbError::code), Some(&SqlState::UNDEFINED_TABLE), "{refused}");
 }

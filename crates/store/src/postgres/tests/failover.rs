@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_core::{Clock, End, OsEntropy, StoreError, TokenStore, after};
+use countersign_core::{Clock, EndResult, OsEntropy, StoreError, TokenStore, after};
 use countersign_test_postgres::{BlackHole, Cluster, Place, Silent, run};
 
+use super::super::batch_workers::BATCH_WORKERS;
 use super::super::connector::take_at_length;
-use super::super::lanes::LANES;
 use super::super::{PostgresStore, READERS};
 use super::{Token, World, consume, options, url};
 
@@ -18,7 +18,7 @@ async fn open_at(world: &World, text: &str) -> PostgresStore {
 }
 
 /// Consumes it as soon as that works, which must not take for ever.
-async fn settled(store: &PostgresStore, token: Token) -> End {
+async fn settled(store: &PostgresStore, token: Token) -> EndResult {
     let settled = async {
         loop {
             match consume(store, token).await {
@@ -64,7 +64,7 @@ async fn promote(synchronous: bool, fate: Fate) {
     }
     let tokens = world.tokens(20);
     for &token in &tokens {
-        assert_eq!(settled(&store, token).await, End::Recorded);
+        assert_eq!(settled(&store, token).await, EndResult::Recorded);
     }
     match fate {
         Fate::Crashes => primary.crash(),
@@ -74,17 +74,20 @@ async fn promote(synchronous: bool, fate: Fate) {
     let late = open_at(&world, &both).await;
     for &token in &tokens {
         let end = settled(&store, token).await;
-        assert!(matches!(end, End::Already(_) | End::Fenced), "used twice: {end:?}");
-        assert!(!synchronous || matches!(end, End::Already(_)), "a synchronous standby has it: {end:?}");
+        assert!(matches!(end, EndResult::Already(_) | EndResult::Fenced), "used twice: {end:?}");
+        assert!(
+            !synchronous || matches!(end, EndResult::Already(_)),
+            "a synchronous standby has it: {end:?}"
+        );
     }
-    assert_eq!(settled(&other, unused).await, End::Fenced);
-    assert_eq!(settled(&late, unused).await, End::Fenced);
+    assert_eq!(settled(&other, unused).await, EndResult::Fenced);
+    assert_eq!(settled(&late, unused).await, EndResult::Fenced);
     let moved = [store.take_moved_fences(), other.take_moved_fences(), late.take_moved_fences()].concat();
     assert_eq!(moved.len(), 1, "one of the nodes moved it, and tells: {moved:?}");
     world.clock.set(moved[0]);
     let fresh = world.token();
-    assert_eq!(settled(&store, fresh).await, End::Recorded);
-    assert!(matches!(settled(&other, fresh).await, End::Already(_)));
+    assert_eq!(settled(&store, fresh).await, EndResult::Recorded);
+    assert!(matches!(settled(&other, fresh).await, EndResult::Already(_)));
     assert!(store.take_moved_fences().is_empty());
 
     // The old primary comes back, in which nobody has moved anything.
@@ -96,8 +99,8 @@ async fn promote(synchronous: bool, fate: Fate) {
     standby.stop();
     standby.start_again();
     let fresh = world.token();
-    assert_eq!(settled(&store, fresh).await, End::Recorded);
-    assert!(matches!(settled(&other, fresh).await, End::Already(_)));
+    assert_eq!(settled(&store, fresh).await, EndResult::Recorded);
+    assert!(matches!(settled(&other, fresh).await, EndResult::Already(_)));
     let on_record = format!(
         "SELECT count(*) FROM {}.{} WHERE id = '{}'",
         world.place.schema(),
@@ -166,7 +169,7 @@ async fn what_hangs_at_a_frozen_primary_takes_no_place_elsewhere() {
     let standby = Cluster::standby_of(&primary);
     primary.wait_for_standby().await;
     let store = Arc::new(open_at(&world, &of_both(&primary, &standby)).await);
-    for (pool, size) in [(&store.core.writers, LANES + 1), (&store.core.readers, READERS)] {
+    for (pool, size) in [(&store.core.writers, BATCH_WORKERS + 1), (&store.core.readers, READERS)] {
         let mut all = Vec::new();
         for _ in 0..size {
             all.push(take_at_length(pool, "").await.unwrap());
@@ -176,10 +179,10 @@ async fn what_hangs_at_a_frozen_primary_takes_no_place_elsewhere() {
     // The last commit is so long ago that a look at the store makes another one.
     world.clock.set(after(world.clock.now(), Duration::from_secs(2)));
     let mut hanging = Vec::new();
-    for token in world.tokens(LANES) {
+    for token in world.tokens(BATCH_WORKERS) {
         let store = Arc::clone(&store);
         hanging.push(tokio::spawn(async move { consume(&store, token).await.map(drop) }));
-        // Then a lane has taken it.
+        // Then a worker has taken it.
         for _ in 0..20 {
             tokio::task::yield_now().await;
         }
@@ -194,9 +197,9 @@ async fn what_hangs_at_a_frozen_primary_takes_no_place_elsewhere() {
         assert!(matches!(call.await.unwrap(), Err(StoreError::Unavailable(_))));
     }
     standby.promote();
-    assert_eq!(settled(&store, world.token()).await, End::Fenced);
+    assert_eq!(settled(&store, world.token()).await, EndResult::Fenced);
     world.clock.set(store.take_moved_fences()[0]);
-    assert_eq!(settled(&store, world.token()).await, End::Recorded);
+    assert_eq!(settled(&store, world.token()).await, EndResult::Recorded);
     store.times().await.unwrap();
     primary.thaw();
 }
@@ -215,10 +218,10 @@ async fn silent_hosts_do_not_hide_the_live_one() {
         (&[&address, &black_hole, live], "target_session_attrs=any"),
     ] {
         let store = open_at(&world, &format!("{}?{options}&application_name=hidden", of_hosts(hosts))).await;
-        assert_eq!(consume(&store, world.token()).await, Ok(End::Recorded), "{hosts:?}");
+        assert_eq!(consume(&store, world.token()).await, Ok(EndResult::Recorded), "{hosts:?}");
         let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'hidden'";
         world.place.run(end).await;
-        assert_eq!(settled(&store, world.token()).await, End::Recorded, "{hosts:?}");
+        assert_eq!(settled(&store, world.token()).await, EndResult::Recorded, "{hosts:?}");
         assert_eq!(silent.queued(), usize::from(hosts.contains(&&*address)), "{hosts:?}");
         store.close().await;
     }
@@ -244,7 +247,7 @@ async fn primary_is_found_behind_its_standby() {
     let both = of_both(&standby, &primary);
     for options in ["", "?target_session_attrs=read-write", "?target_session_attrs=primary"] {
         let store = open_at(&world, &format!("{both}{options}")).await;
-        assert_eq!(consume(&store, world.token()).await, Ok(End::Recorded), "{options}");
+        assert_eq!(consume(&store, world.token()).await, Ok(EndResult::Recorded), "{options}");
     }
     let one = format!("{}?target_session_attrs=primary", standby.url());
     let clock = Arc::clone(&world.clock) as Arc<dyn Clock>;
@@ -265,19 +268,19 @@ async fn a_dump_that_is_put_back_moves_the_fence() {
         "CREATE TABLE {s}.backup (LIKE {s}.lines INCLUDING ALL); INSERT INTO {s}.backup SELECT * FROM {s}.lines"
     );
     world.place.run(&dump).await;
-    assert_eq!(consume(&store, used).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, used).await, Ok(EndResult::Recorded));
     let restore = format!(
         "DROP TABLE {s}.lines; ALTER TABLE {s}.backup RENAME TO lines; \
          DELETE FROM {s}.{}",
         super::super::sql::Table::of(used.0)
     );
     world.place.run(&restore).await;
-    assert_eq!(consume(&store, used).await, Ok(End::Fenced));
-    assert_eq!(consume(&store, unused).await, Ok(End::Fenced));
+    assert_eq!(consume(&store, used).await, Ok(EndResult::Fenced));
+    assert_eq!(consume(&store, unused).await, Ok(EndResult::Fenced));
     let moved = store.take_moved_fences();
     assert_eq!(moved.len(), 1);
     world.clock.set(moved[0]);
-    assert_eq!(consume(&store, world.token()).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, world.token()).await, Ok(EndResult::Recorded));
 }
 
 #[tokio::test]
@@ -293,10 +296,10 @@ async fn a_role_that_may_not_ask_which_server_it_is_serves() {
     run(cluster.url(), &grants).await;
     let (_, rest) = cluster.url().split_once('@').unwrap();
     let store = open_at(&world, &format!("postgres://serves:secret@{rest}")).await;
-    assert_eq!(consume(&store, world.token()).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, world.token()).await, Ok(EndResult::Recorded));
     assert!(store.take_moved_fences().is_empty(), "that is no other server");
     // The others may.
     let told = world.open().await;
-    assert_eq!(consume(&told, world.token()).await, Ok(End::Recorded));
+    assert_eq!(consume(&told, world.token()).await, Ok(EndResult::Recorded));
     assert!(told.take_moved_fences().is_empty(), "nor is that");
 }

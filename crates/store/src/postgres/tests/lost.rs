@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use countersign_core::{Clock, End, Ending, StoreError, TokenStore};
+use countersign_core::{Clock, EndResult, Ending, StoreError, TokenStore};
 use countersign_test_postgres::{Cut, Proxy};
 
 use super::super::PostgresStore;
@@ -18,7 +18,7 @@ async fn behind(proxy: &Proxy, world: &World) -> Arc<PostgresStore> {
     let store = Arc::new(PostgresStore::open(&url, &options, clock, entropy).await.unwrap());
     // The first one on each connection also prepares.
     for token in world.tokens(8) {
-        assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+        assert_eq!(consume(&store, token).await, Ok(EndResult::Recorded));
     }
     store
 }
@@ -32,9 +32,9 @@ async fn a_lost_answer_is_settled_by_asking() {
     for (n, cut) in [Cut::Request, Cut::Answer, Cut::Midway].into_iter().cycle().take(12).enumerate() {
         let token = world.token();
         proxy.cut_next(cut);
-        assert_eq!(consume(&store, token).await, Ok(End::Recorded), "{cut:?}");
+        assert_eq!(consume(&store, token).await, Ok(EndResult::Recorded), "{cut:?}");
         assert_eq!(proxy.cuts(), u64::try_from(n).unwrap() + 1);
-        let expected = Ok(End::Already(consumption(token.0.created())));
+        let expected = Ok(EndResult::Already(consumption(token.0.created())));
         assert_eq!(consume(&store, token).await, expected, "our own row is not somebody else's");
         assert_eq!(consume(&direct, token).await, expected);
     }
@@ -50,9 +50,13 @@ async fn somebody_elses_row_is_not_taken_for_ones_own_after_a_cut() {
     for cut in [Cut::Request, Cut::Answer, Cut::Midway] {
         let token = world.token();
         // With the same time, address and key: only the nonce tells them apart.
-        assert_eq!(consume(&direct, token).await, Ok(End::Recorded));
+        assert_eq!(consume(&direct, token).await, Ok(EndResult::Recorded));
         proxy.cut_next(cut);
-        assert_eq!(consume(&store, token).await, Ok(End::Already(consumption(token.0.created()))), "{cut:?}");
+        assert_eq!(
+            consume(&store, token).await,
+            Ok(EndResult::Already(consumption(token.0.created()))),
+            "{cut:?}"
+        );
     }
 }
 
@@ -90,8 +94,8 @@ async fn fight(world: &World, rounds: usize, guess: bool) -> Result<Fight, Strin
         for (id, caller, call) in calls {
             let told = told.entry(id).or_default();
             match call.await.unwrap() {
-                Ok(End::Recorded) => told.yes.push(caller),
-                Ok(End::Already(ending)) => told.no.push(ending),
+                Ok(EndResult::Recorded) => told.yes.push(caller),
+                Ok(EndResult::Already(ending)) => told.no.push(ending),
                 Err(StoreError::Unavailable(_)) => told.nothing.push(caller),
                 other => return Err(format!("{other:?}")),
             }
@@ -117,8 +121,8 @@ struct Told {
 }
 
 impl Told {
-    fn fits(&self, on_record: &End) -> Result<(), &'static str> {
-        let End::Already(ending) = on_record else {
+    fn fits(&self, on_record: &EndResult) -> Result<(), &'static str> {
+        let EndResult::Already(ending) = on_record else {
             let nobody = self.yes.is_empty() && self.no.is_empty();
             return if nobody { Ok(()) } else { Err("an answer is forgotten") };
         };
@@ -141,7 +145,7 @@ fn ending_of(caller: u8) -> Ending {
     })
 }
 
-async fn end_as(node: Arc<PostgresStore>, (id, expires): Token, caller: u8) -> Result<End, StoreError> {
+async fn end_as(node: Arc<PostgresStore>, (id, expires): Token, caller: u8) -> Result<EndResult, StoreError> {
     node.end(id, expires, ending_of(caller)).await
 }
 

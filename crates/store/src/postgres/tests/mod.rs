@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use countersign_core::{
-    Clock, Consumption, End, Ending, ManualClock, OsEntropy, SequenceEntropy, StoreError, TokenId,
+    Clock, Consumption, EndResult, Ending, ManualClock, OsEntropy, SequenceEntropy, StoreError, TokenId,
     TokenStore, after, from_millis,
 };
 use countersign_test_postgres::Place;
@@ -101,6 +101,6 @@ fn consumption(at: Timestamp) -> Ending {
     Ending::Consumed(Consumption { at, by: Some([192, 0, 2, 1].into()), retry_key: None })
 }
 
-async fn consume(store: &PostgresStore, (id, expires): Token) -> Result<End, StoreError> {
+async fn consume(store: &PostgresStore, (id, expires): Token) -> Result<EndResult, StoreError> {
     store.end(id, expires, consumption(id.created())).await
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use countersign_core::handshake::CLOCK_SKEW;
-use countersign_core::{Clock, End, OsEntropy, StoreError, TokenId, TokenStore, after, from_millis};
+use countersign_core::{Clock, EndResult, OsEntropy, StoreError, TokenId, TokenStore, after, from_millis};
 use countersign_test_postgres::Place;
 use tempfile::TempDir;
 
@@ -135,9 +135,9 @@ async fn copy_that_the_version_before_began_is_completed() {
     target.reserve("there").await.unwrap();
     target.take_over("there", after(clock.now(), Duration::from_millis(1)), None).await.unwrap();
     let store = world.open().await;
-    assert_eq!(consume(&store, world.token()).await, Ok(End::Fenced));
+    assert_eq!(consume(&store, world.token()).await, Ok(EndResult::Fenced));
     world.clock.advance(Duration::from_millis(1));
-    assert_eq!(consume(&store, world.token()).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, world.token()).await, Ok(EndResult::Recorded));
 }
 
 /// The tables are a ring of days: the youngest record may be in any of them.
@@ -149,7 +149,7 @@ async fn fence_is_behind_the_youngest_of_many_days() {
     let mut youngest = None;
     for _ in 0..10 {
         for token in world.tokens(3) {
-            assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+            assert_eq!(consume(&store, token).await, Ok(EndResult::Recorded));
             youngest = youngest.max(Some(token.0.created()));
         }
         let end = movable(&world.place, Arc::clone(&clock)).await;
@@ -181,7 +181,7 @@ async fn a_node_of_a_store_that_was_handed_over_ends_no_more_lives() {
                 let mut recorded = Vec::new();
                 for token in tokens {
                     match consume(&store, token).await {
-                        Ok(End::Recorded) => recorded.push(token.0),
+                        Ok(EndResult::Recorded) => recorded.push(token.0),
                         Ok(other) => panic!("{other:?}"),
                         Err(StoreError::Unavailable(_)) => {}
                         Err(other) => panic!("{other}"),
@@ -239,10 +239,10 @@ async fn a_node_of_a_store_that_was_handed_over_ends_no_more_lives() {
             tokio::task::yield_now().await;
         }
     }
-    assert_eq!(consume(&store, token).await, Ok(End::Fenced));
-    assert!(matches!(consume(&idle, (recorded[0], token.1)).await, Ok(End::Already(_))));
+    assert_eq!(consume(&store, token).await, Ok(EndResult::Fenced));
+    assert!(matches!(consume(&idle, (recorded[0], token.1)).await, Ok(EndResult::Already(_))));
     world.clock.advance(Duration::from_millis(2));
-    assert_eq!(consume(&idle, world.token()).await, Ok(End::Recorded));
+    assert_eq!(consume(&idle, world.token()).await, Ok(EndResult::Recorded));
 }
 
 /// The ids on record, in their order.

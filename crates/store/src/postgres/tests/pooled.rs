@@ -3,12 +3,12 @@
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
-use countersign_core::{Clock, End, OsEntropy, StoreError, TokenStore, to_millis};
+use countersign_core::{Clock, EndResult, OsEntropy, StoreError, TokenStore, to_millis};
 use countersign_test_postgres::{Cluster, Place, Pooler, connect, new_name, run, shared};
 use tokio_postgres::SimpleQueryMessage;
 
 use super::super::PostgresStore;
-use super::super::rows::{self, Arguments, Columns};
+use super::super::rows::{self, BatchArguments, BatchColumns};
 use super::super::sql::{DAY, Sql, Table};
 use super::{World, consume, consumption, options, try_open, url};
 use crate::contract::{Subject, contract_tests};
@@ -53,7 +53,7 @@ async fn nodes_that_share_sessions_do_not_share_statements() {
             }
         }
         for call in calls {
-            assert_eq!(call.await.unwrap(), Ok(End::Recorded));
+            assert_eq!(call.await.unwrap(), Ok(EndResult::Recorded));
         }
     }
     for world in &worlds {
@@ -71,9 +71,9 @@ async fn a_statement_called_by_another_name_records_nothing() {
     let (table, other) = (Table::of(token.0), Table::at(to_millis(token.0.created()) + DAY));
     let sql = Sql::new(world.place.schema().parse().unwrap());
     let known = store.core.identity.known();
-    let mut columns = Columns::default();
-    columns.push(rows::Token::new(token.0, token.1, 0), &consumption(token.0.created()));
-    let arguments = Arguments { nonce: 7, group: 3, known: &known, columns: &columns };
+    let mut columns = BatchColumns::default();
+    columns.push(rows::TokenKey::new(token.0, token.1, 0), &consumption(token.0.created()));
+    let arguments = BatchArguments { nonce: 7, group: 3, known: &known, columns: &columns };
     let client = connect(world.place.url()).await;
     client.batch_execute(&sql.prepare(other, true)).await.unwrap();
     let (wrong, right) = (&sql.batch_of(table, true).name, &sql.batch_of(other, true).name);
@@ -105,17 +105,17 @@ async fn what_was_answered_through_a_pool_survives_a_crash() {
     for _ in 0..3 {
         let tokens = world.tokens(5);
         for &token in &tokens {
-            assert_eq!(settled(&store, token).await, End::Recorded);
+            assert_eq!(settled(&store, token).await, EndResult::Recorded);
         }
         cluster.crash();
         cluster.start_again();
         for &token in &tokens {
-            assert!(matches!(settled(&store, token).await, End::Already(_)), "a token was forgotten");
+            assert!(matches!(settled(&store, token).await, EndResult::Already(_)), "a token was forgotten");
         }
     }
 }
 
-async fn settled(store: &PostgresStore, token: super::Token) -> End {
+async fn settled(store: &PostgresStore, token: super::Token) -> EndResult {
     loop {
         match consume(store, token).await {
             Ok(end) => return end,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use countersign_core::{Clock, End, TokenStore, after, before, from_millis, to_millis};
+use countersign_core::{Clock, EndResult, TokenStore, after, before, from_millis, to_millis};
 
 use super::super::connector::take;
 use super::super::rows::uuid;
@@ -38,7 +38,7 @@ async fn a_day_that_is_over_goes_as_a_whole() {
     let store = world.open().await;
     let day = world.token();
     fill(&world, day, 30_000).await;
-    assert_eq!(consume(&store, day).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, day).await, Ok(EndResult::Recorded));
     let table = Table::of(day.0);
     let before_purge = file(&world, table).await;
 
@@ -57,9 +57,9 @@ async fn a_day_that_is_over_goes_as_a_whole() {
     assert_eq!(rows(&world, table).await, "0");
     let size = world.place.run(&format!("SELECT pg_relation_size('{{s}}.{table}')")).await;
     assert_eq!(size, ["0"], "nothing is left to clean up");
-    assert_eq!(consume(&store, day).await, Ok(End::Forgotten));
+    assert_eq!(consume(&store, day).await, Ok(EndResult::Forgotten));
     assert_eq!(store.purge(world.clock.now()).await, Ok(0));
-    assert_eq!(consume(&store, world.token()).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, world.token()).await, Ok(EndResult::Recorded));
 }
 
 /// A row of the next round of the ring is in the table: it lives, and the dead ones around it wait.
@@ -72,9 +72,9 @@ async fn a_table_with_a_newer_row_is_not_emptied() {
     world.clock.set(from_millis(to_millis(old.0.created()) + 8 * DAY));
     let new = world.token();
     assert_eq!(Table::of(new.0), Table::of(old.0));
-    assert_eq!(consume(&store, new).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, new).await, Ok(EndResult::Recorded));
     assert_eq!(store.purge(before(world.clock.now(), HOUR)).await, Ok(0));
-    assert!(matches!(consume(&store, new).await, Ok(End::Already(_))));
+    assert!(matches!(consume(&store, new).await, Ok(EndResult::Already(_))));
     assert_eq!(rows(&world, Table::of(new.0)).await, "30001");
 }
 
@@ -87,10 +87,10 @@ async fn with_a_long_retention_the_dead_go_and_the_living_stay() {
     fill(&world, old, 30_000).await;
     world.clock.set(from_millis(to_millis(old.0.created()) + 8 * DAY));
     let new = world.token();
-    assert_eq!(consume(&store, new).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, new).await, Ok(EndResult::Recorded));
     let line = before(world.clock.now(), Duration::from_hours(7 * 24));
     assert_eq!(store.purge(line).await, Ok(30_000));
-    assert!(matches!(consume(&store, new).await, Ok(End::Already(_))));
+    assert!(matches!(consume(&store, new).await, Ok(EndResult::Already(_))));
     assert_eq!(rows(&world, Table::of(new.0)).await, "1");
 }
 
@@ -107,7 +107,7 @@ async fn a_table_that_is_locked_is_left_for_later() {
     client.batch_execute(&reads).await.unwrap();
     world.clock.advance(Duration::from_hours(48));
     assert_eq!(store.purge(world.clock.now()).await, Ok(0));
-    assert_eq!(consume(&store, world.token()).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, world.token()).await, Ok(EndResult::Recorded));
     client.batch_execute("COMMIT").await.unwrap();
     for _ in 0..20 {
         if store.purge(world.clock.now()).await == Ok(10) {
@@ -124,11 +124,11 @@ async fn token_that_lives_by_the_databases_clock_is_not_forgotten() {
     let store = world.open().await;
     world.clock.set(store.times().await.unwrap().clock.unwrap());
     let token = world.token();
-    assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, token).await, Ok(EndResult::Recorded));
     for ahead in [Duration::from_mins(10), Duration::from_hours(72), Duration::from_hours(24 * 365 * 70)] {
         assert_eq!(store.purge(after(world.clock.now(), ahead)).await, Ok(0), "{ahead:?}");
-        assert!(matches!(consume(&store, token).await, Ok(End::Already(_))), "{ahead:?}");
-        assert_eq!(consume(&store, world.token()).await, Ok(End::Recorded), "{ahead:?}");
+        assert!(matches!(consume(&store, token).await, Ok(EndResult::Already(_))), "{ahead:?}");
+        assert_eq!(consume(&store, world.token()).await, Ok(EndResult::Recorded), "{ahead:?}");
     }
 }
 
@@ -138,7 +138,7 @@ async fn record_is_not_deleted_before_the_horizon_is_over_it() {
     let world = World::new();
     let store = world.open().await;
     let token = world.token();
-    assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, token).await, Ok(EndResult::Recorded));
     let (id, expires) = (uuid(token.0), to_millis(token.1));
     let created = to_millis(token.0.created());
     let deadline = tokio::time::Instant::now() + Duration::from_mins(1);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use countersign_core::{Clock, End, ManualClock, OsEntropy, TokenStore, from_millis, to_millis};
+use countersign_core::{Clock, EndResult, ManualClock, OsEntropy, TokenStore, from_millis, to_millis};
 use countersign_test_postgres::{connect, new_name, run};
 
 use super::super::schema::newest;
@@ -26,9 +26,9 @@ async fn nodes_that_start_together_make_one_store() {
             stores.push(opened.await.unwrap());
         }
         let token = world.token();
-        assert_eq!(consume(&stores[0], token).await, Ok(End::Recorded));
+        assert_eq!(consume(&stores[0], token).await, Ok(EndResult::Recorded));
         for store in &stores[1..] {
-            assert!(matches!(consume(store, token).await, Ok(End::Already(_))));
+            assert!(matches!(consume(store, token).await, Ok(EndResult::Already(_))));
         }
         assert_eq!(stores[0].stats().await.unwrap().fence, world.clock.now());
         let versions = world.place.run("SELECT version FROM {s}.migrations ORDER BY version").await;
@@ -72,9 +72,9 @@ async fn older_horizon_far_ahead_refuses_no_later_token() {
     let seen = inspect(&url(world.place.url()), &options, clock, Arc::new(OsEntropy)).await.unwrap();
     assert_eq!(to_millis(seen.horizon), far - 1, "it can be looked at before");
     let store = world.open().await;
-    assert_eq!(consume(&store, outstanding).await, Ok(End::Forgotten), "it was refused before");
+    assert_eq!(consume(&store, outstanding).await, Ok(EndResult::Forgotten), "it was refused before");
     world.clock.advance(std::time::Duration::from_millis(1));
-    assert_eq!(consume(&store, world.token()).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, world.token()).await, Ok(EndResult::Recorded));
 }
 
 #[tokio::test]
@@ -92,13 +92,13 @@ async fn an_older_schema_is_brought_up_to_date() {
     let world = World::new();
     let store = world.open().await;
     let token = world.token();
-    assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, token).await, Ok(EndResult::Recorded));
     let older = "DROP TABLE {s}.nodes, {s}.copying, {s}.ring; ALTER TABLE {s}.lines DROP COLUMN ring, DROP COLUMN identity; \
                  DELETE FROM {s}.migrations WHERE version > 1";
     world.place.run(older).await;
     let store = world.open().await;
     assert_eq!(store.stats().await.unwrap().schema, newest());
-    assert!(matches!(consume(&store, token).await, Ok(End::Already(_))));
+    assert!(matches!(consume(&store, token).await, Ok(EndResult::Already(_))));
 }
 
 /// Two real roles: one owns the tables, the other serves.
@@ -137,7 +137,7 @@ async fn a_role_that_may_only_read_and_write_records_serves() {
     assert_eq!(granted, (newest(), newest()));
 
     let store = open(&server).await.unwrap();
-    assert_eq!(consume(&store, world.token()).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, world.token()).await, Ok(EndResult::Recorded));
     store.move_fence(world.clock.now()).await.unwrap();
     world.clock.advance(std::time::Duration::from_hours(1));
     assert_eq!(store.purge(world.clock.now()).await, Ok(1));

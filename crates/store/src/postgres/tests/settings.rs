@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::settings::{TlsMode, Wants};
+use super::super::settings::{TargetSession, TlsMode};
 use super::super::{LibpqEnvironment, PostgresUrl, SchemaName};
 use super::url;
 
@@ -85,13 +85,19 @@ fn url_comes_before_the_variables_of_libpq() {
     ]);
     let read = |text: &str| PostgresUrl::read(text, &libpq).unwrap();
     let given = read("postgres://localhost/tokens");
-    assert_eq!((given.mode(), given.wants(), given.is_random()), (TlsMode::Verify, Wants::Primary, true));
+    assert_eq!(
+        (given.mode(), given.wants(), given.is_random()),
+        (TlsMode::Verify, TargetSession::Primary, true)
+    );
     assert_eq!(given.connect_timeout(), Duration::from_secs(9));
     assert_eq!(given.ca_file().unwrap().to_str(), Some("/etc/theirs.pem"));
     assert_eq!(given.to_string(), "postgres://localhost:5432/tokens", "which database, the URL says alone");
     let options = "sslmode=disable&sslrootcert=system&connect_timeout=7&target_session_attrs=any&load_balance_hosts=disable";
     let given = read(&format!("postgres://localhost/tokens?{options}"));
-    assert_eq!((given.mode(), given.wants(), given.is_random()), (TlsMode::Disable, Wants::Any, false));
+    assert_eq!(
+        (given.mode(), given.wants(), given.is_random()),
+        (TlsMode::Disable, TargetSession::Any, false)
+    );
     assert_eq!((given.connect_timeout(), given.ca_file()), (Duration::from_secs(7), None));
     let over: Vec<_> = libpq.passed_over().into_iter().map(|(variable, _)| variable).collect();
     assert_eq!(over, ["PGHOST", "PGPORT"]);
@@ -100,12 +106,12 @@ fn url_comes_before_the_variables_of_libpq() {
 #[test]
 fn each_of_several_hosts_has_its_own_time() {
     for (text, seconds, wants) in [
-        ("postgres://a/tokens", 5, Wants::Any),
-        ("postgres://a,b/tokens", 3, Wants::ReadWrite),
-        ("postgres://a,b/tokens?connect_timeout=20&target_session_attrs=any", 20, Wants::Any),
-        ("postgres://a,b/tokens?connect_timeout=1", 2, Wants::ReadWrite),
-        ("postgres://a,b/tokens?connect_timeout=0", 3, Wants::ReadWrite),
-        ("postgres://a/tokens?connect_timeout=-1&target_session_attrs=primary", 5, Wants::Primary),
+        ("postgres://a/tokens", 5, TargetSession::Any),
+        ("postgres://a,b/tokens", 3, TargetSession::ReadWrite),
+        ("postgres://a,b/tokens?connect_timeout=20&target_session_attrs=any", 20, TargetSession::Any),
+        ("postgres://a,b/tokens?connect_timeout=1", 2, TargetSession::ReadWrite),
+        ("postgres://a,b/tokens?connect_timeout=0", 3, TargetSession::ReadWrite),
+        ("postgres://a/tokens?connect_timeout=-1&target_session_attrs=primary", 5, TargetSession::Primary),
     ] {
         let read = url(text);
         assert_eq!((read.connect_timeout().as_secs(), read.wants()), (seconds, wants), "{text}");

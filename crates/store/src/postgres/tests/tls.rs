@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use countersign_core::{End, ManualClock, OsEntropy, from_millis};
+use countersign_core::{EndResult, ManualClock, OsEntropy, from_millis};
 use countersign_test_postgres::{Cluster, Place};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
@@ -61,7 +61,7 @@ async fn the_servers_certificate_is_checked() {
     let world = World::at(Place::at(cluster.url()));
     let store =
         open(&format!("{by_name}?sslmode=verify-full&application_name=by_tls"), Some(&ca)).await.unwrap();
-    assert_eq!(consume(&store, world.token()).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, world.token()).await, Ok(EndResult::Recorded));
     let ssl = "SELECT DISTINCT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name = 'by_tls'";
     assert_eq!(countersign_test_postgres::run(cluster.url(), ssl).await, ["t"]);
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_core::{Clock, End, TokenStore, after};
+use countersign_core::{Clock, EndResult, TokenStore, after};
 
 use super::super::files::{beside, wal_of};
 use super::super::{BackupError, backup, inspect};
@@ -16,11 +16,11 @@ async fn a_restored_backup_makes_no_token_live_again() {
     let place = Place::new();
     let store = place.open().await;
     let (known, unknown, unused) = (place.token(), place.token(), place.token());
-    assert_eq!(consume(&store, known).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, known).await, Ok(EndResult::Recorded));
     let copy = place.dir.path().join("copy.db");
     store.backup(&copy).await.unwrap();
     place.clock.advance(Duration::from_secs(1));
-    assert_eq!(consume(&store, unknown).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, unknown).await, Ok(EndResult::Recorded));
     let fence = store.stats().await.unwrap().fence;
     // Not closed: its log stays behind, and is forgotten by whoever restores the backup.
     drop(store);
@@ -30,12 +30,16 @@ async fn a_restored_backup_makes_no_token_live_again() {
 
     let store = place.open().await;
     let restored = fence_after_all(&place);
-    assert!(matches!(consume(&store, known).await, Ok(End::Already(_))), "it is in the backup");
-    assert_eq!(consume(&store, unknown).await, Ok(End::Fenced));
-    assert_eq!(consume(&store, unused).await, Ok(End::Fenced));
-    assert_eq!(consume(&store, place.token()).await, Ok(End::Fenced), "its server's clock may be behind");
+    assert!(matches!(consume(&store, known).await, Ok(EndResult::Already(_))), "it is in the backup");
+    assert_eq!(consume(&store, unknown).await, Ok(EndResult::Fenced));
+    assert_eq!(consume(&store, unused).await, Ok(EndResult::Fenced));
+    assert_eq!(
+        consume(&store, place.token()).await,
+        Ok(EndResult::Fenced),
+        "its server's clock may be behind"
+    );
     place.clock.set(restored);
-    assert_eq!(consume(&store, place.token()).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, place.token()).await, Ok(EndResult::Recorded));
     assert!(restored > fence);
     assert_eq!(store.stats().await.unwrap().fence, restored);
 
@@ -69,7 +73,7 @@ async fn a_backup_waits_for_nobody_and_holds_up_nobody() {
     let copy = place.dir.path().join("copy.db");
     store.backup(&copy).await.unwrap();
     held.release().await;
-    assert_eq!(waiting.0.await, Ok(End::Recorded));
+    assert_eq!(waiting.0.await, Ok(EndResult::Recorded));
     assert_eq!(inspect(&copy).unwrap().consumed, 200);
     assert_eq!(store.stats().await.unwrap().consumed, 201);
 }
@@ -96,7 +100,7 @@ async fn a_backup_overwrites_nothing_and_leaves_nothing_half_done() {
     fs::write(beside(&copy, ".part"), "half").unwrap();
     store.backup(&copy).await.unwrap();
     assert!(!beside(&copy, ".part").exists());
-    assert!(matches!(look(&store, token).await, End::Already(_)));
+    assert!(matches!(look(&store, token).await, EndResult::Already(_)));
 
     #[cfg(unix)]
     {

@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use countersign_core::{End, Ending, StoreError, TokenStore, after, to_millis};
+use countersign_core::{EndResult, Ending, StoreError, TokenStore, after, to_millis};
 use tokio::time::Instant;
 
 use super::super::PURGE_REST;
@@ -21,7 +21,7 @@ async fn calls_that_wait_share_a_commit() {
     }
     held.release().await;
     for call in queued {
-        assert_eq!(call.0.await, Ok(End::Recorded));
+        assert_eq!(call.0.await, Ok(EndResult::Recorded));
     }
     let counts = store.counts().unwrap();
     assert_eq!((counts.calls, counts.commits, counts.failures), (101, 2, 0));
@@ -33,7 +33,7 @@ async fn a_call_alone_is_a_batch_of_its_own() {
     let place = Place::new();
     let store = place.open().await;
     for token in place.tokens(10) {
-        assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+        assert_eq!(consume(&store, token).await, Ok(EndResult::Recorded));
     }
     let counts = store.counts().unwrap();
     assert_eq!((counts.calls, counts.commits, counts.failures), (10, 10, 0));
@@ -50,9 +50,9 @@ async fn the_same_id_twice_in_a_batch_is_decided_by_order() {
     let mut second = Box::pin(store.end(token.0, token.1, Ending::Revoked { at: token.1 }));
     assert!(poll_once(second.as_mut()).await.is_pending());
     held.release().await;
-    assert_eq!(first.0.await, Ok(End::Recorded));
-    assert_eq!(between.0.await, Ok(End::Recorded));
-    assert_eq!(second.await, Ok(End::Already(consumption(token.0.created()))));
+    assert_eq!(first.0.await, Ok(EndResult::Recorded));
+    assert_eq!(between.0.await, Ok(EndResult::Recorded));
+    assert_eq!(second.await, Ok(EndResult::Already(consumption(token.0.created()))));
     assert_eq!(store.counts().unwrap().commits, 2);
 }
 
@@ -67,9 +67,9 @@ async fn a_fence_counts_for_those_behind_it_in_the_batch() {
     assert!(poll_once(fence.as_mut()).await.is_pending());
     let second = held.queue(behind).await;
     held.release().await;
-    assert_eq!(first.0.await, Ok(End::Recorded));
+    assert_eq!(first.0.await, Ok(EndResult::Recorded));
     assert_eq!(fence.await, Ok(before.1));
-    assert_eq!(second.0.await, Ok(End::Fenced));
+    assert_eq!(second.0.await, Ok(EndResult::Fenced));
     assert_eq!(store.counts().unwrap().commits, 2);
 }
 
@@ -86,8 +86,8 @@ async fn a_horizon_counts_for_those_behind_it_in_the_batch() {
     assert!(poll_once(purge.as_mut()).await.is_pending());
     let second = held.queue(behind).await;
     held.release().await;
-    assert_eq!(first.0.await, Ok(End::Recorded));
-    assert_eq!(second.0.await, Ok(End::Forgotten));
+    assert_eq!(first.0.await, Ok(EndResult::Recorded));
+    assert_eq!(second.0.await, Ok(EndResult::Forgotten));
     assert_eq!(store.counts().unwrap().commits, 2);
     assert_eq!(purge.await.unwrap().removed, 1);
 }
@@ -104,13 +104,13 @@ async fn a_full_queue_says_busy_at_once_and_writes_nothing() {
     }
     assert_eq!(consume(&store, late).await, Err(StoreError::Busy));
     assert_eq!(store.ready().await, Err(StoreError::Busy));
-    assert_eq!(look(&store, late).await, End::Recorded, "a look does not wait for the writer");
+    assert_eq!(look(&store, late).await, EndResult::Recorded, "a look does not wait for the writer");
     held.release().await;
     for call in queued {
-        assert_eq!(call.0.await, Ok(End::Recorded));
+        assert_eq!(call.0.await, Ok(EndResult::Recorded));
     }
     assert_eq!(store.ready().await, Ok(()));
-    assert_eq!(consume(&store, late).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, late).await, Ok(EndResult::Recorded));
 }
 
 #[tokio::test]
@@ -121,7 +121,7 @@ async fn who_has_gone_away_before_the_turn_came_consumes_nothing() {
     let held = Held::new(&store).await;
     drop(held.queue(token).await);
     held.release().await;
-    assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, token).await, Ok(EndResult::Recorded));
 }
 
 #[tokio::test]
@@ -135,7 +135,7 @@ async fn readiness_costs_at_most_one_commit_a_second() {
         assert_eq!(store.counts().unwrap().commits, expected);
         place.clock.advance(Duration::from_secs(1));
     }
-    assert_eq!(consume(&store, place.token()).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, place.token()).await, Ok(EndResult::Recorded));
     assert_eq!(store.ready().await, Ok(()), "the consumption has just shown that it works");
     assert_eq!(store.counts().unwrap().commits, 4);
 }
@@ -145,9 +145,9 @@ async fn an_answer_from_the_record_shows_nothing_about_writing() {
     let place = Place::new();
     let store = place.open().await;
     let token = place.token();
-    assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, token).await, Ok(EndResult::Recorded));
     place.clock.advance(Duration::from_secs(1));
-    assert!(matches!(consume(&store, token).await, Ok(End::Already(_))));
+    assert!(matches!(consume(&store, token).await, Ok(EndResult::Already(_))));
     assert_eq!(store.counts().unwrap().commits, 2);
     assert_eq!(store.ready().await, Ok(()));
     assert_eq!(store.counts().unwrap().commits, 3, "it has tried for itself");
@@ -158,7 +158,7 @@ async fn purging_bothers_the_writer_only_where_there_is_something_to_remove() {
     let place = Place::new();
     let store = place.open().await;
     for token in place.tokens(50) {
-        assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+        assert_eq!(consume(&store, token).await, Ok(EndResult::Recorded));
     }
     let line = place.token().1;
     assert_eq!(store.purge(line).await, Ok(0));
@@ -195,7 +195,7 @@ async fn a_purge_lets_others_write_between_its_slices() {
         tokio::select! {
             biased;
             removed = &mut purge => break removed,
-            end = consume(&store, token) => assert_eq!(end, Ok(End::Recorded)),
+            end = consume(&store, token) => assert_eq!(end, Ok(EndResult::Recorded)),
         }
     };
     assert_eq!(removed, Ok(2000));

@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 
-use countersign_core::{Clock, End, StoreError, TokenStore};
+use countersign_core::{Clock, EndResult, StoreError, TokenStore};
 
 use super::super::schema::{self, Access};
 use super::{Place, SqliteStore, consume, consume_all, reason};
@@ -44,16 +44,16 @@ async fn damage_that_is_found_in_use_ends_all_writing() {
 async fn a_sound_store_goes_on() {
     let place = filled().await;
     let store = open_large(&place);
-    assert_eq!(consume(&store, place.token()).await, Ok(End::Recorded), "nobody waits for the look");
+    assert_eq!(consume(&store, place.token()).await, Ok(EndResult::Recorded), "nobody waits for the look");
     store.checkup.as_ref().unwrap().wait();
-    assert_eq!(consume(&store, place.token()).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, place.token()).await, Ok(EndResult::Recorded));
 }
 
 #[tokio::test]
 async fn closing_cuts_it_short_and_leaves_one_file() {
     let place = filled().await;
     let store = open_large(&place);
-    assert_eq!(consume(&store, place.token()).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, place.token()).await, Ok(EndResult::Recorded));
     store.close().await;
     let log = super::super::files::wal_of(&place.db());
     assert_eq!(fs::metadata(log).unwrap().len(), 0, "nobody reads any more, so all is in the database");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use countersign_core::{End, TokenStore, after};
+use countersign_core::{EndResult, TokenStore, after};
 
 use super::super::files::wal_of;
 use super::{Held, Place, consume, consume_all, look, reason};
@@ -25,7 +25,7 @@ async fn a_batch_that_does_not_fit_on_the_disk_is_refused_as_a_whole() {
     let place = Place::new();
     let store = place.open().await;
     let kept = place.token();
-    assert_eq!(consume(&store, kept).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, kept).await, Ok(EndResult::Recorded));
     fill_the_disk(&store).await;
 
     // The first of these fit into the page that there is.
@@ -50,7 +50,7 @@ async fn a_batch_that_does_not_fit_on_the_disk_is_refused_as_a_whole() {
 
     // The next batch has a new connection, without the limit.
     consume_all(&store, tokens).await;
-    assert!(matches!(look(&store, kept).await, End::Already(_)));
+    assert!(matches!(look(&store, kept).await, EndResult::Already(_)));
 }
 
 #[tokio::test]
@@ -73,8 +73,8 @@ async fn a_batch_that_fails_in_the_middle_leaves_nothing_behind() {
     program.busy_timeout(Duration::ZERO).unwrap();
     program.execute_batch("BEGIN IMMEDIATE; ROLLBACK").expect("nothing is left locked");
     for token in [(id, expires), other] {
-        assert_eq!(look(&store, token).await, End::Recorded);
-        assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+        assert_eq!(look(&store, token).await, EndResult::Recorded);
+        assert_eq!(consume(&store, token).await, Ok(EndResult::Recorded));
     }
 }
 
@@ -87,7 +87,7 @@ async fn a_store_that_became_read_only_comes_back_by_itself() {
         connection.pragma_update(None, "query_only", is_read_only.load(Ordering::SeqCst))
     });
     let (kept, token) = (place.token(), place.token());
-    assert_eq!(consume(&store, kept).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, kept).await, Ok(EndResult::Recorded));
     assert_eq!(store.ready().await, Ok(()));
 
     read_only.store(true, Ordering::SeqCst);
@@ -102,11 +102,11 @@ async fn a_store_that_became_read_only_comes_back_by_itself() {
                 .contains(" cannot be written (")
         );
     }
-    assert!(matches!(look(&store, kept).await, End::Already(_)), "reading goes on");
+    assert!(matches!(look(&store, kept).await, EndResult::Already(_)), "reading goes on");
 
     read_only.store(false, Ordering::SeqCst);
     assert_eq!(store.ready().await, Ok(()));
-    assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, token).await, Ok(EndResult::Recorded));
     assert_eq!(store.stats().await.unwrap().consumed, 2);
 }
 
@@ -126,7 +126,7 @@ async fn nothing_is_written_into_a_deleted_file() {
     let place = Place::new();
     let store = place.open().await;
     let (kept, token) = (place.token(), place.token());
-    assert_eq!(consume(&store, kept).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, kept).await, Ok(EndResult::Recorded));
 
     let aside = place.dir.path().join("aside.db");
     fs::rename(place.db(), &aside).unwrap();
@@ -143,8 +143,8 @@ async fn nothing_is_written_into_a_deleted_file() {
     );
 
     fs::rename(&aside, place.db()).unwrap();
-    assert_eq!(consume(&store, token).await, Ok(End::Recorded));
-    assert!(matches!(look(&store, kept).await, End::Already(_)));
+    assert_eq!(consume(&store, token).await, Ok(EndResult::Recorded));
+    assert!(matches!(look(&store, kept).await, EndResult::Already(_)));
 }
 
 #[tokio::test]
@@ -169,9 +169,9 @@ async fn a_removed_log_is_saved_and_needs_a_restart() {
 
     let store = place.open().await;
     for token in tokens {
-        assert!(matches!(look(&store, token).await, End::Already(_)));
+        assert!(matches!(look(&store, token).await, EndResult::Already(_)));
     }
-    assert_eq!(consume(&store, late).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, late).await, Ok(EndResult::Recorded));
 }
 
 #[tokio::test]
@@ -184,5 +184,5 @@ async fn another_programs_lock_is_named_as_the_cause() {
     let reason = reason(consume(&store, token).await);
     assert!(reason.starts_with("another program keeps ") && reason.contains(" locked; close it"), "{reason}");
     other.execute_batch("ROLLBACK").unwrap();
-    assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, token).await, Ok(EndResult::Recorded));
 }

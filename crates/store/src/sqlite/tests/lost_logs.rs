@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use countersign_core::{End, TokenStore};
+use countersign_core::{EndResult, TokenStore};
 
 use super::super::files::{beside, lost_log_mark, wal_of};
 use super::super::inspect;
@@ -17,7 +17,7 @@ async fn crashed() -> (Place, Token) {
     drop(store);
     let store = place.open().await;
     let token = place.token();
-    assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, token).await, Ok(EndResult::Recorded));
     drop(store);
     assert!(fs::metadata(wal_of(&place.db())).unwrap().len() > 0);
     place.clock.advance(Duration::from_millis(1));
@@ -34,11 +34,11 @@ async fn a_log_lost_after_a_crash_makes_no_token_live_again() {
     let (place, token) = crashed().await;
     remove_log(&place);
     let store = place.open().await;
-    assert_eq!(consume(&store, token).await, Ok(End::Fenced));
+    assert_eq!(consume(&store, token).await, Ok(EndResult::Fenced));
     let fence = store.stats().await.unwrap().fence;
     assert_eq!(fence, fence_after_all(&place));
     place.clock.set(fence);
-    assert_eq!(consume(&store, place.token()).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, place.token()).await, Ok(EndResult::Recorded));
 
     // Once is enough.
     drop(store);
@@ -53,8 +53,8 @@ async fn a_crash_with_its_log_moves_no_fence() {
     let live = place.token();
     place.clock.advance(Duration::from_millis(1));
     let store = place.open().await;
-    assert!(matches!(look(&store, token).await, End::Already(_)));
-    assert_eq!(consume(&store, live).await, Ok(End::Recorded));
+    assert!(matches!(look(&store, token).await, EndResult::Already(_)));
+    assert_eq!(consume(&store, live).await, Ok(EndResult::Recorded));
 }
 
 #[tokio::test]
@@ -64,7 +64,7 @@ async fn who_looks_first_does_not_hide_it() {
     // SQLite makes a new log for every connection.
     inspect(&place.db()).unwrap();
     assert!(wal_of(&place.db()).exists());
-    assert_eq!(consume(&place.open().await, token).await, Ok(End::Fenced));
+    assert_eq!(consume(&place.open().await, token).await, Ok(EndResult::Fenced));
 }
 
 #[tokio::test]
@@ -75,7 +75,7 @@ async fn a_start_that_is_cut_short_does_not_hide_it() {
     super::super::files::mark_lost_log(&place.db()).unwrap();
     drop(super::schema::connect(&place.db(), super::Access::Write).unwrap());
     fs::write(wal_of(&place.db()), b"").unwrap();
-    assert_eq!(consume(&place.open().await, token).await, Ok(End::Fenced));
+    assert_eq!(consume(&place.open().await, token).await, Ok(EndResult::Fenced));
 }
 
 #[tokio::test]
@@ -87,7 +87,7 @@ async fn a_log_that_could_not_be_saved_is_a_lost_one() {
     let reader = rusqlite::Connection::open(place.db()).unwrap();
     reader.execute_batch("BEGIN").unwrap();
     reader.query_row("SELECT count(*) FROM endings", (), |row| row.get::<_, i64>(0)).unwrap();
-    assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, token).await, Ok(EndResult::Recorded));
     fs::remove_file(wal_of(&place.db())).unwrap();
     let reason = reason(consume(&store, place.token()).await);
     assert!(
@@ -99,5 +99,5 @@ async fn a_log_that_could_not_be_saved_is_a_lost_one() {
     place.clock.advance(Duration::from_millis(1));
     let store = place.open().await;
     assert_eq!(store.stats().await.unwrap().fence, fence_after_all(&place));
-    assert!(matches!(consume(&store, token).await, Ok(End::Already(_) | End::Fenced)));
+    assert!(matches!(consume(&store, token).await, Ok(EndResult::Already(_) | EndResult::Fenced)));
 }

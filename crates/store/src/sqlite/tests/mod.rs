@@ -21,8 +21,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use countersign_core::handshake::CLOCK_SKEW;
 use countersign_core::{
-    Clock, Consumption, End, Ending, ManualClock, SequenceEntropy, StoreError, TokenId, TokenStore, after,
-    from_millis,
+    Clock, Consumption, EndResult, Ending, ManualClock, SequenceEntropy, StoreError, TokenId, TokenStore,
+    after, from_millis,
 };
 use jiff::Timestamp;
 use tempfile::TempDir;
@@ -128,7 +128,7 @@ fn consumption(at: Timestamp) -> Ending {
     Ending::Consumed(Consumption { at, by: Some([192, 0, 2, 1].into()), retry_key: None })
 }
 
-async fn consume(store: &SqliteStore, (id, expires): Token) -> Result<End, StoreError> {
+async fn consume(store: &SqliteStore, (id, expires): Token) -> Result<EndResult, StoreError> {
     store.end(id, expires, consumption(id.created())).await
 }
 
@@ -136,14 +136,14 @@ async fn consume(store: &SqliteStore, (id, expires): Token) -> Result<End, Store
 async fn consume_all(store: &SqliteStore, tokens: Vec<Token>) {
     let all = store.writer.call(move |batch| {
         for (id, expires) in &tokens {
-            assert_eq!(batch.end(*id, *expires, &consumption(id.created()))?, End::Recorded);
+            assert_eq!(batch.end(*id, *expires, &consumption(id.created()))?, EndResult::Recorded);
         }
         Ok(())
     });
     assert_eq!(all.await, Ok(()));
 }
 
-async fn look(store: &SqliteStore, (id, expires): Token) -> End {
+async fn look(store: &SqliteStore, (id, expires): Token) -> EndResult {
     store.look(id, expires).await.unwrap()
 }
 
@@ -192,7 +192,7 @@ impl<'s> Held<'s> {
 }
 
 /// A consumption that waits in the queue.
-struct Queued<'s>(Pin<Box<dyn Future<Output = Result<End, StoreError>> + Send + 's>>);
+struct Queued<'s>(Pin<Box<dyn Future<Output = Result<EndResult, StoreError>> + Send + 's>>);
 
 async fn poll_once<F: Future + ?Sized>(mut future: Pin<&mut F>) -> Poll<F::Output> {
     std::future::poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await

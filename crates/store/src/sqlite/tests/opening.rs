@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 
-use countersign_core::{Clock, End, TokenStore, to_millis};
+use countersign_core::{Clock, EndResult, TokenStore, to_millis};
 
 use super::super::files::{beside, ensure_log, wal_of};
 use super::super::lock::LOCK_FILE;
@@ -34,11 +34,11 @@ async fn closing_leaves_one_file_and_gives_the_lock_back() {
     let place = Place::new();
     let store = place.open().await;
     let token = place.token();
-    assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, token).await, Ok(EndResult::Recorded));
     store.close().await;
     assert_eq!(fs::metadata(wal_of(&place.db())).map_or(0, |log| log.len()), 0, "all is in the database");
     let other = place.open().await;
-    assert!(matches!(look(&other, token).await, End::Already(_)));
+    assert!(matches!(look(&other, token).await, EndResult::Already(_)));
 }
 
 #[tokio::test]
@@ -85,7 +85,7 @@ async fn a_store_in_use_can_be_inspected() {
     }
     assert_eq!(inspect(&place.db()).unwrap(), store.stats().await.unwrap());
     assert_eq!(inspect(&place.db()).unwrap().consumed, 3);
-    assert_eq!(consume(&store, place.token()).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, place.token()).await, Ok(EndResult::Recorded));
 }
 
 #[tokio::test]
@@ -154,12 +154,12 @@ async fn a_file_that_was_emptied_is_a_new_store_with_a_new_fence() {
     let place = Place::new();
     let store = place.open().await;
     let token = place.token();
-    assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, token).await, Ok(EndResult::Recorded));
     drop(store);
     fs::write(place.db(), b"").unwrap();
     place.clock.advance(std::time::Duration::from_millis(1));
     let store = place.open().await;
-    assert_eq!(consume(&store, token).await, Ok(End::Fenced));
+    assert_eq!(consume(&store, token).await, Ok(EndResult::Fenced));
 }
 
 #[tokio::test]
@@ -183,7 +183,7 @@ async fn a_store_of_the_first_schema_is_brought_up_to_date() {
     let place = Place::new();
     let store = place.open().await;
     let token = place.token();
-    assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, token).await, Ok(EndResult::Recorded));
     store.close().await;
     drop(store);
     let old = rusqlite::Connection::open(place.db()).unwrap();
@@ -191,8 +191,8 @@ async fn a_store_of_the_first_schema_is_brought_up_to_date() {
     old.close().unwrap();
     let store = place.open().await;
     assert_eq!(store.stats().await.unwrap().schema, schema::newest());
-    assert!(matches!(look(&store, token).await, End::Already(_)));
-    assert!(store.roll(place.clock.now()).await.unwrap().nodes.is_empty());
+    assert!(matches!(look(&store, token).await, EndResult::Already(_)));
+    assert!(store.node_list(place.clock.now()).await.unwrap().nodes.is_empty());
 }
 
 /// A wrong clock had moved the old line to 2099, and with it every token was refused until then.
@@ -213,11 +213,11 @@ async fn older_horizon_far_ahead_refuses_no_later_token() {
     ensure_log(&place.db()).unwrap();
     assert_eq!(to_millis(inspect(&place.db()).unwrap().horizon), far - 1, "it can be looked at before");
     let store = place.open().await;
-    assert_eq!(look(&store, outstanding).await, End::Forgotten, "it was refused before");
+    assert_eq!(look(&store, outstanding).await, EndResult::Forgotten, "it was refused before");
     place.clock.set(fence_after_all(&place));
-    assert_eq!(look(&store, place.token()).await, End::Forgotten, "another clock may have been ahead");
+    assert_eq!(look(&store, place.token()).await, EndResult::Forgotten, "another clock may have been ahead");
     place.clock.advance(std::time::Duration::from_millis(1));
-    assert_eq!(consume(&store, place.token()).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, place.token()).await, Ok(EndResult::Recorded));
 }
 
 /// `SQLite` follows a symlink and puts the log beside the database; the store did not, took the log for lost, and moved the
@@ -228,7 +228,7 @@ async fn symlink_to_a_database_is_followed_once() {
     let place = Place::new();
     let store = place.open().await;
     let token = place.token();
-    assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, token).await, Ok(EndResult::Recorded));
     let fence = store.stats().await.unwrap().fence;
     drop(store);
     let elsewhere = tempfile::tempdir().unwrap();
@@ -247,7 +247,7 @@ async fn symlink_to_a_database_is_followed_once() {
     let clock = Arc::clone(&place.clock) as Arc<dyn Clock>;
     let store = SqliteStore::open(&link, Arc::clone(&clock)).await.unwrap();
     assert_eq!(store.path(), place.db().canonicalize().unwrap());
-    assert!(matches!(look(&store, token).await, End::Already(_)));
+    assert!(matches!(look(&store, token).await, EndResult::Already(_)));
     assert_eq!(store.stats().await.unwrap().fence, fence, "no log is missing");
     assert_eq!(names(elsewhere.path()), ["tokens.db"]);
     assert!(matches!(place.try_open().await, Err(OpenError::InUse { .. })), "by whatever name");

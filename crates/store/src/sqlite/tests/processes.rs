@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_core::{Clock, End, OsEntropy, SystemClock, TokenId, TokenStore, after};
+use countersign_core::{Clock, EndResult, OsEntropy, SystemClock, TokenId, TokenStore, after};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::super::files::wal_of;
@@ -66,7 +66,7 @@ async fn a_second_process_is_told_who_has_the_directory() {
     );
     let output = String::from_utf8(output.stdout).unwrap();
     assert!(output.contains(&sentence), "{output}");
-    assert_eq!(consume(&store, token()).await, Ok(End::Recorded));
+    assert_eq!(consume(&store, token()).await, Ok(EndResult::Recorded));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -80,7 +80,7 @@ async fn a_killed_server_loses_nothing_that_it_answered() {
                     // Many more than the other process waits for, but not for ever, should nobody kill this one.
                     for _ in 0..100_000 {
                         let token = token();
-                        assert_eq!(consume(&store, token).await, Ok(End::Recorded));
+                        assert_eq!(consume(&store, token).await, Ok(EndResult::Recorded));
                         say(&format!("recorded {:?}.", token.0.as_bytes()));
                     }
                 })
@@ -109,7 +109,7 @@ async fn a_killed_server_loses_nothing_that_it_answered() {
     let store = open(dir.path()).await;
     for id in answered {
         let again = (id, after(id.created(), Duration::from_mins(5)));
-        assert!(matches!(consume(&store, again).await, Ok(End::Already(_))), "{id}");
+        assert!(matches!(consume(&store, again).await, Ok(EndResult::Already(_))), "{id}");
     }
 }
 
@@ -128,7 +128,7 @@ async fn a_disk_without_room_is_survived() {
         // The limit is for all files of the process, and the log's index alone is 32 KiB.
         while log.metadata().unwrap().len() < 128 * 1024 {
             known.push(token());
-            assert_eq!(consume(&store, known[known.len() - 1]).await, Ok(End::Recorded));
+            assert_eq!(consume(&store, known[known.len() - 1]).await, Ok(EndResult::Recorded));
         }
         limit_files(Some(log.metadata().unwrap().len() + 1000));
         let refused: Vec<_> = (0..20).map(|_| token()).collect();
@@ -144,12 +144,12 @@ async fn a_disk_without_room_is_survived() {
         limit_files(None);
         assert_eq!(store.ready().await, Ok(()));
         for token in &refused {
-            assert_eq!(consume(&store, *token).await, Ok(End::Recorded), "nothing of it was kept");
+            assert_eq!(consume(&store, *token).await, Ok(EndResult::Recorded), "nothing of it was kept");
         }
         drop(store);
         let store = open(&dir).await;
         for token in known.iter().chain(&refused) {
-            assert!(matches!(consume(&store, *token).await, Ok(End::Already(_))));
+            assert!(matches!(consume(&store, *token).await, Ok(EndResult::Already(_))));
         }
         return say("survived");
     }

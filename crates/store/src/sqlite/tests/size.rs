@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use countersign_core::{Clock, Consumption, End, Ending, RetryKeyHash, TokenId, TokenStore, after, before};
+use countersign_core::{
+    Clock, Consumption, EndResult, Ending, RetryKeyHash, TokenId, TokenStore, after, before,
+};
 
 use super::{Place, consume_all};
 
@@ -32,7 +34,7 @@ async fn bytes_each(all: u64, by: IpAddr) -> u64 {
                     let ending =
                         Ending::Consumed(Consumption { at: now, by: Some(by), retry_key: Some(key) });
                     let expires = after(created, Duration::from_mins(5));
-                    assert_eq!(batch.end(TokenId::from_bytes(id), expires, &ending)?, End::Recorded);
+                    assert_eq!(batch.end(TokenId::from_bytes(id), expires, &ending)?, EndResult::Recorded);
                 }
                 Ok(())
             })

@@ -17,7 +17,7 @@ async fn filled(place: &Place) -> Vec<String> {
 }
 
 /// Overwrites all of the database from a byte on.
-fn wreck(place: &Place, from: u64) {
+fn damage(place: &Place, from: u64) {
     let file = OpenOptions::new().write(true).open(place.database()).unwrap();
     let length = usize::try_from(file.metadata().unwrap().len() - from).unwrap();
     file.write_all_at(&vec![0x5a; length], from).unwrap();
@@ -35,7 +35,7 @@ async fn a_damaged_store_is_refused_at_the_start() {
     for from in [0, 4096] {
         let place = Place::new();
         let used = filled(&place).await;
-        wreck(&place, from);
+        damage(&place, from);
         let said = place.refused().await;
         assert!(said.contains("countersign.db is damaged or not a database"), "{said}");
         assert!(said.contains("put a backup in its place, or move it away"), "{said}");
@@ -58,7 +58,7 @@ async fn a_store_that_is_damaged_in_use_accepts_nothing_twice() {
     let place = Place::new();
     let used = filled(&place).await;
     let server = place.start().await;
-    wreck(&place, 4096);
+    damage(&place, 4096);
 
     // Reading meets the damage, unless a page is still in memory: then what was read before is told.
     let mut met = 0;

@@ -10,36 +10,36 @@ use url::Url;
 use crate::Tracker;
 use crate::check::Step;
 use crate::cookies::{Cookie, live_cookies};
-use crate::question::Question;
-use crate::worker::{Answer, Outcome, outcome};
+use crate::issuer_request::IssuerRequest;
+use crate::worker::{LoginOutcome, TrackerResponse, outcome};
 
 /// The tracker, and what came of each step.
-pub(crate) struct Scene<'a> {
+pub(crate) struct Observation<'a> {
     pub(crate) tracker: Tracker,
     /// The tracker's base URL, as the worker reaches it.
     pub(crate) base: &'a Url,
     /// What the tracker is to state.
     pub(crate) audience: &'a Audience,
-    pub(crate) visits: Vec<Visit>,
+    pub(crate) visits: Vec<StepResult>,
 }
 
 /// What came of one step.
-pub(crate) struct Visit {
+pub(crate) struct StepResult {
     pub(crate) step: Step,
     /// What the worker brought; empty if nothing.
     pub(crate) token: String,
     pub(crate) tracker: Tracker,
     /// When the worker set out.
     pub(crate) began: Timestamp,
-    pub(crate) answer: Result<Answer, Trouble>,
+    pub(crate) answer: Result<TrackerResponse, NoResponse>,
     /// What the issuer was asked meanwhile.
-    pub(crate) heard: Heard,
+    pub(crate) issuer_log: IssuerLog,
 }
 
 /// What the issuer heard during one step.
 #[derive(Debug, Default)]
-pub(crate) struct Heard {
-    pub(crate) questions: Vec<Question>,
+pub(crate) struct IssuerLog {
+    pub(crate) questions: Vec<IssuerRequest>,
     /// How many connections came to the issuer.
     pub(crate) callers: usize,
     /// How many came to the decoy.
@@ -52,20 +52,20 @@ pub(crate) struct Heard {
 
 /// Why there is no answer of the tracker.
 #[derive(Clone, Debug, thiserror::Error)]
-pub(crate) enum Trouble {
+pub(crate) enum NoResponse {
     #[error("it did not answer within {} s", .0.as_secs_f64())]
     Late(Duration),
     #[error("it did not answer: {0}")]
     NoAnswer(String),
 }
 
-impl Visit {
-    pub(crate) fn answered(&self) -> Result<&Answer, String> {
+impl StepResult {
+    pub(crate) fn answered(&self) -> Result<&TrackerResponse, String> {
         self.answer.as_ref().map_err(ToString::to_string)
     }
 
     /// What the answer means; `Err` if there is none.
-    pub(crate) fn outcome(&self) -> Result<Outcome, String> {
+    pub(crate) fn outcome(&self) -> Result<LoginOutcome, String> {
         self.answered().map(|answer| outcome(self.tracker, answer))
     }
 
@@ -73,8 +73,8 @@ impl Visit {
     pub(crate) fn seems_let_in(&self) -> bool {
         let open = |status: StatusCode| status.is_success() || status.is_redirection();
         match self.outcome() {
-            Ok(Outcome::LetIn) => true,
-            Ok(Outcome::Refused | Outcome::Other(_)) => {
+            Ok(LoginOutcome::LetIn) => true,
+            Ok(LoginOutcome::Refused | LoginOutcome::Other(_)) => {
                 self.tracker == Tracker::Trac && self.answered().is_ok_and(|answer| open(answer.status))
             }
             Err(_) => false,
@@ -84,19 +84,19 @@ impl Visit {
     /// The session's cookies, if the worker was let in; otherwise what happened instead.
     pub(crate) fn session(&self) -> Result<Vec<Cookie>, String> {
         match self.outcome()? {
-            Outcome::LetIn => Ok(live_cookies(&self.answered()?.headers)),
-            Outcome::Refused => Err("the worker was not let in, though the issuer said yes".to_owned()),
-            Outcome::Other(what) => Err(format!("the worker was not let in, but met with {what}")),
+            LoginOutcome::LetIn => Ok(live_cookies(&self.answered()?.headers)),
+            LoginOutcome::Refused => Err("the worker was not let in, though the issuer said yes".to_owned()),
+            LoginOutcome::Other(what) => Err(format!("the worker was not let in, but met with {what}")),
         }
     }
 
     /// The questions that could consume the token.
-    pub(crate) fn posts(&self) -> impl Iterator<Item = &Question> {
-        self.heard.questions.iter().filter(|question| question.method == Method::POST)
+    pub(crate) fn posts(&self) -> impl Iterator<Item = &IssuerRequest> {
+        self.issuer_log.questions.iter().filter(|question| question.method == Method::POST)
     }
 
     /// The first of these.
-    pub(crate) fn question(&self) -> Result<&Question, String> {
+    pub(crate) fn question(&self) -> Result<&IssuerRequest, String> {
         self.posts().next().ok_or_else(|| "the issuer was not asked with POST".to_owned())
     }
 }

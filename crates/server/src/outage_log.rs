@@ -14,14 +14,14 @@ const CALM: Duration = Duration::from_secs(5);
 
 /// Trouble of one kind: said when it begins, once a minute while it goes on, and when it is over.
 #[derive(Debug, Default)]
-pub(crate) struct Episode {
+pub(crate) struct OutageLog {
     /// So that what succeeds while all is well looks at nothing else.
     goes_on: AtomicBool,
-    trouble: Mutex<Option<Trouble>>,
+    trouble: Mutex<Option<Outage>>,
 }
 
 #[derive(Debug)]
-struct Trouble {
+struct Outage {
     failures: u64,
     failed_last: Instant,
     said_last: Instant,
@@ -29,27 +29,27 @@ struct Trouble {
 
 /// What to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Said {
+pub(crate) enum OutageNotice {
     /// It begins.
     Begins,
     /// It goes on; so many failures so far.
     GoesOn(u64),
 }
 
-impl Episode {
+impl OutageLog {
     /// Something has failed. Returns what to say of it, if anything.
-    pub(crate) fn failed(&self, now: Instant) -> Option<Said> {
+    pub(crate) fn failed(&self, now: Instant) -> Option<OutageNotice> {
         let mut guarded = self.trouble();
         let Some(trouble) = guarded.as_mut() else {
-            *guarded = Some(Trouble { failures: 1, failed_last: now, said_last: now });
+            *guarded = Some(Outage { failures: 1, failed_last: now, said_last: now });
             self.goes_on.store(true, Ordering::Relaxed);
-            return Some(Said::Begins);
+            return Some(OutageNotice::Begins);
         };
         trouble.failures = trouble.failures.saturating_add(1);
         trouble.failed_last = now;
         (now.duration_since(trouble.said_last) >= REMINDER).then(|| {
             trouble.said_last = now;
-            Said::GoesOn(trouble.failures)
+            OutageNotice::GoesOn(trouble.failures)
         })
     }
 
@@ -64,7 +64,7 @@ impl Episode {
         Some(over.failures)
     }
 
-    fn trouble(&self) -> MutexGuard<'_, Option<Trouble>> {
+    fn trouble(&self) -> MutexGuard<'_, Option<Outage>> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -75,18 +75,18 @@ mod tests {
 
     #[tokio::test]
     async fn flood_of_failures_is_said_in_a_few_lines() {
-        let (episode, start) = (Episode::default(), Instant::now());
+        let (episode, start) = (OutageLog::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         assert_eq!(episode.succeeded(at(0)), None);
-        assert_eq!(episode.failed(at(0)), Some(Said::Begins));
+        assert_eq!(episode.failed(at(0)), Some(OutageNotice::Begins));
         for _ in 0..10_000 {
             assert_eq!(episode.failed(at(59)), None);
             assert_eq!(episode.succeeded(at(60)), None, "it fails and answers by turns");
         }
-        assert_eq!(episode.failed(at(60)), Some(Said::GoesOn(10_002)));
+        assert_eq!(episode.failed(at(60)), Some(OutageNotice::GoesOn(10_002)));
         assert_eq!(episode.failed(at(61)), None);
         assert_eq!(episode.succeeded(at(66)), Some(10_003));
         assert_eq!(episode.succeeded(at(67)), None, "it is said once");
-        assert_eq!(episode.failed(at(68)), Some(Said::Begins), "the next one");
+        assert_eq!(episode.failed(at(68)), Some(OutageNotice::Begins), "the next one");
     }
 }

@@ -30,7 +30,7 @@ type Set<T> = Result<T, Box<dyn Error + Send + Sync>>;
 const MAX_BODY_BYTES: usize = 64 * 1024;
 
 /// What a demonstration needs.
-pub(super) struct Scene {
+pub(super) struct DemoWorld {
     pub(super) transcript: Arc<Transcript>,
     /// The tracker's base URL.
     pub(super) tracker: String,
@@ -42,7 +42,7 @@ pub(super) struct Scene {
     _directory: TempDir,
 }
 
-impl Scene {
+impl DemoWorld {
     /// Starts everybody on free ports.
     pub(super) async fn set() -> Set<Self> {
         let (issuer, tracker) =
@@ -125,7 +125,7 @@ async fn token_server(directory: &TempDir, public_url: &str) -> Set<App> {
         limiter: RefusalLimiter::new(0, clock),
         bearer: None,
         traces: None,
-        in_force: countersign_server::InForce::default(),
+        effective_config: countersign_server::EffectiveConfig::default(),
         tasks: countersign_server::Tasks::default(),
     })
 }

@@ -1,6 +1,6 @@
 //! The nodes that use the store, by the database's clock.
 
-use countersign_core::{LIVE, Node, REMEMBERED, Roll, SeenNode, from_millis};
+use countersign_core::{LIVE, Node, NodeList, REMEMBERED, SeenNode, from_millis};
 use tokio_postgres::Row;
 
 use super::fault::Failure;
@@ -15,20 +15,20 @@ fn remembered() -> i64 {
 }
 
 /// Writes down what a node says of itself, and forgets those of long ago. Each statement is durable before the next.
-pub(super) async fn check_in(session: &mut Session, node: &Node) -> Result<Roll, Failure> {
+pub(super) async fn check_in(session: &mut Session, node: &Node) -> Result<NodeList, Failure> {
     let known = i32::try_from(schema::newest()).unwrap_or(i32::MAX);
     session.execute(Query::ForgetNodes, &[&remembered()]).await?;
     session.execute(Query::CheckIn, &[&node.id.to_string(), &known, &node.to_text()]).await?;
-    roll(session).await
+    node_list(session).await
 }
 
 /// Who has checked in.
-pub(super) async fn roll(session: &mut Session) -> Result<Roll, Failure> {
-    let rows = session.query(Query::Roll, &[&remembered()]).await?;
+pub(super) async fn node_list(session: &mut Session) -> Result<NodeList, Failure> {
+    let rows = session.query(Query::NodeList, &[&remembered()]).await?;
     read(&rows).map_err(|error| unreadable(&error, session.place()))
 }
 
-fn read(rows: &[Row]) -> Result<Roll, tokio_postgres::Error> {
+fn read(rows: &[Row]) -> Result<NodeList, tokio_postgres::Error> {
     let now: i64 = rows.first().map_or(Ok(0), |row| row.try_get(0))?;
     let live = i64::try_from(LIVE.as_millis()).unwrap_or(i64::MAX);
     let mut nodes = Vec::with_capacity(rows.len());
@@ -40,5 +40,5 @@ fn read(rows: &[Row]) -> Result<Roll, tokio_postgres::Error> {
         let live = node.serving && now.saturating_sub(seen) < live;
         nodes.push(SeenNode { node, at: from_millis(seen), live, schema: schema.unsigned_abs() });
     }
-    Ok(Roll { now: from_millis(now), nodes })
+    Ok(NodeList { now: from_millis(now), nodes })
 }

@@ -30,7 +30,7 @@ const SET_IT_RIGHT: &str = "set it right, and keep it right (chrony, systemd-tim
 
 /// Why a clock is not to be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ClockTrouble {
+pub enum ClockError {
     /// It is not the store's.
     #[error(
         "this machine's clock is {} s {} the store's; {SET_IT_RIGHT}",
@@ -100,7 +100,7 @@ pub async fn purge_now(
     let now = clock.now();
     let now = match times.clock {
         Some(theirs) => match apart(now, theirs) {
-            Some(by) => return Err(ClockTrouble::Apart(by).into()),
+            Some(by) => return Err(ClockError::Apart(by).into()),
             None => now.min(theirs),
         },
         None => not_behind(&times, now)?,
@@ -108,21 +108,21 @@ pub async fn purge_now(
     store.purge(before(now, retention)).await
 }
 
-fn not_behind(times: &StoreTimes, now: Timestamp) -> Result<Timestamp, ClockTrouble> {
+fn not_behind(times: &StoreTimes, now: Timestamp) -> Result<Timestamp, ClockError> {
     match times.newest.filter(|newest| *newest > after(now, CLOCK_SKEW)) {
-        Some(newest) => Err(ClockTrouble::BehindRecords(newest)),
+        Some(newest) => Err(ClockError::BehindRecords(newest)),
         None => Ok(now),
     }
 }
 
 /// A reading of both of this machine's clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Reading {
+struct ClockReading {
     now: Timestamp,
     steady: Duration,
 }
 
-impl Reading {
+impl ClockReading {
     fn of(clock: &dyn Clock) -> Self {
         Self { now: clock.now(), steady: clock.steady() }
     }
@@ -136,12 +136,12 @@ impl Reading {
 
 /// What is known about the time.
 #[derive(Debug, Default)]
-pub(super) struct TimeKeeper(RwLock<Known>);
+pub(super) struct TimeKeeper(RwLock<ClockState>);
 
 #[derive(Debug)]
-struct Known {
+struct ClockState {
     /// Since when the two clocks have gone alike.
-    alike_since: Option<Reading>,
+    alike_since: Option<ClockReading>,
     /// How far the wall clock was set then; `None` if the server began then.
     set_by: Option<SignedDuration>,
     /// What the store's clock showed, and the steady clock when that was known.
@@ -156,7 +156,7 @@ struct Known {
     has_asked: bool,
 }
 
-impl Default for Known {
+impl Default for ClockState {
     fn default() -> Self {
         Self {
             alike_since: None,
@@ -170,7 +170,7 @@ impl Default for Known {
     }
 }
 
-impl Known {
+impl ClockState {
     /// What the store's clock shows by now, at least. It may be later by as long as the answer took, which is at most
     /// [`SLOW`], so this clock can look so much further ahead than it is, and never the other way round.
     fn their_present(&self, steady: Duration) -> Option<Timestamp> {
@@ -178,29 +178,28 @@ impl Known {
     }
 
     /// How far the wall clock is from the store's, if that is too far.
-    fn apart(&self, at: Reading) -> Option<ClockTrouble> {
-        apart(at.now, self.their_present(at.steady)?).map(ClockTrouble::Apart)
+    fn apart(&self, at: ClockReading) -> Option<ClockError> {
+        apart(at.now, self.their_present(at.steady)?).map(ClockError::Apart)
     }
 
     /// A fence that has just been moved is ahead of the store's clock, and that may be ahead of this one.
-    fn behind_line(&self, at: Reading) -> Option<ClockTrouble> {
+    fn behind_line(&self, at: ClockReading) -> Option<ClockError> {
         let present = self.their_present(at.steady).map_or(at.now, |theirs| theirs.max(at.now));
-        (self.line > after(present, CLOCK_SKEW * 2)).then_some(ClockTrouble::BehindLine(self.line))
+        (self.line > after(present, CLOCK_SKEW * 2)).then_some(ClockError::BehindLine(self.line))
     }
 
-    fn behind_records(&self, now: Timestamp) -> Option<ClockTrouble> {
+    fn behind_records(&self, now: Timestamp) -> Option<ClockError> {
         let newest = self.newest.filter(|_| self.theirs.is_none())?;
-        (newest > after(now, CLOCK_SKEW)).then_some(ClockTrouble::BehindRecords(newest))
+        (newest > after(now, CLOCK_SKEW)).then_some(ClockError::BehindRecords(newest))
     }
 
     /// What has happened to the clock in the last minutes.
-    fn unsteady(&self, at: Reading) -> Option<ClockTrouble> {
+    fn unsteady(&self, at: ClockReading) -> Option<ClockError> {
         let passed = self.alike_since.map(|since| at.steady.saturating_sub(since.steady));
-        (passed.unwrap_or_default() < STEADY)
-            .then(|| self.set_by.map_or(ClockTrouble::New, ClockTrouble::Set))
+        (passed.unwrap_or_default() < STEADY).then(|| self.set_by.map_or(ClockError::New, ClockError::Set))
     }
 
-    fn observe(&mut self, at: Reading) {
+    fn observe(&mut self, at: ClockReading) {
         let Some(since) = &self.alike_since else {
             self.alike_since = Some(at);
             return;
@@ -226,17 +225,17 @@ impl Known {
 }
 
 impl TimeKeeper {
-    fn read(&self) -> RwLockReadGuard<'_, Known> {
+    fn read(&self) -> RwLockReadGuard<'_, ClockState> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Known> {
+    fn write(&self) -> RwLockWriteGuard<'_, ClockState> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// When a token that is issued now is created: at present, but not before a line that would refuse it.
-    pub(super) fn creation(&self, clock: &dyn Clock) -> Result<Timestamp, ClockTrouble> {
-        let (known, at) = (self.read(), Reading::of(clock));
+    pub(super) fn creation(&self, clock: &dyn Clock) -> Result<Timestamp, ClockError> {
+        let (known, at) = (self.read(), ClockReading::of(clock));
         match known.apart(at).or_else(|| known.behind_line(at)) {
             Some(trouble) => Err(trouble),
             None => Ok(at.now.max(known.line)),
@@ -244,8 +243,8 @@ impl TimeKeeper {
     }
 
     /// The present, if this clock may be used beside the store's.
-    pub(super) fn present(&self, clock: &dyn Clock) -> Result<Timestamp, ClockTrouble> {
-        let at = Reading::of(clock);
+    pub(super) fn present(&self, clock: &dyn Clock) -> Result<Timestamp, ClockError> {
+        let at = ClockReading::of(clock);
         self.read().apart(at).map_or(Ok(at.now), Err)
     }
 
@@ -271,7 +270,7 @@ impl LoginTokenSet {
     ///
     /// If the store does not answer, the steady clock goes on telling what its clock must show.
     pub async fn keep_time(&self) -> Result<(), StoreError> {
-        self.time.write().observe(Reading::of(&*self.clock));
+        self.time.write().observe(ClockReading::of(&*self.clock));
         // A store of its own changes its lines for nobody else.
         if self.store.is_shared() || !self.time.read().has_asked {
             self.ask_for_times().await?;
@@ -293,26 +292,26 @@ impl LoginTokenSet {
     }
 
     /// Why this node can neither issue nor redeem, if its clock is the reason.
-    pub fn clock_trouble(&self) -> Option<ClockTrouble> {
-        let (known, at) = (self.time.read(), Reading::of(&*self.clock));
+    pub fn clock_trouble(&self) -> Option<ClockError> {
+        let (known, at) = (self.time.read(), ClockReading::of(&*self.clock));
         known.apart(at).or_else(|| known.behind_line(at))
     }
 
     /// What is wrong with the clock, although the node serves.
-    pub fn clock_warning(&self) -> Option<ClockTrouble> {
-        let (known, at) = (self.time.read(), Reading::of(&*self.clock));
-        known.behind_records(at.now).or_else(|| known.unsteady(at).filter(|why| *why != ClockTrouble::New))
+    pub fn clock_warning(&self) -> Option<ClockError> {
+        let (known, at) = (self.time.read(), ClockReading::of(&*self.clock));
+        known.behind_records(at.now).or_else(|| known.unsteady(at).filter(|why| *why != ClockError::New))
     }
 
     /// How far this machine's clock is from the store's, as far as is known.
     pub fn clock_offset(&self) -> Option<SignedDuration> {
-        let at = Reading::of(&*self.clock);
+        let at = ClockReading::of(&*self.clock);
         Some(at.now.duration_since(self.time.read().their_present(at.steady)?))
     }
 
     /// Why nothing may be purged now without being asked for, if that is so.
-    pub fn purge_waits(&self) -> Option<ClockTrouble> {
-        let at = Reading::of(&*self.clock);
+    pub fn purge_waits(&self) -> Option<ClockError> {
+        let at = ClockReading::of(&*self.clock);
         self.time.write().observe(at);
         let known = self.time.read();
         known.apart(at).or_else(|| known.behind_records(at.now)).or_else(|| known.unsteady(at))
@@ -324,13 +323,13 @@ impl LoginTokenSet {
     ///
     /// If the store fails, or if this machine's clock is not to be trusted.
     pub async fn purge(&self) -> Result<u64, StoreError> {
-        let at = Reading::of(&*self.clock);
+        let at = ClockReading::of(&*self.clock);
         self.time.write().observe(at);
         self.ask_for_times().await?;
         let set = {
             let known = self.time.read();
             // A store's own clock has just vouched for this one.
-            known.unsteady(at).filter(|why| known.theirs.is_none() && *why != ClockTrouble::New)
+            known.unsteady(at).filter(|why| known.theirs.is_none() && *why != ClockError::New)
         };
         match set {
             Some(trouble) => Err(trouble.into()),

@@ -12,13 +12,13 @@ use tokio::net::{TcpListener, UnixListener};
 use crate::address::Bound;
 
 /// What was handed over, and not taken yet.
-pub(crate) struct Inherited {
+pub(crate) struct ActivatedSockets {
     sockets: ListenFd,
     /// A name for each of them, in the same order.
     names: Vec<String>,
 }
 
-impl Inherited {
+impl ActivatedSockets {
     /// Reads `LISTEN_FDS`, `LISTEN_PID` and `LISTEN_FDNAMES`. Must be used once in the life of a process: a socket that
     /// is taken twice is closed under its second owner.
     pub(crate) fn from_environment() -> Self {
@@ -69,7 +69,7 @@ impl Inherited {
     }
 }
 
-impl fmt::Debug for Inherited {
+impl fmt::Debug for ActivatedSockets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Inherited").field("names", &self.names).finish_non_exhaustive()
     }

@@ -5,34 +5,34 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use crate::TrialError;
-use crate::client::{Answer, Issued, Issuer, Tracker, date_consumed};
-use crate::history::{History, Key, Op, Ret, Sight};
+use crate::client::{HandshakeResponse, Issued, Issuer, Tracker, date_consumed};
+use crate::history::{History, Key, ObservedStatus, Op, Ret};
 
 /// A token under trial.
 #[derive(Debug)]
-pub(crate) struct Subject {
+pub(crate) struct TrialToken {
     pub(crate) token: Issued,
     pub(crate) history: History,
-    yes: Mutex<Option<Yes>>,
+    yes: Mutex<Option<FirstAcceptance>>,
 }
 
 /// The first 200 that anybody saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Yes {
+pub(crate) struct FirstAcceptance {
     pub(crate) key: Key,
     pub(crate) body: Bytes,
 }
 
 /// What a caller makes of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum CallerOutcome {
     Accepted,
     Refused,
     /// None came, or one that says to ask again.
     NoAnswer,
 }
 
-impl Subject {
+impl TrialToken {
     pub(crate) fn new(token: Issued) -> Self {
         let history = History::new(&token.id.to_string());
         Self { token, history, yes: Mutex::default() }
@@ -44,21 +44,21 @@ impl Subject {
         &self,
         tracker: &mut Tracker,
         key: Option<Key>,
-    ) -> Result<Outcome, TrialError> {
+    ) -> Result<CallerOutcome, TrialError> {
         let call = self.history.sent(Op::Redeem(key));
         match tracker.redeem(&self.token.text, key).await {
-            Ok(Answer::Accepted(body)) => {
+            Ok(HandshakeResponse::Accepted(body)) => {
                 self.history.answered(call, Ret::Accepted);
                 self.accepted(key, body)?;
-                Ok(Outcome::Accepted)
+                Ok(CallerOutcome::Accepted)
             }
-            Ok(Answer::Spent(reason)) if reason == "replay" => {
+            Ok(HandshakeResponse::Spent(reason)) if reason == "replay" => {
                 self.history.answered(call, Ret::Refused);
-                Ok(Outcome::Refused)
+                Ok(CallerOutcome::Refused)
             }
-            Ok(Answer::Later(status)) => {
+            Ok(HandshakeResponse::Later(status)) => {
                 self.history.lost(call, status);
-                Ok(Outcome::NoAnswer)
+                Ok(CallerOutcome::NoAnswer)
             }
             Ok(other) => {
                 self.history.lost(call, &other);
@@ -66,7 +66,7 @@ impl Subject {
             }
             Err(lost) => {
                 self.history.lost(call, lost);
-                Ok(Outcome::NoAnswer)
+                Ok(CallerOutcome::NoAnswer)
             }
         }
     }
@@ -75,7 +75,7 @@ impl Subject {
     pub(crate) fn accepted(&self, key: Option<Key>, body: Bytes) -> Result<(), TrialError> {
         let mut yes = self.lock();
         match (&*yes, key) {
-            (None, Some(key)) => *yes = Some(Yes { key, body }),
+            (None, Some(key)) => *yes = Some(FirstAcceptance { key, body }),
             (Some(first), Some(key)) if first.key == key && first.body == body => {}
             (Some(first), Some(key)) if first.key == key => {
                 drop(yes);
@@ -105,14 +105,14 @@ impl Subject {
         };
         self.history.answered(call, Ret::Seen(sight));
         let told = self.yes().and_then(|yes| date_consumed(&yes.body));
-        if told.is_some() && (sight != Sight::Consumed || standing.consumed != told) {
+        if told.is_some() && (sight != ObservedStatus::Consumed || standing.consumed != told) {
             return Err(self.broken("the record is not the consumption that a 200 told of"));
         }
         Ok(())
     }
 
     /// The first 200.
-    pub(crate) fn yes(&self) -> Option<Yes> {
+    pub(crate) fn yes(&self) -> Option<FirstAcceptance> {
         self.lock().clone()
     }
 
@@ -121,7 +121,7 @@ impl Subject {
         self.history.violation(promise).into()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Yes>> {
+    fn lock(&self) -> MutexGuard<'_, Option<FirstAcceptance>> {
         self.yes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

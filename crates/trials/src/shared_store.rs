@@ -17,11 +17,11 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::client::{Answer, Issuer, Target, Tracker};
+use crate::client::{HandshakeResponse, Issuer, Target, Tracker};
 use crate::history::Key;
 use crate::process::{Launch, ServerProcess};
-use crate::subject::{Outcome, Subject};
-use crate::{Say, TrialError};
+use crate::trial_token::{CallerOutcome, TrialToken};
+use crate::{ProgressSink, TrialError};
 
 /// The keys of those who fight for each token.
 const KEYS: [Key; 2] = [1, 2];
@@ -116,7 +116,7 @@ pub(crate) struct Node {
 }
 
 /// Holds the trial with the server's binary and a database of its own.
-pub async fn run(binary: PathBuf, options: Options, say: Say<'_>) -> Result<Tally, TrialError> {
+pub async fn run(binary: PathBuf, options: Options, say: ProgressSink<'_>) -> Result<Tally, TrialError> {
     let began = Instant::now();
     let mut rng = StdRng::seed_from_u64(options.seed);
     countersign_test_postgres::is_here().map_err(TrialError::Setup)?;
@@ -186,7 +186,7 @@ async fn cycle(
 ) -> Result<(), TrialError> {
     let Some(issuing) = nodes.choose(rng).map(|node| node.server.target()) else { return Ok(()) };
     let tokens = Issuer::connect(issuing).await?.issue_many(rng.random_range(8..64)).await?;
-    let subjects: Arc<Vec<_>> = Arc::new(tokens.into_iter().map(Subject::new).collect());
+    let subjects: Arc<Vec<_>> = Arc::new(tokens.into_iter().map(TrialToken::new).collect());
     if matches!(event, Event::Cut | Event::CutAndKill) {
         for node in nodes.iter() {
             node.proxy.cut_one_in(rng.random_range(5..12));
@@ -255,7 +255,7 @@ struct Shared {
 }
 
 /// Runs errands until there are none, or the server is gone. Returns how many had no answer.
-async fn work(target: Target, shared: &Shared, subjects: &[Subject]) -> Result<u64, TrialError> {
+async fn work(target: Target, shared: &Shared, subjects: &[TrialToken]) -> Result<u64, TrialError> {
     let mut unanswered = 0;
     let Ok(mut tracker) = Tracker::connect(target).await else { return Ok(unanswered) };
     loop {
@@ -265,7 +265,7 @@ async fn work(target: Target, shared: &Shared, subjects: &[Subject]) -> Result<u
         if number == shared.trigger {
             shared.reached.notify_one();
         }
-        if subject.redeem(&mut tracker, Some(*key)).await? == Outcome::NoAnswer {
+        if subject.redeem(&mut tracker, Some(*key)).await? == CallerOutcome::NoAnswer {
             unanswered += 1;
             match Tracker::connect(target).await {
                 Ok(connected) => tracker = connected,
@@ -278,7 +278,7 @@ async fn work(target: Target, shared: &Shared, subjects: &[Subject]) -> Result<u
 /// Everybody asks again, on every server: exactly one key is accepted, the same everywhere.
 async fn settle(
     nodes: &[Node],
-    subjects: &[Subject],
+    subjects: &[TrialToken],
     rng: &mut StdRng,
     tally: &mut Tally,
 ) -> Result<(), TrialError> {
@@ -298,7 +298,7 @@ async fn settle(
             let Some(tracker) = trackers.get_mut(node) else { continue };
             let outcome = subject.redeem(tracker, key).await?;
             let accepted = subject.yes().is_some_and(|yes| Some(yes.key) == key);
-            let expected = if accepted { Outcome::Accepted } else { Outcome::Refused };
+            let expected = if accepted { CallerOutcome::Accepted } else { CallerOutcome::Refused };
             if outcome != expected {
                 let promise =
                     format!("server {node} answered key {key:?} with {outcome:?}, not {expected:?}");
@@ -317,7 +317,9 @@ pub(crate) async fn until_usable(target: Target) -> Result<(), TrialError> {
     let asking = async {
         loop {
             let token = Issuer::connect(target).await?.issue(true).await?;
-            if let Ok(Answer::Accepted(_)) = Tracker::connect(target).await?.redeem(&token.text, None).await {
+            if let Ok(HandshakeResponse::Accepted(_)) =
+                Tracker::connect(target).await?.redeem(&token.text, None).await
+            {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

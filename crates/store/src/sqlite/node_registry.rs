@@ -1,6 +1,6 @@
 //! The statements about the servers that use the store: this one, and those before it.
 
-use countersign_core::{Node, NodeId, REMEMBERED, Roll, SeenNode, before, from_millis, to_millis};
+use countersign_core::{Node, NodeId, NodeList, REMEMBERED, SeenNode, before, from_millis, to_millis};
 use jiff::Timestamp;
 use rusqlite::Connection;
 use rusqlite::types::Type;
@@ -20,7 +20,11 @@ pub(super) fn check_in(connection: &Connection, node: &Node) -> rusqlite::Result
 }
 
 /// Who has checked in. One server at a time has the store, so only `me` can be live.
-pub(super) fn roll(connection: &Connection, now: Timestamp, me: Option<NodeId>) -> rusqlite::Result<Roll> {
+pub(super) fn node_list(
+    connection: &Connection,
+    now: Timestamp,
+    me: Option<NodeId>,
+) -> rusqlite::Result<NodeList> {
     let mut statement =
         connection.prepare_cached("SELECT seen, said FROM nodes WHERE seen >= ? ORDER BY id")?;
     let rows = statement.query_map((to_millis(before(now, REMEMBERED)),), |row| {
@@ -33,5 +37,5 @@ pub(super) fn roll(connection: &Connection, now: Timestamp, me: Option<NodeId>) 
         let live = node.serving && Some(node.id) == me;
         Ok(SeenNode { node, at: from_millis(seen), live, schema: schema::newest() })
     })?;
-    Ok(Roll { now, nodes: rows.collect::<Result<_, _>>()? })
+    Ok(NodeList { now, nodes: rows.collect::<Result<_, _>>()? })
 }

@@ -13,8 +13,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use crate::client::{Issued, Issuer, Lost, Target};
-use crate::history::Sight;
-use crate::{Say, TrialError, Violation};
+use crate::history::ObservedStatus;
+use crate::{ProgressSink, TrialError, Violation};
 
 /// How long an answer, or what the server does by itself, may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -83,7 +83,7 @@ impl fmt::Display for Tally {
 }
 
 /// Holds the trial, on a server that serves nobody else.
-pub async fn run(target: Target, options: Options, say: Say<'_>) -> Result<Tally, TrialError> {
+pub async fn run(target: Target, options: Options, say: ProgressSink<'_>) -> Result<Tally, TrialError> {
     let began = Instant::now();
     let mut clients = JoinSet::new();
     for client in 0..options.clients {
@@ -189,7 +189,7 @@ async fn is_decided(issuer: &mut Issuer, token: &Issued) -> Result<(), TrialErro
     let until = Instant::now() + PATIENCE;
     while Instant::now() < until {
         let standing = issuer.look(&token.text).await?;
-        if standing.is_some_and(|standing| standing.sight == Some(Sight::Consumed)) {
+        if standing.is_some_and(|standing| standing.sight == Some(ObservedStatus::Consumed)) {
             return Ok(());
         }
         tokio::time::sleep(PAUSE).await;

@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::LoginTokenSet;
-use crate::node::{HeldKey, Node, NodeId, Roll};
+use crate::node::{HeldKey, Node, NodeId, NodeList};
 use crate::seal::key_of;
 use crate::{ChangedRing, Key, KeyId, KeyRing, RingChange, RingError, StoreError, change_ring, read_or_put};
 
@@ -36,7 +36,7 @@ pub struct NodeFacts {
 
 /// What a check-in has changed or found, for the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum News {
+pub enum CheckInFinding {
     /// Another key seals from now on.
     Seals(KeyId),
     /// Another server has revoked a key.
@@ -46,7 +46,7 @@ pub enum News {
     /// The ring in the store cannot be read; no token can be redeemed here until that is mended.
     Unreadable(RingError),
     /// Tokens that an earlier server issued are refused, because the key file lacks the key that sealed them.
-    Lacks {
+    MissingKey {
         /// The key.
         key: KeyId,
         /// Whose it was.
@@ -56,19 +56,19 @@ pub enum News {
 
 /// What this node knows of the others and of the store's ring.
 #[derive(Debug)]
-pub(super) struct Nodes {
+pub(super) struct Membership {
     /// The keys of the key file, which unlock the ring in a shared store.
     file: RwLock<Arc<KeyRing>>,
     /// Which of them did so last.
     unlocked_by: RwLock<Option<KeyId>>,
-    roll: RwLock<Option<Arc<Roll>>>,
+    node_list: RwLock<Option<Arc<NodeList>>>,
     me: OnceLock<NodeId>,
     /// Held while checking in, so that what this node says of itself never goes back.
-    member: Mutex<Option<Member>>,
+    member: Mutex<Option<OwnNode>>,
     /// How many readings of the store's ring have begun.
     readings: AtomicU64,
     /// Held while the ring is read or changed, so that what is put to use never goes back.
-    last: Mutex<Reading>,
+    last: Mutex<RingRead>,
     /// The ring that the operator was told of.
     told: RwLock<Option<Arc<KeyRing>>>,
     /// Why the ring cannot be read, if it cannot.
@@ -79,28 +79,28 @@ pub(super) struct Nodes {
 
 /// A reading of the store's ring that has ended.
 #[derive(Debug)]
-struct Reading {
+struct RingRead {
     number: u64,
     began: Option<Instant>,
     outcome: Result<(), RingError>,
 }
 
 #[derive(Debug)]
-struct Member {
+struct OwnNode {
     facts: NodeFacts,
     sealing: Option<KeyId>,
 }
 
-impl Nodes {
+impl Membership {
     pub(super) fn new(file: Arc<KeyRing>) -> Self {
         Self {
             file: RwLock::new(file),
             unlocked_by: RwLock::default(),
-            roll: RwLock::default(),
+            node_list: RwLock::default(),
             me: OnceLock::new(),
             member: Mutex::default(),
             readings: AtomicU64::new(0),
-            last: Mutex::new(Reading { number: 0, began: None, outcome: Ok(()) }),
+            last: Mutex::new(RingRead { number: 0, began: None, outcome: Ok(()) }),
             told: RwLock::default(),
             trouble: RwLock::default(),
             told_fence: RwLock::default(),
@@ -112,7 +112,7 @@ impl Nodes {
     }
 }
 
-impl Member {
+impl OwnNode {
     /// What this node says of itself.
     fn node(
         &self,
@@ -146,10 +146,10 @@ impl LoginTokenSet {
     ///
     /// If a shared store cannot be asked, or its ring cannot be read. With a store of its own that cannot be written to, the
     /// server comes up and is not ready.
-    pub async fn join(&self, facts: NodeFacts) -> Result<Vec<News>, RingError> {
+    pub async fn join(&self, facts: NodeFacts) -> Result<Vec<CheckInFinding>, RingError> {
         let mut place = self.nodes.member.lock().await;
         self.nodes.me.get_or_init(|| facts.id);
-        let member = place.insert(Member { facts, sealing: None });
+        let member = place.insert(OwnNode { facts, sealing: None });
         if self.store.is_shared() {
             let _reading = self.nodes.last.lock().await;
             let file = self.nodes.file();
@@ -159,10 +159,10 @@ impl LoginTokenSet {
             return Ok(self.say(member).await?);
         }
         let ring = self.keys();
-        let before = self.store.roll(self.clock.now()).await;
-        let lacks = |roll: &Roll| -> Vec<News> {
-            let lacking = roll.lacking(&ring).into_iter();
-            lacking.map(|(key, by)| News::Lacks { key, node: by.node.label() }).collect()
+        let before = self.store.node_list(self.clock.now()).await;
+        let lacks = |node_list: &NodeList| -> Vec<CheckInFinding> {
+            let lacking = node_list.lacking(&ring).into_iter();
+            lacking.map(|(key, by)| CheckInFinding::MissingKey { key, node: by.node.label() }).collect()
         };
         let mut news = before.as_ref().map(lacks).unwrap_or_default();
         news.extend(self.say(member).await.unwrap_or_default());
@@ -175,7 +175,7 @@ impl LoginTokenSet {
     /// # Errors
     ///
     /// If the store does not answer, everything stays as it was.
-    pub async fn check_in(&self) -> Result<Vec<News>, StoreError> {
+    pub async fn check_in(&self) -> Result<Vec<CheckInFinding>, StoreError> {
         let mut place = self.nodes.member.lock().await;
         let Some(member) = place.as_mut() else { return Ok(Vec::new()) };
         let mut news = Vec::new();
@@ -185,7 +185,7 @@ impl LoginTokenSet {
                 Ok(()) => {}
                 Err(RingError::Store(error)) => return Err(error),
                 Err(error) if before.as_ref() == Some(&error) => {}
-                Err(error) => news.push(News::Unreadable(error)),
+                Err(error) => news.push(CheckInFinding::Unreadable(error)),
             }
             news.extend(self.tell_of_ring());
         }
@@ -202,8 +202,8 @@ impl LoginTokenSet {
     }
 
     /// Who had checked in when this node did last; `None` before it has.
-    pub fn roll(&self) -> Option<Arc<Roll>> {
-        self.nodes.roll.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn node_list(&self) -> Option<Arc<NodeList>> {
+        self.nodes.node_list.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Notes that the operator has been told where the fence stands, or need not be. The other nodes hear it when this one
@@ -221,8 +221,8 @@ impl LoginTokenSet {
     pub fn is_told_elsewhere(&self, fence: Timestamp) -> bool {
         let me = self.node_id();
         self.store.is_shared()
-            && self.roll().is_some_and(|roll| {
-                roll.nodes.iter().any(|seen| Some(seen.node.id) != me && seen.node.fence >= Some(fence))
+            && self.node_list().is_some_and(|node_list| {
+                node_list.nodes.iter().any(|seen| Some(seen.node.id) != me && seen.node.fence >= Some(fence))
             })
     }
 
@@ -283,9 +283,9 @@ impl LoginTokenSet {
     /// Refuses to lock the ring with a key that a node's key file lacks.
     async fn must_be_everywhere(&self) -> Result<(), RingError> {
         let Some(newest) = self.nodes.file().keys().last().map(Key::id) else { return Ok(()) };
-        let roll = self.store.roll(self.clock.now()).await?;
+        let node_list = self.store.node_list(self.clock.now()).await?;
         let lacks = |node: &Node| Some(node.id) != self.node_id() && !node.unlocks.contains(&newest);
-        match roll.live().find(|seen| lacks(&seen.node)) {
+        match node_list.live().find(|seen| lacks(&seen.node)) {
             Some(seen) => Err(RingError::NotEverywhere { key: newest, node: seen.node.label() }),
             None => Ok(()),
         }
@@ -328,7 +328,7 @@ impl LoginTokenSet {
         let outcome = self.open_ring(&file).await;
         let trouble = outcome.clone().err().filter(|error| !matches!(error, RingError::Store(_)));
         *self.nodes.trouble.write().unwrap_or_else(PoisonError::into_inner) = trouble;
-        *last = Reading { number, began, outcome: outcome.clone() };
+        *last = RingRead { number, began, outcome: outcome.clone() };
         outcome
     }
 
@@ -353,24 +353,24 @@ impl LoginTokenSet {
     }
 
     /// What the operator has not been told of the ring in use.
-    fn tell_of_ring(&self) -> Vec<News> {
+    fn tell_of_ring(&self) -> Vec<CheckInFinding> {
         let ring = self.keys();
         let mut told = self.nodes.told.write().unwrap_or_else(PoisonError::into_inner);
         let Some(before) = told.replace(Arc::clone(&ring)) else { return Vec::new() };
         let revoked = ring.revoked().iter().filter(|key| !before.revoked().contains(key));
         let returned = ring.keys().iter().map(Key::id).filter(|key| before.revoked().contains(key));
-        revoked.copied().map(News::Revoked).chain(returned.map(News::Returned)).collect()
+        revoked.copied().map(CheckInFinding::Revoked).chain(returned.map(CheckInFinding::Returned)).collect()
     }
 
-    async fn say(&self, member: &mut Member) -> Result<Vec<News>, StoreError> {
+    async fn say(&self, member: &mut OwnNode) -> Result<Vec<CheckInFinding>, StoreError> {
         let (ring, now) = (self.keys(), self.clock.now());
         let file = self.store.is_shared().then(|| self.nodes.file());
         let node = member.node(&ring, file.as_deref(), self.told_fence(), now, true);
         let sealing = node.sealing;
-        let roll = self.store.check_in(&node).await?;
-        *self.nodes.roll.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(roll));
+        let node_list = self.store.check_in(&node).await?;
+        *self.nodes.node_list.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(node_list));
         let before = std::mem::replace(&mut member.sealing, sealing);
-        Ok(sealing.filter(|key| before != Some(*key)).map(News::Seals).into_iter().collect())
+        Ok(sealing.filter(|key| before != Some(*key)).map(CheckInFinding::Seals).into_iter().collect())
     }
 }
 

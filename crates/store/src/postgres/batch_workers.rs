@@ -1,16 +1,16 @@
 //! The queue of calls, and the workers that send them to the database in batches.
 //!
-//! A commit costs one wait for the database's disk, whatever is in it. So calls queue, and each lane takes all that wait,
+//! A commit costs one wait for the database's disk, whatever is in it. So calls queue, and each worker takes all that wait,
 //! sends them in one statement, and only then takes more. An idle store's batch is a single call, which waits for nobody.
 
 use std::sync::Arc;
 
-use countersign_core::{End, Ending, StoreError};
+use countersign_core::{EndResult, Ending, StoreError};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
-use super::Core;
-use super::batch::Item;
-use super::rows::Token;
+use super::StoreInner;
+use super::batch::QueuedCall;
+use super::rows::TokenKey;
 use crate::error::closed;
 
 /// How many calls may wait; the next one is [`StoreError::Busy`].
@@ -20,32 +20,32 @@ pub(super) const QUEUE: usize = 4096;
 const BATCH: usize = 1024;
 
 /// How many batches of a node are under way at the same time.
-pub(super) const LANES: usize = 3;
+pub(super) const BATCH_WORKERS: usize = 3;
 
 /// The calling side.
 #[derive(Debug)]
-pub(super) struct Lanes {
-    queue: std::sync::Mutex<Option<mpsc::Sender<Item>>>,
-    /// The lanes keep the other end until they are done with everything.
+pub(super) struct BatchWorkers {
+    queue: std::sync::Mutex<Option<mpsc::Sender<QueuedCall>>>,
+    /// The workers keep the other end until they are done with everything.
     done: watch::Receiver<()>,
 }
 
-impl Lanes {
-    pub(super) fn start(core: &Arc<Core>, lanes: usize, queue: usize) -> Self {
+impl BatchWorkers {
+    pub(super) fn start(core: &Arc<StoreInner>, batch_workers: usize, queue: usize) -> Self {
         let (sender, receiver) = mpsc::channel(queue);
         let receiver = Arc::new(Mutex::new(receiver));
         let (done_sender, done) = watch::channel(());
         let done_sender = Arc::new(done_sender);
-        for _ in 0..lanes {
-            tokio::spawn(lane(Arc::clone(core), Arc::clone(&receiver), Arc::clone(&done_sender)));
+        for _ in 0..batch_workers {
+            tokio::spawn(batch_worker(Arc::clone(core), Arc::clone(&receiver), Arc::clone(&done_sender)));
         }
         Self { queue: std::sync::Mutex::new(Some(sender)), done }
     }
 
     /// Ends a token's life in the next batch. [`StoreError::Busy`] at once if the queue is full.
-    pub(super) async fn end(&self, token: Token, ending: Ending) -> Result<End, StoreError> {
+    pub(super) async fn end(&self, token: TokenKey, ending: Ending) -> Result<EndResult, StoreError> {
         let (caller, answer) = oneshot::channel();
-        let item = Item { token, ending, caller };
+        let item = QueuedCall { token, ending, caller };
         self.sender()?.try_send(item).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => StoreError::Busy,
             mpsc::error::TrySendError::Closed(_) => closed(),
@@ -61,20 +61,24 @@ impl Lanes {
     /// Takes no more calls, and waits for those that are there.
     pub(super) async fn close(&self) {
         drop(self.queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take());
-        // Nothing is ever sent: this waits until the lanes let go of their end.
+        // Nothing is ever sent: this waits until the workers let go of their end.
         let _ = self.done.clone().changed().await;
     }
 
-    fn sender(&self) -> Result<mpsc::Sender<Item>, StoreError> {
+    fn sender(&self) -> Result<mpsc::Sender<QueuedCall>, StoreError> {
         self.queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone().ok_or_else(closed)
     }
 }
 
-async fn lane(core: Arc<Core>, queue: Arc<Mutex<mpsc::Receiver<Item>>>, done: Arc<watch::Sender<()>>) {
+async fn batch_worker(
+    core: Arc<StoreInner>,
+    queue: Arc<Mutex<mpsc::Receiver<QueuedCall>>>,
+    done: Arc<watch::Sender<()>>,
+) {
     let mut items = Vec::new();
     while queue.lock().await.recv_many(&mut items, BATCH).await > 0 {
         // A call whose caller has disconnected is skipped.
-        let batch: Vec<Item> = items.drain(..).filter(|item| !item.caller.is_closed()).collect();
+        let batch: Vec<QueuedCall> = items.drain(..).filter(|item| !item.caller.is_closed()).collect();
         if !batch.is_empty() {
             core.run(batch).await;
         }

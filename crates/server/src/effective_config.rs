@@ -13,7 +13,7 @@ use crate::{Address, Tls};
 
 /// The settings of a server, and the places that they name.
 #[derive(Debug, Default)]
-pub struct InForce {
+pub struct EffectiveConfig {
     /// The configuration file that was read, if one was.
     pub config_file: Option<PathBuf>,
     /// Every setting.
@@ -23,7 +23,7 @@ pub struct InForce {
     /// The directories that the store and the keys are in, each with what it is.
     pub directories: Vec<(&'static str, PathBuf)>,
     /// Both listeners.
-    pub doors: Vec<OpenDoor>,
+    pub listeners: Vec<BoundListener>,
     /// Looks at what could be meant for the server and changes nothing.
     pub passed_over: Look,
 }
@@ -98,7 +98,7 @@ pub fn absolute(path: &Path) -> PathBuf {
 
 /// A listener that listens.
 #[derive(Debug)]
-pub struct OpenDoor {
+pub struct BoundListener {
     /// `public` or `private`.
     pub name: &'static str,
     /// Where it listens; `None` for a socket that cannot be asked.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// What tells one version of a file from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Version {
+pub(crate) struct FileVersion {
     inode: u64,
     /// A file that others may read from now on is not what it was.
     mode: u32,
@@ -16,7 +16,7 @@ pub(crate) struct Version {
     changed: (i64, i64),
 }
 
-impl Version {
+impl FileVersion {
     pub(crate) fn of(metadata: &Metadata) -> Self {
         Self {
             inode: metadata.ino(),
@@ -44,9 +44,9 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let repair = || fs::set_permissions(file.path(), fs::Permissions::from_mode(0o600)).unwrap();
         repair();
-        let before = Version::at(file.path());
+        let before = FileVersion::at(file.path());
         // Mode and content are the same again; only the time of the change tells. Its clock ticks every few milliseconds.
-        while Version::at(file.path()) == before {
+        while FileVersion::at(file.path()) == before {
             fs::set_permissions(file.path(), fs::Permissions::from_mode(0o644)).unwrap();
             repair();
         }

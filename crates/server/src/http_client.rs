@@ -11,14 +11,14 @@ use hyper_util::rt::TokioExecutor;
 pub(crate) const AGENT: &str = concat!("countersign/", env!("CARGO_PKG_VERSION"));
 
 /// A client that verifies certificates and follows no redirect.
-pub(crate) type Outgoing = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+pub(crate) type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 /// A client that believes `authorities` (PEM), or else those that this machine trusts.
 ///
 /// # Errors
 ///
 /// Why TLS cannot be set up.
-pub(crate) fn client(authorities: Option<&[u8]>) -> Result<Outgoing, String> {
+pub(crate) fn client(authorities: Option<&[u8]>) -> Result<HttpClient, String> {
     let roots = match authorities {
         Some(pem) => countersign_tls::authorities(pem).map_err(|error| error.to_string())?,
         // Without any, no certificate can be verified, and every request says so.

@@ -20,14 +20,14 @@ const COMPLAINT_PERIOD: Duration = Duration::from_mins(1);
 
 /// The places for a listener's connections.
 #[derive(Debug)]
-pub(crate) struct Room {
+pub(crate) struct ConnectionLimit {
     places: Arc<Semaphore>,
-    shares: Option<Arc<Shares>>,
+    shares: Option<Arc<PerAddressLimit>>,
 }
 
 /// How many of the places each address has.
 #[derive(Debug)]
-struct Shares {
+struct PerAddressLimit {
     app: Arc<App>,
     most: usize,
     taken: Mutex<HashMap<IpAddr, usize>>,
@@ -36,18 +36,18 @@ struct Shares {
 
 /// A place, which is free again when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Seat {
+pub(crate) struct ConnectionPermit {
     _place: OwnedSemaphorePermit,
-    _share: Option<Taken>,
+    _share: Option<AddressPermit>,
 }
 
 #[derive(Debug)]
-struct Taken {
-    shares: Arc<Shares>,
+struct AddressPermit {
+    shares: Arc<PerAddressLimit>,
     by: IpAddr,
 }
 
-impl Room {
+impl ConnectionLimit {
     /// Room for so many, whoever they are.
     pub(crate) fn for_all(places: usize) -> Self {
         Self { places: Arc::new(Semaphore::new(places)), shares: None }
@@ -55,7 +55,7 @@ impl Room {
 
     /// Room for so many strangers, of whom none may have it all. Trusted proxies may: they bring many clients.
     pub(crate) fn in_shares(places: usize, app: Arc<App>) -> Self {
-        let shares = Shares {
+        let shares = PerAddressLimit {
             app,
             most: (places / SHARES).max(1),
             taken: Mutex::default(),
@@ -71,16 +71,16 @@ impl Room {
     }
 
     /// Gives a place to a client, unless its address has its share already.
-    pub(crate) fn seat(&self, place: OwnedSemaphorePermit, peer: Option<IpAddr>) -> Option<Seat> {
+    pub(crate) fn seat(&self, place: OwnedSemaphorePermit, peer: Option<IpAddr>) -> Option<ConnectionPermit> {
         let share = match (&self.shares, peer) {
             (Some(shares), Some(peer)) if !shares.is_exempt(peer) => Some(shares.take(peer)?),
             _ => None,
         };
-        Some(Seat { _place: place, _share: share })
+        Some(ConnectionPermit { _place: place, _share: share })
     }
 }
 
-impl Shares {
+impl PerAddressLimit {
     fn is_exempt(&self, peer: IpAddr) -> bool {
         self.app.proxies.networks.iter().any(|network| network.contains(&peer))
     }
@@ -89,7 +89,7 @@ impl Shares {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(self: &Arc<Self>, peer: IpAddr) -> Option<Taken> {
+    fn take(self: &Arc<Self>, peer: IpAddr) -> Option<AddressPermit> {
         let by = party(peer);
         let is_too_many = {
             let mut taken = self.taken();
@@ -102,7 +102,7 @@ impl Shares {
             self.turn_away(peer);
             return None;
         }
-        Some(Taken { shares: Arc::clone(self), by })
+        Some(AddressPermit { shares: Arc::clone(self), by })
     }
 
     fn turn_away(&self, peer: IpAddr) {
@@ -121,7 +121,7 @@ impl Shares {
     }
 }
 
-impl Drop for Taken {
+impl Drop for AddressPermit {
     fn drop(&mut self) {
         if let Entry::Occupied(mut entry) = self.shares.taken().entry(self.by) {
             match entry.get().checked_sub(1) {

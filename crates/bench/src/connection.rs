@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::error::Wrong;
-use crate::http::{Answer, MAX_ANSWER_BYTES, parse};
+use crate::error::ResponseError;
+use crate::http::{HttpResponse, MAX_ANSWER_BYTES, parse};
 use crate::target::Endpoint;
 
 /// How long a server may take for an answer, connecting included.
@@ -17,13 +17,13 @@ pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_BYTES: usize = 4096;
 
 /// A connection that is kept alive as long as the server keeps it, and opened again when needed.
-pub(crate) struct Link {
+pub(crate) struct Connection {
     endpoint: Rc<Endpoint>,
     stream: Option<TcpStream>,
     buffer: Vec<u8>,
 }
 
-impl Link {
+impl Connection {
     pub(crate) fn to(endpoint: &Rc<Endpoint>) -> Self {
         Self { endpoint: Rc::clone(endpoint), stream: None, buffer: Vec::with_capacity(READ_BYTES) }
     }
@@ -33,16 +33,16 @@ impl Link {
     }
 
     /// Opens the connection ahead of the first request.
-    pub(crate) async fn connect(&mut self) -> Result<(), Wrong> {
+    pub(crate) async fn connect(&mut self) -> Result<(), ResponseError> {
         let stream = tokio::time::timeout(ANSWER_TIMEOUT, open(&self.endpoint)).await;
-        self.stream = Some(stream.unwrap_or(Err(Wrong::NoAnswer))?);
+        self.stream = Some(stream.unwrap_or(Err(ResponseError::NoAnswer))?);
         Ok(())
     }
 
     /// Sends a request and waits for its whole answer.
-    pub(crate) async fn ask(&mut self, request: &[u8]) -> Result<Answer, Wrong> {
+    pub(crate) async fn ask(&mut self, request: &[u8]) -> Result<HttpResponse, ResponseError> {
         let asked = tokio::time::timeout(ANSWER_TIMEOUT, self.exchange(request)).await;
-        let answer = asked.unwrap_or(Err(Wrong::NoAnswer));
+        let answer = asked.unwrap_or(Err(ResponseError::NoAnswer));
         if !answer.as_ref().is_ok_and(|answer| answer.reusable) {
             self.stream = None;
         }
@@ -50,34 +50,35 @@ impl Link {
     }
 
     /// The body of the answer that was given last.
-    pub(crate) fn body<'a>(&'a self, answer: &'a Answer) -> &'a [u8] {
+    pub(crate) fn body<'a>(&'a self, answer: &'a HttpResponse) -> &'a [u8] {
         answer.body.of(&self.buffer)
     }
 
-    async fn exchange(&mut self, request: &[u8]) -> Result<Answer, Wrong> {
+    async fn exchange(&mut self, request: &[u8]) -> Result<HttpResponse, ResponseError> {
         let stream = match &mut self.stream {
             Some(stream) => stream,
             none => none.insert(open(&self.endpoint).await?),
         };
-        stream.write_all(request).await.map_err(|error| Wrong::Broken(error.kind()))?;
+        stream.write_all(request).await.map_err(|error| ResponseError::Broken(error.kind()))?;
         self.buffer.clear();
         loop {
             self.buffer.reserve(READ_BYTES);
             let read = stream.read_buf(&mut self.buffer).await;
-            let end = read.map_err(|error| Wrong::Broken(error.kind()))? == 0;
+            let end = read.map_err(|error| ResponseError::Broken(error.kind()))? == 0;
             if let Some(answer) = parse(&self.buffer, end)? {
                 return Ok(answer);
             }
             if self.buffer.len() > MAX_ANSWER_BYTES {
-                return Err(Wrong::NotHttp("the answer is longer than 64 KiB"));
+                return Err(ResponseError::NotHttp("the answer is longer than 64 KiB"));
             }
         }
     }
 }
 
-async fn open(endpoint: &Endpoint) -> Result<TcpStream, Wrong> {
-    let stream = TcpStream::connect(endpoint.address).await.map_err(|error| Wrong::Connect(error.kind()))?;
+async fn open(endpoint: &Endpoint) -> Result<TcpStream, ResponseError> {
+    let stream =
+        TcpStream::connect(endpoint.address).await.map_err(|error| ResponseError::Connect(error.kind()))?;
     // Requests are short and must not wait for a full packet.
-    stream.set_nodelay(true).map_err(|error| Wrong::Connect(error.kind()))?;
+    stream.set_nodelay(true).map_err(|error| ResponseError::Connect(error.kind()))?;
     Ok(stream)
 }

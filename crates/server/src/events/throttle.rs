@@ -20,7 +20,7 @@ const CREDENTIAL: usize = Reason::ALL.len() + 2;
 
 /// What was refused lately, by reason.
 #[derive(Debug)]
-pub(super) struct Flood([Mutex<Minute>; CLASSES]);
+pub(super) struct EventThrottle([Mutex<Minute>; CLASSES]);
 
 #[derive(Debug)]
 struct Minute {
@@ -47,7 +47,7 @@ pub(super) struct Admitted {
     pub(super) is_logged: bool,
 }
 
-impl Default for Flood {
+impl Default for EventThrottle {
     fn default() -> Self {
         let minute = || {
             Mutex::new(Minute {
@@ -82,7 +82,7 @@ impl Minute {
     }
 }
 
-impl Flood {
+impl EventThrottle {
     /// Counts a refusal. Of those that are worth a line in the log (`log`), the first gets one, and so does the first after
     /// a minute without any; the others are for [`unlogged`](Self::unlogged).
     pub(super) fn admit(&self, kind: &EventKind, now: Timestamp, log: bool) -> Admitted {
@@ -165,10 +165,10 @@ mod tests {
     #[test]
     fn each_reason_has_its_own_minute_and_the_rest_is_summed_up() {
         let clock = ManualClock::at(from_millis(1_767_225_600_000));
-        let flood = Flood::default();
+        let throttle = EventThrottle::default();
         let limit = usize::try_from(KEPT_EACH_MINUTE).unwrap();
         let kept = |kind: &EventKind, count| {
-            (0..count).filter(|_| flood.admit(kind, clock.now(), true).nth.is_some()).count()
+            (0..count).filter(|_| throttle.admit(kind, clock.now(), true).nth.is_some()).count()
         };
         let (replay, unknown) = (EventKind::Replay(None), EventKind::Refused(Reason::Unknown));
         let passed_on = EventKind::Relay { stated: None };
@@ -176,41 +176,41 @@ mod tests {
         assert_eq!(kept(&unknown, limit + 1_000), limit);
         assert_eq!(kept(&replay, 5), 5, "a replay is not hidden by forged tokens");
         assert_eq!(kept(&passed_on, limit + 1), limit);
-        assert!(flood.sum_up(clock.now(), false).is_empty(), "the minute is not over");
+        assert!(throttle.sum_up(clock.now(), false).is_empty(), "the minute is not over");
         clock.advance(Duration::from_mins(1));
         let relays = (passed_on, 1);
         let forged = (unknown.clone(), 1_000);
-        assert_eq!(flood.sum_up(clock.now(), false), [forged, relays]);
-        assert!(flood.sum_up(clock.now(), false).is_empty(), "nothing is told twice");
+        assert_eq!(throttle.sum_up(clock.now(), false), [forged, relays]);
+        assert!(throttle.sum_up(clock.now(), false).is_empty(), "nothing is told twice");
 
         assert_eq!(kept(&unknown, limit + 7), limit, "another minute");
-        assert_eq!(flood.sum_up(clock.now(), true), [(unknown.clone(), 7)]);
+        assert_eq!(throttle.sum_up(clock.now(), true), [(unknown.clone(), 7)]);
         clock.set(from_millis(0));
         assert_eq!(kept(&replay, limit + 2), limit, "a clock that steps back keeps nothing from being seen");
-        assert_eq!(flood.sum_up(clock.now(), true), [(EventKind::Replay(None), 2)]);
+        assert_eq!(throttle.sum_up(clock.now(), true), [(EventKind::Replay(None), 2)]);
     }
 
     #[test]
     fn flood_is_logged_in_one_line_and_a_sum_each_minute() {
         let clock = ManualClock::at(from_millis(1_767_225_600_000));
-        let flood = Flood::default();
+        let throttle = EventThrottle::default();
         let logged = |kind: &EventKind, count| {
-            (0..count).filter(|_| flood.admit(kind, clock.now(), true).is_logged).count()
+            (0..count).filter(|_| throttle.admit(kind, clock.now(), true).is_logged).count()
         };
         let (replay, expired) = (EventKind::Replay(None), EventKind::Refused(Reason::Expired));
         assert_eq!((logged(&replay, 10_000), logged(&expired, 3)), (1, 1));
-        assert!(!flood.admit(&replay, clock.now(), false).is_logged, "it is not worth a line");
-        assert!(flood.unlogged(clock.now(), false).is_empty(), "the minute is not over");
+        assert!(!throttle.admit(&replay, clock.now(), false).is_logged, "it is not worth a line");
+        assert!(throttle.unlogged(clock.now(), false).is_empty(), "the minute is not over");
         clock.advance(Duration::from_mins(1));
         assert_eq!(logged(&replay, 5), 0, "it goes on");
-        assert_eq!(flood.unlogged(clock.now(), false), [(expired.clone(), 2), (replay.clone(), 10_004)]);
+        assert_eq!(throttle.unlogged(clock.now(), false), [(expired.clone(), 2), (replay.clone(), 10_004)]);
         assert_eq!(logged(&replay, 5), 0, "it goes on for another minute");
-        assert!(flood.unlogged(clock.now(), false).is_empty(), "nothing is said twice");
-        assert_eq!(flood.unlogged(clock.now(), true), [(replay.clone(), 5)]);
+        assert!(throttle.unlogged(clock.now(), false).is_empty(), "nothing is said twice");
+        assert_eq!(throttle.unlogged(clock.now(), true), [(replay.clone(), 5)]);
         clock.advance(Duration::from_mins(1));
-        assert!(flood.unlogged(clock.now(), false).is_empty());
+        assert!(throttle.unlogged(clock.now(), false).is_empty());
         assert_eq!(logged(&replay, 2), 1, "after a minute of calm it is said in full again");
         clock.set(from_millis(0));
-        assert_eq!(flood.unlogged(clock.now(), false), [(replay, 1)], "also when the clock steps back");
+        assert_eq!(throttle.unlogged(clock.now(), false), [(replay, 1)], "also when the clock steps back");
     }
 }

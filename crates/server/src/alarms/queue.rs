@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use countersign_core::{Event, EventKind, KindFilter, TokenId};
 use tokio::time::Instant;
 
-use crate::traces::Current;
+use crate::traces::CurrentSpan;
 
 /// How many alarms of one kind wait one by one; further ones are told as one, with their number.
 pub const ALARM_QUEUE: usize = 64;
@@ -23,7 +23,7 @@ pub(super) struct Alarm {
     /// The first of the events that it stands for; its count is that of all.
     pub(super) event: Event,
     /// The span of the request that raised it.
-    pub(super) raised: Option<Current>,
+    pub(super) raised: Option<CurrentSpan>,
     /// How often it was tried. From the first attempt on, what it says stays as it is.
     pub(super) attempts: u32,
     /// When it may be tried.
@@ -66,7 +66,7 @@ fn urgency(event: &Event) -> Option<Urgency> {
 
 /// The alarms that wait.
 #[derive(Debug, Default)]
-pub(super) struct Waiting {
+pub(super) struct AlarmQueue {
     /// Oldest first.
     alarms: Vec<Alarm>,
     under_way: Vec<(Key, Urgency)>,
@@ -74,9 +74,9 @@ pub(super) struct Waiting {
     told: Vec<KindFilter>,
 }
 
-impl Waiting {
+impl AlarmQueue {
     /// Takes an event in, if it is one to be alarmed about. Returns whether it is.
-    pub(super) fn raise(&mut self, event: &Event, raised: Option<Current>, now: Instant) -> bool {
+    pub(super) fn raise(&mut self, event: &Event, raised: Option<CurrentSpan>, now: Instant) -> bool {
         let Some(urgency) = urgency(event) else { return false };
         let kind = event.kind.filter();
         let one = Key { kind, token: event.token, peer: event.peer.filter(|_| event.token.is_none()) };
@@ -216,7 +216,7 @@ mod tests {
 
     #[tokio::test]
     async fn equal_alarms_wait_as_one() {
-        let (mut waiting, now) = (Waiting::default(), Instant::now());
+        let (mut waiting, now) = (AlarmQueue::default(), Instant::now());
         assert!(waiting.raise(&replay(1), None, now));
         let first = waiting.take(now).unwrap();
         for _ in 0..119 {
@@ -231,7 +231,7 @@ mod tests {
     #[tokio::test]
     async fn relay_comes_first_and_then_the_kind_told_least_lately() {
         use KindFilter::{CredentialRejected, Relay, Replay};
-        let (mut waiting, now) = (Waiting::default(), Instant::now());
+        let (mut waiting, now) = (AlarmQueue::default(), Instant::now());
         for token in 1..9 {
             waiting.raise(&replay(token), None, now);
         }
@@ -249,7 +249,7 @@ mod tests {
 
     #[tokio::test]
     async fn place_stays_free_for_a_relay() {
-        let (mut waiting, now) = (Waiting::default(), Instant::now());
+        let (mut waiting, now) = (AlarmQueue::default(), Instant::now());
         for token in 1..9 {
             waiting.raise(&replay(token), None, now);
         }
@@ -263,7 +263,7 @@ mod tests {
 
     #[tokio::test]
     async fn flood_pushes_nothing_out_and_is_counted() {
-        let (mut waiting, now) = (Waiting::default(), Instant::now());
+        let (mut waiting, now) = (AlarmQueue::default(), Instant::now());
         waiting.raise(&relay(1), None, now);
         let many = u64::try_from(ALARM_QUEUE).unwrap() + 100;
         for token in 0..many {
@@ -290,7 +290,7 @@ mod tests {
 
     #[tokio::test]
     async fn tried_alarm_says_the_same_again() {
-        let (mut waiting, now) = (Waiting::default(), Instant::now());
+        let (mut waiting, now) = (AlarmQueue::default(), Instant::now());
         waiting.raise(&replay(1), None, now);
         let mut first = waiting.take(now).unwrap();
         let later = now + Duration::from_secs(1);
@@ -310,7 +310,7 @@ mod tests {
 
     #[tokio::test]
     async fn harmless_event_is_no_alarm() {
-        let (mut waiting, now) = (Waiting::default(), Instant::now());
+        let (mut waiting, now) = (AlarmQueue::default(), Instant::now());
         for kind in [EventKind::Issued, EventKind::Consumed, EventKind::CredentialRejected] {
             assert!(!waiting.raise(&event(kind, None), None, now));
         }

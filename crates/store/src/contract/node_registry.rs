@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use countersign_core::{
-    Clock, Entropy, HeldKey, KeyRing, LIVE, Node, NodeId, REMEMBERED, Roll, StoreError, after,
+    Clock, Entropy, HeldKey, KeyRing, LIVE, Node, NodeId, NodeList, REMEMBERED, StoreError, after,
 };
 
 use super::Subject;
@@ -29,18 +29,18 @@ impl Fixture {
         }
     }
 
-    async fn check_in(&self, node: &Node) -> Roll {
+    async fn check_in(&self, node: &Node) -> NodeList {
         self.store.check_in(node).await.expect("the store answers")
     }
 
-    async fn roll(&self) -> Roll {
-        self.store.roll(self.clock.now()).await.expect("the store answers")
+    async fn node_list(&self) -> NodeList {
+        self.store.node_list(self.clock.now()).await.expect("the store answers")
     }
 }
 
-/// The nodes of a roll, and whether they serve.
-fn names(roll: &Roll) -> Vec<(&str, bool)> {
-    let mut names: Vec<_> = roll.nodes.iter().map(|seen| (&*seen.node.host, seen.live)).collect();
+/// The nodes of a list, and whether they serve.
+fn names(node_list: &NodeList) -> Vec<(&str, bool)> {
+    let mut names: Vec<_> = node_list.nodes.iter().map(|seen| (&*seen.node.host, seen.live)).collect();
     names.sort_unstable();
     names
 }
@@ -48,20 +48,20 @@ fn names(roll: &Roll) -> Vec<(&str, bool)> {
 /// What a node says of itself comes back as it said it last, with the store's schema, and looking writes nothing.
 pub async fn a_node_that_checks_in_is_on_the_roll(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
-    assert_eq!(f.roll().await.nodes, []);
+    assert_eq!(f.node_list().await.nodes, []);
     let mut node = f.node("alpha");
     f.check_in(&node).await;
     node.serving = false;
-    let roll = f.check_in(&node).await;
-    assert_eq!(names(&roll), [("alpha", false)]);
+    let node_list = f.check_in(&node).await;
+    assert_eq!(names(&node_list), [("alpha", false)]);
     node.serving = true;
     node.unlocks = node.keys.iter().map(|key| key.id).collect();
-    let roll = f.check_in(&node).await;
-    assert_eq!(names(&roll), [("alpha", true)]);
-    assert_eq!(roll.nodes[0].node, node);
+    let node_list = f.check_in(&node).await;
+    assert_eq!(names(&node_list), [("alpha", true)]);
+    assert_eq!(node_list.nodes[0].node, node);
     let stats = f.store.stats().await.expect("the store answers");
-    assert_eq!(roll.nodes[0].schema, stats.schema);
-    assert_eq!(f.roll().await.nodes[0].node, node);
+    assert_eq!(node_list.nodes[0].schema, stats.schema);
+    assert_eq!(f.node_list().await.nodes[0].node, node);
 }
 
 /// In a store that several may use, each is told of the others; elsewhere, who was there before is gone.
@@ -90,11 +90,12 @@ pub async fn nodes_that_check_in_together_do_not_miss_each_other(subject: &dyn S
                 tokio::spawn(async move { store.check_in(&node).await })
             }
         );
-        let roll = |answer: Result<Result<Roll, StoreError>, _>| {
+        let node_list = |answer: Result<Result<NodeList, StoreError>, _>| {
             answer.map_err(|_| ()).expect("the task ends").expect("the store answers")
         };
-        let knows = |roll: &Roll, node: &Node| roll.nodes.iter().any(|seen| seen.node.id == node.id);
-        let (one, other) = (roll(one), roll(other));
+        let knows =
+            |node_list: &NodeList, node: &Node| node_list.nodes.iter().any(|seen| seen.node.id == node.id);
+        let (one, other) = (node_list(one), node_list(other));
         assert!(knows(&one, &alpha) && knows(&other, &beta), "each is told of itself");
         assert!(knows(&one, &beta) || knows(&other, &alpha));
     }
@@ -112,12 +113,12 @@ pub async fn a_silent_node_is_remembered_for_a_day(subject: &dyn Subject) {
     f.clock.advance(LIVE);
     assert_eq!(names(&f.check_in(&f.node("beta")).await), [("alpha", false), ("beta", true)]);
     f.clock.set(after(beginning(), REMEMBERED));
-    assert_eq!(names(&f.roll().await).len(), 2);
+    assert_eq!(names(&f.node_list().await).len(), 2);
     f.clock.advance(Duration::from_millis(1));
-    assert_eq!(names(&f.roll().await).len(), 1, "alpha is forgotten");
+    assert_eq!(names(&f.node_list().await).len(), 1, "alpha is forgotten");
     f.check_in(&f.node("gamma")).await;
     f.clock.set(beginning());
-    assert_eq!(names(&f.roll().await).len(), 2, "for good");
+    assert_eq!(names(&f.node_list().await).len(), 2, "for good");
 }
 
 /// A durable store remembers who served from it.
@@ -125,8 +126,8 @@ pub async fn opening_again_finds_the_nodes(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     f.check_in(&f.node("alpha")).await;
     let f = f.open_again(subject).await;
-    assert_eq!(f.roll().await.nodes.len(), usize::from(subject.is_durable()));
+    assert_eq!(f.node_list().await.nodes.len(), usize::from(subject.is_durable()));
     f.store.close().await;
     assert!(matches!(f.store.check_in(&f.node("beta")).await, Err(StoreError::Unavailable(_))));
-    assert!(matches!(f.store.roll(beginning()).await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(f.store.node_list(beginning()).await, Err(StoreError::Unavailable(_))));
 }

@@ -8,20 +8,20 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method, Uri};
 
 /// One request to the issuer. `Debug` says nothing of it: it has the token.
-pub(crate) struct Question {
+pub(crate) struct IssuerRequest {
     pub(crate) method: Method,
     pub(crate) uri: Uri,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
 
-impl fmt::Debug for Question {
+impl fmt::Debug for IssuerRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Question").field("method", &self.method).finish_non_exhaustive()
     }
 }
 
-impl Question {
+impl IssuerRequest {
     /// Whether it was asked where the tracker was told to ask for this token.
     pub(crate) fn is_at_handshake_of(&self, token: &str) -> bool {
         self.uri.query().is_none() && is_handshake(self.uri.path(), token)

@@ -24,7 +24,7 @@ const SECTOR: usize = 512;
 
 /// What can happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wreck {
+pub(crate) enum Damage {
     /// Nothing; the process died and that is all.
     None,
     /// The log ends somewhere in the part that nobody was answered about.
@@ -43,7 +43,7 @@ pub(crate) enum Wreck {
     GarbleIndex,
 }
 
-impl Wreck {
+impl Damage {
     const ALL: [Self; 7] = [
         Self::Cut,
         Self::Garble,
@@ -61,7 +61,7 @@ impl Wreck {
     }
 }
 
-impl fmt::Display for Wreck {
+impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::None => "nothing happened to the files",
@@ -78,12 +78,12 @@ impl fmt::Display for Wreck {
 
 /// What is known to be on disk before the load begins.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Floor {
+pub(crate) struct DurablePrefix {
     salt: Option<Salt>,
     end: usize,
 }
 
-impl Floor {
+impl DurablePrefix {
     pub(crate) fn of(database: &Path) -> Self {
         match Wal::read(database) {
             Some(wal) => Self { salt: Some(wal.salt()), end: wal.end() },
@@ -98,10 +98,10 @@ impl Floor {
 }
 
 /// Does it. Returns whether frames of transactions that nobody was answered about were hit.
-pub(crate) fn wreck(
-    wreck: Wreck,
+pub(crate) fn damage(
+    damage: Damage,
     database: &Path,
-    floor: Floor,
+    floor: DurablePrefix,
     answered: &[Uuid],
     rng: &mut StdRng,
 ) -> Result<bool, TrialError> {
@@ -109,22 +109,22 @@ pub(crate) fn wreck(
     let Some(wal) = Wal::read(database) else { return Ok(false) };
     let floor = if floor.is_older_generation(&wal) { 0 } else { floor.end };
     let open = || OpenOptions::new().write(true).open(&log);
-    match wreck {
-        Wreck::None => {}
-        Wreck::Cut | Wreck::Garble => {
+    match damage {
+        Damage::None => {}
+        Damage::Cut | Damage::Garble => {
             let from = wal.unanswered_from(floor, &fs::read(database)?, answered);
             if from >= wal.bytes.len() {
                 return Ok(false);
             }
             let at = rng.random_range(from..wal.bytes.len());
-            if wreck == Wreck::Cut {
+            if damage == Damage::Cut {
                 open()?.set_len(u64::try_from(at).unwrap_or(u64::MAX))?;
             } else {
                 write_random(open()?, at, rng.random_range(1..=wal.bytes.len() - at), rng)?;
             }
             return Ok(at < wal.end());
         }
-        Wreck::TearPages => {
+        Damage::TearPages => {
             let answered_until = wal.unanswered_from(floor, &fs::read(database)?, answered);
             let (pages, length) = wal.pages(answered_until);
             for page in pages.sample(rng, 3) {
@@ -134,8 +134,8 @@ pub(crate) fn wreck(
                 write_random(OpenOptions::new().write(true).open(database)?, at, SECTOR, rng)?;
             }
         }
-        Wreck::AppendRubbish => write_random(open()?, wal.end(), rng.random_range(1..=RUBBISH), rng)?,
-        Wreck::AppendFrames => {
+        Damage::AppendRubbish => write_random(open()?, wal.end(), rng.random_range(1..=RUBBISH), rng)?,
+        Damage::AppendFrames => {
             let mut file = open()?;
             file.seek(SeekFrom::Start(u64::try_from(wal.end()).unwrap_or(u64::MAX)))?;
             let first = rng.random_range(0..wal.frames().max(1));
@@ -143,8 +143,8 @@ pub(crate) fn wreck(
                 file.write_all(wal.frame(n).unwrap_or_default())?;
             }
         }
-        Wreck::RemoveIndex => fs::remove_file(index)?,
-        Wreck::GarbleIndex => {
+        Damage::RemoveIndex => fs::remove_file(index)?,
+        Damage::GarbleIndex => {
             let length = usize::try_from(fs::metadata(&index)?.len()).unwrap_or(0);
             write_random(OpenOptions::new().write(true).open(index)?, 0, length, rng)?;
         }

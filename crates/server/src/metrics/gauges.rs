@@ -16,7 +16,7 @@ use super::{count, process};
 
 /// Everything that is looked up and not counted.
 pub(super) fn registry(app: &App) -> Registry {
-    let mut standing = Standing(Registry::default());
+    let mut standing = Gauges(Registry::default());
     standing.build();
     standing.keys(app);
     standing.clock(app);
@@ -27,9 +27,9 @@ pub(super) fn registry(app: &App) -> Registry {
     standing.0
 }
 
-struct Standing(Registry);
+struct Gauges(Registry);
 
-impl Standing {
+impl Gauges {
     fn put<M>(&mut self, name: &str, help: &str, metric: M)
     where
         M: EncodeMetric + Send + Sync + fmt::Debug + 'static,

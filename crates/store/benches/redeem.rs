@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use countersign_core::{
-    Clock, Consumption, End, Ending, OsEntropy, RetryKeyHash, SystemClock, TokenId, TokenStore, after,
+    Clock, Consumption, EndResult, Ending, OsEntropy, RetryKeyHash, SystemClock, TokenId, TokenStore, after,
 };
 use countersign_store::sqlite::SqliteStore;
 
@@ -64,7 +64,7 @@ async fn ends(path: &Path, callers: usize) -> (u128, u128) {
                         retry_key: Some(RetryKeyHash::of(id.as_bytes())),
                     });
                     let end = store.end(id, after(now, Duration::from_mins(5)), ending).await;
-                    assert_eq!(end, Ok(End::Recorded));
+                    assert_eq!(end, Ok(EndResult::Recorded));
                     ends += 1;
                 }
                 ends
