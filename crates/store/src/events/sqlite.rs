@@ -18,6 +18,7 @@ use countersign_core::{
     RequestId, StoreError, TokenId, from_millis, kept_of, to_millis,
 };
 use jiff::Timestamp;
+use rusqlite::config::DbConfig;
 use rusqlite::types::Value;
 use rusqlite::{
     Connection, ErrorCode, OpenFlags, OptionalExtension, Row, TransactionBehavior, params_from_iter,
@@ -55,6 +56,10 @@ const SCHEMA: &str = "
 /// same version.
 const KNOWN: &str = "
     CREATE TABLE IF NOT EXISTS known (one INTEGER PRIMARY KEY CHECK (one = 1), said TEXT NOT NULL) STRICT";
+
+/// How many unusable files are kept. They may hold what happened at a break-in, so that none is ever removed or overwritten,
+/// and yet they must not fill the disk that tokens need.
+const MAX_ASIDE: usize = 9;
 
 /// For how long a connection waits for another one's lock.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -193,6 +198,8 @@ impl Inner {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(&self.path, flags)?;
         connection.busy_timeout(LOCK_WAIT)?;
+        // A file that turns out not to be used keeps its log, which closing would remove.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         connection.pragma_update(None, "trusted_schema", false)?;
         // What is not ours is not changed.
         if let owner @ (Owner::Newer(_) | Owner::Other) = owner(&connection)? {
@@ -215,23 +222,53 @@ impl Inner {
         }
         transaction.execute_batch(KNOWN)?;
         transaction.commit()?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
         Ok(Ok(connection))
     }
 
-    fn replace(&self, reason: &str) -> Result<Connection, StoreError> {
-        let aside = beside(&self.path, ".aside");
-        let moved = fs::rename(&self.path, &aside).and_then(|()| {
-            for suffix in ["-wal", "-shm"] {
-                match fs::remove_file(beside(&self.path, suffix)) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
+    /// Moves the file, with the log that belongs to it, to a name that nothing has. Returns the name.
+    fn put_aside(&self) -> io::Result<PathBuf> {
+        let aside = self.claim_aside()?;
+        // The log goes first: left behind, it would be taken for the new file's.
+        let log = fs::rename(beside(&self.path, "-wal"), beside(&aside, "-wal"));
+        let moved = match log {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => fs::rename(&self.path, &aside),
+        };
+        if let Err(error) = moved {
+            // Only the name was made; the log, if it has moved, is kept, and the name is not used again.
+            let _ = fs::remove_file(&aside);
+            return Err(error);
+        }
+        // An index of the log, which whoever opens the file makes anew.
+        match fs::remove_file(beside(&self.path, "-shm")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(aside),
+        }
+    }
+
+    /// Makes an empty file with the first free name: `.aside`, `.aside-2` and so on.
+    fn claim_aside(&self) -> io::Result<PathBuf> {
+        for nth in 1..=MAX_ASIDE {
+            let suffix = if nth == 1 { ".aside".to_owned() } else { format!(".aside-{nth}") };
+            let aside = beside(&self.path, &suffix);
+            if beside(&aside, "-wal").try_exists()? {
+                continue;
             }
-            Ok(())
-        });
-        moved.map_err(|error| {
+            match make_file(&aside) {
+                Ok(()) => return Ok(aside),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let all = format!("there are {MAX_ASIDE} such files already; look at them, and move them away");
+        Err(io::Error::new(io::ErrorKind::AlreadyExists, all))
+    }
+
+    fn replace(&self, reason: &str) -> Result<Connection, StoreError> {
+        let aside = self.put_aside().map_err(|error| {
             StoreError::unavailable(format!(
-                "{} cannot be used ({reason}), nor put aside ({error}); move it away",
+                "{} cannot be used ({reason}), nor put aside ({error}); move it away, and another one is made",
                 self.path.display()
             ))
         })?;

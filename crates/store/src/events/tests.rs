@@ -105,14 +105,66 @@ async fn a_file_that_is_damaged_or_something_else_is_put_aside() {
     let other = rusqlite::Connection::open(dir.path().join("other")).unwrap();
     other.execute_batch("CREATE TABLE a (b)").unwrap();
     drop(other);
-    for content in [b"no database".repeat(1000), fs::read(dir.path().join("other")).unwrap()] {
-        fs::write(&path, &content).unwrap();
+    let contents = [b"no database".repeat(1000), fs::read(dir.path().join("other")).unwrap()];
+    for content in &contents {
+        fs::write(&path, content).unwrap();
         let store = SqliteEvents::beside(&dir.path().join("countersign.db"));
         store.append(&[an_event()]).await.unwrap();
         assert_eq!(found(&store).await, Ok(1));
-        let aside = fs::read(dir.path().join("countersign-events.db.aside")).unwrap();
-        assert!(aside == content, "nothing of it was changed");
+        store.close_events().await;
     }
+    for (name, content) in
+        ["countersign-events.db.aside", "countersign-events.db.aside-2"].iter().zip(&contents)
+    {
+        assert!(fs::read(dir.path().join(name)).unwrap() == *content, "nothing of {name} was changed");
+    }
+}
+
+#[tokio::test]
+async fn log_of_a_damaged_file_is_kept_with_it() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("countersign-events.db");
+    fs::write(&path, b"no database".repeat(1000)).unwrap();
+    fs::write(dir.path().join("countersign-events.db-wal"), "a log").unwrap();
+    // Whatever stands there already stays.
+    fs::write(dir.path().join("countersign-events.db.aside-wal"), "an earlier log").unwrap();
+    let store = SqliteEvents::beside(&dir.path().join("countersign.db"));
+    store.append(&[an_event()]).await.unwrap();
+    assert_eq!(found(&store).await, Ok(1));
+    let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+    assert_eq!(read("countersign-events.db.aside-wal"), "an earlier log");
+    assert_eq!(read("countersign-events.db.aside-2-wal"), "a log");
+    assert!(
+        fs::read(dir.path().join("countersign-events.db.aside-2")).unwrap() == b"no database".repeat(1000)
+    );
+}
+
+#[tokio::test]
+async fn unusable_files_are_neither_overwritten_nor_too_many() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("countersign-events.db");
+    let write = |nth: usize| fs::write(&path, format!("no database {nth:03} ").repeat(1000)).unwrap();
+    let store = SqliteEvents::beside(&dir.path().join("countersign.db"));
+    for nth in 1..=9 {
+        write(nth);
+        let store = SqliteEvents::beside(&dir.path().join("countersign.db"));
+        store.append(&[an_event()]).await.unwrap();
+        store.close_events().await;
+    }
+    write(10);
+    let error = store.append(&[an_event()]).await.unwrap_err().to_string();
+    assert!(error.contains("there are 9 such files already; look at them, and move them away"), "{error}");
+    assert!(fs::read_to_string(&path).unwrap().starts_with("no database 010 "), "it is left as it is");
+    for nth in 1..=9 {
+        let suffix = if nth == 1 { String::new() } else { format!("-{nth}") };
+        let kept =
+            fs::read_to_string(dir.path().join(format!("countersign-events.db.aside{suffix}"))).unwrap();
+        assert!(kept.starts_with(&format!("no database {nth:03} ")), "{nth}");
+    }
+
+    fs::remove_file(dir.path().join("countersign-events.db.aside-4")).unwrap();
+    store.append(&[an_event()]).await.unwrap();
+    assert_eq!(found(&store).await, Ok(1));
 }
 
 #[tokio::test]
