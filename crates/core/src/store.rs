@@ -417,6 +417,16 @@ impl StoreError {
         Self::Unavailable(Unusable { reason: reason.into(), cause: None })
     }
 
+    /// What it is called in answers and metrics. It tells nothing of the reason, which is for the operator.
+    pub fn label(&self) -> &'static str {
+        match self {
+            // Another ring is one to ask again with, at once.
+            Self::Busy | Self::OtherRing => "busy",
+            Self::Unavailable(_) => "store-unavailable",
+            Self::Clock(_) => "clock",
+        }
+    }
+
     /// How long to wait before asking again is worth it.
     pub fn retry_after(&self) -> Duration {
         match self {

@@ -86,9 +86,7 @@ impl HandshakeOutcome<'_> {
             Self::Accepted => "accepted",
             Self::Repeated => "repeated",
             Self::Refused(reason) => reason,
-            Self::Unanswered(StoreError::Busy | StoreError::OtherRing) => "busy",
-            Self::Unanswered(StoreError::Unavailable(_)) => "store-unavailable",
-            Self::Unanswered(StoreError::Clock(_)) => "clock",
+            Self::Unanswered(error) => error.label(),
         }
     }
 
@@ -353,6 +351,7 @@ mod tests {
             HandshakeOutcome::Accepted,
             HandshakeOutcome::Repeated,
             HandshakeOutcome::Unanswered(&StoreError::Busy),
+            HandshakeOutcome::Unanswered(&StoreError::OtherRing),
             HandshakeOutcome::Unanswered(&away),
             HandshakeOutcome::Unanswered(&wrong),
         ]);

@@ -211,10 +211,5 @@ fn get_problem(error: &GetError) -> Problem {
 
 /// The store's reason goes to the operator's log, and also to this caller: the private API is the operator's own.
 pub(crate) fn store_problem(error: &StoreError) -> Problem {
-    let reason = match error {
-        StoreError::Busy | StoreError::OtherRing => "busy",
-        StoreError::Unavailable(_) => "store-unavailable",
-        StoreError::Clock(_) => "clock",
-    };
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, reason, error.to_string())
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.label(), error.to_string())
 }

@@ -103,13 +103,8 @@ impl ResponseWriter<'_> {
     }
 
     pub(super) fn store_away(&self, error: &StoreError) -> Response {
-        let reason = match error {
-            StoreError::Busy | StoreError::OtherRing => "busy",
-            StoreError::Unavailable(_) => "store-unavailable",
-            StoreError::Clock(_) => "clock",
-        };
         let text = "The token store cannot answer now; try again, with the same Idempotency-Key.";
-        let response = self.problem(StatusCode::SERVICE_UNAVAILABLE, reason, text, text.into());
+        let response = self.problem(StatusCode::SERVICE_UNAVAILABLE, error.label(), text, text.into());
         with_retry_after(response, error.retry_after())
     }
 

@@ -31,11 +31,10 @@ async fn traced<T>(
                 span.note(KeyValue::new("countersign.store.answer", says(answer)));
             }
         }
-        Err(StoreError::Busy) => span.failed("busy"),
+        // A span is of one call alone, and the caller tries again with the new ring: this store is not busy.
         Err(StoreError::OtherRing) => span.failed("other-ring"),
         // What the store says of its own trouble is for the log.
-        Err(StoreError::Unavailable(_)) => span.failed("store-unavailable"),
-        Err(StoreError::Clock(_)) => span.failed("clock"),
+        Err(error) => span.failed(error.label()),
     }
     span.done();
     answered
