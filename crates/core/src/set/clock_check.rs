@@ -291,7 +291,8 @@ impl LoginTokenSet {
         self.time.read().fence
     }
 
-    /// Why this node can neither issue nor redeem, if its clock is the reason.
+    /// Why this node cannot issue, if its clock is the reason. Nor can it redeem then, unless that is
+    /// [`ClockError::BehindLine`].
     pub fn clock_trouble(&self) -> Option<ClockError> {
         let (known, at) = (self.time.read(), ClockReading::of(&*self.clock));
         known.apart(at).or_else(|| known.behind_line(at))

@@ -630,6 +630,34 @@ async fn records_keep_up_with_redemptions_between_two_counts() {
     assert!(server.private(get("/")).await.text.contains("<dd>3 consumed, 1 revoked</dd>"));
 }
 
+/// Where the fence is ahead of the clock, tokens of other servers are still redeemed.
+#[tokio::test(start_paused = true)]
+async fn page_says_that_only_issuing_stops() {
+    let server = server();
+    let line = server.clock.now() + Duration::from_hours(1);
+    server.app.tokens.store().move_fence(line).await.unwrap();
+    server.app.tokens.keep_time().await.unwrap();
+    let behind = page(&server, "/").await;
+    assert!(behind.contains("<p class=\"headline\">No token can be issued</p>"), "{behind}");
+    assert!(behind.contains("this machine&#39;s clock is behind the store"), "it says why: {behind}");
+    assert!(behind.contains("set it right, and keep it right"), "and what to do: {behind}");
+    assert!(behind.contains("Handshakes are answered, and redeem"), "{behind}");
+    assert!(!behind.contains("503"), "{behind}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn page_says_that_a_wrong_clock_stops_everything() {
+    let theirs = Arc::new(ManualClock::at("2026-01-31T13:00:00Z".parse().unwrap()));
+    let theirs: Arc<dyn Clock> = theirs;
+    let store = Arc::new(MemoryStore::shared(&theirs));
+    let server = Fixture::with(Options { store: Some(store), ..Options::default() });
+    tokio::spawn(Arc::clone(&server.app.events).write());
+    server.app.tokens.keep_time().await.unwrap();
+    let apart = page(&server, "/").await;
+    assert!(apart.contains("<p class=\"headline\">No token can be issued or redeemed</p>"), "{apart}");
+    assert!(apart.contains("Handshakes are answered 503 until the clock is right"), "{apart}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_store_that_is_away_is_what_the_page_says_first() {
     let away = Arc::new(Away(StoreError::unavailable("the disk is full")));

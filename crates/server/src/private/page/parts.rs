@@ -342,7 +342,7 @@ impl Store {
     fn of(state: &PageState) -> Self {
         let ready = match &state.standing.ready {
             Ok(()) => "takes tokens".to_owned(),
-            Err(why) => why.clone(),
+            Err(why) => why.to_string(),
         };
         let mut facts = vec![("state", ready)];
         if let Some(stats) = &state.standing.stats {

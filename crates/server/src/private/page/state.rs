@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use countersign_core::{EventQuery, Key, KindFilter, StoreCounts, StoreStats, before};
+use countersign_core::{EventQuery, Key, KindFilter, StoreCounts, StoreError, StoreStats, before};
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout};
 
@@ -69,8 +69,8 @@ pub(super) struct StoreStatus {
     holds: Duration,
     /// How many tokens this server had consumed and revoked when it was made.
     before: (u64, u64),
-    /// Whether a token could be consumed.
-    pub(super) ready: Result<(), String>,
+    /// Whether a token could be issued and consumed.
+    pub(super) ready: Result<(), StoreError>,
     pub(super) stats: Option<StoreStats>,
 }
 
@@ -163,7 +163,7 @@ impl Page {
             return self.with_additions(kept.insert(standing.clone()));
         }
         let store = self.app.tokens.store();
-        let ready = self.app.ready(PATIENCE).await.map_err(|error| error.to_string());
+        let ready = self.app.ready(PATIENCE).await;
         let counted = match before {
             Some(before) if before.stats.is_some() && is_within(before.counted, now, before.holds) => {
                 StoreStatus { asked: now, ready, ..before }

@@ -1,7 +1,7 @@
 //! Whether all is well, and what to do if it is not.
 
 use askama::Template;
-use countersign_core::KindFilter;
+use countersign_core::{ClockError, KindFilter, StoreError};
 
 use crate::history::Handshakes;
 
@@ -69,21 +69,38 @@ impl Verdict {
     }
 }
 
+/// Why tokens cannot be issued, or not redeemed either.
+fn unready(error: &StoreError) -> Finding {
+    let (what, then) = match error {
+        // Tokens of a server whose clock is right are redeemed here.
+        StoreError::Clock(ClockError::BehindLine(_)) => (
+            "No token can be issued",
+            "Handshakes are answered, and redeem the tokens that the store takes. As soon as the clock is right, it goes \
+             on by itself.",
+        ),
+        StoreError::Clock(_) => (
+            "No token can be issued or redeemed",
+            "Handshakes are answered 503 until the clock is right; then it goes on by itself.",
+        ),
+        StoreError::Busy | StoreError::Unavailable(_) | StoreError::OtherRing => (
+            "No token can be redeemed",
+            "Handshakes are answered 503 until the cause is gone; then it goes on by itself. countersign doctor says what \
+             to do.",
+        ),
+    };
+    let why = error.to_string();
+    Finding {
+        level: Level::Bad,
+        what: what.to_owned(),
+        advice: format!("{}. {then}", why.trim_end_matches('.')),
+        link: None,
+    }
+}
+
 /// Everything to know, the worst first.
 fn findings(state: &PageState) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if let Err(why) = &state.standing.ready {
-        findings.push(Finding {
-            level: Level::Bad,
-            what: "No token can be redeemed".to_owned(),
-            advice: format!(
-                "{}. Handshakes are answered 503 until the cause is gone; then it goes on by itself. \
-                 countersign doctor says what to do.",
-                why.trim_end_matches('.')
-            ),
-            link: None,
-        });
-    }
+    findings.extend(state.standing.ready.as_ref().err().map(unready));
 
     let mut hour = Handshakes::default();
     state.minutes.iter().for_each(|minute| hour += *minute);
