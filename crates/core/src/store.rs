@@ -427,6 +427,14 @@ impl StoreError {
         }
     }
 
+    /// Why, for the operator, of something else than the store of tokens.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Unavailable(why) => why.reason().to_owned(),
+            Self::Busy | Self::OtherRing | Self::Clock(_) => self.to_string(),
+        }
+    }
+
     /// How long to wait before asking again is worth it.
     pub fn retry_after(&self) -> Duration {
         match self {

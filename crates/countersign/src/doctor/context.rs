@@ -33,6 +33,8 @@ pub(super) struct Context {
     pub(super) server: Option<Result<ServerReport, Unusable>>,
     /// What the store says, opened beside the server; `None` without a configuration.
     pub(super) store: Option<Result<StoreReport, Unusable>>,
+    /// Why events cannot be kept, or read, as the file of them stands there; looked at where no server says so.
+    pub(super) events: Option<Result<(), String>>,
 }
 
 /// Settings that are not in force.
@@ -104,10 +106,15 @@ impl Context {
         let report = server.as_ref().and_then(|server| server.as_ref().ok()?.report.as_ref().ok());
         let my_store = mine.as_ref().ok().map(store_of);
         let (settings, aside) = choose(mine, report);
-        let (mut ring, mut store) = (None, None);
+        let (mut ring, mut store, mut events) = (None, None, None);
         if let Ok(settings) = &settings {
             let place = place(settings, my_store);
             store = Some(look_into(&place, Arc::clone(&clock)).await);
+            // What keeps this user from the store keeps it from the events, and has been said.
+            let is_unseen = matches!(&store, Some(Err(unusable)) if unusable.is_unseen);
+            if report.is_none() && !is_unseen {
+                events = Some(look_at_events(&place).await);
+            }
             let stored =
                 store.as_ref().and_then(|store| store.as_ref().ok()?.database.as_ref()?.ring.as_ref());
             ring = Some(read_ring(&settings.key_ring).and_then(|file| match stored {
@@ -121,7 +128,7 @@ impl Context {
                 None => Ok(file),
             }));
         }
-        Ok(Self { now, settings, aside, ring, server, store })
+        Ok(Self { now, settings, aside, ring, server, store, events })
     }
 
     /// The store, if it could be looked into.
@@ -298,6 +305,11 @@ fn read_ring(path: &Path) -> Result<KeyRing, Unusable> {
         };
         Unusable { reason, remedy: remedy.to_owned(), is_unseen }
     })
+}
+
+/// Looks at the file of events without changing it. One that is not there yet is made by the server.
+async fn look_at_events(place: &StorePlace) -> Result<(), String> {
+    place.backend().events().known().await.map(drop).map_err(|error| error.reason())
 }
 
 /// Looks into the store without changing it, and without keeping a server from it.

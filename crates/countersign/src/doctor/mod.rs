@@ -70,6 +70,7 @@ const CHECKS: &[Check] = &[
     Check { name: "keys", run: |context| Box::pin(async { keys::ring(context) }) },
     Check { name: "server", run: |context| Box::pin(async { store::server(context) }) },
     Check { name: "store", run: |context| Box::pin(async { store::store(context) }) },
+    Check { name: "events", run: |context| Box::pin(async { store::events(context) }) },
     Check { name: "durability", run: |context| Box::pin(async { store::durability(context) }) },
     Check { name: "disk", run: |context| Box::pin(async { store::disk(context) }) },
     Check { name: "clock", run: |context| Box::pin(async { store::clock(context) }) },

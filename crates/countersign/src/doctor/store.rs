@@ -157,6 +157,25 @@ pub(super) fn store(context: &Context) -> Vec<Finding> {
     findings
 }
 
+/// Whether what happens can be kept.
+pub(super) fn events(context: &Context) -> Vec<Finding> {
+    let looked = match context.report() {
+        Some(report) => report.events_trouble.clone().map_or(Ok(()), Err),
+        None => match &context.events {
+            Some(looked) => looked.clone(),
+            None => return Vec::new(),
+        },
+    };
+    vec![match looked {
+        Ok(()) => Finding::ok("they can be read and kept, as far as can be told"),
+        Err(reason) => Finding::error(
+            format!("what happens is not kept: {reason}"),
+            "mend that, and the server goes on by itself. Until then tokens are redeemed and alarms are sent; replays, relay \
+             attempts and other refusals wait to be kept, and are lost when too many wait or the server stops",
+        ),
+    }]
+}
+
 /// Whether a database server keeps what it has committed.
 pub(super) fn durability(context: &Context) -> Vec<Finding> {
     let Some(database) = context.stored().and_then(|stored| stored.database.as_ref()) else {

@@ -243,6 +243,30 @@ fn a_key_ring_that_is_not_the_stores_is_found_out() {
 }
 
 #[test]
+fn unusable_events_file_is_an_error() {
+    let place = used();
+    let set = |version: u32| {
+        let events = Connection::open(place.path("countersign-data/countersign-events.db")).unwrap();
+        events.pragma_update(None, "user_version", version).unwrap();
+        events.close().unwrap();
+    };
+    offline(&place, &[]).must_have("ok", "events", "read and kept");
+    set(7);
+    let says = "was written by a newer version of Countersign (events 7, this version knows 1)";
+    offline(&place, &[]).must_have("error", "events", says);
+    doctor(&place, &["--server", "http://127.0.0.1:9"], &[]).must_have("error", "events", says);
+    let server = place.serve();
+    assert_eq!(server.status(&server.token()), 200, "tokens need no events");
+    beside(&place, &server, &[]).must_have("error", "events", says);
+    beside(&place, &server, &[]).must_have("error", "events", "or move the file away");
+    server.stop();
+    set(1);
+    let server = place.serve();
+    beside(&place, &server, &[]).must_have("ok", "events", "read and kept");
+    offline(&place, &[]).must_have("ok", "events", "read and kept");
+}
+
+#[test]
 fn a_store_that_no_server_may_use_is_an_error() {
     let place = used();
     offline(&place, &["--store", "sqlite:nowhere.db"]).must_have("error", "store", "there is no store at");

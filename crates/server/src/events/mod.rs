@@ -79,6 +79,8 @@ pub struct Events {
     counts: Counts,
     tally: Counters,
     history: History,
+    /// Why the last batch could not be written; `None` if it was.
+    write_trouble: Mutex<Option<String>>,
     /// Whether the server stops.
     ended: watch::Sender<bool>,
     /// What has been told of the fence and of the keys, or need not be.
@@ -169,6 +171,7 @@ impl Events {
             counts: Counts::default(),
             tally: Counters::new(),
             history,
+            write_trouble: Mutex::default(),
             ended: watch::Sender::new(false),
             known: Mutex::default(),
             alarms: None,
@@ -441,6 +444,25 @@ impl Events {
     /// Where they are kept.
     pub fn store(&self) -> &Arc<dyn EventStore> {
         &self.store
+    }
+
+    /// Why events cannot be kept now, if that is so: what the last write said, or what reading says.
+    pub(crate) async fn trouble(&self) -> Option<String> {
+        let write_trouble = self.write_trouble().clone();
+        if write_trouble.is_some() {
+            return write_trouble;
+        }
+        self.store.known().await.err().map(|error| error.reason())
+    }
+
+    /// Notes how a write ended. Returns whether that is news.
+    fn note_write(&self, trouble: Option<String>) -> bool {
+        let is_failing = trouble.is_some();
+        std::mem::replace(&mut *self.write_trouble(), trouble).is_some() != is_failing
+    }
+
+    fn write_trouble(&self) -> MutexGuard<'_, Option<String>> {
+        self.write_trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many went where.

@@ -33,17 +33,9 @@ impl Events {
     pub async fn write(self: Arc<Self>) {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(waiting) = waiting else { return };
-        Writer {
-            events: self,
-            waiting,
-            batch: Vec::new(),
-            known: None,
-            closing: None,
-            failing: false,
-            lost_before: 0,
-        }
-        .run()
-        .await;
+        Writer { events: self, waiting, batch: Vec::new(), known: None, closing: None, lost_before: 0 }
+            .run()
+            .await;
     }
 
     /// Writes what still waits, and closes the store of events.
@@ -70,8 +62,6 @@ struct Writer {
     /// What is to be kept after it.
     known: Option<Known>,
     closing: Option<oneshot::Sender<()>>,
-    /// Whether the last batch could not be written.
-    failing: bool,
     /// How many had been lost when that was last complained about.
     lost_before: u64,
 }
@@ -125,12 +115,12 @@ impl Writer {
                     self.events.counts.written.fetch_add(count, Ordering::Relaxed);
                     self.batch.clear();
                     self.known = None;
-                    if std::mem::take(&mut self.failing) {
+                    if self.events.note_write(None) {
                         tracing::info!("events are kept again");
                     }
                 }
                 Err(error) => {
-                    if !std::mem::replace(&mut self.failing, true) {
+                    if self.events.note_write(Some(error.reason())) {
                         tracing::error!(%error, "events cannot be kept; handshakes go on, and what does not fit into the queue is lost");
                     }
                     if self.closing.is_some() {

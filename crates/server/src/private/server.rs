@@ -33,6 +33,9 @@ pub struct ServerDocument {
     /// What is doubtful about its clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock_warning: Option<String>,
+    /// Why events cannot be kept now, although the server serves; absent while they can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events_trouble: Option<String>,
     /// The configuration file that it read when it was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_file: Option<String>,
@@ -145,7 +148,12 @@ pub(crate) async fn show_server(State(app): State<Arc<App>>) -> Result<Json<Serv
     let look = tokio::task::spawn_blocking(move || {
         (files(&looks_at), listeners(&looks_at), looks_at.effective_config.passed_over.now())
     });
-    let (ready, traces, look) = tokio::join!(app.ready(STORE_TIMEOUT), traces, look);
+    let events = async {
+        let trouble = tokio::time::timeout(STORE_TIMEOUT, app.events.trouble()).await;
+        trouble
+            .unwrap_or_else(|_| Some("their store does not answer; check the disk that it is on".to_owned()))
+    };
+    let (ready, events_trouble, traces, look) = tokio::join!(app.ready(STORE_TIMEOUT), events, traces, look);
     // Nothing is left out in silence: who asks takes what is missing for well.
     let (files, listeners, passed_over) = look.map_err(|error| {
         let detail = format!("Looking at the files broke off: {error}.");
@@ -157,6 +165,7 @@ pub(crate) async fn show_server(State(app): State<Arc<App>>) -> Result<Json<Serv
         user: geteuid().as_raw(),
         unready: ready.err().map(|error| error.to_string()),
         clock_warning: app.tokens.clock_warning().map(|warning| warning.to_string()),
+        events_trouble,
         config_file: app.effective_config.config_file.as_deref().map(shown),
         settings: app.effective_config.settings.clone(),
         listeners,

@@ -364,6 +364,17 @@ async fn a_store_that_is_away_loses_what_does_not_fit_and_comes_back() {
     assert!(counts.waiting >= u64::try_from(EVENT_QUEUE).unwrap() - 1, "{counts:?}");
     let list = Request::get("/v1/events").body(Body::empty()).unwrap();
     assert_eq!(server.private(list).await.status, StatusCode::SERVICE_UNAVAILABLE);
+    let trouble = async || {
+        let shown = Request::get("/v1/server").body(Body::empty()).unwrap();
+        server.private(shown).await.json()["events_trouble"].clone()
+    };
+    // On this clock, that is when the writer has had its turn.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(trouble().await, "gone fishing", "the operator is told");
+    let page = Request::get("/").header("host", "127.0.0.1:8087").body(Body::empty()).unwrap();
+    let page = server.private(page).await.text;
+    assert!(page.contains("<p class=\"headline\">Events cannot be kept</p>"), "{page}");
+    assert!(page.contains("gone fishing. No handshake suffers."), "{page}");
 
     away.set(false);
     while server.app.events.counts().written < issued - more {
@@ -371,6 +382,7 @@ async fn a_store_that_is_away_loses_what_does_not_fit_and_comes_back() {
     }
     assert_eq!(events(&server, "limit=1000").await.len(), 1000);
     assert_eq!(server.app.events.counts().lost, more);
+    assert_eq!(trouble().await, Value::Null, "it is over");
 }
 
 #[tokio::test]

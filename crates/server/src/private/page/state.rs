@@ -42,6 +42,8 @@ pub(super) struct PageState {
     pub(super) fence_moves: u64,
     pub(super) guesses: u64,
     pub(super) events_lost: u64,
+    /// Why they cannot be kept now.
+    pub(super) events_trouble: Option<String>,
     /// How many purges have failed since the last one that did not.
     pub(super) failing_purges: u64,
     /// Delivered, given up, and waiting; `None` if nobody is alarmed.
@@ -125,6 +127,8 @@ impl Page {
             fence_moves,
             guesses,
             events_lost: app.events.counts().lost,
+            // A disk that hangs is seen by the list of events.
+            events_trouble: timeout(PATIENCE, app.events.trouble()).await.ok().flatten(),
             failing_purges: app.events.tally().failing_purges(),
             alarms: app
                 .events

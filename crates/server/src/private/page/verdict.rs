@@ -164,6 +164,15 @@ fn findings(state: &PageState) -> Vec<Finding> {
             "the store was busy or away. Trackers may try again; the server's log says why.",
         );
     }
+    if let Some(reason) = &state.events_trouble {
+        look(
+            "Events cannot be kept".to_owned(),
+            &format!(
+                "{}. No handshake suffers. Mend that, and it goes on by itself.",
+                reason.trim_end_matches('.')
+            ),
+        );
+    }
     if state.events_lost > 0 {
         let events = times(state.events_lost, "event was", "events were");
         look(
