@@ -162,6 +162,8 @@ pub(super) fn events(context: &Context) -> Vec<Finding> {
     let looked = match context.report() {
         Some(report) => report.events_trouble.clone().map_or(Ok(()), Err),
         None => match &context.events {
+            // Where the store is missing, a file of events that is not there tells nothing.
+            Some(Ok(())) if context.stored().is_none() => return Vec::new(),
             Some(looked) => looked.clone(),
             None => return Vec::new(),
         },

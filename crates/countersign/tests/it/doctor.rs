@@ -251,6 +251,8 @@ fn unusable_events_file_is_an_error() {
         events.close().unwrap();
     };
     offline(&place, &[]).must_have("ok", "events", "read and kept");
+    let elsewhere = offline(&place, &["--data-dir", "nowhere"]);
+    assert!(!elsewhere.has("ok", "events", ""), "{:#?}", elsewhere.findings);
     set(7);
     let says = "was written by a newer version of Countersign (events 7, this version knows 1)";
     offline(&place, &[]).must_have("error", "events", says);
