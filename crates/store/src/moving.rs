@@ -15,8 +15,33 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use countersign_core::handshake::CLOCK_SKEW;
-use countersign_core::{Clock, ClockError, Horizon, StoreError, StoredRing, after};
+use countersign_core::{Clock, ClockError, Entropy, EntropyError, Horizon, StoreError, StoredRing, after};
 use jiff::Timestamp;
+use uuid::{Builder, Uuid};
+
+/// Tells one run of the command from every other one.
+///
+/// After step 2 each of the two stores is handed over to the other, whichever way it goes. Had a run been held up there, the
+/// operator could move back meanwhile; if it then made its target serve, both would. So a store keeps the id of the run that
+/// changed it last, and serves only for that one. A run in the other direction has to hand the target over before the
+/// source serves again, and so takes the target from this run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MoveId(Uuid);
+
+impl MoveId {
+    /// An id that no other move has.
+    pub fn generate(entropy: &dyn Entropy) -> Result<Self, EntropyError> {
+        let mut random = [0; 16];
+        entropy.fill(&mut random)?;
+        Ok(Self(Builder::from_random_bytes(random).into_uuid()))
+    }
+}
+
+impl fmt::Display for MoveId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// A store that can be moved from and to. What changes it is durable when it returns, and may be done again.
 #[async_trait]
@@ -29,30 +54,32 @@ pub trait Movable: Send + Sync + fmt::Debug {
         Ok(None)
     }
 
-    /// Hands it over to `from`, to be the target of a move from there.
+    /// Hands it over to `from`, to be the target of the move `id` from there.
     ///
     /// # Errors
     ///
     /// [`MoveError::TargetInUse`] if it serves and a server has used it; [`MoveError::TargetHandedOver`] if it was handed
     /// over to another store. Nothing has changed then.
-    async fn reserve(&self, from: &str) -> Result<(), MoveError>;
+    async fn reserve(&self, id: MoveId, from: &str) -> Result<(), MoveError>;
 
     /// Hands it over to `to`: when this returns, it ends no token's life any more, on whatever server. Returns a moment
-    /// after the creation of every token that it has, or had, a record of.
+    /// after the creation of every token that it has, or had, a record of. Every other move that has reserved it ends
+    /// without effect, also if it was handed over before.
     ///
     /// # Errors
     ///
     /// If that moment is later than `latest`, and nothing has changed: a clock is, or was, wrong.
-    async fn hand_over(&self, to: &str, latest: Timestamp) -> Result<Timestamp, MoveError>;
+    async fn hand_over(&self, id: MoveId, to: &str, latest: Timestamp) -> Result<Timestamp, MoveError>;
 
     /// Serves in the place of `from`, with a fence that is no earlier than `fence`; a shared store with this key ring, or
     /// with none, so that its first server takes its key file in.
     ///
     /// # Errors
     ///
-    /// [`MoveError::Changed`] if it was not reserved, unless it serves with such a fence already.
+    /// [`MoveError::Changed`] if this move was not the last one to change it, unless it serves with such a fence already.
     async fn take_over(
         &self,
+        id: MoveId,
         from: &str,
         fence: Timestamp,
         ring: Option<&StoredRing>,
@@ -74,9 +101,15 @@ pub enum MoveError {
     /// Another store than the target has taken the source's place.
     #[error("the store at --from was handed over to {0} already; move from there, or complete that move")]
     HandedOver(String),
-    /// A store's state changed meanwhile.
-    #[error("the store is not in the state that this move left it in; run the same command again")]
+    /// Another move changed one of the stores meanwhile.
+    #[error(
+        "another move of one of the two stores was given meanwhile, and this one ended before its target served. If the other \
+         one is complete, serve from its target; if no store serves, give the one command again whose target is to serve"
+    )]
     Changed,
+    /// There is no id for the move.
+    #[error(transparent)]
+    Entropy(#[from] EntropyError),
     /// One of the stores failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -85,6 +118,8 @@ pub enum MoveError {
 /// A source that was handed over, whose target does not serve yet.
 #[derive(Debug)]
 pub struct HandedOver {
+    /// The move that the target was reserved for.
+    pub id: MoveId,
     /// A moment after the creation of every token that the source has, or had, a record of.
     pub fence: Timestamp,
     /// The key ring that the source keeps. It does not change any more.
@@ -97,25 +132,27 @@ pub async fn hand_over(
     (source, from): (&dyn Movable, &str),
     (target, to): (&dyn Movable, &str),
     clock: &dyn Clock,
+    entropy: &dyn Entropy,
 ) -> Result<Option<HandedOver>, MoveError> {
+    let id = MoveId::generate(entropy)?;
     let has_begun = match source.handed_over_to().await? {
         Some(other) if other != to => return Err(MoveError::HandedOver(other)),
         before => before.is_some(),
     };
     let latest = after(clock.now(), CLOCK_SKEW);
-    match target.reserve(from).await {
+    match target.reserve(id, from).await {
         Err(MoveError::TargetInUse) if has_begun => {
-            let fence = source.hand_over(to, latest).await?;
-            // Changes nothing in a store that serves.
-            return match target.take_over(from, fence, None).await {
+            let fence = source.hand_over(id, to, latest).await?;
+            // Changes nothing: the target serves, or is not reserved for this move.
+            return match target.take_over(id, from, fence, None).await {
                 Err(MoveError::Changed) => Err(MoveError::TargetInUse),
                 done => done.map(|()| None),
             };
         }
         reserved => reserved?,
     }
-    let fence = source.hand_over(to, latest).await?;
-    Ok(Some(HandedOver { fence, ring: source.ring().await? }))
+    let fence = source.hand_over(id, to, latest).await?;
+    Ok(Some(HandedOver { id, fence, ring: source.ring().await? }))
 }
 
 /// The moment that [`Movable::hand_over`] returns, for a store with these lines whose youngest record is of a token that

@@ -134,13 +134,14 @@ pub(super) async fn run(args: MoveArgs) -> Result<(), Failure> {
     };
     let target = to_place.backend().movable(IfMissing::Make, Arc::clone(&clock), Arc::new(OsEntropy)).await;
     let target = target.map_err(Failure::failed)?;
-    let handed_over = moving::hand_over((&*source, &from), (&*target, &to), &*clock).await;
+    let handed_over = moving::hand_over((&*source, &from), (&*target, &to), &*clock, &OsEntropy).await;
     let handed_over = handed_over.map_err(Failure::failed)?;
     if let Some(handed_over) = &handed_over {
         if let Some((rings, ring)) = rings.zip(handed_over.ring.as_ref()) {
             rings.write(ring)?;
         }
-        let taken = target.take_over(&from, handed_over.fence, handed_over.ring.as_ref()).await;
+        let taken =
+            target.take_over(handed_over.id, &from, handed_over.fence, handed_over.ring.as_ref()).await;
         taken.map_err(Failure::failed)?;
     }
     let fence = handed_over.map(|handed_over| handed_over.fence);

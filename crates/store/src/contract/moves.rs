@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use super::fixture::{LIFETIME, beginning};
 use crate::error::OpenError;
-use crate::moving::{Movable, MoveError, hand_over};
+use crate::moving::{Movable, MoveError, MoveId, hand_over};
 
 /// A place for a store that can be moved from and to.
 #[async_trait]
@@ -69,6 +69,10 @@ impl World {
         token
     }
 
+    fn id(&self) -> MoveId {
+        MoveId::generate(&self.entropy).expect("a counter never runs dry")
+    }
+
     /// The whole command. Returns whether there was something to do.
     async fn move_store(&self, from: &dyn MovePlace, to: &dyn MovePlace) -> Result<bool, MoveError> {
         let (source, target) = (from.movable(self.clock()).await, to.movable(self.clock()).await);
@@ -80,8 +84,9 @@ impl World {
         source: (&dyn Movable, &str),
         target: (&dyn Movable, &str),
     ) -> Result<bool, MoveError> {
-        let Some(handed_over) = hand_over(source, target, &*self.clock).await? else { return Ok(false) };
-        target.0.take_over(source.1, handed_over.fence, handed_over.ring.as_ref()).await?;
+        let handed_over = hand_over(source, target, &*self.clock, &self.entropy).await?;
+        let Some(handed_over) = handed_over else { return Ok(false) };
+        target.0.take_over(handed_over.id, source.1, handed_over.fence, handed_over.ring.as_ref()).await?;
         Ok(true)
     }
 
@@ -232,7 +237,7 @@ pub async fn moves_in_wrong_order_are_refused(
 
     // A move that has begun.
     let target = third.movable(world.clock()).await;
-    assert_eq!(target.reserve(&from.name()).await, Ok(()));
+    assert_eq!(target.reserve(world.id(), &from.name()).await, Ok(()));
     drop(target);
     world.refuses(third, from).await;
     assert_eq!(world.move_store(to, third).await, Err(MoveError::TargetHandedOver(from.name())));
@@ -272,7 +277,8 @@ pub async fn target_that_was_replaced_is_refused(from: &dyn MovePlace, to: &dyn 
     world.use_up(to).await;
     world.use_up(from).await;
     let source = from.movable(world.clock()).await;
-    source.hand_over(&to.name(), after(world.clock.now(), CLOCK_SKEW)).await.expect("it is handed over");
+    let latest = after(world.clock.now(), CLOCK_SKEW);
+    source.hand_over(world.id(), &to.name(), latest).await.expect("it is handed over");
     drop(source);
     assert_eq!(world.move_store(from, to).await, Err(MoveError::TargetInUse));
 }
@@ -298,14 +304,24 @@ pub async fn store_takes_over_only_when_reserved(from: &dyn MovePlace, to: &dyn 
     let world = World::new();
     let target = to.movable(world.clock()).await;
     let fence = after(beginning(), LIFETIME);
-    assert_eq!(target.take_over(&from.name(), fence, None).await, Err(MoveError::Changed));
+    let (id, later) = (world.id(), world.id());
+    assert_eq!(target.take_over(id, &from.name(), fence, None).await, Err(MoveError::Changed));
     for _ in 0..2 {
-        assert_eq!(target.reserve(&from.name()).await, Ok(()));
+        assert_eq!(target.reserve(id, &from.name()).await, Ok(()));
     }
     assert_eq!(target.handed_over_to().await, Ok(Some(from.name())));
-    assert_eq!(target.take_over("another", fence, None).await, Err(MoveError::Changed));
+    assert_eq!(target.take_over(id, "another", fence, None).await, Err(MoveError::Changed));
+    // For another run of the same command; then a run in the other direction hands it over once more.
+    assert_eq!(target.reserve(later, &from.name()).await, Ok(()));
+    assert_eq!(target.take_over(id, &from.name(), fence, None).await, Err(MoveError::Changed));
+    assert!(target.hand_over(world.id(), &from.name(), fence).await.is_ok());
+    for lost in [id, later] {
+        assert_eq!(target.take_over(lost, &from.name(), fence, None).await, Err(MoveError::Changed));
+    }
+    assert_eq!(target.handed_over_to().await, Ok(Some(from.name())));
+    assert_eq!(target.reserve(id, &from.name()).await, Ok(()));
     for _ in 0..2 {
-        assert_eq!(target.take_over(&from.name(), fence, None).await, Ok(()));
+        assert_eq!(target.take_over(id, &from.name(), fence, None).await, Ok(()));
     }
     assert_eq!(target.handed_over_to().await, Ok(None));
     drop(target);
@@ -352,18 +368,19 @@ impl Movable for Cutting {
     async fn ring(&self) -> Result<Option<StoredRing>, StoreError> {
         self.cut(self.inner.ring()).await
     }
-    async fn reserve(&self, from: &str) -> Result<(), MoveError> {
-        self.cut(self.inner.reserve(from)).await
+    async fn reserve(&self, id: MoveId, from: &str) -> Result<(), MoveError> {
+        self.cut(self.inner.reserve(id, from)).await
     }
-    async fn hand_over(&self, to: &str, latest: Timestamp) -> Result<Timestamp, MoveError> {
-        self.cut(self.inner.hand_over(to, latest)).await
+    async fn hand_over(&self, id: MoveId, to: &str, latest: Timestamp) -> Result<Timestamp, MoveError> {
+        self.cut(self.inner.hand_over(id, to, latest)).await
     }
     async fn take_over(
         &self,
+        id: MoveId,
         from: &str,
         fence: Timestamp,
         ring: Option<&StoredRing>,
     ) -> Result<(), MoveError> {
-        self.cut(self.inner.take_over(from, fence, ring)).await
+        self.cut(self.inner.take_over(id, from, fence, ring)).await
     }
 }

@@ -24,7 +24,7 @@ use super::sql::{MoveQuery, Query, STRIPES};
 use super::{Job, PostgresOptions, PostgresUrl, StoreInner, no_watermarks, work};
 use crate::backend::IfMissing;
 use crate::error::OpenError;
-use crate::moving::{Movable, MoveError, line};
+use crate::moving::{Movable, MoveError, MoveId, line};
 
 /// A database that is moved from or to.
 pub struct MovablePostgres {
@@ -95,6 +95,8 @@ const HANDED_OVER: i16 = 2;
 struct MoveRow {
     /// The store that this one was handed over to.
     handed_over_to: Option<String>,
+    /// The move that changed the store last, and that may make it serve; empty after a move by an older version.
+    id: String,
     /// Where the lines are while the store does not serve.
     lines: Option<Watermarks>,
 }
@@ -118,7 +120,8 @@ impl MoveRow {
             let handed_over_to = (row.try_get::<_, i16>(0)? != SERVES).then_some(peer);
             let has_lines = row.try_get::<_, Option<i64>>(2)?.is_some();
             let lines = if has_lines { Some(Watermarks::read(row, 2)?) } else { None };
-            Ok(Self { handed_over_to, lines })
+            let id = row.try_get::<_, Option<String>>(5)?.unwrap_or_default();
+            Ok(Self { handed_over_to, id, lines })
         };
         read().map_err(|error| unreadable(&error, session.place()))
     }
@@ -159,7 +162,7 @@ async fn lock(session: &mut Session) -> Result<MoveRow, Failure> {
     MoveRow::read(session, MoveQuery::LockStanding).await
 }
 
-async fn reserve(session: &mut Session, from: &str) -> Result<Result<(), MoveError>, Failure> {
+async fn reserve(session: &mut Session, id: MoveId, from: &str) -> Result<Result<(), MoveError>, Failure> {
     match lock(session).await?.handed_over_to {
         Some(other) if other != from => return Ok(Err(MoveError::TargetHandedOver(other))),
         Some(_) => {}
@@ -174,11 +177,12 @@ async fn reserve(session: &mut Session, from: &str) -> Result<Result<(), MoveErr
             }
         }
     }
-    set_standing(session, HANDED_OVER, Some(from)).await.map(Ok)
+    set_handed_over(session, id, from).await.map(Ok)
 }
 
 async fn hand_over(
     session: &mut Session,
+    id: MoveId,
     to: &str,
     latest: Timestamp,
 ) -> Result<Result<Timestamp, MoveError>, Failure> {
@@ -187,7 +191,7 @@ async fn hand_over(
         Some(_) => {}
         None => withdraw(session).await?,
     }
-    set_standing(session, HANDED_OVER, Some(to)).await?;
+    set_handed_over(session, id, to).await?;
     let lines = lock(session).await?.lines_put_away(session)?;
     let rows = session.query(Query::Move(MoveQuery::Newest), &[]).await?;
     let newest = rows.first().map(|row| row.try_get::<_, Uuid>(0)).transpose();
@@ -198,12 +202,14 @@ async fn hand_over(
 
 async fn take_over(
     session: &mut Session,
+    id: MoveId,
     from: &str,
     fence: i64,
     ring: Option<&StoredRing>,
 ) -> Result<Result<(), MoveError>, Failure> {
-    match lock(session).await?.handed_over_to {
-        Some(other) if other == from => {}
+    let row = lock(session).await?;
+    match row.handed_over_to {
+        Some(other) if other == from && row.id == id.to_string() => {}
         Some(_) => return Ok(Err(MoveError::Changed)),
         None => {
             let rows = session.query(Query::Lines, &[]).await?;
@@ -219,7 +225,7 @@ async fn take_over(
     session.execute(Query::Move(MoveQuery::SetRing), &[&version, &by.as_deref(), &sealed]).await?;
     let stripes: Vec<i16> = (0..STRIPES).collect();
     session.execute(Query::Move(MoveQuery::Restore), &[&stripes, &fence]).await?;
-    set_standing(session, SERVES, None).await.map(Ok)
+    set_standing(session, SERVES, "", None).await.map(Ok)
 }
 
 async fn is_used(session: &mut Session) -> Result<bool, Failure> {
@@ -239,8 +245,17 @@ async fn withdraw(session: &mut Session) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn set_standing(session: &mut Session, state: i16, peer: Option<&str>) -> Result<(), Failure> {
-    session.execute(Query::Move(MoveQuery::SetStanding), &[&state, &peer]).await.map(drop)
+async fn set_handed_over(session: &mut Session, id: MoveId, to: &str) -> Result<(), Failure> {
+    set_standing(session, HANDED_OVER, &id.to_string(), Some(to)).await
+}
+
+async fn set_standing(
+    session: &mut Session,
+    state: i16,
+    id: &str,
+    peer: Option<&str>,
+) -> Result<(), Failure> {
+    session.execute(Query::Move(MoveQuery::SetStanding), &[&state, &id, &peer]).await.map(drop)
 }
 
 #[async_trait]
@@ -253,26 +268,27 @@ impl Movable for MovablePostgres {
         self.core.ask(work(|session| Box::pin(ring::read(session)))).await.map_err(unavailable)
     }
 
-    async fn reserve(&self, from: &str) -> Result<(), MoveError> {
+    async fn reserve(&self, id: MoveId, from: &str) -> Result<(), MoveError> {
         let from = from.to_owned();
         self.change(move |session| {
             let from = from.clone();
-            Box::pin(async move { reserve(session, &from).await })
+            Box::pin(async move { reserve(session, id, &from).await })
         })
         .await
     }
 
-    async fn hand_over(&self, to: &str, latest: Timestamp) -> Result<Timestamp, MoveError> {
+    async fn hand_over(&self, id: MoveId, to: &str, latest: Timestamp) -> Result<Timestamp, MoveError> {
         let to = to.to_owned();
         self.change(move |session| {
             let to = to.clone();
-            Box::pin(async move { hand_over(session, &to, latest).await })
+            Box::pin(async move { hand_over(session, id, &to, latest).await })
         })
         .await
     }
 
     async fn take_over(
         &self,
+        id: MoveId,
         from: &str,
         fence: Timestamp,
         ring: Option<&StoredRing>,
@@ -280,7 +296,7 @@ impl Movable for MovablePostgres {
         let (from, fence, ring) = (from.to_owned(), to_millis(fence), ring.cloned());
         self.change(move |session| {
             let (from, ring) = (from.clone(), ring.clone());
-            Box::pin(async move { take_over(session, &from, fence, ring.as_ref()).await })
+            Box::pin(async move { take_over(session, id, &from, fence, ring.as_ref()).await })
         })
         .await
     }

@@ -331,13 +331,14 @@ impl Sql {
 
     fn text_for_move(&self, query: MoveQuery) -> String {
         let s = self.schema.quoted();
-        let standing = format!("SELECT state, peer, fence, cleared, horizon FROM {s}.copying WHERE one = 0");
+        let standing =
+            format!("SELECT state, peer, fence, cleared, horizon, copy FROM {s}.copying WHERE one = 0");
         match query {
             MoveQuery::Standing => standing,
             MoveQuery::LockStanding => format!("{standing} FOR UPDATE"),
-            // `copy` is for servers of the version before, which expect a name there.
+            // `copy` is the id of the move. Servers of the version before expect a name there, and never NULL.
             MoveQuery::SetStanding => {
-                format!("UPDATE {s}.copying SET state = $1, copy = '', peer = $2 WHERE one = 0")
+                format!("UPDATE {s}.copying SET state = $1, copy = $2, peer = $3 WHERE one = 0")
             }
             MoveQuery::LockFirstLine => format!("SELECT stripe FROM {s}.lines WHERE stripe = 0 FOR UPDATE"),
             MoveQuery::KeepLines => format!(

@@ -15,7 +15,7 @@ use super::schema::{self, Access};
 use super::{connect_to_move, fault, make_place, records, resolve};
 use crate::backend::IfMissing;
 use crate::error::OpenError;
-use crate::moving::{Movable, MoveError, line};
+use crate::moving::{Movable, MoveError, MoveId, line};
 
 /// A database that is moved from or to.
 pub struct MovableSqlite {
@@ -83,10 +83,15 @@ pub(super) fn handed_over_to(connection: &Connection) -> rusqlite::Result<Option
     })
 }
 
-/// `copy` is for the version before, which expects a name there.
-fn set_handed_over(connection: &Connection, to: &str) -> rusqlite::Result<()> {
-    let sql = "UPDATE copying SET state = ?, copy = '', peer = ?";
-    connection.execute(sql, (HANDED_OVER, to)).map(drop)
+/// `copy` is the id of the move; the version before expects a name there, and never NULL.
+fn set_handed_over(connection: &Connection, id: MoveId, to: &str) -> rusqlite::Result<()> {
+    let sql = "UPDATE copying SET state = ?, copy = ?, peer = ?";
+    connection.execute(sql, (HANDED_OVER, id.to_string(), to)).map(drop)
+}
+
+/// Whether this move was the last one to change the database.
+fn is_reserved_for(connection: &Connection, id: MoveId) -> rusqlite::Result<bool> {
+    connection.query_row("SELECT copy IS ? FROM copying", (id.to_string(),), |row| row.get(0))
 }
 
 #[async_trait]
@@ -99,7 +104,7 @@ impl Movable for MovableSqlite {
         })
     }
 
-    async fn reserve(&self, from: &str) -> Result<(), MoveError> {
+    async fn reserve(&self, id: MoveId, from: &str) -> Result<(), MoveError> {
         let from = from.to_owned();
         self.change(move |transaction| {
             match handed_over_to(transaction)? {
@@ -112,18 +117,18 @@ impl Movable for MovableSqlite {
                     }
                 }
             }
-            set_handed_over(transaction, &from).map(Ok)
+            set_handed_over(transaction, id, &from).map(Ok)
         })
         .await
     }
 
-    async fn hand_over(&self, to: &str, latest: Timestamp) -> Result<Timestamp, MoveError> {
+    async fn hand_over(&self, id: MoveId, to: &str, latest: Timestamp) -> Result<Timestamp, MoveError> {
         let to = to.to_owned();
         self.change(move |transaction| {
             if handed_over_to(transaction)?.is_some_and(|other| other != to) {
                 return Ok(Err(MoveError::Changed));
             }
-            set_handed_over(transaction, &to)?;
+            set_handed_over(transaction, id, &to)?;
             let lines = records::Watermarks::read(transaction)?;
             let newest = records::newest(transaction)?;
             Ok(line(from_millis(lines.fence), lines.horizon, newest, latest))
@@ -131,10 +136,16 @@ impl Movable for MovableSqlite {
         .await
     }
 
-    async fn take_over(&self, from: &str, fence: Timestamp, _: Option<&StoredRing>) -> Result<(), MoveError> {
+    async fn take_over(
+        &self,
+        id: MoveId,
+        from: &str,
+        fence: Timestamp,
+        _: Option<&StoredRing>,
+    ) -> Result<(), MoveError> {
         let (from, fence) = (from.to_owned(), to_millis(fence));
         self.change(move |transaction| match handed_over_to(transaction)? {
-            Some(other) if other == from => {
+            Some(other) if other == from && is_reserved_for(transaction, id)? => {
                 transaction.execute("UPDATE store SET fence = max(fence, ?)", (fence,))?;
                 let sql = "UPDATE copying SET state = ?, copy = NULL, peer = NULL";
                 transaction.execute(sql, (SERVES,)).map(|_| Ok(()))

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use countersign_core::{Clock, ManualClock, TokenStore, from_millis};
+use countersign_core::{Clock, ManualClock, SequenceEntropy, TokenStore, from_millis};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -96,8 +96,9 @@ async fn copy_that_the_version_before_began_is_completed() {
     let older = "UPDATE copying SET state = 1, copy = 'c', peer = ?";
     Connection::open(to.path()).unwrap().execute(older, (from.name(),)).unwrap();
     assert_eq!(target.handed_over_to().await, Ok(Some(from.name())));
-    let moved = crate::moving::hand_over((&*source, &from.name()), (&*target, &to.name()), &*clock).await;
-    let fence = moved.unwrap().unwrap().fence;
-    assert_eq!(target.take_over(&from.name(), fence, None).await, Ok(()));
+    let (from, to, entropy) = (from.name(), to.name(), SequenceEntropy::default());
+    let moved = crate::moving::hand_over((&*source, &from), (&*target, &to), &*clock, &entropy).await;
+    let moved = moved.unwrap().unwrap();
+    assert_eq!(target.take_over(moved.id, &from, moved.fence, None).await, Ok(()));
     assert_eq!(target.handed_over_to().await, Ok(None));
 }
