@@ -149,7 +149,9 @@ impl App {
         }
         // Where nothing was known, this is a new server's first look.
         let is_news = moved.is_some() || known.is_some();
-        if is_news && !self.tokens.is_told_elsewhere(fence) {
+        // A fence that went back comes with an older copy, and so do the rows that say who has told of it.
+        let went_back = known > Some(fence);
+        if is_news && (went_back || !self.tokens.is_told_elsewhere(fence)) {
             if moved != Some(fence) {
                 tracing::warn!(
                     %fence, was = known.map(display),

@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use serde_json::Value;
 
 use crate::fixture::{DATA, Place, Server};
-use crate::process::{EndedToken, Process};
+use crate::process::{EndedProcess, Process};
 use crate::receiver::Receiver;
 
 const RING: &str = "countersign-data/key-ring.toml";
@@ -54,7 +54,7 @@ pub(crate) fn doctor(place: &Place, arguments: &[&str], variables: &[(&str, &str
 }
 
 /// What `doctor --json` has printed.
-pub(crate) fn read(ended: &EndedToken) -> Found {
+pub(crate) fn read(ended: &EndedProcess) -> Found {
     let document: Value =
         serde_json::from_str(&ended.out).unwrap_or_else(|error| panic!("{error}: {ended:?}"));
     let text = |finding: &Value, member: &str| finding[member].as_str().unwrap_or_default().to_owned();

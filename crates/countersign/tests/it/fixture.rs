@@ -11,7 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::http::{self, Answer};
-use crate::process::{EndedToken, Process};
+use crate::process::{EndedProcess, Process};
 
 /// Both listeners on ports that the system chooses, unless a flag says otherwise.
 pub(crate) const ANY_PORTS: [(&str, &str); 2] =
@@ -91,11 +91,16 @@ impl Place {
     }
 
     /// Runs a command until it ends.
-    pub(crate) fn run(&self, arguments: &[&str]) -> EndedToken {
+    pub(crate) fn run(&self, arguments: &[&str]) -> EndedProcess {
         self.run_with(arguments, &[], "")
     }
 
-    pub(crate) fn run_with(&self, arguments: &[&str], variables: &[(&str, &str)], input: &str) -> EndedToken {
+    pub(crate) fn run_with(
+        &self,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+        input: &str,
+    ) -> EndedProcess {
         let mut command = self.command(arguments.iter().copied());
         command.envs(variables.iter().copied());
         Process::start(&mut command, input).ended()
@@ -145,7 +150,7 @@ pub(crate) fn command_in<'a>(directory: &Path, arguments: impl IntoIterator<Item
     command
 }
 
-impl EndedToken {
+impl EndedProcess {
     pub(crate) fn printed(self) -> String {
         assert_eq!((self.code, self.err.as_str()), (Some(0), ""), "{self:?}");
         self.out.strip_suffix('\n').unwrap_or(&self.out).to_owned()
@@ -199,7 +204,7 @@ impl Server {
     }
 
     /// Runs a command against this server.
-    pub(crate) fn run(&self, place: &Place, arguments: &[&str]) -> EndedToken {
+    pub(crate) fn run(&self, place: &Place, arguments: &[&str]) -> EndedProcess {
         let mut all = arguments.to_vec();
         all.extend(["--server", &self.private]);
         place.run(&all)
@@ -215,7 +220,7 @@ impl Server {
     }
 
     /// Stops it as an operator does, and insists that it ends well.
-    pub(crate) fn stop(mut self) -> EndedToken {
+    pub(crate) fn stop(mut self) -> EndedProcess {
         self.process.signal(Signal::TERM);
         let ended = self.process.ended();
         assert_eq!(ended.code, Some(0), "{}", ended.err);

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use rustix::process::Signal;
 
 use crate::fixture::{Place, Server};
-use crate::process::{EndedToken, Process};
+use crate::process::{EndedProcess, Process};
 
 /// A pipe whose reader has gone.
 fn unread() -> Stdio {
@@ -15,7 +15,7 @@ fn unread() -> Stdio {
     writer.into()
 }
 
-fn run_unread(command: &mut Command) -> EndedToken {
+fn run_unread(command: &mut Command) -> EndedProcess {
     Process::start_as_it_is(command.stdin(Stdio::null()).stdout(unread()).stderr(Stdio::piped())).ended()
 }
 

@@ -5,12 +5,12 @@ use std::os::unix::fs::symlink;
 use rustix::process::Signal;
 
 use crate::fixture::{Place, without_password};
-use crate::process::EndedToken;
+use crate::process::EndedProcess;
 
 /// Looked for in everything that is printed.
 const SECRET: &str = "hUnter2sEcret";
 
-fn assert_hidden(ended: &EndedToken, what: &str) {
+fn assert_hidden(ended: &EndedProcess, what: &str) {
     let printed = format!("{}{}", ended.out, ended.err);
     assert!(!printed.contains("hUnter2") && !printed.contains("sEcret"), "{what}: {printed}");
     // An error that prints bytes prints numbers: 85, 110 is "Un".

@@ -1,6 +1,6 @@
 //! Servers on PostgreSQL.
 
-use countersign_test_postgres::{Cluster, new_name, shared};
+use countersign_test_postgres::{Cluster, new_name, run, shared};
 
 use crate::fixture::{Place, Server, without_password};
 use crate::http;
@@ -115,6 +115,35 @@ fn fence_moved_past_the_servers_is_told_by_one_of_them() {
     one.print(&place, &["store", "fence"]);
     while told(&one, &two).len() < 4 {}
     assert_eq!(told(&one, &two).len(), 4, "each once");
+}
+
+/// An older copy of the tables takes the place of the present ones, with what the servers said of themselves then.
+#[test]
+fn fence_of_an_older_copy_is_told() {
+    let place = Place::new();
+    let (url, schema) = (shared(), new_name());
+    let store = store(&url, &schema);
+    let told = |server: &Server| server.print(&place, &["events", "--kind", "fence-moved", "--json"]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let server = serve(&place, &store);
+    assert_eq!(server.status(&server.token()), 200);
+    server.stop();
+    let keep = format!(
+        "CREATE TABLE {schema}.l AS TABLE {schema}.lines; CREATE TABLE {schema}.n AS TABLE {schema}.nodes"
+    );
+    runtime.block_on(run(&url, &keep));
+    let server = serve(&place, &store);
+    server.print(&place, &["store", "fence"]);
+    while told(&server).lines().count() < 1 {}
+    server.stop();
+    let put_back = format!(
+        "TRUNCATE {schema}.lines, {schema}.nodes; INSERT INTO {schema}.lines TABLE {schema}.l; \
+         INSERT INTO {schema}.nodes TABLE {schema}.n"
+    );
+    runtime.block_on(run(&url, &put_back));
+    let server = serve(&place, &store);
+    while told(&server).lines().count() < 2 {}
+    assert!(server.stop().err.contains("run `countersign store fence`"));
 }
 
 /// The database goes, and comes back: issuing goes on, and nobody restarts anything.

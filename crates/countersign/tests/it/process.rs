@@ -21,7 +21,7 @@ pub(crate) struct Process {
 
 /// How a process ended.
 #[derive(Debug)]
-pub(crate) struct EndedToken {
+pub(crate) struct EndedProcess {
     /// The exit code; `None` if a signal ended it.
     pub(crate) code: Option<i32>,
     pub(crate) out: String,
@@ -64,12 +64,12 @@ impl Process {
     }
 
     /// Waits until it has ended by itself.
-    pub(crate) fn ended(&mut self) -> EndedToken {
+    pub(crate) fn ended(&mut self) -> EndedProcess {
         let out = self.out.whole();
         let err = self.err.whole();
         let status = self.child.wait().unwrap();
         assert!(status.signal().is_none(), "{status}: {err}");
-        EndedToken { code: status.code(), out, err }
+        EndedProcess { code: status.code(), out, err }
     }
 }
 

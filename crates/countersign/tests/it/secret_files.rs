@@ -10,7 +10,7 @@ use rustix::fs::{XattrFlags, setxattr};
 
 use crate::doctor::read;
 use crate::fixture::{ANY_PORTS, DATA, Place, Server};
-use crate::process::{EndedToken, Process};
+use crate::process::{EndedProcess, Process};
 
 const RING: &str = "countersign-data/key-ring.toml";
 /// A user and a group of which no machine knows a name, as in a container.
@@ -52,7 +52,7 @@ fn refused(place: &Place, arguments: &[&str]) -> String {
     Process::start(&mut as_user(place, &[&["serve"], arguments].concat()), "").ended().refused(1)
 }
 
-fn doctor(place: &Place, server: &Server) -> EndedToken {
+fn doctor(place: &Place, server: &Server) -> EndedProcess {
     let arguments = ["doctor", "--json", "--server", &server.private];
     Process::start(&mut as_user(place, &arguments), "").ended()
 }

@@ -25,7 +25,7 @@ use super::{StoreInner, no_watermarks};
 pub(super) struct BatchLimits {
     /// How long it is tried before its callers are told that nobody knows. Less than the server waits for its store.
     pub(super) patience: Duration,
-    /// How long one statement may take before another connection asks. More than the database waits for a lock.
+    /// How long one statement may take before another connection asks. More than the `lock_timeout` of those that have one.
     pub(super) statement: Duration,
 }
 
@@ -189,6 +189,7 @@ struct Batch {
     entries: Vec<BatchEntry>,
     /// Whether an attempt has been sent whose answer is not known.
     is_uncertain: bool,
+    attempts: i64,
 }
 
 #[derive(Debug)]
@@ -201,7 +202,7 @@ struct BatchEntry {
 
 impl Batch {
     fn new(table: Table) -> Self {
-        Self { table, nonce: 0, entries: Vec::new(), is_uncertain: false }
+        Self { table, nonce: 0, entries: Vec::new(), is_uncertain: false, attempts: 0 }
     }
 
     /// Inserts, and if that does not answer everything, looks.
@@ -223,7 +224,10 @@ impl Batch {
         for entry in &open {
             columns.push(entry.token, &entry.ending);
         }
-        let group = i16::try_from(self.nonce.rem_euclid(GROUPS.into())).unwrap_or(0);
+        // Another one in each attempt: it may be that others hold all of a group.
+        self.attempts = self.attempts.wrapping_add(1);
+        let group =
+            i16::try_from(self.nonce.wrapping_add(self.attempts).rem_euclid(GROUPS.into())).unwrap_or(0);
         let arguments = BatchArguments { nonce: self.nonce, group, known, columns: &columns };
         let recorded = session.record(self.table, &arguments).await?;
         let missing = open.len() - recorded.len().min(open.len());

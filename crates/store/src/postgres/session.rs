@@ -116,7 +116,7 @@ pub(super) struct Cancel {
     pub(super) tls: Option<MakeRustlsConnect>,
     /// Whether that is done while the connection stands. Not for batches: one that waits for a synchronous standby would be
     /// committed without it, and its tokens be used up with nobody to tell. It waits on, and keeps others from doing the
-    /// same. What waits for a lock the database ends by itself.
+    /// same. A batch that waits for a lock keeps its place in the same way until it gets it.
     pub(super) at_once: bool,
 }
 

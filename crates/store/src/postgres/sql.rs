@@ -86,8 +86,9 @@ macro_rules! rules {
 /// statement. What its commit waits for, it sets.
 ///
 /// It has no `lock_timeout`: setting that took a quarter of a batch's time in the database. The statement passes over rows of
-/// the lines that somebody holds; what else it can wait for is a commit of the same token's, and `session.rs` bounds how
-/// many such waits a node leaves behind.
+/// the lines that somebody holds. What it can still wait for is a commit of the same token's, which a `lock_timeout` could
+/// cut short, and a lock on a whole table, which is taken before any setting of the statement's counts. `session.rs` bounds
+/// how many such waits a node leaves behind.
 const RULES_ALONE: &str = "1 / CASE WHEN current_setting('transaction_isolation') = 'read committed' \
      AND current_setting('statement_timeout') = '0' \
      AND coalesce(current_setting('transaction_timeout', true), '0') = '0' THEN 1 ELSE 0 END = 1 \
@@ -234,7 +235,7 @@ impl Sql {
     ///
     /// The lock on one stripe lasts until the commit. So the lines that are read here are still the lines when the rows
     /// become visible, on whatever node somebody moves them. Stripes that others hold are passed over; if all of a group are
-    /// held, somebody moves a line, and nothing is recorded.
+    /// held, because somebody moves a line or many batches are under way, nothing is recorded.
     pub(super) fn batch(&self, table: Table, arguments: &str, tells: bool) -> String {
         format!(concat!(begin!(), "; EXECUTE {}({}); COMMIT"), self.batch_of(table, tells).name, arguments)
     }
