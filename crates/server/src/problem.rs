@@ -53,6 +53,7 @@ pub const PROBLEMS: &[(&str, &str, &str)] = &[
     ("too-long", "400", "the token's text would be too long"),
     ("too-many-followers", "503", "too many follow events already"),
     ("too-many-refusals", "429", "too many handshakes, or secrets, of this address were refused"),
+    ("too-many-exports", "503", "too many files of events are being sent already"),
     ("too-many-viewers", "503", "too many look at the operators' page already"),
     ("ttl", "400", "the lifetime is not one that a token can have"),
     ("unknown", "404", "not a token of this server"),

@@ -401,7 +401,7 @@ impl Events {
     }
 
     /// Lets the followers go, so that a server which stops need not wait for them.
-    pub(crate) fn end_following(&self) {
+    pub fn end_following(&self) {
         // An error means that there is none.
         let _ = self.followers.send(FollowerMessage::End);
         self.ended.send_replace(true);

@@ -16,5 +16,5 @@ pub(crate) mod xmlrpc;
 
 pub use body::MAX_BODY_BYTES;
 pub use events::{MAX_EVENTS, MAX_PAGE_BYTES};
-pub use page::{MAX_EXPORTED, MAX_VIEWERS};
+pub use page::{MAX_EXPORTED, MAX_EXPORTS, MAX_VIEWERS};
 pub use xmlrpc::MULTICALL_TIME;

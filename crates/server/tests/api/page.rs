@@ -8,9 +8,11 @@ use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use countersign_core::{
-    Clock, EndResult, Ending, EndingQuery, Endings, ManualClock, StoreError, StoreStats, TokenId, TokenStore,
+    Clock, EndResult, Ending, EndingQuery, Endings, Event, EventId, EventKind, EventQuery, EventStore,
+    ManualClock, OsEntropy, StoreError, StoreStats, TokenId, TokenStore,
 };
-use countersign_server::limits::MAX_VIEWERS;
+use countersign_server::limits::{MAX_EVENTS, MAX_EXPORTS, MAX_VIEWERS};
+use countersign_store::events::MemoryEvents;
 use countersign_store::memory::MemoryStore;
 use data_encoding::BASE64;
 use http_body_util::BodyExt;
@@ -170,6 +172,34 @@ async fn moved_fence_is_worth_a_look_for_an_hour() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn guesses_do_not_hide_a_moved_fence() {
+    let kept = Arc::new(MemoryEvents::default());
+    let moved: Timestamp = "2026-01-31T11:30:00Z".parse().unwrap();
+    let event = |kind| Event {
+        id: EventId::generate(moved, &OsEntropy).unwrap(),
+        at: moved,
+        kind,
+        token: None,
+        audience: None,
+        peer: None,
+        user_agent: None,
+        request: None,
+        count: 1,
+    };
+    let guess = || Event { at: moved + Duration::from_secs(1), ..event(EventKind::CredentialRejected) };
+    kept.append(&[event(EventKind::FenceMoved { fence: moved })]).await.unwrap();
+    kept.append(&(1..MAX_EVENTS).map(|_| guess()).collect::<Vec<_>>()).await.unwrap();
+    let server = Fixture::with(Options { events: Some(kept.clone()), ..Options::default() });
+    let few = page(&server, "/").await;
+    assert!(few.contains("1 move of the fence in the last hour"), "{few}");
+    assert!(few.contains(">999 wrong credentials in the last hour"), "{few}");
+    kept.append(&[guess(), guess()]).await.unwrap();
+    let many = page(&server, "/").await;
+    assert!(many.contains("1 move of the fence in the last hour"), "{many}");
+    assert!(many.contains("At least 1\u{202f}000 wrong credentials in the last hour"), "{many}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn charts_go_back_as_far_as_is_chosen() {
     let server = server();
     server.handshake(&server.token()).await;
@@ -264,6 +294,59 @@ async fn events_are_exported_whole_and_as_filtered() {
         "{table}"
     );
     assert_eq!(server.private(get("/page/events.csv?peer=me")).await.status, StatusCode::BAD_REQUEST);
+}
+
+/// A disk of events that hangs: whoever reads them waits for ever.
+#[derive(Debug)]
+struct HungEvents;
+
+#[async_trait]
+impl EventStore for HungEvents {
+    async fn append(&self, _: &[Event]) -> Result<(), StoreError> {
+        Ok(())
+    }
+    async fn events(&self, _: &EventQuery) -> Result<Vec<Event>, StoreError> {
+        std::future::pending().await
+    }
+    async fn purge_events(&self, _: Timestamp) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+    async fn close_events(&self) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn hung_exports_break_off_and_make_room() {
+    let server = Fixture::with(Options { events: Some(Arc::new(HungEvents)), ..Options::default() });
+    let open = async |path: &str| server.private_response(get(path)).await;
+    let mut exports = Vec::new();
+    for _ in 0..MAX_EXPORTS {
+        let export = open("/page/events.csv").await;
+        assert_eq!(export.status(), StatusCode::OK);
+        exports.push(export.into_body());
+    }
+    assert_eq!(open("/page/events.jsonl").await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    // The page has places of its own.
+    for _ in 0..MAX_VIEWERS {
+        assert_eq!(open("/page/live").await.status(), StatusCode::OK);
+    }
+    for export in exports {
+        let broken = tokio::time::timeout(Duration::from_mins(1), export.collect()).await;
+        assert!(broken.expect("it breaks off").is_err(), "nobody takes a part for the whole");
+    }
+    assert_eq!(open("/page/events.jsonl").await.status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn export_breaks_off_when_the_server_stops() {
+    let server = Fixture::with(Options { events: Some(Arc::new(HungEvents)), ..Options::default() });
+    let export = server.private_response(get("/page/events.csv")).await.into_body();
+    let began = tokio::time::Instant::now();
+    let (broken, ()) = tokio::join!(export.collect(), async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        server.app.events.end_following();
+    });
+    assert!(broken.is_err());
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

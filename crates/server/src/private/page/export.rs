@@ -1,7 +1,9 @@
 //! The events that the page shows, as a file.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{RawQuery, State};
@@ -12,8 +14,9 @@ use countersign_core::Event;
 use futures_util::stream::unfold;
 use serde_json::Value;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 
-use crate::private::events::{Asked, EventDocument, MAX_EVENTS, find};
+use crate::private::events::{Asked, EventDocument, Found, MAX_EVENTS, find};
 use crate::problem::Problem;
 
 use super::Page;
@@ -21,6 +24,12 @@ use super::wish::Wish;
 
 /// How many events a file has at most, the newest.
 pub const MAX_EXPORTED: usize = 100_000;
+
+/// How many files are sent at a time. They have places of their own, so that slow ones close the page to nobody.
+pub const MAX_EXPORTS: usize = 4;
+
+/// How long a file waits for its next events before it breaks off. A store that hangs would keep its place for ever.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The columns of a file of comma-separated values: the members of an event as JSON.
 const COLUMNS: [&str; 15] = [
@@ -73,9 +82,9 @@ fn export(
     head: &str,
     line: fn(&Event) -> String,
 ) -> Result<Response, Problem> {
-    let room = Arc::clone(&page.viewers).try_acquire_owned().map_err(|_| {
-        let detail = "Too many have the page open or take events from it already; close one.";
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-viewers", detail)
+    let room = Arc::clone(&page.exports).try_acquire_owned().map_err(|_| {
+        let detail = "Too many files of events are being sent already; try again when one of them has ended.";
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-exports", detail)
     })?;
     let wish = Wish::read(query.as_deref().unwrap_or_default());
     let mut asked =
@@ -99,12 +108,12 @@ fn export(
 
 impl Export {
     /// The next part. An error breaks the answer off, so that nobody takes a part for the whole.
-    async fn next(&mut self) -> Option<Result<Bytes, std::io::Error>> {
+    async fn next(&mut self) -> Option<Result<Bytes, io::Error>> {
         while self.waiting.is_empty() {
             let asked = self.asked.take()?;
-            let found = match find(&self.page.app, &asked).await {
+            let found = match self.find(&asked).await {
                 Ok(found) => found,
-                Err(problem) => return Some(Err(std::io::Error::other(problem.detail().to_owned()))),
+                Err(why) => return Some(Err(io::Error::other(why))),
             };
             let part: String = found.events.iter().take(self.left).map(self.line).collect();
             self.left = self.left.saturating_sub(found.events.len());
@@ -114,6 +123,18 @@ impl Export {
             }
         }
         self.waiting.pop_front().map(|part| Ok(Bytes::from(part)))
+    }
+
+    /// The next events, unless the store takes too long or the server stops; `Err` says why there are none.
+    async fn find(&self, asked: &Asked) -> Result<Found, String> {
+        let app = &self.page.app;
+        tokio::select! {
+            () = app.events.ended() => Err("The server stops.".to_owned()),
+            found = timeout(PATIENCE, find(app, asked)) => match found {
+                Ok(found) => found.map_err(|problem| problem.detail().to_owned()),
+                Err(_) => Err("The store has not answered.".to_owned()),
+            },
+        }
     }
 }
 

@@ -36,7 +36,7 @@ use self::state::StoreStatus;
 use self::token::TokenReport;
 use self::wish::Wish;
 
-pub use self::export::MAX_EXPORTED;
+pub use self::export::{MAX_EXPORTED, MAX_EXPORTS};
 pub(crate) use self::export::{csv, json_lines};
 pub use self::live::MAX_VIEWERS;
 pub(crate) use self::live::live;
@@ -60,11 +60,14 @@ pub(crate) struct Page {
     standing: Mutex<Option<StoreStatus>>,
     /// Room for those who have the page open.
     viewers: Arc<Semaphore>,
+    /// Room for the files of events that are being sent.
+    exports: Arc<Semaphore>,
 }
 
 impl Page {
     pub(crate) fn new(app: Arc<App>) -> Self {
-        Self { app, standing: Mutex::default(), viewers: Arc::new(Semaphore::new(MAX_VIEWERS)) }
+        let room = |places| Arc::new(Semaphore::new(places));
+        Self { app, standing: Mutex::default(), viewers: room(MAX_VIEWERS), exports: room(MAX_EXPORTS) }
     }
 
     /// The whole page; `answer` is what was asked about a token.

@@ -10,6 +10,7 @@ use crate::history::{Handshakes, Range, Slot};
 use crate::metrics::count;
 use crate::private::events::{Found, MAX_EVENTS, find};
 
+use super::parts::times;
 use super::wish::Wish;
 use super::{PATIENCE, Page};
 
@@ -39,8 +40,8 @@ pub(super) struct PageState {
     /// `Err` says why there are none to show.
     pub(super) events: Result<Found, String>,
     /// In the last hour: how often the fence was moved, and how many wrong credentials the private API was sent.
-    pub(super) fence_moves: u64,
-    pub(super) guesses: u64,
+    pub(super) fence_moves: Recent,
+    pub(super) guesses: Recent,
     pub(super) events_lost: u64,
     /// Why they cannot be kept now.
     pub(super) events_trouble: Option<String>,
@@ -53,6 +54,22 @@ pub(super) struct PageState {
     pub(super) counts: Option<StoreCounts>,
     /// The other servers on the store that serve now.
     pub(super) neighbours: Vec<String>,
+}
+
+/// How often something happened lately.
+#[derive(Clone, Copy)]
+pub(super) struct Recent {
+    pub(super) count: u64,
+    /// Older events were not counted.
+    may_be_more: bool,
+}
+
+impl Recent {
+    /// So many of them.
+    pub(super) fn times(self, one: &str, many: &str) -> String {
+        let before = if self.may_be_more { "At least " } else { "" };
+        format!("{before}{}", times(self.count, one, many))
+    }
 }
 
 /// A key.
@@ -98,7 +115,11 @@ impl Page {
             },
             Err(wrong) => Err(wrong),
         };
-        let (fence_moves, guesses) = self.lately(now).await;
+        let (fence_moves, guesses, events_trouble) = tokio::join!(
+            self.recent(KindFilter::FenceMoved, now),
+            self.recent(KindFilter::CredentialRejected, now),
+            timeout(PATIENCE, app.events.trouble())
+        );
         let (issued, revoked) = app.events.tally().tokens();
         let ring = app.tokens.keys();
         let sealing = ring.sealing_key(now).map(Key::id);
@@ -128,7 +149,7 @@ impl Page {
             guesses,
             events_lost: app.events.counts().lost,
             // A disk that hangs is seen by the list of events.
-            events_trouble: timeout(PATIENCE, app.events.trouble()).await.ok().flatten(),
+            events_trouble: events_trouble.ok().flatten(),
             failing_purges: app.events.tally().failing_purges(),
             alarms: app
                 .events
@@ -141,20 +162,20 @@ impl Page {
         }
     }
 
-    /// In the last hour: how often the fence was moved, and how many wrong credentials there were, as far as that was kept.
-    async fn lately(&self, now: Timestamp) -> (u64, u64) {
+    /// How often this happened in the last hour, as far as that was kept. Each kind is asked for by itself: wrong
+    /// credentials, which come by the thousand when somebody guesses, are not to hide a moved fence.
+    async fn recent(&self, kind: KindFilter, now: Timestamp) -> Recent {
         let wanted = EventQuery {
-            kinds: vec![KindFilter::FenceMoved, KindFilter::CredentialRejected],
+            kinds: vec![kind],
             since: before(now, Duration::from_hours(1)),
             ..EventQuery::newest(MAX_EVENTS)
         };
         let found = timeout(PATIENCE, self.app.events.store().events(&wanted)).await;
         let found = found.ok().and_then(Result::ok).unwrap_or_default();
-        let sum = |wanted| {
-            let events = found.iter().filter(|event| event.kind.filter() == wanted);
-            events.map(|event| event.count).fold(0, u64::saturating_add)
-        };
-        (sum(KindFilter::FenceMoved), sum(KindFilter::CredentialRejected))
+        Recent {
+            count: found.iter().map(|event| event.count).fold(0, u64::saturating_add),
+            may_be_more: found.len() >= MAX_EVENTS,
+        }
     }
 
     /// Asks the store, unless somebody has just done so. Who comes meanwhile waits for that answer.

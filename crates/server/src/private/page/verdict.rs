@@ -133,20 +133,20 @@ fn findings(state: &PageState) -> Vec<Finding> {
     let seen = |kind: KindFilter| {
         Some((format!("?kind={}&within=1h#events-title", kind.label()), "See the events.".to_owned()))
     };
-    if state.fence_moves > 0 {
+    if state.fence_moves.count > 0 {
         findings.push(Finding {
             level: Level::WorthALook,
-            what: format!("{} in the last hour", times(state.fence_moves, "move of the fence", "moves of the fence")),
+            what: format!("{} in the last hour", state.fence_moves.times("move of the fence", "moves of the fence")),
             advice: "every token issued before is refused. If nobody moved it, the store was restored, or another \
                      database took over."
                 .to_owned(),
             link: seen(KindFilter::FenceMoved),
         });
     }
-    if state.guesses > 0 {
+    if state.guesses.count > 0 {
         findings.push(Finding {
             level: Level::WorthALook,
-            what: format!("{} in the last hour", times(state.guesses, "wrong credential", "wrong credentials")),
+            what: format!("{} in the last hour", state.guesses.times("wrong credential", "wrong credentials")),
             advice: "the private API was sent a wrong secret or certificate: a program has an old one, or somebody guesses."
                 .to_owned(),
             link: seen(KindFilter::CredentialRejected),
