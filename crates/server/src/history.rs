@@ -112,7 +112,7 @@ pub(crate) struct History {
     kept: Mutex<HistoryState>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct HistoryState {
     /// What there had been at the last look.
     before: Slot,
@@ -123,7 +123,9 @@ struct HistoryState {
 impl History {
     /// One that begins now.
     pub(crate) fn new(started: Timestamp) -> Self {
-        Self { started, kept: Mutex::default() }
+        // All the room at once: one that grows takes up to twice as much.
+        let ranges = RANGES.each_ref().map(|range| VecDeque::with_capacity(range.slots));
+        Self { started, kept: Mutex::new(HistoryState { before: Slot::default(), ranges }) }
     }
 
     /// When it began.
@@ -194,7 +196,7 @@ impl Range {
     pub(crate) fn step(&self, slots: usize) -> i64 {
         let minutes = self.minutes.saturating_mul(i64::try_from(slots).unwrap_or(i64::MAX));
         let steps = [1, 2, 5, 10, 15, 30, 60, 120, 240, 720, 1440];
-        steps.into_iter().find(|step| minutes / step <= 7 && step % self.minutes == 0).unwrap_or(1440)
+        steps.into_iter().find(|step| minutes <= 7 * step && step % self.minutes == 0).unwrap_or(1440)
     }
 }
 
@@ -274,8 +276,16 @@ mod tests {
 
     #[test]
     fn bound_of_the_history_is_as_documented() {
-        let slots: usize = RANGES.iter().map(|range| range.slots).sum();
-        assert_eq!(slots, 312);
-        assert!(slots * size_of::<(i64, Slot)>() <= 256 * 1024);
+        let clock = ManualClock::at(from_millis(1_767_225_600_000));
+        let history = History::new(clock.now());
+        // Long enough to fill the coarsest range.
+        for minute in 1..=20_000 {
+            look(&history, &clock, accepted(minute));
+            clock.advance(Duration::from_mins(1));
+        }
+        let kept = history.kept.lock().unwrap();
+        assert_eq!(kept.ranges.iter().map(VecDeque::len).sum::<usize>(), 312, "all are full");
+        let bytes = kept.ranges.iter().map(VecDeque::capacity).sum::<usize>() * size_of::<(i64, Slot)>();
+        assert!(bytes <= 220_000, "docs/limits.md says 220 KB, not {bytes} bytes");
     }
 }

@@ -185,8 +185,8 @@ pub(crate) struct Found {
 
 /// Lists what happened, newest first. What a token's record has is told of a redemption or a revocation: when, and by
 /// which address. A page has fewer than asked for, perhaps none, where more would be longer than 512 KiB, or where
-/// 200,000 tokens were looked at; `next` goes on. A token that was redeemed long after it was issued may be out of order
-/// then.
+/// 200,000 tokens were looked at; `next` goes on. A token that was redeemed after 200,000 that were issued later
+/// may be out of order or missing then; it is found by its `id`.
 #[utoipa::path(
     get, path = "/v1/events", tag = "events",
     params(

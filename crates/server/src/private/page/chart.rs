@@ -169,7 +169,7 @@ fn in_words(time: Duration) -> String {
 mod tests {
     use countersign_core::from_millis;
 
-    use crate::history::{Handshakes, RANGES};
+    use crate::history::{Handshakes, History, RANGES};
 
     use super::*;
 
@@ -231,9 +231,20 @@ mod tests {
         let half = BEGIN + 30 * 60_000 + 1;
         assert_eq!(marks(half), (300, "00:30 00:35 00:40 00:45 00:50 00:55".to_owned()));
         assert_eq!(marks(BEGIN + 59 * 60_000).0, 100, "ten minutes at least");
+    }
+
+    #[test]
+    fn axis_has_at_most_seven_marks() {
         for range in &RANGES {
-            let step = range.step(range.slots);
-            assert!(step > 0, "{range:?}");
+            for hour in 0..24 {
+                let now = from_millis(BEGIN + hour * 3_600_000);
+                let slots = History::new(now).slots(range, now);
+                for (started, _) in &slots {
+                    let chart = chart(range, &slots, *started);
+                    let texts: Vec<_> = chart.marks.iter().map(|mark| &mark.text).collect();
+                    assert!((2..=7).contains(&texts.len()), "{range:?} since {started}: {texts:?}");
+                }
+            }
         }
     }
 
