@@ -95,6 +95,18 @@ pub(crate) fn key_of(text: &str) -> Option<KeyId> {
     (sealed.len() >= TAG_BYTES + HEAD_BYTES).then_some(KeyId(*key_id))
 }
 
+/// How many characters behind the prefix look like a token. Fewer than any token has: a field may have cut it off.
+const TELLING_CHARS: usize = 20;
+
+/// Whether a text seems to have a token in it, or the better part of one, such as the URL of a handshake has.
+pub fn seems_to_have_token(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    text.match_indices(PREFIX).any(|(at, _)| {
+        let behind = text.bytes().skip(at + PREFIX.len());
+        behind.take_while(|byte| matches!(byte, b'a'..=b'z' | b'2'..=b'7')).count() >= TELLING_CHARS
+    })
+}
+
 fn associated_data(key: &KeyId) -> [&[u8]; 2] {
     [PREFIX.as_bytes(), &key.0]
 }

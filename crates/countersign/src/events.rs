@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use countersign_client::{EventsRequest, PrivateApi, StreamItem};
+use countersign_core::seal::seems_to_have_token;
 use countersign_core::{Clock, EventName, KindFilter, SystemClock, before};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -75,6 +76,16 @@ fn checked_id(id: Option<&String>) -> Result<Option<String>, Failure> {
     Ok(id.cloned())
 }
 
+/// Checks a text for the same reason.
+fn checked_text(text: Option<&String>) -> Result<Option<String>, Failure> {
+    if text.is_some_and(|text| seems_to_have_token(text)) {
+        return Err(Failure::usage(
+            "--text has a token in it, which no event has; --id takes the id that `countersign token show` prints for it",
+        ));
+    }
+    Ok(text.cloned())
+}
+
 /// The moment so long before now.
 fn ago(duration: Option<SignedDuration>, flag: &str) -> Result<Option<String>, Failure> {
     let Some(duration) = duration else { return Ok(None) };
@@ -90,7 +101,7 @@ pub(crate) async fn run(command: EventsCommand) -> Result<(), Failure> {
         until: ago(command.until, "--until")?,
         id: checked_id(command.id.as_ref())?,
         peer: command.peer.map(|peer| peer.to_string()),
-        text: command.text.clone(),
+        text: checked_text(command.text.as_ref())?,
         ..EventsRequest::default()
     };
     let api = command.server.connect()?;

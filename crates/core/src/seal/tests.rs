@@ -155,3 +155,22 @@ proptest! {
         let _ = read_content(&content);
     }
 }
+
+#[test]
+fn token_is_recognized_in_a_text() {
+    let token = format!("{PREFIX}{}", "abc234".repeat(20));
+    let url = format!("https://lp.example.org/token/{token}/+bugtracker-handshake");
+    for text in [&token, &url, &token[..36], &token.to_ascii_uppercase(), &format!("cs1 {token}")] {
+        assert!(seems_to_have_token(text), "{text}");
+    }
+    for text in [
+        "",
+        "cs1",
+        "cs1agent/1.6",
+        "trac/1.6",
+        "https://cs1.example.org/a/long/path/to/a/tracker",
+        "\u{e9}cs1\u{e9}",
+    ] {
+        assert!(!seems_to_have_token(text), "{text}");
+    }
+}

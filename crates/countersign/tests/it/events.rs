@@ -76,6 +76,10 @@ fn rare_event_is_found_by_id_address_text_and_time() {
     assert_eq!(kinds(&["--until", "1h"]), [""; 0]);
     let said = server.run(&place, &["events", "--id", &token]).refused(2);
     assert!(said.contains("UUID") && !said.contains(&token[12..28]), "{said}");
+    for text in [token.clone(), server.handshake_url(&token)] {
+        let said = server.run(&place, &["events", "--text", &text]).refused(2);
+        assert!(said.contains("token in it") && !said.contains(&token[12..28]), "{said}");
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ use axum::extract::{RawQuery, State};
 use axum::http::{HeaderName, StatusCode};
 use axum::response::IntoResponse;
 use axum::response::sse::{self, KeepAlive, Sse};
+use countersign_core::seal::seems_to_have_token;
 use countersign_core::{
     EndedToken, Ending, EndingQuery, Event, EventCursor, EventId, EventKind, EventName, EventQuery,
     KindFilter, MAX_NOTE_CHARS, TokenId, from_millis, to_millis,
@@ -421,6 +422,10 @@ pub(crate) fn read_query(text: &str, limit: usize) -> Result<Asked, Problem> {
             "text" => {
                 if value.is_empty() || value.chars().count() > MAX_NOTE_CHARS {
                     return Err(wrong(&format!("text must have from 1 to {MAX_NOTE_CHARS} characters.")));
+                }
+                // An address is no place for it, and no event has it.
+                if seems_to_have_token(&value) {
+                    return Err(wrong("text has a token in it; look for the token's id instead."));
                 }
                 query.text = Some(value.into_owned());
             }

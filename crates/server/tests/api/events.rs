@@ -166,6 +166,7 @@ async fn the_list_can_be_filtered_and_turned_over() {
         ("id=cs1forged", "16 hexadecimal digits"),
         ("peer=me", "IP address"),
         ("text=", "1 to 256"),
+        ("text=https://lp.example.org/cs1abcdefghijklmnopqrstuvwxyz234567/", "has a token in it"),
         ("colour=red", "kind, since"),
     ] {
         let request = Request::get(format!("/v1/events?{query}")).body(Body::empty()).unwrap();

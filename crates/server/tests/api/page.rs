@@ -416,6 +416,27 @@ async fn a_token_is_looked_up_and_revoked_and_never_shown() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn token_as_a_filter_is_refused_unrepeated() {
+    let server = server();
+    let token = server.token();
+    for query in [
+        format!("id={token}"),
+        format!("text={token}"),
+        format!("peer={token}&range=6h"),
+        format!("{token}=1"),
+    ] {
+        for path in ["/", "/page/events.csv"] {
+            let answer = server.private(get(&format!("{path}?{query}"))).await;
+            assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{path}?{query}");
+            assert!(!answer.text.contains(&token[..28]), "{answer:?}");
+        }
+    }
+    let answer = server.private(get(&format!("/?text={token}&peer=192.0.2.7"))).await;
+    assert!(answer.text.contains("text has a token in it"), "{answer:?}");
+    assert!(answer.text.contains("value=\"192.0.2.7\""), "the other fields stay: {answer:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn page_works_below_a_path_of_a_proxy() {
     let server = server();
     let answered = send_form(&server, &server.token(), "look").await.text;

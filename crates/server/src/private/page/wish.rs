@@ -26,6 +26,9 @@ pub(super) struct Wish {
     /// The parameters, but for the place in the list.
     pairs: Vec<(String, String)>,
     after: Option<String>,
+    /// What is wrong with a parameter. It is not among the others, so that the page does not repeat it: somebody may have
+    /// pasted a token.
+    wrong: Option<String>,
 }
 
 /// A choice among others.
@@ -43,7 +46,14 @@ impl Wish {
             match (&*name, value.trim()) {
                 (_, "") => {}
                 ("after", place) => wish.after = Some(place.to_owned()),
-                (_, value) => wish.pairs.push((name.clone().into_owned(), value.to_owned())),
+                (_, value) => {
+                    let pairs = vec![(name.clone().into_owned(), value.to_owned())];
+                    let alone = Self { pairs, ..Self::default() };
+                    match alone.asked(Timestamp::UNIX_EPOCH) {
+                        Ok(_) => wish.pairs.extend(alone.pairs),
+                        Err(why) => wish.wrong = Some(why),
+                    }
+                }
             }
         }
         wish
@@ -51,6 +61,9 @@ impl Wish {
 
     /// What that means now; `Err` says what is wrong with it.
     pub(super) fn asked(&self, now: Timestamp) -> Result<Asked, String> {
+        if let Some(why) = &self.wrong {
+            return Err(why.clone());
+        }
         let mut plain = form_urlencoded::Serializer::new(String::new());
         let mut since = None;
         for (name, value) in self.pairs.iter().map(|(name, value)| (&**name, &**value)) {
@@ -130,7 +143,7 @@ impl Wish {
 
     /// Whether any events are asked for that the page does not show by itself.
     pub(super) fn is_special(&self) -> bool {
-        self.pairs.iter().any(|(name, _)| name != "limit" && name != "range")
+        self.wrong.is_some() || self.pairs.iter().any(|(name, _)| name != "limit" && name != "range")
     }
 
     /// What the charts are to show.
