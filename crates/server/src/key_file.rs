@@ -196,6 +196,18 @@ impl KeyFile {
         }
     }
 
+    /// Does what [`save_new`](Self::save_new) does under another name, and removes it again: whether the ring can be written
+    /// there, for those who will have to.
+    pub fn rehearse_save_new(&self, ring: &KeyRing) -> io::Result<()> {
+        let mut name = self.path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".trial-{}", std::process::id()));
+        let trial = Self::new(self.path.with_file_name(name));
+        // What a crashed process of the same id may have left.
+        let _ = fs::remove_file(&trial.path);
+        trial.save_new(ring)?;
+        fs::remove_file(&trial.path)
+    }
+
     /// Changes the ring on disk, and passes it to `take_up` as it then stands there. Several processes may do so at the
     /// same time; what they make of it is put to use in the same order.
     pub fn change(

@@ -145,16 +145,28 @@ pub(super) async fn run(args: MoveArgs) -> Result<(), Failure> {
         taken.map_err(Failure::failed)?;
     }
     let fence = handed_over.map(|handed_over| handed_over.fence);
+    let serve = serve_with(&to_place, args.postgres.to_store_schema.is_some());
     if args.json {
         return print_json(&json!({ "from": from, "to": to, "already": fence.is_none(), "fence": fence }));
     }
     match fence {
-        None => print(format!("{from} was moved to {to} before; serve from there, with --store")),
+        None => print(format!("{from} was moved to {to} before; serve with {serve}")),
         Some(fence) => print(format!(
             "moved to {to}, which refuses tokens that were created before {fence}\n{from} refuses every server from now on; \
-             serve with --store {}",
-            to_place.url
+             serve with {serve}"
         )),
+    }
+}
+
+/// The flags that name this store, wherever a server with the same settings is started.
+fn serve_with(place: &StorePlace, has_own_schema: bool) -> String {
+    let schema = &place.postgres.schema;
+    match &place.url {
+        StoreUrl::Postgres(url) if has_own_schema || *schema != SchemaName::default() => {
+            format!("--store {url} --store-schema {}", schema.name())
+        }
+        StoreUrl::Sqlite(_) => format!("--store {}", StoreUrl::Sqlite(place.url.database(&place.data_dir))),
+        url => format!("--store {url}"),
     }
 }
 
@@ -184,7 +196,21 @@ impl<'a> Rings<'a> {
             )
         })?;
         let unlocks = KeyFile::new(key_file.to_owned()).load().map_err(Failure::failed)?;
-        stored.open(&unlocks).map_err(Failure::failed)?;
+        let ring = stored.open(&unlocks).map_err(Failure::failed)?;
+        if to.symlink_metadata().is_ok() {
+            // An earlier run of the same command may have come so far.
+            if !holds(to, &ring) {
+                return Err(Failure::usage(is_another(to)));
+            }
+        } else {
+            KeyFile::new(to.to_owned()).rehearse_save_new(&ring).map_err(|error| {
+                Failure::usage(format!(
+                    "the key ring cannot be written to {}: {error}. Nothing was handed over; name a file with --to-key-ring \
+                     in a directory that is there and that you may write to",
+                    to.display()
+                ))
+            })?;
+        }
         Ok(Some(Self { unlocks, to }))
     }
 
@@ -195,14 +221,18 @@ impl<'a> Rings<'a> {
         let is_new = file.save_new(&ring).map_err(|error| {
             Failure::failed(format!("cannot write the key ring to {}: {error}", self.to.display()))
         })?;
-        // An earlier run of the same command may have come so far.
-        let is_mine = is_new || file.load().is_ok_and(|there| there.to_text() == ring.to_text());
-        if is_mine {
-            return Ok(());
-        }
-        Err(Failure::failed(format!(
-            "{} is there already and is not the key ring of the store; give the command again with another --to-key-ring",
-            self.to.display()
-        )))
+        if is_new || holds(self.to, &ring) { Ok(()) } else { Err(Failure::failed(is_another(self.to))) }
     }
+}
+
+/// Whether the file has this ring.
+fn holds(file: &Path, ring: &KeyRing) -> bool {
+    KeyFile::new(file.to_owned()).load().is_ok_and(|there| there.to_text() == ring.to_text())
+}
+
+fn is_another(file: &Path) -> String {
+    format!(
+        "{} is there already and is not the key ring of the store; give the command again with another --to-key-ring",
+        file.display()
+    )
 }

@@ -63,7 +63,9 @@ fn moved_store_accepts_no_used_token() {
     server.stop();
 
     let said = place.print(&MOVE);
-    assert!(said.contains("moved to sqlite:") && said.contains("serve with --store sqlite:new"), "{said}");
+    assert!(said.contains("moved to sqlite:"), "{said}");
+    let there = place.path("new/tokens.db").canonicalize().unwrap();
+    assert!(said.ends_with(&format!("serve with --store sqlite:{}", there.display())), "{said}");
     let said = refusal(&place, FROM);
     assert!(said.contains("was handed over to sqlite:") && said.contains("new/tokens.db"), "{said}");
     let server = serve_on(&place, TO);
@@ -130,6 +132,7 @@ fn store_moves_to_postgresql_and_back() {
     let there = ["store", "move", "--from", FROM, "--to", &url, flags[0], flags[1]];
     let said = place.print(&there);
     assert!(said.contains("moved to postgres://") && !said.contains("postgres:postgres"), "{said}");
+    assert!(said.ends_with(&format!(" --store-schema {schema}")), "{said}");
     let said = refusal_of(FROM);
     let name = format!("(schema {schema}): serve from there");
     assert!(said.contains("was handed over to postgres://127.0.0.1:") && said.contains(&name), "{said}");
@@ -144,6 +147,17 @@ fn store_moves_to_postgresql_and_back() {
     let said = place.refusal(&back, 2);
     assert!(said.contains("name a new one with --to-key-ring"), "{said}");
     later.ask(&running, 0..10);
+    // Where the ring cannot be written, the servers of the source are not stopped for it.
+    std::fs::write(place.path("there.toml"), "something else").unwrap();
+    for (file, says) in
+        [("there.toml", "is there already"), ("missing/ring.toml", "No such file or directory")]
+    {
+        let said = place.refusal(&[&back[..], &["--to-key-ring", file]].concat(), 2);
+        assert!(said.contains(file) && said.contains(says), "{said}");
+        assert!(!place.path("new/tokens.db").exists(), "nothing was made");
+    }
+    assert_eq!(std::fs::read(place.path("there.toml")).unwrap(), b"something else");
+    assert_eq!(running.status(&running.token()), 200, "it still serves");
     let back = [&back[..], &["--to-key-ring", "new-ring.toml"]].concat();
     assert_eq!(serde_json::from_str::<Value>(&place.print(&back)).unwrap()["already"], false);
     later.ask(&running, 0..20);
