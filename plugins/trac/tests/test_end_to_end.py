@@ -249,4 +249,4 @@ class TestRelayAttack:
         assert login[0] == 401 and 'it was issued for another bug tracker than this one' in login[1]
         assert page[0] == 403
         assert issuer.status(token) == 'live'
-        issuer.wait_for_event(token, 'used by another tracker than it is for')
+        issuer.wait_for_event(token, 'relay')
