@@ -142,8 +142,9 @@ impl App {
             let keys = self.tokens.keys();
             self.events.look_at_keys(&keys, &keys, &Caller::default());
         }
-        let Some(fence) = moved.max(self.tokens.known_fence()) else { return };
+        // Read in this order: a fence that moves in between must not look as if it had gone back.
         let known = self.events.known_fence();
+        let Some(fence) = moved.max(self.tokens.known_fence()) else { return };
         if known == Some(fence) {
             return;
         }

@@ -126,8 +126,8 @@ pub struct HandedOver {
     pub ring: Option<StoredRing>,
 }
 
-/// Takes the first two steps; `from` and `to` are the [names](crate::backend::Backend::name) of the two. Returns `None` if the move is complete
-/// already.
+/// Takes the first two steps. `from` and `to` are the [names](crate::backend::Backend::name) of the two stores. Returns
+/// `None` if the move is complete already.
 pub async fn hand_over(
     (source, from): (&dyn Movable, &str),
     (target, to): (&dyn Movable, &str),

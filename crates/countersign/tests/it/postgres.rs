@@ -18,6 +18,13 @@ fn ready(server: &Server) -> u16 {
     http::get(&format!("{}/readyz", server.public)).status
 }
 
+/// Gives `other` the key file of `place`, for a second server.
+fn share_key_ring(place: &Place, other: &Place) {
+    std::fs::create_dir(other.path("countersign-data")).unwrap();
+    other.set_mode("countersign-data", 0o700);
+    other.replace("countersign-data/key-ring.toml", &place.read("countersign-data/key-ring.toml"), 0o600);
+}
+
 /// Waits until the server's readiness is as said.
 fn until_ready(server: &Server, status: u16) {
     while ready(server) != status {
@@ -30,9 +37,7 @@ fn any_server_redeems_what_any_server_issued_and_only_once() {
     let (place, other) = (Place::new(), Place::new());
     let store = store(&shared(), &new_name());
     let one = serve(&place, &store);
-    std::fs::create_dir(other.path("countersign-data")).unwrap();
-    other.set_mode("countersign-data", 0o700);
-    other.replace("countersign-data/key-ring.toml", &place.read("countersign-data/key-ring.toml"), 0o600);
+    share_key_ring(&place, &other);
     let two = serve(&other, &store);
     for (issues, redeems, late) in [(&one, &one, &two), (&one, &two, &one), (&two, &one, &one)] {
         let token = issues.token();
@@ -87,9 +92,7 @@ fn fence_moved_past_the_servers_is_told_by_one_of_them() {
     let (place, other) = (Place::new(), Place::new());
     let store = store(&shared(), &new_name());
     let one = serve(&place, &store);
-    std::fs::create_dir(other.path("countersign-data")).unwrap();
-    other.set_mode("countersign-data", 0o700);
-    other.replace("countersign-data/key-ring.toml", &place.read("countersign-data/key-ring.toml"), 0o600);
+    share_key_ring(&place, &other);
     let two = serve(&other, &store);
     let told = |one: &Server, two: &Server| -> Vec<String> {
         let list = ["events", "--kind", "fence-moved", "--json"];
