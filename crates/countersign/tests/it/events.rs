@@ -54,6 +54,18 @@ fn what_happened_is_listed_oldest_first_also_after_a_restart() {
 }
 
 #[test]
+fn replay_is_listed_at_once() {
+    let place = Place::new();
+    let server = place.serve();
+    for replays in 1..=8 {
+        let token = server.token();
+        assert_eq!((server.status(&token), server.status(&token)), (200, 401));
+        let listed = server.print(&place, &["events", "--kind", "replay"]);
+        assert_eq!(listed.lines().count(), replays, "{listed}");
+    }
+}
+
+#[test]
 fn rare_event_is_found_by_id_address_text_and_time() {
     let place = Place::new();
     let server = place.serve();

@@ -23,7 +23,7 @@ use countersign_core::{
     LoginToken, Note, Reason, StoreError, before,
 };
 use jiff::Timestamp;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tracing::field::display;
 
 use crate::alarms::{Alarms, Webhook};
@@ -73,6 +73,8 @@ pub struct Events {
     entropy: Arc<dyn Entropy>,
     throttle: EventThrottle,
     queue: mpsc::Sender<Message>,
+    /// Somebody waits for what is in the queue.
+    hurry: Notify,
     /// What the writer takes when it begins.
     waiting: Mutex<Option<mpsc::Receiver<Message>>>,
     followers: broadcast::Sender<FollowerMessage>,
@@ -145,7 +147,9 @@ enum Message {
     Event(Event),
     /// Keep what is known, after every event before this.
     Known(Known),
-    /// Say so when everything before this is written, and write no more.
+    /// Say so when everything before this is written.
+    Written(oneshot::Sender<()>),
+    /// The same, and write no more.
     Close(oneshot::Sender<()>),
 }
 
@@ -166,6 +170,7 @@ impl Events {
             entropy,
             throttle: EventThrottle::default(),
             queue,
+            hurry: Notify::new(),
             waiting: Mutex::new(Some(waiting)),
             followers: broadcast::Sender::new(MAX_BEHIND),
             counts: Counts::default(),

@@ -28,14 +28,38 @@ const ROUND: Duration = Duration::from_secs(5);
 /// How long a server that stops waits for its events to be written.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long a list waits for the events before it to be written.
+const LIST_PATIENCE: Duration = Duration::from_secs(1);
+
 impl Events {
     /// Writes what happens until it is closed, as [`Server::run`](crate::Server::run) has it done. To be run once.
     pub async fn write(self: Arc<Self>) {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(waiting) = waiting else { return };
-        Writer { events: self, waiting, batch: Vec::new(), known: None, closing: None, lost_before: 0 }
-            .run()
-            .await;
+        Writer {
+            events: self,
+            waiting,
+            batch: Vec::new(),
+            known: None,
+            readers: Vec::new(),
+            closing: None,
+            lost_before: 0,
+        }
+        .run()
+        .await;
+    }
+
+    /// Waits until everything that has happened so far is in the store, so that a list has it. A store that is away is not
+    /// waited for.
+    pub(crate) async fn catch_up(&self) {
+        let is_written = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_none();
+        let (written, wait) = oneshot::channel();
+        // A full queue is behind in any case.
+        if is_written && self.queue.try_send(Message::Written(written)).is_ok() {
+            self.hurry.notify_one();
+            // Too late, or never: the list has what there is.
+            let _ = tokio::time::timeout(LIST_PATIENCE, wait).await;
+        }
     }
 
     /// Writes what still waits, and closes the store of events.
@@ -61,6 +85,8 @@ struct Writer {
     batch: Vec<Event>,
     /// What is to be kept after it.
     known: Option<Known>,
+    /// Who waits until it is.
+    readers: Vec<oneshot::Sender<()>>,
     closing: Option<oneshot::Sender<()>>,
     /// How many had been lost when that was last complained about.
     lost_before: u64,
@@ -85,8 +111,15 @@ impl Writer {
                 }
             }
             self.write().await;
+            for reader in self.readers.drain(..) {
+                // An error means that nobody waits any more.
+                let _ = reader.send(());
+            }
             if self.closing.is_none() {
-                tokio::time::sleep(GATHER).await;
+                tokio::select! {
+                    () = tokio::time::sleep(GATHER) => {}
+                    () = self.events.hurry.notified() => {}
+                }
             }
         }
         self.finish().await;
@@ -97,6 +130,7 @@ impl Writer {
             match message {
                 Message::Event(event) => self.batch.push(event),
                 Message::Known(known) => self.known = Some(known),
+                Message::Written(reader) => self.readers.push(reader),
                 Message::Close(written) => self.closing = Some(written),
             }
         }

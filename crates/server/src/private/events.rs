@@ -246,6 +246,7 @@ pub(crate) async fn find(app: &App, asked: &Asked) -> Result<Found, Problem> {
     if query.kinds.is_empty() || query.kinds.iter().any(|kind| !kind.is_an_ending()) {
         let mut wanted = query.clone();
         wanted.after = wanted.after.into_iter().chain(asked.below.map(line)).min();
+        app.events.catch_up().await;
         let written = app.events.store().events(&wanted).await.map_err(|error| store_problem(&error))?;
         events.extend(written);
     }
