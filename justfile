@@ -58,9 +58,9 @@ fuzz cases="60000":
 book:
     contrib/build-book
 
-# Write docs/reference.md anew from the program.
-reference:
-    UPDATE_SNAPSHOTS=1 cargo test -p countersign --test it reference
+# Write docs/reference.md, docs/countersign.sample.toml and the expected help texts anew from the program.
+generate:
+    UPDATE_EXPECT=1 cargo test -p countersign --lib --test it -- sample_file help:: reference::
 
 # Make the Debian package.
 package:

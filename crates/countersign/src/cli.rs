@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
-use countersign_server::Source;
 
 use crate::bench::BenchCommand;
 use crate::check_tracker::CheckTrackerCommand;
@@ -16,7 +15,7 @@ use crate::keys::{KEY_PLACE, KeysCommand};
 use crate::login::LoginCommand;
 use crate::output::Failure;
 use crate::remote::SERVER;
-use crate::settings::{ServeArgs, Sources};
+use crate::settings::ServeArgs;
 use crate::store::{STORE_PLACE, StoreCommand};
 use crate::suggest::similar;
 use crate::sync_check::SyncCheckCommand;
@@ -91,28 +90,8 @@ impl Cli {
             without_secrets(error, &given).exit()
         });
         check_place(&command, &matches)?;
-        let mut read = Self::from_arg_matches(&matches).map_err(Failure::usage)?;
-        let args = match &mut read.command {
-            Command::Serve(args) => Some(&mut **args),
-            Command::Doctor(command) => Some(&mut command.place),
-            _ => None,
-        };
-        if let (Some(args), Some((_, matches))) = (args, matches.subcommand()) {
-            args.sources = sources(matches);
-        }
-        Ok(read)
+        Self::from_arg_matches(&matches).map_err(Failure::usage)
     }
-}
-
-/// Which settings were given as flags and as variables.
-fn sources(matches: &ArgMatches) -> Sources {
-    let source = |name: &str| match matches.value_source(name)? {
-        ValueSource::CommandLine => Some(Source::Flag),
-        ValueSource::EnvVariable => Some(Source::Variable),
-        _ => None,
-    };
-    let ids = matches.ids().map(clap::Id::as_str);
-    ids.filter_map(|name| Some((name.to_owned(), source(name)?))).collect()
 }
 
 /// The same error without a value that can be a secret: one that came from a variable, which is named then, or a URL. What

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::output::{Failure, member, print, print_json};
 use crate::remote::ServerArgs;
-use crate::settings::parse_duration;
+use crate::settings::{ServeArgs, parse_duration};
 use crate::store::{self, StorePlace};
 use crate::token::whole_seconds;
 
@@ -201,8 +201,8 @@ enum OfflineRing {
 
 impl KeyPlace {
     fn key_file(&self) -> Result<KeyFile, Failure> {
-        let mut args = self.store.serve_args();
-        args.settings.key_ring.clone_from(&self.key_ring);
+        let ServeArgs { config, given } = self.store.serve_args();
+        let args = ServeArgs { config, given: given.flag("key_ring", self.key_ring.as_ref()) };
         Ok(KeyFile::new(args.resolve()?.key_ring))
     }
 

@@ -1,12 +1,12 @@
 //! The settings of a server: from flags, then from variables, then from the file, then from the defaults.
 //!
-//! [`Settings`] is the one list of settings. Its fields are flags and variables (by clap) and keys of the file (by
-//! serde); [`Resolved`] has the defaults filled in and everything checked.
+//! [`Settings`] is the one list of settings, which clap reads. [`Given`] gathers what the sources say; [`Resolved`] has
+//! everything checked.
 
 mod file;
+mod given;
 mod reported;
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -15,19 +15,19 @@ use std::time::Duration;
 use clap::Args;
 use countersign_core::{MAX_LIFETIME, Policy};
 use countersign_server::{
-    Address, Collector, EventPolicy, ForwardedHeader, ListenerConfig, PassedOver, Setting, Source,
-    SpentStatus, TlsFiles, TrustedProxies, absolute,
+    Address, Collector, EventPolicy, ForwardedHeader, ListenerConfig, PassedOver, Setting, SpentStatus,
+    TlsFiles, TrustedProxies, absolute,
 };
 use countersign_store::place::{StorePlace, StoreUrl};
-use countersign_store::postgres::{LibpqEnvironment, PostgresOptions, SchemaName};
+use countersign_store::postgres::{LibpqEnvironment, PostgresOptions};
 use ipnet::IpNet;
 use jiff::SignedDuration;
-use serde::de::{Deserializer, Error as _};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use url::Url;
 
 use crate::output::Failure;
 
+pub(crate) use self::given::Given;
 pub(crate) use self::reported::{giver, resolve as resolve_said};
 
 pub(crate) const SERVE_HELP: &str = "\
@@ -50,127 +50,195 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "COUNTERSIGN_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) settings: Settings,
-    /// Which of the settings come from a flag or a variable.
-    #[arg(skip)]
-    pub(crate) sources: Sources,
+    pub(crate) given: Given,
 }
 
-/// Settings by name, and who said what they are.
-pub(crate) type Sources = BTreeMap<String, Source>;
-
-/// Every setting of a server; `None` where nothing was said.
-#[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// Every setting of a server. A field is the one declaration of a setting: its flag, its variable, its key of the file, its
+/// line of the help and of the reference, and its entry in the sample file come from it.
+///
+/// The first paragraph of a field's comment is its help. The others stand in the sample file only; the last one, `Example:`,
+/// is the value there of a setting that has no default.
+#[derive(Args, Serialize)]
 pub(crate) struct Settings {
-    /// The directory of the store and the key ring; created if missing [default: countersign-data]
-    #[arg(long, env = "COUNTERSIGN_DATA_DIR", value_name = "DIR")]
-    pub(crate) data_dir: Option<PathBuf>,
+    /// The directory of the store and the key ring; created if missing
+    ///
+    /// Only the server's user can enter the directory that the server creates.
+    #[arg(long, env = "COUNTERSIGN_DATA_DIR", value_name = "DIR", default_value = "countersign-data")]
+    data_dir: PathBuf,
     /// The address of the public listener, for bug trackers: IP:PORT, unix:PATH, or systemd:NAME for a socket that
-    /// the service manager passes on [default: 127.0.0.1:8080]
-    #[arg(long, env = "COUNTERSIGN_PUBLIC_LISTEN", value_name = "ADDR")]
-    pub(crate) public_listen: Option<Address>,
+    /// the service manager passes on
+    ///
+    /// Port 0 takes a free port. The NAME of a socket is the `FileDescriptorName` in its socket unit.
+    #[arg(long, env = "COUNTERSIGN_PUBLIC_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    public_listen: Address,
     /// The address of the private listener, for the issuer's own processes: IP:PORT, unix:PATH or systemd:NAME
-    /// [default: 127.0.0.1:8087]
-    #[arg(long, env = "COUNTERSIGN_PRIVATE_LISTEN", value_name = "ADDR")]
-    pub(crate) private_listen: Option<Address>,
+    ///
+    /// Beyond loopback it needs `private_bearer_file` or `private_client_ca`. Only the server's own user can use a Unix socket.
+    #[arg(long, env = "COUNTERSIGN_PRIVATE_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8087")]
+    private_listen: Address,
     /// The URL under which trackers reach the public listener; token URLs begin with it [default: where it listens]
+    ///
+    /// In production, an https URL of a proxy in front of the server.
+    ///
+    /// Example: `http://127.0.0.1:8080`
     #[arg(long, env = "COUNTERSIGN_PUBLIC_URL", value_name = "URL", value_parser = parse_url)]
-    #[serde(default, deserialize_with = "read_url")]
-    pub(crate) public_url: Option<Url>,
+    public_url: Option<Url>,
     /// The store of used tokens: sqlite: in the data directory, sqlite:PATH, a postgres: URL for several servers, or
-    /// memory:, which is lost when the server stops [default: sqlite:]
-    #[arg(long, env = "COUNTERSIGN_STORE", value_name = "URL")]
-    pub(crate) store: Option<String>,
+    /// memory:, which is lost when the server stops
+    ///
+    /// The URL of a PostgreSQL store is postgres://USER@HOST:PORT/DATABASE; see docs/scaling.md.
+    #[arg(long, env = "COUNTERSIGN_STORE", value_name = "URL", default_value = "sqlite:")]
+    store: String,
     /// A file with the password for a PostgreSQL store, read again for each connection [default: the URL's, or
     /// libpq's: PGPASSWORD, PGPASSFILE, ~/.pgpass]
+    ///
+    /// The password is the file's first line.
+    ///
+    /// Example: `/etc/countersign/store-password`
     #[arg(long, env = "COUNTERSIGN_STORE_PASSWORD_FILE", value_name = "FILE")]
-    pub(crate) store_password_file: Option<PathBuf>,
-    /// The schema in which a PostgreSQL store keeps its tables [default: countersign]
-    #[arg(long, env = "COUNTERSIGN_STORE_SCHEMA", value_name = "NAME")]
-    pub(crate) store_schema: Option<String>,
+    store_password_file: Option<PathBuf>,
+    /// The schema in which a PostgreSQL store keeps its tables
+    #[arg(long, env = "COUNTERSIGN_STORE_SCHEMA", value_name = "NAME", default_value = "countersign")]
+    store_schema: String,
     /// Certificate authorities (PEM) to trust for a PostgreSQL store [default: the system's]
+    ///
+    /// Example: `/etc/countersign/store-ca.pem`
     #[arg(long, env = "COUNTERSIGN_STORE_CA_FILE", value_name = "FILE")]
-    pub(crate) store_ca_file: Option<PathBuf>,
+    store_ca_file: Option<PathBuf>,
     /// The file of the keys that seal tokens; created if missing [default: key-ring.toml in the data directory]
+    ///
+    /// The server creates it with mode 0600: anybody who reads it can make tokens.
+    ///
+    /// Example: `countersign-data/key-ring.toml`
     #[arg(long, env = "COUNTERSIGN_KEY_RING", value_name = "FILE")]
-    pub(crate) key_ring: Option<PathBuf>,
+    key_ring: Option<PathBuf>,
     /// Certificate chain (PEM) for TLS on the public listener; read again when it changes
+    ///
+    /// For a listener that has no proxy in front of it. By default there is no TLS.
+    ///
+    /// Example: `/etc/countersign/public.crt`
     #[arg(long, env = "COUNTERSIGN_PUBLIC_TLS_CERTIFICATE", value_name = "FILE")]
-    pub(crate) public_tls_certificate: Option<PathBuf>,
+    public_tls_certificate: Option<PathBuf>,
     /// Private key (PEM) of that certificate
+    ///
+    /// Example: `/etc/countersign/public.key`
     #[arg(long, env = "COUNTERSIGN_PUBLIC_TLS_KEY", value_name = "FILE")]
-    pub(crate) public_tls_key: Option<PathBuf>,
+    public_tls_key: Option<PathBuf>,
     /// Certificate chain (PEM) for TLS on the private listener
+    ///
+    /// Example: `/etc/countersign/private.crt`
     #[arg(long, env = "COUNTERSIGN_PRIVATE_TLS_CERTIFICATE", value_name = "FILE")]
-    pub(crate) private_tls_certificate: Option<PathBuf>,
+    private_tls_certificate: Option<PathBuf>,
     /// Private key (PEM) of that certificate
+    ///
+    /// Example: `/etc/countersign/private.key`
     #[arg(long, env = "COUNTERSIGN_PRIVATE_TLS_KEY", value_name = "FILE")]
-    pub(crate) private_tls_key: Option<PathBuf>,
+    private_tls_key: Option<PathBuf>,
     /// Certificate authorities (PEM) of the client certificates that callers of the private API must present
+    ///
+    /// By default callers need no certificate.
+    ///
+    /// Example: `/etc/countersign/clients.crt`
     #[arg(long, env = "COUNTERSIGN_PRIVATE_CLIENT_CA", value_name = "FILE")]
-    pub(crate) private_client_ca: Option<PathBuf>,
+    private_client_ca: Option<PathBuf>,
     /// A file with the secret that callers of the private API must send; beyond this machine, this or client
     /// certificates are required
+    ///
+    /// Callers send it as `Authorization: Bearer ...`. By default there is none, and the private API stays on loopback.
+    ///
+    /// Example: `/etc/countersign/private-bearer`
     #[arg(long, env = "COUNTERSIGN_PRIVATE_BEARER_FILE", value_name = "FILE")]
-    pub(crate) private_bearer_file: Option<PathBuf>,
-    /// The issuer's name in the title of a token [default: Launchpad]
-    #[arg(long, env = "COUNTERSIGN_ISSUER", value_name = "NAME")]
-    pub(crate) issuer: Option<String>,
-    /// How long a token lives, such as 90s or 5m; at most 24h [default: 5m]
-    #[arg(long, env = "COUNTERSIGN_TOKEN_LIFETIME", value_name = "DURATION", value_parser = parse_duration)]
-    pub(crate) token_lifetime: Option<SignedDuration>,
-    /// How long the record of a used token is kept after the token's expiry; at least 2m [default: 24h]
-    #[arg(long, env = "COUNTERSIGN_RETENTION", value_name = "DURATION", value_parser = parse_duration)]
-    pub(crate) retention: Option<SignedDuration>,
-    /// Issue only tokens that are bound to one bug tracker [default: false]
-    #[arg(long, env = "COUNTERSIGN_REQUIRE_AUDIENCE", value_name = "BOOL", num_args = 0..=1,
-          require_equals = true, default_missing_value = "true", hide_possible_values = true)]
-    pub(crate) require_audience: Option<bool>,
-    /// The status for a token that is used, expired or revoked: 401 as in the original protocol, or 410 [default: 401]
-    #[arg(long, env = "COUNTERSIGN_SPENT_STATUS", value_name = "STATUS")]
-    pub(crate) spent_status: Option<u16>,
-    /// Refusals that one address may cause in a minute; the rest become 429; 0 means no limit [default: 1000]
-    #[arg(long, env = "COUNTERSIGN_REFUSALS_PER_MINUTE", value_name = "NUMBER")]
-    pub(crate) refusals_per_minute: Option<u32>,
+    private_bearer_file: Option<PathBuf>,
+    /// The issuer's name in the title of a token
+    #[arg(long, env = "COUNTERSIGN_ISSUER", value_name = "NAME", default_value = "Launchpad")]
+    issuer: String,
+    /// How long a token lives, such as 90s or 5m; at most 24h
+    #[arg(long, env = "COUNTERSIGN_TOKEN_LIFETIME", value_name = "DURATION", value_parser = parse_duration,
+          default_value = "5m")]
+    token_lifetime: SignedDuration,
+    /// How long the record of a used token is kept after the token's expiry; at least 2m
+    #[arg(long, env = "COUNTERSIGN_RETENTION", value_name = "DURATION", value_parser = parse_duration,
+          default_value = "24h")]
+    retention: SignedDuration,
+    /// Issue only tokens that are bound to one bug tracker
+    ///
+    /// Unbound tokens can be relayed by a hostile tracker; set this to true as soon as all your trackers' plugins state their
+    /// audience.
+    #[arg(long, env = "COUNTERSIGN_REQUIRE_AUDIENCE", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true", hide_possible_values = true)]
+    require_audience: bool,
+    /// The status for a token that is used, expired or revoked: 401 as in the original protocol, or 410
+    ///
+    /// Present-day Launchpad answers 410.
+    #[arg(long, env = "COUNTERSIGN_SPENT_STATUS", value_name = "STATUS", default_value = "401")]
+    spent_status: u16,
+    /// Refusals that one address may cause in a minute; the rest become 429; 0 means no limit
+    ///
+    /// A good token is always accepted.
+    #[arg(long, env = "COUNTERSIGN_REFUSALS_PER_MINUTE", value_name = "NUMBER", default_value = "1000")]
+    refusals_per_minute: u32,
     /// Reverse proxies that are trusted to name the client's address, such as 127.0.0.1 or 10.0.0.0/8 [default: none]
+    ///
+    /// Refusal limits, records and events use this address. Name only proxies that set the header themselves.
     #[arg(long, env = "COUNTERSIGN_TRUSTED_PROXIES", value_name = "NETWORKS", value_delimiter = ',')]
-    pub(crate) trusted_proxies: Option<Vec<Network>>,
-    /// The header in which they name it: x-forwarded-for or forwarded [default: x-forwarded-for]
-    #[arg(long, env = "COUNTERSIGN_FORWARDED_HEADER", value_name = "HEADER", hide_possible_values = true)]
-    pub(crate) forwarded_header: Option<HeaderName>,
-    /// How long events are kept, such as 720h; 0s keeps none [default: 720h]
-    #[arg(long, env = "COUNTERSIGN_EVENT_RETENTION", value_name = "DURATION", value_parser = parse_duration)]
-    pub(crate) event_retention: Option<SignedDuration>,
-    /// Keep an event for each token that is issued [default: false]
-    #[arg(long, env = "COUNTERSIGN_RECORD_ISSUED", value_name = "BOOL", num_args = 0..=1,
-          require_equals = true, default_missing_value = "true", hide_possible_values = true)]
-    pub(crate) record_issued: Option<bool>,
+    trusted_proxies: Vec<Network>,
+    /// The header in which they name it: x-forwarded-for or forwarded
+    #[arg(
+        long,
+        env = "COUNTERSIGN_FORWARDED_HEADER",
+        value_name = "HEADER",
+        default_value = "x-forwarded-for",
+        hide_possible_values = true
+    )]
+    forwarded_header: HeaderName,
+    /// How long events are kept, such as 720h; 0s keeps none
+    ///
+    /// Events are replays, relay attempts, refusals and rotated keys; `countersign events` lists them.
+    #[arg(long, env = "COUNTERSIGN_EVENT_RETENTION", value_name = "DURATION", value_parser = parse_duration,
+          default_value = "720h")]
+    event_retention: SignedDuration,
+    /// Keep an event for each token that is issued
+    ///
+    /// Redemptions and revocations are on record anyway.
+    #[arg(long, env = "COUNTERSIGN_RECORD_ISSUED", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true", hide_possible_values = true)]
+    record_issued: bool,
     /// The https URL that receives an alarm when a token is replayed or relayed, or when somebody guesses secrets;
     /// signed as in Standard Webhooks [default: nowhere]
+    ///
+    /// Example: `https://alarms.example.org/countersign`
     #[arg(long, env = "COUNTERSIGN_ALARM_WEBHOOK", value_name = "URL", value_parser = parse_url)]
-    #[serde(default, deserialize_with = "read_url")]
-    pub(crate) alarm_webhook: Option<Url>,
+    alarm_webhook: Option<Url>,
     /// A file with the secret that alarms are signed with: whsec_ and Base64
+    ///
+    /// Example: `/etc/countersign/alarm-secret`
     #[arg(long, env = "COUNTERSIGN_ALARM_SECRET_FILE", value_name = "FILE")]
-    pub(crate) alarm_secret_file: Option<PathBuf>,
+    alarm_secret_file: Option<PathBuf>,
     /// The base URL of the OpenTelemetry collector that receives traces by OTLP over HTTP, usually on port 4318
     /// [default: nowhere]
+    ///
+    /// Example: `http://127.0.0.1:4318`
     #[arg(long, env = "COUNTERSIGN_TRACES", value_name = "URL", value_parser = parse_url)]
-    #[serde(default, deserialize_with = "read_url")]
-    pub(crate) traces: Option<Url>,
+    traces: Option<Url>,
     /// The share of requests to trace, from 0 to 1; a caller of the private API can decide with a traceparent
-    /// [default: 1]
-    #[arg(long, env = "COUNTERSIGN_TRACE_RATIO", value_name = "NUMBER")]
-    pub(crate) trace_ratio: Option<f64>,
-    /// The format of the log: human or json [default: human]
-    #[arg(long, env = "COUNTERSIGN_LOG_FORMAT", value_name = "FORMAT", hide_possible_values = true)]
-    pub(crate) log_format: Option<LogFormat>,
+    ///
+    /// 0.01 is one request in a hundred.
+    #[arg(long, env = "COUNTERSIGN_TRACE_RATIO", value_name = "NUMBER", default_value = "1")]
+    trace_ratio: f64,
+    /// The format of the log: human or json
+    #[arg(
+        long,
+        env = "COUNTERSIGN_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "human",
+        hide_possible_values = true
+    )]
+    log_format: LogFormat,
 }
 
 /// A network, or one address of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
 pub(crate) struct Network(IpNet);
 
 impl FromStr for Network {
@@ -185,43 +253,27 @@ impl FromStr for Network {
     }
 }
 
-impl TryFrom<String> for Network {
-    type Error = &'static str;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
 impl From<Network> for IpNet {
     fn from(Network(network): Network) -> Self {
         network
     }
 }
 
-impl From<Network> for String {
-    fn from(Network(network): Network) -> Self {
-        network.to_string()
-    }
-}
-
 /// Where a proxy says whom it forwards for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum HeaderName {
     /// `X-Forwarded-For`.
-    #[default]
     XForwardedFor,
     /// `Forwarded`, RFC 7239.
     Forwarded,
 }
 
 /// How logs are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum LogFormat {
     /// A line for a person.
-    #[default]
     Human,
     /// An object a line, for a program.
     Json,
@@ -259,18 +311,9 @@ impl ServeArgs {
     /// Reads the file, lays flags and variables over it, and fills in the defaults.
     pub(crate) fn resolve(self) -> Result<Resolved, Failure> {
         let config_file = file::find(self.config)?;
-        let file = match &config_file {
-            Some(path) => file::read(path)?,
-            None => Settings::default(),
-        };
-        let mut resolved = file.overlaid_with(&self.settings)?.resolve(&libpq_environment())?;
-        for setting in &mut resolved.said {
-            if let Some(source) = self.sources.get(&setting.name) {
-                setting.source = *source;
-            }
-        }
-        resolved.config_file = config_file.map(|path| absolute(&path));
-        Ok(resolved)
+        let file = config_file.as_deref().map(file::read).transpose()?.unwrap_or_default();
+        let resolved = file.overlaid_with(self.given).resolve(&libpq_environment())?;
+        Ok(Resolved { config_file: config_file.map(|path| absolute(&path)), ..resolved })
     }
 }
 
@@ -293,26 +336,25 @@ pub(crate) fn libpq_environment() -> LibpqEnvironment {
     LibpqEnvironment::new(std::env::vars_os(), std::env::home_dir())
 }
 
-impl Settings {
-    /// These settings, except where `over` says something.
-    fn overlaid_with(&self, over: &Self) -> Result<Self, Failure> {
-        let table = |settings| toml::Table::try_from(settings).map_err(Failure::usage);
-        let mut merged = table(self)?;
-        merged.extend(table(over)?);
-        merged.try_into().map_err(Failure::usage)
+impl Given {
+    fn resolve(&self, libpq: &LibpqEnvironment) -> Result<Resolved, Failure> {
+        let settings = self.settings()?;
+        let said = reported::settings(&settings, self, libpq)?;
+        settings.resolve(said, libpq)
     }
+}
 
-    fn resolve(self, libpq: &LibpqEnvironment) -> Result<Resolved, Failure> {
-        let mut said = reported::settings(&self, libpq)?;
-        let data_dir = self.data_dir.unwrap_or_else(|| PathBuf::from("countersign-data"));
+impl Settings {
+    fn resolve(self, mut said: Vec<Setting>, libpq: &LibpqEnvironment) -> Result<Resolved, Failure> {
+        let data_dir = self.data_dir;
         let key_ring = self.key_ring.unwrap_or_else(|| data_dir.join("key-ring.toml"));
         reported::name_places(&mut said, &[("data_dir", &data_dir), ("key_ring", &key_ring)]);
         let public = ListenerConfig {
-            address: self.public_listen.unwrap_or_else(|| loopback(8080)),
+            address: self.public_listen,
             tls: tls_files("public", self.public_tls_certificate, self.public_tls_key, None)?,
         };
         let private = ListenerConfig {
-            address: self.private_listen.unwrap_or_else(|| loopback(8087)),
+            address: self.private_listen,
             tls: tls_files(
                 "private",
                 self.private_tls_certificate,
@@ -320,22 +362,14 @@ impl Settings {
                 self.private_client_ca,
             )?,
         };
-        let default = Policy::default();
         let policy = Policy {
-            lifetime: duration("token_lifetime", self.token_lifetime, default.lifetime, 1, MAX_LIFETIME)?,
-            retention: duration("retention", self.retention, default.retention, 120, Duration::MAX)?,
-            require_audience: self.require_audience.unwrap_or(default.require_audience),
+            lifetime: duration("token_lifetime", self.token_lifetime, 1, MAX_LIFETIME)?,
+            retention: duration("retention", self.retention, 120, Duration::MAX)?,
+            require_audience: self.require_audience,
         };
-        let default = EventPolicy::default();
         let events = EventPolicy {
-            retention: duration(
-                "event_retention",
-                self.event_retention,
-                default.retention,
-                0,
-                MAX_EVENT_RETENTION,
-            )?,
-            record_issued: self.record_issued.unwrap_or(default.record_issued),
+            retention: duration("event_retention", self.event_retention, 0, MAX_EVENT_RETENTION)?,
+            record_issued: self.record_issued,
         };
         let alarms = match (self.alarm_webhook, self.alarm_secret_file) {
             (Some(webhook), Some(secret)) => Some((webhook, secret)),
@@ -343,7 +377,7 @@ impl Settings {
             _ => return Err(Failure::usage("alarms take both alarm_webhook and alarm_secret_file")),
         };
         let traces = self.traces.as_ref().map(Collector::at).transpose().map_err(Failure::usage)?;
-        let ratio = self.trace_ratio.unwrap_or(1.0);
+        let ratio = self.trace_ratio;
         if !(0.0..=1.0).contains(&ratio) {
             return Err(Failure::usage(format!(
                 "trace_ratio must be a number from 0 to 1, such as 0.01 for one request in a hundred, not {ratio}"
@@ -358,7 +392,7 @@ impl Settings {
                  it as https://HOST",
             ));
         }
-        let issuer = self.issuer.unwrap_or_else(|| "Launchpad".to_owned());
+        let issuer = self.issuer;
         if issuer.trim().is_empty() || issuer.chars().any(char::is_control) {
             return Err(Failure::usage("issuer must be a name in one line, such as Launchpad"));
         }
@@ -366,23 +400,19 @@ impl Settings {
             public,
             private,
             proxies: TrustedProxies {
-                networks: self.trusted_proxies.unwrap_or_default().into_iter().map(IpNet::from).collect(),
-                header: match self.forwarded_header.unwrap_or_default() {
+                networks: self.trusted_proxies.into_iter().map(IpNet::from).collect(),
+                header: match self.forwarded_header {
                     HeaderName::XForwardedFor => ForwardedHeader::XForwardedFor,
                     HeaderName::Forwarded => ForwardedHeader::Forwarded,
                 },
             },
             public_url: self.public_url,
             store: StorePlace {
-                url: StoreUrl::read(self.store.as_deref().unwrap_or("sqlite:"), libpq)
-                    .map_err(Failure::usage)?,
+                url: StoreUrl::read(&self.store, libpq).map_err(Failure::usage)?,
                 data_dir: data_dir.clone(),
                 postgres: PostgresOptions {
                     password_file: self.store_password_file,
-                    schema: match self.store_schema {
-                        Some(name) => name.parse().map_err(Failure::usage)?,
-                        None => SchemaName::default(),
-                    },
+                    schema: self.store_schema.parse().map_err(Failure::usage)?,
                     ca_file: self.store_ca_file,
                 },
             },
@@ -392,11 +422,11 @@ impl Settings {
             issuer,
             policy,
             spent_status,
-            refusals_per_minute: self.refusals_per_minute.unwrap_or(1000),
+            refusals_per_minute: self.refusals_per_minute,
             events,
             alarms,
             traces: traces.map(|collector| (collector, ratio)),
-            log_format: self.log_format.unwrap_or_default(),
+            log_format: self.log_format,
             config_file: None,
             said,
         })
@@ -411,14 +441,14 @@ impl Settings {
 ///
 /// What is wrong with it, for a person.
 pub fn check(text: &str) -> Result<Policy, String> {
-    let settings = file::parse(text).map_err(|error| error.to_string())?;
-    let resolved = settings
-        .overlaid_with(&Settings::default())
-        .and_then(|settings| settings.resolve(&LibpqEnvironment::default()));
-    resolved.map(|resolved| resolved.policy).map_err(Failure::into_sentence)
+    let given = file::parse(text).map_err(|error| error.to_string())?;
+    given
+        .resolve(&LibpqEnvironment::default())
+        .map(|resolved| resolved.policy)
+        .map_err(Failure::into_sentence)
 }
 
-/// Reads a duration of the command line.
+/// Reads a duration.
 pub(crate) fn parse_duration(text: &str) -> Result<SignedDuration, &'static str> {
     text.parse().map_err(|_| "write a number and its unit, such as 90s, 5m or 24h")
 }
@@ -431,26 +461,17 @@ pub(crate) fn parse_audience(text: &str) -> Result<String, &'static str> {
     Ok(text.to_owned())
 }
 
-/// Reads a URL of the command line.
+/// Reads a URL.
 pub(crate) fn parse_url(text: &str) -> Result<Url, String> {
     text.parse().map_err(|error| format!("not a URL ({error}); write one such as https://tokens.example.org"))
 }
 
-/// Reads a URL of the configuration file.
-fn read_url<'d, D: Deserializer<'d>>(deserializer: D) -> Result<Option<Url>, D::Error> {
-    parse_url(&String::deserialize(deserializer)?).map(Some).map_err(D::Error::custom)
-}
-
-fn spent_status(given: Option<u16>) -> Result<SpentStatus, Failure> {
+fn spent_status(given: u16) -> Result<SpentStatus, Failure> {
     match given {
-        None | Some(401) => Ok(SpentStatus::Unauthorized),
-        Some(410) => Ok(SpentStatus::Gone),
-        Some(other) => Err(Failure::usage(format!("spent_status must be 401 or 410, not {other}"))),
+        401 => Ok(SpentStatus::Unauthorized),
+        410 => Ok(SpentStatus::Gone),
+        other => Err(Failure::usage(format!("spent_status must be 401 or 410, not {other}"))),
     }
-}
-
-fn loopback(port: u16) -> Address {
-    Address::Tcp(([127, 0, 0, 1], port).into())
 }
 
 /// Whether an address alone tells others where to go.
@@ -496,12 +517,10 @@ fn check_public_url(url: &Url) -> Result<(), Failure> {
 /// A duration in whole seconds and within bounds.
 fn duration(
     name: &str,
-    given: Option<SignedDuration>,
-    default: Duration,
+    given: SignedDuration,
     least_seconds: u64,
     most: Duration,
 ) -> Result<Duration, Failure> {
-    let Some(given) = given else { return Ok(default) };
     let most_says =
         if most == Duration::MAX { String::new() } else { format!(" and at most {} s", most.as_secs()) };
     let wrong =

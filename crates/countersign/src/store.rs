@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::output::{Failure, print, print_json, print_members};
 use crate::remote::ServerArgs;
-use crate::settings::{Resolved, ServeArgs, parse_duration};
+use crate::settings::{Given, Resolved, ServeArgs, parse_duration};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum StoreCommand {
@@ -129,20 +129,20 @@ pub(crate) struct StorePlace {
 impl StorePlace {
     /// These flags, as `countersign serve` has them.
     pub(crate) fn serve_args(&self) -> ServeArgs {
-        let mut args = ServeArgs { config: self.config.clone(), ..ServeArgs::default() };
-        args.settings.data_dir.clone_from(&self.data_dir);
-        args.settings.store.clone_from(&self.store);
-        args.settings.store_password_file.clone_from(&self.store_password_file);
-        args.settings.store_schema.clone_from(&self.store_schema);
-        args.settings.store_ca_file.clone_from(&self.store_ca_file);
-        args
+        let given = Given::default()
+            .flag("data_dir", self.data_dir.as_ref())
+            .flag("store", self.store.as_ref())
+            .flag("store_password_file", self.store_password_file.as_ref())
+            .flag("store_schema", self.store_schema.as_ref())
+            .flag("store_ca_file", self.store_ca_file.as_ref());
+        ServeArgs { config: self.config.clone(), given }
     }
 
     /// What `countersign serve` would make of these flags and this `retention`.
     fn resolve(&self, retention: Option<SignedDuration>) -> Result<Resolved, Failure> {
-        let mut args = self.serve_args();
-        args.settings.retention = retention;
-        args.resolve()
+        let ServeArgs { config, given } = self.serve_args();
+        let given = given.flag("retention", retention.map(|retention| retention.to_string()));
+        ServeArgs { config, given }.resolve()
     }
 }
 

@@ -92,7 +92,7 @@ impl Context {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Failure> {
         let now = clock.now();
-        let bearer = args.settings.private_bearer_file.clone();
+        let bearer = args.given.path("private_bearer_file").map(Path::to_owned);
         let mine = args.resolve().map_err(Failure::into_sentence);
         let server = match asked {
             Some(asked) => Some(connect(&asked, mine.as_ref().ok(), bearer)?),

@@ -3,14 +3,16 @@
 //! A line of it can hold a password. So an error gives the line's number, the column and the setting's name, and never a
 //! value: neither the one that is wrong nor the line around it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Command};
+use countersign_server::Source;
+use toml::{Spanned, Value};
 
-use super::Settings;
+use super::given::{Fault, Given};
 use crate::output::Failure;
 use crate::suggest::similar;
 
@@ -25,42 +27,39 @@ const OF_THE_DIRECTORY: &str = "countersign.toml";
 pub(super) struct FileError {
     line: usize,
     column: usize,
-    fault: Fault,
+    fault: FileFault,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Fault {
+enum FileFault {
     /// It is not TOML there.
     Syntax,
     /// The same setting stands there twice.
     Twice(String),
-    /// There is no setting of that name.
-    Unknown { key: String, similar: Option<String> },
-    /// The setting does not take such a value. `help` says which it takes.
-    Value { key: String, help: String },
-    /// A value is wrong, and it is not clear whose.
-    Somewhere,
+    /// The key, and what is wrong with it or with its value.
+    Setting(String, Fault),
 }
 
 impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "line {}, column {}: ", self.line, self.column)?;
         match &self.fault {
-            Fault::Syntax => f.write_str(
+            FileFault::Syntax => f.write_str(
                 "this is not TOML; write a setting as `name = value` in a line of its own, with text in quotes, such as \
                  `store = \"sqlite:\"`",
             ),
-            Fault::Twice(key) => write!(f, "`{key}` is set a second time; remove one of the two"),
-            Fault::Unknown { key, similar } => {
+            FileFault::Twice(key) => write!(f, "`{key}` is set a second time; remove one of the two"),
+            FileFault::Setting(key, Fault::Unknown) => {
                 write!(f, "there is no setting `{key}`; ")?;
-                match similar {
+                match similar(key, Given::names().iter().map(String::as_str)) {
                     Some(similar) => write!(f, "did you mean `{similar}`?"),
                     None => f.write_str("`countersign serve --help` lists them all, with _ for each -"),
                 }
             }
-            Fault::Value { key, help } => write!(f, "`{key}` does not take this value. {key}: {help}"),
-            Fault::Somewhere => {
-                f.write_str("this value cannot be used; `countersign serve --help` says what each setting takes")
+            FileFault::Setting(key, Fault::Value { help, reason }) => {
+                write!(f, "`{key}` does not take this value")?;
+                reason.iter().try_for_each(|reason| write!(f, ": {reason}"))?;
+                write!(f, ". {key}: {help}")
             }
         }
     }
@@ -103,7 +102,7 @@ fn is_there(path: &Path) -> Result<bool, Failure> {
 }
 
 /// Reads a configuration file.
-pub(super) fn read(path: &Path) -> Result<Settings, Failure> {
+pub(super) fn read(path: &Path) -> Result<Given, Failure> {
     let text = fs::read_to_string(path).map_err(|error| {
         let reason = match error.kind() {
             // The system's own words quote nothing, and neither may these.
@@ -115,73 +114,39 @@ pub(super) fn read(path: &Path) -> Result<Settings, Failure> {
     parse(&text).map_err(|error| Failure::usage(format!("configuration file {}, {error}", path.display())))
 }
 
-/// Reads the text of a configuration file.
-pub(super) fn parse(text: &str) -> Result<Settings, FileError> {
-    let table: toml::Table = toml::from_str(text).map_err(|error| {
-        let (line, column) = place(text, &error);
-        let key = key_of_line(text, line);
-        let fault = match key {
-            Some(key) if error.message().starts_with("duplicate key") => Fault::Twice(key.to_owned()),
-            _ => Fault::Syntax,
-        };
-        FileError { line, column, fault }
-    })?;
-    toml::from_str(text).map_err(|error: toml::de::Error| {
-        let (line, column) = place(text, &error);
-        let fault = match key_of_line(text, line).filter(|key| table.contains_key(*key)) {
-            Some(key) => fault_of(key),
-            // A value of several lines, or a table, which no setting is.
-            None => {
-                table.keys().find(|key| help_of(key).is_none()).map_or(Fault::Somewhere, |key| fault_of(key))
-            }
-        };
-        FileError { line, column, fault }
-    })
-}
-
-/// What is wrong with a key whose value was refused.
-fn fault_of(key: &str) -> Fault {
-    match help_of(key) {
-        Some(help) => Fault::Value { key: key.to_owned(), help },
-        None => {
-            Fault::Unknown { key: key.to_owned(), similar: similar(key, names().iter().map(String::as_str)) }
-        }
+/// Reads the text of a configuration file. Of several faults the first is told.
+pub(super) fn parse(text: &str) -> Result<Given, FileError> {
+    let table: BTreeMap<Spanned<String>, Spanned<Value>> =
+        toml::from_str(text).map_err(|error: toml::de::Error| {
+            let span = error.span().unwrap_or_default();
+            let key = text.get(span.clone()).filter(|key| Given::names().iter().any(|name| name == key));
+            let fault = match key {
+                Some(key) if error.message().starts_with("duplicate key") => FileFault::Twice(key.to_owned()),
+                _ => FileFault::Syntax,
+            };
+            FileError::new(text, span.start, fault)
+        })?;
+    let mut in_order: Vec<_> = table.iter().collect();
+    in_order.sort_by_key(|(key, _)| key.span().start);
+    let mut given = Given::default();
+    for (key, value) in in_order {
+        given.add(key.get_ref(), value.get_ref(), Source::File).map_err(|fault| {
+            let at = if fault == Fault::Unknown { key.span() } else { value.span() };
+            FileError::new(text, at.start, FileFault::Setting(key.get_ref().clone(), fault))
+        })?;
     }
+    Ok(given)
 }
 
-fn flags() -> Command {
-    Settings::augment_args(Command::new("settings"))
-}
-
-/// The names of all settings.
-fn names() -> Vec<String> {
-    flags().get_arguments().map(|arg| arg.get_id().to_string()).collect()
-}
-
-/// What the help of `countersign serve` says of a setting; `None` if there is none of that name.
-fn help_of(key: &str) -> Option<String> {
-    let flags = flags();
-    let arg = flags.get_arguments().find(|arg| arg.get_id() == key)?;
-    Some(arg.get_help().map(ToString::to_string).unwrap_or_default())
-}
-
-/// Line and column of an error, counted from 1.
-fn place(text: &str, error: &toml::de::Error) -> (usize, usize) {
-    let start = error.span().map_or(0, |span| span.start);
-    let before = text.get(..start).unwrap_or_default();
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    let line = before.matches('\n').count() + 1;
-    let column = before.get(line_start..).unwrap_or_default().chars().count() + 1;
-    (line, column)
-}
-
-/// The bare key that a line begins with.
-fn key_of_line(text: &str, line: usize) -> Option<&str> {
-    let line = text.lines().nth(line.checked_sub(1)?)?.trim_start();
-    let (key, _) = line.split_once('=')?;
-    let key = key.trim_end();
-    let is_bare = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
-    is_bare.then_some(key)
+impl FileError {
+    /// A fault at a byte of the text. Lines and columns are counted from 1.
+    fn new(text: &str, at: usize, fault: FileFault) -> Self {
+        let before = text.get(..at).unwrap_or_default();
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let line = before.matches('\n').count() + 1;
+        let column = before.get(line_start..).unwrap_or_default().chars().count() + 1;
+        Self { line, column, fault }
+    }
 }
 
 #[cfg(test)]
@@ -214,8 +179,15 @@ mod tests {
             ),
             ("spent_status = 'gone'", "`spent_status` does not take this value"),
             ("trusted_proxies = [\n  'here',\n]", "`trusted_proxies` does not take this value"),
-            ("trusted_proxies = [\n  5,\n]", "this value cannot be used; `countersign serve --help` says"),
-            ("\"issuer\" = 5", "this value cannot be used"),
+            (
+                "trusted_proxies = [\n  5,\n]",
+                "line 1, column 19: `trusted_proxies` does not take this value. ",
+            ),
+            ("\"issuer\" = 5", "`issuer` does not take this value. issuer: The issuer's name"),
+            (
+                "token_lifetime = '5'",
+                "`token_lifetime` does not take this value: write a number and its unit, such as 90s, 5m or 24h. ",
+            ),
             ("[server]\nissuer = 'a'", "there is no setting `server`"),
             ("server.issuer = 'a'", "there is no setting `server`"),
         ] {
@@ -235,7 +207,7 @@ mod tests {
             at in 0_usize..80,
         ) {
             const SECRET: &str = "hUnter2sEcret";
-            let names = names();
+            let names = Given::names();
             let name = names.get(setting % names.len()).map_or("store", String::as_str);
             let value = format!("postgres://cs:{SECRET}@db.example/x");
             let forms = [

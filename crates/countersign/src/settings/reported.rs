@@ -2,54 +2,59 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Command};
+use clap::Arg;
 use countersign_server::{Setting, Source, absolute};
 use countersign_store::place::StoreUrl;
 use countersign_store::postgres::LibpqEnvironment;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use url::Url;
 
+use super::given::{Given, definition};
 use super::{Resolved, Settings, libpq_environment};
 use crate::output::Failure;
 
-/// Settings that are URLs, of which all but scheme, host and port can be a secret.
-const ONLY_HOSTS: [&str; 2] = ["alarm_webhook", "traces"];
-
-/// Every setting. Those that nobody gave are their defaults; of the others it is assumed that the file gave them.
-pub(super) fn settings(settings: &Settings, libpq: &LibpqEnvironment) -> Result<Vec<Setting>, Failure> {
-    let given = serde_json::to_value(settings).map_err(Failure::usage)?;
-    let flags = Settings::augment_args(Command::new(""));
-    let said = flags.get_arguments().map(|arg| {
-        let name = arg.get_id().as_str();
-        let value = given.get(name).filter(|value| !value.is_null());
-        let is_path = arg
-            .get_value_names()
-            .is_some_and(|names| names.iter().any(|name| *name == "FILE" || *name == "DIR"));
-        Setting {
-            name: name.to_owned(),
-            value: value.and_then(|value| shown(name, value, is_path, libpq)),
-            source: if value.is_some() { Source::File } else { Source::Default },
-        }
-    });
-    Ok(said.collect())
+/// Every setting. Those that nobody gave are their defaults, and have no value.
+pub(super) fn settings(
+    settings: &Settings,
+    given: &Given,
+    libpq: &LibpqEnvironment,
+) -> Result<Vec<Setting>, Failure> {
+    let values = serde_json::to_value(settings).map_err(Failure::usage)?;
+    let said = definition()
+        .get_arguments()
+        .map(|arg| {
+            let name = arg.get_id().as_str();
+            let source = given.source(name);
+            let value = values.get(name).filter(|_| source != Source::Default);
+            Setting { name: name.to_owned(), value: value.and_then(|value| shown(arg, value, libpq)), source }
+        })
+        .collect();
+    Ok(said)
 }
 
-/// A value without what is secret in it.
-fn shown(name: &str, value: &Value, is_path: bool, libpq: &LibpqEnvironment) -> Option<Value> {
+/// A value without what is secret in it. Of a URL, all but scheme, host and port can be a secret.
+fn shown(arg: &Arg, value: &Value, libpq: &LibpqEnvironment) -> Option<Value> {
     let Value::String(text) = value else { return Some(value.clone()) };
-    let text = match name {
-        "store" => match StoreUrl::read(text, libpq).ok()? {
+    let text = match (arg.get_id().as_str(), value_name(arg)) {
+        ("store", _) => match StoreUrl::read(text, libpq).ok()? {
             StoreUrl::Sqlite(Some(path)) => StoreUrl::Sqlite(Some(absolute(&path))).to_string(),
             url => url.to_string(),
         },
-        _ if ONLY_HOSTS.contains(&name) => text.parse::<Url>().ok()?.origin().ascii_serialization(),
-        _ if is_path => absolute(Path::new(text)).display().to_string(),
+        // Every token's URL begins with it.
+        ("public_url", _) => text.clone(),
+        (_, "URL") => text.parse::<Url>().ok()?.origin().ascii_serialization(),
+        (_, "FILE" | "DIR") => absolute(Path::new(text)).display().to_string(),
         _ => match text.strip_prefix("unix:") {
             Some(path) => format!("unix:{}", absolute(Path::new(path)).display()),
             None => text.clone(),
         },
     };
     Some(Value::String(text))
+}
+
+/// What the help calls a setting's value.
+fn value_name(arg: &Arg) -> &str {
+    arg.get_value_names().and_then(|names| names.first()).map_or("", |name| name.as_str())
 }
 
 /// Says where something is although nobody said so: the default depends on the directory that a server was started in.
@@ -80,10 +85,7 @@ pub(crate) fn giver(resolved: &Resolved, name: &str) -> String {
 ///
 /// If this version does not understand them.
 pub(crate) fn resolve(said: &[Setting], config_file: Option<PathBuf>) -> Result<Resolved, Failure> {
-    let given: Map<String, Value> =
-        said.iter().filter_map(|setting| Some((setting.name.clone(), setting.value.clone()?))).collect();
-    let settings: Settings = serde_json::from_value(Value::Object(given)).map_err(Failure::failed)?;
-    let resolved = settings.resolve(&libpq_environment())?;
+    let resolved = Given::in_force(said)?.resolve(&libpq_environment())?;
     Ok(Resolved { said: said.to_vec(), config_file, ..resolved })
 }
 

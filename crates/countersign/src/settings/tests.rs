@@ -1,98 +1,137 @@
+use std::fmt::Write;
 use std::path::Path;
+
+use countersign_server::Source;
+use countersign_store::postgres::SchemaName;
+use expect_test::expect_file;
 
 use super::*;
 
-fn settings(text: &str) -> Settings {
-    file::parse(text).unwrap()
+fn resolve(text: &str) -> Result<Resolved, Failure> {
+    file::parse(text).unwrap().resolve(&LibpqEnvironment::default())
 }
 
 fn refusal(text: &str) -> String {
-    format!("{:?}", settings(text).resolve(&LibpqEnvironment::default()).unwrap_err())
+    format!("{:?}", resolve(text).unwrap_err())
+}
+
+const SAMPLE_HEAD: &str = "\
+# A configuration file for `countersign serve`, with every setting at its default. A test writes it from the program.
+#
+# The server reads /etc/countersign/countersign.toml or else ./countersign.toml; --config FILE names another file.
+# A flag (--public-listen) overrides a variable (COUNTERSIGN_PUBLIC_LISTEN), and a variable overrides this file. Unknown
+# keys are errors.
+";
+
+/// The lines of a comment with these sentences.
+fn comment(sentences: &str) -> String {
+    let mut lines = String::new();
+    let mut line = "#".to_owned();
+    for word in sentences.split_whitespace() {
+        if line.len() + word.len() >= 120 {
+            writeln!(lines, "{line}").unwrap();
+            "#".clone_into(&mut line);
+        }
+        write!(line, " {word}").unwrap();
+    }
+    lines + &line + "\n"
+}
+
+/// A value as the file has it.
+fn written(arg: &clap::Arg, value: &str) -> String {
+    match (given::is_bare(arg), arg.get_value_delimiter()) {
+        (true, _) => value.to_owned(),
+        (false, None) => format!("{value:?}"),
+        (false, Some(_)) => "[]".to_owned(),
+    }
+}
+
+/// The sample file: a comment and a line for each setting.
+fn sample() -> String {
+    let mut sample = SAMPLE_HEAD.to_owned();
+    let definition = <Settings as Args>::augment_args(clap::Command::new("settings"));
+    for arg in definition.get_arguments() {
+        let long = arg.get_long_help().or(arg.get_help()).unwrap().to_string();
+        let (text, example) = long.split_once("\n\nExample: ").unwrap_or((&long, ""));
+        let (help, more) = text.split_once("\n\n").unwrap_or((text, ""));
+        let help = match help.split_once(" [default: ") {
+            Some((help, default)) => format!("{help}. By default: {}.", default.trim_end_matches(']')),
+            None => format!("{help}."),
+        };
+        let default = arg.get_default_values().first().map(|value| value.to_str().unwrap());
+        let value = written(arg, default.unwrap_or(example.trim_matches('`')));
+        write!(sample, "\n{}#{} = {value}\n", comment(&format!("{help} {more}")), arg.get_id()).unwrap();
+    }
+    sample
 }
 
 #[test]
-fn the_sample_file_is_the_defaults() {
-    let sample = include_str!("../../../../docs/countersign.sample.toml");
+fn sample_file_has_every_setting_at_its_default() {
+    let sample = sample();
+    expect_file!["../../../../docs/countersign.sample.toml"].assert_eq(&sample);
     // Commented out, every line is a setting at its default; uncommented, every one of them is understood.
-    assert!(settings(sample).resolve(&LibpqEnvironment::default()).is_ok());
+    resolve(&sample).unwrap();
     let uncommented: String = sample
         .lines()
-        .map(|line| match line.strip_prefix("#") {
-            Some(setting) if !setting.starts_with(' ') && setting.contains('=') => setting,
-            _ => line,
+        .map(|line| {
+            line.strip_prefix('#').filter(|setting| !setting.starts_with(' ')).unwrap_or(line).to_owned()
+                + "\n"
         })
-        .collect::<Vec<_>>()
-        .join("\n");
-    let all = settings(&uncommented);
-    let table = toml::Table::try_from(&all).unwrap();
-    let fields = toml::Table::try_from(Settings {
-        data_dir: Some(PathBuf::new()),
-        public_listen: Some(loopback(0)),
-        private_listen: Some(loopback(0)),
-        public_url: Some("https://a.example".parse().unwrap()),
-        store: Some(String::new()),
-        store_password_file: Some(PathBuf::new()),
-        store_schema: Some(String::new()),
-        store_ca_file: Some(PathBuf::new()),
-        key_ring: Some(PathBuf::new()),
-        public_tls_certificate: Some(PathBuf::new()),
-        public_tls_key: Some(PathBuf::new()),
-        private_tls_certificate: Some(PathBuf::new()),
-        private_tls_key: Some(PathBuf::new()),
-        private_client_ca: Some(PathBuf::new()),
-        private_bearer_file: Some(PathBuf::new()),
-        trusted_proxies: Some(Vec::new()),
-        forwarded_header: Some(HeaderName::XForwardedFor),
-        issuer: Some(String::new()),
-        token_lifetime: Some(SignedDuration::ZERO),
-        retention: Some(SignedDuration::ZERO),
-        require_audience: Some(false),
-        spent_status: Some(401),
-        refusals_per_minute: Some(0),
-        alarm_webhook: Some("https://a.example".parse().unwrap()),
-        alarm_secret_file: Some(PathBuf::new()),
-        event_retention: Some(SignedDuration::ZERO),
-        record_issued: Some(false),
-        traces: Some("https://a.example".parse().unwrap()),
-        trace_ratio: Some(1.0),
-        log_format: Some(LogFormat::Human),
-    })
-    .unwrap();
+        .collect();
+    let (all, default) = (resolve(&uncommented).unwrap(), resolve("").unwrap());
+    assert!(all.said.iter().all(|setting| setting.source == Source::File), "{:?}", all.said);
+    assert_eq!(all.policy, Policy::default());
+    assert_eq!(default.policy, Policy::default());
+    assert_eq!((all.events, default.events), (EventPolicy::default(), EventPolicy::default()));
+    assert_eq!(default.store.postgres.schema, SchemaName::default());
+    assert_eq!(all.issuer, default.issuer);
+    assert_eq!(all.data_dir, default.data_dir);
+    assert_eq!(all.key_ring, default.key_ring);
+    assert_eq!(all.store.url, default.store.url);
+    assert_eq!(all.store.postgres.schema, default.store.postgres.schema);
     assert_eq!(
-        table.keys().collect::<Vec<_>>(),
-        fields.keys().collect::<Vec<_>>(),
-        "the sample names every setting"
-    );
-
-    let sample = all.resolve(&LibpqEnvironment::default()).unwrap();
-    let default = Settings::default().resolve(&LibpqEnvironment::default()).unwrap();
-    assert_eq!(sample.policy, default.policy);
-    assert_eq!(sample.issuer, default.issuer);
-    assert_eq!(sample.events, default.events);
-    assert_eq!(sample.data_dir, default.data_dir);
-    assert_eq!(sample.key_ring, default.key_ring);
-    assert_eq!(sample.store.url, default.store.url);
-    assert_eq!(sample.store.postgres.schema, default.store.postgres.schema);
-    assert_eq!(
-        (sample.public.address, sample.private.address, sample.spent_status, sample.refusals_per_minute),
+        (all.public.address, all.private.address, all.spent_status, all.refusals_per_minute),
         (default.public.address, default.private.address, default.spent_status, default.refusals_per_minute)
     );
 }
 
 #[test]
-fn what_is_said_later_wins() {
-    let file = settings("issuer = 'File'\nspent_status = 410\ntoken_lifetime = '90s'\n");
-    let flags = Settings { issuer: Some("Flag".to_owned()), ..Settings::default() };
-    let resolved = file.overlaid_with(&flags).unwrap().resolve(&LibpqEnvironment::default()).unwrap();
+fn flag_overrides_the_file() {
+    let file = file::parse("issuer = 'File'\nspent_status = 410\ntoken_lifetime = '90s'\n").unwrap();
+    let given = file.overlaid_with(Given::default().flag("issuer", Some("Flag")));
+    let resolved = given.resolve(&LibpqEnvironment::default()).unwrap();
     assert_eq!(resolved.issuer, "Flag");
     assert_eq!(resolved.spent_status, SpentStatus::Gone);
     assert_eq!(resolved.policy.lifetime, Duration::from_secs(90));
     assert_eq!(resolved.refusals_per_minute, 1000, "the default");
+    let source = |name: &str| resolved.said.iter().find(|setting| setting.name == name).unwrap().source;
+    assert_eq!(
+        [source("issuer"), source("spent_status"), source("retention")],
+        [Source::Flag, Source::File, Source::Default]
+    );
+}
+
+#[test]
+fn debug_output_shows_no_value() {
+    let given = file::parse("store = 'postgres://cs:hunter2@db/x'").unwrap();
+    assert_eq!(format!("{given:?}"), "{\"store\"}");
+}
+
+/// Each setting has a value of every kind that TOML has; only its own kind is taken.
+#[test]
+fn value_of_another_kind_is_refused() {
+    for arg in given::definition().get_arguments() {
+        let name = arg.get_id().as_str();
+        let kinds = ["5", "true", "'5'", "['5']", "{ a = 5 }", "1979-05-27"];
+        let taken: Vec<&str> =
+            kinds.into_iter().filter(|value| file::parse(&format!("{name} = {value}")).is_ok()).collect();
+        assert!(taken.len() <= 1, "{name} takes {taken:?}");
+    }
 }
 
 #[test]
 fn the_key_ring_goes_with_the_data_directory() {
-    let resolved = settings("data_dir = '/srv/countersign'").resolve(&LibpqEnvironment::default()).unwrap();
+    let resolved = resolve("data_dir = '/srv/countersign'").unwrap();
     assert_eq!(resolved.key_ring, Path::new("/srv/countersign/key-ring.toml"));
 }
 
@@ -116,8 +155,8 @@ fn unknown_keys_and_wrong_types_are_refused_by_name() {
 
 #[test]
 fn trusted_proxy_can_be_one_address() {
-    let read = settings("trusted_proxies = ['127.0.0.1', '::1', '10.0.0.0/8']");
-    let networks: Vec<String> = read.trusted_proxies.unwrap().into_iter().map(String::from).collect();
+    let resolved = resolve("trusted_proxies = ['127.0.0.1', '::1', '10.0.0.0/8']").unwrap();
+    let networks: Vec<String> = resolved.proxies.networks.iter().map(ToString::to_string).collect();
     assert_eq!(networks, ["127.0.0.1/32", "::1/128", "10.0.0.0/8"]);
 }
 

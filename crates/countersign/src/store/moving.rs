@@ -13,7 +13,7 @@ use countersign_store::postgres::SchemaName;
 use serde_json::json;
 
 use crate::output::{Failure, print, print_json};
-use crate::settings::{ServeArgs, libpq_environment};
+use crate::settings::{Given, ServeArgs, libpq_environment};
 
 pub(super) const MOVE_HELP: &str = "\
 Hands the source over, and has the target refuse every token that was created before the last one that was used: no token \
@@ -82,13 +82,13 @@ struct PostgresArgs {
 impl MoveArgs {
     /// The two stores, and the key file.
     fn places(&self) -> Result<(StorePlace, StorePlace, PathBuf), Failure> {
-        let mut serve = ServeArgs { config: self.config.clone(), ..ServeArgs::default() };
-        serve.settings.data_dir.clone_from(&self.data_dir);
-        serve.settings.store_password_file.clone_from(&self.postgres.store_password_file);
-        serve.settings.store_schema.clone_from(&self.postgres.store_schema);
-        serve.settings.store_ca_file.clone_from(&self.postgres.store_ca_file);
-        serve.settings.key_ring.clone_from(&self.key_ring);
-        let settings = serve.resolve()?;
+        let given = Given::default()
+            .flag("data_dir", self.data_dir.as_ref())
+            .flag("store_password_file", self.postgres.store_password_file.as_ref())
+            .flag("store_schema", self.postgres.store_schema.as_ref())
+            .flag("store_ca_file", self.postgres.store_ca_file.as_ref())
+            .flag("key_ring", self.key_ring.as_ref());
+        let settings = ServeArgs { config: self.config.clone(), given }.resolve()?;
         let libpq = libpq_environment();
         let place = |url: &str| -> Result<StorePlace, Failure> {
             Ok(StorePlace {

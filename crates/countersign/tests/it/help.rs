@@ -1,13 +1,13 @@
 //! What users are told with `--help`, word by word.
 //!
 //! The expected texts are the files in `tests/help`, one for each command. After a change that is meant, write them
-//! anew and read the difference: `UPDATE_SNAPSHOTS=1 cargo test -p countersign --test it help`.
+//! anew and read the difference: `just generate`.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use similar::TextDiff;
+use expect_test::expect_file;
 
 use crate::fixture::Place;
 
@@ -48,36 +48,13 @@ fn the_help_of_every_command_is_as_it_was_read_last() {
     assert!(texts.len() > 10, "only {:?} were found", texts.keys());
     let texts: BTreeMap<String, String> =
         texts.into_iter().map(|(command, text)| (command.replace(' ', "-") + ".txt", text)).collect();
-    let expected: BTreeMap<String, String> = fs::read_dir(directory())
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .map(|path| {
-            (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read_to_string(path).unwrap())
-        })
-        .collect();
-    if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
-        for name in expected.keys().filter(|name| !texts.contains_key(*name)) {
-            fs::remove_file(directory().join(name)).unwrap();
-        }
-        for (name, text) in &texts {
-            fs::write(directory().join(name), text).unwrap();
-        }
-        return;
+    for (name, text) in &texts {
+        expect_file![directory().join(name)].assert_eq(text);
     }
-    let names: std::collections::BTreeSet<&String> = texts.keys().chain(expected.keys()).collect();
-    let differences: String = names
-        .into_iter()
-        .filter_map(|name| {
-            let old = expected.get(name).map_or("", String::as_str);
-            let new = texts.get(name).map_or("", String::as_str);
-            let diff = TextDiff::from_lines(old, new);
-            (old != new).then(|| diff.unified_diff().header(name, "--help").to_string())
-        })
-        .collect();
-    assert!(
-        differences.is_empty(),
-        "the help texts have changed; if that is meant, run the test with UPDATE_SNAPSHOTS=1\n{differences}"
-    );
+    let files =
+        fs::read_dir(directory()).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+    let left: Vec<String> = files.filter(|name| !texts.contains_key(name)).collect();
+    assert!(left.is_empty(), "there are no commands any more for {left:?}; remove the files");
 }
 
 #[test]

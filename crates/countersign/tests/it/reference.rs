@@ -1,22 +1,19 @@
 //! `docs/reference.md`, which is written from the program itself.
 //!
 //! After a change that is meant, write it anew and read the difference:
-//! `UPDATE_SNAPSHOTS=1 cargo test -p countersign --test it reference`.
+//! `just generate`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use std::fs;
-use std::path::Path;
 
 use countersign_core::{KindFilter, Reason};
 use countersign_server::PROBLEMS;
+use expect_test::expect_file;
 use serde_json::Value;
-use similar::TextDiff;
 
 use crate::fixture::Place;
 use crate::http;
 
-const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference.md");
 const ROUTES: &str = include_str!("../../../server/src/routes.rs");
 
 const HEAD: &str = "\
@@ -246,15 +243,5 @@ fn the_reference_says_what_the_program_does() {
     events(&mut page);
     problems(&mut page);
     exit_codes(&place, &mut page);
-    if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
-        fs::write(PAGE, &page).unwrap();
-        return;
-    }
-    let old = fs::read_to_string(Path::new(PAGE)).unwrap_or_default();
-    let diff = TextDiff::from_lines(old.as_str(), page.as_str());
-    assert!(
-        old == page,
-        "docs/reference.md is not what the program does; if that is meant, run the test with UPDATE_SNAPSHOTS=1\n{}",
-        diff.unified_diff().header("docs/reference.md", "the program")
-    );
+    expect_file!["../../../../docs/reference.md"].assert_eq(&page);
 }
