@@ -1,14 +1,11 @@
 //! The checks of the plugin API: uses it as Launchpad's worker does, and reports what Launchpad could not use.
 
-use countersign_login::{
-    ApiError, ApiFailure, Bug, Comment, Login, MAX_CLOCK_SKEW, PluginApi, Session, is_known_to_launchpad,
-    login_wanted,
-};
+use countersign_login::{ApiError, ApiFailure, Bug, Comment, Login, MAX_CLOCK_SKEW, PluginApi, Session};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::check::Weight::{Must, Should};
 use crate::check::{CheckKind, Judgement};
-use crate::{Check, CheckError, Checker, Tracker};
+use crate::{Check, CheckError, Checker};
 
 /// No tracker has so many bugs.
 const NO_BUG: &str = "999999999";
@@ -168,7 +165,7 @@ impl<'a> ApiRun<'a> {
             }
             ApiStep::Status => {
                 let bug = self.bug().await?;
-                if is_known_to_launchpad(self.checker.tracker(), &bug) {
+                if bug.is_known_to_launchpad {
                     Ok(format!("Launchpad knows what {} means", status(&bug)))
                 } else {
                     Err(format!("Launchpad does not know what {} means", status(&bug)))
@@ -242,8 +239,9 @@ impl<'a> ApiRun<'a> {
     }
 
     async fn read_without_session(&mut self) -> Judgement {
-        if self.checker.tracker() == Tracker::Trac {
-            return Ok("to a Trac Launchpad logs in for reading, too".to_owned());
+        if !self.stranger.is_read_without_session() {
+            let title = self.checker.tracker().kind().title();
+            return Ok(format!("to a {title} Launchpad logs in for reading, too"));
         }
         let id = self.id;
         match self.stranger.bug(id).await {
@@ -383,11 +381,9 @@ fn shown(link: Option<i32>) -> String {
 async fn wants_login(api: &PluginApi, bug: &Bug, how: &str) -> Judgement {
     match api.add_comment(bug, "This comment must be refused.").await {
         Err(error) if matches!(error.trouble, ApiFailure::LoginWanted { .. }) => {
-            Ok(format!("{how} it answers with {}", login_wanted(error.tracker)))
+            Ok(format!("{how} it answers with {}", api.login_wanted()))
         }
-        Err(error) => {
-            Err(format!("{how} {}, and Launchpad waits for {}", error.seen(), login_wanted(error.tracker)))
-        }
+        Err(error) => Err(format!("{how} {}, and Launchpad waits for {}", error.seen(), api.login_wanted())),
         Ok(_) => Err(format!("{how} it added a comment")),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_core::{Audience, Clock, Entropy};
-use countersign_login::{HttpSettings, Login, LoginError, Session, Zeroizing};
+use countersign_login::{HttpSettings, Login, LoginError, LoginOutcome, Parameter, Session, Zeroizing};
 use data_encoding::BASE32_NOPAD;
 use http::header::{COOKIE, FORWARDED};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -21,7 +21,7 @@ use crate::check::{
 use crate::cookies::live_cookies;
 use crate::issuer::Decoys;
 use crate::observation::{Observation, StepResult};
-use crate::worker::{Extras, LoginOutcome, Worker, said};
+use crate::worker::{Extras, Worker, said};
 use crate::{API_CHECKS, CHECKS, Check, CheckError, Finding, Issuer, Report, Tracker};
 
 /// How long a tracker may take for an answer. Two questions to a silent issuer at ten seconds each are well within it.
@@ -281,7 +281,7 @@ fn claim_header(claim: ForgedOrigin, decoys: Decoys) -> Option<(HeaderName, Head
 }
 
 /// The parameters of the query that the request has besides.
-fn query(with: RequestExtra, decoys: Decoys) -> Vec<(&'static str, String)> {
+fn query(with: RequestExtra, decoys: Decoys) -> Vec<Parameter> {
     match with {
         RequestExtra::Claim(ForgedOrigin::Query) => named_claims(decoys.host).collect(),
         _ => Vec::new(),
@@ -289,7 +289,7 @@ fn query(with: RequestExtra, decoys: Decoys) -> Vec<(&'static str, String)> {
 }
 
 /// The URLs of an issuer and of a tracker at that address, by all names that they may go by.
-fn named_claims(host: SocketAddr) -> impl Iterator<Item = (&'static str, String)> {
+fn named_claims(host: SocketAddr) -> impl Iterator<Item = Parameter> {
     let handshake = format!("http://{host}/token/%s/+bugtracker-handshake");
     let issuer = ISSUER_NAMES.iter().map(move |name| (*name, handshake.clone()));
     issuer.chain(TRACKER_NAMES.iter().map(move |name| (*name, format!("http://{host}/"))))

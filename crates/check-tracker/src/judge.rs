@@ -4,11 +4,12 @@ mod guess;
 pub(crate) mod session;
 
 use countersign_core::Audience;
+use countersign_login::LoginOutcome;
 use http::Method;
 
 use crate::check::{Credential, Judgement, Part, Reply, RequestExtra};
 use crate::observation::{Observation, StepResult};
-use crate::worker::{LoginOutcome, detected, sent_to_look};
+use crate::worker::detected;
 
 /// The shortest key, in characters, that counts as unpredictable.
 const MIN_KEY: usize = 16;
@@ -20,7 +21,7 @@ pub(crate) fn detection(observation: &Observation<'_>) -> Judgement {
     let result = observation.first()?;
     let found = detected(observation.tracker, result.answered()?)?;
     nobody_asked(result)?;
-    Ok(found)
+    Ok(found.to_owned())
 }
 
 pub(crate) fn login(observation: &Observation<'_>) -> Judgement {
@@ -165,7 +166,7 @@ pub(crate) fn looking_is_free(observation: &Observation<'_>) -> Judgement {
         result.answered()?;
         let request = match (result.step.credential, result.step.with) {
             (_, RequestExtra::Header(name, value)) => format!("a request with {name}: {value}"),
-            (Credential::Look(method), _) => sent_to_look(observation.tracker, method),
+            (Credential::Look(method), _) => observation.tracker.kind().look_in_words(method),
             _ => "a request".to_owned(),
         };
         nobody_asked(result).map_err(|problem| format!("{problem} because of {request}"))?;
@@ -298,10 +299,7 @@ pub(crate) fn refused(observation: &Observation<'_>) -> Judgement {
             Err(trouble) => return after(&trouble),
         }
     }
-    Ok(match observation.tracker {
-        crate::Tracker::Trac => "it answered 401".to_owned(),
-        crate::Tracker::Bugzilla => "it answered with a fault".to_owned(),
-    })
+    Ok(format!("it {}", observation.tracker.kind().refuses_by()))
 }
 
 pub(crate) fn issuer_slow(observation: &Observation<'_>) -> Judgement {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use countersign_core::Audience;
-use http::{Method, StatusCode};
+use countersign_login::{LoginOutcome, TrackerResponse};
+use http::Method;
 use jiff::Timestamp;
 use url::Url;
 
@@ -11,7 +12,6 @@ use crate::Tracker;
 use crate::check::Step;
 use crate::cookies::{Cookie, live_cookies};
 use crate::issuer_request::IssuerRequest;
-use crate::worker::{LoginOutcome, TrackerResponse, outcome};
 
 /// The tracker, and what came of each step.
 pub(crate) struct Observation<'a> {
@@ -66,19 +66,12 @@ impl StepResult {
 
     /// What the answer means; `Err` if there is none.
     pub(crate) fn outcome(&self) -> Result<LoginOutcome, String> {
-        self.answered().map(|answer| outcome(self.tracker, answer))
+        self.answered().map(|answer| self.tracker.kind().outcome(answer))
     }
 
     /// Whether the answer looks like a yes to a client of any kind: a redirect after a login is one.
     pub(crate) fn seems_let_in(&self) -> bool {
-        let open = |status: StatusCode| status.is_success() || status.is_redirection();
-        match self.outcome() {
-            Ok(LoginOutcome::LetIn) => true,
-            Ok(LoginOutcome::Refused | LoginOutcome::Other(_)) => {
-                self.tracker == Tracker::Trac && self.answered().is_ok_and(|answer| open(answer.status))
-            }
-            Err(_) => false,
-        }
+        self.answered().is_ok_and(|answer| self.tracker.kind().seems_let_in(answer))
     }
 
     /// The session's cookies, if the worker was let in; otherwise what happened instead.

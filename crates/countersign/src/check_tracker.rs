@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::PossibleValuesParser;
 use countersign_check_tracker::{
     API_CHECKS, CHECKS, CheckError, Checker, Grade, Issuer, Report, Subject, Tracker,
 };
@@ -14,6 +14,7 @@ use countersign_core::{OsEntropy, SystemClock};
 use jiff::SignedDuration;
 use tokio::time::Instant;
 
+use crate::login::tracker_parser;
 use crate::output::{Failure, print, print_json};
 use crate::settings::parse_audience;
 
@@ -55,7 +56,7 @@ pub(crate) struct CheckTrackerCommand {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     listen: SocketAddr,
     /// How the worker logs in
-    #[arg(long, default_value = "trac", value_parser = PossibleValuesParser::new(Tracker::ALL.map(Tracker::name)).try_map(|name| name.parse::<Tracker>()))]
+    #[arg(long, default_value = "trac", value_parser = tracker_parser())]
     kind: Tracker,
     /// The base URL that the tracker must state, if it differs
     #[arg(long, value_name = "URL", value_parser = parse_audience)]

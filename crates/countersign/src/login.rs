@@ -34,7 +34,7 @@ The command ignores the proxy variables of the environment; use --proxy.";
 #[derive(Args, Debug)]
 pub(crate) struct TrackerArgs {
     /// The kind of tracker
-    #[arg(value_name = "TRACKER", value_parser = PossibleValuesParser::new(Tracker::ALL.map(Tracker::name)).try_map(|name| name.parse::<Tracker>()))]
+    #[arg(value_name = "TRACKER", value_parser = tracker_parser())]
     pub(crate) tracker: Tracker,
     /// The tracker's base URL
     #[arg(value_name = "URL")]
@@ -58,6 +58,11 @@ pub(crate) struct TrackerArgs {
     /// How long to wait for each answer of the tracker, such as 30s or 2m
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     timeout: SignedDuration,
+}
+
+/// Offers every kind of tracker there is.
+pub(crate) fn tracker_parser() -> impl TypedValueParser<Value = Tracker> {
+    PossibleValuesParser::new(Tracker::ALL.map(Tracker::name)).try_map(|name| name.parse::<Tracker>())
 }
 
 #[derive(Args, Debug)]

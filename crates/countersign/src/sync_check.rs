@@ -4,8 +4,7 @@ use clap::Args;
 use countersign_client::PrivateApi;
 use countersign_core::{Clock, SystemClock};
 use countersign_login::{
-    ApiError, ApiFailure, Bug, Comment, Login, MAX_CLOCK_SKEW, PluginApi, Session, Tracker,
-    is_known_to_launchpad, login_wanted, printable,
+    ApiError, ApiFailure, Bug, Comment, Login, MAX_CLOCK_SKEW, PluginApi, Session, Tracker, printable,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -66,25 +65,22 @@ pub(crate) async fn run(command: SyncCheckCommand) -> Result<(), Failure> {
 }
 
 async fn see(command: &SyncCheckCommand) -> Result<SyncReport, Failure> {
-    if command.tracker.tracker == Tracker::Trac && command.bug.parse::<i32>().is_err() {
-        return Err(Failure::usage(format!("{:?} is not the number of a ticket", command.bug)));
-    }
     let trace = trace();
     let login = command.tracker.login(trace.as_ref())?;
-    let issuer = command.server.connect()?;
-    let (session, api) = enter(&login, &issuer).await?;
+    let mut api = login.plugin_api()?;
+    api.check_id(&command.bug).map_err(|why| Failure::usage(format!("{:?} {why}", command.bug)))?;
+    let session = enter(&login, &mut api, &command.server.connect()?).await?;
     let mut sight = SyncReport::new(&session);
     look(command, &login, &api, &mut sight).await?;
     Ok(sight)
 }
 
 /// Logs in, once it is sure that there is a plugin.
-async fn enter(login: &Login<'_>, issuer: &PrivateApi) -> Result<(Session, PluginApi), Failure> {
-    let mut api = login.plugin_api()?;
+async fn enter(login: &Login<'_>, api: &mut PluginApi, issuer: &PrivateApi) -> Result<Session, Failure> {
     api.find().await.map_err(|error| Failure::failed(format!("{error}. No token was used")))?;
     let session = log_in(login, issuer).await?;
     api.use_session(&session).map_err(Failure::failed)?;
-    Ok((session, api))
+    Ok(session)
 }
 
 /// What Launchpad would see.
@@ -125,7 +121,7 @@ async fn look(
             return Ok(());
         }
     };
-    sight.step("bug", Ok(sight.describe(&bug)));
+    sight.step("bug", Ok(describe(&bug)));
     sight.bug = Some(bug.clone());
 
     match api.comments(&bug).await {
@@ -242,24 +238,9 @@ impl SyncReport {
         self.step("clock", result);
     }
 
-    fn describe(&self, bug: &Bug) -> String {
-        let resolution =
-            if bug.resolution.is_empty() { String::new() } else { format!(", {}", bug.resolution) };
-        let known = if is_known_to_launchpad(self.tracker, bug) {
-            ""
-        } else {
-            " (Launchpad does not know this status, and takes it for unknown)"
-        };
-        format!(
-            "{}: {}{known}",
-            printable(&bug.id, SHOWN),
-            printable(&format!("{}{resolution}", bug.status), SHOWN)
-        )
-    }
-
     /// Launchpad comes without a session, and logs in when it is told so in a particular way.
     async fn without_session(&mut self, stranger: &PluginApi, bug: &Bug) {
-        if self.tracker == Tracker::Bugzilla {
+        if stranger.is_read_without_session() {
             let reason = match stranger.bug(&bug.id).await {
                 Ok(Some(_)) => None,
                 Ok(None) => Some("not everybody may see the bug".to_owned()),
@@ -279,7 +260,7 @@ impl SyncReport {
             Err(error) => Err(format!(
                 "without a session {}, and Launchpad logs in on {} only; {}",
                 error.seen(),
-                login_wanted(self.tracker),
+                stranger.login_wanted(),
                 error.remedy()
             )),
             Ok(()) => Err("anybody can change links without a login; update the tracker's plugin".to_owned()),
@@ -315,7 +296,7 @@ impl SyncReport {
                 "id": bug.id,
                 "status": bug.status,
                 "resolution": bug.resolution,
-                "is_known_to_launchpad": is_known_to_launchpad(self.tracker, bug),
+                "is_known_to_launchpad": bug.is_known_to_launchpad,
                 "launchpad_bug": self.link,
             })),
             "comments": comments,
@@ -324,6 +305,20 @@ impl SyncReport {
             "problems": problems,
         })
     }
+}
+
+fn describe(bug: &Bug) -> String {
+    let resolution = if bug.resolution.is_empty() { String::new() } else { format!(", {}", bug.resolution) };
+    let known = if bug.is_known_to_launchpad {
+        ""
+    } else {
+        " (Launchpad does not know this status, and takes it for unknown)"
+    };
+    format!(
+        "{}: {}{known}",
+        printable(&bug.id, SHOWN),
+        printable(&format!("{}{resolution}", bug.status), SHOWN)
+    )
 }
 
 fn list(comments: &[Comment]) -> String {

@@ -3,37 +3,98 @@
 //! It is called as Launchpad's worker calls it, and of an answer what that reads is read, as strictly: an answer that Launchpad
 //! could not use is [`ApiFailure::Unusable`].
 
-mod bugzilla;
 mod error;
 mod part;
-mod status;
-mod trac;
 
+use std::fmt;
+
+use async_trait::async_trait;
+use http::header::COOKIE;
+use http::{HeaderValue, Method};
 use jiff::{SignedDuration, Timestamp};
 use url::Url;
 
 pub use self::error::{ApiError, ApiFailure};
-pub use self::status::is_known_to_launchpad;
+pub(crate) use self::part::Part;
 use crate::answer::{CallOutcome, Value};
-use crate::call::call_document;
 use crate::error::TrackerMessage;
-use crate::http::{Http, HttpResponse, below};
+use crate::http::{Http, HttpError, MAX_BODY, MAX_RESULT, TrackerResponse, below, call, request};
 use crate::{Login, LoginError, Session, Tracker};
 
 /// Launchpad does not work with a tracker whose clock is further off.
 pub const MAX_CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(10);
 
-/// The answer on which Launchpad's worker logs in, in words.
-pub fn login_wanted(tracker: Tracker) -> &'static str {
-    match tracker {
-        Tracker::Trac => "HTTP status 403",
-        Tracker::Bugzilla => "fault 410",
+/// The plugin API of one kind of tracker: its methods, and what its answers mean.
+#[async_trait]
+pub trait PluginApiKind: Send + Sync {
+    /// The path of the API, below the tracker's base URL.
+    fn endpoint(&self) -> &'static str;
+
+    /// The answer on which Launchpad's worker logs in.
+    fn login_wanted(&self) -> Rejection<'static>;
+
+    /// The codes of the faults that say that there is no such method.
+    fn missing_method(&self) -> &'static [&'static str];
+
+    /// The codes of the faults that say that there is no such bug.
+    fn missing_bug(&self) -> &'static [&'static str];
+
+    /// What to do about a failure, where that depends on the kind: a clause without a full stop.
+    fn remedy(&self, failure: &ApiFailure) -> Option<&'static str>;
+
+    /// Whether Launchpad reads without a session until it has written something.
+    fn is_read_without_session(&self) -> bool;
+
+    /// Whether this can be the id of a bug; if not, why, such as "is not the number of a ticket".
+    fn check_id(&self, _: &str) -> Result<(), &'static str> {
+        Ok(())
+    }
+
+    /// See [`PluginApi::find`].
+    async fn find(&self, api: &PluginApi) -> Result<(), ApiError>;
+    /// See [`PluginApi::time`].
+    async fn time(&self, api: &PluginApi) -> Result<Timestamp, ApiError>;
+    /// See [`PluginApi::bug`].
+    async fn bug(&self, api: &PluginApi, id: &str) -> Result<Option<Bug>, ApiError>;
+    /// See [`PluginApi::changed_since`].
+    async fn changed_since(
+        &self,
+        api: &PluginApi,
+        ids: &[&str],
+        since: Timestamp,
+    ) -> Result<Vec<String>, ApiError>;
+    /// See [`PluginApi::comments`].
+    async fn comments(&self, api: &PluginApi, bug: &Bug) -> Result<Vec<Comment>, ApiError>;
+    /// See [`PluginApi::add_comment`].
+    async fn add_comment(&self, api: &PluginApi, bug: &Bug, text: &str) -> Result<String, ApiError>;
+    /// See [`PluginApi::link`].
+    async fn link(&self, api: &PluginApi, id: &str) -> Result<Option<i32>, ApiError>;
+    /// See [`PluginApi::set_link`].
+    async fn set_link(&self, api: &PluginApi, bug: &Bug, number: Option<i32>) -> Result<(), ApiError>;
+}
+
+/// An answer to a call that is not a result.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Rejection<'a> {
+    /// An HTTP status.
+    Status(u16),
+    /// A fault with this code.
+    Fault(&'a str),
+}
+
+impl fmt::Display for Rejection<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(status) => write!(f, "HTTP status {status}"),
+            Self::Fault(code) => write!(f, "fault {code}"),
+        }
     }
 }
 
 /// The API of one tracker, called with the cookies of a session, or without.
 pub struct PluginApi {
     tracker: Tracker,
+    kind: &'static dyn PluginApiKind,
     base: Url,
     http: Http,
     cookies: String,
@@ -48,11 +109,13 @@ pub struct Bug {
     pub status: String,
     /// Its resolution; empty if it has none.
     pub resolution: String,
-    number: i32,
+    /// Whether Launchpad has a status of its own for these two. It takes every other for unknown.
+    pub is_known_to_launchpad: bool,
+    pub(crate) number: i32,
     /// The ids of its comments, where the tracker states them with the bug.
-    comments: Option<Vec<String>>,
+    pub(crate) comments: Option<Vec<String>>,
     /// The number of the issuer's bug, where the tracker states it with the bug.
-    link: Option<i32>,
+    pub(crate) link: Option<i32>,
 }
 
 /// A comment on a bug.
@@ -73,10 +136,12 @@ impl Login<'_> {
     ///
     /// # Errors
     ///
-    /// Those with which [`Self::run`] begins, about how the tracker is reached.
+    /// [`LoginError::NoPluginApi`], and those with which [`Self::run`] begins, about how the tracker is reached.
     pub fn plugin_api(&self) -> Result<PluginApi, LoginError> {
+        let tracker = self.tracker;
+        let kind = tracker.kind().plugin_api().ok_or(LoginError::NoPluginApi { tracker })?;
         let http = Http::new(&self.http, &self.base)?;
-        Ok(PluginApi { tracker: self.tracker, base: self.base.clone(), http, cookies: String::new() })
+        Ok(PluginApi { tracker, kind, base: self.base.clone(), http, cookies: String::new() })
     }
 }
 
@@ -87,7 +152,7 @@ impl PluginApi {
     ///
     /// [`ApiFailure::CookiesElsewhere`] if it would send none.
     pub fn use_session(&mut self, session: &Session) -> Result<(), ApiError> {
-        let url = self.endpoint();
+        let url = self.endpoint_url();
         self.cookies = session.cookies_for(&url);
         if self.cookies.is_empty() {
             return Err(self.error("the login", ApiFailure::CookiesElsewhere { url }));
@@ -97,50 +162,32 @@ impl PluginApi {
 
     /// Finds out whether there is a plugin, before anything else is asked.
     pub async fn find(&self) -> Result<(), ApiError> {
-        match self.tracker {
-            Tracker::Trac => trac::find(self).await,
-            Tracker::Bugzilla => bugzilla::find(self).await,
-        }
+        self.kind.find(self).await
     }
 
     /// The tracker's clock.
     pub async fn time(&self) -> Result<Timestamp, ApiError> {
-        match self.tracker {
-            Tracker::Trac => trac::time(self).await,
-            Tracker::Bugzilla => bugzilla::time(self).await,
-        }
+        self.kind.time(self).await
     }
 
     /// The bug of this id; `None` if the tracker has none, or does not show it to this session.
     pub async fn bug(&self, id: &str) -> Result<Option<Bug>, ApiError> {
-        match self.tracker {
-            Tracker::Trac => trac::bug(self, id).await,
-            Tracker::Bugzilla => bugzilla::bug(self, id).await,
-        }
+        self.kind.bug(self, id).await
     }
 
     /// Those of these ids whose bugs have changed since then, by the tracker's clock.
     pub async fn changed_since(&self, ids: &[&str], since: Timestamp) -> Result<Vec<String>, ApiError> {
-        match self.tracker {
-            Tracker::Trac => trac::changed_since(self, ids, since).await,
-            Tracker::Bugzilla => bugzilla::changed_since(self, ids, since).await,
-        }
+        self.kind.changed_since(self, ids, since).await
     }
 
     /// All comments on a bug, first their ids and then the rest.
     pub async fn comments(&self, bug: &Bug) -> Result<Vec<Comment>, ApiError> {
-        match self.tracker {
-            Tracker::Trac => trac::comments(self, bug).await,
-            Tracker::Bugzilla => bugzilla::comments(self, bug).await,
-        }
+        self.kind.comments(self, bug).await
     }
 
     /// Adds a comment, and returns its id.
     pub async fn add_comment(&self, bug: &Bug, text: &str) -> Result<String, ApiError> {
-        match self.tracker {
-            Tracker::Trac => trac::add_comment(self, bug, text).await,
-            Tracker::Bugzilla => bugzilla::add_comment(self, bug, text).await,
-        }
+        self.kind.add_comment(self, bug, text).await
     }
 
     /// The number of the issuer's bug that this one is linked with.
@@ -149,34 +196,53 @@ impl PluginApi {
     ///
     /// Also [`ApiFailure::NoSuchBug`].
     pub async fn link(&self, id: &str) -> Result<Option<i32>, ApiError> {
-        match self.tracker {
-            Tracker::Trac => trac::link(self, id).await,
-            Tracker::Bugzilla => bugzilla::link(self, id).await,
-        }
+        self.kind.link(self, id).await
     }
 
     /// Links a bug with one of the issuer's, or removes the link.
     pub async fn set_link(&self, bug: &Bug, number: Option<i32>) -> Result<(), ApiError> {
-        match self.tracker {
-            Tracker::Trac => trac::set_link(self, bug, number).await,
-            Tracker::Bugzilla => bugzilla::set_link(self, bug, number).await,
-        }
+        self.kind.set_link(self, bug, number).await
     }
 
-    fn endpoint(&self) -> Url {
-        below(&self.base, &[if self.tracker == Tracker::Trac { trac::ENDPOINT } else { bugzilla::ENDPOINT }])
+    /// The answer on which Launchpad's worker logs in.
+    pub fn login_wanted(&self) -> Rejection<'static> {
+        self.kind.login_wanted()
     }
 
-    fn error(&self, method: &'static str, trouble: ApiFailure) -> ApiError {
+    /// Whether Launchpad reads this kind of tracker without a session until it has written something.
+    pub fn is_read_without_session(&self) -> bool {
+        self.kind.is_read_without_session()
+    }
+
+    /// Whether this can be the id of a bug; if not, why, such as "is not the number of a ticket".
+    pub fn check_id(&self, id: &str) -> Result<(), &'static str> {
+        self.kind.check_id(id)
+    }
+
+    fn endpoint(&self) -> String {
+        below(&self.base, self.kind.endpoint(), &[])
+    }
+
+    fn endpoint_url(&self) -> Url {
+        Url::parse(&self.endpoint()).unwrap_or_else(|_| self.base.clone())
+    }
+
+    pub(crate) fn error(&self, method: &'static str, trouble: ApiFailure) -> ApiError {
         ApiError { tracker: self.tracker, method, trouble }
     }
 
-    async fn call(&self, method: &'static str, parameters: Vec<dxr::Value>) -> Result<Value, ApiError> {
+    /// Asks for a path below the tracker's base URL, without a session.
+    pub(crate) async fn get(&self, path: &str) -> Result<TrackerResponse, HttpError> {
+        self.http.send(request(Method::GET, &below(&self.base, path, &[]))?, MAX_BODY).await
+    }
+
+    pub(crate) async fn call(
+        &self,
+        method: &'static str,
+        parameters: Vec<dxr::Value>,
+    ) -> Result<Value, ApiError> {
         let error = |trouble| self.error(method, trouble);
-        let document = call_document(method, parameters)
-            .ok_or_else(|| error(ApiFailure::NoAnswer("the call cannot be written".to_owned())))?;
-        let answer = self.http.post_xml(&self.endpoint(), document, Some(&self.cookies)).await;
-        let answer = answer.map_err(|trouble| error(trouble.into()))?;
+        let answer = self.post(method, parameters).await.map_err(|trouble| error(trouble.into()))?;
         if let Some(trouble) = self.not_a_result(&answer) {
             return Err(error(trouble));
         }
@@ -187,33 +253,44 @@ impl PluginApi {
         }
     }
 
+    async fn post(&self, method: &str, parameters: Vec<dxr::Value>) -> Result<TrackerResponse, HttpError> {
+        let mut request = call(&self.endpoint(), method, parameters)?;
+        if !self.cookies.is_empty() {
+            let cookies = HeaderValue::from_str(&self.cookies);
+            let cookies =
+                cookies.map_err(|_| HttpError::NoAnswer("its cookies cannot be sent".to_owned()))?;
+            request.headers_mut().insert(COOKIE, cookies);
+        }
+        self.http.send(request, MAX_RESULT).await
+    }
+
     /// What an HTTP status other than 200 means.
-    fn not_a_result(&self, answer: &HttpResponse) -> Option<ApiFailure> {
-        let url = self.endpoint();
+    fn not_a_result(&self, answer: &TrackerResponse) -> Option<ApiFailure> {
         if answer.status.is_redirection() {
-            return Some(ApiFailure::Redirected { to: answer.location(&url) });
+            return Some(ApiFailure::Redirected { to: answer.location(&self.endpoint_url()) });
         }
         let said = || answer.plain_text().map(|text| TrackerMessage::new(&text, "")).unwrap_or_default();
-        Some(match (self.tracker, answer.status.as_u16()) {
-            (_, 200..=299) => return None,
-            (Tracker::Trac, 403) => ApiFailure::LoginWanted { said: said() },
-            (_, 401) if answer.asks_for_password() => ApiFailure::PasswordAsked,
-            (_, 404) => ApiFailure::NoMethod { found: "HTTP status 404".to_owned() },
-            (_, status) => ApiFailure::Status { status, said: said() },
+        Some(match answer.status.as_u16() {
+            200..=299 => return None,
+            status if self.kind.login_wanted() == Rejection::Status(status) => {
+                ApiFailure::LoginWanted { said: said() }
+            }
+            401 if answer.asks_for_password() => ApiFailure::PasswordAsked,
+            404 => ApiFailure::NoMethod { found: "HTTP status 404".to_owned() },
+            status => ApiFailure::Status { status, said: said() },
         })
     }
 
     fn fault(&self, code: String, text: &str) -> ApiFailure {
         let said = TrackerMessage::new(text, "");
-        match (self.tracker, code.as_str()) {
-            (Tracker::Bugzilla, "410") => ApiFailure::LoginWanted { said },
-            (_, "-32601") | (Tracker::Bugzilla, "Client") => {
-                ApiFailure::NoMethod { found: format!("fault {code}") }
-            }
-            (Tracker::Trac, "1001") | (Tracker::Bugzilla, "100" | "101" | "102") => {
-                ApiFailure::NoSuchBug { said }
-            }
-            _ => ApiFailure::Fault { code, said },
+        if self.kind.login_wanted() == Rejection::Fault(&code) {
+            ApiFailure::LoginWanted { said }
+        } else if self.kind.missing_method().contains(&code.as_str()) {
+            ApiFailure::NoMethod { found: format!("fault {code}") }
+        } else if self.kind.missing_bug().contains(&code.as_str()) {
+            ApiFailure::NoSuchBug { said }
+        } else {
+            ApiFailure::Fault { code, said }
         }
     }
 }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use url::Url;
 
+use crate::Tracker;
+
 /// Why a login did not happen. Every text says what to do next; none has the token in it.
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
@@ -38,6 +40,12 @@ pub enum LoginError {
     /// The proxy is not the address of one.
     #[error("that is not an HTTP proxy; give it as http://HOST:PORT")]
     Proxy,
+    /// This kind of tracker has no API that Launchpad calls.
+    #[error("a {} has no plugin API that Launchpad calls; name another kind of tracker", tracker.kind().title())]
+    NoPluginApi {
+        /// The kind.
+        tracker: Tracker,
+    },
     /// The TLS library does not work on this machine.
     #[error("cannot set up TLS: {0}")]
     Tls(rustls::Error),
@@ -167,7 +175,10 @@ pub enum LoginError {
 impl LoginError {
     /// Whether the caller's own wishes are at fault, rather than the tracker, the issuer or the network.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Address | Self::PlainHttp | Self::CaFile { .. } | Self::Proxy)
+        matches!(
+            self,
+            Self::Address | Self::PlainHttp | Self::CaFile { .. } | Self::Proxy | Self::NoPluginApi { .. }
+        )
     }
 }
 

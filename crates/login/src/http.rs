@@ -5,8 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, COOKIE, USER_AGENT, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
+use dxr::{MethodCall, Value};
+use http::header::{CONTENT_TYPE, USER_AGENT, WWW_AUTHENTICATE};
+use http::uri::Scheme;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -14,17 +16,19 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::rt::TokioExecutor;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::{ClientConfig, RootCertStore};
 use url::{Host, Url};
 
 use crate::LoginError;
 use crate::answer::{CallOutcome, read_answer};
+use crate::trackers::Parameter;
 
 /// The largest answer to a login that is read, in bytes. Those that matter have a few hundred.
-const MAX_BODY: usize = 64 * 1024;
+pub(crate) const MAX_BODY: usize = 64 * 1024;
 
 /// The largest answer to any other call, in bytes: the comments of a bug can be many.
-const MAX_RESULT: usize = 16 * 1024 * 1024;
+pub(crate) const MAX_RESULT: usize = 16 * 1024 * 1024;
 
 const AGENT: &str = concat!("countersign/", env!("CARGO_PKG_VERSION"));
 
@@ -68,18 +72,24 @@ enum AnyClient {
     Proxied(Client<HttpsConnector<Tunnel<HttpConnector>>, Full<Bytes>>),
 }
 
+/// A request to a tracker, by an absolute URL.
+pub type TrackerRequest = Request<Bytes>;
+
 /// An answer, with as much of its body as came: the status and the cookies of a login are in its head.
-pub(crate) struct HttpResponse {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Vec<u8>,
+pub struct TrackerResponse {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Vec<u8>,
     /// Why the body is not whole.
-    pub(crate) broken: Option<String>,
+    pub broken: Option<String>,
 }
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub(crate) enum HttpError {
+pub enum HttpError {
     /// The certificate is not valid for this tracker.
     Certificate(String),
     /// Anything else, from a name that does not exist to an answer that is too long.
@@ -113,37 +123,19 @@ impl Http {
         Ok(Self { client, timeout: settings.timeout, traceparent })
     }
 
-    pub(crate) async fn get(&self, url: &Url) -> Result<HttpResponse, HttpError> {
-        self.send(Request::get(explicit(url)), Bytes::new(), MAX_BODY).await
-    }
-
-    /// Posts a call. With a session it can have a longer answer.
-    pub(crate) async fn post_xml(
+    /// Sends a request, and reads so many bytes of the answer's body at most.
+    pub(crate) async fn send(
         &self,
-        url: &Url,
-        body: String,
-        cookies: Option<&str>,
-    ) -> Result<HttpResponse, HttpError> {
-        let mut request = Request::post(explicit(url)).header(CONTENT_TYPE, "text/xml; charset=utf-8");
-        if let Some(cookies) = cookies.filter(|cookies| !cookies.is_empty()) {
-            request = request.header(COOKIE, cookies);
-        }
-        self.send(request, body.into(), if cookies.is_some() { MAX_RESULT } else { MAX_BODY }).await
-    }
-
-    async fn send(
-        &self,
-        request: http::request::Builder,
-        body: Bytes,
+        request: TrackerRequest,
         longest: usize,
-    ) -> Result<HttpResponse, HttpError> {
-        let mut request = request.header(USER_AGENT, AGENT);
+    ) -> Result<TrackerResponse, HttpError> {
+        let (mut head, body) = request.into_parts();
+        head.uri = explicit(head.uri)?;
+        head.headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
         if let Some(traceparent) = &self.traceparent {
-            request = request.header("traceparent", traceparent);
+            head.headers.insert("traceparent", traceparent.clone());
         }
-        let request = request
-            .body(Full::new(body))
-            .map_err(|_| HttpError::NoAnswer("its URL cannot be asked for".to_owned()))?;
+        let request = Request::from_parts(head, Full::new(body));
         let late = || format!("nothing within {} s", self.timeout.as_secs_f32());
         let deadline = tokio::time::sleep(self.timeout);
         tokio::pin!(deadline);
@@ -157,7 +149,7 @@ impl Http {
             end = read(&mut rest, &mut body, longest) => end.err(),
             () = &mut deadline => Some(late()),
         };
-        Ok(HttpResponse { status: head.status, headers: head.headers, body, broken })
+        Ok(TrackerResponse { status: head.status, headers: head.headers, body, broken })
     }
 
     async fn exchange(
@@ -187,7 +179,7 @@ async fn read(from: &mut Incoming, into: &mut Vec<u8>, longest: usize) -> Result
     Ok(())
 }
 
-impl HttpResponse {
+impl TrackerResponse {
     /// The same, if all of its body came.
     pub(crate) fn whole(self) -> Result<Self, HttpError> {
         match self.broken {
@@ -228,13 +220,14 @@ impl HttpResponse {
         asked.join(location).ok()
     }
 
-    /// Where a redirect leads, without `suffix`, so that it can be tried as the tracker's URL.
-    pub(crate) fn redirect(&self, asked: &Url, suffix: &str) -> Option<LoginError> {
+    /// Where a redirect leads, without what was asked for below the tracker's base URL, so that it can be tried as that.
+    pub(crate) fn redirect(&self, base: &Url, asked: &Url) -> Option<LoginError> {
         if !self.status.is_redirection() {
             return None;
         }
         let mut to = self.location(asked);
         if let Some(to) = &mut to
+            && let Some(suffix) = asked.path().strip_prefix(base.path().trim_end_matches('/'))
             && let Some(base) = to.path().strip_suffix(suffix).map(str::to_owned)
         {
             to.set_path(&base);
@@ -291,20 +284,50 @@ fn proxy_address(text: &str) -> Result<Uri, LoginError> {
     if plain { url.as_str().parse().map_err(|_| LoginError::Proxy) } else { Err(LoginError::Proxy) }
 }
 
-/// A URL below that of a tracker.
-pub(crate) fn below(base: &Url, parts: &[&str]) -> Url {
-    let mut url = base.clone();
-    if let Ok(mut segments) = url.path_segments_mut() {
-        segments.pop_if_empty().extend(parts);
+/// A URL below that of a tracker, with these parameters in its query.
+pub(crate) fn below(base: &Url, path: &str, query: &[Parameter]) -> String {
+    let mut url = format!("{}/{path}", base.as_str().trim_end_matches('/'));
+    if !query.is_empty() {
+        url.push('?');
+        url.push_str(&form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish());
     }
     url
 }
 
+/// A text as a part of a path: everything but letters and digits is percent-encoded, so that it arrives in its place.
+pub(crate) fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}
+
+/// A request without a body.
+pub(crate) fn request(method: Method, url: &str) -> Result<TrackerRequest, HttpError> {
+    Request::builder().method(method).uri(url).body(Bytes::new()).map_err(|_| cannot_be_asked())
+}
+
+/// A call by XML-RPC.
+pub(crate) fn call(url: &str, method: &str, params: Vec<Value>) -> Result<TrackerRequest, HttpError> {
+    let call = MethodCall { name: method.to_owned().into(), params };
+    // The writer's own error would have the document in it, and that the token.
+    let call = call.to_xml().map_err(|_| HttpError::NoAnswer("the call could not be written".to_owned()))?;
+    let body = format!("<?xml version=\"1.0\" encoding=\"utf-8\"?>{call}");
+    let request = Request::post(url).header(CONTENT_TYPE, "text/xml; charset=utf-8");
+    request.body(body.into()).map_err(|_| cannot_be_asked())
+}
+
+fn cannot_be_asked() -> HttpError {
+    HttpError::NoAnswer("its URL cannot be asked for".to_owned())
+}
+
 /// The URL with its port, also if that is the scheme's own: the tunnel takes none for 443.
-fn explicit(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    let port = url.port_or_known_default().unwrap_or_default();
-    format!("{}://{host}:{port}{}", url.scheme(), url.path())
+fn explicit(url: Uri) -> Result<Uri, HttpError> {
+    if url.port().is_some() {
+        return Ok(url);
+    }
+    let port = if url.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 };
+    let host = url.host().unwrap_or_default().to_owned();
+    let mut parts = url.into_parts();
+    parts.authority = format!("{host}:{port}").parse().ok();
+    Uri::from_parts(parts).map_err(|_| cannot_be_asked())
 }
 
 fn is_loopback(url: &Url) -> bool {

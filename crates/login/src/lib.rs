@@ -22,19 +22,17 @@
 //!
 //! [`Login::plugin_api`] calls the tracker as Launchpad does once it is logged in: [`PluginApi`].
 //!
-//! What can go wrong is [`LoginError`], one sentence each. To add a kind of tracker, see [`Tracker`]'s module.
+//! What can go wrong is [`LoginError`], one sentence each. To add a kind of tracker, see `trackers/mod.rs`; [`TrackerKind`] is
+//! what it is made of.
 
 mod answer;
 mod api;
-mod bugzilla;
-mod call;
 mod cookie_date;
 mod cookie_jar;
 mod error;
 mod http;
 mod session;
-mod trac;
-mod tracker;
+mod trackers;
 
 use std::error::Error;
 
@@ -44,17 +42,16 @@ pub use zeroize::Zeroizing;
 
 pub use self::answer::{CallOutcome, Value, read_answer};
 pub use self::api::{
-    ApiError, ApiFailure, Bug, Comment, MAX_CLOCK_SKEW, PluginApi, is_known_to_launchpad, login_wanted,
+    ApiError, ApiFailure, Bug, Comment, MAX_CLOCK_SKEW, PluginApi, PluginApiKind, Rejection,
 };
 pub use self::cookie_date::cookie_end;
 pub use self::cookie_jar::{CookieJarError, check_cookie_jar};
 pub use self::error::{LoginError, TrackerMessage, printable};
-pub use self::http::HttpSettings;
+pub use self::http::{HttpError, HttpSettings, TrackerRequest, TrackerResponse};
 pub use self::session::{Cookie, Session};
-pub use self::tracker::Tracker;
+pub use self::trackers::{LoginAttempt, LoginOutcome, Parameter, Tracker, TrackerKind};
 
-use self::http::Http;
-use self::tracker::LoginContext;
+use self::http::{Http, MAX_BODY};
 
 /// The longest token, in characters, that is brought to a tracker.
 const MAX_TOKEN: usize = 4096;
@@ -107,9 +104,15 @@ impl<'a> Login<'a> {
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let http = Http::new(&self.http, &self.base)?;
-        let audience = self.audience.as_deref();
-        let visit = LoginContext { http: &http, base: &self.base, audience, now };
-        self.tracker.detect(&visit).await?;
+        let (kind, audience) = (self.tracker.kind(), self.audience.as_deref());
+        let request = kind.detection_request(&self.base)?;
+        let asked = url_of(&request)?;
+        let answer = http.send(request, MAX_BODY).await?.whole()?;
+        if let Some(redirect) = answer.redirect(&self.base, &asked) {
+            return Err(redirect);
+        }
+        kind.detect(&answer)?;
+
         let token = new_token(audience).await.map_err(|error| LoginError::NoToken(error.into()))?;
         // It becomes a part of a URL.
         if token.is_empty()
@@ -118,6 +121,21 @@ impl<'a> Login<'a> {
         {
             return Err(LoginError::TokenText);
         }
-        self.tracker.log_in(&visit, &token).await
+        let request = kind.login_request(&self.base, &token, &[])?;
+        let asked = url_of(&request)?;
+        let answer = http.send(request, MAX_BODY).await.map_err(HttpError::with_token)?;
+        let attempt = LoginAttempt {
+            tracker: self.tracker,
+            base: &self.base,
+            asked: &asked,
+            audience,
+            token: &token,
+            now,
+        };
+        kind.session(&attempt, &answer)
     }
+}
+
+fn url_of(request: &TrackerRequest) -> Result<Url, LoginError> {
+    Url::parse(&request.uri().to_string()).map_err(|_| LoginError::Address)
 }

@@ -106,23 +106,28 @@ async fn answer(State(stub): State<Arc<Stub>>, request: Request) -> Response {
 }
 
 impl Stub {
+    /// Otherwise it is a Trac.
+    fn is_bugzilla(&self) -> bool {
+        self.tracker == Tracker::Bugzilla
+    }
+
     fn logged_in(&self) -> Response {
         if self.fault == ApiFault::RefusesLogins {
-            return match self.tracker {
-                Tracker::Trac => StatusCode::UNAUTHORIZED.into_response(),
-                Tracker::Bugzilla => xml(&Answer::Fault(10702)),
+            return if self.is_bugzilla() {
+                xml(&Answer::Fault(10702))
+            } else {
+                StatusCode::UNAUTHORIZED.into_response()
             };
         }
         let path = if self.fault == ApiFault::SessionIsElsewhere { "/bugs/launchpad-auth" } else { "/bugs" };
         let cookie =
             |name: &str, value: &str| (header::SET_COOKIE, format!("{name}={value}; Path={path}; HttpOnly"));
-        match self.tracker {
-            Tracker::Trac => ([cookie("trac_auth", "5e551on")], "Logged in as launchpad.\n").into_response(),
-            Tracker::Bugzilla => {
-                let body = xml(&Answer::Value(structure([("user_id", int(7))])));
-                let [id, key] = [cookie("Bugzilla_login", "7"), cookie("Bugzilla_logincookie", "5e551on")];
-                (axum::response::AppendHeaders([id, key]), body).into_response()
-            }
+        if self.is_bugzilla() {
+            let body = xml(&Answer::Value(structure([("user_id", int(7))])));
+            let [id, key] = [cookie("Bugzilla_login", "7"), cookie("Bugzilla_logincookie", "5e551on")];
+            (axum::response::AppendHeaders([id, key]), body).into_response()
+        } else {
+            ([cookie("trac_auth", "5e551on")], "Logged in as launchpad.\n").into_response()
         }
     }
 
@@ -142,7 +147,7 @@ impl Stub {
         }
         let sent = headers.get(header::COOKIE).map(|value| value.to_str().unwrap());
         let is_known = sent.is_some_and(|sent| sent.contains("5e551on"));
-        let takes_login = self.tracker == Tracker::Trac
+        let takes_login = !self.is_bugzilla()
             || self.fault == ApiFault::ShowsNothingToStrangers
             || matches!(&*method, "add_comment" | "set_link");
         let is_let_in = match self.fault {
@@ -156,27 +161,21 @@ impl Stub {
         if self.fault == ApiFault::AnswersWithPage && method.contains("time") {
             return "<html><p>Welcome</p></html>".into_response();
         }
-        xml(&match self.tracker {
-            Tracker::Trac => self.trac(&method, &call.params),
-            Tracker::Bugzilla => {
-                let Some(Value::Struct(members)) = call.params.first() else {
-                    return xml(&self.bugzilla(&method, &BTreeMap::new()));
-                };
-                self.bugzilla(&method, members)
-            }
+        xml(&match call.params.first() {
+            _ if !self.is_bugzilla() => self.trac(&method, &call.params),
+            Some(Value::Struct(members)) => self.bugzilla(&method, members),
+            _ => self.bugzilla(&method, &BTreeMap::new()),
         })
     }
 
     fn ask_for_login(&self, has_cookies: bool) -> Response {
-        match (self.fault, self.tracker) {
+        match (self.fault, self.is_bugzilla()) {
             (ApiFault::AsksWith(status), _) => StatusCode::from_u16(status).unwrap().into_response(),
             (ApiFault::AsksWithFault(code), _) => xml(&Answer::Fault(code)),
-            (ApiFault::ForgetsOldSessions, Tracker::Bugzilla) if has_cookies => xml(&Answer::Fault(32000)),
-            (ApiFault::ForgetsOldSessions, Tracker::Trac) if has_cookies => {
-                StatusCode::BAD_REQUEST.into_response()
-            }
-            (_, Tracker::Trac) => StatusCode::FORBIDDEN.into_response(),
-            (_, Tracker::Bugzilla) => xml(&Answer::Fault(410)),
+            (ApiFault::ForgetsOldSessions, true) if has_cookies => xml(&Answer::Fault(32000)),
+            (ApiFault::ForgetsOldSessions, false) if has_cookies => StatusCode::BAD_REQUEST.into_response(),
+            (_, false) => StatusCode::FORBIDDEN.into_response(),
+            (_, true) => xml(&Answer::Fault(410)),
         }
     }
 
@@ -232,11 +231,11 @@ impl Stub {
     }
 
     fn status(&self) -> &'static str {
-        match (self.fault, self.tracker) {
-            (ApiFault::UnknownStatus, Tracker::Trac) => "triaged",
-            (ApiFault::UnknownStatus, Tracker::Bugzilla) => "CONFIRMED",
-            (_, Tracker::Trac) => "new",
-            (_, Tracker::Bugzilla) => "NEW",
+        match (self.fault, self.is_bugzilla()) {
+            (ApiFault::UnknownStatus, false) => "triaged",
+            (ApiFault::UnknownStatus, true) => "CONFIRMED",
+            (_, false) => "new",
+            (_, true) => "NEW",
         }
     }
 

@@ -109,41 +109,29 @@ impl ApiError {
 
     /// What to do next: a sentence without a full stop.
     pub fn remedy(&self) -> &'static str {
-        match (&self.trouble, self.tracker) {
-            (
-                ApiFailure::LoginWanted { .. } | ApiFailure::Fault { .. } | ApiFailure::Status { .. },
-                Tracker::Trac,
-            ) => {
-                "see that its user has the permissions LAUNCHPAD_RPC, TICKET_VIEW and TICKET_APPEND (trac-admin ENV launchpad \
-                 check), and look into the log of the Trac"
+        let kind = self.tracker.kind().plugin_api();
+        if let Some(remedy) = kind.and_then(|kind| kind.remedy(&self.trouble)) {
+            return remedy;
+        }
+        match &self.trouble {
+            ApiFailure::LoginWanted { .. } | ApiFailure::Fault { .. } | ApiFailure::Status { .. } => {
+                "see what the issuer's user may see and change, and look into the tracker's log"
             }
-            (
-                ApiFailure::LoginWanted { .. } | ApiFailure::Fault { .. } | ApiFailure::Status { .. },
-                Tracker::Bugzilla,
-            ) => {
-                "see what the account that launchpad_user names may see and change, and look into the log of the web server"
-            }
-            (ApiFailure::CookiesElsewhere { .. }, _) => {
+            ApiFailure::CookiesElsewhere { .. } => {
                 "see that the tracker is called by the URL, http or https, that it is configured with"
             }
-            (ApiFailure::NoMethod { .. }, Tracker::Trac) => {
-                "install the plugin countersign_trac, or a newer one, and let /xmlrpc through to it"
-            }
-            (ApiFailure::NoMethod { .. }, Tracker::Bugzilla) => {
-                "install the extension Launchpad, or a newer one"
-            }
-            (ApiFailure::NoSuchBug { .. }, _) => "name another bug, or let the issuer's user see this one",
-            (ApiFailure::PasswordAsked, Tracker::Trac) => "exempt /xmlrpc from that",
-            (ApiFailure::PasswordAsked, Tracker::Bugzilla) => "exempt /xmlrpc.cgi from that",
-            (ApiFailure::Redirected { .. }, _) => "give the URL where the tracker is",
-            (ApiFailure::NotXmlRpc(None), _) => {
+            ApiFailure::NoMethod { .. } => "install the tracker's plugin, or a newer one",
+            ApiFailure::NoSuchBug { .. } => "name another bug, or let the issuer's user see this one",
+            ApiFailure::PasswordAsked => "exempt the path of the API from that",
+            ApiFailure::Redirected { .. } => "give the URL where the tracker is",
+            ApiFailure::NotXmlRpc(None) => {
                 "look for a page that a web server in front of the tracker puts in its place, and into the tracker's log"
             }
-            (ApiFailure::Unusable(_), _) => "update the tracker's plugin",
-            (ApiFailure::NotXmlRpc(Some(_)) | ApiFailure::NoAnswer(_), _) => {
+            ApiFailure::Unusable(_) => "update the tracker's plugin",
+            ApiFailure::NotXmlRpc(Some(_)) | ApiFailure::NoAnswer(_) => {
                 "see that the tracker can be reached from here, and look into its log; a slow one may need a longer --timeout"
             }
-            (ApiFailure::Certificate(_), _) => {
+            ApiFailure::Certificate(_) => {
                 "if an authority of your own has signed it, name that with --ca-file FILE"
             }
         }

@@ -11,7 +11,7 @@ use crate::answer::Value;
 
 /// A part of an answer, by a name such as `result.bugs[0].status`.
 #[derive(Clone)]
-pub(super) struct Part<'a> {
+pub(crate) struct Part<'a> {
     api: &'a PluginApi,
     method: &'static str,
     name: String,
@@ -19,7 +19,7 @@ pub(super) struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    pub(super) fn result(api: &'a PluginApi, method: &'static str, value: &'a Value) -> Self {
+    pub(crate) fn result(api: &'a PluginApi, method: &'static str, value: &'a Value) -> Self {
         Self { api, method, name: "result".to_owned(), value }
     }
 
@@ -27,7 +27,7 @@ impl<'a> Part<'a> {
         Self { name, value, ..self.clone() }
     }
 
-    pub(super) fn unusable(&self, what: impl Display) -> ApiError {
+    pub(crate) fn unusable(&self, what: impl Display) -> ApiError {
         self.api.error(self.method, ApiFailure::Unusable(format!("{} {what}", self.name)))
     }
 
@@ -36,7 +36,7 @@ impl<'a> Part<'a> {
     }
 
     /// The member of a struct, if it is there.
-    pub(super) fn optional(&self, name: &str) -> Result<Option<Self>, ApiError> {
+    pub(crate) fn optional(&self, name: &str) -> Result<Option<Self>, ApiError> {
         match self.value {
             Value::Struct(members) => {
                 Ok(members.get(name).map(|value| self.named(format!("{}.{name}", self.name), value)))
@@ -46,12 +46,12 @@ impl<'a> Part<'a> {
     }
 
     /// The member of a struct, which has to be there.
-    pub(super) fn member(&self, name: &str) -> Result<Self, ApiError> {
+    pub(crate) fn member(&self, name: &str) -> Result<Self, ApiError> {
         self.optional(name)?.ok_or_else(|| self.unusable(format!("has no member {name}")))
     }
 
     /// The items of an array.
-    pub(super) fn items(&self) -> Result<Vec<Self>, ApiError> {
+    pub(crate) fn items(&self) -> Result<Vec<Self>, ApiError> {
         match self.value {
             Value::Array(values) => Ok(values
                 .iter()
@@ -63,13 +63,13 @@ impl<'a> Part<'a> {
     }
 
     /// The items of an array that has exactly so many.
-    pub(super) fn tuple<const N: usize>(&self) -> Result<[Self; N], ApiError> {
+    pub(crate) fn tuple<const N: usize>(&self) -> Result<[Self; N], ApiError> {
         let items = self.items()?;
         let found = items.len();
         items.try_into().map_err(|_| self.unusable(format!("has {found} items, not {N}")))
     }
 
-    pub(super) fn text(&self) -> Result<&'a str, ApiError> {
+    pub(crate) fn text(&self) -> Result<&'a str, ApiError> {
         match self.value {
             Value::Text(text) => Ok(text),
             _ => Err(self.is_not("a string")),
@@ -77,7 +77,7 @@ impl<'a> Part<'a> {
     }
 
     /// An integer of the size that XML-RPC itself knows: it can be sent back as it is.
-    pub(super) fn int(&self) -> Result<i32, ApiError> {
+    pub(crate) fn int(&self) -> Result<i32, ApiError> {
         match self.value {
             Value::Int(number) => {
                 i32::try_from(*number).map_err(|_| self.unusable("is too large for an integer of XML-RPC"))
@@ -87,17 +87,17 @@ impl<'a> Part<'a> {
     }
 
     /// A string, or an integer written as one.
-    pub(super) fn id(&self) -> Result<String, ApiError> {
+    pub(crate) fn id(&self) -> Result<String, ApiError> {
         self.value.to_text().ok_or_else(|| self.is_not("a string or an integer"))
     }
 
     /// Whether it stands for nothing: an empty string, or nil.
-    pub(super) fn is_blank(&self) -> bool {
+    pub(crate) fn is_blank(&self) -> bool {
         matches!(self.value, Value::Nil) || self.value == &Value::Text(String::new())
     }
 
     /// A number of seconds since 1970.
-    pub(super) fn seconds(&self) -> Result<Timestamp, ApiError> {
+    pub(crate) fn seconds(&self) -> Result<Timestamp, ApiError> {
         let seconds = match self.value {
             Value::Int(seconds) => Timestamp::from_second(*seconds).ok(),
             Value::Double(seconds) => jiff::SignedDuration::try_from_secs_f64(*seconds)
@@ -109,7 +109,7 @@ impl<'a> Part<'a> {
     }
 
     /// A date, which is UTC. Python's library, and so Launchpad, reads no other form than this.
-    pub(super) fn date(&self) -> Result<Timestamp, ApiError> {
+    pub(crate) fn date(&self) -> Result<Timestamp, ApiError> {
         let Value::Date(text) = self.value else { return Err(self.is_not("a date")) };
         DateTime::strptime("%Y%m%dT%H:%M:%S", text)
             .ok()

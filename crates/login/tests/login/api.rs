@@ -1,6 +1,6 @@
 //! The plugin API, as a tracker answers it.
 
-use countersign_login::{ApiError, ApiFailure, Bug, Login, PluginApi, Tracker, is_known_to_launchpad};
+use countersign_login::{ApiError, ApiFailure, Login, PluginApi, Tracker};
 use jiff::Timestamp;
 
 use crate::support::{Stub, answer, impatient, run};
@@ -465,16 +465,6 @@ async fn plugin_that_is_not_there_is_missed() {
 
 #[tokio::test]
 async fn statuses_that_launchpad_does_not_know_are_told() {
-    let bug = |status: &str, resolution: &str| {
-        let bug = [
-            ("id", text("7")),
-            ("status", text(status)),
-            ("resolution", text(resolution)),
-            ("comments", array(&[])),
-        ];
-        let with = trac(&array(&[structure(&bug)]));
-        async move { always(Tracker::Trac, with).await.1.bug("7").await.unwrap().unwrap() }
-    };
     for (tracker, status, resolution, is_known) in [
         (Tracker::Trac, "new", "", true),
         (Tracker::Trac, "closed", "fixed", true),
@@ -487,7 +477,16 @@ async fn statuses_that_launchpad_does_not_know_are_told() {
         (Tracker::Bugzilla, "RESOLVED", "", false),
         (Tracker::Bugzilla, "RESOLVED", "MOVED", false),
     ] {
-        let bug: Bug = bug(status, resolution).await;
-        assert_eq!(is_known_to_launchpad(tracker, &bug), is_known, "{tracker} {status} {resolution}");
+        let states = [("status", text(status)), ("resolution", text(resolution))];
+        let with = if tracker == Tracker::Trac {
+            let bug = structure(&[&states[..], &[("id", text("7")), ("comments", array(&[]))]].concat());
+            trac(&array(&[bug]))
+        } else {
+            let fields = [("priority", text("P1")), ("severity", text("minor")), ("product", text("Door"))];
+            let bug = structure(&[&states[..], &[("id", int(7))], &fields].concat());
+            returned(&structure(&[("bugs", array(&[bug]))]))
+        };
+        let bug = always(tracker, with).await.1.bug("7").await.unwrap().unwrap();
+        assert_eq!(bug.is_known_to_launchpad, is_known, "{tracker} {status} {resolution}");
     }
 }
