@@ -80,6 +80,10 @@ impl CheckError {
 
     /// Whether another command line would help, rather than another tracker.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Url(_) | Self::Audience(_) | Self::NoSuchCheck { .. } | Self::NotPrivate(_))
+        match self {
+            Self::Url(_) | Self::Audience(_) | Self::NoSuchCheck { .. } | Self::NotPrivate(_) => true,
+            Self::Api(error) => error.is_usage(),
+            _ => false,
+        }
     }
 }
