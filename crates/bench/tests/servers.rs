@@ -12,10 +12,7 @@ use axum::http::StatusCode;
 use axum::routing::{any, get, post};
 use countersign_bench::{BenchError, Limit, Options, Plan, Report, SystemStopwatch, Workload, run};
 use countersign_core::{Clock, KeyRing, LoginTokenSet, OsEntropy, Policy, SystemClock};
-use countersign_server::{
-    Address, App, Events, ForwardedHeader, KeyFile, ListenerConfig, Names, RefusalLimiter, Server,
-    SpentStatus, TrustedProxies,
-};
+use countersign_server::{Address, App, KeyFile, ListenerConfig, Names, RefusalLimiter, Server, SpentStatus};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
@@ -46,18 +43,13 @@ fn real(policy: Policy, spent_status: SpentStatus, refusals_per_minute: u32) -> 
         let server = Server::bind(door(), door(), false).await.unwrap();
         let urls = (server.public_url().unwrap(), server.private_url().unwrap());
         let keys = KeyRing::generate(clock.now(), &OsEntropy).unwrap();
+        let tokens = LoginTokenSet::new(keys, store, Arc::clone(&clock), Arc::new(OsEntropy), policy);
+        let key_file = KeyFile::new(data.path().join("key-ring.toml"));
+        let names = Names::new("Launchpad".into(), &urls.0.parse().unwrap());
         let app = App {
-            tokens: LoginTokenSet::new(keys, store, Arc::clone(&clock), Arc::new(OsEntropy), policy),
-            events: Arc::new(Events::unkept(Arc::clone(&clock), Arc::new(OsEntropy))),
-            key_file: KeyFile::new(data.path().join("key-ring.toml")),
-            names: Names::new("Launchpad".into(), &urls.0.parse().unwrap()),
             spent_status,
             limiter: RefusalLimiter::new(refusals_per_minute, clock),
-            proxies: TrustedProxies { networks: Vec::new(), header: ForwardedHeader::XForwardedFor },
-            bearer: None,
-            traces: None,
-            effective_config: countersign_server::EffectiveConfig::default(),
-            tasks: countersign_server::Tasks::default(),
+            ..App::new(tokens, key_file, names)
         };
         tokio::spawn(server.run(Arc::new(app), Arc::new(Notify::new()), std::future::pending()));
         urls

@@ -10,8 +10,8 @@ use countersign_core::{
 };
 use countersign_server::limits::ALARM_PAUSE;
 use countersign_server::{
-    App, Bearer, EffectiveConfig, Events, KeyFile, Look, Names, PassedOver, RefusalLimiter, Server, Tasks,
-    Traces, Webhook, log_news,
+    App, Bearer, EffectiveConfig, Events, KeyFile, Look, Names, PassedOver, RefusalLimiter, Server, Traces,
+    Webhook, log_news,
 };
 use countersign_store::backend::IfMissing;
 use jiff::Timestamp;
@@ -104,18 +104,16 @@ async fn start(
     };
     warn_without_tls(&public_url);
     let store = if traces.is_some() { Traces::of_store(store) } else { store };
+    let tokens = LoginTokenSet::new(keys, store, Arc::clone(&clock), Arc::new(OsEntropy), settings.policy);
     let app = Arc::new(App {
-        tokens: LoginTokenSet::new(keys, store, Arc::clone(&clock), Arc::new(OsEntropy), settings.policy),
         events: Arc::new(events),
-        key_file,
-        names: Names::new(settings.issuer, &public_url),
         spent_status: settings.spent_status,
         proxies: settings.proxies,
         limiter: RefusalLimiter::new(settings.refusals_per_minute, clock),
         bearer,
         traces,
         effective_config,
-        tasks: Tasks::default(),
+        ..App::new(tokens, key_file, Names::new(settings.issuer, &public_url))
     });
     join(&app.tokens, private.clone()).await?;
     tracing::info!(data_dir = %settings.data_dir.display(), store = %settings.store.url, %public_url, "ready");

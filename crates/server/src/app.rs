@@ -44,6 +44,25 @@ pub struct App {
 }
 
 impl App {
+    /// A server without a credential, that keeps no events, sends no traces and limits no refusals. Whoever wants it
+    /// otherwise sets the fields.
+    pub fn new(tokens: LoginTokenSet, key_file: KeyFile, names: Names) -> Self {
+        let (clock, entropy) = (Arc::clone(tokens.clock()), Arc::clone(tokens.entropy()));
+        Self {
+            events: Arc::new(Events::unkept(Arc::clone(&clock), entropy)),
+            tokens,
+            key_file,
+            names,
+            spent_status: SpentStatus::default(),
+            limiter: RefusalLimiter::new(0, clock),
+            proxies: TrustedProxies::default(),
+            bearer: None,
+            traces: None,
+            effective_config: EffectiveConfig::default(),
+            tasks: Tasks::default(),
+        }
+    }
+
     /// Puts the key file to use if it has changed, or `anyway`. A file that cannot be used changes nothing, and is
     /// complained about once.
     pub async fn reload_keys(self: &Arc<Self>, anyway: bool) {

@@ -12,9 +12,7 @@ use countersign_core::{
     Clock, EndResult, Ending, EndingQuery, Endings, LoginTokenSet, OsEntropy, Policy, StoreError, StoreStats,
     SystemClock, TokenId, TokenStore,
 };
-use countersign_server::{
-    Address, App, Events, KeyFile, ListenerConfig, Names, RefusalLimiter, Server, SpentStatus, TrustedProxies,
-};
+use countersign_server::{Address, App, KeyFile, ListenerConfig, Names, Server};
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -95,25 +93,8 @@ impl InProcess {
             .ok_or_else(|| failed(&"it does not say where it listens"))?;
         let key_file = KeyFile::new(place.join("key-ring.toml"));
         let keys = key_file.load_or_create(clock.now(), &OsEntropy).map_err(|error| failed(&error))?.0;
-        let app = App {
-            tokens: LoginTokenSet::new(
-                keys,
-                store,
-                Arc::clone(&clock),
-                Arc::new(OsEntropy),
-                Policy::default(),
-            ),
-            events: Arc::new(Events::unkept(Arc::clone(&clock), Arc::new(OsEntropy))),
-            key_file,
-            names: Names::new("Trials".to_owned(), &public_url),
-            spent_status: SpentStatus::Unauthorized,
-            limiter: RefusalLimiter::new(0, clock),
-            proxies: TrustedProxies::default(),
-            bearer: None,
-            traces: None,
-            effective_config: countersign_server::EffectiveConfig::default(),
-            tasks: countersign_server::Tasks::default(),
-        };
+        let tokens = LoginTokenSet::new(keys, store, clock, Arc::new(OsEntropy), Policy::default());
+        let app = App::new(tokens, key_file, Names::new("Trials".to_owned(), &public_url));
         let (stop, stopped) = oneshot::channel();
         // Whether it is told to stop or its owner is gone: both end it.
         let ended = tokio::spawn(server.run(Arc::new(app), Arc::default(), async { drop(stopped.await) }));

@@ -11,9 +11,7 @@ use axum::response::Response;
 use axum::{Extension, Router, routing::get};
 use countersign_core::{Clock, LoginTokenSet, OsEntropy, Policy, Status, SystemClock};
 use countersign_login::Session;
-use countersign_server::{
-    App, Events, KeyFile, Names, Peer, RefusalLimiter, SpentStatus, TrustedProxies, routes,
-};
+use countersign_server::{App, KeyFile, Names, Peer, routes};
 use countersign_store::backend::IfMissing;
 use countersign_store::place::StorePlace;
 use countersign_verifier::{Login, LoginLayer, Verifier};
@@ -115,19 +113,8 @@ async fn token_server(directory: &TempDir, public_url: &str) -> Set<App> {
     let store = place.backend().open(IfMissing::Make, Arc::clone(&clock), Arc::new(OsEntropy)).await?;
     let key_file = KeyFile::new(directory.path().join("key-ring.toml"));
     let (keys, _) = key_file.load_or_create(clock.now(), &OsEntropy)?;
-    Ok(App {
-        tokens: LoginTokenSet::new(keys, store, Arc::clone(&clock), Arc::new(OsEntropy), Policy::default()),
-        events: Arc::new(Events::unkept(Arc::clone(&clock), Arc::new(OsEntropy))),
-        key_file,
-        names: Names::new("Launchpad".to_owned(), &Url::parse(public_url)?),
-        spent_status: SpentStatus::default(),
-        proxies: TrustedProxies::default(),
-        limiter: RefusalLimiter::new(0, clock),
-        bearer: None,
-        traces: None,
-        effective_config: countersign_server::EffectiveConfig::default(),
-        tasks: countersign_server::Tasks::default(),
-    })
+    let tokens = LoginTokenSet::new(keys, store, clock, Arc::new(OsEntropy), Policy::default());
+    Ok(App::new(tokens, key_file, Names::new("Launchpad".to_owned(), &Url::parse(public_url)?)))
 }
 
 /// A tracker with a page that only those see who are logged in.

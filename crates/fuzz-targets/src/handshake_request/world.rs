@@ -10,7 +10,7 @@ use countersign_core::{
     Audience, Claims, GetError, LoginTokenSet, ManualClock, NewToken, Policy, SequenceEntropy, Status,
 };
 use countersign_server::routes::Routes;
-use countersign_server::{App, Events, KeyFile, Names, Peer, RefusalLimiter, SpentStatus, TrustedProxies};
+use countersign_server::{App, KeyFile, Names, Peer, RefusalLimiter, TrustedProxies};
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 
@@ -57,25 +57,14 @@ impl World {
     pub(super) async fn new(store: NewStore) -> Self {
         let clock = Arc::new(ManualClock::at(noon()));
         let entropy = Arc::new(SequenceEntropy::default());
+        let tokens = LoginTokenSet::new(ring(), store(&*clock), clock.clone(), entropy, Policy::default());
+        // Only the private API reads it.
+        let key_file = KeyFile::new(PathBuf::from("key-ring.toml"));
+        let names = Names::new("Launchpad".to_owned(), &"https://lp.example.org/".parse().expect("a URL"));
         let app = Arc::new(App {
-            tokens: LoginTokenSet::new(
-                ring(),
-                store(&*clock),
-                clock.clone(),
-                entropy.clone(),
-                Policy::default(),
-            ),
-            events: Arc::new(Events::unkept(clock.clone(), entropy.clone())),
-            // Only the private API reads it.
-            key_file: KeyFile::new(PathBuf::from("key-ring.toml")),
-            names: Names::new("Launchpad".to_owned(), &"https://lp.example.org/".parse().expect("a URL")),
-            spent_status: SpentStatus::Unauthorized,
             limiter: RefusalLimiter::new(REFUSALS_PER_MINUTE, clock.clone()),
             proxies: TrustedProxies { networks: vec![PEER.into()], ..TrustedProxies::default() },
-            bearer: None,
-            traces: None,
-            effective_config: countersign_server::EffectiveConfig::default(),
-            tasks: countersign_server::Tasks::default(),
+            ..App::new(tokens, key_file, names)
         });
         let claims = serde_json::from_str(r#"{"worker":"checkwatches"}"#).expect("an object");
         let bound = NewToken {

@@ -84,20 +84,17 @@ impl Fixture {
             Some((webhook, pause)) => events.with_alarms(webhook, pause),
             None => events,
         };
+        let tokens = LoginTokenSet::new(keys, store, clock.clone(), Arc::new(OsEntropy), options.policy);
+        let names = Names::new("Launchpad".to_owned(), &"https://lp.example.org/".parse().unwrap());
         let app = Arc::new(App {
             events: Arc::new(events),
-            tokens: LoginTokenSet::new(keys, store, clock.clone(), Arc::new(OsEntropy), options.policy),
-            key_file,
-            names: Names::new("Launchpad".to_owned(), &"https://lp.example.org/".parse().unwrap()),
             spent_status: options.spent_status,
             limiter: RefusalLimiter::new(options.refusals_per_minute, clock.clone()),
             proxies: options.proxies,
             bearer: options
                 .bearer
                 .map(|secret| countersign_server::Bearer::new(secret.to_owned().into()).unwrap()),
-            traces: None,
-            effective_config: countersign_server::EffectiveConfig::default(),
-            tasks: countersign_server::Tasks::default(),
+            ..App::new(tokens, key_file, names)
         });
         let public = Routes::public(Arc::clone(&app));
         let private = Routes::private(Arc::clone(&app));

@@ -7,10 +7,7 @@ use countersign_client::{Credentials, PrivateApi};
 use countersign_core::{
     Audience, LoginTokenSet, NewToken, OsEntropy, Policy, Status, SystemClock, TokenStore,
 };
-use countersign_server::{
-    App, Bearer, Events, KeyFile, ListenerConfig, Names, RefusalLimiter, Server, SpentStatus, StartError,
-    TlsFiles, TrustedProxies,
-};
+use countersign_server::{App, Bearer, KeyFile, ListenerConfig, Names, Server, StartError, TlsFiles};
 use countersign_store::memory::MemoryStore;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -64,18 +61,11 @@ impl Running {
         let (keys, _) = key_file.load_or_create(countersign_core::Clock::now(&*clock), &OsEntropy).unwrap();
         let server = Server::bind(public, private, bearer.is_some()).await?;
         let (public, private) = (server.public_url().unwrap(), server.private_url().unwrap());
+        let tokens = LoginTokenSet::new(keys, store, clock, Arc::new(OsEntropy), Policy::default());
+        let names = Names::new("Launchpad".to_owned(), &"https://lp.example.org/".parse().unwrap());
         let app = Arc::new(App {
-            tokens: LoginTokenSet::new(keys, store, clock.clone(), Arc::new(OsEntropy), Policy::default()),
-            events: Arc::new(Events::unkept(clock.clone(), Arc::new(OsEntropy))),
-            key_file,
-            names: Names::new("Launchpad".to_owned(), &"https://lp.example.org/".parse().unwrap()),
-            spent_status: SpentStatus::default(),
-            proxies: TrustedProxies::default(),
-            limiter: RefusalLimiter::new(0, clock),
             bearer: bearer.map(|secret| Bearer::new(secret.to_owned().into()).unwrap()),
-            traces: None,
-            effective_config: countersign_server::EffectiveConfig::default(),
-            tasks: countersign_server::Tasks::default(),
+            ..App::new(tokens, key_file, names)
         });
         let (stop, stopped) = oneshot::channel();
         let reload = Arc::new(Notify::new());

@@ -11,9 +11,7 @@ use axum::http::header::{COOKIE, SET_COOKIE};
 use axum::http::{Request, Response, StatusCode};
 use axum::{Extension, Router};
 use countersign_core::{Audience, Clock, KeyRing, LoginTokenSet, NewToken, OsEntropy, Policy, SystemClock};
-use countersign_server::{
-    App, Events, KeyFile, Names, Peer, RefusalLimiter, SpentStatus, TrustedProxies, routes,
-};
+use countersign_server::{App, KeyFile, Names, Peer, routes};
 use countersign_store::memory::MemoryStore;
 use countersign_verifier::{LoginLayer, Verifier, VerifyError};
 use tempfile::TempDir;
@@ -35,25 +33,16 @@ impl TokenServer {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let keys = tempfile::tempdir().unwrap();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let app = Arc::new(App {
-            tokens: LoginTokenSet::new(
-                KeyRing::generate(clock.now(), &OsEntropy).unwrap(),
-                Arc::new(MemoryStore::new(clock.as_ref())),
-                Arc::clone(&clock),
-                Arc::new(OsEntropy),
-                Policy::default(),
-            ),
-            events: Arc::new(Events::unkept(Arc::clone(&clock), Arc::new(OsEntropy))),
-            key_file: KeyFile::new(keys.path().join("key-ring.toml")),
-            names: Names::new("Launchpad".to_owned(), &url.parse().unwrap()),
-            spent_status: SpentStatus::default(),
-            limiter: RefusalLimiter::new(0, clock),
-            proxies: TrustedProxies::default(),
-            bearer: None,
-            traces: None,
-            effective_config: countersign_server::EffectiveConfig::default(),
-            tasks: countersign_server::Tasks::default(),
-        });
+        let tokens = LoginTokenSet::new(
+            KeyRing::generate(clock.now(), &OsEntropy).unwrap(),
+            Arc::new(MemoryStore::new(clock.as_ref())),
+            clock,
+            Arc::new(OsEntropy),
+            Policy::default(),
+        );
+        let key_file = KeyFile::new(keys.path().join("key-ring.toml"));
+        let names = Names::new("Launchpad".to_owned(), &url.parse().unwrap());
+        let app = Arc::new(App::new(tokens, key_file, names));
         let public = routes::public(Arc::clone(&app)).layer(Extension(Peer(None)));
         tokio::spawn(async move { axum::serve(listener, public).await });
         Self { app, url, _keys: keys }
