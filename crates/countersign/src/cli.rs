@@ -10,6 +10,7 @@ use crate::bench::BenchCommand;
 use crate::check_tracker::CheckTrackerCommand;
 use crate::doctor::DoctorCommand;
 use crate::events::EventsCommand;
+use crate::gate::GateCommand;
 use crate::generate::{CompletionsCommand, ManCommand};
 use crate::keys::{KEY_PLACE, KeysCommand};
 use crate::login::LoginCommand;
@@ -56,6 +57,9 @@ pub(crate) enum Command {
     /// Check a bug tracker as Launchpad uses it: log in, compare the clocks, read a bug, optionally add a comment
     #[command(after_help = crate::sync_check::SYNC_CHECK_HELP)]
     SyncCheck(Box<SyncCheckCommand>),
+    /// Take login tokens for a bug tracker without a plugin, beside its reverse proxy (forward auth)
+    #[command(after_help = crate::gate::GATE_HELP)]
+    Gate(Box<GateCommand>),
     /// Test a bug tracker's plugin by playing its issuer
     #[command(after_help = crate::check_tracker::CHECK_TRACKER_HELP)]
     CheckTracker(Box<CheckTrackerCommand>),

@@ -9,6 +9,7 @@ mod demo;
 mod doctor;
 mod events;
 mod exposure;
+mod gate;
 mod generate;
 mod keys;
 mod log;
@@ -49,6 +50,7 @@ pub fn run() -> ExitCode {
             Command::Token(command) => token::run(command).await,
             Command::Login(command) => login::run(*command).await,
             Command::SyncCheck(command) => sync_check::run(*command).await,
+            Command::Gate(command) => gate::run(*command).await,
             Command::CheckTracker(command) => check_tracker::run(*command).await,
             Command::Bench(command) => bench::run(*command).await,
             Command::Events(command) => events::run(*command).await,

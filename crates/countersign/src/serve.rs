@@ -252,7 +252,7 @@ fn warn_without_tls(public_url: &Url) {
 }
 
 /// The signals that a server listens to, caught from the start so that none is missed.
-struct Signals {
+pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
@@ -264,7 +264,7 @@ struct Signals {
 }
 
 impl Signals {
-    fn catch() -> Result<Self, Failure> {
+    pub(crate) fn catch() -> Result<Self, Failure> {
         let catch = |kind| {
             signal(kind).map_err(|error| Failure::failed(format!("cannot listen to signals: {error}")))
         };
@@ -286,7 +286,7 @@ impl Signals {
     }
 
     /// Waits until the server is to stop. After that, another Ctrl-C ends the process at once.
-    async fn stop(mut self, reload: Arc<Notify>) {
+    pub(crate) async fn stop(mut self, reload: Arc<Notify>) {
         loop {
             tokio::select! {
                 _ = self.interrupt.recv() => break,

@@ -45,7 +45,7 @@ impl RefusalLimiter {
     /// # Errors
     ///
     /// If that is one too many: how long until the next one is allowed.
-    pub(crate) fn count(&self, peer: Option<IpAddr>) -> Result<(), Duration> {
+    pub fn count(&self, peer: Option<IpAddr>) -> Result<(), Duration> {
         let (Some(limits), Some(peer)) = (&self.0, peer) else { return Ok(()) };
         let mut address = party(peer);
         if limits.by_address.len() >= MAX_ADDRESSES {
@@ -61,7 +61,7 @@ impl RefusalLimiter {
     }
 
     /// Forgets the addresses that have not been refused lately.
-    pub(crate) fn forget_the_calm(&self) {
+    pub fn forget_the_calm(&self) {
         if let Some(limits) = &self.0 {
             limits.by_address.retain_recent();
             limits.by_address.shrink_to_fit();

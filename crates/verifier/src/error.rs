@@ -98,6 +98,29 @@ pub enum VerifyError {
     NoRandomness,
 }
 
+impl VerifyError {
+    /// A sentence for whoever brought the token. Settings are none of a caller's business: those are in
+    /// [`Display`](std::fmt::Display), for the log.
+    pub fn sentence_for_caller(&self) -> &'static str {
+        match self {
+            Self::MalformedToken => "That is not a login token: a token is 1 to 4096 letters and digits.",
+            Self::Refused { status: 403 } => "The issuer refused this token: it is for another bug tracker.",
+            Self::Refused { status: 404 } => "The issuer refused this token: it is not one of its own.",
+            Self::Refused { status: 429 } => {
+                "The issuer refused this token: too many from here were refused lately. Try again later."
+            }
+            Self::Refused { .. } => {
+                "The issuer refused this token: it was used already, has expired or was revoked. Take a new one."
+            }
+            Self::Unreachable { .. } => "The issuer could not be asked. Try again later.",
+            Self::UnexpectedAnswer { .. } => {
+                "The issuer's answer was not understood. The administrator of this tracker finds the reason in its log."
+            }
+            Self::NoRandomness => "No login is possible just now. Try again later.",
+        }
+    }
+}
+
 /// What a status of the handshake means, and what to do.
 fn refusal(status: u16) -> &'static str {
     match status {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, SET_COOKIE, WWW_AUTHENTICATE,
 };
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use tower::{Layer, Service};
 
 use crate::session::Sessions;
@@ -66,21 +66,24 @@ enum RequestKind {
 
 impl RequestKind {
     fn of<B>(request: &Request<B>) -> Self {
-        let says = |name: &&str| {
-            let value = request.headers().get(*name).map(HeaderValue::as_bytes).unwrap_or_default();
-            let value = value.to_ascii_lowercase();
-            [&b"prefetch"[..], b"preview"]
-                .iter()
-                .any(|word| value.windows(word.len()).any(|part| part == *word))
-        };
         if request.method() != Method::GET {
             Self::OtherMethod
-        } else if PREFETCH_HEADERS.iter().any(says) {
+        } else if is_prefetch(request.headers()) {
             Self::Prefetch
         } else {
             Self::Login
         }
     }
+}
+
+/// Whether a request only loads a page in advance. Nobody asked for the page yet, so it must not use a token up.
+pub fn is_prefetch(headers: &HeaderMap) -> bool {
+    let says = |name: &&str| {
+        let value = headers.get(*name).map(HeaderValue::as_bytes).unwrap_or_default();
+        let value = value.to_ascii_lowercase();
+        [&b"prefetch"[..], b"preview"].iter().any(|word| value.windows(word.len()).any(|part| part == *word))
+    };
+    PREFETCH_HEADERS.iter().any(says)
 }
 
 impl LoginLayer {
@@ -170,7 +173,7 @@ impl LayerState {
             Ok(verified) => verified,
             Err(error) => {
                 log(&error);
-                return Err(sentence(&error));
+                return Err(error.sentence_for_caller());
             }
         };
         let cookie = self.sessions.open(verified.issuer).ok().and_then(|cookie| cookie.try_into().ok());
@@ -192,27 +195,6 @@ fn log(error: &VerifyError) {
         | VerifyError::NoRandomness => {
             tracing::error!(%error, "refused a login by token");
         }
-    }
-}
-
-fn sentence(error: &VerifyError) -> &'static str {
-    match error {
-        VerifyError::MalformedToken => "That is not a login token: a token is 1 to 4096 letters and digits.",
-        VerifyError::Refused { status: 403 } => {
-            "The issuer refused this token: it is for another bug tracker."
-        }
-        VerifyError::Refused { status: 404 } => "The issuer refused this token: it is not one of its own.",
-        VerifyError::Refused { status: 429 } => {
-            "The issuer refused this token: too many from here were refused lately. Try again later."
-        }
-        VerifyError::Refused { .. } => {
-            "The issuer refused this token: it was used already, has expired or was revoked. Take a new one."
-        }
-        VerifyError::Unreachable { .. } => "The issuer could not be asked. Try again later.",
-        VerifyError::UnexpectedAnswer { .. } => {
-            "The issuer's answer was not understood. The administrator of this tracker finds the reason in its log."
-        }
-        VerifyError::NoRandomness => "No login is possible just now. Try again later.",
     }
 }
 

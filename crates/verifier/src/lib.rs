@@ -43,6 +43,6 @@ mod verifier;
 
 pub use builder::{DEFAULT_SESSION_LIFETIME, LoginLayerBuilder, MAX_SESSION_LIFETIME, MIN_SECRET_BYTES};
 pub use error::{SetupError, VerifyError};
-pub use layer::{LoginLayer, LoginService};
+pub use layer::{LoginLayer, LoginService, is_prefetch};
 pub use session::Login;
 pub use verifier::{DEFAULT_TIMEOUT, MAX_TIMEOUT, Verified, Verifier, VerifierBuilder};

@@ -1,0 +1,189 @@
+//! `countersign gate`: the tracker's side of the handshake, behind the tracker's reverse proxy.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Args, Subcommand};
+use countersign_core::{Clock, OsEntropy, SystemClock};
+use countersign_gate::{BoundGate, Config, Gate, Session, Sessions, WhichSessions};
+use serde_json::json;
+use tokio::sync::Notify;
+
+use crate::log;
+use crate::output::{Failure, print, print_json};
+use crate::serve::Signals;
+use crate::service_manager;
+use crate::settings::LogFormat;
+
+pub(crate) const GATE_HELP: &str = "\
+A worker shows a login token to the gate, which asks the issuer and opens a session. For each request to the tracker the \
+reverse proxy asks the gate who sends it, and passes the user's name on to the tracker. docs/gate.md has samples for nginx \
+and Caddy, and what each tracker needs.
+
+Standard output gets one line, `gate http://ADDRESS:PORT`, when the gate is ready. SIGTERM and Ctrl-C stop it after the \
+requests under way.";
+
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct GateCommand {
+    #[command(subcommand)]
+    action: Option<GateAction>,
+    #[command(flatten)]
+    serve: GateArgs,
+}
+
+#[derive(Args, Debug)]
+struct GateArgs {
+    #[command(flatten)]
+    config: GateConfig,
+    /// Listen on this address instead of the configured one; port 0 takes any free port
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// How lines of the log look: human or json [default: human]
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    log_format: Option<LogFormat>,
+}
+
+#[derive(Args, Debug)]
+struct GateConfig {
+    /// The gate's configuration file
+    #[arg(long, value_name = "FILE", default_value = "/etc/countersign/gate.toml")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum GateAction {
+    /// List or end the sessions of the gates on one data directory
+    #[command(subcommand)]
+    Sessions(SessionsAction),
+}
+
+#[derive(Debug, Subcommand)]
+enum SessionsAction {
+    /// List the sessions that have not ended, the newest first
+    List(ListArgs),
+    /// End sessions; every gate rejects their cookies from then on
+    End(EndArgs),
+}
+
+#[derive(Args, Debug)]
+struct ListArgs {
+    #[command(flatten)]
+    config: GateConfig,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+struct EndArgs {
+    #[command(flatten)]
+    config: GateConfig,
+    #[command(flatten)]
+    which: WhichArgs,
+}
+
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+struct WhichArgs {
+    /// The session's id, as `list` shows it
+    #[arg(value_name = "SESSION")]
+    session: Option<String>,
+    /// All sessions of this issuer
+    #[arg(long, value_name = "NAME")]
+    issuer: Option<String>,
+    /// All sessions
+    #[arg(long)]
+    all: bool,
+}
+
+pub(crate) async fn run(command: GateCommand) -> Result<(), Failure> {
+    match command.action {
+        None => serve(command.serve).await,
+        Some(GateAction::Sessions(SessionsAction::List(args))) => list(args).await,
+        Some(GateAction::Sessions(SessionsAction::End(args))) => end(args).await,
+    }
+}
+
+async fn serve(args: GateArgs) -> Result<(), Failure> {
+    let mut config = args.config.read()?;
+    if let Some(listen) = args.listen {
+        config.listen = listen;
+    }
+    let listen = config.listen;
+    let log = log::start(args.log_format.unwrap_or(LogFormat::Human))?;
+    let signals = Signals::catch()?;
+    let gate = Gate::open(config, Arc::new(SystemClock), Arc::new(OsEntropy))
+        .map_err(|error| Failure::usage(format!("the gate of {}: {error}", args.config.config.display())))?;
+    let bound = BoundGate::bind(gate).await.map_err(|error| {
+        Failure::failed(format!(
+            "cannot listen on {listen}: {error}; stop the program that uses it, or choose another address with --listen"
+        ))
+    })?;
+    let address = bound.address().map_err(Failure::failed)?;
+    print(format!("gate http://{address}"))?;
+    service_manager::tell(service_manager::READY);
+    bound.run(signals.stop(Arc::new(Notify::new()))).await;
+    tracing::info!("stopped");
+    drop(log);
+    Ok(())
+}
+
+async fn list(args: ListArgs) -> Result<(), Failure> {
+    let sessions = args.config.sessions()?.list(SystemClock.now()).await.map_err(Failure::failed)?;
+    if args.json {
+        return print_json(&sessions.iter().map(document).collect());
+    }
+    let mut lines = vec![format!(
+        "{:16}  {:20}  {:20}  {:20}  {}",
+        "session", "began", "ends", "issuer", "user, address"
+    )];
+    lines.extend(sessions.iter().map(|session| {
+        let peer = session.peer.as_deref().unwrap_or("-");
+        let Session { id, began, ends, issuer, user, .. } = session;
+        format!("{id:16}  {began:.0}  {ends:.0}  {issuer:20}  {user}, {peer}")
+    }));
+    print(lines.join("\n"))
+}
+
+fn document(session: &Session) -> serde_json::Value {
+    json!({
+        "session": session.id,
+        "tracker": session.tracker,
+        "issuer": session.issuer,
+        "user": session.user,
+        "address": session.peer,
+        "date_began": session.began,
+        "date_expires": session.ends,
+    })
+}
+
+async fn end(args: EndArgs) -> Result<(), Failure> {
+    let WhichArgs { session, issuer, .. } = args.which;
+    let named = session.is_some();
+    let which = match (session, issuer) {
+        (Some(session), _) => WhichSessions::Id(session),
+        (None, Some(issuer)) => WhichSessions::Issuer(issuer),
+        (None, None) => WhichSessions::All,
+    };
+    let ended = args.config.sessions()?.end(which).await.map_err(Failure::failed)?;
+    if named && ended == 0 {
+        return Err(Failure::failed(
+            "there is no session of this id, or it has ended already; `countersign gate sessions list` shows all",
+        ));
+    }
+    print(format!("ended {ended}"))
+}
+
+impl GateConfig {
+    fn read(&self) -> Result<Config, Failure> {
+        let path = self.config.display();
+        Config::read(&self.config)
+            .map_err(|error| Failure::usage(format!("configuration file {path}, {error}")))
+    }
+
+    fn sessions(&self) -> Result<Sessions, Failure> {
+        Sessions::open(&self.read()?.data_dir).map_err(Failure::failed)
+    }
+}

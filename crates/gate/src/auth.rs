@@ -1,0 +1,207 @@
+//! What is decided about each request to the tracker.
+//!
+//! | the request | answer |
+//! |---|---|
+//! | has a session, and a rule of its issuer allows it | 204 with the user's name |
+//! | brings no session cookie | 401, or 204 without a name if `anonymous` is set |
+//! | brings a session cookie that is not good | 401 |
+//! | has a session, and no rule allows it, or its path has two readings | 403 |
+//! | has a session, changes something, and another site has a browser send it | 403 |
+//! | carries the user header itself, in whatever spelling | 403 |
+//! | is asked about by anybody but the proxy | 403 |
+//! | the proxy does not say what the request is | 500 |
+//! | the sessions cannot be read | 503 |
+
+use std::sync::Arc;
+
+use axum::extract::{Extension, State};
+use axum::http::header::{HeaderName, ORIGIN, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::Response;
+use url::Url;
+
+use crate::gate::Gate;
+use crate::login::CHALLENGE;
+use crate::original::OriginalRequest;
+use crate::routes::{Peer, text};
+use crate::rules::allow;
+
+/// The headers by which some frameworks let a request be of another method than it is.
+const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
+
+/// The same as a parameter.
+const METHOD_PARAMETER: &str = "_method";
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// What is decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Verdict {
+    Allowed(HeaderValue),
+    Anonymous,
+    NoSession,
+    SessionOver,
+    Forbidden(&'static str),
+    NotTheProxy,
+    NotStated(String),
+    Unavailable(String),
+}
+
+pub(crate) async fn answer(
+    State(gate): State<Arc<Gate>>,
+    Extension(Peer(peer)): Extension<Peer>,
+    headers: HeaderMap,
+) -> Response {
+    let is_proxy = gate.config.trusted_proxies.iter().any(|network| network.contains(&peer.to_canonical()));
+    let verdict = if is_proxy { gate.judge(&headers).await } else { Verdict::NotTheProxy };
+    gate.metrics.request(verdict.name());
+    gate.log(&verdict, &headers);
+    let (status, sentence) = verdict.answer();
+    let mut response = text(status, sentence);
+    if let Verdict::Allowed(user) = verdict {
+        response.headers_mut().insert(gate.config.user_header.clone(), user);
+    } else if status == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(WWW_AUTHENTICATE, CHALLENGE);
+    }
+    if status == StatusCode::NO_CONTENT {
+        *response.body_mut() = axum::body::Body::empty();
+        response.headers_mut().remove(axum::http::header::CONTENT_TYPE);
+    }
+    response
+}
+
+impl Gate {
+    async fn judge(&self, headers: &HeaderMap) -> Verdict {
+        // A proxy that does not remove it might pass it on to the tracker.
+        if has_header(headers, self.config.user_header.as_str()) {
+            return Verdict::Forbidden("the client sent the header that carries the user's name");
+        }
+        let request = match OriginalRequest::read(headers, self.config.proxy) {
+            Ok(request) => request,
+            Err(error) => return Verdict::NotStated(error.to_string()),
+        };
+        let Some(digests) = self.cookies.sessions(headers) else {
+            return if self.config.anonymous { Verdict::Anonymous } else { Verdict::NoSession };
+        };
+        for digest in digests {
+            match self.sessions.find(digest, self.clock.now()).await {
+                Err(error) => return Verdict::Unavailable(error.to_string()),
+                Ok(None) => {}
+                Ok(Some(session)) => {
+                    let Some(issuer) = self.issuer_of(&session) else { continue };
+                    return match self.reason_to_forbid(&request, headers, &issuer.config.allow) {
+                        None => Verdict::Allowed(issuer.config.user.clone()),
+                        Some(reason) => Verdict::Forbidden(reason),
+                    };
+                }
+            }
+        }
+        Verdict::SessionOver
+    }
+
+    fn reason_to_forbid(
+        &self,
+        request: &OriginalRequest,
+        headers: &HeaderMap,
+        rules: &[crate::Rule],
+    ) -> Option<&'static str> {
+        let Ok(path) = &request.path else { return Some("its path can be read in two ways") };
+        if !allow(rules, &request.method, path, &self.base) {
+            return Some("no rule of the issuer allows this method on this path");
+        }
+        if METHOD_OVERRIDES.iter().any(|name| has_header(headers, name))
+            || path.has_query_parameter(METHOD_PARAMETER)
+        {
+            return Some("it asks the tracker to take it for another method");
+        }
+        if request.is_unsafe() && comes_from_another_site(headers, &self.config.base_url) {
+            return Some("another site had a browser send it");
+        }
+        None
+    }
+
+    fn log(&self, verdict: &Verdict, headers: &HeaderMap) {
+        let peer =
+            || headers.get("x-forwarded-for").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let line = |what: &str, error: bool| {
+            let Some(left_out) = self.log_limit.admit(verdict.name(), self.clock.now()) else { return };
+            if error {
+                tracing::error!(left_out, "{what}");
+            } else {
+                tracing::warn!(left_out, forwarded_for = peer(), "{what}");
+            }
+        };
+        match verdict {
+            Verdict::Allowed(_) | Verdict::Anonymous | Verdict::NoSession => {}
+            Verdict::SessionOver => {
+                line("rejected a session cookie that is over, or was not made here", false)
+            }
+            Verdict::Forbidden(reason) => line(&format!("forbade a request: {reason}"), false),
+            Verdict::NotTheProxy => line(
+                "somebody who is not the proxy asked who is logged in; if it is the proxy, add its address to trusted_proxies",
+                true,
+            ),
+            Verdict::NotStated(error) | Verdict::Unavailable(error) => line(error, true),
+        }
+    }
+}
+
+impl Verdict {
+    /// The label of the metric.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Allowed(_) => "allowed",
+            Self::Anonymous => "anonymous",
+            Self::NoSession => "no_session",
+            Self::SessionOver => "session_over",
+            Self::Forbidden(_) => "forbidden",
+            Self::NotTheProxy => "not_the_proxy",
+            Self::NotStated(_) => "not_stated",
+            Self::Unavailable(_) => "unavailable",
+        }
+    }
+
+    fn answer(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Allowed(_) | Self::Anonymous => (StatusCode::NO_CONTENT, ""),
+            Self::NoSession => (StatusCode::UNAUTHORIZED, "Log in with a login token first."),
+            Self::SessionOver => {
+                (StatusCode::UNAUTHORIZED, "This session is over. Log in with a new login token.")
+            }
+            Self::Forbidden(_) | Self::NotTheProxy => (
+                StatusCode::FORBIDDEN,
+                "This is not allowed. The administrator finds the reason in the gate's log.",
+            ),
+            Self::NotStated(_) => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "The reverse proxy is not set up; the gate's log has the reason.",
+            ),
+            Self::Unavailable(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "The sessions cannot be read. Try again later.")
+            }
+        }
+    }
+}
+
+/// Whether there is a header of this name, also with `_` for `-`, which many servers take for the same.
+fn has_header(headers: &HeaderMap, name: &str) -> bool {
+    headers.keys().any(|found| {
+        found.as_str().len() == name.len()
+            && found
+                .as_str()
+                .bytes()
+                .zip(name.bytes())
+                .all(|(found, wanted)| found == wanted || (found == b'_' && wanted == b'-'))
+    })
+}
+
+/// Whether a browser says that a page of another site had it send this. A program says nothing of the kind.
+pub(crate) fn comes_from_another_site(headers: &HeaderMap, base_url: &Url) -> bool {
+    let own = base_url.origin().ascii_serialization();
+    let is_elsewhere = headers.get_all(ORIGIN).iter().any(|origin| origin.as_bytes() != own.as_bytes());
+    let is_cross_site = headers
+        .get_all(SEC_FETCH_SITE)
+        .iter()
+        .any(|site| !matches!(site.as_bytes(), b"same-origin" | b"none"));
+    is_elsewhere || is_cross_site
+}

@@ -1,0 +1,172 @@
+//! Everything that the gate decides with.
+
+use std::fmt;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use countersign_audience::{Audience, AudienceError};
+use countersign_core::{Clock, Entropy};
+use countersign_server::{ForwardedHeader, RefusalLimiter, TrustedProxies};
+use countersign_verifier::{SetupError, Verifier};
+use tokio_util::task::TaskTracker;
+
+use crate::config::{Config, IssuerConfig};
+use crate::cookies::Cookies;
+use crate::log_limit::LogLimit;
+use crate::metrics::Metrics;
+use crate::request_path::RequestPath;
+use crate::secret::{self, SecretError};
+use crate::sessions::{Session, SessionError, Sessions};
+
+/// The name of the secret's file in the data directory.
+const SECRET_FILE: &str = "gate-secret";
+
+/// A gate that can begin to serve.
+pub struct Gate {
+    pub(crate) config: Config,
+    pub(crate) issuers: Vec<Issuer>,
+    /// The base URL in its normal form.
+    pub(crate) tracker: String,
+    /// The base URL's path, decoded.
+    pub(crate) base: Vec<String>,
+    pub(crate) cookies: Cookies,
+    pub(crate) sessions: Sessions,
+    pub(crate) proxies: TrustedProxies,
+    pub(crate) limiter: RefusalLimiter,
+    pub(crate) metrics: Metrics,
+    pub(crate) log_limit: LogLimit,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    /// Logins under way, which run to their end.
+    pub(crate) tasks: TaskTracker,
+}
+
+/// An issuer that can be asked.
+pub(crate) struct Issuer {
+    pub(crate) config: IssuerConfig,
+    pub(crate) verifier: Verifier,
+    /// The whole path at which its tokens arrive.
+    pub(crate) login_path: String,
+}
+
+/// Why a gate cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The files of the data directory cannot be used.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The sessions cannot be used.
+    #[error(transparent)]
+    Sessions(#[from] SessionError),
+    /// The base URL is no audience.
+    #[error("`base_url`: it {0}")]
+    Audience(#[from] AudienceError),
+    /// An issuer cannot be asked.
+    #[error("issuer {issuer}: {error}")]
+    Issuer {
+        /// Its name.
+        issuer: String,
+        /// Why.
+        error: SetupError,
+    },
+    /// A file with certificate authorities cannot be read.
+    #[error("issuer {issuer}: cannot read the certificate authorities in {path}: {error}", path = .path.display())]
+    Authorities {
+        /// The issuer's name.
+        issuer: String,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+}
+
+impl Gate {
+    /// Makes what is missing in the data directory, and reads it.
+    pub fn open(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Arc<Self>, OpenError> {
+        let issuers = config.issuers.iter().map(|issuer| Issuer::new(issuer, &config));
+        let issuers = issuers.collect::<Result<Vec<_>, _>>()?;
+        let tracker = Audience::parse(config.base_url.as_str())?.as_str().to_owned();
+        secret::make_directory(&config.data_dir)?;
+        let key = secret::read_or_make(&config.data_dir.join(SECRET_FILE), &*entropy)?;
+        let sessions = Sessions::open(&config.data_dir)?;
+        // `Config::parse` made sure that it can be read.
+        let base =
+            RequestPath::parse(config.base_path()).map(|path| path.segments().to_vec()).unwrap_or_default();
+        Ok(Arc::new(Self {
+            cookies: Cookies::new(key, &config.base_url),
+            proxies: TrustedProxies {
+                networks: config.trusted_proxies.clone(),
+                header: ForwardedHeader::XForwardedFor,
+            },
+            limiter: RefusalLimiter::new(config.logins_per_minute, Arc::clone(&clock)),
+            metrics: Metrics::new(&config.issuers),
+            log_limit: LogLimit::default(),
+            tasks: TaskTracker::new(),
+            issuers,
+            tracker,
+            base,
+            sessions,
+            clock,
+            entropy,
+            config,
+        }))
+    }
+
+    /// The issuer of a session, if it is still configured as it was at the login: one that was removed, or that is another
+    /// user now, has no sessions.
+    pub(crate) fn issuer_of(&self, session: &Session) -> Option<&Issuer> {
+        if session.tracker != self.tracker {
+            return None;
+        }
+        self.issuers
+            .iter()
+            .find(|issuer| issuer.config.name == session.issuer && issuer.config.user == session.user)
+    }
+
+    /// The issuer whose tokens arrive at this path, and what stands where a token should.
+    pub(crate) fn issuer_at<'p>(&self, path: &'p str) -> Option<(usize, &'p str)> {
+        self.issuers.iter().enumerate().find_map(|(place, issuer)| {
+            match path.strip_prefix(&*issuer.login_path)? {
+                "" => Some((place, "")),
+                rest => Some((place, rest.strip_prefix('/')?)),
+            }
+        })
+    }
+}
+
+impl Issuer {
+    fn new(issuer: &IssuerConfig, config: &Config) -> Result<Self, OpenError> {
+        let mut verifier =
+            Verifier::builder(&issuer.url).audience(config.base_url.as_str()).timeout(issuer.timeout);
+        if let Some(path) = &issuer.certificate_authorities {
+            let pem = fs::read(path).map_err(|error| OpenError::Authorities {
+                issuer: issuer.name.clone(),
+                path: path.clone(),
+                error,
+            })?;
+            verifier = verifier.certificate_authorities(pem);
+        }
+        if let Some(proxy) = &issuer.http_proxy {
+            verifier = verifier.proxy(proxy);
+        }
+        if issuer.allow_insecure_http {
+            verifier = verifier.allow_insecure_http();
+        }
+        let verifier =
+            verifier.build().map_err(|error| OpenError::Issuer { issuer: issuer.name.clone(), error })?;
+        let login_path = format!("{}{}", config.base_path(), issuer.login_path);
+        Ok(Self { config: issuer.clone(), verifier, login_path })
+    }
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate").field("config", &self.config).finish_non_exhaustive()
+    }
+}

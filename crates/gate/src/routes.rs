@@ -1,0 +1,70 @@
+//! Every route of the gate.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get};
+
+use crate::gate::Gate;
+use crate::{auth, login};
+
+/// Asked by the proxy about each request to the tracker.
+pub(crate) const AUTH: &str = "/auth";
+/// Counts, for a scraper.
+const METRICS: &str = "/metrics";
+/// Whether the gate works.
+const HEALTH: &str = "/healthz";
+
+/// The paths that no issuer's tokens can arrive at. A proxy passes on none of them.
+pub(crate) const OWN_PATHS: [&str; 3] = [AUTH, METRICS, HEALTH];
+
+/// The longest body of a login.
+const MAX_BODY_BYTES: usize = 8 * 1024;
+
+/// The address at the other end of the connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer(pub(crate) IpAddr);
+
+pub(crate) fn routes(gate: Arc<Gate>) -> Router {
+    Router::new()
+        .route(AUTH, any(auth::answer))
+        .route(METRICS, get(metrics))
+        .route(HEALTH, get(health))
+        // The paths of the issuers are settings.
+        .fallback(login::answer)
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .with_state(gate)
+}
+
+async fn metrics(State(gate): State<Arc<Gate>>) -> Response {
+    let open = gate.sessions.list(gate.clock.now()).await.ok();
+    let text = gate.metrics.text(open.as_deref());
+    let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    ([(CONTENT_TYPE, kind)], text).into_response()
+}
+
+async fn health(State(gate): State<Arc<Gate>>) -> Response {
+    match gate.sessions.list(gate.clock.now()).await {
+        Ok(_) => text(StatusCode::OK, "The gate works."),
+        Err(error) => {
+            gate.log_limit.warn("unhealthy", gate.clock.now(), &error);
+            text(StatusCode::SERVICE_UNAVAILABLE, "The sessions cannot be read; the log has the reason.")
+        }
+    }
+}
+
+pub(crate) fn text(status: StatusCode, sentence: &str) -> Response {
+    let mut response = Response::new(Body::from(format!("{sentence}\n")));
+    *response.status_mut() = status;
+    response.headers_mut().extend([
+        (CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")),
+        (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ]);
+    response
+}

@@ -1,0 +1,152 @@
+//! The secret that signs the session cookies: made once, and shared by all gates on one data directory.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use cookie::Key;
+use countersign_core::Entropy;
+use countersign_server::exposure_of;
+use data_encoding::HEXLOWER_PERMISSIVE;
+use zeroize::Zeroizing;
+
+/// How many random bytes it has.
+const BYTES: usize = 64;
+
+/// Why there is no secret.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// A file cannot be used.
+    #[error("cannot use {path}: {error}; let this user read and write the directory, or set another data_dir", path = .path.display())]
+    Files {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The file does not hold a secret.
+    #[error(
+        "{path} does not hold {BYTES} bytes in hexadecimal; remove it, and the gate makes a new one, which ends all sessions",
+        path = .0.display()
+    )]
+    Malformed(PathBuf),
+    /// Others can read it, and so be anybody.
+    #[error("{path} {found}, who could open sessions by it: {remedy}, and remove the file, so that a new one is made", path = .path.display())]
+    Exposed {
+        /// Which.
+        path: PathBuf,
+        /// By whom.
+        found: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// There was no randomness to make it of.
+    #[error(transparent)]
+    NoRandomness(#[from] countersign_core::EntropyError),
+}
+
+/// Makes the directory for its owner only.
+pub(crate) fn make_directory(path: &Path) -> Result<(), SecretError> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(files(path))
+}
+
+/// Makes an empty file for its owner only, unless there is one. Others must not be able to change it.
+pub(crate) fn make_private_file(path: &Path) -> Result<(), SecretError> {
+    let made = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+    made.map_err(files(path))?;
+    check_exposure(path)
+}
+
+/// Reads the secret, or makes it.
+pub(crate) fn read_or_make(path: &Path, entropy: &dyn Entropy) -> Result<Key, SecretError> {
+    if !path.exists() {
+        make(path, entropy)?;
+    }
+    check_exposure(path)?;
+    let text = Zeroizing::new(fs::read_to_string(path).map_err(files(path))?);
+    let bytes = HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes()).map(Zeroizing::new).ok();
+    let bytes = bytes.filter(|bytes| bytes.len() == BYTES);
+    let bytes = bytes.ok_or_else(|| SecretError::Malformed(path.to_owned()))?;
+    Ok(Key::from(&bytes))
+}
+
+/// Two gates may start at once: whichever comes second uses what the first has made.
+fn make(path: &Path, entropy: &dyn Entropy) -> Result<(), SecretError> {
+    let mut bytes = Zeroizing::new([0; BYTES]);
+    entropy.fill(bytes.as_mut_slice())?;
+    let text = Zeroizing::new(HEXLOWER_PERMISSIVE.encode(bytes.as_slice()) + "\n");
+    let draft = path.with_extension(format!("new.{}", std::process::id()));
+    let write = || {
+        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&draft)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        match fs::hard_link(&draft, path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        }
+    };
+    // A process of the same number may have been killed at this very moment.
+    let _ = fs::remove_file(&draft);
+    let made = write();
+    let _ = fs::remove_file(&draft);
+    made.map_err(files(path))
+}
+
+fn check_exposure(path: &Path) -> Result<(), SecretError> {
+    let user = rustix::process::geteuid().as_raw();
+    match exposure_of(path, user).map_err(files(path))? {
+        None => Ok(()),
+        Some(exposure) => Err(SecretError::Exposed {
+            path: path.to_owned(),
+            found: exposure.to_string(),
+            remedy: exposure.remedy(path, false),
+        }),
+    }
+}
+
+fn files(path: &Path) -> impl Fn(io::Error) -> SecretError {
+    move |error| SecretError::Files { path: path.to_owned(), error }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use countersign_core::SequenceEntropy;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn secret_is_made_once_for_its_owner() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("secret");
+        let entropy = SequenceEntropy::default();
+        let first = read_or_make(&path, &entropy).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "no draft is left");
+        let again = read_or_make(&path, &entropy).unwrap();
+        assert_eq!(first.master(), again.master());
+        make(&path, &entropy).unwrap();
+        assert_eq!(first.master(), read_or_make(&path, &entropy).unwrap().master(), "the first one stays");
+    }
+
+    #[test]
+    fn secret_that_others_can_read_is_rejected() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("secret");
+        read_or_make(&path, &SequenceEntropy::default()).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let error = read_or_make(&path, &SequenceEntropy::default()).unwrap_err().to_string();
+        assert!(error.contains("can be read by other users (mode 0644)"), "{error}");
+        assert!(error.contains("chmod 600"), "{error}");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        for text in ["", "00", "hunter2hunter2", &"0".repeat(127), &"0".repeat(130)] {
+            fs::write(&path, text).unwrap();
+            let error = read_or_make(&path, &SequenceEntropy::default()).unwrap_err();
+            assert!(matches!(error, SecretError::Malformed(_)), "{error}");
+            assert!(!error.to_string().contains("hunter2"), "{error}");
+        }
+    }
+}

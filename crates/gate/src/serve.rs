@@ -1,0 +1,151 @@
+//! Accepts connections of the proxy, and stops in order.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use crate::gate::Gate;
+use crate::routes::{Peer, routes};
+
+/// How long requests under way may take when the gate stops. The issuer may be asked twice meanwhile.
+pub const GRACE: Duration = Duration::from_secs(10);
+
+/// How long a client may take to send a request's head, or to send nothing on a connection that is kept alive.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a request's body may take, and its answer. Longer than an issuer may take that is asked twice.
+const REQUEST_TIMEOUT: Duration = Duration::from_mins(4);
+
+/// The most bytes of a request's head; nginx and Caddy pass on 32 KiB at most by default.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+
+/// The most connections at a time; further ones wait.
+const MAX_CONNECTIONS: usize = 1024;
+
+/// How long to wait when no connection can be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A gate that listens, and does not answer yet.
+#[derive(Debug)]
+pub struct BoundGate {
+    gate: Arc<Gate>,
+    listener: TcpListener,
+}
+
+impl BoundGate {
+    /// Takes the address that is configured.
+    pub async fn bind(gate: Arc<Gate>) -> io::Result<Self> {
+        let listener = TcpListener::bind(gate.config.listen).await?;
+        Ok(Self { gate, listener })
+    }
+
+    /// The address, with the port that it got.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Answers until `shutdown` resolves, and then until the requests and the logins under way are done.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let router = routes(Arc::clone(&self.gate));
+        let (stop, stopped) = watch::channel(false);
+        let connections = TaskTracker::new();
+        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let accepting = async {
+            loop {
+                let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
+                match self.listener.accept().await {
+                    Ok((stream, peer)) => {
+                        let serving = serve(stream, peer, router.clone(), stopped.clone());
+                        connections.spawn(async move {
+                            serving.await;
+                            drop(place);
+                        });
+                    }
+                    Err(error) => {
+                        self.gate.log_limit.warn(
+                            "accept",
+                            self.gate.clock.now(),
+                            &format!("cannot accept a connection: {error}; trying again"),
+                        );
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = accepting => {}
+            () = shutdown => {}
+        }
+        drop(self.listener);
+        stop.send_replace(true);
+        connections.close();
+        self.gate.tasks.close();
+        let done = async {
+            connections.wait().await;
+            self.gate.tasks.wait().await;
+        };
+        if tokio::time::timeout(GRACE, done).await.is_err() {
+            tracing::warn!(
+                "some requests were still under way after {} seconds and were cut off",
+                GRACE.as_secs()
+            );
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, mut stop: watch::Receiver<bool>) {
+    // Without it small answers may wait; a connection that is gone already says so soon enough.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(Peer(peer.ip().to_canonical()));
+        let answering = router.clone().oneshot(request);
+        async move {
+            let answered = tokio::time::timeout(REQUEST_TIMEOUT, answering).await;
+            Ok::<_, Infallible>(match answered {
+                Ok(Ok(response)) => response,
+                Ok(Err(never)) => match never {},
+                Err(_) => {
+                    crate::routes::text(axum::http::StatusCode::REQUEST_TIMEOUT, "The request took too long.")
+                }
+            })
+        }
+    });
+    let mut server = http1::Builder::new();
+    server
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .half_close(true);
+    let connection = server.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stopping(&mut stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, %peer, "a connection ended early");
+    }
+}
+
+/// Waits until the gate is to stop, or is gone.
+async fn stopping(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}

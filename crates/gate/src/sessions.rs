@@ -1,0 +1,388 @@
+//! The sessions, in one `SQLite` file that several gates on a machine share.
+//!
+//! The file is asked at each request, so a session that was ended is over at once, whoever ended it, and in every gate.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use countersign_core::{from_millis, to_millis};
+use data_encoding::HEXLOWER;
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
+use sha2::{Digest as _, Sha256};
+use tokio::task::spawn_blocking;
+
+use crate::secret::{SecretError, make_private_file};
+
+/// The file's name in the data directory.
+pub(crate) const FILE_NAME: &str = "gate-sessions.db";
+
+/// The version of the tables, as `PRAGMA user_version` has it.
+const VERSION: i64 = 1;
+
+/// How long a call waits for another process that writes.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS sessions (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        digest BLOB NOT NULL UNIQUE,
+        tracker TEXT NOT NULL,
+        issuer TEXT NOT NULL,
+        user TEXT NOT NULL,
+        peer TEXT,
+        began INTEGER NOT NULL,
+        ends INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX IF NOT EXISTS sessions_ends ON sessions (ends);
+";
+
+/// The SHA-256 of a session's cookie, by which the file knows the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Digest([u8; 32]);
+
+impl Digest {
+    pub(crate) fn of(value: &str) -> Self {
+        Self(Sha256::digest(value.as_bytes()).into())
+    }
+}
+
+/// A session: a login of an issuer that has not ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// Names it in lists and in the log. Nobody has the session by it.
+    pub id: String,
+    /// The tracker's base URL in its normal form.
+    pub tracker: String,
+    /// The issuer, by its name in the configuration.
+    pub issuer: String,
+    /// The user that it is logged in as.
+    pub user: String,
+    /// The address that logged in, if it is known.
+    pub peer: Option<String>,
+    /// When it began.
+    pub began: Timestamp,
+    /// When it ends.
+    pub ends: Timestamp,
+}
+
+/// A session that is to begin.
+#[derive(Clone, Debug)]
+pub(crate) struct NewSession {
+    pub(crate) digest: Digest,
+    pub(crate) tracker: String,
+    pub(crate) issuer: String,
+    pub(crate) user: String,
+    pub(crate) peer: Option<String>,
+    pub(crate) began: Timestamp,
+    pub(crate) ends: Timestamp,
+}
+
+/// Which sessions to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WhichSessions {
+    /// The one of this id.
+    Id(String),
+    /// All of this issuer.
+    Issuer(String),
+    /// All.
+    All,
+}
+
+/// How many sessions were ended.
+pub type Ended = usize;
+
+/// The file of the sessions cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// It is not private, or cannot be made.
+    #[error(transparent)]
+    Files(#[from] SecretError),
+    /// A newer gate has changed its tables.
+    #[error(
+        "the sessions in {path} are of version {found}, and this program knows versions up to {VERSION}; run the newer \
+         program, or remove the file, which ends all sessions",
+        path = .path.display()
+    )]
+    Newer {
+        /// Which file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+    },
+    /// `SQLite` says so.
+    #[error("cannot use the sessions in {path}: {error}", path = .path.display())]
+    Sqlite {
+        /// Which file.
+        path: PathBuf,
+        /// What it said. It quotes no values.
+        error: rusqlite::Error,
+    },
+    /// The process is ending.
+    #[error("the work on the sessions was cut short")]
+    CutShort,
+}
+
+/// The file of the sessions. Cloning is cheap.
+#[derive(Clone)]
+pub struct Sessions {
+    path: Arc<PathBuf>,
+    connection: Arc<Mutex<Connection>>,
+}
+
+impl Sessions {
+    /// Opens the file in this directory, and makes it if it is missing.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be used, or others than this user can.
+    pub fn open(data_dir: &Path) -> Result<Self, SessionError> {
+        let path = data_dir.join(FILE_NAME);
+        make_private_file(&path)?;
+        let sqlite = |error| SessionError::Sqlite { path: path.clone(), error };
+        let mut connection = Connection::open(&path).map_err(sqlite)?;
+        let found = prepare(&mut connection).map_err(sqlite)?;
+        if found > VERSION {
+            return Err(SessionError::Newer { path, found });
+        }
+        Ok(Self { path: Arc::new(path), connection: Arc::new(Mutex::new(connection)) })
+    }
+
+    /// Begins a session. Of those of one tracker and issuer only so many go on; the oldest ones end.
+    pub(crate) async fn begin(&self, new: NewSession, most: u32) -> Result<(), SessionError> {
+        self.call(move |connection| {
+            let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            change.execute("DELETE FROM sessions WHERE ends <= ?1", [to_millis(new.began)])?;
+            change.execute(
+                "INSERT INTO sessions (digest, tracker, issuer, user, peer, began, ends) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                params![
+                    new.digest.0,
+                    new.tracker,
+                    new.issuer,
+                    new.user,
+                    new.peer,
+                    to_millis(new.began),
+                    to_millis(new.ends)
+                ],
+            )?;
+            // By number, and not by time: a clock that was set back must not end the session that has just begun.
+            change.execute(
+                "DELETE FROM sessions WHERE tracker = ?1 AND issuer = ?2 AND number NOT IN (SELECT number FROM sessions \
+                 WHERE tracker = ?1 AND issuer = ?2 ORDER BY number DESC LIMIT ?3)",
+                params![new.tracker, new.issuer, most],
+            )?;
+            change.commit()
+        })
+        .await
+    }
+
+    /// The session that this cookie is of, if it has not ended.
+    pub(crate) async fn find(&self, digest: Digest, now: Timestamp) -> Result<Option<Session>, SessionError> {
+        self.call(move |connection| {
+            connection
+                .prepare(
+                    "SELECT digest, tracker, issuer, user, peer, began, ends FROM sessions \
+                     WHERE digest = ?1 AND ends > ?2",
+                )?
+                .query_row(params![digest.0, to_millis(now)], read)
+                .optional()
+        })
+        .await
+    }
+
+    /// All sessions that have not ended, the newest first.
+    pub async fn list(&self, now: Timestamp) -> Result<Vec<Session>, SessionError> {
+        self.call(move |connection| {
+            connection
+                .prepare(
+                    "SELECT digest, tracker, issuer, user, peer, began, ends FROM sessions \
+                     WHERE ends > ?1 ORDER BY number DESC",
+                )?
+                .query_map([to_millis(now)], read)?
+                .collect()
+        })
+        .await
+    }
+
+    /// Ends sessions, for every gate on this file, before this returns.
+    pub async fn end(&self, which: WhichSessions) -> Result<Ended, SessionError> {
+        self.call(move |connection| match &which {
+            WhichSessions::Id(id) => connection.execute(
+                "DELETE FROM sessions WHERE lower(hex(substr(digest, 1, 8))) = ?1",
+                [id.to_ascii_lowercase()],
+            ),
+            WhichSessions::Issuer(issuer) => {
+                connection.execute("DELETE FROM sessions WHERE issuer = ?1", [issuer])
+            }
+            WhichSessions::All => connection.execute("DELETE FROM sessions", []),
+        })
+        .await
+    }
+
+    /// `SQLite` waits for the disk, so it has a thread of its own, which finishes even if nobody waits for it any more.
+    async fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, SessionError> {
+        let connection = Arc::clone(&self.connection);
+        let done =
+            spawn_blocking(move || work(&mut connection.lock().unwrap_or_else(PoisonError::into_inner)));
+        let sqlite = |error| SessionError::Sqlite { path: PathBuf::clone(&self.path), error };
+        done.await.map_err(|_| SessionError::CutShort)?.map_err(sqlite)
+    }
+}
+
+/// Makes the tables, unless they are of a newer version, which is returned.
+fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
+    connection.busy_timeout(PATIENCE)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // A session that was ended must not come back with the power.
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let found = change.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if found < VERSION {
+        change.execute_batch(SCHEMA)?;
+        change.pragma_update(None, "user_version", VERSION)?;
+    }
+    change.commit()?;
+    Ok(found)
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<Session> {
+    let digest: [u8; 32] = row.get(0)?;
+    Ok(Session {
+        id: id_of(&Digest(digest)),
+        tracker: row.get(1)?,
+        issuer: row.get(2)?,
+        user: row.get(3)?,
+        peer: row.get(4)?,
+        began: from_millis(row.get(5)?),
+        ends: from_millis(row.get(6)?),
+    })
+}
+
+/// The first 64 bits of the hash.
+pub(crate) fn id_of(digest: &Digest) -> String {
+    HEXLOWER.encode(digest.0.first_chunk::<8>().map_or(&[][..], |start| start))
+}
+
+impl fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sessions").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    }
+
+    fn new(value: &str, issuer: &str, began: i64) -> NewSession {
+        NewSession {
+            digest: Digest::of(value),
+            tracker: "https://bugs.example.org/".to_owned(),
+            issuer: issuer.to_owned(),
+            user: "launchpad".to_owned(),
+            peer: Some("192.0.2.1".to_owned()),
+            began: at(began),
+            ends: at(began + 60),
+        }
+    }
+
+    async fn is_open(sessions: &Sessions, value: &str, now: i64) -> bool {
+        sessions.find(Digest::of(value), at(now)).await.unwrap().is_some()
+    }
+
+    #[tokio::test]
+    async fn session_lives_until_its_end_also_in_another_gate() {
+        let directory = TempDir::new().unwrap();
+        let sessions = Sessions::open(directory.path()).unwrap();
+        sessions.begin(new("a", "launchpad", 0), 10).await.unwrap();
+        let other = Sessions::open(directory.path()).unwrap();
+        for gate in [&sessions, &other] {
+            assert!(is_open(gate, "a", 59).await);
+            assert!(!is_open(gate, "a", 60).await);
+            assert!(!is_open(gate, "b", 0).await);
+        }
+        let listed = other.list(at(0)).await.unwrap();
+        assert_eq!(listed, [sessions.find(Digest::of("a"), at(0)).await.unwrap().unwrap()]);
+        assert_eq!(listed[0].id, id_of(&Digest::of("a")));
+        // The next login removes what has ended.
+        sessions.begin(new("b", "launchpad", 60), 10).await.unwrap();
+        assert_eq!(sessions.list(at(0)).await.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn ended_session_is_over_in_every_gate() {
+        let directory = TempDir::new().unwrap();
+        let (one, two) =
+            (Sessions::open(directory.path()).unwrap(), Sessions::open(directory.path()).unwrap());
+        for (value, issuer) in [("a", "launchpad"), ("b", "launchpad"), ("c", "other"), ("d", "other")] {
+            one.begin(new(value, issuer, 0), 10).await.unwrap();
+        }
+        assert!(is_open(&two, "a", 0).await);
+        let id = id_of(&Digest::of("a")).to_uppercase();
+        assert_eq!(one.end(WhichSessions::Id(id.clone())).await.unwrap(), 1);
+        assert!(!is_open(&two, "a", 0).await);
+        assert_eq!(one.end(WhichSessions::Id(id)).await.unwrap(), 0);
+        for id in ["", "%", "0"] {
+            assert_eq!(one.end(WhichSessions::Id(id.to_owned())).await.unwrap(), 0, "{id}");
+        }
+        assert_eq!(two.end(WhichSessions::Issuer("other".to_owned())).await.unwrap(), 2);
+        assert!(is_open(&one, "b", 0).await && !is_open(&one, "c", 0).await);
+        assert_eq!(two.end(WhichSessions::All).await.unwrap(), 1);
+        assert_eq!(one.list(at(0)).await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn oldest_sessions_of_one_issuer_make_room() {
+        let directory = TempDir::new().unwrap();
+        let sessions = Sessions::open(directory.path()).unwrap();
+        sessions.begin(new("other", "other", 0), 2).await.unwrap();
+        // A clock that steps back does not end the newest.
+        for (value, began) in [("a", 3), ("b", 2), ("c", 1)] {
+            sessions.begin(new(value, "launchpad", began), 2).await.unwrap();
+        }
+        for (value, expected) in [("a", false), ("b", true), ("c", true), ("other", true)] {
+            assert_eq!(is_open(&sessions, value, 5).await, expected, "{value}");
+        }
+    }
+
+    #[tokio::test]
+    async fn logins_of_two_gates_at_once_all_succeed() {
+        let directory = TempDir::new().unwrap();
+        let gates = [Sessions::open(directory.path()).unwrap(), Sessions::open(directory.path()).unwrap()];
+        let logins = (0..40).map(|number| {
+            let gate = gates[number % 2].clone();
+            tokio::spawn(async move { gate.begin(new(&number.to_string(), "launchpad", 0), 100).await })
+        });
+        for login in logins.collect::<Vec<_>>() {
+            login.await.unwrap().unwrap();
+        }
+        assert_eq!(gates[0].list(at(0)).await.unwrap().len(), 40);
+    }
+
+    #[test]
+    fn file_that_is_unsafe_or_newer_is_rejected() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join(FILE_NAME);
+        drop(Sessions::open(directory.path()).unwrap());
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        let error = Sessions::open(directory.path()).unwrap_err().to_string();
+        assert!(error.contains("can be changed by other users"), "{error}");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", 2).unwrap();
+        assert!(matches!(Sessions::open(directory.path()), Err(SessionError::Newer { found: 2, .. })));
+    }
+}
