@@ -41,7 +41,7 @@ struct GateArgs {
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
     /// How lines of the log look: human or json [default: human]
-    #[arg(long, value_name = "FORMAT", value_enum)]
+    #[arg(long, value_name = "FORMAT", value_enum, hide_possible_values = true)]
     log_format: Option<LogFormat>,
 }
 

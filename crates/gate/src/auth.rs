@@ -3,7 +3,7 @@
 //! | the request | answer |
 //! |---|---|
 //! | has a session, and a rule of its issuer allows it | 204 with the user's name |
-//! | brings no session cookie | 401, or 204 without a name if `anonymous` is set |
+//! | brings no session cookie | 401, or 204 with an empty name if `anonymous` is set |
 //! | brings a session cookie that is not good | 401 |
 //! | has a session, and no rule allows it, or its path has two readings | 403 |
 //! | has a session, changes something, and another site has a browser send it | 403 |
@@ -58,10 +58,18 @@ pub(crate) async fn answer(
     gate.log(&verdict, &headers);
     let (status, sentence) = verdict.answer();
     let mut response = text(status, sentence);
-    if let Verdict::Allowed(user) = verdict {
-        response.headers_mut().insert(gate.config.user_header.clone(), user);
-    } else if status == StatusCode::UNAUTHORIZED {
-        response.headers_mut().insert(WWW_AUTHENTICATE, CHALLENGE);
+    match verdict {
+        Verdict::Allowed(user) => {
+            response.headers_mut().insert(gate.config.user_header.clone(), user);
+        }
+        // Not left out: Caddy 2.6 would tell the tracker the name of its own variable in the place of the missing value.
+        Verdict::Anonymous => {
+            response.headers_mut().insert(gate.config.user_header.clone(), HeaderValue::from_static(""));
+        }
+        _ if status == StatusCode::UNAUTHORIZED => {
+            response.headers_mut().insert(WWW_AUTHENTICATE, CHALLENGE);
+        }
+        _ => {}
     }
     if status == StatusCode::NO_CONTENT {
         *response.body_mut() = axum::body::Body::empty();
@@ -134,7 +142,7 @@ impl Gate {
         match verdict {
             Verdict::Allowed(_) | Verdict::Anonymous | Verdict::NoSession => {}
             Verdict::SessionOver => {
-                line("rejected a session cookie that is over, or was not made here", false)
+                line("rejected a session cookie that is over, or was not made here", false);
             }
             Verdict::Forbidden(reason) => line(&format!("forbade a request: {reason}"), false),
             Verdict::NotTheProxy => line(

@@ -206,7 +206,7 @@ impl Config {
             },
             trusted_proxies: match file.trusted_proxies {
                 None => vec![
-                    IpNet::new_assert(Ipv4Addr::LOCALHOST.into(), 8),
+                    IpNet::new_assert(Ipv4Addr::new(127, 0, 0, 0).into(), 8),
                     IpNet::new_assert(Ipv6Addr::LOCALHOST.into(), 128),
                 ],
                 Some(texts) => networks(&texts)?,
