@@ -33,6 +33,10 @@ impl HandshakeUrl {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(SetupError::Issuer("it does not begin with https:// or http://"));
         }
+        // The parser takes `https:///token/` for the host `token`, as browsers do.
+        if template.split_once("://").is_none_or(|(_, rest)| rest.starts_with(['/', '\\'])) {
+            return Err(SetupError::Issuer("it has no host"));
+        }
         if !url.username().is_empty() || url.password().is_some() {
             return Err(SetupError::Issuer("it has a user name or password in it"));
         }
@@ -104,6 +108,10 @@ mod tests {
             "",
             "lp.example.org",
             "ftp://lp.example.org",
+            "https:",
+            "https:///",
+            "https:lp.example.org",
+            "https://\\lp.example.org",
             "https://lp.example.org/token/+bugtracker-handshake",
             "https://lp.example.org/token/%s/%s",
             "https://lp.example.org/?token=%s",

@@ -12,7 +12,6 @@ use constant NAME => 'Launchpad';
 use constant REQUIRED_MODULES => [
   {package => 'IO-Socket-IP',  module => 'IO::Socket::IP',  version => 0.29},
   {package => 'IO-Socket-SSL', module => 'IO::Socket::SSL', version => '1.968'},
-  {package => 'URI',           module => 'URI',             version => 1.55},
 ];
 
 use constant OPTIONAL_MODULES => [];

@@ -3,7 +3,7 @@
 # Lets Launchpad (or another issuer of bug tracker login tokens) log in without a password, and do its work here.
 #
 #   lib/WebService.pm   the XML-RPC methods Launchpad.*: start reading here
-#   lib/Handshake.pm    the question put to the issuer; knows nothing of Bugzilla
+#   lib/Verifier.pm     the question put to the issuer; knows nothing of Bugzilla, and is a copy of Countersign::Verifier
 #   lib/Config.pm       the parameters and their checks
 
 package Bugzilla::Extension::Launchpad;

@@ -69,9 +69,10 @@ sub forgetful_proxy {
 
   my $lost = 0;
   while (my $socket = $listener->accept) {
-    my $head = '';
-    while (defined(my $line = <$socket>)) { $head .= $line; last if $line eq "\r\n" }
-    my $request = HTTP::Request->parse($head);
+    my ($to) = read_head($socket) =~ m{\ACONNECT (\S+) } or die 'it is a proxy for CONNECT only';
+    print $socket "HTTP/1.1 200 Connection established\r\n\r\n";
+    my $request = HTTP::Request->parse(read_head($socket));
+    $request->uri("http://$to${\$request->uri}");
     read $socket, my $body, $request->content_length // 0;
     $request->content($body);
     my $answer = LWP::UserAgent->new->simple_request($request);
@@ -80,6 +81,13 @@ sub forgetful_proxy {
     close $socket;
   }
   exit 0;
+}
+
+sub read_head {
+  my ($socket) = @_;
+  my $head = '';
+  while (defined(my $line = <$socket>)) { $head .= $line; last if $line eq "\r\n" }
+  return $head;
 }
 
 # The answer to one web request of the admin, without the entities that Bugzilla likes to write.

@@ -7,7 +7,7 @@ use 5.14.0;
 use strict;
 use warnings;
 
-use lib 't/lib';
+use lib 't/lib', '../../verifiers/perl/t/lib';
 
 use Test::More;
 
@@ -125,16 +125,17 @@ subtest 'a configured audience' => sub {
 
 subtest 'how the issuer is asked' => sub {
   installation(['200'], proxy_url => 'http://proxy.example.org:3128/', launchpad_timeout => 7);
-  my %asked;
+  my $asked;
   no warnings 'redefine';
-  local *Bugzilla::Extension::Launchpad::WebService::redeem = sub { %asked = @_; return (accepted => '') };
+  local *Bugzilla::Extension::Launchpad::Verifier::verify = sub { ($asked) = @_; return $asked->_result('accepted', 200, '') };
   login();
-  is $asked{proxy},   'http://proxy.example.org:3128/', 'through the proxy of this installation';
-  is $asked{timeout}, 7,                                'for as long as it says';
+  is $asked->{by}->{host}, 'proxy.example.org', 'through the proxy of this installation';
+  is $asked->{by}->{port}, 3128,                '... and its port';
+  is $asked->{timeout},    7,                   'for as long as it says';
 };
 
 subtest 'refused by the issuer' => sub {
-  for my $status (401, 403, 404, 410, 429) {
+  for my $status (400, 401, 403, 404, 405, 410, 429) {
     installation([$status]);
     is_fault('launchpad_token_refused', "HTTP $status");
     is_deeply \@log, ["Launchpad.login: issuer refused: HTTP $status\n"], '... and the log says why';
@@ -166,7 +167,9 @@ subtest 'not configured' => sub {
   my %missing = (
     launchpad_auth_server => ['',    undef, 'https://issuer.example.org/no-place-for-the-token'],
     launchpad_user        => ['',    undef],
-    urlbase               => [''],
+    launchpad_timeout     => [0],
+    proxy_url             => ['proxy.example.org:3128'],
+    urlbase               => ['', 'bugs.example.org'],
   );
   for my $param (sort keys %missing) {
     for my $value (@{$missing{$param}}) {

@@ -188,6 +188,8 @@ class TestRefusals:
         (204, 'HTTP 204 is neither a yes nor a known no'),
         (500, 'HTTP 500 is neither a yes nor a known no'),
         (http(302, 'Location: https://trac.example.org/\r\n'), 'HTTP 302 is neither a yes nor a known no'),
+        (http(200, 'Content-Type: application/json\r\n', '{"audience": "https://other.example.org/"}'),
+         "The issuer's answer was not understood: it is for another bug tracker"),
         (503, 'The issuer cannot answer just now (HTTP 503). Try again later.'),
         (cut, 'The issuer could not be reached. Try again later.'),
         (b'garbage\r\n\r\n', 'The issuer could not be reached. Try again later.'),
@@ -346,6 +348,7 @@ class TestConfiguration:
         ({'timeout': 'soon'}, '[launchpad] timeout'),
         ({'timeout': '0'}, '[launchpad] timeout'),
         ({'proxy': 'nonsense'}, '[launchpad] proxy'),
+        ({'audience': 'trac.example.org'}, '[launchpad] the audience is not a base URL'),
     ])
     def test_what_cannot_work_is_a_401_and_a_sentence_in_the_log(self, make_env, options, sentence):
         with StubIssuer(200) as stub:

@@ -7,7 +7,7 @@ import pytest
 from trac.config import Configuration, Option
 
 from conftest import request
-from countersign_trac import Issuer, LaunchpadLogin
+from countersign_trac import LaunchpadLogin, verifier_of
 
 README = (Path(__file__).parent.parent / 'README.md').read_text(encoding='utf-8')
 
@@ -28,7 +28,7 @@ def test_the_sample_configures_the_plugin(make_env, sample):
             if sample[section].contains(name, defaults=False):
                 env.config.set(section, name, value)
     issuer = LaunchpadLogin(env)._issuer()
-    assert issuer.auth_server == 'https://launchpad.net/token/%s/+bugtracker-handshake'
+    assert issuer.issuer == 'https://launchpad.net'
     assert issuer.audience == 'https://trac.example.org/project'
 
 
@@ -44,4 +44,4 @@ def test_every_setting_is_in_the_table():
 def test_the_sentences_of_the_check_are_the_plugins(make_env):
     assert 'Login by token is not configured here' in README
     assert 'Login by token is not configured here' in request(make_env(), '/launchpad-auth/abc').text
-    assert Issuer(auth_server='https://issuer.example.org/%s').timeout == 5.0
+    assert verifier_of('https://issuer.example.org/%s').timeout == 5.0

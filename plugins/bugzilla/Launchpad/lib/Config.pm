@@ -6,11 +6,9 @@ use 5.14.0;
 use strict;
 use warnings;
 
-use Bugzilla::Extension::Launchpad::Handshake qw(auth_server_error);
+use Bugzilla::Extension::Launchpad::Verifier;
 
 our $sortkey = 1800;
-
-use constant MAX_TIMEOUT => 60;    # seconds
 
 # A checker returns '' when the value is fine, else what is wrong with it, to which Bugzilla adds the full stop.
 sub get_param_list {
@@ -24,7 +22,7 @@ sub get_param_list {
 
 sub _check_auth_server {
   my ($value) = @_;
-  return $value eq '' ? '' : auth_server_error($value);
+  return $value eq '' ? '' : Bugzilla::Extension::Launchpad::Verifier->issuer_error($value);
 }
 
 sub _check_user {
@@ -38,14 +36,14 @@ sub _check_user {
 
 sub _check_audience {
   my ($value) = @_;
-  return '' if $value eq '' || $value =~ m{\Ahttps?://[^/?#\s]+/[^?#\s]*\z};
+  return '' if $value eq '' || $value =~ m{/\z} && Bugzilla::Extension::Launchpad::Verifier->audience_error($value) eq '';
   return 'must be empty or the URL of this installation, as http(s)://host/path/';
 }
 
 sub _check_timeout {
   my ($value) = @_;
-  return '' if $value =~ /\A[0-9]{1,2}\z/ && $value >= 1 && $value <= MAX_TIMEOUT;
-  return 'must be a whole number of seconds from 1 to ' . MAX_TIMEOUT;
+  return '' if $value =~ /\A[0-9]{1,2}\z/ && Bugzilla::Extension::Launchpad::Verifier->timeout_error($value) eq '';
+  return 'must be a whole number of seconds from 1 to ' . Bugzilla::Extension::Launchpad::Verifier::MAX_TIMEOUT;
 }
 
 1;

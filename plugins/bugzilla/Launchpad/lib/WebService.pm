@@ -12,9 +12,9 @@ use Bugzilla::Auth::Persist::Cookie;
 use Bugzilla::Bug;
 use Bugzilla::Constants;
 use Bugzilla::Error;
-use Bugzilla::Extension::Launchpad::Handshake qw(clean_token handshake_url redeem);
+use Bugzilla::Extension::Launchpad::Verifier;
 use Bugzilla::User;
-use Bugzilla::Util qw(email_filter generate_random_password);
+use Bugzilla::Util qw(email_filter);
 use Bugzilla::WebService::Bug;
 use Bugzilla::WebService::Bugzilla;
 use Bugzilla::WebService::Util qw(filter validate);
@@ -31,32 +31,21 @@ use constant STATUSES => {CONFIRMED => 'NEW', IN_PROGRESS => 'ASSIGNED'};
 # The link to the issuer's bug is among the URLs of See Also, in the form in which Bugzilla keeps it.
 use constant LINK => 'https://launchpad.net/bugs/';
 
-# Letters and digits, drawn from Bugzilla's own cryptographic generator.
-use constant KEY_LENGTH => 32;
-
 # Launchpad.login({token => "..."}) returns {user_id => N} and sets the login cookies, or throws a fault.
 sub login {
   my ($self, $params) = @_;
 
   my $token = _take_token($params) // ThrowUserError('launchpad_token_malformed');
-  my $url   = handshake_url(Bugzilla->params->{launchpad_auth_server}, $token)
-    // _not_configured('launchpad_auth_server');
-  my $audience = _audience() || _not_configured('urlbase');
+  my $verifier = _verifier();
 
   # Before the handshake: a token is not spent on a login that cannot happen.
   my $user = _user();
 
-  my ($verdict, $reason) = redeem(
-    url      => $url,
-    token    => $token,
-    audience => $audience,
-    key      => generate_random_password(KEY_LENGTH),
-    timeout  => Bugzilla->params->{launchpad_timeout},
-    proxy    => Bugzilla->params->{proxy_url},
-  );
-  if ($verdict ne 'accepted') {
-    warn "Launchpad.login: issuer $verdict: $reason\n";
-    ThrowUserError('launchpad_token_refused') if $verdict eq 'refused';
+  my $result = $verifier->verify($token);
+  if (!$result) {
+    my $refused = $result->outcome eq 'refused' || ($result->status // 0) =~ /\A4/;
+    warn 'Launchpad.login: issuer ' . ($refused ? 'refused' : 'unreachable') . ": ${\$result->reason}\n";
+    ThrowUserError('launchpad_token_refused') if $refused;
     ThrowUserError('launchpad_issuer_unreachable');
   }
 
@@ -69,7 +58,30 @@ sub login {
 sub _take_token {
   my ($params) = @_;
   return undef if ref $params ne 'HASH';
-  return clean_token(delete $params->{Bugzilla_token});
+  return Bugzilla::Extension::Launchpad::Verifier->clean_token(delete $params->{Bugzilla_token});
+}
+
+# An http issuer on another machine is permitted, as it always was; the README advises against it.
+sub _verifier {
+  my $params = Bugzilla->params;
+  my $issuer = $params->{launchpad_auth_server};
+  _not_configured('launchpad_auth_server') if ($issuer // '') !~ /%s/;
+  my $audience = _audience() || _not_configured('urlbase');
+
+  my $verifier = eval {
+    Bugzilla::Extension::Launchpad::Verifier->new(
+      issuer              => $issuer,
+      audience            => $audience,
+      timeout             => $params->{launchpad_timeout},
+      allow_insecure_http => 1,
+      $params->{proxy_url} ? (proxy => $params->{proxy_url}) : (),
+    );
+  };
+  return $verifier if $verifier;
+  warn "Launchpad.login: not configured: $@";
+  my ($setting) = $@ =~ /\A(\w+)/;
+  my %params = (audience => $params->{launchpad_audience} ? 'launchpad_audience' : 'urlbase', proxy => 'proxy_url', timeout => 'launchpad_timeout');
+  _not_configured($params{$setting} // 'launchpad_auth_server');
 }
 
 # How the issuer knows this tracker. Only ever configuration: a Host header is the caller's word.

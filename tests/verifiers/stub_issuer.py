@@ -1,7 +1,8 @@
-"""An issuer, and a proxy, for tests: real servers on a free loopback port that record what they are asked."""
+"""An issuer, and a proxy, for the tests of verifiers and plugins: real servers on a free loopback port that record what they are asked."""
 
 import socket
 import socketserver
+import sys
 import threading
 from urllib.parse import parse_qs
 
@@ -16,8 +17,9 @@ class Request:
 
 def http(status, headers='', body='whatever'):
     """A whole HTTP answer as bytes; `headers` is one or more lines, each with its line end."""
-    return ('HTTP/1.1 %d Some Reason\r\n%sContent-Length: %d\r\n\r\n%s'
-            % (status, headers, len(body), body)).encode('ascii')
+    body = body.encode('utf-8')
+    return ('HTTP/1.1 %d Some Reason\r\n%sContent-Length: %d\r\n\r\n'
+            % (status, headers, len(body))).encode('utf-8') + body
 
 
 def cut(handler):
@@ -29,20 +31,26 @@ def silence(handler):
     handler.server.over.wait(30)
 
 
-def endless_body(handler):
-    """Start an answer of 200 whose body has no end."""
-    handler.wfile.write(b'HTTP/1.1 200 OK\r\n\r\n')
-    try:
-        while not handler.server.over.is_set():
-            handler.wfile.write(b'x' * 65536)
-    except OSError:
-        pass  # the client has gone, which is right
-
-
-def drip(data, pause=0.05):
-    """Send an answer byte by byte, each long before a wait for it is too long."""
+def endless(head):
+    """Start an answer with `head`; its body has no end."""
     def answer(handler):
         try:
+            handler.wfile.write(head)
+            while not handler.server.over.is_set():
+                handler.wfile.write(b' ' * 65536)
+        except OSError:
+            pass  # the client has gone, which is right
+    return answer
+
+
+endless_body = endless(b'HTTP/1.1 200 OK\r\n\r\n')
+
+
+def drip(data, pause=0.05, after=b''):
+    """Send an answer byte by byte, each long before a wait for it is too long; what it comes `after` at once."""
+    def answer(handler):
+        try:
+            handler.wfile.write(after)
             for byte in data:
                 if handler.server.over.wait(pause):
                     return
@@ -52,13 +60,18 @@ def drip(data, pause=0.05):
     return answer
 
 
-def continue_without_end(handler):
-    """Say `100 Continue` again and again."""
-    try:
-        while not handler.server.over.wait(0.01):
-            handler.wfile.write(b'HTTP/1.1 100 Continue\r\n\r\n')
-    except OSError:
-        pass  # the client has gone, which is right
+def repeat(data):
+    """Say the same again and again."""
+    def answer(handler):
+        try:
+            while not handler.server.over.wait(0.01):
+                handler.wfile.write(data)
+        except OSError:
+            pass  # the client has gone, which is right
+    return answer
+
+
+continue_without_end = repeat(b'HTTP/1.1 100 Continue\r\n\r\n')
 
 
 class _Server(socketserver.ThreadingTCPServer):
@@ -83,10 +96,12 @@ class StubIssuer(_Server):
     An answer is a status, the bytes to send, or a function of the handler such as `cut`.
     """
 
-    def __init__(self, *answers, tls=None):
+    def __init__(self, *answers, tls=None, greeting=None):
         self.answers = list(answers) or [200]
         self.connections = 0
         self.tls = tls
+        # What it says at once, without a request, to every connection; nothing at all if it is empty.
+        self.greeting = greeting
         super().__init__(_IssuerHandler)
 
     def get_request(self):
@@ -95,6 +110,11 @@ class StubIssuer(_Server):
         return connection, address
 
     def finish_request(self, request, client_address):
+        if self.greeting is not None:
+            request.sendall(self.greeting)
+            if not self.greeting:
+                self.over.wait(30)
+            return
         if self.tls:
             try:
                 request = self.tls.wrap_socket(request, server_side=True)
@@ -103,6 +123,10 @@ class StubIssuer(_Server):
         super().finish_request(request, client_address)
         if self.tls:
             request.close()
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exc_info()[1], OSError):  # the client may go whenever it likes
+            super().handle_error(request, client_address)
 
     @property
     def url(self):
@@ -130,9 +154,10 @@ class _IssuerHandler(socketserver.StreamRequestHandler):
 
 
 class StubProxy(_Server):
-    """An HTTP proxy that knows CONNECT only. `requests` lists the targets it was asked for."""
+    """An HTTP proxy that knows CONNECT only, or `refuses` that, too. `requests` lists the targets it was asked for."""
 
-    def __init__(self):
+    def __init__(self, refuses=False):
+        self.refuses = refuses
         super().__init__(_ProxyHandler)
 
 
@@ -140,6 +165,9 @@ class _ProxyHandler(socketserver.StreamRequestHandler):
     def handle(self):
         method, target, _headers = _read_head(self.rfile)
         self.server.requests.append('%s %s' % (method, target))
+        if self.server.refuses or method != 'CONNECT':
+            self.wfile.write(http(403))
+            return
         host, _, port = target.rpartition(':')
         with socket.create_connection((host, int(port))) as issuer:
             self.wfile.write(b'HTTP/1.1 200 Connection established\r\n\r\n')
@@ -160,7 +188,10 @@ def _pump(source, sink):
 
 
 def _read_head(stream):
-    method, target, _version = stream.readline().decode('ascii').split()
+    line = stream.readline()
+    if not line:
+        raise ConnectionResetError('the client has gone without a question')
+    method, target, _version = line.decode('ascii').split()
     headers = {}
     for line in iter(stream.readline, b'\r\n'):
         name, _, value = line.decode('ascii').partition(':')

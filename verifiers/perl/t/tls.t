@@ -7,14 +7,14 @@ use 5.14.0;
 use strict;
 use warnings;
 
-use lib 't/lib';
+use FindBin;
+use lib "$FindBin::Bin/lib";
 
 use File::Temp;
 use IO::Socket::SSL::Utils qw(CERT_create CERT_free KEY_free PEM_cert2string);
 use Test::More;
 
-use Bugzilla;
-use Bugzilla::Extension::Launchpad::Handshake qw(handshake_url redeem);
+use Countersign::Verifier;
 use StubIssuer;
 
 # An environment that asks for no checks is not obeyed.
@@ -34,15 +34,8 @@ close $file;
 
 sub ask {
   my ($url, %more) = @_;
-  return redeem(
-    url      => handshake_url($url, 'abc'),
-    token    => 'abc',
-    audience => 'http://bugs.example.org/',
-    key      => 'Key',
-    timeout  => 5,
-    proxy    => '',
-    %more,
-  );
+  my $result = Countersign::Verifier->new(issuer => $url, audience => 'http://bugs.example.org/', timeout => 5, %more)->verify('abc');
+  return ($result->outcome, $result->reason);
 }
 
 subtest 'an authority that is not trusted' => sub {
@@ -58,6 +51,11 @@ subtest 'a trusted one' => sub {
   my $issuer = StubIssuer->start_secure($tls, '200');
   is_deeply [ask($issuer->url)], [accepted => 'HTTP 200'], 'accepted';
   is scalar($issuer->requests), 1, '... with one request';
+};
+
+subtest 'one that is trusted here alone' => sub {
+  my $issuer = StubIssuer->start_secure($tls, '200');
+  is_deeply [ask($issuer->url, ca_file => $file->filename)], [accepted => 'HTTP 200'], 'accepted';
 };
 
 subtest 'a trusted one under another name' => sub {
