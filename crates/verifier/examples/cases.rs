@@ -41,10 +41,10 @@ async fn answer(question: Question) -> Result<Value, Box<dyn Error>> {
         Err(error) => return Ok(json!({"outcome": "usage", "text": format!("{error} {error:?}")})),
     };
     Ok(match verifier.verify(&question.token).await {
-        Ok(verified) => json!({
+        Ok(said) => json!({
             "outcome": "accepted",
             "text": format!("{verifier:?}"),
-            "says": {"issuer": verified.issuer, "audience": verified.audience, "claims": verified.claims},
+            "says": {"issuer": said.issuer, "audience": said.audience, "claims": said.claims},
         }),
         Err(error) => json!({"outcome": outcome(&error), "text": format!("{error} {error:?}")}),
     })
