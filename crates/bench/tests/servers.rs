@@ -11,8 +11,9 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::{any, get, post};
 use countersign_bench::{BenchError, Limit, Options, Plan, Report, SystemStopwatch, Workload, run};
-use countersign_core::{Clock, KeyRing, LoginTokenSet, OsEntropy, Policy, SystemClock};
-use countersign_server::{Address, App, KeyFile, ListenerConfig, Names, RefusalLimiter, Server, SpentStatus};
+use countersign_core::{Clock, Policy, SystemClock};
+use countersign_server::{Address, App, ListenerConfig, RefusalLimiter, Server, SpentStatus};
+use countersign_testkit::app;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
@@ -37,19 +38,14 @@ fn real(policy: Policy, spent_status: SpentStatus, refusals_per_minute: u32) -> 
     let runtime = runtime();
     let data = tempfile::tempdir().unwrap();
     let (public, private) = runtime.block_on(async {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let store = Arc::new(countersign_store::memory::MemoryStore::new(&*clock));
         let door = || ListenerConfig { address: Address::Tcp(([127, 0, 0, 1], 0).into()), tls: None };
         let server = Server::bind(door(), door(), false).await.unwrap();
         let urls = (server.public_url().unwrap(), server.private_url().unwrap());
-        let keys = KeyRing::generate(clock.now(), &OsEntropy).unwrap();
-        let tokens = LoginTokenSet::new(keys, store, Arc::clone(&clock), Arc::new(OsEntropy), policy);
-        let key_file = KeyFile::new(data.path().join("key-ring.toml"));
-        let names = Names::new("Launchpad".into(), &urls.0.parse().unwrap());
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let app = App {
             spent_status,
-            limiter: RefusalLimiter::new(refusals_per_minute, clock),
-            ..App::new(tokens, key_file, names)
+            limiter: RefusalLimiter::new(refusals_per_minute, Arc::clone(&clock)),
+            ..app(clock).policy(policy).public_url(&urls.0).build()
         };
         tokio::spawn(server.run(Arc::new(app), Arc::new(Notify::new()), std::future::pending()));
         urls

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use countersign_core::seal::unseal;
 use countersign_core::{
-    Audience, Clock, EndResult, Ending, EndingQuery, Endings, KeyRing, KeyRingError, Policy, StoreError,
-    StoreStats, TokenId, TokenStore,
+    Audience, Clock, EndResult, Ending, KeyRing, KeyRingError, Policy, StoreError, TokenId, TokenStore,
 };
 use countersign_fuzz_targets::{
     configuration, handshake_request, key_ring, names, token_text, tracker_answer, xmlrpc_body,
 };
 use countersign_login::read_answer;
 use countersign_store::memory::MemoryStore;
+use countersign_testkit::{Hooked, StoreHook};
 use countersign_xmlrpc::RpcResponse;
 use jiff::Timestamp;
 
@@ -148,55 +148,33 @@ fn a_store_that_keeps_nothing() {
 }
 
 fn generous(clock: &dyn Clock) -> Arc<dyn TokenStore> {
-    Arc::new(Broken { inner: MemoryStore::new(clock), keeps: true })
+    Hooked::new(Arc::new(MemoryStore::new(clock)), Broken { keeps: true })
 }
 
 fn idle(clock: &dyn Clock) -> Arc<dyn TokenStore> {
-    Arc::new(Broken { inner: MemoryStore::new(clock), keeps: false })
+    Hooked::new(Arc::new(MemoryStore::new(clock)), Broken { keeps: false })
 }
 
 /// A store that answers every end with [`EndResult::Recorded`].
 #[derive(Debug)]
 struct Broken {
-    inner: MemoryStore,
     /// Whether it records what it can.
     keeps: bool,
 }
 
 #[async_trait]
-impl TokenStore for Broken {
-    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<EndResult, StoreError> {
+impl StoreHook for Broken {
+    async fn end(
+        &self,
+        store: &dyn TokenStore,
+        id: TokenId,
+        expires: Timestamp,
+        ending: Ending,
+        _: Option<u64>,
+    ) -> Result<EndResult, StoreError> {
         if self.keeps {
-            self.inner.end(id, expires, ending).await?;
+            store.end(id, expires, ending).await?;
         }
         Ok(EndResult::Recorded)
-    }
-
-    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<EndResult, StoreError> {
-        self.inner.look(id, expires).await
-    }
-
-    async fn endings(&self, query: &EndingQuery) -> Result<Endings, StoreError> {
-        self.inner.endings(query).await
-    }
-
-    async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {
-        self.inner.move_fence(line).await
-    }
-
-    async fn purge(&self, line: Timestamp) -> Result<u64, StoreError> {
-        self.inner.purge(line).await
-    }
-
-    async fn stats(&self) -> Result<StoreStats, StoreError> {
-        self.inner.stats().await
-    }
-
-    async fn ready(&self) -> Result<(), StoreError> {
-        self.inner.ready().await
-    }
-
-    async fn close(&self) {
-        self.inner.close().await;
     }
 }

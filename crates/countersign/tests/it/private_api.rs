@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use reqwest::Method;
 use rustix::process::Signal;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use countersign_testkit::{Authority, Certified};
 use serde_json::{Value, json};
 
 use crate::fixture::Place;
@@ -161,14 +161,10 @@ fn wrong_client_certificates_are_counted_recorded_and_alarmed() {
     let alarms = Receiver::answering(204);
     place.write("alarm-secret", &format!("whsec_{}", "QUFB".repeat(8)));
     let authority = |name: &str| {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let authority = Authority::new();
         place.write(&format!("{name}-ca.pem"), &authority.pem());
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &authority).unwrap();
-        place.write(&format!("{name}.pem"), &(certificate.pem() + &key.serialize_pem()));
+        let Certified { certificate, key } = authority.certify("127.0.0.1");
+        place.write(&format!("{name}.pem"), &(certificate + &key));
         place.set_mode(&format!("{name}.pem"), 0o600);
     };
     authority("ours");

@@ -1,16 +1,14 @@
 //! A server without sockets, and the tokens that it has issued.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
-use countersign_core::{
-    Audience, Claims, GetError, LoginTokenSet, ManualClock, NewToken, Policy, SequenceEntropy, Status,
-};
+use countersign_core::{Audience, Claims, GetError, ManualClock, NewToken, SequenceEntropy, Status};
 use countersign_server::routes::Routes;
-use countersign_server::{App, KeyFile, Names, Peer, RefusalLimiter, TrustedProxies};
+use countersign_server::{App, Peer, RefusalLimiter, TrustedProxies};
+use countersign_testkit::app;
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 
@@ -57,14 +55,11 @@ impl World {
     pub(super) async fn new(store: NewStore) -> Self {
         let clock = Arc::new(ManualClock::at(noon()));
         let entropy = Arc::new(SequenceEntropy::default());
-        let tokens = LoginTokenSet::new(ring(), store(&*clock), clock.clone(), entropy, Policy::default());
-        // Only the private API reads it.
-        let key_file = KeyFile::new(PathBuf::from("key-ring.toml"));
-        let names = Names::new("Launchpad".to_owned(), &"https://lp.example.org/".parse().expect("a URL"));
+        let plain = app(clock.clone()).entropy(entropy).keys(ring()).store(store(&*clock)).build();
         let app = Arc::new(App {
             limiter: RefusalLimiter::new(REFUSALS_PER_MINUTE, clock.clone()),
             proxies: TrustedProxies { networks: vec![PEER.into()], ..TrustedProxies::default() },
-            ..App::new(tokens, key_file, names)
+            ..plain
         });
         let claims = serde_json::from_str(r#"{"worker":"checkwatches"}"#).expect("an object");
         let bound = NewToken {

@@ -12,6 +12,7 @@ use countersign_server::Webhook;
 use countersign_server::limits::{
     ALARM_ATTEMPTS, ALARM_DELIVERIES, ALARM_QUEUE, KEPT_EACH_MINUTE, MANY_GUESSES,
 };
+use countersign_testkit::Certified;
 use data_encoding::BASE64;
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
@@ -325,25 +326,15 @@ async fn many_wrong_secrets_raise_one_alarm_and_are_events() {
 
 #[tokio::test]
 async fn a_receiver_whose_certificate_cannot_be_verified_is_told_nothing() {
-    let rcgen::CertifiedKey { cert, signing_key } =
-        rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    let other = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap().cert.pem();
-    for (authority, is_told) in [(cert.pem(), true), (other, false)] {
+    let [ours, other] = [(); 2].map(|()| Certified::self_signed("localhost"));
+    for (authority, is_told) in [(&ours.certificate, true), (&other.certificate, false)] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
         let webhook = Webhook::new(&url.parse().unwrap(), SECRET, Some(authority.as_bytes())).unwrap();
         let alarms = Some((webhook, Duration::ZERO));
         let server = Fixture::with(Options { alarms, ..Options::default() });
         tokio::spawn(Arc::clone(&server.app.events).deliver_alarms());
-        let (chain, key) = (vec![cert.der().clone()], signing_key.serialize_der().try_into().unwrap());
-        let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-        let config = tokio_rustls::rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .unwrap();
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let acceptor = ours.acceptor();
         replay(&server).await;
         let accepted = acceptor.accept(listener.accept().await.unwrap().0).await;
         assert_eq!(accepted.is_ok(), is_told, "{:?}", accepted.err());

@@ -5,59 +5,27 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::Request;
-use countersign_core::{
-    EndResult, Ending, EndingQuery, Endings, ManualClock, StoreError, StoreStats, TokenId, TokenStore,
-};
-use countersign_store::memory::MemoryStore;
-use jiff::Timestamp;
+use countersign_testkit::{StoreCall, StoreHook};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
-use crate::fixture::{FORM, Fixture, Options, post};
+use crate::fixture::{FORM, Fixture, Options, hooked, post};
 
 /// A store that changes at once, and says so when it is let.
 #[derive(Debug)]
 struct Held {
-    inner: MemoryStore,
     reached: Semaphore,
     free: Semaphore,
 }
 
-impl Held {
-    async fn hold<T>(&self, changed: T) -> T {
-        self.reached.add_permits(1);
-        self.free.acquire().await.unwrap().forget();
-        changed
-    }
-}
-
 #[async_trait]
-impl TokenStore for Held {
-    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<EndResult, StoreError> {
-        let ended = self.inner.end(id, expires, ending).await;
-        self.hold(ended).await
+impl StoreHook for Held {
+    async fn after(&self, call: StoreCall) {
+        if matches!(call, StoreCall::End | StoreCall::MoveFence | StoreCall::Purge) {
+            self.reached.add_permits(1);
+            self.free.acquire().await.unwrap().forget();
+        }
     }
-    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<EndResult, StoreError> {
-        self.inner.look(id, expires).await
-    }
-    async fn endings(&self, query: &EndingQuery) -> Result<Endings, StoreError> {
-        self.inner.endings(query).await
-    }
-    async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {
-        let moved = self.inner.move_fence(line).await;
-        self.hold(moved).await
-    }
-    async fn purge(&self, line: Timestamp) -> Result<u64, StoreError> {
-        let purged = self.inner.purge(line).await;
-        self.hold(purged).await
-    }
-    async fn stats(&self) -> Result<StoreStats, StoreError> {
-        self.inner.stats().await
-    }
-    async fn ready(&self) -> Result<(), StoreError> {
-        self.inner.ready().await
-    }
-    async fn close(&self) {}
 }
 
 async fn get(server: &Fixture, path: &str) -> String {
@@ -66,12 +34,7 @@ async fn get(server: &Fixture, path: &str) -> String {
 
 #[tokio::test]
 async fn change_is_counted_and_told_although_its_caller_hangs_up() {
-    let clock = ManualClock::at("2026-01-31T12:00:00Z".parse().unwrap());
-    let held = Arc::new(Held {
-        inner: MemoryStore::new(&clock),
-        reached: Semaphore::new(0),
-        free: Semaphore::new(0),
-    });
+    let held = hooked(Held { reached: Semaphore::new(0), free: Semaphore::new(0) });
     let server = Fixture::with(Options { store: Some(held.clone()), ..Options::default() });
     tokio::spawn(Arc::clone(&server.app.events).write());
     let by_xmlrpc = format!(

@@ -3,22 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use countersign_core::{
-    EndResult, Ending, EndingQuery, Endings, Event, EventId, EventKind, EventStore, MAX_NOTE_CHARS,
-    ManualClock, Note, OsEntropy, RequestId, StoreError, StoreStats, TokenId, TokenStore, from_millis,
+    EndingQuery, Event, EventId, EventKind, EventStore, MAX_NOTE_CHARS, Note, OsEntropy, RequestId, TokenId,
+    from_millis,
 };
 use countersign_server::EventPolicy;
 use countersign_server::limits::{EVENT_QUEUE, KEPT_EACH_MINUTE, MAX_EVENTS, MAX_FOLLOWERS, MAX_PAGE_BYTES};
 use countersign_store::events::MemoryEvents;
-use countersign_store::memory::MemoryStore;
+use countersign_testkit::StoreHook;
 use http_body_util::BodyExt;
-use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::fixture::{FORM, Fixture, Options, TRAC, handshake_path, post};
+use crate::fixture::{FORM, Fixture, Options, TRAC, handshake_path, hooked, post};
 
 /// A server whose events are written, in a time that runs ahead whenever everybody waits.
 fn server(options: Options) -> Fixture {
@@ -227,39 +225,17 @@ async fn follower_hears_only_what_it_asks_for() {
 
 /// A store that looks at few tokens at a time, as a store of millions seems to do.
 #[derive(Debug)]
-struct Narrow(MemoryStore);
+struct Narrow;
 
-#[async_trait]
-impl TokenStore for Narrow {
-    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<EndResult, StoreError> {
-        self.0.end(id, expires, ending).await
+impl StoreHook for Narrow {
+    fn query(&self, query: &EndingQuery) -> EndingQuery {
+        EndingQuery { look_at: 3, ..query.clone() }
     }
-    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<EndResult, StoreError> {
-        self.0.look(id, expires).await
-    }
-    async fn endings(&self, query: &EndingQuery) -> Result<Endings, StoreError> {
-        self.0.endings(&EndingQuery { look_at: 3, ..query.clone() }).await
-    }
-    async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {
-        self.0.move_fence(line).await
-    }
-    async fn purge(&self, line: Timestamp) -> Result<u64, StoreError> {
-        self.0.purge(line).await
-    }
-    async fn stats(&self) -> Result<StoreStats, StoreError> {
-        self.0.stats().await
-    }
-    async fn ready(&self) -> Result<(), StoreError> {
-        self.0.ready().await
-    }
-    async fn close(&self) {}
 }
 
 #[tokio::test(start_paused = true)]
 async fn list_goes_on_past_what_one_question_looks_at() {
-    let clock = ManualClock::at("2026-01-31T12:00:00Z".parse().unwrap());
-    let store: Arc<dyn TokenStore> = Arc::new(Narrow(MemoryStore::new(&clock)));
-    let server = server(Options { store: Some(store), ..Options::default() });
+    let server = server(Options { store: Some(hooked(Narrow)), ..Options::default() });
     // Those that were issued last are redeemed first, with replays in between.
     let mut tokens = Vec::new();
     for _ in 0..10 {

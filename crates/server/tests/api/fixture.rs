@@ -6,15 +6,14 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, Response, StatusCode};
-use countersign_core::{
-    Audience, Clock, EventStore, KeyRing, LoginTokenSet, ManualClock, NewToken, OsEntropy, Policy, TokenStore,
-};
+use countersign_core::{Audience, EventStore, ManualClock, NewToken, OsEntropy, Policy, TokenStore};
 use countersign_server::routes::Routes;
 use countersign_server::{
-    App, EventPolicy, Events, KeyFile, Names, Peer, RefusalLimiter, SpentStatus, TrustedProxies, Webhook,
+    App, EventPolicy, Events, Peer, RefusalLimiter, SpentStatus, TrustedProxies, Webhook,
 };
 use countersign_store::events::MemoryEvents;
 use countersign_store::memory::MemoryStore;
+use countersign_testkit::{Hooked, StoreHook, app};
 use http_body_util::BodyExt;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -71,9 +70,6 @@ impl Fixture {
     pub(crate) fn with(options: Options) -> Self {
         let clock = Arc::new(ManualClock::at("2026-01-31T12:00:00Z".parse().unwrap()));
         let directory = TempDir::new().unwrap();
-        let key_file = KeyFile::new(directory.path().join("key-ring.toml"));
-        let (keys, _): (KeyRing, bool) = key_file.load_or_create(clock.now(), &OsEntropy).unwrap();
-        let store = options.store.unwrap_or_else(|| Arc::new(MemoryStore::new(&*clock)));
         let events = Events::new(
             options.event_policy,
             options.events.unwrap_or_else(|| Arc::new(MemoryEvents::default())),
@@ -84,8 +80,11 @@ impl Fixture {
             Some((webhook, pause)) => events.with_alarms(webhook, pause),
             None => events,
         };
-        let tokens = LoginTokenSet::new(keys, store, clock.clone(), Arc::new(OsEntropy), options.policy);
-        let names = Names::new("Launchpad".to_owned(), &"https://lp.example.org/".parse().unwrap());
+        let app = app(clock.clone()).key_file(directory.path().join("key-ring.toml")).policy(options.policy);
+        let app = match options.store {
+            Some(store) => app.store(store),
+            None => app,
+        };
         let app = Arc::new(App {
             events: Arc::new(events),
             spent_status: options.spent_status,
@@ -94,7 +93,7 @@ impl Fixture {
             bearer: options
                 .bearer
                 .map(|secret| countersign_server::Bearer::new(secret.to_owned().into()).unwrap()),
-            ..App::new(tokens, key_file, names)
+            ..app.build()
         });
         let public = Routes::public(Arc::clone(&app));
         let private = Routes::private(Arc::clone(&app));
@@ -140,6 +139,12 @@ impl Fixture {
         assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
         answer.json()
     }
+}
+
+/// A store in memory behind a hook.
+pub(crate) fn hooked<H: StoreHook>(hook: H) -> Arc<Hooked<H>> {
+    let clock = ManualClock::at("2026-01-31T12:00:00Z".parse().unwrap());
+    Hooked::new(Arc::new(MemoryStore::new(&clock)), hook)
 }
 
 pub(crate) fn handshake_path(token: &str) -> String {

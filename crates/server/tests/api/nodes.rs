@@ -11,13 +11,13 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use countersign_core::handshake::{Attempt, Refusal, StatedAudience, Verdict};
 use countersign_core::{
-    CHECK_IN_PERIOD, CheckInFinding, Clock, EndResult, Ending, EndingQuery, Endings, Key, KeyChange, KeyId,
-    KeyRing, LoginTokenSet, ManualClock, NewToken, Node, NodeFacts, NodeId, NodeList, OsEntropy, Policy,
-    RetryKeyHash, RingChange, RingError, SETTLING, StoreError, StoreStats, StoredRing, TokenId, TokenStore,
-    change_ring, read_ring,
+    CHECK_IN_PERIOD, CheckInFinding, Clock, EndResult, Ending, Key, KeyChange, KeyId, KeyRing, LoginTokenSet,
+    ManualClock, NewToken, NodeFacts, NodeId, OsEntropy, Policy, RetryKeyHash, RingChange, RingError,
+    SETTLING, StoreError, TokenId, TokenStore, change_ring, read_ring,
 };
 use countersign_server::KeyFile;
 use countersign_store::memory::MemoryStore;
+use countersign_testkit::{Hooked, StoreCall, StoreHook};
 use jiff::Timestamp;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -26,20 +26,15 @@ use serde_json::{Value, json};
 use crate::fixture::{Answer, Fixture, JSON, Options, post};
 
 /// A way to the store that can be cut.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Line {
-    store: Arc<dyn TokenStore>,
     cut: AtomicBool,
     readings: AtomicUsize,
 }
 
 impl Line {
-    fn to(store: &Arc<dyn TokenStore>) -> Arc<Self> {
-        Arc::new(Self {
-            store: Arc::clone(store),
-            cut: AtomicBool::new(false),
-            readings: AtomicUsize::new(0),
-        })
+    fn to(store: &Arc<dyn TokenStore>) -> Arc<Hooked<Self>> {
+        Hooked::new(Arc::clone(store), Self::default())
     }
 
     fn set_cut(&self, cut: bool) {
@@ -49,69 +44,16 @@ impl Line {
     fn is_cut(&self) -> bool {
         self.cut.load(Ordering::SeqCst)
     }
-
-    fn store(&self) -> Result<&Arc<dyn TokenStore>, StoreError> {
-        if self.is_cut() { Err(StoreError::unavailable("the line is cut")) } else { Ok(&self.store) }
-    }
 }
 
 #[async_trait]
-impl TokenStore for Line {
-    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<EndResult, StoreError> {
-        self.store()?.end(id, expires, ending).await
+impl StoreHook for Line {
+    async fn before(&self, call: StoreCall) -> Result<(), StoreError> {
+        if call == StoreCall::Ring {
+            self.readings.fetch_add(1, Ordering::SeqCst);
+        }
+        if self.is_cut() { Err(StoreError::unavailable("the line is cut")) } else { Ok(()) }
     }
-    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<EndResult, StoreError> {
-        self.store()?.look(id, expires).await
-    }
-    async fn end_with_ring(
-        &self,
-        id: TokenId,
-        expires: Timestamp,
-        ending: Ending,
-        ring: u64,
-    ) -> Result<EndResult, StoreError> {
-        self.store()?.end_with_ring(id, expires, ending, ring).await
-    }
-    async fn look_up_with_ring(
-        &self,
-        id: TokenId,
-        expires: Timestamp,
-        ring: u64,
-    ) -> Result<EndResult, StoreError> {
-        self.store()?.look_up_with_ring(id, expires, ring).await
-    }
-    async fn ring(&self) -> Result<Option<StoredRing>, StoreError> {
-        self.readings.fetch_add(1, Ordering::SeqCst);
-        self.store()?.ring().await
-    }
-    async fn replace_ring(&self, from: u64, ring: &StoredRing) -> Result<bool, StoreError> {
-        self.store()?.replace_ring(from, ring).await
-    }
-    async fn endings(&self, query: &EndingQuery) -> Result<Endings, StoreError> {
-        self.store()?.endings(query).await
-    }
-    async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {
-        self.store()?.move_fence(line).await
-    }
-    async fn purge(&self, line: Timestamp) -> Result<u64, StoreError> {
-        self.store()?.purge(line).await
-    }
-    async fn stats(&self) -> Result<StoreStats, StoreError> {
-        self.store()?.stats().await
-    }
-    async fn ready(&self) -> Result<(), StoreError> {
-        self.store()?.ready().await
-    }
-    fn is_shared(&self) -> bool {
-        true
-    }
-    async fn check_in(&self, node: &Node) -> Result<NodeList, StoreError> {
-        self.store()?.check_in(node).await
-    }
-    async fn node_list(&self, now: Timestamp) -> Result<NodeList, StoreError> {
-        self.store()?.node_list(now).await
-    }
-    async fn close(&self) {}
 }
 
 fn shared_store() -> Arc<dyn TokenStore> {
@@ -129,13 +71,13 @@ pub(crate) fn facts(host: &str) -> NodeFacts {
 }
 
 /// A server that has not joined yet, and its line.
-fn server(store: &Arc<dyn TokenStore>) -> (Fixture, Arc<Line>) {
+fn server(store: &Arc<dyn TokenStore>) -> (Fixture, Arc<Hooked<Line>>) {
     let line = Line::to(store);
     (Fixture::with(Options { store: Some(line.clone()), ..Options::default() }), line)
 }
 
 /// Two servers with the same key file; the second one's line.
-async fn two() -> (Fixture, Fixture, Arc<Line>) {
+async fn two() -> (Fixture, Fixture, Arc<Hooked<Line>>) {
     let store = shared_store();
     let ((one, _), (other, line)) = (server(&store), server(&store));
     hand_over(&one, &other).await;
@@ -544,7 +486,7 @@ struct World {
     store: Arc<dyn TokenStore>,
     file: KeyRing,
     nodes: Vec<Option<LoginTokenSet>>,
-    lines: Vec<Arc<Line>>,
+    lines: Vec<Arc<Hooked<Line>>>,
     tokens: Vec<(String, KeyId)>,
 }
 
@@ -691,56 +633,28 @@ proptest! {
 #[tokio::test]
 async fn without_the_ring_in_the_statement_a_revoked_key_is_accepted() {
     #[derive(Debug)]
-    struct Careless(Arc<Line>);
+    struct Careless;
 
     #[async_trait]
-    impl TokenStore for Careless {
+    impl StoreHook for Careless {
         async fn end(
             &self,
+            store: &dyn TokenStore,
             id: TokenId,
             expires: Timestamp,
             ending: Ending,
+            _: Option<u64>,
         ) -> Result<EndResult, StoreError> {
-            let there = self.0.ring().await?.map_or(0, |ring| ring.version);
-            self.0.end_with_ring(id, expires, ending, there).await
+            let there = store.ring().await?.map_or(0, |ring| ring.version);
+            store.end_with_ring(id, expires, ending, there).await
         }
-        async fn look(&self, id: TokenId, expires: Timestamp) -> Result<EndResult, StoreError> {
-            self.0.look(id, expires).await
-        }
-        async fn ring(&self) -> Result<Option<StoredRing>, StoreError> {
-            self.0.ring().await
-        }
-        async fn endings(&self, query: &EndingQuery) -> Result<Endings, StoreError> {
-            self.0.endings(query).await
-        }
-        async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {
-            self.0.move_fence(line).await
-        }
-        async fn purge(&self, line: Timestamp) -> Result<u64, StoreError> {
-            self.0.purge(line).await
-        }
-        async fn stats(&self) -> Result<StoreStats, StoreError> {
-            self.0.stats().await
-        }
-        async fn ready(&self) -> Result<(), StoreError> {
-            self.0.ready().await
-        }
-        fn is_shared(&self) -> bool {
-            true
-        }
-        async fn close(&self) {}
     }
 
     let world = World::new().await;
     let clock: Arc<dyn Clock> = world.clock.clone();
-    let careless = Careless(Line::to(&world.store));
-    let careless = LoginTokenSet::new(
-        world.file.clone(),
-        Arc::new(careless),
-        clock,
-        Arc::new(OsEntropy),
-        Policy::default(),
-    );
+    let careless = Hooked::new(Arc::clone(&world.store), Careless);
+    let careless =
+        LoginTokenSet::new(world.file.clone(), careless, clock, Arc::new(OsEntropy), Policy::default());
     careless.join(facts("careless")).await.unwrap();
     let stolen = careless.issue(NewToken::default()).unwrap().text.into_exposed();
     let key = world.file.keys()[0].id();

@@ -8,17 +8,17 @@ use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use countersign_core::{
-    Clock, EndResult, Ending, EndingQuery, Endings, Event, EventId, EventKind, EventQuery, EventStore,
-    ManualClock, OsEntropy, StoreError, StoreStats, TokenId, TokenStore,
+    Clock, Event, EventId, EventKind, EventQuery, EventStore, ManualClock, OsEntropy, StoreError, TokenStore,
 };
 use countersign_server::limits::{MAX_EVENTS, MAX_EXPORTS, MAX_VIEWERS};
 use countersign_store::events::MemoryEvents;
 use countersign_store::memory::MemoryStore;
+use countersign_testkit::{StoreCall, StoreHook};
 use data_encoding::BASE64;
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 
-use crate::fixture::{Answer, FORM, Fixture, Options, TRAC, handshake_path, post};
+use crate::fixture::{Answer, FORM, Fixture, Options, TRAC, handshake_path, hooked, post};
 use crate::nodes::facts;
 use crate::store_away::Away;
 
@@ -496,46 +496,22 @@ async fn a_token_may_come_as_the_url_of_its_handshake() {
 
 /// A store that forgets nothing while it is told not to.
 #[derive(Debug)]
-struct Hoarder {
-    inner: MemoryStore,
-    hoards: AtomicBool,
-}
+struct Hoarder(AtomicBool);
 
 #[async_trait]
-impl TokenStore for Hoarder {
-    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<EndResult, StoreError> {
-        self.inner.end(id, expires, ending).await
-    }
-    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<EndResult, StoreError> {
-        self.inner.look(id, expires).await
-    }
-    async fn endings(&self, query: &EndingQuery) -> Result<Endings, StoreError> {
-        self.inner.endings(query).await
-    }
-    async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {
-        self.inner.move_fence(line).await
-    }
-    async fn purge(&self, line: Timestamp) -> Result<u64, StoreError> {
-        if self.hoards.load(Ordering::SeqCst) {
-            return Err(StoreError::unavailable("it is full"));
+impl StoreHook for Hoarder {
+    async fn before(&self, call: StoreCall) -> Result<(), StoreError> {
+        match call {
+            StoreCall::Purge if self.0.load(Ordering::SeqCst) => Err(StoreError::unavailable("it is full")),
+            _ => Ok(()),
         }
-        self.inner.purge(line).await
     }
-    async fn stats(&self) -> Result<StoreStats, StoreError> {
-        self.inner.stats().await
-    }
-    async fn ready(&self) -> Result<(), StoreError> {
-        self.inner.ready().await
-    }
-    async fn close(&self) {}
 }
 
 #[tokio::test(start_paused = true)]
 async fn purges_that_fail_are_worth_a_look_until_one_does_not() {
-    let clock = ManualClock::at("2026-01-31T12:00:00Z".parse().unwrap());
-    let hoarder = Arc::new(Hoarder { inner: MemoryStore::new(&clock), hoards: AtomicBool::new(true) });
-    let store: Arc<dyn TokenStore> = Arc::<Hoarder>::clone(&hoarder);
-    let server = Fixture::with(Options { store: Some(store), ..Options::default() });
+    let hoarder = hooked(Hoarder(AtomicBool::new(true)));
+    let server = Fixture::with(Options { store: Some(hoarder.clone()), ..Options::default() });
     let purge = async || server.private(post("/v1/store/purge").body(Body::empty()).unwrap()).await.status;
     assert_eq!(purge().await, StatusCode::SERVICE_UNAVAILABLE);
     let one = page(&server, "/").await;
@@ -544,7 +520,7 @@ async fn purges_that_fail_are_worth_a_look_until_one_does_not() {
     assert!(one.contains("the store grows until one succeeds"), "{one}");
     assert_eq!(purge().await, StatusCode::SERVICE_UNAVAILABLE);
     assert!(page(&server, "/").await.contains("2 purges failed"));
-    hoarder.hoards.store(false, Ordering::SeqCst);
+    hoarder.0.store(false, Ordering::SeqCst);
     assert_eq!(purge().await, StatusCode::OK);
     assert!(page(&server, "/").await.contains("All is well"));
 }
@@ -764,7 +740,7 @@ async fn page_says_that_a_wrong_clock_stops_everything() {
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_is_away_is_what_the_page_says_first() {
-    let away = Arc::new(Away(StoreError::unavailable("the disk is full")));
+    let away = hooked(Away(StoreError::unavailable("the disk is full")));
     let server = Fixture::with(Options { store: Some(away), ..Options::default() });
     server.handshake(&server.token()).await;
     let page = page(&server, "/").await;

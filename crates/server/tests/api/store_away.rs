@@ -6,42 +6,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
-use countersign_core::{
-    EndResult, Ending, EndingQuery, Endings, Event, EventQuery, EventStore, StoreError, StoreStats, TokenId,
-    TokenStore,
-};
+use countersign_core::{Event, EventQuery, EventStore, StoreError};
 use countersign_store::events::MemoryEvents;
+use countersign_testkit::{StoreCall, StoreHook};
 use jiff::Timestamp;
 
-use crate::fixture::{Fixture, JSON, Options, handshake_path, post};
+use crate::fixture::{Fixture, JSON, Options, handshake_path, hooked, post};
 
 #[derive(Debug)]
 pub(crate) struct Away(pub(crate) StoreError);
 
 #[async_trait]
-impl TokenStore for Away {
-    async fn end(&self, _: TokenId, _: Timestamp, _: Ending) -> Result<EndResult, StoreError> {
+impl StoreHook for Away {
+    async fn before(&self, _: StoreCall) -> Result<(), StoreError> {
         Err(self.0.clone())
     }
-    async fn look(&self, _: TokenId, _: Timestamp) -> Result<EndResult, StoreError> {
-        Err(self.0.clone())
-    }
-    async fn endings(&self, _: &EndingQuery) -> Result<Endings, StoreError> {
-        Err(self.0.clone())
-    }
-    async fn move_fence(&self, _: Timestamp) -> Result<Timestamp, StoreError> {
-        Err(self.0.clone())
-    }
-    async fn purge(&self, _: Timestamp) -> Result<u64, StoreError> {
-        Err(self.0.clone())
-    }
-    async fn stats(&self) -> Result<StoreStats, StoreError> {
-        Err(self.0.clone())
-    }
-    async fn ready(&self) -> Result<(), StoreError> {
-        Err(self.0.clone())
-    }
-    async fn close(&self) {}
 }
 
 /// A store of events that can be taken away.
@@ -83,7 +62,7 @@ impl EventStore for AwayEvents {
 }
 
 fn server(error: StoreError) -> Fixture {
-    Fixture::with(Options { store: Some(Arc::new(Away(error))), ..Options::default() })
+    Fixture::with(Options { store: Some(hooked(Away(error))), ..Options::default() })
 }
 
 #[tokio::test]
@@ -112,35 +91,16 @@ async fn a_handshake_is_answered_503_and_issuing_goes_on() {
 struct Hangs;
 
 #[async_trait]
-impl TokenStore for Hangs {
-    async fn end(&self, _: TokenId, _: Timestamp, _: Ending) -> Result<EndResult, StoreError> {
+impl StoreHook for Hangs {
+    async fn before(&self, _: StoreCall) -> Result<(), StoreError> {
         std::future::pending().await
     }
-    async fn look(&self, _: TokenId, _: Timestamp) -> Result<EndResult, StoreError> {
-        std::future::pending().await
-    }
-    async fn endings(&self, _: &EndingQuery) -> Result<Endings, StoreError> {
-        std::future::pending().await
-    }
-    async fn move_fence(&self, _: Timestamp) -> Result<Timestamp, StoreError> {
-        std::future::pending().await
-    }
-    async fn purge(&self, _: Timestamp) -> Result<u64, StoreError> {
-        std::future::pending().await
-    }
-    async fn stats(&self) -> Result<StoreStats, StoreError> {
-        std::future::pending().await
-    }
-    async fn ready(&self) -> Result<(), StoreError> {
-        std::future::pending().await
-    }
-    async fn close(&self) {}
 }
 
 /// On a clock that runs ahead whenever everybody waits.
 #[tokio::test(start_paused = true)]
 async fn a_store_that_hangs_is_a_store_that_is_away() {
-    let server = Fixture::with(Options { store: Some(Arc::new(Hangs)), ..Options::default() });
+    let server = Fixture::with(Options { store: Some(hooked(Hangs)), ..Options::default() });
     let ready = Request::get("/readyz").body(Body::empty()).unwrap();
     for answer in [server.handshake(&server.token()).await, server.public(ready).await] {
         assert_eq!((answer.status, answer.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, "5"));

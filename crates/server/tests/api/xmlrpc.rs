@@ -1,18 +1,15 @@
 //! The private API as XML-RPC.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
-use countersign_core::{
-    EndResult, Ending, EndingQuery, Endings, Policy, StoreError, StoreStats, TokenId, TokenStore,
-};
-use jiff::Timestamp;
+use countersign_core::{Policy, StoreError};
+use countersign_testkit::{StoreCall, StoreHook};
 use tokio::time::Instant;
 
-use crate::fixture::{Answer, Fixture, Options, TRAC, post};
+use crate::fixture::{Answer, Fixture, Options, TRAC, hooked, post};
 
 async fn call(server: &Fixture, method: &str, params: &[&str]) -> Answer {
     let params: String = params
@@ -166,7 +163,7 @@ async fn empty_tracker_issues_no_token() {
 
 #[tokio::test(start_paused = true)]
 async fn slow_multicall_is_cut_short() {
-    let server = Fixture::with(Options { store: Some(Arc::new(Slow)), ..Options::default() });
+    let server = Fixture::with(Options { store: Some(hooked(Slow)), ..Options::default() });
     let look = format!(
         "<value><struct><member><name>methodName</name><value>getLoginToken</value></member><member><name>params</name>\
          <value><array><data><value>{}</value></data></array></value></member></struct></value>",
@@ -194,30 +191,14 @@ async fn slow_multicall_is_cut_short() {
 struct Slow;
 
 #[async_trait]
-impl TokenStore for Slow {
-    async fn end(&self, _: TokenId, _: Timestamp, _: Ending) -> Result<EndResult, StoreError> {
-        Err(StoreError::Busy)
-    }
-    async fn look(&self, _: TokenId, _: Timestamp) -> Result<EndResult, StoreError> {
+impl StoreHook for Slow {
+    async fn before(&self, call: StoreCall) -> Result<(), StoreError> {
+        if call != StoreCall::Look {
+            return Err(StoreError::Busy);
+        }
         tokio::time::sleep(Duration::from_secs(2)).await;
         Err(StoreError::unavailable("it is asleep"))
     }
-    async fn endings(&self, _: &EndingQuery) -> Result<Endings, StoreError> {
-        Err(StoreError::Busy)
-    }
-    async fn move_fence(&self, _: Timestamp) -> Result<Timestamp, StoreError> {
-        Err(StoreError::Busy)
-    }
-    async fn purge(&self, _: Timestamp) -> Result<u64, StoreError> {
-        Err(StoreError::Busy)
-    }
-    async fn stats(&self) -> Result<StoreStats, StoreError> {
-        Err(StoreError::Busy)
-    }
-    async fn ready(&self) -> Result<(), StoreError> {
-        Err(StoreError::Busy)
-    }
-    async fn close(&self) {}
 }
 
 #[tokio::test]

@@ -1,16 +1,16 @@
 //! One deadline for a request, on a clock that runs ahead whenever everybody waits.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_core::TokenStore;
+use countersign_testkit::{Authority, seen};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::authority::Authority;
-use crate::fixture::{Running, connect, door, handshake, seen, talk};
+use crate::authority::write_to;
+use crate::fixture::{Running, connect, door, handshake, talk};
 use crate::gate::Gate;
 
 /// Reads until the other side closes, however long that takes.
@@ -46,7 +46,7 @@ async fn slow_sender_is_answered_408() {
 #[tokio::test(start_paused = true)]
 async fn silent_connection_is_closed() {
     let directory = TempDir::new().unwrap();
-    let files = Authority::new().write_to(directory.path());
+    let files = write_to(&Authority::new(), directory.path());
     let server = Running::start(directory, door(None), door(Some(files)), None).await.unwrap();
     let healthy = "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
     let half_a_head = format!("{healthy}GET /healthz HTTP/1.1\r\nHo");
@@ -67,21 +67,21 @@ async fn silent_connection_is_closed() {
 
 #[tokio::test(start_paused = true)]
 async fn slow_store_is_answered_503_and_its_outcome_is_counted() {
-    let gate = Arc::new(Gate::new());
+    let gate = Gate::new();
     let server = Running::on(gate.clone()).await;
     let token = server.token(None);
     let answer = talk_for_ever(&mut server.connect().await, last_handshake(&token).as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after: 5"), "{answer}");
     assert_eq!((server.counted("store-unavailable").await, server.counted("accepted").await), (1, 0));
     gate.open(1);
-    seen(async || (server.counted("accepted").await == 1).then_some(())).await;
+    seen("an accepted handshake", async || (server.counted("accepted").await == 1).then_some(())).await;
     assert_eq!(gate.stats().await.unwrap().consumed, 1);
 }
 
 /// The body takes nearly all of the time, so that little is left for the store.
 #[tokio::test(start_paused = true)]
 async fn slow_sender_at_a_slow_store_is_answered_503_in_time() {
-    let gate = Arc::new(Gate::new());
+    let gate = Gate::new();
     let server = Running::on(gate.clone()).await;
     let mut stream = server.connect().await;
     let began = Instant::now();
@@ -96,7 +96,7 @@ async fn slow_sender_at_a_slow_store_is_answered_503_in_time() {
 
 #[tokio::test(start_paused = true)]
 async fn slow_store_is_answered_503_on_the_private_api() {
-    let server = Running::on(Arc::new(Gate::new())).await;
+    let server = Running::on(Gate::new()).await;
     let request = format!(
         "GET /v1/tokens/{} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
         server.token(None)

@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_client::{Credentials, PrivateApi};
-use countersign_core::{
-    Audience, LoginTokenSet, NewToken, OsEntropy, Policy, Status, SystemClock, TokenStore,
-};
-use countersign_server::{App, Bearer, KeyFile, ListenerConfig, Names, Server, StartError, TlsFiles};
+use countersign_core::{Audience, NewToken, Status, SystemClock, TokenStore};
+use countersign_server::{App, Bearer, ListenerConfig, Server, StartError, TlsFiles};
 use countersign_store::memory::MemoryStore;
+use countersign_testkit::app;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -56,16 +55,12 @@ impl Running {
         private: ListenerConfig,
         bearer: Option<&str>,
     ) -> Result<Self, StartError> {
-        let clock = Arc::new(SystemClock);
-        let key_file = KeyFile::new(directory.path().join("key-ring.toml"));
-        let (keys, _) = key_file.load_or_create(countersign_core::Clock::now(&*clock), &OsEntropy).unwrap();
         let server = Server::bind(public, private, bearer.is_some()).await?;
         let (public, private) = (server.public_url().unwrap(), server.private_url().unwrap());
-        let tokens = LoginTokenSet::new(keys, store, clock, Arc::new(OsEntropy), Policy::default());
-        let names = Names::new("Launchpad".to_owned(), &"https://lp.example.org/".parse().unwrap());
+        let app = app(Arc::new(SystemClock)).key_file(directory.path().join("key-ring.toml")).store(store);
         let app = Arc::new(App {
             bearer: bearer.map(|secret| Bearer::new(secret.to_owned().into()).unwrap()),
-            ..App::new(tokens, key_file, names)
+            ..app.build()
         });
         let (stop, stopped) = oneshot::channel();
         let reload = Arc::new(Notify::new());
@@ -118,19 +113,6 @@ pub(crate) async fn connect(url: &str) -> TcpStream {
 /// The plainest handshake there is.
 pub(crate) fn handshake(token: &str) -> String {
     format!("POST /token/{token}/+bugtracker-handshake HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
-}
-
-/// Looks again and again until there is something to see.
-pub(crate) async fn seen<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let looking = async {
-        loop {
-            if let Some(found) = look().await {
-                return found;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), looking).await.unwrap()
 }
 
 /// Sends bytes and reads until the other side closes, or until `enough` stands in what it sent.

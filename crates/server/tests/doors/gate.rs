@@ -1,24 +1,23 @@
 //! A store behind a gate: it does what it is asked when the test opens it.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
-use countersign_core::{
-    EndResult, Ending, EndingQuery, Endings, StoreError, StoreStats, SystemClock, TokenId, TokenStore,
-};
+use countersign_core::{StoreError, SystemClock};
 use countersign_store::memory::MemoryStore;
-use jiff::Timestamp;
+use countersign_testkit::{Hooked, StoreCall, StoreHook};
 use tokio::sync::Semaphore;
 
 #[derive(Debug)]
 pub(crate) struct Gate {
-    store: MemoryStore,
     waiting: Semaphore,
     open: Semaphore,
 }
 
 impl Gate {
-    pub(crate) fn new() -> Self {
-        let (waiting, open) = (Semaphore::new(0), Semaphore::new(0));
-        Self { store: MemoryStore::new(&SystemClock), waiting, open }
+    pub(crate) fn new() -> Arc<Hooked<Self>> {
+        let gate = Self { waiting: Semaphore::new(0), open: Semaphore::new(0) };
+        Hooked::new(Arc::new(MemoryStore::new(&SystemClock)), gate)
     }
 
     /// Waits until something is asked of the store.
@@ -30,37 +29,15 @@ impl Gate {
     pub(crate) fn open(&self, calls: usize) {
         self.open.add_permits(calls);
     }
-
-    async fn pass(&self) {
-        self.waiting.add_permits(1);
-        self.open.acquire().await.unwrap().forget();
-    }
 }
 
 #[async_trait]
-impl TokenStore for Gate {
-    async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<EndResult, StoreError> {
-        self.pass().await;
-        self.store.end(id, expires, ending).await
+impl StoreHook for Gate {
+    async fn before(&self, call: StoreCall) -> Result<(), StoreError> {
+        if matches!(call, StoreCall::End | StoreCall::Look) {
+            self.waiting.add_permits(1);
+            self.open.acquire().await.unwrap().forget();
+        }
+        Ok(())
     }
-    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<EndResult, StoreError> {
-        self.pass().await;
-        self.store.look(id, expires).await
-    }
-    async fn endings(&self, query: &EndingQuery) -> Result<Endings, StoreError> {
-        self.store.endings(query).await
-    }
-    async fn move_fence(&self, fence: Timestamp) -> Result<Timestamp, StoreError> {
-        self.store.move_fence(fence).await
-    }
-    async fn purge(&self, line: Timestamp) -> Result<u64, StoreError> {
-        self.store.purge(line).await
-    }
-    async fn stats(&self) -> Result<StoreStats, StoreError> {
-        self.store.stats().await
-    }
-    async fn ready(&self) -> Result<(), StoreError> {
-        self.store.ready().await
-    }
-    async fn close(&self) {}
 }

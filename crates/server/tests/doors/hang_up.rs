@@ -1,18 +1,18 @@
 //! Clients that close one side, or both, before they are answered.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_core::TokenStore;
 use countersign_server::ListenerConfig;
+use countersign_testkit::{Authority, seen};
 use socket2::SockRef;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::authority::Authority;
-use crate::fixture::{Running, connect, door, handshake, seen};
+use crate::authority::{connect_trusting, write_to};
+use crate::fixture::{Running, connect, door, handshake};
 use crate::gate::Gate;
 
 /// Closes a connection as a process does that is killed with bytes still to read: by a reset.
@@ -26,13 +26,13 @@ async fn handshakes_of_clients_that_hang_up_are_consumed_and_counted() {
     for _ in 0..300 {
         server.connect().await.write_all(handshake(&server.token(None)).as_bytes()).await.unwrap();
     }
-    seen(async || (server.counted("accepted").await == 300).then_some(())).await;
+    seen("300 accepted handshakes", async || (server.counted("accepted").await == 300).then_some(())).await;
     assert_eq!(server.app.tokens.store().stats().await.unwrap().consumed, 300);
 }
 
 #[tokio::test]
 async fn handshake_of_a_reset_connection_runs_to_its_end() {
-    let gate = Arc::new(Gate::new());
+    let gate = Gate::new();
     let server = Running::on(gate.clone()).await;
     let token = server.token(None);
     for outcome in ["accepted", "replay"] {
@@ -42,14 +42,14 @@ async fn handshake_of_a_reset_connection_runs_to_its_end() {
         reset(&stream);
         drop(stream);
         gate.open(1);
-        seen(async || (server.counted(outcome).await == 1).then_some(())).await;
+        seen(outcome, async || (server.counted(outcome).await == 1).then_some(())).await;
     }
     assert_eq!(gate.stats().await.unwrap().consumed, 1);
 }
 
 #[tokio::test]
 async fn server_that_stops_waits_for_what_nobody_waits_for() {
-    let gate = Arc::new(Gate::new());
+    let gate = Gate::new();
     let mut server = Running::on(gate.clone()).await;
     let token = server.token(None);
     let mut stream = server.connect().await;
@@ -66,7 +66,7 @@ async fn server_that_stops_waits_for_what_nobody_waits_for() {
 
 #[tokio::test]
 async fn half_closed_client_gets_its_answer() {
-    let gate = Arc::new(Gate::new());
+    let gate = Gate::new();
     let server = Running::on(gate.clone()).await;
     let mut stream = server.connect().await;
     stream.write_all(handshake(&server.token(None)).as_bytes()).await.unwrap();
@@ -82,10 +82,10 @@ async fn half_closed_client_gets_its_answer() {
 async fn half_closed_client_gets_its_answer_by_tls() {
     let directory = TempDir::new().unwrap();
     let authority = Authority::new();
-    let files = authority.write_to(directory.path());
+    let files = write_to(&authority, directory.path());
     let server = Running::start(directory, door(Some(files)), door(None), None).await.unwrap();
     for _ in 0..20 {
-        let mut stream = authority.connect(&server.public, &[]).await;
+        let mut stream = connect_trusting(&authority, &server.public, &[]).await;
         stream.write_all(handshake(&server.token(None)).as_bytes()).await.unwrap();
         stream.shutdown().await.unwrap();
         let mut answer = String::new();
@@ -112,13 +112,13 @@ async fn follower_that_leaves_makes_room_at_once() {
     for (over_tls, half) in [(false, false), (false, true), (true, false)] {
         let directory = TempDir::new().unwrap();
         let authority = Authority::new();
-        let files = over_tls.then(|| authority.write_to(directory.path()));
+        let files = over_tls.then(|| write_to(&authority, directory.path()));
         let private = ListenerConfig { tls: files, ..door(None) };
         let server = Running::start(directory, door(None), private, None).await.unwrap();
         let request = b"GET /v1/events/stream HTTP/1.1\r\nHost: localhost\r\n\r\n";
         let followers = || server.app.events.counts().followers;
         if over_tls {
-            let mut stream = authority.connect(&server.private, &[]).await;
+            let mut stream = connect_trusting(&authority, &server.private, &[]).await;
             stream.write_all(request).await.unwrap();
             stream.read_u8().await.unwrap();
             assert_eq!(followers(), 1);

@@ -1,11 +1,12 @@
 //! The end of a server.
 
 use countersign_core::NewToken;
+use countersign_testkit::Authority;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
-use crate::authority::Authority;
+use crate::authority::{connect_trusting, write_to};
 use crate::fixture::{Running, connect, door, talk};
 
 /// On a clock that runs ahead whenever everybody waits, so that waiting for anything shows.
@@ -13,15 +14,15 @@ use crate::fixture::{Running, connect, door, talk};
 async fn server_that_stops_waits_for_no_silent_connection() {
     let directory = TempDir::new().unwrap();
     let authority = Authority::new();
-    let files = authority.write_to(directory.path());
+    let files = write_to(&authority, directory.path());
     let mut server = Running::start(directory, door(Some(files.clone())), door(None), None).await.unwrap();
     let private = server.private.clone();
     // By TLS: nothing, half a greeting, silence behind the greeting, and half a head.
     let silent = server.connect().await;
     let mut greeting = server.connect().await;
     greeting.write_all(&[22, 3, 1]).await.unwrap();
-    let greeted = authority.connect(&server.public, &[]).await;
-    let mut half = authority.connect(&server.public, &[]).await;
+    let greeted = connect_trusting(&authority, &server.public, &[]).await;
+    let mut half = connect_trusting(&authority, &server.public, &[]).await;
     half.write_all(b"POST /token/").await.unwrap();
     // Without: nothing, half a head, a connection that is kept alive, and half a head on such a one.
     let plain = connect(&private).await;

@@ -4,9 +4,10 @@ use std::fs;
 
 use countersign_client::{ClientError, Credentials, PrivateApi, TokenRequest};
 use countersign_server::{ListenerConfig, StartError, Tls, TlsFiles};
+use countersign_testkit::{Authority, Certified};
 use tempfile::TempDir;
 
-use crate::authority::{Authority, write};
+use crate::authority::{connect_trusting, write, write_to};
 use crate::fixture::{Running, door, talk};
 
 /// Every address, so that the refusal of an open private API is tested where it matters.
@@ -27,7 +28,7 @@ fn trusting(authority: &Authority) -> Credentials {
 async fn both_listeners_speak_tls() {
     let directory = TempDir::new().unwrap();
     let authority = Authority::new();
-    let files = authority.write_to(directory.path());
+    let files = write_to(&authority, directory.path());
     let server = Running::start(directory, door(Some(files.clone())), door(Some(files)), None).await.unwrap();
     assert!(server.public.starts_with("https://") && server.private.starts_with("https://"));
     server.api(trusting(&authority)).new_token(&TokenRequest::default()).await.unwrap();
@@ -44,10 +45,10 @@ async fn both_listeners_speak_tls() {
 async fn client_is_served_whichever_http_1_it_offers() {
     let directory = TempDir::new().unwrap();
     let authority = Authority::new();
-    let files = authority.write_to(directory.path());
+    let files = write_to(&authority, directory.path());
     let server = Running::start(directory, door(Some(files)), door(None), None).await.unwrap();
     for protocols in [&[][..], &["http/1.1"], &["http/1.0"], &["h2", "http/1.0"], &["http/1.0", "http/1.1"]] {
-        let mut stream = authority.connect(&server.public, protocols).await;
+        let mut stream = connect_trusting(&authority, &server.public, protocols).await;
         let answer = talk(&mut stream, b"GET /healthz HTTP/1.0\r\n\r\n", "alive").await;
         assert!(answer.starts_with("HTTP/1.0 200"), "{protocols:?}: {answer}");
     }
@@ -57,7 +58,7 @@ async fn client_is_served_whichever_http_1_it_offers() {
 async fn a_new_certificate_is_taken_up_and_a_bad_one_is_not() {
     let directory = TempDir::new().unwrap();
     let (old, new) = (Authority::new(), Authority::new());
-    let files = old.write_to(directory.path());
+    let files = write_to(&old, directory.path());
     let tls = Tls::load(files.clone()).unwrap();
     let server = Running::start(directory, door(None), door(Some(files)), None).await.unwrap();
     let reaches = async |authority: &Authority| server.api(trusting(authority)).keys().await.is_ok();
@@ -65,7 +66,7 @@ async fn a_new_certificate_is_taken_up_and_a_bad_one_is_not() {
     write(server.directory.path(), "server.crt", "no certificate");
     server.reload.notify_one();
     assert!(reaches(&old).await, "what cannot be used changes nothing");
-    new.write_to(server.directory.path());
+    write_to(&new, server.directory.path());
     server.reload.notify_one();
     let deadline = std::time::Duration::from_secs(20);
     let taken_up = async {
@@ -86,7 +87,7 @@ async fn a_private_api_that_others_reach_asks_for_a_credential_or_does_not_start
         let directory = TempDir::new().unwrap();
         let tls = with_tls.then(|| TlsFiles {
             client_authorities: with_clients.then(|| write(directory.path(), "clients.crt", &clients.pem())),
-            ..authority.write_to(directory.path())
+            ..write_to(&authority, directory.path())
         });
         Running::start(directory, door(None), everywhere(tls), bearer).await
     };
@@ -111,7 +112,7 @@ async fn a_private_api_that_others_reach_asks_for_a_credential_or_does_not_start
     let with = |credentials| PrivateApi::new(&here(&server.private), credentials).unwrap();
     assert!(matches!(with(trusting(&authority)).keys().await, Err(ClientError::NoAnswer { .. })));
     for (issuer, accepted) in [(&clients, true), (&authority, false)] {
-        let (certificate, key) = issuer.certify("worker");
+        let Certified { certificate, key } = issuer.certify("worker");
         let identity = Some(format!("{certificate}{key}").into_bytes().into());
         let reached = with(Credentials { identity, ..trusting(&authority) }).keys().await;
         assert_eq!(reached.is_ok(), accepted, "{reached:?}");
@@ -122,9 +123,9 @@ async fn a_private_api_that_others_reach_asks_for_a_credential_or_does_not_start
 fn files_that_cannot_be_used_are_named() {
     let directory = TempDir::new().unwrap();
     let authority = Authority::new();
-    let files = authority.write_to(directory.path());
+    let files = write_to(&authority, directory.path());
     let empty = write(directory.path(), "empty", "");
-    let (_, other_key) = authority.certify("127.0.0.1");
+    let other_key = authority.certify("127.0.0.1").key;
     let other_key = write(directory.path(), "other.key", &other_key);
     for (files, says) in [
         (TlsFiles { certificates: "missing.crt".into(), ..files.clone() }, "missing.crt"),

@@ -10,11 +10,10 @@ use axum::body::{Body, to_bytes};
 use axum::http::header::{COOKIE, SET_COOKIE};
 use axum::http::{Request, Response, StatusCode};
 use axum::{Extension, Router};
-use countersign_core::{Audience, Clock, KeyRing, LoginTokenSet, NewToken, OsEntropy, Policy, SystemClock};
-use countersign_server::{App, KeyFile, Names, Peer, routes};
-use countersign_store::memory::MemoryStore;
+use countersign_core::{Audience, NewToken, SystemClock};
+use countersign_server::{App, Peer, routes};
+use countersign_testkit::app;
 use countersign_verifier::{LoginLayer, Verifier, VerifyError};
-use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tower::ServiceExt;
 
@@ -24,28 +23,16 @@ const TRACKER: &str = "https://bugs.example.org";
 struct TokenServer {
     app: Arc<App>,
     url: String,
-    _keys: TempDir,
 }
 
 impl TokenServer {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let keys = tempfile::tempdir().unwrap();
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let tokens = LoginTokenSet::new(
-            KeyRing::generate(clock.now(), &OsEntropy).unwrap(),
-            Arc::new(MemoryStore::new(clock.as_ref())),
-            clock,
-            Arc::new(OsEntropy),
-            Policy::default(),
-        );
-        let key_file = KeyFile::new(keys.path().join("key-ring.toml"));
-        let names = Names::new("Launchpad".to_owned(), &url.parse().unwrap());
-        let app = Arc::new(App::new(tokens, key_file, names));
+        let app = Arc::new(app(Arc::new(SystemClock)).public_url(&url).build());
         let public = routes::public(Arc::clone(&app)).layer(Extension(Peer(None)));
         tokio::spawn(async move { axum::serve(listener, public).await });
-        Self { app, url, _keys: keys }
+        Self { app, url }
     }
 
     fn issue(&self, audience: Option<&str>) -> String {
