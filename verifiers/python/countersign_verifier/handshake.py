@@ -269,7 +269,7 @@ class Verifier:
             raise UnexpectedAnswer(self.issuer, status, 'redirects are not followed' if 300 <= status < 400
                                    else 'that is neither a yes nor a no')
         if answer.json is None:
-            return Verified()
+            return Verified(claims={})  # not the default, which all would share
         verified = _read(answer.json, token, self.audience)
         if isinstance(verified, str):
             raise UnexpectedAnswer(self.issuer, status, verified)

@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import socket
 import threading
 import unittest
+from unittest import mock
 
 from countersign_verifier import Refused, Unreachable, Verified, Verifier, handshake
 from stub_issuer import StubIssuer, drip, http, silence
@@ -47,6 +49,20 @@ class VerifierTest(unittest.TestCase):
             connection.close()
         self.assertIn('nobody waits', outcome.reason)
         self.assertEqual(stub.requests, [])
+
+    def test_name_that_is_not_found_in_time_is_not_waited_for(self):
+        found, look_up = threading.Event(), socket.getaddrinfo
+
+        def slowly(*arguments, **named):
+            found.wait(30)
+            return look_up(*arguments, **named)
+
+        with StubIssuer(200) as stub, mock.patch('socket.getaddrinfo', slowly):
+            with self.assertRaisesRegex(Unreachable, 'no whole answer within 0.3 seconds'):
+                verifier(stub, timeout=0.3).verify('cs1abc')
+            found.set()
+            self.assert_no_thread_is_left()
+        self.assertEqual(stub.requests, [], 'the token is not sent after its time')
 
     def test_cancelled_call_hangs_up(self):
         async def cancel(stub):
@@ -93,6 +109,11 @@ class VerifierTest(unittest.TestCase):
             self.assert_no_thread_is_left()
             stub.answers[:] = [200]
             self.assertEqual(one.verify('cs1abc'), Verified(), 'all places are free again')
+
+    def test_claims_of_one_login_are_not_those_of_another(self):
+        with StubIssuer(200) as stub:
+            verifier(stub).verify('cs1abc').claims['run'] = 7
+            self.assertEqual(verifier(stub).verify('cs1abc').claims, {})
 
     def test_refusal_has_its_status(self):
         with StubIssuer(403) as stub, self.assertRaisesRegex(Refused, 'HTTP 403.*another bug tracker') as raised:
