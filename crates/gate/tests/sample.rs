@@ -1,4 +1,4 @@
-//! The sample that users read is a configuration, and says the defaults.
+//! The sample configuration and the page that users read.
 
 use countersign_gate::Config;
 

@@ -2,6 +2,7 @@
 //! line of the registry. `countersign login`, `check-tracker` and `sync-check` then offer it.
 
 mod bugzilla;
+mod gate;
 mod trac;
 
 use std::fmt;
@@ -46,6 +47,8 @@ registry! {
     Trac => trac::Trac,
     /// Bugzilla, with the extension `Launchpad`.
     Bugzilla => bugzilla::Bugzilla,
+    /// Any tracker behind `countersign gate`.
+    Gate => gate::Gate,
 }
 
 /// A parameter that a request has besides: its name and its value.
@@ -243,7 +246,11 @@ impl FromStr for Tracker {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let names = || Self::ALL.map(Self::name).join(" and ");
+        let names = || match Self::ALL.map(Self::name).split_last() {
+            Some((last, [])) => (*last).to_owned(),
+            Some((last, others)) => format!("{} and {last}", others.join(", ")),
+            None => String::new(),
+        };
         Self::ALL
             .into_iter()
             .find(|tracker| tracker.name() == text)
@@ -296,7 +303,7 @@ mod tests {
         );
         let error = "jira".parse::<Tracker>().unwrap_err();
         assert!(
-            error.starts_with("\"jira\" is not a kind of bug tracker; there are trac and bugzilla"),
+            error.starts_with("\"jira\" is not a kind of bug tracker; there are trac, bugzilla and gate"),
             "{error}"
         );
     }

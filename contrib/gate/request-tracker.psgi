@@ -1,0 +1,20 @@
+# A Request Tracker 5 whose reverse proxy says who is logged in, for any PSGI server, such as
+#
+#     starman --listen 127.0.0.1:9000 request-tracker.psgi
+#
+# docs/gate.md says what belongs to it. The path is Debian's.
+
+use strict;
+use warnings;
+use Plack::Util;
+
+my $rt = Plack::Util::load_psgi('/usr/share/request-tracker5/libexec/rt-server');
+
+sub {
+    my ($env) = @_;
+    # The proxy's word, or nobody's: a name that came on another way does not count.
+    delete $env->{REMOTE_USER};
+    my $user = delete $env->{HTTP_X_REMOTE_USER} // '';
+    $env->{REMOTE_USER} = $user if length $user;
+    return $rt->($env);
+};

@@ -1,0 +1,347 @@
+//! A whole gate, with issuers that the test controls.
+
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail as tests do")]
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::routing::post;
+use countersign_core::{Clock, ManualClock, OsEntropy, SystemClock};
+use countersign_gate::{BoundGate, Config, Gate, Sessions, WhichSessions};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, oneshot};
+
+/// An issuer that accepts each token whose name begins with `good` once, when it is let.
+#[derive(Clone)]
+struct Issuer {
+    url: String,
+    asked: Arc<Mutex<Vec<String>>>,
+    /// Each question takes one of these.
+    let_go: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+}
+
+impl Issuer {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let issuer = Self {
+            url: format!("http://{}", listener.local_addr().unwrap()),
+            asked: Arc::default(),
+            let_go: Arc::new(Semaphore::new(1000)),
+            waiting: Arc::new(Semaphore::new(0)),
+        };
+        let handshake = post(|State(issuer): State<Issuer>, Path(token): Path<String>| async move {
+            issuer.waiting.add_permits(1);
+            issuer.let_go.acquire().await.unwrap().forget();
+            let mut asked = issuer.asked.lock().unwrap();
+            let is_first = !asked.contains(&token);
+            asked.push(token.clone());
+            if !token.starts_with("good") {
+                StatusCode::NOT_FOUND
+            } else if is_first {
+                StatusCode::OK
+            } else {
+                StatusCode::UNAUTHORIZED
+            }
+        });
+        let router =
+            Router::new().route("/token/{token}/+bugtracker-handshake", handshake).with_state(issuer.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        issuer
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+
+    fn table(&self, name: &str, more: &str) -> String {
+        format!(
+            "[[issuer]]\nname = \"{name}\"\nurl = \"{}\"\nuser = \"{name}-user\"\nlogin_path = \"/{name}\"\n\
+             allow = [{{ methods = [\"GET\", \"POST\"], paths = [\"/{name}/**\"] }}]\n{more}\n",
+            self.url
+        )
+    }
+}
+
+struct Running {
+    address: SocketAddr,
+    clock: Arc<ManualClock>,
+    directory: Arc<TempDir>,
+    stop: Option<oneshot::Sender<()>>,
+    ended: tokio::task::JoinHandle<()>,
+}
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| {
+            let (found, value) = line.split_once(':')?;
+            found.eq_ignore_ascii_case(name).then_some(value.trim())
+        })
+    }
+
+    fn cookie(&self) -> Option<String> {
+        Some(self.header("set-cookie")?.split(';').next()?.to_owned())
+    }
+}
+
+impl Running {
+    async fn start(settings: &str, issuers: &str) -> Self {
+        Self::start_in(Arc::new(TempDir::new().unwrap()), settings, issuers).await
+    }
+
+    async fn start_in(directory: Arc<TempDir>, settings: &str, issuers: &str) -> Self {
+        let text = format!(
+            "listen = \"127.0.0.1:0\"\nbase_url = \"https://bugs.example.org/bugs/\"\ndata_dir = \"{}\"\n\
+             proxy = \"nginx\"\n{settings}\n{issuers}",
+            directory.path().join("data").display()
+        );
+        let clock = Arc::new(ManualClock::at(SystemClock.now()));
+        let gate =
+            Gate::open(Config::parse(&text).unwrap(), Arc::<ManualClock>::clone(&clock), Arc::new(OsEntropy));
+        let bound = BoundGate::bind(gate.unwrap()).await.unwrap();
+        let address = bound.address().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let ended = tokio::spawn(bound.run(async {
+            let _ = stopped.await;
+        }));
+        Self { address, clock, directory, stop: Some(stop), ended }
+    }
+
+    fn sessions(&self) -> Sessions {
+        Sessions::open(&self.directory.path().join("data")).unwrap()
+    }
+
+    async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        let more: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: bugs.example.org\r\nConnection: close\r\n{more}Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream
+    }
+
+    async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        read(self.send(method, path, headers, body).await).await
+    }
+
+    async fn log_in(&self, path: &str) -> Answer {
+        self.ask("GET", path, &[], "").await
+    }
+
+    /// What the proxy is told about a request.
+    async fn check(&self, cookie: &str, method: &str, uri: &str) -> (u16, Option<String>) {
+        let headers = [("X-Original-URI", uri), ("X-Original-Method", method), ("Cookie", cookie)];
+        let answer = self.ask("GET", "/auth", &headers, "").await;
+        (answer.status, answer.header("x-remote-user").map(str::to_owned))
+    }
+
+    async fn metric(&self, line: &str) -> Option<u64> {
+        let text = self.ask("GET", "/metrics", &[], "").await.body;
+        let value = text.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
+        value?.parse().ok()
+    }
+
+    async fn stop(mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+        self.ended.await.unwrap();
+    }
+}
+
+async fn read(mut stream: TcpStream) -> Answer {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Answer { status, head: head.to_owned(), body: body.to_owned() }
+}
+
+fn allowed(user: &str) -> (u16, Option<String>) {
+    (204, Some(user.to_owned()))
+}
+
+#[tokio::test]
+async fn token_reaches_the_issuer_of_its_path_and_no_other() {
+    let (one, two) = (Issuer::start().await, Issuer::start().await);
+    let gate = Running::start("", &(one.table("one", "") + &two.table("two", ""))).await;
+    let first = gate.log_in("/bugs/one/good1").await.cookie().unwrap();
+    let second = gate.log_in("/bugs/two/good2").await.cookie().unwrap();
+    assert_eq!((one.asked(), two.asked()), (vec!["good1".to_owned()], vec!["good2".to_owned()]));
+    // Each has its own user, and its own rules.
+    assert_eq!(gate.check(&first, "GET", "/bugs/one/1").await, allowed("one-user"));
+    assert_eq!(gate.check(&first, "GET", "/bugs/two/1").await, (403, None));
+    assert_eq!(gate.check(&second, "GET", "/bugs/two/1").await, allowed("two-user"));
+    assert_eq!(gate.check(&second, "DELETE", "/bugs/two/1").await, (403, None));
+    for path in
+        ["/bugs/three/good3", "/one/good3", "/bugs/onegood3", "/bugs/one/x/good3", "/bugs/one/%2e%2e/good3"]
+    {
+        assert_ne!(gate.log_in(path).await.status, 200, "{path}");
+    }
+    assert_eq!(one.asked().len() + two.asked().len(), 2);
+}
+
+#[tokio::test]
+async fn only_the_proxy_is_told_who_is_logged_in() {
+    let issuer = Issuer::start().await;
+    let directory = Arc::new(TempDir::new().unwrap());
+    let gate = Running::start_in(Arc::clone(&directory), "", &issuer.table("one", "")).await;
+    let cookie = gate.log_in("/bugs/one/good").await.cookie().unwrap();
+    assert_eq!(gate.check(&cookie, "GET", "/bugs/one/1").await, allowed("one-user"));
+    gate.stop().await;
+    let settings = "trusted_proxies = [\"192.0.2.1\"]\nanonymous = true";
+    let gate = Running::start_in(directory, settings, &issuer.table("one", "")).await;
+    assert_eq!(gate.check(&cookie, "GET", "/bugs/one/1").await, (403, None));
+    assert_eq!(gate.check("", "GET", "/bugs/one/1").await, (403, None));
+    assert_eq!(gate.metric("countersign_gate_requests_total{answer=\"not_the_proxy\"}").await, Some(2));
+}
+
+#[tokio::test]
+async fn request_that_the_proxy_does_not_state_is_an_error() {
+    let issuer = Issuer::start().await;
+    let gate = Running::start("anonymous = true", &issuer.table("one", "")).await;
+    let cookie = gate.log_in("/bugs/one/good").await.cookie().unwrap();
+    let (uri, method, cookie) =
+        (("X-Original-URI", "/bugs/one/1"), ("X-Original-Method", "GET"), ("Cookie", &*cookie));
+    for headers in [
+        vec![cookie],
+        vec![],
+        vec![cookie, uri],
+        vec![cookie, method],
+        vec![cookie, uri, method, method],
+        vec![cookie, uri, uri, method],
+        vec![cookie, ("X-Forwarded-Uri", "/bugs/one/1"), ("X-Forwarded-Method", "GET")],
+    ] {
+        let answer = gate.ask("GET", "/auth", &headers, "").await;
+        assert_eq!((answer.status, answer.header("x-remote-user")), (500, None), "{headers:?}");
+    }
+    // The subrequest's own method is not the request's.
+    let answer = gate.ask("POST", "/auth", &[cookie, uri, method], "").await;
+    assert_eq!((answer.status, answer.header("x-remote-user")), (204, Some("one-user")));
+    for name in ["X-Remote-User", "x_remote_user", "X_REMOTE-USER"] {
+        for headers in [vec![cookie, uri, method, (name, "admin")], vec![uri, method, (name, "")]] {
+            let answer = gate.ask("GET", "/auth", &headers, "").await;
+            assert_eq!((answer.status, answer.header("x-remote-user")), (403, None), "{headers:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn session_ends_with_its_time_and_with_its_issuer() {
+    let issuer = Issuer::start().await;
+    let directory = Arc::new(TempDir::new().unwrap());
+    let lifetime = "session_lifetime = \"1h\"";
+    let gate = Running::start_in(Arc::clone(&directory), "", &issuer.table("one", lifetime)).await;
+    let answer = gate.log_in("/bugs/one/good").await;
+    assert!(answer.header("set-cookie").unwrap().contains("Max-Age=3600"), "{}", answer.head);
+    let cookie = answer.cookie().unwrap();
+    gate.clock.advance(Duration::from_secs(3599));
+    assert_eq!(gate.check(&cookie, "GET", "/bugs/one/1").await, allowed("one-user"));
+    gate.clock.advance(Duration::from_secs(1));
+    assert_eq!(gate.check(&cookie, "GET", "/bugs/one/1").await, (401, None));
+
+    let cookie = gate.log_in("/bugs/one/good2").await.cookie().unwrap();
+    assert_eq!(gate.check(&cookie, "GET", "/bugs/one/1").await, allowed("one-user"));
+    let unchanged = issuer.table("one", lifetime);
+    gate.stop().await;
+    for (tables, expected) in [
+        (unchanged.clone(), allowed("one-user")),
+        (unchanged.replace("one-user", "another"), (401, None)),
+        (unchanged.replace("\"one\"", "\"other\""), (401, None)),
+    ] {
+        let gate = Running::start_in(Arc::clone(&directory), "", &tables).await;
+        assert_eq!(gate.check(&cookie, "GET", "/bugs/one/1").await, expected, "{tables}");
+        gate.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn address_that_tries_too_often_has_to_wait() {
+    let issuer = Issuer::start().await;
+    let gate = Running::start("logins_per_minute = 2", &issuer.table("one", "")).await;
+    let from = |client: &'static str| [("X-Forwarded-For", client)];
+    for expected in [401, 401, 429] {
+        let answer = gate.ask("GET", "/bugs/one/bad", &from("192.0.2.1"), "").await;
+        assert_eq!(answer.status, expected, "{}", answer.body);
+        assert_eq!(answer.header("retry-after").is_some(), expected == 429);
+    }
+    assert_eq!(issuer.asked().len(), 2, "the issuer is not asked any more");
+    assert_eq!(
+        gate.ask("GET", "/bugs/one/good1", &from("192.0.2.2"), "").await.status,
+        200,
+        "another address"
+    );
+    assert_eq!(
+        gate.ask("GET", "/bugs/one/check", &from("192.0.2.1"), "").await.status,
+        401,
+        "detection works"
+    );
+    gate.clock.advance(Duration::from_mins(1));
+    assert_eq!(gate.ask("GET", "/bugs/one/good2", &from("192.0.2.1"), "").await.status, 200);
+    let counted = "countersign_gate_logins_total{issuer=\"one\",outcome=\"too_many\"}";
+    assert_eq!(gate.metric(counted).await, Some(1));
+}
+
+#[tokio::test]
+async fn login_runs_to_its_end_when_the_caller_is_gone_and_when_the_gate_stops() {
+    let issuer = Issuer::start().await;
+    issuer.let_go.forget_permits(1000);
+    let gate = Running::start("", &issuer.table("one", "")).await;
+    let gone = gate.send("GET", "/bugs/one/good1", &[], "").await;
+    issuer.waiting.acquire().await.unwrap().forget();
+    drop(gone);
+    let waits = gate.send("GET", "/bugs/one/good2", &[], "").await;
+    issuer.waiting.acquire().await.unwrap().forget();
+    let (sessions, now) = (gate.sessions(), gate.clock.now());
+    let stopping = tokio::spawn(gate.stop());
+    issuer.let_go.add_permits(2);
+    assert_eq!(read(waits).await.status, 200);
+    stopping.await.unwrap();
+    assert_eq!(sessions.list(now).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn gate_that_cannot_read_its_sessions_lets_nobody_through() {
+    let issuer = Issuer::start().await;
+    let gate = Running::start("anonymous = true", &issuer.table("one", "")).await;
+    let cookie = gate.log_in("/bugs/one/good1").await.cookie().unwrap();
+    assert_eq!(gate.ask("GET", "/healthz", &[], "").await.status, 200);
+    let file = gate.directory.path().join("data/gate-sessions.db");
+    rusqlite::Connection::open(file).unwrap().execute("ALTER TABLE sessions RENAME TO gone", []).unwrap();
+    assert_eq!(gate.check(&cookie, "GET", "/bugs/one/1").await, (503, None));
+    assert_eq!(gate.ask("GET", "/healthz", &[], "").await.status, 503);
+    let answer = gate.log_in("/bugs/one/good2").await;
+    assert_eq!((answer.status, answer.cookie()), (401, None));
+    let counted = "countersign_gate_logins_total{issuer=\"one\",outcome=\"not_kept\"}";
+    assert_eq!(gate.metric(counted).await, Some(1));
+}
+
+#[tokio::test]
+async fn sessions_of_an_issuer_are_bounded() {
+    let issuer = Issuer::start().await;
+    let gate = Running::start("logins_per_minute = 0", &issuer.table("one", "max_sessions = 2")).await;
+    let mut cookies = Vec::new();
+    for number in 0..4 {
+        cookies.push(gate.log_in(&format!("/bugs/one/good{number}")).await.cookie().unwrap());
+    }
+    let mut answers = Vec::new();
+    for cookie in &cookies {
+        answers.push(gate.check(cookie, "GET", "/bugs/one/1").await.0);
+    }
+    assert_eq!(answers, [401, 401, 204, 204]);
+    assert_eq!(gate.metric("countersign_gate_sessions{issuer=\"one\"}").await, Some(2));
+    assert_eq!(gate.sessions().end(WhichSessions::All).await.unwrap(), 2);
+    assert_eq!(gate.check(&cookies[3], "GET", "/bugs/one/1").await.0, 401);
+}
