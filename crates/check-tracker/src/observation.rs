@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use countersign_core::Audience;
+use countersign_http_client::HttpError;
 use countersign_login::{LoginOutcome, TrackerResponse};
 use http::Method;
 use jiff::Timestamp;
@@ -57,6 +58,15 @@ pub(crate) enum NoResponse {
     Late(Duration),
     #[error("it did not answer: {0}")]
     NoAnswer(String),
+}
+
+impl From<HttpError> for NoResponse {
+    fn from(error: HttpError) -> Self {
+        match error {
+            HttpError::Late(limit) => Self::Late(limit),
+            other => Self::NoAnswer(other.to_string()),
+        }
+    }
 }
 
 impl StepResult {

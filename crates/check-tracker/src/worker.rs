@@ -1,17 +1,11 @@
 //! The worker's side of the login.
 
-use std::error::Error;
 use std::time::Duration;
 
-use bytes::Bytes;
-use countersign_login::{HttpError, LoginOutcome, Parameter, TrackerResponse};
+use countersign_http_client::{Connections, HttpClient, Trust};
+use countersign_login::{LoginOutcome, Parameter, TrackerResponse, exchange};
 use http::header::USER_AGENT;
-use http::{HeaderMap, HeaderValue, Method, Request};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use http::{HeaderMap, HeaderValue, Method};
 use url::Url;
 
 use crate::check::Credential;
@@ -25,7 +19,7 @@ const AGENT: &str = concat!("countersign-check-tracker/", env!("CARGO_PKG_VERSIO
 
 /// A client that comes to the tracker with tokens.
 pub(crate) struct Worker {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: HttpClient,
     timeout: Duration,
 }
 
@@ -39,13 +33,8 @@ pub(crate) struct Extras {
 
 impl Worker {
     pub(crate) fn new(timeout: Duration) -> Result<Self, CheckError> {
-        let tls = countersign_tls::client(countersign_tls::system_authorities()).map_err(CheckError::Tls)?;
-        let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
         // A connection of its own for every visit: nothing of one reaches the next.
-        let client = Client::builder(TokioExecutor::new())
-            .pool_max_idle_per_host(0)
-            .retry_canceled_requests(false)
-            .build(https);
+        let client = HttpClient::new(Trust::system(), None, Connections::Fresh).map_err(CheckError::Tls)?;
         Ok(Self { client, timeout })
     }
 
@@ -67,25 +56,10 @@ impl Worker {
                 kind.login_request(base, token, &extras.query)
             }
         };
-        let mut request =
-            request.map_err(|(HttpError::Certificate(reason) | HttpError::NoAnswer(reason))| {
-                NoResponse::NoAnswer(reason)
-            })?;
+        let mut request = request?;
         request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(AGENT));
         request.headers_mut().extend(extras.headers);
-        let answer = tokio::time::timeout(self.timeout, self.exchange(request.map(Full::new))).await;
-        answer.unwrap_or(Err(NoResponse::Late(self.timeout)))
-    }
-
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<TrackerResponse, NoResponse> {
-        let (head, body) = self.client.request(request).await.map_err(|error| trouble(&error))?.into_parts();
-        let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| trouble(&*error))?;
-        Ok(TrackerResponse {
-            status: head.status,
-            headers: head.headers,
-            body: body.to_bytes().into(),
-            broken: None,
-        })
+        Ok(exchange(&self.client, request, MAX_ANSWER, self.timeout).await?.whole()?)
     }
 }
 
@@ -104,15 +78,6 @@ pub(crate) fn detected(tracker: Tracker, answer: &TrackerResponse) -> Result<&'s
         LoginOutcome::LetIn => Err("it lets in whoever brings nothing".to_owned()),
         LoginOutcome::Other(what) => Err(format!("it answers with {what}")),
     }
-}
-
-/// The innermost cause says most.
-fn trouble(error: &(dyn Error + 'static)) -> NoResponse {
-    let mut cause = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    NoResponse::NoAnswer(cause.to_string())
 }
 
 #[cfg(test)]

@@ -4,12 +4,13 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
+use countersign_http_client::reason;
 use http_body_util::BodyExt;
 use hyper::Response;
 use hyper::body::Incoming;
 use serde_json::Value;
 
-use crate::{ClientError, innermost};
+use crate::ClientError;
 
 /// For how long a stream may be silent. The server says something every 15 seconds.
 const SILENCE: Duration = Duration::from_mins(1);
@@ -69,7 +70,7 @@ impl EventStream {
                 Err(_) => return Err(self.broken(&"it has been silent for a minute")),
                 Ok(None) => return Ok(None),
                 Ok(Some(Err(error))) => {
-                    return Err(self.broken(&format!("the events broke off ({})", innermost(&error))));
+                    return Err(self.broken(&format!("the events broke off ({})", reason(&error))));
                 }
                 Ok(Some(Ok(frame))) => {
                     self.read.extend_from_slice(&frame.into_data().unwrap_or_else(|_| Bytes::new()));

@@ -373,15 +373,6 @@ impl PrivateApi {
     }
 }
 
-/// The cause behind an error and its causes, which says most in the fewest words.
-fn innermost<'e>(error: &'e (dyn std::error::Error + 'static)) -> &'e dyn std::error::Error {
-    let mut cause = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

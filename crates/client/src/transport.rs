@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use countersign_http_client::{HttpError, Trust, read_whole, reason};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -17,7 +18,7 @@ use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use url::Url;
 
-use crate::{Credentials, innermost};
+use crate::Credentials;
 
 /// How long an answer may take. Statistics of a very large store take some seconds.
 const TIMEOUT: Duration = Duration::from_mins(1);
@@ -74,7 +75,7 @@ impl Transport {
         &self,
         request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, TransportError> {
-        let unreachable = |error: io::Error| TransportError::Unreachable(innermost(&error).to_string());
+        let unreachable = |error: io::Error| TransportError::Unreachable(reason(&error));
         match self {
             Self::Unix(path) => {
                 let stream = connect(UnixStream::connect(path)).await.map_err(unreachable)?;
@@ -86,7 +87,7 @@ impl Transport {
                 let Some((connector, name)) = tls else { return in_time(converse(stream, request)).await };
                 let encrypted = async {
                     let encrypted = connector.connect(name.clone(), stream).await;
-                    encrypted.map_err(|error| TransportError::Tls(innermost(&error).to_string()))
+                    encrypted.map_err(|error| TransportError::Tls(reason(&error)))
                 };
                 in_time(converse(in_time(encrypted).await?, request)).await
             }
@@ -108,26 +109,25 @@ async fn in_time<T>(answered: impl Future<Output = Result<T, TransportError>>) -
 
 /// Reads the body of an answer.
 pub(crate) async fn read(response: Response<Incoming>) -> Result<Bytes, TransportError> {
-    let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
-    let body = body.map_err(|error| {
-        TransportError::NoAnswer(if error.is::<LengthLimitError>() {
-            format!("its answer is longer than {MAX_ANSWER_BYTES} bytes; ask for less at a time")
-        } else {
-            broken(&*error)
+    read_whole(response.into_body(), MAX_ANSWER_BYTES).await.map(Bytes::from).map_err(|error| {
+        TransportError::NoAnswer(match error {
+            HttpError::TooLong(longest) => {
+                format!("its answer is longer than {longest} bytes; ask for less at a time")
+            }
+            error => broken(&error),
         })
-    })?;
-    Ok(body.to_bytes())
+    })
 }
 
-fn broken(error: &(dyn std::error::Error + 'static)) -> String {
-    format!("its answer did not arrive whole ({})", innermost(error))
+fn broken(error: &HttpError) -> String {
+    format!("its answer did not arrive whole ({error})")
 }
 
 async fn converse<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, TransportError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let no_answer = |error: hyper::Error| TransportError::NoAnswer(broken(&error));
+    let no_answer = |error: hyper::Error| TransportError::NoAnswer(broken(&HttpError::of(&error)));
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(no_answer)?;
     // It ends when the answer has been read, or its reader is gone.
@@ -136,16 +136,9 @@ where
 }
 
 fn tls_config(credentials: &Credentials) -> Result<ClientConfig, String> {
-    let config = ClientConfig::builder_with_provider(countersign_tls::provider())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
-    let config = match &credentials.server_authorities {
-        Some(pem) => config.dangerous().with_custom_certificate_verifier(
-            countersign_tls::verifier(pem)
-                .map_err(|error| format!("the file of the server's authorities cannot be used: {error}"))?,
-        ),
-        None => config.with_root_certificates(countersign_tls::system_authorities()),
-    };
+    let trust = Trust::only_or_system(credentials.server_authorities.as_deref())
+        .map_err(|error| format!("the file of the server's authorities cannot be used: {error}"))?;
+    let config = trust.client().map_err(|error| error.to_string())?;
     let Some(pem) = &credentials.identity else { return Ok(config.with_no_client_auth()) };
     let unusable = |reason: String| format!("the client identity cannot be used: {reason}");
     let chain = countersign_tls::certificates(pem).map_err(|error| unusable(error.to_string()))?;
@@ -212,11 +205,7 @@ where
     let (head, body) = response.into_parts();
     let location = head.headers.get(hyper::header::LOCATION).and_then(|value| value.to_str().ok());
     let location = location.filter(|_| head.status.is_redirection()).map(str::to_owned);
-    let body = Limited::new(body, MAX_PROBE_BYTES)
-        .collect()
-        .await
-        .map(http_body_util::Collected::to_bytes)
-        .unwrap_or_default();
+    let body = read_whole(body, MAX_PROBE_BYTES).await.unwrap_or_default();
     connection.abort();
     let body = String::from_utf8_lossy(&body).into_owned();
     Ok(Probe { status: head.status, location, body, certificate: None })

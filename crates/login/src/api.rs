@@ -9,6 +9,7 @@ mod part;
 use std::fmt;
 
 use async_trait::async_trait;
+use countersign_http_client::HttpError;
 use http::header::COOKIE;
 use http::{HeaderValue, Method};
 use jiff::{SignedDuration, Timestamp};
@@ -18,7 +19,7 @@ pub use self::error::{ApiError, ApiFailure};
 pub(crate) use self::part::Part;
 use crate::answer::{CallOutcome, Value};
 use crate::error::TrackerMessage;
-use crate::http::{Http, HttpError, MAX_BODY, MAX_RESULT, TrackerResponse, below, call, request};
+use crate::http::{Http, MAX_BODY, MAX_RESULT, TrackerResponse, below, call, in_words, request};
 use crate::{Login, LoginError, Session, Tracker};
 
 /// Launchpad does not work with a tracker whose clock is further off.
@@ -249,7 +250,7 @@ impl PluginApi {
         match answer.xml_rpc() {
             Some(CallOutcome::Returned(value)) => Ok(value),
             Some(CallOutcome::Fault { code, text }) => Err(error(self.fault(code, &text))),
-            None => Err(error(ApiFailure::NotXmlRpc(answer.broken))),
+            None => Err(error(ApiFailure::NotXmlRpc(answer.broken.as_ref().map(in_words)))),
         }
     }
 
@@ -257,8 +258,7 @@ impl PluginApi {
         let mut request = call(&self.endpoint(), method, parameters)?;
         if !self.cookies.is_empty() {
             let cookies = HeaderValue::from_str(&self.cookies);
-            let cookies =
-                cookies.map_err(|_| HttpError::NoAnswer("its cookies cannot be sent".to_owned()))?;
+            let cookies = cookies.map_err(|_| HttpError::Lost("its cookies cannot be sent".to_owned()))?;
             request.headers_mut().insert(COOKIE, cookies);
         }
         self.http.send(request, MAX_RESULT).await

@@ -36,6 +36,7 @@ mod trackers;
 
 use std::error::Error;
 
+pub use countersign_http_client::HttpError;
 use jiff::Timestamp;
 use url::Url;
 pub use zeroize::Zeroizing;
@@ -47,11 +48,11 @@ pub use self::api::{
 pub use self::cookie_date::cookie_end;
 pub use self::cookie_jar::{CookieJarError, check_cookie_jar};
 pub use self::error::{LoginError, TrackerMessage, printable};
-pub use self::http::{HttpError, HttpSettings, TrackerRequest, TrackerResponse};
+pub use self::http::{HttpSettings, TrackerRequest, TrackerResponse, exchange};
 pub use self::session::{Cookie, Session};
 pub use self::trackers::{LoginAttempt, LoginOutcome, Parameter, Tracker, TrackerKind};
 
-use self::http::{Http, MAX_BODY};
+use self::http::{Http, MAX_BODY, with_token};
 
 /// The longest token, in characters, that is brought to a tracker.
 const MAX_TOKEN: usize = 4096;
@@ -123,7 +124,7 @@ impl<'a> Login<'a> {
         }
         let request = kind.login_request(&self.base, &token, &[])?;
         let asked = url_of(&request)?;
-        let answer = http.send(request, MAX_BODY).await.map_err(HttpError::with_token)?;
+        let answer = http.send(request, MAX_BODY).await.map_err(with_token)?;
         let attempt = LoginAttempt {
             tracker: self.tracker,
             base: &self.base,

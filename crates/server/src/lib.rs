@@ -27,7 +27,6 @@ mod events;
 mod file_version;
 mod health;
 mod history;
-mod http_client;
 mod key_file;
 mod latency;
 mod limiter;
@@ -48,6 +47,9 @@ mod socket_activation;
 mod tasks;
 mod tls;
 mod traces;
+
+/// What the server calls itself where it is the client.
+pub(crate) const AGENT: &str = concat!("countersign/", env!("CARGO_PKG_VERSION"));
 
 pub use address::{Address, NotAnAddress};
 pub use alarms::{Webhook, WebhookError};

@@ -11,10 +11,11 @@ mod validity;
 
 use std::sync::Arc;
 
+use rustls::client::WantsClientCert;
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::CertificateDer;
+use rustls::{ClientConfig, ConfigBuilder, Error, RootCertStore};
 
-pub use self::named::verifier;
 pub use self::pem::{PemError, certificates, private_key, read};
 pub use self::validity::{Validity, is_authority};
 
@@ -31,25 +32,73 @@ pub fn authorities(pem: &[u8]) -> Result<RootCertStore, PemError> {
     Ok(roots)
 }
 
-/// The certificate authorities that this machine trusts; empty if it has none. A file of the machine's that cannot be read
-/// takes nothing away from the others.
-pub fn system_authorities() -> RootCertStore {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    roots
-}
-
 /// What every connection of ours uses. It is named, so that the rest of a program may use another provider, or several.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-/// A client that trusts `roots` and shows no certificate.
-///
-/// # Errors
-///
-/// If the provider offers no TLS version, which no build of ours does.
-pub fn client(roots: RootCertStore) -> Result<ClientConfig, rustls::Error> {
-    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+/// By which certificates a client knows the servers that it may talk to.
+#[derive(Clone, Debug)]
+pub struct Trust {
+    authorities: RootCertStore,
+    named: Vec<CertificateDer<'static>>,
+}
+
+impl Trust {
+    /// Nobody, for connections without TLS.
+    pub fn nobody() -> Self {
+        Self { authorities: RootCertStore::empty(), named: Vec::new() }
+    }
+
+    /// The authorities that this machine trusts; nobody if it has none. A file of the machine's that cannot be read takes
+    /// nothing away from the others.
+    pub fn system() -> Self {
+        Self::nobody().and_system()
+    }
+
+    /// The certificates in a PEM text, and no others: of authorities, and of servers themselves.
+    ///
+    /// # Errors
+    ///
+    /// If there is none in it, or one cannot be used.
+    pub fn only(pem: &[u8]) -> Result<Self, PemError> {
+        Ok(Self { authorities: authorities(pem)?, named: certificates(pem)? })
+    }
+
+    /// [`Self::only`] if there is a text, else [`Self::system`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::only`].
+    pub fn only_or_system(pem: Option<&[u8]>) -> Result<Self, PemError> {
+        pem.map_or_else(|| Ok(Self::system()), Self::only)
+    }
+
+    /// The same, and the authorities that this machine trusts.
+    #[must_use]
+    pub fn and_system(mut self) -> Self {
+        self.authorities.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        self
+    }
+
+    /// Whether no server can be known.
+    pub fn is_empty(&self) -> bool {
+        self.authorities.is_empty()
+    }
+
+    /// A client that has yet to be told whether it shows a certificate.
+    ///
+    /// # Errors
+    ///
+    /// If the provider offers no TLS version, which no build of ours does.
+    pub fn client(self) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, Error> {
+        let builder =
+            ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+        if self.named.is_empty() {
+            return Ok(builder.with_root_certificates(self.authorities));
+        }
+        let verifier = named::verifier(self.authorities, self.named);
+        let verifier = verifier.map_err(|error| Error::General(error.to_string()))?;
+        Ok(builder.dangerous().with_custom_certificate_verifier(verifier))
+    }
 }

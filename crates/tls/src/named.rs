@@ -10,28 +10,21 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::client::{VerifierBuilderError, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
-use crate::{PemError, Validity, certificates, provider};
+use crate::{Validity, provider};
 
-/// Verifies servers by the certificates in a PEM text: those of authorities, and those of servers themselves.
-///
-/// # Errors
-///
-/// If there is none in it, or one cannot be used.
-pub fn verifier(pem: &[u8]) -> Result<Arc<dyn ServerCertVerifier>, PemError> {
-    let named = certificates(pem)?;
-    let mut roots = RootCertStore::empty();
-    for certificate in &named {
-        roots.add(certificate.clone()).map_err(|error| PemError::Authority(error.to_string()))?;
-    }
-    let by_authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
-        .build()
-        .map_err(|error| PemError::Authority(error.to_string()))?;
+/// Verifies servers by the authorities that signed their certificates, and those servers whose certificate is one of `named`.
+pub(crate) fn verifier(
+    authorities: RootCertStore,
+    named: Vec<CertificateDer<'static>>,
+) -> Result<Arc<dyn ServerCertVerifier>, VerifierBuilderError> {
+    let by_authorities =
+        WebPkiServerVerifier::builder_with_provider(Arc::new(authorities), provider()).build()?;
     Ok(Arc::new(Verifier { by_authorities, named }))
 }
 
@@ -97,6 +90,7 @@ mod tests {
     use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, KeyPair};
 
     use super::*;
+    use crate::Trust;
 
     const DAY: Duration = Duration::from_hours(24);
 
@@ -111,7 +105,8 @@ mod tests {
     fn judged(trusted: &Certificate, shown: &Certificate, name: &str, day: u32) -> Result<(), Error> {
         let name = ServerName::try_from(name.to_owned()).unwrap();
         let now = UnixTime::since_unix_epoch(day * DAY);
-        let verifier = verifier(trusted.pem().as_bytes()).unwrap();
+        let Trust { authorities, named } = Trust::only(trusted.pem().as_bytes()).unwrap();
+        let verifier = verifier(authorities, named).unwrap();
         verifier.verify_server_cert(shown.der(), &[], &name, &[], now).map(drop)
     }
 

@@ -1,40 +1,24 @@
 //! One question to the issuer over HTTP.
 //!
-//! There is nothing here to switch off: this client follows no redirect, reads no proxy from the environment, keeps no
-//! cookie, and repeats nothing on its own.
+//! Nothing is repeated here: [`Verifier::verify`](crate::Verifier::verify) says when the question is asked again.
 
-use std::error::Error as StdError;
 use std::fmt;
-use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
+use countersign_http_client::{Connections, HttpClient, HttpError, Proxy, Trust, in_time, read_whole};
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, RETRY_AFTER, USER_AGENT};
 use http::{Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client as HyperClient;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::connect::proxy::Tunnel;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::{ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
-use tower::ServiceExt;
-use tower::util::BoxCloneSyncService;
 
 use crate::SetupError;
 
 /// The longest body that is read, in bytes: claims have at most 1 KiB.
 const MAX_BODY_BYTES: usize = 16 * 1024;
 
-type BoxError = Box<dyn StdError + Send + Sync>;
-/// Makes TCP connections: to the issuer, or through a proxy.
-type Reach = BoxCloneSyncService<Uri, TokioIo<TcpStream>, BoxError>;
-
 /// Asks questions.
 #[derive(Clone)]
 pub(crate) struct Client {
-    http: HyperClient<HttpsConnector<Reach>, Full<Bytes>>,
+    http: HttpClient,
     timeout: Duration,
 }
 
@@ -60,49 +44,23 @@ pub(crate) struct IssuerResponse {
 #[derive(Debug)]
 pub(crate) enum Body {
     Unread,
-    Json(Bytes),
+    Json(Vec<u8>),
     TooLong,
-}
-
-/// Why there is no answer.
-#[derive(Debug)]
-pub(crate) enum RequestError {
-    /// The request or the answer was lost on the way, for this reason: asking again may help.
-    Lost(String),
-    /// Somebody is there but cannot prove to be the issuer: asking again does not help.
-    Untrusted(String),
 }
 
 impl Client {
     /// A client that waits so long for each answer.
-    pub(crate) fn new(tls: ClientConfig, proxy: Option<Uri>, timeout: Duration) -> Self {
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        let reach: Reach = match proxy {
-            None => BoxCloneSyncService::new(tcp.map_err(BoxError::from)),
-            Some(proxy) => BoxCloneSyncService::new(Tunnel::new(proxy, tcp).map_err(BoxError::from)),
-        };
-        let https = HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(reach);
-        let http = HyperClient::builder(TokioExecutor::new())
-            // Logins are rare: a fresh connection costs little, and was not closed by the other side meanwhile.
-            .pool_max_idle_per_host(0)
-            .retry_canceled_requests(false)
-            .build(https);
-        Self { http, timeout }
+    pub(crate) fn new(trust: Trust, proxy: Option<Proxy>, timeout: Duration) -> Result<Self, SetupError> {
+        let http = HttpClient::new(trust, proxy, Connections::Fresh);
+        Ok(Self { http: http.map_err(|error| SetupError::Tls(error.to_string()))?, timeout })
     }
 
     /// Asks once.
-    pub(crate) async fn ask(&self, question: &HandshakeRequest) -> Result<IssuerResponse, RequestError> {
-        tokio::time::timeout(self.timeout, self.exchange(question))
-            .await
-            .unwrap_or_else(|_| Err(RequestError::Lost(format!("no answer in {:?}", self.timeout))))
+    pub(crate) async fn ask(&self, question: &HandshakeRequest) -> Result<IssuerResponse, HttpError> {
+        in_time(self.timeout, self.exchange(question)).await
     }
 
-    async fn exchange(&self, question: &HandshakeRequest) -> Result<IssuerResponse, RequestError> {
+    async fn exchange(&self, question: &HandshakeRequest) -> Result<IssuerResponse, HttpError> {
         let request = Request::builder()
             .method(Method::POST)
             .uri(question.url.clone())
@@ -110,15 +68,15 @@ impl Client {
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .header(USER_AGENT, concat!("countersign-verifier/", env!("CARGO_PKG_VERSION")))
             .header("idempotency-key", &question.key)
-            .body(Full::from(question.form.clone()))
-            .map_err(|error| no_answer(&error))?;
-        let response = self.http.request(request).await.map_err(|error| no_answer(&error))?;
+            .body(Bytes::from(question.form.clone()))
+            .map_err(|_| HttpError::url())?;
+        let response = self.http.send(request).await?;
         let (head, body) = response.into_parts();
         let body = if head.status == StatusCode::OK && is_json(&head.headers) {
-            match Limited::new(body, MAX_BODY_BYTES).collect().await {
-                Ok(body) => Body::Json(body.to_bytes()),
-                Err(error) if error.is::<LengthLimitError>() => Body::TooLong,
-                Err(error) => return Err(no_answer(error.as_ref())),
+            match read_whole(body, MAX_BODY_BYTES).await {
+                Ok(body) => Body::Json(body),
+                Err(HttpError::TooLong(_)) => Body::TooLong,
+                Err(error) => return Err(error),
             }
         } else {
             Body::Unread
@@ -134,26 +92,10 @@ impl fmt::Debug for Client {
 }
 
 /// Which certificates are good: those of `authorities` (PEM) if given, else those that the machine trusts.
-pub(crate) fn tls(authorities: Option<&[u8]>) -> Result<ClientConfig, SetupError> {
-    let roots = match authorities {
-        Some(pem) => {
-            countersign_tls::authorities(pem).map_err(|error| SetupError::Authorities(error.to_string()))?
-        }
-        None => countersign_tls::system_authorities(),
-    };
-    if roots.is_empty() {
-        return Err(SetupError::NoAuthorities);
-    }
-    tls_with(roots)
-}
-
-/// For an issuer without TLS, where no certificate is ever looked at.
-pub(crate) fn tls_unused() -> Result<ClientConfig, SetupError> {
-    tls_with(RootCertStore::empty())
-}
-
-fn tls_with(roots: RootCertStore) -> Result<ClientConfig, SetupError> {
-    countersign_tls::client(roots).map_err(|error| SetupError::Tls(error.to_string()))
+pub(crate) fn trust(authorities: Option<&[u8]>) -> Result<Trust, SetupError> {
+    let trust = Trust::only_or_system(authorities);
+    let trust = trust.map_err(|error| SetupError::Authorities(error.to_string()))?;
+    if trust.is_empty() { Err(SetupError::NoAuthorities) } else { Ok(trust) }
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -164,25 +106,6 @@ fn is_json(headers: &HeaderMap) -> bool {
 
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
-}
-
-/// Tells a certificate that is not good from everything else, and names the innermost cause: that is the one a person
-/// can act on.
-fn no_answer(error: &(dyn StdError + 'static)) -> RequestError {
-    let mut cause = error;
-    loop {
-        // An `io::Error` is transparent: its source is that of the error inside it.
-        let inside = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        cause = match (inside, cause.source()) {
-            (Some(inside), _) => inside,
-            (None, Some(source)) => source,
-            (None, None) => break,
-        };
-        if let Some(rustls::Error::InvalidCertificate(_)) = cause.downcast_ref() {
-            return RequestError::Untrusted(cause.to_string());
-        }
-    }
-    RequestError::Lost(cause.to_string())
 }
 
 #[cfg(test)]
@@ -218,7 +141,7 @@ mod tests {
     fn authorities_must_be_certificates() {
         let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         for pem in ["", "not PEM", broken, "-----BEGIN CERTIFICATE-----\n"] {
-            assert!(matches!(tls(Some(pem.as_bytes())), Err(SetupError::Authorities(_))), "{pem}");
+            assert!(matches!(trust(Some(pem.as_bytes())), Err(SetupError::Authorities(_))), "{pem}");
         }
     }
 }

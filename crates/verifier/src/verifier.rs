@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
+use countersign_http_client::{HttpError, Proxy, Trust};
 use form_urlencoded::Serializer;
-use http::{StatusCode, Uri};
+use http::StatusCode;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use url::Url;
 
 use crate::base_url::BaseUrl;
-use crate::client::{self, Body, Client, HandshakeRequest, IssuerResponse, RequestError};
+use crate::client::{self, Body, Client, HandshakeRequest, IssuerResponse};
 use crate::handshake_url::{HandshakeUrl, is_token};
 use crate::system::random_id;
 use crate::{SetupError, VerifyError};
@@ -120,17 +120,11 @@ impl Verifier {
         form.finish()
     }
 
-    fn judge(
-        &self,
-        token: &str,
-        answer: Result<IssuerResponse, RequestError>,
-    ) -> Result<Verified, VerifyError> {
+    fn judge(&self, token: &str, answer: Result<IssuerResponse, HttpError>) -> Result<Verified, VerifyError> {
         let unreachable = |reason| VerifyError::Unreachable { issuer: self.handshake.origin(), reason };
         let answer = match answer {
             Ok(answer) => answer,
-            Err(RequestError::Lost(reason) | RequestError::Untrusted(reason)) => {
-                return Err(unreachable(reason));
-            }
+            Err(error) => return Err(unreachable(error.to_string())),
         };
         let status = answer.status.as_u16();
         match status {
@@ -181,14 +175,16 @@ fn is_lost(status: StatusCode) -> bool {
 }
 
 /// How long to wait before the question is asked again; `None` if it is not to be asked again.
-fn pause_before_retry(answer: &Result<IssuerResponse, RequestError>, timeout: Duration) -> Option<Duration> {
+fn pause_before_retry(answer: &Result<IssuerResponse, HttpError>, timeout: Duration) -> Option<Duration> {
     match answer {
-        Err(RequestError::Lost(_)) => Some(Duration::ZERO),
+        // Asking again does not make a certificate good.
+        Err(HttpError::Certificate(_)) => None,
+        Err(_) => Some(Duration::ZERO),
         Ok(answer) if is_lost(answer.status) => {
             let pause = answer.retry_after.unwrap_or_default();
             (pause <= timeout).then_some(pause)
         }
-        Err(RequestError::Untrusted(_)) | Ok(_) => None,
+        Ok(_) => None,
     }
 }
 
@@ -246,10 +242,11 @@ impl VerifierBuilder {
         }
         let audience =
             self.audience.as_deref().map(BaseUrl::parse).transpose().map_err(SetupError::Audience)?;
-        let proxy = self.proxy.as_deref().map(proxy).transpose()?;
-        let tls = match self.authorities {
-            None if !handshake.is_https() => client::tls_unused()?,
-            authorities => client::tls(authorities.as_deref())?,
+        let proxy =
+            self.proxy.as_deref().map(|text| Proxy::parse(text).ok_or(SetupError::Proxy)).transpose()?;
+        let trust = match self.authorities {
+            None if !handshake.is_https() => Trust::nobody(),
+            authorities => client::trust(authorities.as_deref())?,
         };
         if audience.is_none() {
             tracing::warn!(
@@ -258,20 +255,9 @@ impl VerifierBuilder {
                  here by any tracker that was given them; set the audience to this tracker's base URL"
             );
         }
-        let client = Client::new(tls, proxy, self.timeout);
+        let client = Client::new(trust, proxy, self.timeout)?;
         Ok(Verifier { handshake, audience, timeout: self.timeout, client })
     }
-}
-
-fn proxy(text: &str) -> Result<Uri, SetupError> {
-    let url = Url::parse(text.trim()).map_err(|_| SetupError::Proxy)?;
-    let plain = url.scheme() == "http"
-        && url.has_host()
-        && url.username().is_empty()
-        && url.password().is_none()
-        && url.path() == "/"
-        && url.query().is_none();
-    if plain { url.as_str().parse().map_err(|_| SetupError::Proxy) } else { Err(SetupError::Proxy) }
 }
 
 #[cfg(test)]
@@ -311,8 +297,9 @@ mod tests {
             })
         };
         for (first, pause) in [
-            (Err(RequestError::Lost(String::new())), Some(0)),
-            (Err(RequestError::Untrusted(String::new())), None),
+            (Err(HttpError::Lost(String::new())), Some(0)),
+            (Err(HttpError::Late(timeout)), Some(0)),
+            (Err(HttpError::Certificate(String::new())), None),
             (answer(503, None), Some(0)),
             (answer(503, Some(3)), Some(3)),
             (answer(503, Some(10)), Some(10)),

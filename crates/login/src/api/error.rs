@@ -3,11 +3,12 @@
 use std::error::Error;
 use std::fmt;
 
+use countersign_http_client::HttpError;
 use url::Url;
 
 use crate::Tracker;
 use crate::error::{TrackerMessage, shown};
-use crate::http::HttpError;
+use crate::http::in_words;
 
 /// A call that is of no use. Its text says what happened and what to do next.
 #[derive(Debug)]
@@ -150,7 +151,7 @@ impl From<HttpError> for ApiFailure {
     fn from(trouble: HttpError) -> Self {
         match trouble {
             HttpError::Certificate(reason) => Self::Certificate(reason),
-            HttpError::NoAnswer(reason) => Self::NoAnswer(reason),
+            trouble => Self::NoAnswer(in_words(&trouble)),
         }
     }
 }

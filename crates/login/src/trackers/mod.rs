@@ -8,6 +8,7 @@ mod trac;
 use std::fmt;
 use std::str::FromStr;
 
+use countersign_http_client::HttpError;
 use http::{Method, StatusCode};
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
@@ -15,7 +16,7 @@ use url::Url;
 
 use crate::api::PluginApiKind;
 use crate::error::TrackerMessage;
-use crate::http::{HttpError, TrackerRequest, TrackerResponse, below, encoded, request};
+use crate::http::{TrackerRequest, TrackerResponse, below, encoded, in_words, request};
 use crate::session::cookies;
 use crate::{Cookie, LoginError, Session};
 
@@ -218,7 +219,7 @@ impl LoginAttempt<'_> {
         match (self.tracker.kind().missing_cookie(&cookies), &answer.broken) {
             (None, _) => Ok(Session { tracker: self.tracker, url: self.base.clone(), user, cookies }),
             (Some(cookie), None) => Err(LoginError::NoSession { cookie }),
-            (Some(_), Some(reason)) => Err(LoginError::AnswerLost { reason: reason.clone() }),
+            (Some(_), Some(trouble)) => Err(LoginError::AnswerLost { reason: in_words(trouble) }),
         }
     }
 }

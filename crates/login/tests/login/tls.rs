@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::support::{Stub, answer, run};
 use countersign_login::{HttpSettings, Login, LoginError, Session, Tracker};
-use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use tempfile::TempDir;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -15,7 +15,14 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 /// A Trac with a self-signed certificate for `name`, and that certificate in a file.
 async fn trac(name: &str) -> (Stub, TempDir, PathBuf) {
-    let CertifiedKey { cert, signing_key } = generate_simple_self_signed([name.to_owned()]).unwrap();
+    trac_with(name, IsCa::NoCa).await
+}
+
+async fn trac_with(name: &str, is_ca: IsCa) -> (Stub, TempDir, PathBuf) {
+    let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+    params.is_ca = is_ca;
+    let signing_key = KeyPair::generate().unwrap();
+    let cert = params.self_signed(&signing_key).unwrap();
     let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
     let config = ServerConfig::builder_with_provider(ring::default_provider().into())
         .with_safe_default_protocol_versions()
@@ -54,6 +61,17 @@ async fn an_authority_of_ones_own_is_trusted_if_it_is_named() {
     assert!(error.to_string().contains("--ca-file"), "{error}");
     assert_eq!(stub.requests(), [] as [&str; 0]);
     assert!(log_in(&stub, Some(&file)).await.unwrap().cookies[0].secure);
+}
+
+/// As `openssl req -x509` makes it, unless it is told otherwise.
+#[tokio::test]
+async fn self_signed_certificate_that_is_an_authority_too_is_trusted_if_it_is_named() {
+    let (stub, _directory, file) = trac_with("localhost", IsCa::Ca(BasicConstraints::Unconstrained)).await;
+    assert!(matches!(
+        log_in(&stub, None).await,
+        Err(LoginError::Certificate { .. } | LoginError::NoAuthorities)
+    ));
+    assert!(log_in(&stub, Some(&file)).await.is_ok());
 }
 
 #[tokio::test]

@@ -6,13 +6,13 @@ use std::time::Duration;
 use axum::http::header::{CONTENT_TYPE, USER_AGENT};
 use axum::http::{HeaderMap, Request, StatusCode, Uri};
 use bytes::Bytes;
+use countersign_http_client::{Connections, HttpClient, Trust, in_time};
 use data_encoding::BASE64;
-use http_body_util::Full;
 use jiff::Timestamp;
 use ring::hmac;
 use url::{Host, Url};
 
-use crate::http_client::{self, AGENT, HttpClient, innermost};
+use crate::AGENT;
 
 /// How long a receiver may take for its answer.
 pub const ALARM_TIMEOUT: Duration = Duration::from_secs(15);
@@ -65,11 +65,16 @@ impl Webhook {
         let secret = secret.strip_prefix("whsec_").and_then(|text| BASE64.decode(text.as_bytes()).ok());
         let secret =
             secret.filter(|secret| SECRET_BYTES.contains(&secret.len())).ok_or(WebhookError::Secret)?;
+        // Without any that this machine trusts, no certificate can be verified, and every delivery says so.
+        let trust =
+            Trust::only_or_system(authorities).map_err(|error| WebhookError::Tls(error.to_string()))?;
+        let client = HttpClient::new(trust, None, Connections::Kept);
+        let client = client.map_err(|error| WebhookError::Tls(error.to_string()))?;
         Ok(Self {
             uri,
             host: url.host_str().unwrap_or_default().to_owned(),
             secret: hmac::Key::new(hmac::HMAC_SHA256, &secret),
-            client: http_client::client(authorities).map_err(WebhookError::Tls)?,
+            client,
         })
     }
 
@@ -98,13 +103,11 @@ impl Webhook {
             .header("webhook-id", id)
             .header("webhook-timestamp", timestamp)
             .header("webhook-signature", format!("v1,{}", BASE64.encode(signature.as_ref())))
-            .body(Full::new(Bytes::from(body.to_owned())))
+            .body(Bytes::from(body.to_owned()))
             .map_err(|error| error.to_string())?;
         request.headers_mut().extend(more);
-        let answered = tokio::time::timeout(ALARM_TIMEOUT, self.client.request(request)).await;
-        let response = answered
-            .map_err(|_| format!("no answer for {} seconds", ALARM_TIMEOUT.as_secs()))?
-            .map_err(|error| innermost(&error).to_string())?;
+        let response = in_time(ALARM_TIMEOUT, self.client.send(request)).await;
+        let response = response.map_err(|error| error.to_string())?;
         match response.status() {
             status if status.is_success() => Ok(()),
             status if status.is_redirection() => {

@@ -6,12 +6,12 @@ use std::time::Duration;
 use axum::http::header::{CONTENT_TYPE, USER_AGENT};
 use axum::http::{Request, StatusCode, Uri};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use countersign_http_client::{Connections, HttpClient, HttpError, Trust, in_time, read_whole};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use prost::Message;
 use url::Url;
 
-use crate::http_client::{self, AGENT, HttpClient, innermost};
+use crate::AGENT;
 
 /// How long a collector may take for its answer.
 pub const COLLECTOR_TIMEOUT: Duration = Duration::from_secs(10);
@@ -85,32 +85,19 @@ impl Collector {
     }
 
     pub(super) fn client() -> Result<HttpClient, TracesError> {
-        http_client::client(None).map_err(TracesError::Tls)
+        let client = HttpClient::new(Trust::system(), None, Connections::Kept);
+        client.map_err(|error| TracesError::Tls(error.to_string()))
     }
 
     /// Posts an `ExportTraceServiceRequest`. Returns how many of its spans the collector refused.
     pub(super) async fn post(&self, client: &HttpClient, body: Bytes) -> Result<u64, ExportError> {
-        match tokio::time::timeout(COLLECTOR_TIMEOUT, self.ask(client, body)).await {
-            Ok(answered) => answered,
-            Err(_) => {
-                Err(ExportError::NotNow(format!("no answer for {} seconds", COLLECTOR_TIMEOUT.as_secs())))
-            }
-        }
-    }
-
-    async fn ask(&self, client: &HttpClient, body: Bytes) -> Result<u64, ExportError> {
         let request = Request::post(self.uri.clone())
             .header(CONTENT_TYPE, "application/x-protobuf")
             .header(USER_AGENT, AGENT)
-            .body(Full::new(body))
+            .body(body)
             .map_err(|error| ExportError::Never(error.to_string()))?;
-        let response = client
-            .request(request)
-            .await
-            .map_err(|error| ExportError::NotNow(innermost(&error).to_string()))?;
-        let status = response.status();
-        // Read in any case, so that the connection can be used again.
-        let answer = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
+        let answered = in_time(COLLECTOR_TIMEOUT, ask(client, request)).await;
+        let (status, answer) = answered.map_err(|error| ExportError::NotNow(error.to_string()))?;
         if !status.is_success() {
             let reason = format!("it answers {status}");
             // Those that the specification calls retryable.
@@ -122,11 +109,19 @@ impl Collector {
                 _ => ExportError::Never(reason),
             });
         }
-        let answer =
-            answer.ok().and_then(|answer| ExportTraceServiceResponse::decode(answer.to_bytes()).ok());
+        let answer = answer.and_then(|answer| ExportTraceServiceResponse::decode(&*answer).ok());
         let refused = answer.and_then(|answer| answer.partial_success).map_or(0, |part| part.rejected_spans);
         Ok(u64::try_from(refused).unwrap_or(0))
     }
+}
+
+/// Sends a request. The answer's body is read in any case, so that the connection can be used again.
+async fn ask(
+    client: &HttpClient,
+    request: Request<Bytes>,
+) -> Result<(StatusCode, Option<Vec<u8>>), HttpError> {
+    let (head, body) = client.send(request).await?.into_parts();
+    Ok((head.status, read_whole(body, MAX_ANSWER_BYTES).await.ok()))
 }
 
 impl fmt::Debug for Collector {

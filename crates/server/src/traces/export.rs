@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use countersign_http_client::HttpClient;
 use opentelemetry::Context;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
@@ -14,8 +15,6 @@ use opentelemetry_sdk::trace::{Span, SpanData, SpanProcessor};
 use prost::Message;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-
-use crate::http_client::HttpClient;
 
 use super::collector::{Collector, ExportError};
 

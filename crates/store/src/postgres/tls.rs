@@ -3,45 +3,48 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use countersign_tls::Trust;
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 
 use super::settings::TlsMode;
 use crate::error::OpenError;
 
 /// What connects by TLS. With [`TlsMode::Disable`] it is never asked.
 pub(super) fn connector(mode: TlsMode, ca_file: Option<&Path>) -> Result<MakeRustlsConnect, OpenError> {
-    let provider = countersign_tls::provider();
-    let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| OpenError::Unusable(format!("TLS cannot be set up: {error}")))?;
+    let cannot = |error| OpenError::Unusable(format!("TLS cannot be set up: {error}"));
     let config = match mode {
-        TlsMode::Verify => config.with_root_certificates(roots(ca_file)?).with_no_client_auth(),
-        TlsMode::Disable | TlsMode::Prefer => config
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(NoVerification(provider)))
-            .with_no_client_auth(),
+        TlsMode::Verify => trust(ca_file)?.client().map_err(cannot)?.with_no_client_auth(),
+        TlsMode::Disable | TlsMode::Prefer => {
+            let provider = countersign_tls::provider();
+            ClientConfig::builder_with_provider(Arc::clone(&provider))
+                .with_safe_default_protocol_versions()
+                .map_err(cannot)?
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(NoVerification(provider)))
+                .with_no_client_auth()
+        }
     };
     Ok(MakeRustlsConnect::new(config))
 }
 
-fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, OpenError> {
+fn trust(ca_file: Option<&Path>) -> Result<Trust, OpenError> {
     let Some(path) = ca_file else {
-        let roots = countersign_tls::system_authorities();
-        if roots.is_empty() {
+        let trust = Trust::system();
+        if trust.is_empty() {
             return Err(OpenError::Unusable(
                 "this system has no certificate authorities to check the database's certificate with; name a file \
                  with store_ca_file"
                     .to_owned(),
             ));
         }
-        return Ok(roots);
+        return Ok(trust);
     };
     countersign_tls::read(path)
-        .and_then(|pem| countersign_tls::authorities(&pem))
+        .and_then(|pem| Trust::only(&pem))
         .map_err(|error| OpenError::CaFile { path: path.to_owned(), reason: error.to_string() })
 }
 

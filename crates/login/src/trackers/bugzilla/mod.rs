@@ -2,6 +2,7 @@
 
 mod api;
 
+use countersign_http_client::HttpError;
 use dxr::Value as Argument;
 use http::{Method, StatusCode};
 use url::Url;
@@ -9,7 +10,7 @@ use url::Url;
 use crate::answer::{CallOutcome, Value};
 use crate::api::PluginApiKind;
 use crate::error::TrackerMessage;
-use crate::http::{HttpError, TrackerRequest, TrackerResponse, below, call, request};
+use crate::http::{TrackerRequest, TrackerResponse, below, call, in_words, request};
 use crate::trackers::{LoginAttempt, LoginOutcome, Parameter, TrackerKind};
 use crate::{Cookie, LoginError, Session};
 
@@ -112,7 +113,7 @@ impl TrackerKind for Bugzilla {
                 Err(fault(attempt, &code, TrackerMessage::new(&text, attempt.token)))
             }
             None => Err(match &answer.broken {
-                Some(reason) => LoginError::AnswerLost { reason: reason.clone() },
+                Some(trouble) => LoginError::AnswerLost { reason: in_words(trouble) },
                 None => unexpected("something else than XML-RPC".to_owned(), TrackerMessage::default()),
             }),
         }
