@@ -77,8 +77,10 @@ continue_without_end = repeat(b'HTTP/1.1 100 Continue\r\n\r\n')
 class _Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
 
-    def __init__(self, handler):
-        super().__init__(('127.0.0.1', 0), handler)
+    def __init__(self, handler, ipv6=False):
+        self.address_family = socket.AF_INET6 if ipv6 else socket.AF_INET
+        self.host = '[::1]' if ipv6 else '127.0.0.1'
+        super().__init__(('::1' if ipv6 else '127.0.0.1', 0), handler)
         self.over = threading.Event()
         self.port = self.server_address[1]
         self.requests = []
@@ -96,13 +98,13 @@ class StubIssuer(_Server):
     An answer is a status, the bytes to send, or a function of the handler such as `cut`.
     """
 
-    def __init__(self, *answers, tls=None, greeting=None):
+    def __init__(self, *answers, tls=None, greeting=None, ipv6=False):
         self.answers = list(answers) or [200]
         self.connections = 0
         self.tls = tls
         # What it says at once, without a request, to every connection; nothing at all if it is empty.
         self.greeting = greeting
-        super().__init__(_IssuerHandler)
+        super().__init__(_IssuerHandler, ipv6)
 
     def get_request(self):
         connection, address = super().get_request()
@@ -131,7 +133,7 @@ class StubIssuer(_Server):
     @property
     def url(self):
         scheme = 'https' if self.tls else 'http'
-        return '%s://127.0.0.1:%d/token/%%s/+bugtracker-handshake' % (scheme, self.port)
+        return '%s://%s:%d/token/%%s/+bugtracker-handshake' % (scheme, self.host, self.port)
 
     @property
     def keys(self):
@@ -169,7 +171,7 @@ class _ProxyHandler(socketserver.StreamRequestHandler):
             self.wfile.write(http(403))
             return
         host, _, port = target.rpartition(':')
-        with socket.create_connection((host, int(port))) as issuer:
+        with socket.create_connection((host.strip('[]'), int(port))) as issuer:
             self.wfile.write(b'HTTP/1.1 200 Connection established\r\n\r\n')
             threading.Thread(target=_pump, args=(issuer, self.connection), daemon=True).start()
             _pump(self.connection, issuer)

@@ -68,7 +68,7 @@ subtest 'settings that cannot work' => sub {
       'https://%s.launchpad.net/token/%s',    'https://me:secret@launchpad.net/%s', 'https://launchpad.net/?token=%s',
       'https://launchpad.net/token/%s#there', 'https://launchpad.net/ %s',   "https://launchpad.net/%s\nX",
       'https://launchpad.net/%s/%d',          'https://launchpad.net/%s/%%', 'https://launchpad.net/%s/..', 'https://launchpad.net:0/%s',
-      'https://launchpad..net/%s',            'http://launchpad.net/%s',
+      'https://launchpad..net/%s', 'https://' . 'a' x 200 . '!/%s',            'http://launchpad.net/%s',
     ],
     audience => ['', 'bugs.example.org', 'https://', 'https://bugs.example.org/?a', 'https://me:secret@bugs.example.org/', 'https://a/b c'],
     timeout  => [0, -1, 61, 'nan', 'inf', '', "5\n5"],

@@ -380,6 +380,8 @@ class _Connection(HTTPConnection):
     def set_tunnel(self, host: str, port: Optional[int] = None, headers: Any = None) -> None:
         self._name = host
         super().set_tunnel(host, port, headers)
+        if ':' in host:  # Python before 3.12 forgets the brackets
+            self._tunnel_host = '[%s]' % host
 
     def connect(self) -> None:
         super().connect()

@@ -73,6 +73,8 @@ class Logins:
             raise SetupError('cookie_name', 'cookie_name must be letters, digits, - and _ only')
         if not 1 <= lifetime <= MAX_LIFETIME:
             raise SetupError('lifetime', 'lifetime must be from 1 second to 400 days')
+        if secret is not None and not isinstance(secret, bytes):
+            raise SetupError('secret', 'secret must be bytes, not %s' % type(secret).__name__)
         if secret is not None and len(secret) < MIN_SECRET:
             raise SetupError('secret', 'secret has %d bytes; give at least %d random ones' % (len(secret), MIN_SECRET))
         login_path = base_path + '/launchpad-auth' if login_path is None else login_path

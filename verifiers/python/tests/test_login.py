@@ -226,7 +226,7 @@ class LoginCases:
         for setting, wrong in [
             ('user', ['', 'a\nb', 'u' * 257]), ('cookie_name', ['', 'a b', 'a;b', 'a=b', 'é']),
             ('login_path', ['', '/', 'login', '/login/', '/a b', '/a?b', '/é']), ('lifetime', [0, -1, 400 * 86400 + 1]),
-            ('secret', [b'', b'7' * 31]),
+            ('secret', [b'', b'7' * 31, '7' * 32]),
         ]:
             for value in wrong:
                 for middleware in (wsgi.LoginMiddleware, asgi.LoginMiddleware):

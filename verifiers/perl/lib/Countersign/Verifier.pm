@@ -33,7 +33,7 @@ use constant {
   # The issuer, or a gateway in front of it, says that it could not answer.
   NO_ANSWER => {map { $_ => 1 } 502, 503, 504},
 
-  HOST => qr/\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z](?:[0-9A-Za-z-]*[.]?[0-9A-Za-z-])*/,
+  HOST => qr/\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*\.?/,
 };
 
 my %SETTINGS = map { $_ => 1 } qw(issuer audience timeout ca_file proxy allow_insecure_http);
@@ -246,7 +246,7 @@ sub _random_key {
 
 sub _host_and_port {
   my ($authority, $default) = @_;
-  my ($host, $port) = $authority =~ /\A(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z.\-]+)(?::([0-9]{1,5}))?\z/ or die "'$authority' is no host\n";
+  my ($host, $port) = $authority =~ /\A(${\HOST})(?::([0-9]{1,5}))?\z/ or die "'$authority' is no host\n";
   return ($host, $port // $default);
 }
 

@@ -84,7 +84,8 @@ sub _log_in {
   my $result = $self->verifier->verify($token);
   my $id = $result ? eval { Countersign::Verifier::_random_key() } : undef;
   if (!$result || !$id) {
-    $env->{'psgi.errors'}->print("countersign: refused a login by token: $result: ${\$result->reason}\n");
+    $env->{'psgi.errors'}->print("countersign: refused a login by token: $result: ${\$result->reason}\n")
+      if $result->outcome ne 'malformed';
     return _refuse($env, _sentence($result));
   }
   return _answer($env, 200, "Logged in as ${\$self->user}.", 'Set-Cookie' => $self->_open($id));
