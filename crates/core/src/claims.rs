@@ -2,8 +2,15 @@
 
 use serde_json::{Map, Value};
 
+use crate::CallerName;
+
 /// The longest claims, in bytes of compact JSON.
 pub const MAX_CLAIMS_BYTES: usize = 1024;
+
+/// The member of the sealed claims that names the caller for which the token was issued. It is no claim: whoever opens a token
+/// of this version takes it out. It stands among the claims because a server of an earlier version knows no other place, and
+/// has to open such tokens too while the servers of one store are upgraded one by one.
+pub const ISSUED_BY: &str = "@caller";
 
 /// A JSON object that travels inside the token and is handed to the tracker that redeems it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -15,11 +22,17 @@ pub enum ClaimsError {
     /// They are longer than [`MAX_CLAIMS_BYTES`].
     #[error("claims are {0} bytes as compact JSON, and {MAX_CLAIMS_BYTES} is the most a token can carry")]
     TooLong(usize),
+    /// They have the member [`ISSUED_BY`].
+    #[error("claims cannot have a member `{ISSUED_BY}`: a token says there for which caller it was issued")]
+    Reserved,
 }
 
 impl Claims {
     /// Takes an object as claims, if it is small enough to travel in a URL.
     pub fn new(members: Map<String, Value>) -> Result<Self, ClaimsError> {
+        if members.contains_key(ISSUED_BY) {
+            return Err(ClaimsError::Reserved);
+        }
         let claims = Self(members);
         match claims.to_json().len() {
             length if length > MAX_CLAIMS_BYTES => Err(ClaimsError::TooLong(length)),
@@ -38,15 +51,28 @@ impl Claims {
     }
 
     /// Compact JSON; empty text for no claims.
-    pub(crate) fn to_json(&self) -> String {
+    fn to_json(&self) -> String {
         if self.is_empty() { String::new() } else { Value::Object(self.0.clone()).to_string() }
     }
 
-    /// Claims out of a token that this server sealed.
-    pub(crate) fn from_sealed(json: &str) -> Option<Self> {
+    /// The same, with the caller for which the token is issued.
+    pub(crate) fn to_sealed(&self, issued_by: Option<&CallerName>) -> String {
+        let Some(caller) = issued_by else { return self.to_json() };
+        let mut members = self.0.clone();
+        members.insert(ISSUED_BY.to_owned(), Value::String(caller.to_string()));
+        Value::Object(members).to_string()
+    }
+
+    /// Claims out of a token that this server sealed, and the caller for which it was issued.
+    pub(crate) fn from_sealed(json: &str) -> Option<(Self, Option<CallerName>)> {
         if json.is_empty() {
-            return Some(Self::default());
+            return Some((Self::default(), None));
         }
-        serde_json::from_str(json).ok().map(Self)
+        let mut members: Map<String, Value> = serde_json::from_str(json).ok()?;
+        let named = members.get(ISSUED_BY).and_then(Value::as_str).and_then(|name| name.parse().ok());
+        if named.is_some() {
+            members.remove(ISSUED_BY);
+        }
+        Some((Self(members), named))
     }
 }

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::handshake::Refusal;
-use crate::{Consumption, Entropy, EntropyError, Key, KeyId, KeyRing, StoreError, TokenId};
+use crate::{CallerName, Consumption, Entropy, EntropyError, Key, KeyId, KeyRing, StoreError, TokenId};
 
 /// The longest user agent or stated audience that is kept, in characters.
 pub const MAX_NOTE_CHARS: usize = 256;
@@ -39,12 +39,15 @@ pub struct Event {
     pub user_agent: Option<Note>,
     /// The request it happened in.
     pub request: Option<RequestId>,
+    /// The named caller of the private API: at a handshake the one for which the token was issued, anywhere else the one that
+    /// asked.
+    pub caller: Option<CallerName>,
     /// 1, or how many events of this kind this one stands for, because there were too many to keep one by one.
     pub count: u64,
 }
 
 impl Event {
-    /// Whether this text is in what strangers sent along, in the tracker's URL or in a key's name.
+    /// Whether this text is in what strangers sent along, in the tracker's URL, or in the name of a caller or a key.
     fn contains(&self, text: &str) -> bool {
         let key = match &self.kind {
             EventKind::KeyRotated { key } | EventKind::KeyRevoked { key } => Some(key.to_string()),
@@ -55,7 +58,8 @@ impl Event {
             _ => None,
         };
         let text = text.to_ascii_lowercase();
-        [self.audience.as_deref(), self.user_agent.as_ref().map(Note::as_str), stated, key.as_deref()]
+        let caller = self.caller.as_ref().map(CallerName::as_str);
+        [self.audience.as_deref(), caller, self.user_agent.as_ref().map(Note::as_str), stated, key.as_deref()]
             .into_iter()
             .flatten()
             .any(|has| has.to_ascii_lowercase().contains(&text))
@@ -437,7 +441,8 @@ pub struct EventQuery {
     pub name: Option<EventName>,
     /// Only what this address asked for.
     pub peer: Option<IpAddr>,
-    /// Only what has this text, in ASCII without regard to case, in a tracker's URL, a user agent or the name of a key.
+    /// Only what has this text, in ASCII without regard to case, in a tracker's URL, a user agent, or the name of a
+    /// caller or a key.
     pub text: Option<String>,
     /// Only what comes after this one in the list, which begins with the newest.
     pub after: Option<EventCursor>,

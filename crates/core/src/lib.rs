@@ -20,6 +20,7 @@
 //!
 //! This crate knows no HTTP, no SQL and no files. Time comes from a [`Clock`], randomness from an [`Entropy`].
 
+mod caller_name;
 mod claims;
 mod clock;
 mod entropy;
@@ -35,7 +36,8 @@ mod token;
 
 pub use countersign_audience::{Audience, AudienceError, MAX_AUDIENCE_BYTES};
 
-pub use claims::{Claims, ClaimsError, MAX_CLAIMS_BYTES};
+pub use caller_name::{CallerName, CallerNameError, DEFAULT_CALLER, MAX_CALLER_NAME_CHARS};
+pub use claims::{Claims, ClaimsError, ISSUED_BY, MAX_CLAIMS_BYTES};
 pub use clock::{Clock, ManualClock, SystemClock, after, before, from_millis, to_millis};
 pub use entropy::{Entropy, EntropyError, OsEntropy, SequenceEntropy};
 pub use event::{

@@ -6,7 +6,8 @@
 //! content = token id (16)  lifetime in seconds (4)  length of the audience (2)  audience  claims
 //! ```
 //!
-//! Numbers are big-endian, audience and claims UTF-8. The version and the key id are authenticated with the content.
+//! Numbers are big-endian, audience and claims UTF-8. The claims are a JSON object, or nothing; its member
+//! [`ISSUED_BY`](crate::ISSUED_BY) is no claim but names the caller for which the token was issued. The version and the key id are authenticated with the content.
 //! Without audience and claims a text is 71 characters; an audience adds 1.6 for each of its bytes.
 //!
 //! Why SIV: it needs no nonce. The content always has an id of its own, so equal texts never happen; and if a machine's
@@ -61,7 +62,8 @@ pub fn seal(token: &LoginToken, key: &Key) -> Result<TokenText, SealError> {
 }
 
 /// A token that does not fit into the format; [`Audience`], [`Claims`] and [`MAX_LIFETIME`](crate::MAX_LIFETIME) keep
-/// every token well inside it.
+/// every token well inside it,
+/// unless a caller's name comes to the longest audience and the longest claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
     /// A part is too long for its length field.
@@ -115,7 +117,11 @@ fn write_content(token: &LoginToken) -> Result<Vec<u8>, SealError> {
     let lifetime = u32::try_from(token.lifetime.as_secs()).map_err(|_| SealError::TooLong)?;
     let audience = token.audience.as_ref().map_or("", Audience::as_str);
     let audience_length = u16::try_from(audience.len()).map_err(|_| SealError::TooLong)?;
-    let claims = token.claims.to_json();
+    let claims = token.claims.to_sealed(token.issued_by.as_ref());
+    // A server refuses longer texts unread, also one that knows no callers.
+    if audience.len() + claims.len() > MAX_AUDIENCE_BYTES + MAX_CLAIMS_BYTES {
+        return Err(SealError::TooLong);
+    }
     let mut content = Vec::with_capacity(HEAD_BYTES + audience.len() + claims.len());
     content.extend_from_slice(token.id.as_bytes());
     content.extend_from_slice(&lifetime.to_be_bytes());
@@ -131,11 +137,13 @@ fn read_content(content: &[u8]) -> Option<LoginToken> {
     let (audience_length, rest) = rest.split_first_chunk::<2>()?;
     let (audience, claims) = rest.split_at_checked(usize::from(u16::from_be_bytes(*audience_length)))?;
     let audience = std::str::from_utf8(audience).ok()?;
+    let (claims, issued_by) = Claims::from_sealed(std::str::from_utf8(claims).ok()?)?;
     Some(LoginToken {
         id: TokenId::from_bytes(*id),
         lifetime: Duration::from_secs(u64::from(u32::from_be_bytes(*lifetime))),
         audience: (!audience.is_empty()).then(|| Audience::from_normal_form(audience.to_owned())),
-        claims: Claims::from_sealed(std::str::from_utf8(claims).ok()?)?,
+        claims,
+        issued_by,
     })
 }
 

@@ -12,8 +12,8 @@ use jiff::Timestamp;
 use crate::handshake::{Attempt, CLOCK_SKEW, Decision, Refusal, Verdict, decide_after, settle};
 use crate::seal::{SealError, UnsealError, seal, unseal};
 use crate::{
-    Audience, Claims, Clock, Consumption, EndResult, Ending, Entropy, EntropyError, KeyRing, LoginToken,
-    MAX_LIFETIME, StoreError, TokenId, TokenStore, TokenText, after,
+    Audience, CallerName, Claims, Clock, Consumption, EndResult, Ending, Entropy, EntropyError, KeyRing,
+    LoginToken, MAX_LIFETIME, StoreError, TokenId, TokenStore, TokenText, after,
 };
 
 pub use self::clock_check::{ClockError, STEADY, apart, move_fence_now, purge_now};
@@ -55,6 +55,8 @@ pub struct NewToken {
     pub lifetime: Option<Duration>,
     /// What the redeeming tracker shall know.
     pub claims: Claims,
+    /// For which caller it is issued; it stands in the token, and no tracker is told.
+    pub issued_by: Option<CallerName>,
 }
 
 /// A token just issued.
@@ -193,6 +195,7 @@ impl LoginTokenSet {
             lifetime: Duration::from_secs(lifetime.as_secs()),
             audience: wanted.audience,
             claims: wanted.claims,
+            issued_by: wanted.issued_by,
         };
         let keys = self.keys();
         let key = keys.sealing_key(now).ok_or(IssueError::NoKey)?;

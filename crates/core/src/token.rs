@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::{Audience, Claims, Entropy, EntropyError, after, from_millis, to_millis};
+use crate::{Audience, CallerName, Claims, Entropy, EntropyError, after, from_millis, to_millis};
 
 /// The longest life a token may be given: one day. Replaced keys are kept for this long.
 pub const MAX_LIFETIME: Duration = Duration::from_hours(24);
@@ -56,6 +56,7 @@ pub struct LoginToken {
     pub(crate) lifetime: Duration,
     pub(crate) audience: Option<Audience>,
     pub(crate) claims: Claims,
+    pub(crate) issued_by: Option<CallerName>,
 }
 
 impl LoginToken {
@@ -82,6 +83,11 @@ impl LoginToken {
     /// What the issuer wants the redeeming tracker to know.
     pub fn claims(&self) -> &Claims {
         &self.claims
+    }
+
+    /// The caller for which it was issued. `None`: the one without a name, or a server that knew no names yet.
+    pub fn issued_by(&self) -> Option<&CallerName> {
+        self.issued_by.as_ref()
     }
 }
 

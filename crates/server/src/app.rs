@@ -11,9 +11,10 @@ use url::Url;
 
 use crate::caller::Caller;
 use crate::health::{STORE_TIMEOUT, store_hangs};
-use crate::key_file::LOCK_PATIENCE;
+use crate::replace::LOCK_PATIENCE;
 use crate::{
-    Bearer, EffectiveConfig, Events, KeyFile, KeyFileError, RefusalLimiter, Tasks, Traces, TrustedProxies,
+    Bearer, Callers, EffectiveConfig, Events, KeyFile, KeyFileError, RefusalLimiter, Tasks, Traces,
+    TrustedProxies,
 };
 
 /// The state that the routes share.
@@ -35,6 +36,8 @@ pub struct App {
     pub proxies: TrustedProxies,
     /// What a caller of the private API must show; `None` asks for nothing, which is for loopback only.
     pub bearer: Option<Bearer>,
+    /// The callers of the private API that have names; with them, a caller has to show a credential.
+    pub callers: Option<Callers>,
     /// Where spans go; `None` where traces are off.
     pub traces: Option<Arc<Traces>>,
     /// What the server was told, for whoever asks it.
@@ -57,10 +60,16 @@ impl App {
             limiter: RefusalLimiter::new(0, clock),
             proxies: TrustedProxies::default(),
             bearer: None,
+            callers: None,
             traces: None,
             effective_config: EffectiveConfig::default(),
             tasks: Tasks::default(),
         }
+    }
+
+    /// Whether callers of the private API have to show a credential.
+    pub(crate) fn asks_for_credential(&self) -> bool {
+        self.bearer.is_some() || self.callers.is_some()
     }
 
     /// Puts the key file to use if it has changed, or `anyway`. A file that cannot be used changes nothing, and is

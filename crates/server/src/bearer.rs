@@ -70,30 +70,27 @@ impl Bearer {
         read(path).err()
     }
 
-    /// The same of a browser, which asks its user for a name and a password and shows both (RFC 7617): the password is
-    /// the secret, and any name will do.
-    pub(crate) fn is_shown_by_browser(&self, authorization: &[u8]) -> bool {
-        let Some((scheme, credentials)) = authorization.split_at_checked("Basic ".len()) else {
-            return false;
-        };
-        let Ok(pair) = BASE64.decode(credentials.trim_ascii()).map(Zeroizing::new) else { return false };
-        let Some(colon) = pair.iter().position(|byte| *byte == b':') else { return false };
-        let password = pair.get(colon + 1..).unwrap_or_default();
-        scheme.eq_ignore_ascii_case(b"Basic ") && self.is(password)
-    }
-
-    /// Whether the value of an `Authorization` header shows this secret (RFC 6750 section 2.1), in constant time.
-    pub(crate) fn is_shown_by(&self, authorization: &[u8]) -> bool {
-        let Some((scheme, credentials)) = authorization.split_at_checked("Bearer ".len()) else {
-            return false;
-        };
-        scheme.eq_ignore_ascii_case(b"Bearer ") && self.is(credentials.trim_ascii())
-    }
-
-    fn is(&self, shown: &[u8]) -> bool {
+    /// Whether this is the secret, in constant time.
+    pub(crate) fn is(&self, shown: &[u8]) -> bool {
         let secret = self.secret.read().unwrap_or_else(PoisonError::into_inner);
         bool::from(shown.ct_eq(secret.as_bytes()))
     }
+}
+
+/// The secret in the value of an `Authorization` header (RFC 6750 section 2.1).
+pub(crate) fn shown_by_program(authorization: &[u8]) -> Option<&[u8]> {
+    let (scheme, credentials) = authorization.split_at_checked("Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| credentials.trim_ascii())
+}
+
+/// The same of a browser, which asks its user for a name and a password and shows both (RFC 7617): the password is the
+/// secret, and any name will do.
+pub(crate) fn shown_by_browser(authorization: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let (scheme, credentials) = authorization.split_at_checked("Basic ".len())?;
+    let pair = BASE64.decode(credentials.trim_ascii()).map(Zeroizing::new).ok()?;
+    let colon = pair.iter().position(|byte| *byte == b':')?;
+    let password = pair.get(colon + 1..)?.to_vec();
+    scheme.eq_ignore_ascii_case(b"Basic ").then(|| password.into())
 }
 
 /// Reads a secret. The error goes on from the file's name.
@@ -145,7 +142,8 @@ mod tests {
             ("s3cret-0f9e8d7c6b5a4321", false),
             ("", false),
         ] {
-            assert_eq!(bearer.is_shown_by(shown.as_bytes()), accepted, "{shown}");
+            let is_shown = shown_by_program(shown.as_bytes()).is_some_and(|secret| bearer.is(secret));
+            assert_eq!(is_shown, accepted, "{shown}");
         }
         assert_eq!(format!("{bearer:?}"), "Bearer(redacted)");
     }
@@ -162,11 +160,12 @@ mod tests {
             ("", false),
         ] {
             let shown = format!("Basic {}", BASE64.encode(pair.as_bytes()));
-            assert_eq!(bearer.is_shown_by_browser(shown.as_bytes()), accepted, "{pair}");
-            assert!(!bearer.is_shown_by(shown.as_bytes()), "the API knows nothing of it");
+            let is_shown = shown_by_browser(shown.as_bytes()).is_some_and(|secret| bearer.is(&secret));
+            assert_eq!(is_shown, accepted, "{pair}");
+            assert_eq!(shown_by_program(shown.as_bytes()), None, "the API knows nothing of it");
         }
         for shown in ["", "Basic", "Basic ", "Basic %%%", "Bearer s3c:ret-0f9e8d7c6b5a4321"] {
-            assert!(!bearer.is_shown_by_browser(shown.as_bytes()), "{shown}");
+            assert!(shown_by_browser(shown.as_bytes()).is_none_or(|secret| !bearer.is(&secret)), "{shown}");
         }
     }
 
@@ -197,7 +196,7 @@ mod tests {
         let (old, new) = ("old-0f9e8d7c6b5a4321", "new-0f9e8d7c6b5a43210");
         fs::write(&path, old).unwrap();
         let bearer = Bearer::new(old.to_owned().into()).unwrap().kept_in(&path);
-        let shows = |secret| bearer.is_shown_by(format!("Bearer {secret}").as_bytes());
+        let shows = |secret: &str| bearer.is(secret.as_bytes());
         assert_eq!(bearer.reload_if_changed(false), Ok(false), "the same");
         for bad in ["", "short\n", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n"] {
             fs::write(&path, bad).unwrap();

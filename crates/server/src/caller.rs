@@ -1,4 +1,4 @@
-//! The caller's address and the request's id.
+//! The caller: its address, the request's id, and what it may do.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -8,10 +8,11 @@ use axum::extract::FromRequestParts;
 use axum::http::header::USER_AGENT;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use countersign_core::{Entropy, Note, RequestId};
+use countersign_core::{CallerName, Entropy, Note, RequestId};
 use data_encoding::HEXLOWER;
 
 use crate::arrival::Arrival;
+use crate::callers::Grant;
 
 /// The header with which every answer names its request.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -22,17 +23,30 @@ pub(crate) struct Caller {
     pub(crate) peer: Option<IpAddr>,
     pub(crate) request: Option<RequestId>,
     user_agent: Option<HeaderValue>,
+    /// What the guard of the private API found that it may do.
+    pub(crate) grant: Grant,
 }
 
 impl Caller {
-    /// Of a request to the private API, where no proxy is asked.
+    /// Of a request, by the address that it comes from. It may do nothing.
     pub(crate) fn of(arrival: &Arrival, headers: &HeaderMap) -> Self {
         Self {
             peer: arrival.peer,
             request: arrival.id,
             // Only a reference is kept; it is read if there is an event to write.
             user_agent: headers.get(USER_AGENT).cloned(),
+            grant: Grant::Nothing,
         }
+    }
+
+    /// The same with what it may do.
+    pub(crate) fn with(self, grant: Grant) -> Self {
+        Self { grant, ..self }
+    }
+
+    /// Its name, if it has one.
+    pub(crate) fn name(&self) -> Option<&CallerName> {
+        self.grant.name()
     }
 
     /// Of a connection on which no request has come.
@@ -55,7 +69,8 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self::of(&Arrival::of(&parts.extensions), &parts.headers))
+        let grant = parts.extensions.get::<Grant>().cloned().unwrap_or_default();
+        Ok(Self::of(&Arrival::of(&parts.extensions), &parts.headers).with(grant))
     }
 }
 

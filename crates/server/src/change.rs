@@ -4,15 +4,31 @@
 use std::sync::Arc;
 
 use countersign_core::seal::unseal;
-use countersign_core::{GetError, StoreError};
+use countersign_core::{GetError, IssueError, Issued, NewToken, StoreError};
 use jiff::Timestamp;
 use tokio::task::JoinError;
 use zeroize::Zeroizing;
 
 use crate::App;
 use crate::caller::Caller;
+use crate::callers::NotAllowed;
+
+/// Why a caller gets no token.
+#[derive(Debug)]
+pub(crate) enum NotIssued {
+    NotAllowed(NotAllowed),
+    Failed(IssueError),
+}
 
 impl App {
+    /// Issues a token, if the caller may have it. Nothing waits in between, so that it runs to its end by itself.
+    pub(crate) fn issue(&self, wanted: NewToken, caller: &Caller) -> Result<Issued, NotIssued> {
+        let wanted = caller.grant.permit(wanted, self.tokens.policy()).map_err(NotIssued::NotAllowed)?;
+        let issued = self.tokens.issue(wanted).map_err(NotIssued::Failed)?;
+        self.events.issued(&issued.token, caller);
+        Ok(issued)
+    }
+
     /// Takes a token back; whether it was still live.
     pub(crate) async fn revoke(
         self: &Arc<Self>,

@@ -1,22 +1,17 @@
 //! The key ring on disk.
 
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use countersign_core::{Entropy, KeyChange, KeyRing, KeyRingError};
 use jiff::Timestamp;
-use rustix::fs::{XattrFlags, fsetxattr};
 use zeroize::Zeroizing;
 
 use crate::file_version::FileVersion;
-use crate::secret::{ACL, Exposure, access_list, exposure_of_open};
-
-/// How long a change waits for another process that holds the lock.
-pub(crate) const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+use crate::replace::{self, LOCK_PATIENCE};
+use crate::secret::{Exposure, exposure_of_open};
 
 /// A file far longer than this is not a key ring; 64 keys take less than 10 KiB.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
@@ -263,45 +258,20 @@ impl KeyFile {
 
     /// Keeps other processes from changing the file until what this returns is dropped.
     fn lock(&self) -> Result<File, KeyFileError> {
-        let directory = File::open(self.directory()).map_err(|error| self.io("lock", error))?;
-        // The system has no lock that is waited for so long and no longer. The thread may stay behind; it lets go of a lock
-        // that comes too late.
-        let (locked, lock) = mpsc::sync_channel(0);
-        std::thread::spawn(move || {
-            let outcome = directory.lock().map(|()| directory);
-            let _ = locked.send(outcome);
-        });
-        match lock.recv_timeout(LOCK_PATIENCE) {
-            Ok(outcome) => outcome.map_err(|error| self.io("lock", error)),
-            Err(_) => Err(KeyFileError::Locked(self.path.clone())),
+        match replace::lock(&self.path) {
+            Ok(Some(locked)) => Ok(locked),
+            Ok(None) => Err(KeyFileError::Locked(self.path.clone())),
+            Err(error) => Err(self.io("lock", error)),
         }
     }
 
     /// Writes the ring to a new file, which whoever may use the `old` one may use, and nobody else.
     fn write_beside(&self, ring: &KeyRing, old: Option<&File>) -> io::Result<PathBuf> {
-        let mut name = self.path.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".new-{}", std::process::id()));
-        let beside = self.path.with_file_name(name);
-        // What a crashed process of the same id may have left.
-        let _ = fs::remove_file(&beside);
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-        if let Some(old) = old {
-            give_like(old, &file)?;
-        }
-        file.write_all(ring.to_text().as_bytes())?;
-        file.sync_all()?;
-        Ok(beside)
-    }
-
-    fn directory(&self) -> &Path {
-        match self.path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        }
+        replace::write_beside(&self.path, ring.to_text().as_bytes(), old)
     }
 
     fn sync_directory(&self) -> io::Result<()> {
-        File::open(self.directory()).and_then(|directory| directory.sync_all())
+        replace::sync_directory(&self.path)
     }
 
     fn io(&self, action: &'static str, error: io::Error) -> KeyFileError {
@@ -311,25 +281,6 @@ impl KeyFile {
     fn ring(&self, error: KeyRingError) -> KeyFileError {
         KeyFileError::Ring { path: self.path.clone(), error }
     }
-}
-
-/// Gives a new file of ours to whom an older one belongs: when root changes the ring of the server's user, that user has to
-/// be able to read it afterwards, by whatever way it did.
-fn give_like(old: &File, new: &File) -> io::Result<()> {
-    let (before, mine) = (old.metadata()?, new.metadata()?);
-    if mine.uid() != before.uid() {
-        fchown(new, Some(before.uid()), None)?;
-    }
-    let list = access_list(old)?;
-    let lets_others_in = before.mode() & 0o077 != 0;
-    // The server's own user needs nobody's help, and could not give a file to a group that it is not in.
-    if lets_others_in && (mine.gid() == before.gid() || fchown(new, None, Some(before.gid())).is_ok()) {
-        new.set_permissions(Permissions::from_mode(before.mode() & 0o660))?;
-        if !list.is_empty() {
-            fsetxattr(new, ACL, &list, XattrFlags::empty())?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod app;
 mod arrival;
 mod bearer;
 mod caller;
+mod callers;
 mod change;
 mod coding;
 mod connection_limit;
@@ -39,6 +40,7 @@ pub mod private;
 mod problem;
 mod proxies;
 pub mod public;
+mod replace;
 pub mod routes;
 mod secret;
 mod server;
@@ -56,12 +58,17 @@ pub use alarms::{Webhook, WebhookError};
 pub use app::{App, Names, SpentStatus, log_news};
 pub use arrival::Peer;
 pub use bearer::{Bearer, WeakSecret};
+pub use callers::{
+    AudiencePattern, CallerRule, Callers, CallersChange, CallersError, CallersFile, CallersFileError,
+    NotAScope, PatternError, Scope, SecretHash, new_secret, parse as parse_callers,
+};
 pub use effective_config::{BoundListener, EffectiveConfig, Look, PassedOver, Setting, Source, absolute};
 pub use events::{EventCounts, EventPolicy, Events};
 pub use key_file::{KeyFile, KeyFileError};
 pub use limiter::RefusalLimiter;
 pub use private::server::{
-    CertificateDocument, ExposureDocument, FileDocument, ListenerDocument, ServerDocument, TracesDocument,
+    CallerDocument, CertificateDocument, ExposureDocument, FileDocument, ListenerDocument, ServerDocument,
+    TracesDocument,
 };
 pub use problem::PROBLEMS;
 pub use proxies::{ForwardedHeader, TrustedProxies};

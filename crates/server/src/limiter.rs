@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use countersign_core::{Clock, to_millis};
+use governor::Quota;
 use governor::clock::Clock as _;
 use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
 use governor::state::keyed::DashMapStateStore;
-use governor::{Quota, RateLimiter};
+use governor::state::{InMemoryState, NotKeyed};
 
 /// The most addresses that are counted one by one, some 100 bytes each; further ones share one count.
 pub const MAX_ADDRESSES: usize = 100_000;
@@ -25,7 +26,7 @@ pub struct RefusalLimiter(Option<Limits>);
 
 #[derive(Debug)]
 struct Limits {
-    by_address: RateLimiter<IpAddr, DashMapStateStore<IpAddr>, LimiterClock, NoOpMiddleware<Nanos>>,
+    by_address: governor::RateLimiter<IpAddr, DashMapStateStore<IpAddr>, LimiterClock, NoOpMiddleware<Nanos>>,
     clock: LimiterClock,
 }
 
@@ -34,8 +35,11 @@ impl RefusalLimiter {
     pub fn new(per_minute: u32, clock: Arc<dyn Clock>) -> Self {
         Self(NonZeroU32::new(per_minute).map(|per_minute| {
             let clock = LimiterClock::new(clock);
-            let by_address =
-                RateLimiter::new(Quota::per_minute(per_minute), DashMapStateStore::default(), clock.clone());
+            let by_address = governor::RateLimiter::new(
+                Quota::per_minute(per_minute),
+                DashMapStateStore::default(),
+                clock.clone(),
+            );
             Limits { by_address, clock }
         }))
     }
@@ -66,6 +70,31 @@ impl RefusalLimiter {
             limits.by_address.retain_recent();
             limits.by_address.shrink_to_fit();
         }
+    }
+}
+
+/// How often in a minute something may be done.
+#[derive(Clone, Debug)]
+pub(crate) struct RateLimiter {
+    limit: Arc<governor::RateLimiter<NotKeyed, InMemoryState, LimiterClock, NoOpMiddleware<Nanos>>>,
+    clock: LimiterClock,
+}
+
+impl RateLimiter {
+    /// Allows so many a minute, all at once or spread.
+    pub(crate) fn new(per_minute: NonZeroU32, clock: Arc<dyn Clock>) -> Self {
+        let clock = LimiterClock::new(clock);
+        let limit = governor::RateLimiter::direct_with_clock(Quota::per_minute(per_minute), clock.clone());
+        Self { limit: Arc::new(limit), clock }
+    }
+
+    /// Counts one.
+    ///
+    /// # Errors
+    ///
+    /// If that is one too many: how long until the next one is allowed.
+    pub(crate) fn take(&self) -> Result<(), Duration> {
+        self.limit.check().map_err(|not_until| not_until.wait_time_from(self.clock.now()))
     }
 }
 

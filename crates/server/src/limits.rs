@@ -2,6 +2,7 @@
 
 pub use crate::alarms::{ALARM_ATTEMPTS, ALARM_DELIVERIES, ALARM_PAUSE, ALARM_QUEUE, ALARM_TIMEOUT};
 pub use crate::bearer::MIN_SECRET_CHARS;
+pub use crate::callers::{MAX_CALLERS, MAX_FILE_BYTES as MAX_CALLERS_FILE_BYTES, MAX_SECRETS};
 pub use crate::connection_limit::SHARES as CONNECTION_SHARES;
 pub use crate::events::{
     KEPT_EACH_MINUTE, MANY_GUESSES, MAX_BEHIND, MAX_FOLLOWERS, QUEUE as EVENT_QUEUE,

@@ -1,4 +1,4 @@
-//! Every route there is, and the short way to the two that nearly all requests take.
+//! Every route there is, with what it asks of its caller, and the short way to the two that nearly all requests take.
 
 use std::sync::Arc;
 
@@ -7,53 +7,20 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get};
+use axum::routing::{MethodRouter, any, get, post};
 use tower::ServiceExt;
 use tower::util::MapResponseLayer;
-use utoipa_axum::router::OpenApiRouter;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 use utoipa_axum::routes;
 
 use crate::arrival::Arrival;
+use crate::callers::{Grant, NotAllowed, Scope};
 use crate::deadline::BodyDemand;
 use crate::private::page::{self, Page};
 use crate::private::{admin, events, guard, keys, openapi, server, tokens, xmlrpc};
 use crate::problem::{not_found, with_common_headers};
 use crate::{App, health, metrics, public};
-
-/// The templates of the public paths, for whatever tells which one was asked for: a path itself may have a token in it.
-pub(crate) const PUBLIC_PATHS: [&str; 4] =
-    ["/token/{token}/{view}", "/tokens/{token}/{view}", "/healthz", "/readyz"];
-
-/// The same of the private ones.
-pub(crate) const PRIVATE_PATHS: [&str; 27] = [
-    "/",
-    "/bugs",
-    "/bugs/",
-    "/healthz",
-    "/metrics",
-    "/openapi.json",
-    "/page/events.csv",
-    "/page/events.jsonl",
-    "/page/icon/{state}",
-    "/page/live",
-    "/page/script.js",
-    "/page/style.css",
-    "/page/token",
-    "/readyz",
-    "/v1/events",
-    "/v1/events/stream",
-    "/v1/keys",
-    "/v1/keys/revoke",
-    "/v1/keys/rewrap",
-    "/v1/keys/rotate",
-    "/v1/nodes",
-    "/v1/server",
-    "/v1/store",
-    "/v1/store/fence",
-    "/v1/store/purge",
-    "/v1/tokens",
-    "/v1/tokens/{token}",
-];
 
 /// What a listener answers its requests with: a router, and one route that need not be looked for.
 ///
@@ -107,10 +74,11 @@ impl Routes {
                 }
             }
             FastPath::Call if request.uri().path() == "/bugs" => {
-                if let Err(refused) = guard::check(&self.app, &request, &arrival) {
-                    return with_common_headers(refused);
-                }
-                let answering = xmlrpc::answer(&self.app, &arrival, request);
+                let grant = match guard::check(&self.app, &request, &arrival, Needs::Caller) {
+                    Ok(grant) => grant,
+                    Err(refused) => return with_common_headers(refused),
+                };
+                let answering = xmlrpc::answer(&self.app, &arrival, grant, request);
                 return with_common_headers(arrival.deadline.keep(answering, awaited).await);
             }
             FastPath::Call => {}
@@ -131,103 +99,213 @@ async fn route(router: &Router, request: Request<Body>) -> Response {
     router.clone().oneshot(request).await.into_response()
 }
 
-/// What bug trackers reach.
-pub fn public(app: Arc<App>) -> Router {
-    Router::new()
-        .route("/token/{token}/{view}", any(public::handshake))
-        // The spelling that the documentation of older tracker plugins has.
-        .route("/tokens/{token}/{view}", any(public::handshake))
-        .route("/healthz", get(health::alive))
-        .route("/readyz", get(health::ready))
-        .fallback(not_found)
-        .layer(MapResponseLayer::new(with_common_headers))
-        .with_state(app)
+/// What a route asks of its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Not even a credential.
+    Nothing,
+    /// A caller, whatever it may do.
+    Caller,
+    /// A caller that may do this.
+    Scope(Scope),
 }
 
-/// The private API as JSON, which describes itself.
-fn json() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::with_openapi(openapi::front_matter())
-        .routes(routes!(tokens::issue))
-        .routes(routes!(tokens::show, tokens::revoke))
-        .routes(routes!(keys::list_keys))
-        .routes(routes!(keys::rotate_keys))
-        .routes(routes!(keys::revoke_key))
-        .routes(routes!(keys::rewrap_keys))
-        .routes(routes!(server::show_server))
-        .routes(routes!(admin::list_nodes))
-        .routes(routes!(admin::store_stats))
-        .routes(routes!(admin::purge_store))
-        .routes(routes!(admin::fence_store))
-        .routes(routes!(events::list))
-        .routes(routes!(events::stream))
+impl Needs {
+    /// Fails unless somebody with this grant has what it takes.
+    pub(crate) fn check(self, grant: &Grant) -> Result<(), NotAllowed> {
+        match self {
+            Self::Nothing | Self::Caller => Ok(()),
+            Self::Scope(scope) => grant.check(scope),
+        }
+    }
+}
+
+/// A route of a listener.
+pub struct Route {
+    /// The method, or `*` where the handler answers every one.
+    pub method: &'static str,
+    /// The template of its path: a path itself may have a token in it.
+    pub path: String,
+    /// What it asks of its caller.
+    pub needs: Needs,
+    handler: Handler,
+}
+
+enum Handler {
+    Plain(MethodRouter<Arc<App>>),
+    /// It describes itself.
+    Api(UtoipaMethodRouter<Arc<App>>),
+    /// It belongs to the operators' page.
+    Page(MethodRouter<Arc<Page>>),
+}
+
+fn plain(method: &'static str, path: &str, needs: Needs, handler: MethodRouter<Arc<App>>) -> Route {
+    Route { method, path: path.to_owned(), needs, handler: Handler::Plain(handler) }
+}
+
+/// A route of the JSON API, whose description says method and path. It has one of each.
+fn api(scope: Scope, described: UtoipaMethodRouter<Arc<App>>) -> Route {
+    let (path, item) = described
+        .1
+        .paths
+        .iter()
+        .next()
+        .map_or_else(Default::default, |(path, item)| (path.clone(), item.clone()));
+    let method = if item.get.is_some() {
+        "GET"
+    } else if item.post.is_some() {
+        "POST"
+    } else {
+        "DELETE"
+    };
+    Route { method, path, needs: Needs::Scope(scope), handler: Handler::Api(described) }
+}
+
+/// A route of the page. It shows and changes what only an administrator may.
+fn page(method: &'static str, path: &str, handler: MethodRouter<Arc<Page>>) -> Route {
+    Route {
+        method,
+        path: path.to_owned(),
+        needs: Needs::Scope(Scope::Admin),
+        handler: Handler::Page(handler),
+    }
+}
+
+/// What bug trackers reach.
+pub fn public_routes() -> Vec<Route> {
+    vec![
+        plain("*", "/token/{token}/{view}", Needs::Nothing, any(public::handshake)),
+        // The spelling that the documentation of older tracker plugins has.
+        plain("*", "/tokens/{token}/{view}", Needs::Nothing, any(public::handshake)),
+        plain("GET", "/healthz", Needs::Nothing, get(health::alive)),
+        plain("GET", "/readyz", Needs::Nothing, get(health::ready)),
+    ]
+}
+
+/// What only the issuer's own processes reach. Everything that is made of routes is made of this table: the router with its
+/// guard, the description of the API, the templates of the traces, and the reference. A route needs a scope to stand here.
+pub fn private_routes() -> Vec<Route> {
+    use Scope::{Admin, Events, Issue, Look, Revoke};
+    vec![
+        // Each method has a scope of its own (`xmlrpc`).
+        plain("*", "/bugs", Needs::Caller, any(xmlrpc::call)),
+        plain("*", "/bugs/", Needs::Caller, any(xmlrpc::call)),
+        api(Issue, routes!(tokens::issue)),
+        api(Look, routes!(tokens::show)),
+        api(Revoke, routes!(tokens::revoke)),
+        api(Admin, routes!(keys::list_keys)),
+        api(Admin, routes!(keys::rotate_keys)),
+        api(Admin, routes!(keys::revoke_key)),
+        api(Admin, routes!(keys::rewrap_keys)),
+        api(Admin, routes!(server::show_server)),
+        api(Admin, routes!(admin::list_nodes)),
+        api(Admin, routes!(admin::store_stats)),
+        api(Admin, routes!(admin::purge_store)),
+        api(Admin, routes!(admin::fence_store)),
+        api(Events, routes!(events::list)),
+        api(Events, routes!(events::stream)),
+        plain("GET", "/openapi.json", Needs::Caller, get(openapi::show)),
+        plain("GET", "/metrics", Needs::Scope(Events), get(metrics::metrics)),
+        page("GET", "/", get(page::show)),
+        page("GET", "/page/token", get(page::home)),
+        page("POST", "/page/token", post(page::token)),
+        page("GET", "/page/live", get(page::live)),
+        page("GET", "/page/events.jsonl", get(page::json_lines)),
+        page("GET", "/page/events.csv", get(page::csv)),
+        page("GET", "/page/style.css", get(page::style)),
+        page("GET", "/page/script.js", get(page::script)),
+        page("GET", "/page/icon/{state}", get(page::icon)),
+        // Probes need no credential: they tell nothing but whether the server lives.
+        plain("GET", "/healthz", Needs::Nothing, get(health::alive)),
+        plain("GET", "/readyz", Needs::Nothing, get(health::ready)),
+    ]
+}
+
+/// The templates of the public paths.
+pub(crate) fn public_paths() -> Vec<String> {
+    paths(public_routes())
+}
+
+/// The templates of the private paths.
+pub(crate) fn private_paths() -> Vec<String> {
+    paths(private_routes())
+}
+
+fn paths(routes: Vec<Route>) -> Vec<String> {
+    let mut paths: Vec<String> = routes.into_iter().map(|route| route.path).collect();
+    paths.dedup();
+    paths
 }
 
 /// The `OpenAPI` document of the private API.
-#[cfg(test)]
-pub(crate) fn document() -> utoipa::openapi::OpenApi {
-    openapi::finish(json().split_for_parts().1)
+pub(crate) fn document() -> OpenApi {
+    let mut described = OpenApiRouter::<Arc<App>>::with_openapi(openapi::front_matter());
+    for route in private_routes() {
+        if let Handler::Api(handler) = route.handler {
+            described = described.routes(handler);
+        }
+    }
+    openapi::finish(described.split_for_parts().1)
 }
 
-/// What only the issuer's own processes reach.
+/// A router for what bug trackers reach.
+pub fn public(app: Arc<App>) -> Router {
+    let mut router = Router::new();
+    for route in public_routes() {
+        if let Handler::Plain(handler) = route.handler {
+            router = router.route(&route.path, handler);
+        }
+    }
+    router.fallback(not_found).layer(MapResponseLayer::new(with_common_headers)).with_state(app)
+}
+
+/// A router for what only the issuer's own processes reach.
 pub fn private(app: Arc<App>) -> Router {
-    let (json, document) = json().split_for_parts();
-    let document = openapi::finish(document);
-    Router::new()
-        .route("/bugs", any(xmlrpc::call))
-        .route("/bugs/", any(xmlrpc::call))
-        .merge(json)
-        .route("/openapi.json", get(async move || axum::Json(document)))
-        .route("/metrics", get(metrics::metrics))
-        .fallback(not_found)
-        .layer(from_fn_with_state(Arc::clone(&app), guard::admit))
-        .merge(operators_page(&app))
-        // Probes need no credential: they tell nothing but whether the server lives.
-        .route("/healthz", get(health::alive))
-        .route("/readyz", get(health::ready))
+    let guarded = |needs| from_fn_with_state((Arc::clone(&app), needs), guard::admit);
+    let (mut router, mut page) = (Router::new(), Router::new());
+    for Route { path, needs, handler, .. } in private_routes() {
+        match handler {
+            Handler::Plain(handler) if needs == Needs::Nothing => router = router.route(&path, handler),
+            Handler::Plain(handler) | Handler::Api((_, _, handler)) => {
+                router = router.route(&path, handler.layer(guarded(needs)));
+            }
+            Handler::Page(handler) => {
+                let admitted = from_fn_with_state((Arc::clone(&app), needs), guard::admit_to_page);
+                page = page.route(&path, handler.layer(admitted));
+            }
+        }
+    }
+    let page = page
+        .layer(MapResponseLayer::new(page::with_page_headers))
+        .with_state(Arc::new(Page::new(Arc::clone(&app))));
+    let nowhere = any(not_found).layer(guarded(Needs::Caller));
+    router
+        .merge(page)
+        .fallback_service(nowhere.with_state(Arc::clone(&app)))
         .layer(MapResponseLayer::new(with_common_headers))
         .with_state(app)
-}
-
-/// What an operator's browser reaches.
-fn operators_page(app: &Arc<App>) -> Router<Arc<App>> {
-    Router::new()
-        .route("/", get(page::show))
-        .route("/page/token", get(page::home).post(page::token))
-        .route("/page/live", get(page::live))
-        .route("/page/events.jsonl", get(page::json_lines))
-        .route("/page/events.csv", get(page::csv))
-        .route("/page/style.css", get(page::style))
-        .route("/page/script.js", get(page::script))
-        .route("/page/icon/{state}", get(page::icon))
-        .layer(from_fn_with_state(Arc::clone(app), guard::admit_to_page))
-        .layer(MapResponseLayer::new(page::with_page_headers))
-        .with_state(Arc::new(Page::new(Arc::clone(app))))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
-    /// The paths in the text of a function of this file.
-    fn paths_of(function: &str) -> BTreeSet<String> {
-        // Not one of the methods that are called the same.
-        let beginning = |visible: &str| format!("\n{visible}fn {function}(");
-        let text = include_str!("routes.rs");
-        let text = text.split_once(&beginning("pub ")).or_else(|| text.split_once(&beginning("")));
-        let (_, text) = text.unwrap();
-        let (text, _) = text.split_once("\n}\n").unwrap();
-        text.split(".route(\"").skip(1).map(|rest| rest.split_once('"').unwrap().0.to_owned()).collect()
-    }
-
     #[test]
-    fn every_route_has_its_template() {
-        let known = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect::<BTreeSet<_>>();
-        assert_eq!(known(&PUBLIC_PATHS), paths_of("public"));
-        let mut private = paths_of("private");
-        private.extend(paths_of("operators_page"));
-        private.extend(json().split_for_parts().1.paths.paths.into_keys());
-        assert_eq!(known(&PRIVATE_PATHS), private);
+    fn route_of_the_api_has_one_method_and_one_path() {
+        for route in private_routes() {
+            if let Handler::Api((_, paths, _)) = &route.handler {
+                let document = serde_json::to_value(paths).unwrap();
+                let found: Vec<_> = document
+                    .as_object()
+                    .unwrap()
+                    .iter()
+                    .flat_map(|(path, item)| {
+                        item.as_object().unwrap().keys().map(move |method| (path, method))
+                    })
+                    .map(|(path, method)| (path.clone(), method.to_uppercase()))
+                    .collect();
+                assert_eq!(found, [(route.path.clone(), route.method.to_owned())]);
+            }
+        }
     }
 }

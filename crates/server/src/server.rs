@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_core::{CHECK_IN_PERIOD, ClockError};
+use countersign_core::{CHECK_IN_PERIOD, CallerName, ClockError};
 use countersign_tls::Validity;
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -69,8 +69,8 @@ pub enum StartError {
     /// Anybody could issue tokens.
     #[error(
         "the private API would listen on {0}, which is not this machine's loopback, and would ask for no credential, \
-         so that anybody could issue tokens; give it a secret (--private-bearer-file) or let it ask for certificates \
-         (--private-client-ca), or keep it on 127.0.0.1"
+         so that anybody could issue tokens; give it callers with secrets (--callers-file), or one secret \
+         (--private-bearer-file), or let it ask for certificates (--private-client-ca), or keep it on 127.0.0.1"
     )]
     Exposed(Address),
     /// The TLS files cannot be used.
@@ -106,12 +106,12 @@ impl Server {
     pub async fn bind(
         public: ListenerConfig,
         private: ListenerConfig,
-        private_asks_for_bearer: bool,
+        private_asks_for_secret: bool,
     ) -> Result<Self, StartError> {
         let (public_tls, private_tls) = (load(public.tls)?, load(private.tls)?);
         let asks_for_certificates = private_tls.as_ref().is_some_and(|tls| tls.asks_for_certificates());
         let is_for_anybody =
-            |local: Option<bool>| local == Some(false) && !private_asks_for_bearer && !asks_for_certificates;
+            |local: Option<bool>| local == Some(false) && !private_asks_for_secret && !asks_for_certificates;
         if is_for_anybody(private.address.is_local()) {
             return Err(StartError::Exposed(private.address));
         }
@@ -128,7 +128,7 @@ impl Server {
             return Err(StartError::Exposed(address.clone()));
         }
         let is_remote = addresses.iter().any(|address| address.is_local() == Some(false));
-        if private_asks_for_bearer && is_remote && private_tls.is_none() {
+        if private_asks_for_secret && is_remote && private_tls.is_none() {
             tracing::warn!(
                 "the private API takes its secret in plain HTTP from other machines: whoever is on the way reads it, and can \
                  have tokens issued; give it TLS (private_tls_certificate), or keep it on 127.0.0.1"
@@ -176,12 +176,12 @@ impl Server {
         let routes = (Routes::public(Arc::clone(&app)), Routes::private(Arc::clone(&app)));
         let ids = Arc::new(RequestIds::new(&**app.tokens.entropy()));
         let spans = (
-            RequestSpans::new(&app, ListenerKind::Public, self.public.tls.is_some(), &routes::PUBLIC_PATHS),
+            RequestSpans::new(&app, ListenerKind::Public, self.public.tls.is_some(), &routes::public_paths()),
             RequestSpans::new(
                 &app,
                 ListenerKind::Private,
                 self.private.tls.is_some(),
-                &routes::PRIVATE_PATHS,
+                &routes::private_paths(),
             ),
         );
         let exporting = app.traces.as_ref().and_then(|traces| traces.start());
@@ -297,6 +297,7 @@ async fn watch_files(app: Arc<App>, tls: [Option<Arc<Tls>>; 2], reload: Arc<toki
         };
         app.reload_keys(asked_for).await;
         reload_bearer(&app, asked_for).await;
+        reload_callers(&app, asked_for).await;
         for tls in tls.iter().flatten() {
             let (tls, tls_in_use) = (Arc::clone(tls), Arc::clone(tls));
             match tokio::task::spawn_blocking(move || tls.reload_if_changed(asked_for)).await {
@@ -311,7 +312,9 @@ async fn watch_files(app: Arc<App>, tls: [Option<Arc<Tls>>; 2], reload: Arc<toki
             }
         }
         if asked_for {
-            tracing::info!("SIGHUP: looked at the key ring, the TLS files and the bearer file again");
+            tracing::info!(
+                "SIGHUP: looked at the key ring, the TLS files and the bearer file again"
+            );
         }
     }
 }
@@ -342,6 +345,25 @@ async fn reload_bearer(app: &Arc<App>, anyway: bool) {
         Ok(Some(Ok(true))) => tracing::info!("the private API's secret has changed on disk and is in use"),
         Ok(Some(Err(error))) => tracing::error!(%error, "the new secret cannot be used; keeping the old one"),
         Ok(Some(Ok(false)) | None) | Err(_) => {}
+    }
+}
+
+/// Puts a changed callers file to use.
+async fn reload_callers(app: &Arc<App>, anyway: bool) {
+    let app = Arc::clone(app);
+    let reload = move || app.callers.as_ref().map(|callers| callers.reload_if_changed(anyway));
+    let listed = |names: &[CallerName]| names.iter().map(CallerName::as_str).collect::<Vec<_>>().join(", ");
+    match tokio::task::spawn_blocking(reload).await {
+        Ok(Some(Ok(Some(change)))) => tracing::info!(
+            added = listed(&change.added),
+            removed = listed(&change.removed),
+            changed = listed(&change.changed),
+            "the callers file has changed on disk and is in use"
+        ),
+        Ok(Some(Err(error))) => {
+            tracing::error!(%error, "the new callers file cannot be used; keeping the callers that were read before");
+        }
+        Ok(Some(Ok(None)) | None) | Err(_) => {}
     }
 }
 

@@ -19,6 +19,7 @@ fn token(audience: Option<&str>) -> LoginToken {
         lifetime: LIFETIME,
         audience: audience.map(|url| Audience::parse(url).unwrap()),
         claims: Claims::default(),
+        issued_by: None,
     }
 }
 

@@ -19,7 +19,8 @@ fn token(audience: Option<&str>, claims: &str) -> LoginToken {
         id: TokenId::generate(noon(), &OsEntropy).unwrap(),
         lifetime: Duration::from_mins(5),
         audience: audience.map(|url| Audience::parse(url).unwrap()),
-        claims: Claims::from_sealed(claims).unwrap(),
+        claims: Claims::from_sealed(claims).unwrap().0,
+        issued_by: None,
     }
 }
 
@@ -55,6 +56,70 @@ fn a_token_of_version_one_stays_readable() {
     assert_eq!(read.created(), noon());
     assert_eq!(read.audience().unwrap().as_str(), "https://bugs.example.org/");
     assert_eq!(read.expires(), noon() + Duration::from_mins(5));
+}
+
+/// How the servers before callers had names read a token's content.
+fn read_by_an_earlier_version(
+    content: &[u8],
+) -> Option<(Option<Audience>, serde_json::Map<String, serde_json::Value>)> {
+    let length = usize::from(u16::from_be_bytes(content[20..22].try_into().unwrap()));
+    let audience = std::str::from_utf8(&content[22..22 + length]).ok()?;
+    let claims = std::str::from_utf8(&content[22 + length..]).ok()?;
+    let claims =
+        if claims.is_empty() { serde_json::Map::new() } else { serde_json::from_str(claims).ok()? };
+    Some(((!audience.is_empty()).then(|| Audience::from_normal_form(audience.to_owned())), claims))
+}
+
+#[test]
+fn caller_is_sealed_and_is_no_claim() {
+    for claims in ["", "{\"project\":\"demo\"}"] {
+        let unnamed = token(Some("https://bugs.example.org/"), claims);
+        let named = LoginToken { issued_by: Some("worker-eu".parse().unwrap()), ..unnamed.clone() };
+        let read = unseal(&sealed(&named, &ring()), &ring()).unwrap();
+        assert_eq!(read, named);
+        assert_eq!(read.claims(), unnamed.claims(), "no tracker is told");
+        assert_eq!(read.issued_by().unwrap().as_str(), "worker-eu");
+        assert_eq!(unseal(&sealed(&unnamed, &ring()), &ring()).unwrap().issued_by(), None);
+    }
+}
+
+#[test]
+fn earlier_version_opens_a_token_of_a_named_caller() {
+    let unnamed = token(Some("https://bugs.example.org/"), "{\"project\":\"demo\"}");
+    let named = LoginToken { issued_by: Some("worker-eu".parse().unwrap()), ..unnamed.clone() };
+    let (audience, mut claims) = read_by_an_earlier_version(&write_content(&named).unwrap()).unwrap();
+    assert_eq!(audience, unnamed.audience);
+    assert_eq!(claims.remove(crate::ISSUED_BY).unwrap(), "worker-eu");
+    assert_eq!(&claims, unnamed.claims().members());
+    // A caller without a name changes nothing about a token.
+    let (_, claims) = read_by_an_earlier_version(&write_content(&unnamed).unwrap()).unwrap();
+    assert_eq!(&claims, unnamed.claims().members());
+}
+
+#[test]
+fn no_claims_take_the_place_of_the_caller() {
+    for value in [serde_json::json!("worker-eu"), serde_json::json!(1)] {
+        let members = serde_json::json!({ crate::ISSUED_BY: value }).as_object().unwrap().clone();
+        assert_eq!(Claims::new(members), Err(crate::ClaimsError::Reserved));
+    }
+    // What an earlier version sealed under that name stays a claim, unless it could be a caller's name.
+    let odd = token(None, "{\"@caller\":\"Somebody Else\"}");
+    let read = unseal(&sealed(&odd, &ring()), &ring()).unwrap();
+    assert_eq!((read.issued_by(), read.claims().members().len()), (None, 1));
+}
+
+#[test]
+fn caller_never_makes_a_text_longer_than_allowed() {
+    let audience = format!("https://bugs.example.org/{}", "x".repeat(MAX_AUDIENCE_BYTES - 25));
+    let claims = format!("{{\"a\":\"{}\"}}", "x".repeat(MAX_CLAIMS_BYTES - 8));
+    let longest =
+        LoginToken { issued_by: Some("worker-eu".parse().unwrap()), ..token(Some(&audience), &claims) };
+    let ring = ring();
+    let key = ring.sealing_key(noon()).unwrap();
+    assert!(matches!(seal(&longest, key), Err(SealError::TooLong)));
+    let long =
+        LoginToken { issued_by: longest.issued_by.clone(), ..token(Some("https://a.example/"), &claims) };
+    assert!(seal(&long, key).unwrap().expose().len() <= MAX_TEXT_CHARS);
 }
 
 #[test]
@@ -124,6 +189,7 @@ proptest! {
         lifetime in 1..=MAX_LIFETIME.as_secs(),
         path in proptest::option::of("[a-z0-9/]{0,200}"),
         claim in proptest::option::of("\\PC{0,200}"),
+        named in any::<bool>(),
         random in any::<[u8; 16]>(),
     ) {
         let mut id = random;
@@ -134,6 +200,7 @@ proptest! {
             lifetime: Duration::from_secs(lifetime),
             audience: path.map(|path| Audience::parse(&format!("https://bugs.example.org/{path}")).unwrap()),
             claims: Claims::new(claims.unwrap_or_default()).unwrap(),
+            issued_by: named.then(|| "worker-eu".parse().unwrap()),
         };
         prop_assert_eq!(token.created(), from_millis(millis));
         let ring = ring();

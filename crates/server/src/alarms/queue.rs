@@ -171,7 +171,16 @@ fn sum(event: &Event) -> Event {
         EventKind::Relay { .. } => EventKind::Relay { stated: None },
         other => other.clone(),
     };
-    Event { kind, token: None, audience: None, peer: None, user_agent: None, request: None, ..event.clone() }
+    Event {
+        kind,
+        token: None,
+        audience: None,
+        peer: None,
+        user_agent: None,
+        request: None,
+        caller: None,
+        ..event.clone()
+    }
 }
 
 #[cfg(test)]
@@ -193,6 +202,7 @@ mod tests {
             peer: Some([192, 0, 2, 1].into()),
             user_agent: None,
             request: None,
+            caller: None,
             count: 1,
         }
     }

@@ -370,6 +370,7 @@ impl Events {
             peer: caller.peer,
             user_agent: caller.user_agent(),
             request: caller.request,
+            caller: caller.name().or_else(|| token.and_then(LoginToken::issued_by)).cloned(),
             count: 1,
         })
     }
@@ -500,11 +501,13 @@ fn log_refusal(refusal: &Refusal, token: Option<&LoginToken>, caller: &Caller, i
     let id = token.id();
     match refusal {
         Refusal::Replay(first) => {
-            tracing::warn!(%id, peer, request, first_at = %first.at, first_by = first.by.map(display), "a token was used a second time");
+            let caller = token.issued_by().map(display);
+            tracing::warn!(%id, caller, peer, request, first_at = %first.at, first_by = first.by.map(display), "a token was used a second time");
         }
         Refusal::AudienceMismatch => {
             let audience = token.audience().map(display);
-            tracing::warn!(%id, peer, request, audience, "a token was used by another tracker than it is for");
+            let caller = token.issued_by().map(display);
+            tracing::warn!(%id, caller, peer, request, audience, "a token was used by another tracker than it is for");
         }
         Refusal::NotPost
         | Refusal::NotOurs

@@ -201,6 +201,7 @@ impl Writer {
                 peer: None,
                 user_agent: None,
                 request: None,
+                caller: None,
                 count,
             };
             events.tell(event, true);

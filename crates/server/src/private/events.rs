@@ -17,8 +17,8 @@ use countersign_core::{
     EndedToken, Ending, EndingQuery, Event, EventCursor, EventId, EventKind, EventName, EventQuery,
     KindFilter, MAX_NOTE_CHARS, TokenId, from_millis, to_millis,
 };
-use futures_util::Stream;
 use futures_util::stream::unfold;
+use futures_util::{Stream, StreamExt};
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::broadcast::Receiver;
@@ -26,6 +26,8 @@ use tokio::sync::broadcast::error::RecvError;
 use utoipa::ToSchema;
 
 use crate::App;
+use crate::caller::Caller;
+use crate::callers::Grant;
 use crate::events::FollowerMessage;
 use crate::private::tokens::store_problem;
 use crate::problem::Problem;
@@ -83,6 +85,10 @@ pub(crate) struct EventDocument {
     /// The request, as its answer's `X-Request-Id` named it.
     #[serde(skip_serializing_if = "Option::is_none")]
     request: Option<String>,
+    /// The named caller of the private API: at a handshake the one for which the token was issued, anywhere else the one that
+    /// asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    caller: Option<String>,
     /// More than 1: it stands for so many events of its kind, too many in a minute to be kept one by one.
     count: u64,
     /// At a replay: the use that was repeated.
@@ -142,6 +148,7 @@ impl From<&Event> for EventDocument {
             peer: event.peer,
             user_agent: event.user_agent.as_ref().map(|note| note.as_str().to_owned()),
             request: event.request.map(|id| id.to_string()),
+            caller: event.caller.as_ref().map(ToString::to_string),
             count: event.count,
             first,
             stated,
@@ -196,7 +203,7 @@ pub(crate) struct Found {
         ("until" = Option<String>, Query, format = DateTime, description = "older than this moment (RFC 3339)"),
         ("id" = Option<String>, Query, description = "only what has this id: that of the event, of its token or of its request"),
         ("peer" = Option<String>, Query, description = "only what this address asked for"),
-        ("text" = Option<String>, Query, min_length = 1, max_length = 256, description = "only what has this text in a tracker's URL, a user agent or the name of a key, without regard to case"),
+        ("text" = Option<String>, Query, min_length = 1, max_length = 256, description = "only what has this text in a tracker's URL, a user agent, or the name of a caller or a key, without regard to case"),
         ("after" = Option<String>, Query, description = "go on after the page whose `next` this is"),
         ("limit" = Option<usize>, Query, minimum = 1, maximum = 1000, description = "how many at most, 100 when left out")
     ),
@@ -304,6 +311,7 @@ fn on_record(ended: EndedToken) -> Event {
         peer,
         user_agent: None,
         request: None,
+        caller: None,
         count: 1,
     }
 }
@@ -317,7 +325,7 @@ fn on_record(ended: EndedToken) -> Event {
         ("kind" = Option<String>, Query, description = "only these kinds, separated by commas"),
         ("id" = Option<String>, Query, description = "only what has this id: that of the event, of its token or of its request"),
         ("peer" = Option<String>, Query, description = "only what this address asked for"),
-        ("text" = Option<String>, Query, min_length = 1, max_length = 256, description = "only what has this text in a tracker's URL, a user agent or the name of a key, without regard to case")
+        ("text" = Option<String>, Query, min_length = 1, max_length = 256, description = "only what has this text in a tracker's URL, a user agent, or the name of a caller or a key, without regard to case")
     ),
     responses(
         (status = 200, content_type = "text/event-stream", body = EventDocument),
@@ -326,6 +334,7 @@ fn on_record(ended: EndedToken) -> Event {
 )]
 pub(crate) async fn stream(
     State(app): State<Arc<App>>,
+    caller: Caller,
     RawQuery(query): RawQuery,
 ) -> Result<impl IntoResponse, Problem> {
     let query = read_query(query.as_deref().unwrap_or_default(), DEFAULT_EVENTS)?;
@@ -335,7 +344,7 @@ pub(crate) async fn stream(
     })?;
     // What happens from here on is asked for, whenever that is.
     let query = EventQuery { since: Timestamp::MIN, until: Timestamp::MAX, after: None, ..query.events };
-    Ok(unbuffered(told(news, query)))
+    Ok(unbuffered(told(app, caller.grant, news, query)))
 }
 
 /// An answer without an end, which shows from time to time that it lives. nginx would keep it until it has some kilobytes.
@@ -348,7 +357,18 @@ where
 }
 
 /// What a follower is sent. Begins with a comment, so that it knows that it hears everything from here on.
+/// Ends when the callers file says something else of the caller: then it has to show again what it may do.
 fn told(
+    app: Arc<App>,
+    grant: Grant,
+    news: Receiver<FollowerMessage>,
+    query: EventQuery,
+) -> impl Stream<Item = Result<sse::Event, Infallible>> {
+    let told = every(news, query);
+    told.take_while(move |_| std::future::ready(app.is_in_force(&grant)))
+}
+
+fn every(
     news: Receiver<FollowerMessage>,
     query: EventQuery,
 ) -> impl Stream<Item = Result<sse::Event, Infallible>> {

@@ -13,18 +13,26 @@ use url::{Host, Url};
 
 use crate::App;
 use crate::arrival::{Arrival, Peer};
+use crate::bearer::{shown_by_browser, shown_by_program};
 use crate::caller::Caller;
+use crate::callers::Grant;
 use crate::problem::{Problem, with_allow, with_challenge, with_retry_after};
+use crate::routes::Needs;
 
 /// With which browsers say how a request's page and its target are related (W3C Fetch Metadata).
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
-/// Lets a request to the API pass if [`check`] does.
-pub(crate) async fn admit(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    if let Err(refused) = check(&app, &request, &Arrival::of(request.extensions())) {
-        return refused;
-    }
+/// Lets a request to the API pass if [`check`] does, and notes what its caller may do.
+pub(crate) async fn admit(
+    State((app, needs)): State<(Arc<App>, Needs)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    match check(&app, &request, &Arrival::of(request.extensions()), needs) {
+        Ok(grant) => request.extensions_mut().insert(grant),
+        Err(refused) => return refused,
+    };
     // A parameter that is not looked at, such as an audience, would be lost without a word.
     let path = request.uri().path();
     let takes_none = path.starts_with("/v1/") && !path.starts_with("/v1/events");
@@ -39,46 +47,55 @@ pub(crate) async fn admit(State(app): State<Arc<App>>, request: Request, next: N
     next.run(request).await
 }
 
-/// Whether a request to the API shows the credential that is asked for, and does not come from a web page of somebody
-/// else that a person on this machine happens to look at; otherwise, how it is refused.
+/// Whether a request to the API shows the credential that is asked for, does not come from a web page of somebody else that a
+/// person on this machine happens to look at, and may have what the route needs. Returns what the caller may do, or how the
+/// request is refused.
 #[expect(clippy::result_large_err, reason = "it is the answer, and made once")]
-pub(crate) fn check(app: &App, request: &Request, arrival: &Arrival) -> Result<(), Response> {
+pub(crate) fn check(
+    app: &App,
+    request: &Request,
+    arrival: &Arrival,
+    needs: Needs,
+) -> Result<Grant, Response> {
     let headers = request.headers();
-    if let Some(bearer) = &app.bearer
-        && !bearer.is_shown_by(authorization(headers))
-    {
+    let Some(grant) = app.grant(shown_by_program(authorization(headers))) else {
         if let Some(too_many) = rejected(app, request, arrival) {
             return Err(too_many);
         }
         let detail = "Show the private API's bearer token: Authorization: Bearer …";
         let problem = Problem::new(StatusCode::UNAUTHORIZED, "credential", detail);
         return Err(with_challenge(problem.into_response(), "Bearer realm=\"countersign\""));
-    }
+    };
     is_called_by_its_name(app, request, arrival).map_err(IntoResponse::into_response)?;
     // Browsers name the page's origin with every request that can change something, and pages cannot prevent it. One
     // that another program of this machine serves is foreign too.
     if headers.contains_key(ORIGIN) && !is_of_one_origin(headers) {
         return Err(foreign().into_response());
     }
-    Ok(())
+    needs.check(&grant).map_err(IntoResponse::into_response)?;
+    Ok(grant)
 }
 
 /// Lets a request to the page pass. A browser shows the credential as a password, and the page is used by itself alone:
 /// not even another page of this machine may do so.
-pub(crate) async fn admit_to_page(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub(crate) async fn admit_to_page(
+    State((app, needs)): State<(Arc<App>, Needs)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let arrival = Arrival::of(request.extensions());
     let headers = request.headers();
-    if let Some(bearer) = &app.bearer
-        && !bearer.is_shown_by(authorization(headers))
-        && !bearer.is_shown_by_browser(authorization(headers))
-    {
+    let password = shown_by_browser(authorization(headers));
+    let shown =
+        password.as_ref().map_or_else(|| shown_by_program(authorization(headers)), |secret| Some(secret));
+    let Some(grant) = app.grant(shown) else {
         if let Some(too_many) = rejected(&app, &request, &arrival) {
             return too_many;
         }
         let detail = "The password is the private API's bearer secret; any name will do.\n";
         let challenge = "Basic realm=\"countersign\", charset=\"UTF-8\"";
         return with_challenge((StatusCode::UNAUTHORIZED, detail).into_response(), challenge);
-    }
+    };
     if let Err(problem) = is_called_by_its_name(&app, &request, &arrival) {
         return problem.into_response();
     }
@@ -90,6 +107,10 @@ pub(crate) async fn admit_to_page(State(app): State<Arc<App>>, request: Request,
     if !is_from_the_page_itself(request.method(), headers) {
         return foreign().into_response();
     }
+    if let Err(not_allowed) = needs.check(&grant) {
+        return not_allowed.into_response();
+    }
+    request.extensions_mut().insert(grant);
     next.run(request).await
 }
 
@@ -99,7 +120,7 @@ fn rejected(app: &App, request: &Request, arrival: &Arrival) -> Option<Response>
     if !request.headers().contains_key(AUTHORIZATION) {
         return None;
     }
-    app.events.credential_rejected(&Caller::of(arrival, request.headers()), "it is not the bearer secret");
+    app.events.credential_rejected(&Caller::of(arrival, request.headers()), "it is not a caller's secret");
     let wait = app.limiter.count(arrival.peer).err()?;
     let detail = "Too many wrong secrets from this address; try again later, or show the right one.";
     let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-refusals", detail);
@@ -107,6 +128,27 @@ fn rejected(app: &App, request: &Request, arrival: &Arrival) -> Option<Response>
 }
 
 impl App {
+    /// What a caller may do that shows this secret; `None`: it is asked for one, and this is none.
+    pub(crate) fn grant(&self, shown: Option<&[u8]>) -> Option<Grant> {
+        if !self.asks_for_credential() {
+            return Some(Grant::Everything);
+        }
+        let shown = shown?;
+        // Both are looked at, so that the time it takes does not tell which one it is.
+        let named = self.callers.as_ref().and_then(|callers| callers.find(shown));
+        let is_default = self.bearer.as_ref().is_some_and(|bearer| bearer.is(shown));
+        if is_default { Some(Grant::Everything) } else { named.map(Grant::Named) }
+    }
+
+    /// Whether a grant still is what the callers file says, for an answer without an end.
+    pub(crate) fn is_in_force(&self, grant: &Grant) -> bool {
+        match grant {
+            Grant::Nothing => false,
+            Grant::Everything => true,
+            Grant::Named(caller) => self.callers.as_ref().is_some_and(|callers| callers.is_in_force(caller)),
+        }
+    }
+
     /// Counts a client certificate that is not taken, as a wrong bearer is counted. There is no answer that could be
     /// withheld: the connection ends.
     pub(crate) fn certificate_rejected(&self, Peer(peer): Peer, reason: impl Display) {
@@ -133,7 +175,7 @@ fn foreign() -> Problem {
 /// checks the name itself; and to a Unix socket no browser connects.
 fn is_called_by_its_name(app: &App, request: &Request, arrival: &Arrival) -> Result<(), Problem> {
     let from_here = arrival.peer.is_some_and(|peer| peer.is_loopback());
-    let Some(host) = request.headers().get(HOST).filter(|_| from_here && app.bearer.is_none()) else {
+    let Some(host) = request.headers().get(HOST).filter(|_| from_here && !app.asks_for_credential()) else {
         return Ok(());
     };
     let is_ours = host.to_str().is_ok_and(is_local_or_a_number);
@@ -144,7 +186,7 @@ fn is_called_by_its_name(app: &App, request: &Request, arrival: &Arrival) -> Res
         StatusCode::FORBIDDEN,
         "foreign-host",
         "Without a bearer secret, the private API answers only to localhost and to numbers such as 127.0.0.1, so that no \
-         web page can reach it under a name of its own. Use one of those, or set private_bearer_file.",
+         web page can reach it under a name of its own. Use one of those, or set callers_file or private_bearer_file.",
     ))
 }
 

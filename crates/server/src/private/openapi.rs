@@ -1,5 +1,8 @@
 //! The `OpenAPI` document: its front matter, and what holds for every operation. The rest is gathered from the handlers.
 
+use std::sync::LazyLock;
+
+use axum::Json;
 use utoipa::OpenApi as _;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
@@ -8,6 +11,14 @@ use utoipa::openapi::{
 };
 
 use super::body::MAX_BODY_BYTES;
+
+/// The document, which is the same for as long as the program runs.
+static DOCUMENT: LazyLock<OpenApi> = LazyLock::new(crate::routes::document);
+
+/// `GET /openapi.json`.
+pub(crate) async fn show() -> Json<&'static OpenApi> {
+    Json(&DOCUMENT)
+}
 
 /// The document without its paths.
 pub(crate) fn front_matter() -> OpenApi {
@@ -35,15 +46,21 @@ const MEANINGS: &[(&str, &str)] = &[
     ("200", "It is done, or this is what was asked for."),
     ("201", "The new token."),
     ("400", "The request is not as described here; `detail` says what is wrong."),
-    ("401", "The bearer secret of the private API was not shown."),
-    ("403", "A web page of another site asks, or the request is addressed to a name that could be one's."),
+    ("401", "No secret of a caller of the private API was shown."),
+    (
+        "403",
+        "The caller may not do this; or a web page of another site asks, or the request is addressed to a name that could be one's.",
+    ),
     ("404", "It is not a token of this server."),
     ("408", "The body did not arrive in time."),
     ("409", "The key ring does not allow the change."),
     ("410", "The token expired so long ago that its record is gone."),
     ("413", "The body is too long."),
     ("415", "The body is not said to be JSON, or is compressed and not by gzip or deflate."),
-    ("429", "Too many wrong secrets came from this address."),
+    (
+        "429",
+        "Too many wrong secrets came from this address, or the caller has had its tokens of this minute.",
+    ),
     ("500", "Something broke off that should not; the server's log has more."),
     (
         "503",
@@ -75,7 +92,7 @@ pub(crate) fn finish(mut document: OpenApi) -> OpenApi {
     }
     let bearer = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
-        .description(Some("Only where `private_bearer_file` is set."))
+        .description(Some("Only where `callers_file` or `private_bearer_file` is set."))
         .build();
     let components = document.components.get_or_insert_with(Components::new);
     components.add_security_scheme("bearer", SecurityScheme::Http(bearer));

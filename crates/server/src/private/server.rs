@@ -15,7 +15,7 @@ use crate::effective_config::{BoundListener, PassedOver, Setting, absolute};
 use crate::health::STORE_TIMEOUT;
 use crate::problem::Problem;
 use crate::secret::{Exposure, exposure_of};
-use crate::{Address, App, Tls};
+use crate::{Address, App, Callers, Scope, Tls};
 
 /// How a server stands.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -45,6 +45,9 @@ pub struct ServerDocument {
     pub listeners: Vec<ListenerDocument>,
     /// The files and directories that nobody else may use.
     pub files: Vec<FileDocument>,
+    /// The named callers of the private API; absent where no file names any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub callers: Option<Vec<CallerDocument>>,
     /// What could be meant for this server and changes nothing: variables of libpq, a password file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passed_over: Vec<PassedOver>,
@@ -62,7 +65,7 @@ pub struct ListenerDocument {
     pub addresses: Vec<String>,
     /// Whether only this machine can reach it, where that can be told of all its addresses.
     pub is_local: Option<bool>,
-    /// Whether callers must show the bearer secret.
+    /// Whether callers must show a secret.
     pub asks_for_bearer: bool,
     /// Whether callers must show a certificate.
     pub asks_for_certificates: bool,
@@ -88,6 +91,22 @@ pub struct CertificateDocument {
     /// Why the files that stand there now could not be used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+}
+
+/// A named caller of the private API.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct CallerDocument {
+    /// Its name.
+    pub name: String,
+    /// What it may do.
+    #[schema(value_type = Vec<String>)]
+    pub scopes: Vec<Scope>,
+    /// How many secrets are valid: two during a rotation.
+    pub secrets: usize,
+    /// When it showed one last, since this server was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub last_seen: Option<Timestamp>,
 }
 
 /// A file or a directory that nobody else may use, as this server sees it.
@@ -170,6 +189,7 @@ pub(crate) async fn show_server(State(app): State<Arc<App>>) -> Result<Json<Serv
         settings: app.effective_config.settings.clone(),
         listeners,
         files,
+        callers: app.callers.as_ref().map(callers),
         passed_over,
         traces,
     }))
@@ -189,6 +209,17 @@ fn files(app: &App) -> Vec<FileDocument> {
         document
     });
     directories.chain(secrets).collect()
+}
+
+fn callers(callers: &Callers) -> Vec<CallerDocument> {
+    let callers = callers.all();
+    let documents = callers.iter().map(|caller| CallerDocument {
+        name: caller.rule.name.to_string(),
+        scopes: caller.rule.scopes.clone(),
+        secrets: caller.rule.secrets.len(),
+        last_seen: caller.last_seen(),
+    });
+    documents.collect()
 }
 
 fn file(
@@ -221,7 +252,8 @@ fn trouble(app: &App, path: &Path) -> Option<String> {
     if path == app.key_file.path() {
         return app.key_file.load().err().map(|error| error.beside_its_name());
     }
-    app.bearer.as_ref()?.trouble_of(path)
+    let callers = app.callers.as_ref().filter(|callers| callers.path() == path);
+    callers.and_then(Callers::trouble).or_else(|| app.bearer.as_ref()?.trouble_of(path))
 }
 
 fn listeners(app: &App) -> Vec<ListenerDocument> {
@@ -234,7 +266,7 @@ fn listener(app: &App, door: &BoundListener) -> ListenerDocument {
         name: door.name.to_owned(),
         addresses: door.addresses.iter().flatten().map(ToString::to_string).collect(),
         is_local: is_local(&door.addresses),
-        asks_for_bearer: is_private && app.bearer.is_some(),
+        asks_for_bearer: is_private && app.asks_for_credential(),
         asks_for_certificates: door.tls.as_ref().is_some_and(|tls| tls.asks_for_certificates()),
         certificate: door.tls.as_deref().map(certificate),
     }

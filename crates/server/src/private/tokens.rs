@@ -7,6 +7,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
 use countersign_core::{
     Audience, Claims, GetError, IssueError, Issued, LoginToken, Lookup, NewToken, Status, StoreError,
 };
@@ -18,6 +19,7 @@ use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, OneOfBuilder, Schema, 
 
 use crate::App;
 use crate::caller::Caller;
+use crate::change::NotIssued;
 use crate::private::body;
 use crate::problem::Problem;
 use crate::public::TOKEN_TYPE;
@@ -106,18 +108,25 @@ pub(crate) async fn issue(
     caller: Caller,
     headers: HeaderMap,
     body: Body,
-) -> Result<(StatusCode, Json<TokenDocument>), Problem> {
+) -> Result<(StatusCode, Json<TokenDocument>), Response> {
     let _timing = app.events.tally().json_call();
-    let request: TokenRequest = body::read_json(&headers, body).await?;
-    let wanted = NewToken {
+    let wanted = read_request(&headers, body).await.map_err(IntoResponse::into_response)?;
+    let Issued { token, text } = app.issue(wanted, &caller).map_err(|error| match error {
+        NotIssued::NotAllowed(reason) => reason.into_response(),
+        NotIssued::Failed(error) => issue_problem(&error).into_response(),
+    })?;
+    Ok((StatusCode::CREATED, Json(document(&app, text.into_exposed(), &token, &Status::Live))))
+}
+
+async fn read_request(headers: &HeaderMap, body: Body) -> Result<NewToken, Problem> {
+    let request: TokenRequest = body::read_json(headers, body).await?;
+    Ok(NewToken {
         audience: read_audience(request.audience.as_deref())?,
         lifetime: request.ttl.map(Duration::from_secs),
         claims: Claims::new(request.claims.unwrap_or_default())
             .map_err(|error| Problem::bad_request("claims", format!("The {error}.")))?,
-    };
-    let Issued { token, text } = app.tokens.issue(wanted).map_err(|error| issue_problem(&error))?;
-    app.events.issued(&token, &caller);
-    Ok((StatusCode::CREATED, Json(document(&app, text.into_exposed(), &token, &Status::Live))))
+        issued_by: None,
+    })
 }
 
 /// Shows a token. Looking never consumes.

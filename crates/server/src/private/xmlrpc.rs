@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{Method as HttpMethod, StatusCode};
@@ -20,25 +21,32 @@ use tracing::field::display;
 
 use crate::arrival::Arrival;
 use crate::caller::Caller;
+use crate::callers::{Grant, NotAllowed, Scope};
+use crate::change::NotIssued;
 use crate::private::body;
 use crate::problem::with_allow;
 use crate::public::TOKEN_TYPE;
 use crate::{App, traces};
 
 /// `POST /bugs`.
-pub(crate) async fn call(State(app): State<Arc<App>>, arrival: Arrival, request: Request) -> Response {
-    answer(&app, &arrival, request).await
+pub(crate) async fn call(
+    State(app): State<Arc<App>>,
+    Extension(grant): Extension<Grant>,
+    arrival: Arrival,
+    request: Request,
+) -> Response {
+    answer(&app, &arrival, grant, request).await
 }
 
 /// Answers an XML-RPC call. A fault is an answer like any other: its status is 200.
-pub(crate) async fn answer(app: &Arc<App>, arrival: &Arrival, request: Request) -> Response {
+pub(crate) async fn answer(app: &Arc<App>, arrival: &Arrival, grant: Grant, request: Request) -> Response {
     if request.method() != HttpMethod::POST {
         let text = "XML-RPC calls are POST requests.";
         return with_allow((StatusCode::METHOD_NOT_ALLOWED, text).into_response(), "POST");
     }
     let started = Instant::now();
     let (head, body) = request.into_parts();
-    let caller = Caller::of(arrival, &head.headers);
+    let caller = Caller::of(arrival, &head.headers).with(grant);
     let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let document = match body::read(&head.headers, body).await {
         Ok(body) => {
@@ -114,6 +122,7 @@ impl Service for Bugs<'_> {
     }
 
     async fn call(&self, method: &'static str, arguments: Arguments) -> Result<Value, Fault> {
+        self.caller.grant.check(scope_of(method)).map_err(|reason| not_allowed(&reason))?;
         match method {
             "newBugTrackerToken" => {
                 self.new_token(arguments.optional::<String>("bugtracker_url")?.as_deref())
@@ -122,6 +131,16 @@ impl Service for Bugs<'_> {
             "revokeLoginToken" => self.revoke(arguments.required("token_id")?).await,
             other => Err(fault::no_such_method(other)),
         }
+    }
+}
+
+/// What a method takes. One that nobody has thought of takes most.
+fn scope_of(method: &str) -> Scope {
+    match method {
+        "newBugTrackerToken" => Scope::Issue,
+        "getLoginToken" => Scope::Look,
+        "revokeLoginToken" => Scope::Revoke,
+        _ => Scope::Admin,
     }
 }
 
@@ -147,12 +166,11 @@ impl Bugs<'_> {
             ));
         }
         let audience = given.or(configured);
-        let issued = self
-            .app
-            .tokens
-            .issue(NewToken { audience, ..NewToken::default() })
-            .map_err(|error| issue_fault(&error))?;
-        self.app.events.issued(&issued.token, self.caller);
+        let issued = self.app.issue(NewToken { audience, ..NewToken::default() }, self.caller);
+        let issued = issued.map_err(|error| match error {
+            NotIssued::NotAllowed(reason) => not_allowed(&reason),
+            NotIssued::Failed(error) => issue_fault(&error),
+        })?;
         Ok(Value::String(issued.text.into_exposed()))
     }
 
@@ -209,6 +227,10 @@ impl Bugs<'_> {
 /// A moment as `dateTime.iso8601`, which has no zone of its own: UTC by agreement. Fractions of a second are cut off.
 fn utc(time: Timestamp) -> Result<Value, Fault> {
     date_time(TimeZone::UTC.to_datetime(time)).map(Value::DateTime)
+}
+
+fn not_allowed(reason: &NotAllowed) -> Fault {
+    fault::application(reason.to_string())
 }
 
 fn issue_fault(error: &IssueError) -> Fault {

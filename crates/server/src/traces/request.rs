@@ -13,8 +13,9 @@ use opentelemetry::trace::{SpanBuilder, SpanContext, SpanKind, TraceContextExt, 
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 
+use crate::App;
 use crate::arrival::Arrival;
-use crate::{App, Bearer};
+use crate::bearer::shown_by_program;
 
 use super::{CURRENT, CurrentSpan, OpenSpan, Traces};
 
@@ -33,7 +34,7 @@ pub(crate) struct RequestSpans {
     listener: ListenerKind,
     scheme: &'static str,
     /// The templates of the paths: a path itself may have a token in it.
-    paths: Router<&'static str>,
+    paths: Router<Arc<str>>,
 }
 
 /// The span of a request that is being answered.
@@ -49,13 +50,13 @@ impl RequestSpans {
         app: &Arc<App>,
         listener: ListenerKind,
         has_tls: bool,
-        templates: &[&'static str],
+        templates: &[String],
     ) -> Option<Arc<Self>> {
         let traces = app.traces.clone()?;
         let mut paths = Router::new();
         for template in templates {
             // A path without a template has none in its span.
-            let _ = paths.insert(*template, *template);
+            let _ = paths.insert(template.as_str(), Arc::from(template.as_str()));
         }
         let scheme = if has_tls { "https" } else { "http" };
         Some(Arc::new(Self { traces, app: Arc::clone(app), listener, scheme, paths }))
@@ -70,7 +71,7 @@ impl RequestSpans {
     ) -> Option<RequestSpan> {
         let parent = self.parent(request.headers(), id)?;
         let method = method(request.method());
-        let route = self.paths.at(request.uri().path()).ok().map(|found| *found.value);
+        let route = self.paths.at(request.uri().path()).ok().map(|found| Arc::clone(found.value));
         let mut attributes = vec![
             KeyValue::new("http.request.method", method),
             KeyValue::new("url.scheme", self.scheme),
@@ -83,7 +84,7 @@ impl RequestSpans {
                 },
             ),
         ];
-        attributes.extend(route.map(|route| KeyValue::new("http.route", route)));
+        attributes.extend(route.clone().map(|route| KeyValue::new("http.route", route)));
         if let Some(client) = self.app.proxies.client(arrival.peer, request.headers()) {
             attributes.push(KeyValue::new("client.address", client.to_string()));
         }
@@ -120,10 +121,8 @@ impl RequestSpans {
     /// Whether a request is from one of the issuer's own services, as the guard of the private API sees it. (Who has to
     /// show a certificate has shown it by now.)
     fn trusts(&self, headers: &HeaderMap) -> bool {
-        let shows = |bearer: &Bearer| {
-            headers.get(AUTHORIZATION).is_some_and(|value| bearer.is_shown_by(value.as_bytes()))
-        };
-        self.listener == ListenerKind::Private && self.app.bearer.as_ref().is_none_or(shows)
+        let shown = headers.get(AUTHORIZATION).and_then(|value| shown_by_program(value.as_bytes()));
+        self.listener == ListenerKind::Private && self.app.grant(shown).is_some()
     }
 }
 

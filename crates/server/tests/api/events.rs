@@ -281,6 +281,7 @@ async fn pages_are_bounded_in_bytes_and_lose_nothing() {
                 peer: "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff".parse().ok(),
                 user_agent: Note::clean(agent.as_bytes()),
                 request: Some(RequestId(u64::MAX)),
+                caller: None,
                 count: u64::MAX,
             }
         })

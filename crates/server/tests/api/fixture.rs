@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, Request, Response, StatusCode};
 use countersign_core::{Audience, EventStore, ManualClock, NewToken, OsEntropy, Policy, TokenStore};
 use countersign_server::routes::Routes;
 use countersign_server::{
-    App, EventPolicy, Events, Peer, RefusalLimiter, SpentStatus, TrustedProxies, Webhook,
+    App, Callers, EventPolicy, Events, Peer, RefusalLimiter, SpentStatus, TrustedProxies, Webhook,
 };
 use countersign_store::events::MemoryEvents;
 use countersign_store::memory::MemoryStore;
@@ -27,7 +27,7 @@ pub(crate) struct Fixture {
     pub(crate) clock: Arc<ManualClock>,
     public: Routes,
     private: Routes,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 /// What a test may want otherwise; by default, refusals are not limited.
@@ -38,6 +38,8 @@ pub(crate) struct Options {
     pub(crate) refusals_per_minute: u32,
     pub(crate) proxies: TrustedProxies,
     pub(crate) bearer: Option<&'static str>,
+    /// The text of a callers file.
+    pub(crate) callers: Option<String>,
     pub(crate) store: Option<Arc<dyn TokenStore>>,
     pub(crate) events: Option<Arc<dyn EventStore>>,
     pub(crate) event_policy: EventPolicy,
@@ -93,11 +95,22 @@ impl Fixture {
             bearer: options
                 .bearer
                 .map(|secret| countersign_server::Bearer::new(secret.to_owned().into()).unwrap()),
+            callers: options.callers.map(|text| {
+                let path = directory.path().join("callers.toml");
+                std::fs::write(&path, text).unwrap();
+                Callers::load(&path, clock.clone()).unwrap()
+            }),
             ..app.build()
         });
         let public = Routes::public(Arc::clone(&app));
         let private = Routes::private(Arc::clone(&app));
-        Self { app, clock, public, private, _directory: directory }
+        Self { app, clock, public, private, directory }
+    }
+
+    /// Replaces the callers file, and has it taken up.
+    pub(crate) fn change_callers(&self, text: &str) {
+        std::fs::write(self.directory.path().join("callers.toml"), text).unwrap();
+        self.app.callers.as_ref().unwrap().reload_if_changed(true).unwrap();
     }
 
     /// An unbound token.

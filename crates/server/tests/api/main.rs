@@ -8,6 +8,7 @@
 )]
 
 mod alarms;
+mod callers;
 mod changes;
 mod compressed;
 mod events;

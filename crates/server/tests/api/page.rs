@@ -184,6 +184,7 @@ async fn guesses_do_not_hide_a_moved_fence() {
         peer: None,
         user_agent: None,
         request: None,
+        caller: None,
         count: 1,
     };
     let guess = || Event { at: moved + Duration::from_secs(1), ..event(EventKind::CredentialRejected) };

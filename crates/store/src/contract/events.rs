@@ -57,7 +57,18 @@ fn everything() -> EventQuery {
 /// A plain event at a moment.
 fn event(at: Timestamp, kind: EventKind, entropy: &dyn Entropy) -> Event {
     let id = EventId::generate(at, entropy).expect("a counter never runs dry");
-    Event { id, at, kind, token: None, audience: None, peer: None, user_agent: None, request: None, count: 1 }
+    Event {
+        id,
+        at,
+        kind,
+        token: None,
+        audience: None,
+        peer: None,
+        user_agent: None,
+        request: None,
+        caller: None,
+        count: 1,
+    }
 }
 
 fn unknown() -> EventKind {
@@ -92,6 +103,7 @@ fn one_of_each() -> Vec<Event> {
     full.peer = Some("2001:db8::7".parse().expect("an address"));
     full.user_agent = Note::clean(b"curl/8.5 '; DROP TABLE events; --");
     full.request = Some(RequestId(u64::MAX));
+    full.caller = "worker-eu".parse().ok();
     full.count = 12_345;
     events.push(full);
     events
@@ -202,6 +214,7 @@ pub async fn an_event_is_found_by_what_is_known_of_it(subject: &dyn EventSubject
         (EventQuery { peer: Some([198, 51, 100, 7].into()), ..everything() }, None),
         (having("CURL/8.5 '; drop"), Some(&full)),
         (having("Trac.Example.ORG"), Some(&full)),
+        (having("Worker-EU"), Some(&full)),
         (having("other.example"), Some(&stated)),
         (having("c0ffee"), Some(&key)),
         (having("%"), None),

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use countersign_core::{
-    Event, EventId, EventKind, EventName, EventQuery, EventStore, FirstUse, KindFilter, Known, Note, Reason,
-    RequestId, StoreError, TokenId, from_millis, kept_of, to_millis,
+    CallerName, Event, EventId, EventKind, EventName, EventQuery, EventStore, FirstUse, KindFilter, Known,
+    Note, Reason, RequestId, StoreError, TokenId, from_millis, kept_of, to_millis,
 };
 use jiff::Timestamp;
 use rusqlite::config::DbConfig;
@@ -56,6 +56,10 @@ const SCHEMA: &str = "
 /// same version.
 const KNOWN: &str = "
     CREATE TABLE IF NOT EXISTS known (one INTEGER PRIMARY KEY CHECK (one = 1), said TEXT NOT NULL) STRICT";
+
+/// The name of a caller. Files that were made before callers had names get it when they are opened for writing, and stay of
+/// the same version: an earlier program names the columns that it writes and reads.
+const CALLER: &str = "ALTER TABLE events ADD COLUMN caller TEXT";
 
 /// How many unusable files are kept. They may hold what happened at a break-in, so that none is ever removed or overwritten,
 /// and yet they must not fill the disk that tokens need.
@@ -221,6 +225,9 @@ impl Inner {
             owner @ (Owner::Newer(_) | Owner::Other) => return Ok(Err(owner)),
         }
         transaction.execute_batch(KNOWN)?;
+        if !has_callers(&transaction)? {
+            transaction.execute_batch(CALLER)?;
+        }
         transaction.commit()?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
         Ok(Ok(connection))
@@ -303,6 +310,11 @@ fn owner(connection: &Connection) -> rusqlite::Result<Owner> {
         _ if is_empty(connection)? => Owner::Nobody,
         _ => Owner::Other,
     })
+}
+
+fn has_callers(connection: &Connection) -> rusqlite::Result<bool> {
+    let sql = "SELECT count(*) = 1 FROM pragma_table_info('events') WHERE name = 'caller'";
+    connection.query_row(sql, (), |row| row.get(0))
 }
 
 fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
@@ -412,8 +424,8 @@ fn insert(connection: &Connection, event: &Event) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
             "INSERT INTO events \
-             (id, kind, token, audience, peer, user_agent, request, count, line, first_by, note) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+             (id, kind, token, audience, peer, user_agent, request, count, line, first_by, note, caller) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         )?
         .execute((
             event.id.as_bytes(),
@@ -427,14 +439,18 @@ fn insert(connection: &Connection, event: &Event) -> rusqlite::Result<()> {
             line.map(to_millis),
             first_by.map(Address),
             note,
+            event.caller.as_ref().map(CallerName::as_str),
         ))
         .map(drop)
 }
 
 fn select(connection: &Connection, query: &EventQuery) -> rusqlite::Result<Vec<Event>> {
-    let mut sql = "SELECT id, kind, token, audience, peer, user_agent, request, count, line, first_by, note \
-                   FROM events WHERE id >= ?"
-        .to_owned();
+    // The file may have been written by an earlier version alone.
+    let caller = if has_callers(connection)? { "caller" } else { "NULL" };
+    let mut sql = format!(
+        "SELECT id, kind, token, audience, peer, user_agent, request, count, line, first_by, note, {caller} \
+         FROM events WHERE id >= ?"
+    );
     let mut values = vec![Value::Blob(first_id_at(to_millis(query.since)).to_vec())];
     if let Some(after) = query.after {
         // An event's id begins with its moment. The cursor may be at the end of a token's life, whose id is the token's
@@ -472,11 +488,10 @@ fn select(connection: &Connection, query: &EventQuery) -> rusqlite::Result<Vec<E
     }
     if let Some(text) = &query.text {
         // SQLite's lower() knows ASCII alone. What is not there has nothing in it.
-        sql.push_str(
-            " AND (instr(lower(audience), ?) > 0 OR instr(lower(user_agent), ?) > 0 OR instr(lower(note), ?) > 0)",
-        );
-        let text = Value::Text(text.to_ascii_lowercase());
-        values.extend([text.clone(), text.clone(), text]);
+        let within =
+            ["audience", "user_agent", "note", caller].map(|column| format!("instr(lower({column}), ?) > 0"));
+        sql.push_str(&format!(" AND ({})", within.join(" OR ")));
+        values.extend(within.map(|_| Value::Text(text.to_ascii_lowercase())));
     }
     if !query.kinds.is_empty() {
         let wanted: Vec<Value> =
@@ -513,6 +528,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Option<Event>> {
         user_agent: row.get::<_, Option<String>>(5)?.and_then(|text| Note::clean(text.as_bytes())),
         request: row.get::<_, Option<i64>>(6)?.map(|id| RequestId(id.cast_unsigned())),
         count: u64::try_from(row.get::<_, i64>(7)?).unwrap_or(1),
+        caller: row.get::<_, Option<String>>(11)?.and_then(|name| name.parse().ok()),
     }))
 }
 

@@ -68,6 +68,7 @@ fn an_event() -> Event {
         peer: None,
         user_agent: None,
         request: None,
+        caller: None,
         count: 1,
     }
 }
@@ -210,6 +211,38 @@ async fn file_of_a_newer_version_is_left_as_it_is() {
     assert_eq!(found(&store).await, Ok(1));
     store.remember(&Known::default()).await.unwrap();
     assert_eq!(store.known().await, Ok(Some(Known::default())));
+}
+
+#[tokio::test]
+async fn file_from_before_callers_had_names_is_read_and_goes_on() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("countersign-events.db");
+    let write = async |event| {
+        let store = SqliteEvents::beside(&dir.path().join("countersign.db"));
+        store.append(&[event]).await.unwrap();
+        store.close_events().await;
+    };
+    write(an_event()).await;
+    let older = rusqlite::Connection::open(&path).unwrap();
+    older.execute_batch("ALTER TABLE events DROP COLUMN caller").unwrap();
+    older.close().unwrap();
+    let store = SqliteEvents::beside(&dir.path().join("countersign.db"));
+    assert_eq!(
+        store.events(&EventQuery::newest(10)).await,
+        Ok(vec![an_event()]),
+        "read before anything is written"
+    );
+    let text = EventQuery { text: Some("worker".to_owned()), ..EventQuery::newest(10) };
+    assert_eq!(store.events(&text).await, Ok(vec![]));
+    let at = from_millis(1_767_225_600_124);
+    let id = EventId::generate(at, &SequenceEntropy::default()).unwrap();
+    let named = Event { id, at, caller: "worker-eu".parse().ok(), ..an_event() };
+    write(named.clone()).await;
+    assert_eq!(store.events(&EventQuery::newest(10)).await, Ok(vec![named, an_event()]));
+    // An earlier program goes on with the file, too.
+    let older = rusqlite::Connection::open(&path).unwrap();
+    let insert = "INSERT INTO events (id, kind, count) VALUES (zeroblob(16), 'issued', 1)";
+    assert_eq!(older.execute(insert, ()).unwrap(), 1);
 }
 
 #[tokio::test]

@@ -12,6 +12,8 @@ use futures_util::stream::unfold;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use crate::caller::Caller;
+use crate::callers::Grant;
 use crate::private::events::unbuffered;
 use crate::problem::Problem;
 
@@ -37,6 +39,7 @@ const REST_RATIO: u32 = 50;
 struct Viewer {
     page: Arc<Page>,
     wish: Wish,
+    grant: Grant,
     /// What the browser has.
     shown: Parts,
     waiting: VecDeque<Event>,
@@ -48,6 +51,7 @@ struct Viewer {
 /// `GET /page/live`: server-sent events, named like the pieces, with their HTML; and `alive`, which has nothing to tell.
 pub(crate) async fn live(
     State(page): State<Arc<Page>>,
+    caller: Caller,
     RawQuery(query): RawQuery,
 ) -> Result<impl IntoResponse, Problem> {
     let wish = Wish::read(query.as_deref().unwrap_or_default());
@@ -58,6 +62,7 @@ pub(crate) async fn live(
     let viewer = Viewer {
         page,
         wish,
+        grant: caller.grant,
         shown: Parts::default(),
         waiting: VecDeque::new(),
         next_look: Instant::now(),
@@ -68,7 +73,7 @@ pub(crate) async fn live(
 }
 
 impl Viewer {
-    /// What to send next; `None` when the server stops.
+    /// What to send next; `None` when the server stops, or the viewer may not look any more.
     async fn next(&mut self) -> Option<Event> {
         while self.waiting.is_empty() {
             let page = Arc::clone(&self.page);
@@ -79,6 +84,9 @@ impl Viewer {
             }
             if rest > SIGN_OF_LIFE {
                 return Some(Event::default().event("alive").data(""));
+            }
+            if !page.app.is_in_force(&self.grant) {
+                return None;
             }
             let began = Instant::now();
             let (parts, _) = Parts::of(&page.state(&self.wish).await, &self.wish);

@@ -1,0 +1,396 @@
+//! The callers file: who may call the private API, and for what.
+//!
+//! ```toml
+//! [[caller]]
+//! name = "worker-eu"
+//! secrets = ["sha256:…"]
+//! scopes = ["issue"]
+//! audiences = ["https://bugs.example.org/", "https://trac.example.org/projects/*"]
+//! max_lifetime = "5m"
+//! tokens_per_minute = 600
+//! tell_trackers = true
+//! ```
+//!
+//! An error names the line and the key, and quotes nothing: somebody may have pasted a secret.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use countersign_core::{CallerName, Entropy, EntropyError, MAX_LIFETIME};
+use data_encoding::HEXLOWER;
+use jiff::SignedDuration;
+use ring::digest::{SHA256, digest};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use super::{AudiencePattern, Scope};
+
+/// How many callers a file can have. Each has its own series in the metrics.
+pub const MAX_CALLERS: usize = 256;
+
+/// How many secrets of one caller are valid at a time: the new one, and the one before while its holders change over.
+pub const MAX_SECRETS: usize = 2;
+
+/// A file longer than this, in bytes, is not read.
+pub const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
+/// What every secret begins with; a scanner for leaked secrets can look for it.
+const SECRET_PREFIX: &str = "csc1";
+
+/// 256 bits: nobody can guess one, so that a plain hash of it is as good as a slow one.
+const SECRET_BYTES: usize = 32;
+
+const HASH_PREFIX: &str = "sha256:";
+
+/// A caller as the file describes it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CallerRule {
+    /// The name.
+    pub name: CallerName,
+    /// The hashes of its secrets, oldest first.
+    #[serde(default)]
+    pub secrets: Vec<SecretHash>,
+    /// What it may do.
+    #[serde(default)]
+    pub scopes: Vec<Scope>,
+    /// The trackers for which it may issue tokens; `None`: all, and unbound tokens too.
+    #[serde(default, deserialize_with = "patterns")]
+    pub audiences: Option<Vec<AudiencePattern>>,
+    /// The longest lifetime of its tokens.
+    #[serde(default, deserialize_with = "lifetime")]
+    pub max_lifetime: Option<Duration>,
+    /// How many tokens it may issue in a minute.
+    #[serde(default)]
+    pub tokens_per_minute: Option<NonZeroU32>,
+    /// Whether trackers are told its name, as the claim `caller`.
+    #[serde(default)]
+    pub tell_trackers: bool,
+}
+
+/// The SHA-256 of a secret, which is 256 random bits: no search finds it, however fast the hash is.
+#[derive(Clone, Copy)]
+pub struct SecretHash([u8; 32]);
+
+impl SecretHash {
+    /// Of a secret as it is shown.
+    pub fn of(secret: &[u8]) -> Self {
+        let mut hash = [0; 32];
+        hash.copy_from_slice(digest(&SHA256, secret).as_ref());
+        Self(hash)
+    }
+
+    /// Whether two are equal, in constant time.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let hash = HEXLOWER.decode(text.strip_prefix(HASH_PREFIX)?.as_bytes()).ok()?;
+        hash.try_into().ok().map(Self)
+    }
+}
+
+impl PartialEq for SecretHash {
+    fn eq(&self, other: &Self) -> bool {
+        self.is(other)
+    }
+}
+
+impl Eq for SecretHash {}
+
+impl fmt::Display for SecretHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{HASH_PREFIX}{}", HEXLOWER.encode(&self.0))
+    }
+}
+
+impl fmt::Debug for SecretHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretHash(redacted)")
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretHash {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::read(&String::deserialize(deserializer)?).ok_or_else(|| D::Error::custom("no hash"))
+    }
+}
+
+fn patterns<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<AudiencePattern>>, D::Error> {
+    let patterns: Vec<String> = Deserialize::deserialize(deserializer)?;
+    patterns.iter().map(|text| text.parse().map_err(D::Error::custom)).collect::<Result<_, _>>().map(Some)
+}
+
+fn lifetime<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let lifetime = text.parse::<SignedDuration>().ok().and_then(|given| Duration::try_from(given).ok());
+    let is_possible = |lifetime: &Duration| {
+        lifetime.subsec_nanos() == 0 && *lifetime >= Duration::from_secs(1) && *lifetime <= MAX_LIFETIME
+    };
+    lifetime.filter(is_possible).map(Some).ok_or_else(|| D::Error::custom("no lifetime"))
+}
+
+/// A new secret. Its only place is the one that it is handed to.
+pub fn new_secret(entropy: &dyn Entropy) -> Result<Zeroizing<String>, EntropyError> {
+    let mut bytes = Zeroizing::new([0; SECRET_BYTES]);
+    entropy.fill(&mut *bytes)?;
+    let mut secret = Zeroizing::new(String::with_capacity(SECRET_PREFIX.len() + 2 * SECRET_BYTES));
+    secret.push_str(SECRET_PREFIX);
+    HEXLOWER.encode_append(&*bytes, &mut secret);
+    Ok(secret)
+}
+
+/// What each key of a caller takes.
+const KEYS: [(&str, &str); 7] = [
+    (
+        "name",
+        "the caller's name: at most 32 lower-case letters, digits, - and _, beginning with a letter or a digit, and not `default`",
+    ),
+    ("secrets", "a list of hashes, as `countersign callers new` and `rotate` write them"),
+    ("scopes", "a list of issue, look, revoke, events and admin"),
+    (
+        "audiences",
+        "a list of trackers' base URLs, such as \"https://bugs.example.org/\", or \"https://trac.example.org/projects/*\" \
+         for everything below one",
+    ),
+    ("max_lifetime", "the longest lifetime of its tokens, from \"1s\" to \"24h\""),
+    ("tokens_per_minute", "how many tokens it may issue in a minute: 1 or more"),
+    ("tell_trackers", "true or false"),
+];
+
+/// Why a text is no callers file. It quotes nothing but the names of callers and keys.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallersError {
+    /// It is not TOML, or a value is of no use.
+    #[error("line {line}: {what}")]
+    Line {
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong there.
+        what: String,
+    },
+    /// A caller is not whole, or not by itself.
+    #[error("the caller `{name}` {what}")]
+    Caller {
+        /// Which.
+        name: CallerName,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// There are more than [`MAX_CALLERS`].
+    #[error("there are more than {MAX_CALLERS} callers")]
+    TooMany,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    #[serde(default)]
+    caller: Vec<CallerRule>,
+}
+
+/// Reads the text of a callers file.
+pub fn parse(text: &str) -> Result<Vec<CallerRule>, CallersError> {
+    let document: Document = toml::from_str(text).map_err(|error: toml::de::Error| {
+        let line = line_of(text, error.span().map_or(0, |span| span.start));
+        CallersError::Line { line, what: fault_in(text, line) }
+    })?;
+    check(&document.caller)?;
+    Ok(document.caller)
+}
+
+fn check(callers: &[CallerRule]) -> Result<(), CallersError> {
+    if callers.len() > MAX_CALLERS {
+        return Err(CallersError::TooMany);
+    }
+    for (nth, caller) in callers.iter().enumerate() {
+        let fault = |what| Err(CallersError::Caller { name: caller.name.clone(), what });
+        let before = || callers.iter().take(nth);
+        if before().any(|other| other.name == caller.name) {
+            return fault("is there twice");
+        }
+        if caller.scopes.is_empty() {
+            return fault("has no scopes, so that it could do nothing; give it some, or remove it");
+        }
+        if caller.audiences.as_ref().is_some_and(Vec::is_empty) {
+            return fault(
+                "has an empty list of audiences; leave `audiences` out to let it issue tokens for every tracker",
+            );
+        }
+        if caller.secrets.is_empty() {
+            return fault("has no secret; `countersign callers rotate` gives it one");
+        }
+        if caller.secrets.len() > MAX_SECRETS {
+            return fault("has more than two secrets");
+        }
+        let others = before().flat_map(|other| &other.secrets);
+        let own = |secret: &SecretHash| caller.secrets.iter().filter(|same| *same == secret).count();
+        if others.chain([]).any(|taken| caller.secrets.contains(taken))
+            || caller.secrets.iter().any(|secret| own(secret) > 1)
+        {
+            return fault("has a secret that is there twice");
+        }
+    }
+    Ok(())
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    text.get(..at).unwrap_or(text).matches('\n').count() + 1
+}
+
+/// What is wrong in a line, by the key that it begins with.
+fn fault_in(text: &str, line: usize) -> String {
+    let key = text.lines().nth(line - 1).and_then(|line| line.split_once('=')).map(|(key, _)| key.trim());
+    match KEYS.iter().find(|(known, _)| Some(*known) == key) {
+        Some((key, takes)) => format!("`{key}` is {takes}, once for each caller"),
+        None => {
+            let keys: Vec<&str> = KEYS.iter().map(|(key, _)| *key).collect();
+            format!(
+                "this cannot be used; each caller begins with [[caller]] and has some of {}, as key = value",
+                keys.join(", ")
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_core::{OsEntropy, SequenceEntropy};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn hash(secret: &str) -> String {
+        SecretHash::of(secret.as_bytes()).to_string()
+    }
+
+    /// A caller with so many lines more.
+    fn caller(name: &str, secret: &str, more: &str) -> String {
+        format!(
+            "[[caller]]\nname = \"{name}\"\nsecrets = [\"{}\"]\nscopes = [\"issue\"]\n{more}\n",
+            hash(secret)
+        )
+    }
+
+    #[test]
+    fn whole_caller_is_read() {
+        let more = "audiences = ['https://Bugs.example.org', 'https://trac.example.org/p/*']\nmax_lifetime = '90s'\n\
+                    tokens_per_minute = 6\ntell_trackers = true";
+        let callers = parse(&caller("worker-eu", "one", more)).unwrap();
+        let [worker] = &*callers else { panic!("{callers:?}") };
+        assert_eq!(worker.name.as_str(), "worker-eu");
+        assert_eq!(worker.secrets, [SecretHash::of(b"one")]);
+        assert_eq!(worker.scopes, [Scope::Issue]);
+        let audiences: Vec<_> = worker.audiences.iter().flatten().map(ToString::to_string).collect();
+        assert_eq!(audiences, ["https://bugs.example.org/", "https://trac.example.org/p/*"]);
+        assert_eq!((worker.max_lifetime, worker.tell_trackers), (Some(Duration::from_secs(90)), true));
+        assert_eq!(worker.tokens_per_minute.map(NonZeroU32::get), Some(6));
+        assert_eq!(parse("# nobody yet\n"), Ok(vec![]));
+        assert_eq!(format!("{:?}", worker.secrets), "[SecretHash(redacted)]");
+    }
+
+    #[test]
+    fn mistake_is_named_with_its_place() {
+        let long: String =
+            (0..=MAX_CALLERS).map(|nth| caller(&format!("c{nth}"), &nth.to_string(), "")).collect();
+        let three = format!(
+            "[[caller]]\nname = 'a'\nscopes = ['look']\nsecrets = ['{}', '{}', '{}']",
+            hash("1"),
+            hash("2"),
+            hash("3")
+        );
+        let twice = format!("[[caller]]\nname = 'a'\nscopes = ['look']\nsecrets = ['{0}', '{0}']", hash("1"));
+        for (text, says) in [
+            (
+                caller("a", "1", "scopes = ['look']"),
+                "line 5: `scopes` is a list of issue, look, revoke, events and admin, once",
+            ),
+            (
+                caller("a", "1", "audiences = ['https://*.example.org/']"),
+                "line 5: `audiences` is a list of trackers' base URLs",
+            ),
+            (caller("a", "1", "audiences = 'https://a.example/'"), "line 5: `audiences` is a list"),
+            (caller("a", "1", "audiences = []"), "the caller `a` has an empty list of audiences"),
+            (caller("a", "1", "max_lifetime = 300"), "line 5: `max_lifetime` is the longest"),
+            (caller("a", "1", "max_lifetime = '25h'"), "line 5: `max_lifetime` is the longest"),
+            (caller("a", "1", "max_lifetime = '1ms'"), "line 5: `max_lifetime` is the longest"),
+            (caller("a", "1", "max_lifetime = '-5m'"), "line 5: `max_lifetime` is the longest"),
+            (caller("a", "1", "tokens_per_minute = 0"), "line 5: `tokens_per_minute` is how many"),
+            (
+                caller("a", "1", "colour = 'red'"),
+                "line 5: this cannot be used; each caller begins with [[caller]]",
+            ),
+            (caller("Worker", "1", ""), "line 2: `name` is the caller's name"),
+            (caller("default", "1", ""), "line 2: `name` is the caller's name"),
+            (caller("a", "1", "") + &caller("a", "2", ""), "the caller `a` is there twice"),
+            (caller("a", "1", "") + &caller("b", "1", ""), "the caller `b` has a secret that is there twice"),
+            (twice, "the caller `a` has a secret that is there twice"),
+            (three, "the caller `a` has more than two secrets"),
+            ("[[caller]]\nname = 'a'\nscopes = ['look']".to_owned(), "the caller `a` has no secret"),
+            ("[[caller]]\nname = 'a'\nscopes = ['all']".to_owned(), "line 3: `scopes` is a list"),
+            (format!("[[caller]]\nname = 'a'\nsecrets = ['{}']", hash("1")), "the caller `a` has no scopes"),
+            (
+                "[[caller]]\nname = 'a'\nsecrets = ['plain']".to_owned(),
+                "line 3: `secrets` is a list of hashes",
+            ),
+            ("[[caller]]\nscopes = ['look']".to_owned(), "line 1: this cannot be used"),
+            ("[caller]\nname = 'a'".to_owned(), "line 1: this cannot be used"),
+            ("worker-eu: issue".to_owned(), "line 1: this cannot be used"),
+            (long, "there are more than 256 callers"),
+        ] {
+            let error = parse(&text).unwrap_err().to_string();
+            assert!(error.starts_with(says), "{text}\n{error}");
+        }
+    }
+
+    #[test]
+    fn secret_has_256_random_bits() {
+        let one = new_secret(&OsEntropy).unwrap();
+        assert_eq!((one.len(), one.starts_with("csc1")), (68, true));
+        assert!(one.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+        assert_ne!(*one, *new_secret(&OsEntropy).unwrap());
+        let counted = new_secret(&SequenceEntropy::default()).unwrap();
+        assert_eq!(HEXLOWER.decode(&counted.as_bytes()[4..]).unwrap().len(), SECRET_BYTES);
+        assert!(!countersign_core::seal::seems_to_have_token(&one), "it is not taken for a token");
+    }
+
+    #[test]
+    fn only_the_right_hash_is_a_hash() {
+        let of = hash("one");
+        assert_eq!(SecretHash::read(&of), Some(SecretHash::of(b"one")));
+        for text in
+            ["", "sha256:", "one", &of[..of.len() - 2], &format!("{of}00"), &of.to_uppercase(), &of[7..]]
+        {
+            assert_eq!(SecretHash::read(text), None, "{text}");
+        }
+        assert_ne!(SecretHash::of(b"one"), SecretHash::of(b"two"));
+    }
+
+    proptest! {
+        /// A secret in each place where somebody could paste it.
+        #[test]
+        fn no_error_quotes_a_value(key in 0_usize..KEYS.len(), form in 0_usize..8, noise in "[ \"'=#\\[\\]{}\\\\,.:\n-]{0,3}") {
+            const SECRET: &str = "hUnter2sEcret";
+            let key = KEYS[key].0;
+            let forms = [
+                format!("{key} = \"{SECRET}\""),
+                format!("{key} = [\"{SECRET}\"]"),
+                format!("{key} = {SECRET}"),
+                format!("{key} = \"{SECRET}"),
+                format!("{key}: {SECRET}"),
+                format!("{SECRET} = 1"),
+                format!("{key} = {{ {SECRET} = '{SECRET}' }}"),
+                format!("{key} = [\n'{SECRET}',\n]"),
+            ];
+            let text = format!("[[caller]]\n{noise}{}\nname = 'a'\nscopes = ['look']\n", forms[form]);
+            if let Err(error) = parse(&text) {
+                let error = error.to_string();
+                prop_assert!(!error.contains("hUnter2") && !error.contains("sEcret"), "{text}\n{error}");
+            }
+        }
+    }
+}
