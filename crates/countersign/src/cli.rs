@@ -7,6 +7,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::bench::BenchCommand;
+use crate::callers::CallersCommand;
 use crate::check_tracker::CheckTrackerCommand;
 use crate::doctor::DoctorCommand;
 use crate::events::EventsCommand;
@@ -72,6 +73,9 @@ pub(crate) enum Command {
     /// List, rotate and revoke the keys that seal tokens
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Say who may call the private API, and for what
+    #[command(subcommand, after_help = crate::callers::CALLERS_HELP)]
+    Callers(CallersCommand),
     /// Manage the store of used tokens
     #[command(subcommand)]
     Store(StoreCommand),

@@ -10,6 +10,9 @@ use crate::settings::Resolved;
 pub(crate) const KEY_RING: &str = "the key ring";
 pub(crate) const DATABASE: &str = "the database";
 
+/// And the callers file, which holds hashes of secrets that nobody can search for: who writes it decides who may call.
+pub(crate) const CALLERS: &str = "the callers file";
+
 /// Every secret that the configuration names.
 pub(crate) fn secrets(settings: &Resolved) -> Vec<SecretFile> {
     let mut secrets = Vec::new();
@@ -19,6 +22,9 @@ pub(crate) fn secrets(settings: &Resolved) -> Vec<SecretFile> {
     add(KEY_RING, &settings.key_ring, false);
     if let Some(path) = &settings.private_bearer_file {
         add("the bearer secret", path, false);
+    }
+    if let Some(path) = &settings.callers_file {
+        add(CALLERS, path, false);
     }
     if let Some(path) = &settings.store.postgres.password_file {
         add("the database's password", path, false);
@@ -60,10 +66,10 @@ pub(crate) fn warn(settings: &Resolved) {
             let remedy = exposure.remedy(&secret.path, false);
             let file = secret.path.display();
             // A new database would have forgotten which tokens were used.
-            let then = if secret.what == DATABASE {
-                ""
-            } else {
-                "; whoever may have read it knows it, so replace it"
+            let then = match secret.what {
+                DATABASE => "",
+                CALLERS => "; if somebody else may have written to it, look at the callers in it",
+                _ => "; whoever may have read it knows it, so replace it",
             };
             tracing::warn!(%remedy, "{} {file} {exposure}{then}", secret.what);
         }

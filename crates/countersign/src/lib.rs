@@ -3,6 +3,7 @@
 //! `serve` runs a token server. The other commands talk to a running server, or, with `--offline`, work on its files.
 
 mod bench;
+mod callers;
 mod check_tracker;
 mod cli;
 mod demo;
@@ -55,6 +56,7 @@ pub fn run() -> ExitCode {
             Command::Bench(command) => bench::run(*command).await,
             Command::Events(command) => events::run(*command).await,
             Command::Keys(command) => keys::run(command).await,
+            Command::Callers(command) => callers::run(command),
             Command::Store(command) => store::run(command).await,
             Command::Doctor(command) => Box::pin(doctor::run(*command)).await,
             Command::Completions(command) => generate::completions(&command),

@@ -36,6 +36,7 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
         tracing::warn!(variable, meant, "this variable is no setting, so it changes nothing");
     }
     let bearer = bearer(&settings)?;
+    let callers = callers(&settings)?;
     let webhook = webhook(&settings)?;
     let traces = traces(&settings)?;
     let mut signals = Signals::catch()?;
@@ -45,7 +46,7 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     exposure::warn(&settings);
     warn_about_libpq(&settings);
     let started = tokio::select! {
-        started = Box::pin(start(settings, bearer, webhook, traces)) => started?,
+        started = Box::pin(start(settings, bearer, callers, webhook, traces)) => started?,
         // A store that is waited for is no reason to go on.
         () = signals.stop_asked() => {
             tracing::info!("stopped before it was ready");
@@ -75,6 +76,7 @@ struct Started {
 async fn start(
     settings: Resolved,
     bearer: Option<Bearer>,
+    callers: Option<Callers>,
     webhook: Option<Webhook>,
     traces: Option<Arc<Traces>>,
 ) -> Result<Started, Failure> {
@@ -92,8 +94,9 @@ async fn start(
     let mut effective_config = effective_config(&settings);
     let key_file = KeyFile::new(settings.key_ring);
     let keys = load_keys(&key_file, &*store, clock.now()).await?;
-    let server =
-        Server::bind(settings.public, settings.private, bearer.is_some()).await.map_err(Failure::failed)?;
+    let server = Server::bind(settings.public, settings.private, bearer.is_some() || callers.is_some())
+        .await
+        .map_err(Failure::failed)?;
     let public = server.public_url().map_err(Failure::failed)?;
     let private = server.private_url().map_err(Failure::failed)?;
     effective_config.listeners = server.listeners();
@@ -111,6 +114,7 @@ async fn start(
         proxies: settings.proxies,
         limiter: RefusalLimiter::new(settings.refusals_per_minute, clock),
         bearer,
+        callers,
         traces,
         effective_config,
         ..App::new(tokens, key_file, Names::new(settings.issuer, &public_url))
@@ -200,6 +204,17 @@ fn bearer(settings: &Resolved) -> Result<Option<Bearer>, Failure> {
     let bearer = Bearer::new(read_secret(path)?)
         .map_err(|error| Failure::usage(format!("the bearer file {} {error}", path.display())))?;
     Ok(Some(bearer.kept_in(path)))
+}
+
+fn callers(settings: &Resolved) -> Result<Option<Callers>, Failure> {
+    let Some(path) = &settings.callers_file else { return Ok(None) };
+    let callers = Callers::load(path, Arc::new(SystemClock));
+    callers.map(Some).map_err(|error| {
+        Failure::usage(format!(
+            "the callers file {} {error}; `countersign callers new` makes one",
+            path.display()
+        ))
+    })
 }
 
 /// Where alarms go.

@@ -38,7 +38,7 @@ When the server is ready it prints two lines, `public URL` and `private URL`, su
 `public http://127.0.0.1:8080`. Logs go to standard error; RUST_LOG=debug logs more.
 
 SIGTERM or Ctrl-C stops the server after the requests under way; a second Ctrl-C stops it at once, with exit code 130. \
-On SIGHUP the server reads the key ring, the TLS files and the bearer file again, and logs the result.";
+On SIGHUP the server reads the key ring, the TLS files, the bearer file and the callers file again, and logs the result.";
 
 /// The longest time that events can be kept: ten years.
 const MAX_EVENT_RETENTION: Duration = Duration::from_hours(10 * 365 * 24);
@@ -73,7 +73,7 @@ pub(crate) struct Settings {
     public_listen: Address,
     /// The address of the private listener, for the issuer's own processes: IP:PORT, unix:PATH or systemd:NAME
     ///
-    /// Beyond loopback it needs `private_bearer_file` or `private_client_ca`. Only the server's own user can use a Unix socket.
+    /// Beyond loopback it needs `callers_file`, `private_bearer_file` or `private_client_ca`. Only the server's own user can use a Unix socket.
     #[arg(long, env = "COUNTERSIGN_PRIVATE_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8087")]
     private_listen: Address,
     /// The URL under which trackers reach the public listener; token URLs begin with it [default: where it listens]
@@ -141,14 +141,21 @@ pub(crate) struct Settings {
     /// Example: `/etc/countersign/clients.crt`
     #[arg(long, env = "COUNTERSIGN_PRIVATE_CLIENT_CA", value_name = "FILE")]
     private_client_ca: Option<PathBuf>,
-    /// A file with the secret that callers of the private API must send; beyond this machine, this or client
-    /// certificates are required
+    /// A file with the secret that callers of the private API must send; beyond this machine, this, a callers file or
+    /// client certificates are required
     ///
     /// Callers send it as `Authorization: Bearer ...`. By default there is none, and the private API stays on loopback.
     ///
     /// Example: `/etc/countersign/private-bearer`
     #[arg(long, env = "COUNTERSIGN_PRIVATE_BEARER_FILE", value_name = "FILE")]
     private_bearer_file: Option<PathBuf>,
+    /// A file that names the callers of the private API, with what each may do; read again when it changes
+    ///
+    /// `countersign callers` writes it. With it, every caller must send a secret. By default every caller may do everything.
+    ///
+    /// Example: `/etc/countersign/callers.toml`
+    #[arg(long, env = "COUNTERSIGN_CALLERS_FILE", value_name = "FILE")]
+    callers_file: Option<PathBuf>,
     /// The issuer's name in the title of a token
     #[arg(long, env = "COUNTERSIGN_ISSUER", value_name = "NAME", default_value = "Launchpad")]
     issuer: String,
@@ -291,6 +298,7 @@ pub(crate) struct Resolved {
     pub(crate) store: StorePlace,
     pub(crate) key_ring: PathBuf,
     pub(crate) private_bearer_file: Option<PathBuf>,
+    pub(crate) callers_file: Option<PathBuf>,
     pub(crate) issuer: String,
     pub(crate) policy: Policy,
     pub(crate) spent_status: SpentStatus,
@@ -419,6 +427,7 @@ impl Settings {
             key_ring,
             data_dir,
             private_bearer_file: self.private_bearer_file,
+            callers_file: self.callers_file,
             issuer,
             policy,
             spent_status,

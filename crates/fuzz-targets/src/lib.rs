@@ -16,6 +16,7 @@
     reason = "a panic is how a target reports a fault"
 )]
 
+pub mod callers;
 pub mod configuration;
 mod cursor;
 pub mod handshake_request;
@@ -35,7 +36,8 @@ use tokio::runtime::Builder;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target there is.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
+    ("callers", callers::target),
     ("configuration", configuration::target),
     ("handshake_request", handshake_request::target),
     ("key_ring", key_ring::target),

@@ -11,9 +11,10 @@ use countersign_core::{
     Audience, Clock, EndResult, Ending, KeyRing, KeyRingError, Policy, StoreError, TokenId, TokenStore,
 };
 use countersign_fuzz_targets::{
-    configuration, handshake_request, key_ring, names, token_text, tracker_answer, xmlrpc_body,
+    callers, configuration, handshake_request, key_ring, names, token_text, tracker_answer, xmlrpc_body,
 };
 use countersign_login::read_answer;
+use countersign_server::{CallersError, parse_callers};
 use countersign_store::memory::MemoryStore;
 use countersign_testkit::{Hooked, StoreHook};
 use countersign_xmlrpc::RpcResponse;
@@ -85,6 +86,23 @@ fn an_answer_that_is_read_in_one_spelling_only() {
             if is_strange { None } else { read_answer(kind, body) }
         });
     });
+}
+
+#[test]
+fn a_callers_file_that_is_not_looked_at() {
+    let file = include_bytes!("../../../fuzz/corpus/callers/two");
+    let twice: callers::Read = |text| parse_callers(text).map(|callers| [callers.clone(), callers].concat());
+    is_caught("a caller is there twice", || callers::check(file, twice));
+    let idle: callers::Read = |text| {
+        parse_callers(text).map(|mut callers| {
+            callers[0].scopes.clear();
+            callers
+        })
+    };
+    is_caught("no scopes", || callers::check(file, idle));
+    let talkative: callers::Read = |text| Err(CallersError::Line { line: 1, what: text.to_owned() });
+    let secret = include_bytes!("../../../fuzz/corpus/callers/plain-secret");
+    is_caught("a secret is told", || callers::check(secret, talkative));
 }
 
 #[test]

@@ -285,6 +285,10 @@ impl KeyFile {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::Duration;
+
     use countersign_core::{OsEntropy, SequenceEntropy};
     use tempfile::TempDir;
 

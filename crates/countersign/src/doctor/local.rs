@@ -14,7 +14,7 @@ use rustix::fs::Access;
 use super::context::{Context, ServerReport};
 use super::finding::{Finding, Level};
 use super::public;
-use crate::exposure::{DATABASE, KEY_RING, directories, secrets};
+use crate::exposure::{CALLERS, DATABASE, KEY_RING, directories, secrets};
 use crate::remote::read_secret;
 use crate::settings::{Resolved, giver, passed_over};
 
@@ -165,7 +165,7 @@ impl PrivateListener {
         Self {
             address: settings.private.address.to_string(),
             is_local: settings.private.address.is_local(),
-            asks_for_bearer: settings.private_bearer_file.is_some(),
+            asks_for_bearer: settings.private_bearer_file.is_some() || settings.callers_file.is_some(),
             asks_for_certificates: tls.is_some_and(|tls| tls.client_authorities.is_some()),
             has_tls: tls.is_some(),
         }
@@ -179,7 +179,7 @@ impl PrivateListener {
         if !self.asks_for_bearer && !self.asks_for_certificates {
             findings.push(Finding::error(
                 format!("the private API would be open to anybody who reaches {}", self.address),
-                "give it a secret (private_bearer_file) or let it ask for certificates (private_client_ca); a server \
+                "give it callers with secrets (callers_file) or one secret (private_bearer_file), or let it ask for certificates (private_client_ca); a server \
                  refuses to start like this",
             ));
         }
@@ -230,6 +230,7 @@ fn exposed(sentence: String, remedy: &str, what: &str) -> Finding {
         KEY_RING => "; if anybody may have read it, go on with \"After a theft\" in docs/keys.md",
         // It holds no token and no key; a new one would have forgotten which tokens were used.
         DATABASE => "",
+        CALLERS => "; if anybody may have changed it, look at the callers in it",
         _ => "; if anybody may have read it, replace it",
     };
     Finding::error(sentence, format!("{remedy}{then}"))

@@ -11,6 +11,7 @@
 )]
 
 mod backup;
+mod callers;
 mod doctor;
 mod doctor_in_force;
 mod events;

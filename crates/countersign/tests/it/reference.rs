@@ -8,13 +8,12 @@ use std::fmt::Write;
 
 use countersign_core::{KindFilter, Reason};
 use countersign_server::PROBLEMS;
+use countersign_server::routes::{Needs, Route, private_routes, public_routes};
 use expect_test::expect_file;
 use serde_json::Value;
 
 use crate::fixture::Place;
 use crate::http;
-
-const ROUTES: &str = include_str!("../../../server/src/routes.rs");
 
 const HEAD: &str = "\
 # Reference
@@ -75,24 +74,6 @@ fn settings(place: &Place, page: &mut String) {
     }
 }
 
-/// The paths and methods that a function of `routes.rs` adds by hand.
-fn routes_of(function: &str) -> Vec<(&'static str, &'static str)> {
-    // Not a method that is called the same.
-    let found = ["pub ", ""].map(|visible| ROUTES.split_once(&format!("\n{visible}fn {function}(")));
-    let (_, body) = found.into_iter().flatten().next().unwrap();
-    let body = body.split("\n}\n").next().unwrap();
-    let routes = body.split(".route(\"").skip(1).map(|route| {
-        let (path, handler) = route.split_once("\", ").unwrap();
-        let methods = match handler.split('\n').next().unwrap() {
-            handler if handler.contains(".post(") => "GET, POST",
-            handler if handler.starts_with("get(") => "GET",
-            _ => "POST",
-        };
-        (path, methods)
-    });
-    routes.collect()
-}
-
 /// What a route does that is in no `OpenAPI` document.
 fn purpose(path: &str) -> &'static str {
     match path {
@@ -113,23 +94,32 @@ fn purpose(path: &str) -> &'static str {
 }
 
 fn routes(document: &Value, page: &mut String) {
+    let method = |route: &Route| if route.method == "*" { "POST" } else { route.method };
     page.push_str("\n## Routes\n\nOn the public listener:\n");
     table(page, &["path", "method", "what it does"]);
-    for (path, methods) in routes_of("public") {
-        let shown = path.replace("{view}", "+bugtracker-handshake");
-        row(page, &[&format!("`{shown}`"), methods, purpose(path)]);
+    for route in public_routes() {
+        let shown = route.path.replace("{view}", "+bugtracker-handshake");
+        row(page, &[&format!("`{shown}`"), method(&route), purpose(&route.path)]);
     }
-    page.push_str("\nOn the private listener; `/openapi.json` describes the JSON ones in full:\n");
-    table(page, &["path", "method", "what it does"]);
-    for (path, methods) in routes_of("private").into_iter().chain(routes_of("operators_page")) {
-        row(page, &[&format!("`{path}`"), methods, purpose(path)]);
-    }
-    for (path, operations) in document["paths"].as_object().unwrap() {
-        for (method, operation) in operations.as_object().unwrap() {
-            let summary = operation["summary"].as_str().unwrap().replace('\n', " ");
-            let sentence = summary.split(". ").next().unwrap().trim_end_matches('.');
-            row(page, &[&format!("`{path}`"), &method.to_uppercase(), sentence]);
-        }
+    page.push_str(
+        "\nOn the private listener; `/openapi.json` describes the JSON ones in full. With a callers file, a caller needs the scope; \
+         for XML-RPC\nthat of the method: `newBugTrackerToken` takes `issue`, `getLoginToken` `look`, `revokeLoginToken` `revoke`.\n",
+    );
+    table(page, &["path", "method", "scope", "what it does"]);
+    for route in private_routes() {
+        let needs = match route.needs {
+            Needs::Nothing => "none, and no credential".to_owned(),
+            Needs::Caller => "any".to_owned(),
+            Needs::Scope(scope) => format!("`{scope}`"),
+        };
+        let operation = &document["paths"][&route.path][route.method.to_lowercase()];
+        let does = match operation["summary"].as_str() {
+            Some(summary) => {
+                summary.replace('\n', " ").split(". ").next().unwrap().trim_end_matches('.').to_owned()
+            }
+            None => purpose(&route.path).to_owned(),
+        };
+        row(page, &[&format!("`{}`", route.path), method(&route), &needs, &does]);
     }
 }
 

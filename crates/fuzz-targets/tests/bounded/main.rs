@@ -48,6 +48,11 @@ fn run(name: &str) {
 }
 
 #[test]
+fn callers() {
+    run("callers");
+}
+
+#[test]
 fn configuration() {
     run("configuration");
 }

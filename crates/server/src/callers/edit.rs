@@ -190,8 +190,15 @@ impl CallersFile {
         // given one.
         let mut document: DocumentMut =
             text.parse().map_err(|_| self.unusable("cannot be used: it is not TOML".to_owned()))?;
+        // Comments alone would go behind what is added.
+        let head = if document.is_empty() {
+            document = DocumentMut::new();
+            text
+        } else {
+            String::new()
+        };
         change(&mut document)?;
-        let text = document.to_string();
+        let text = format!("{head}{document}");
         parse(&text).map_err(|error| CallersFileError::Refused {
             path: self.path.clone(),
             reason: error.to_string(),

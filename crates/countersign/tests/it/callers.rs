@@ -1,0 +1,218 @@
+//! Callers with names: the file, the commands that change it, and a server that takes them up.
+
+use std::fs;
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::doctor::doctor;
+use crate::fixture::{Place, Server};
+use crate::http::{self, send};
+use reqwest::Method;
+
+const FILE: [&str; 2] = ["--file", "callers.toml"];
+
+/// Runs `countersign callers`, which must succeed; what it prints.
+fn callers(place: &Place, arguments: &[&str]) -> String {
+    let ended = place.run(&[&["callers"], arguments, &FILE].concat());
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    ended.out.trim_end().to_owned()
+}
+
+fn status(server: &Server, secret: &str, method: &Method, path: &str) -> u16 {
+    let secret = format!("Bearer {secret}");
+    send(method.clone(), &format!("{}{path}", server.private), &[("authorization", &secret)], "").status
+}
+
+/// Has the server look at its files now, and waits until it has.
+fn look_again(server: &Server) {
+    let looked = "SIGHUP: looked at the key ring";
+    let before = server.process.err.so_far().matches(looked).count();
+    server.process.signal(Signal::HUP);
+    server.process.err.with_times(before + 1, looked);
+}
+
+#[test]
+fn caller_is_added_rotated_and_removed_while_the_server_runs() {
+    let place = Place::new();
+    let first =
+        callers(&place, &["new", "worker-eu", "--scope", "issue", "--audience", "https://bugs.example.org"]);
+    assert_eq!((place.mode("callers.toml"), first.len()), (0o600, 68));
+    assert!(!place.read("callers.toml").contains(&first));
+    let server = place.serve_with(&["--callers-file", "callers.toml"], &[]);
+    let issue = |secret: &str| status(&server, secret, &Method::POST, "/v1/tokens");
+    let wrong = format!("{}x", &first[..67]);
+    assert_eq!((issue(&first), issue(&wrong)), (201, 401));
+    assert_eq!(status(&server, &first, &Method::GET, "/v1/keys"), 403);
+
+    let second = callers(&place, &["rotate", "worker-eu"]);
+    look_again(&server);
+    assert_eq!((issue(&first), issue(&second)), (201, 201));
+    let busy = place.run(&["callers", "rotate", "worker-eu", "--file", "callers.toml"]);
+    assert!(busy.refused(1).contains("has two secrets already"));
+    callers(&place, &["rotate", "worker-eu", "--finish"]);
+    look_again(&server);
+    assert_eq!((issue(&first), issue(&second)), (401, 201));
+
+    // A broken file keeps the last good one, and no line of it is shown.
+    let good = place.read("callers.toml");
+    place.replace("callers.toml", &good.replace("scopes", "hUnter2"), 0o600);
+    look_again(&server);
+    assert_eq!(issue(&second), 201);
+    let log = server.process.err.so_far();
+    assert!(log.contains("keeping the callers that were read before"), "{log}");
+    assert!(log.contains("callers.toml cannot be used: line") && !log.contains("hUnter2"), "{log}");
+    place.replace("callers.toml", &good, 0o600);
+
+    let ops = callers(&place, &["new", "ops", "--scope", "admin", "--scope", "events"]);
+    callers(&place, &["remove", "worker-eu"]);
+    look_again(&server);
+    assert_eq!((issue(&second), status(&server, &ops, &Method::GET, "/v1/keys")), (401, 200));
+    let log = server.process.err.so_far();
+    for secret in [&first, &second, &ops] {
+        assert!(!log.contains(&secret[4..]), "{log}");
+    }
+}
+
+#[test]
+fn callers_are_listed_without_their_secrets() {
+    let place = Place::new();
+    let one = callers(
+        &place,
+        &[
+            "new",
+            "worker-eu",
+            "--scope",
+            "issue",
+            "--scope",
+            "look",
+            "--audience",
+            "HTTPS://Bugs.example.org:443",
+            "--audience",
+            "https://trac.example.org/projects/*",
+            "--max-lifetime",
+            "90s",
+            "--tokens-per-minute",
+            "600",
+            "--tell-trackers",
+        ],
+    );
+    callers(&place, &["new", "ops", "--scope", "admin"]);
+    let listed = callers(&place, &["list"]);
+    assert_eq!(
+        listed.lines().collect::<Vec<_>>(),
+        [
+            "caller     secrets  scopes                            tokens",
+            "worker-eu        1  issue look                        https://bugs.example.org/ \
+             https://trac.example.org/projects/*, at most 90 s, 600 a minute",
+            "ops              1  admin                             -",
+        ]
+    );
+    let document: serde_json::Value = serde_json::from_str(&callers(&place, &["list", "--json"])).unwrap();
+    assert_eq!(
+        document["callers"][0],
+        json!({
+            "name": "worker-eu", "secrets": 1, "scopes": ["issue", "look"],
+            "audiences": ["https://bugs.example.org/", "https://trac.example.org/projects/*"],
+            "max_lifetime": 90, "tokens_per_minute": 600, "tell_trackers": true,
+        })
+    );
+    assert!(!listed.contains(&one[4..20]) && !document.to_string().contains(&one[4..20]));
+}
+
+#[test]
+fn commands_find_the_file_that_is_configured() {
+    let place = Place::new();
+    let bare = place.refusal(&["callers", "list"], 2);
+    assert!(bare.contains("no callers file is configured"), "{bare}");
+    place.write("countersign.toml", "callers_file = 'who.toml'\n");
+    let missing = place.refusal(&["serve"], 2);
+    assert!(
+        missing.contains("the callers file who.toml cannot be read") && missing.contains("callers new"),
+        "{missing}"
+    );
+    assert_eq!(place.run(&["callers", "new", "a", "--scope", "issue"]).code, Some(0));
+    assert!(place.print(&["callers", "list"]).contains("any tracker"));
+    for (arguments, says) in [
+        (&["new", "a", "--scope", "issue"][..], "is there twice"),
+        (
+            &["new", "b", "--scope", "issue", "--max-lifetime", "25h"],
+            "`max_lifetime` is the longest lifetime",
+        ),
+        (&["remove", "b"], "has no caller `b`"),
+    ] {
+        let refused = place.refusal(&[&["callers"], arguments].concat(), 1);
+        assert!(refused.contains(says), "{refused}");
+    }
+    for arguments in [
+        &["new", "b"][..],
+        &["new", "default", "--scope", "issue"],
+        &["new", "b", "--scope", "all"],
+        &["new", "b", "--scope", "issue", "--audience", "https://*.example.org/"],
+    ] {
+        place.refusal(&[&["callers"], arguments].concat(), 2);
+    }
+}
+
+#[test]
+fn server_beyond_this_machine_starts_with_a_callers_file() {
+    let place = Place::new();
+    callers(&place, &["new", "worker", "--scope", "issue"]);
+    let everywhere = ["--private-listen", "0.0.0.0:0"];
+    let refused = place.run(&[&["serve"], &everywhere[..]].concat()).refused(1);
+    assert!(refused.contains("--callers-file"), "{refused}");
+    let server = place.serve_with(&[&everywhere[..], &["--callers-file", "callers.toml"]].concat(), &[]);
+    let private = server.private.replace("0.0.0.0", "127.0.0.1");
+    assert_eq!(http::get(&format!("{private}/v1/keys")).status, 401);
+}
+
+#[test]
+fn replay_is_logged_with_the_caller() {
+    let place = Place::new();
+    let secret = callers(&place, &["new", "worker-eu", "--scope", "issue"]);
+    let server = place.serve_with(&["--callers-file", "callers.toml"], &[]);
+    place.replace("secret", &secret, 0o600);
+    let token = server.print(&place, &["token", "new", "--private-bearer-file", "secret"]);
+    assert_eq!((server.status(&token), server.status(&token)), (200, 401));
+    let log = server.process.err.with("a token was used a second time");
+    let line = log.lines().find(|line| line.contains("a second time")).unwrap();
+    assert!(line.contains("caller=worker-eu"), "{line}");
+}
+
+#[test]
+fn doctor_looks_at_the_callers() {
+    let place = Place::new();
+    let ops = callers(&place, &["new", "ops", "--scope", "admin"]);
+    callers(&place, &["new", "worker", "--scope", "issue"]);
+    callers(&place, &["rotate", "worker"]);
+    place.replace("secret", &ops, 0o600);
+    let server = place.serve_with(&["--callers-file", "callers.toml"], &[]);
+    let look = || {
+        doctor(
+            &place,
+            &[
+                "--server",
+                &server.private,
+                "--private-bearer-file",
+                "secret",
+                "--callers-file",
+                "callers.toml",
+            ],
+            &[],
+        )
+    };
+    let found = look();
+    found.must_have("note", "callers", "whose rotation is not finished: worker");
+    found.must_have("note", "callers", "have not called since this server was started: worker");
+    place.set_mode("callers.toml", 0o666);
+    look().must_have("error", "files", "callers.toml can be changed by other users (mode 0666)");
+    place.replace("callers.toml", "hUnter2", 0o600);
+    look().must_have("error", "files", "callers.toml cannot be used: line 1");
+
+    let offline = || doctor(&place, &["--offline", "--callers-file", "callers.toml"], &[]);
+    offline().must_have("error", "callers", "callers.toml cannot be used: line 1");
+    place.replace("callers.toml", "", 0o600);
+    offline().must_have("warning", "callers", "names nobody");
+    fs::remove_file(place.path("callers.toml")).unwrap();
+    offline().must_have("error", "files", "callers.toml cannot be looked at");
+}
