@@ -245,16 +245,14 @@ fn line_of(text: &str, at: usize) -> usize {
 /// What is wrong in a line, by the key that it begins with.
 fn fault_in(text: &str, line: usize) -> String {
     let key = text.lines().nth(line - 1).and_then(|line| line.split_once('=')).map(|(key, _)| key.trim());
-    match KEYS.iter().find(|(known, _)| Some(*known) == key) {
-        Some((key, takes)) => format!("`{key}` is {takes}, once for each caller"),
-        None => {
-            let keys: Vec<&str> = KEYS.iter().map(|(key, _)| *key).collect();
-            format!(
-                "this cannot be used; each caller begins with [[caller]] and has some of {}, as key = value",
-                keys.join(", ")
-            )
-        }
+    if let Some((key, takes)) = KEYS.iter().find(|(known, _)| Some(*known) == key) {
+        return format!("`{key}` is {takes}, once for each caller");
     }
+    let keys: Vec<&str> = KEYS.iter().map(|(key, _)| *key).collect();
+    format!(
+        "this cannot be used; each caller begins with [[caller]] and has some of {}, as key = value",
+        keys.join(", ")
+    )
 }
 
 #[cfg(test)]

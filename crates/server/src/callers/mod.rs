@@ -189,7 +189,7 @@ fn text_of(path: &Path) -> Result<String, String> {
     let mut text = String::new();
     file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(cannot)?;
     if u64::try_from(text.len()).unwrap_or(u64::MAX) > MAX_FILE_BYTES {
-        return Err(format!("is longer than {} bytes", MAX_FILE_BYTES));
+        return Err(format!("is longer than {MAX_FILE_BYTES} bytes"));
     }
     Ok(text)
 }

@@ -490,7 +490,7 @@ fn select(connection: &Connection, query: &EventQuery) -> rusqlite::Result<Vec<E
         // SQLite's lower() knows ASCII alone. What is not there has nothing in it.
         let within =
             ["audience", "user_agent", "note", caller].map(|column| format!("instr(lower({column}), ?) > 0"));
-        sql.push_str(&format!(" AND ({})", within.join(" OR ")));
+        sql.extend([" AND (", &*within.join(" OR "), ")"]);
         values.extend(within.map(|_| Value::Text(text.to_ascii_lowercase())));
     }
     if !query.kinds.is_empty() {
