@@ -185,6 +185,7 @@ fn line(event: &Value) -> String {
         ("token", "token "),
         ("peer", "by "),
         ("audience", "for "),
+        ("caller", "caller "),
         ("stated", "stated "),
         ("key", "key "),
         ("fence", "to "),
@@ -219,12 +220,12 @@ mod tests {
     fn an_event_is_a_line_with_what_matters_first() {
         let replay = json!({
             "id": "0", "at": "2026-01-31T12:00:00.5Z", "kind": "replay", "token": "019b", "peer": "192.0.2.1",
-            "count": 1, "first": { "at": "2026-01-31T11:59:00Z", "peer": "198.51.100.1" }, "user_agent": "curl/8",
+            "caller": "worker-eu", "count": 1, "first": { "at": "2026-01-31T11:59:00Z", "peer": "198.51.100.1" }, "user_agent": "curl/8",
             "request": "00ff",
         });
         assert_eq!(
             line(&replay),
-            "2026-01-31T12:00:00.500Z  replay                  token 019b  by 192.0.2.1  first used \
+            "2026-01-31T12:00:00.500Z  replay                  token 019b  by 192.0.2.1  caller worker-eu  first used \
              2026-01-31T11:59:00Z by 198.51.100.1  agent curl/8  request 00ff"
         );
         let many = json!({ "id": "0", "at": "2026-01-31T12:00:00Z", "kind": "refused", "reason": "unknown", "count": 7 });

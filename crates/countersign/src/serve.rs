@@ -10,8 +10,8 @@ use countersign_core::{
 };
 use countersign_server::limits::ALARM_PAUSE;
 use countersign_server::{
-    App, Bearer, EffectiveConfig, Events, KeyFile, Look, Names, PassedOver, RefusalLimiter, Server, Traces,
-    Webhook, log_news,
+    App, Bearer, Callers, EffectiveConfig, Events, KeyFile, Look, Names, PassedOver, RefusalLimiter, Server,
+    Traces, Webhook, log_news,
 };
 use countersign_store::backend::IfMissing;
 use jiff::Timestamp;

@@ -63,17 +63,17 @@ fn check_pattern(pattern: &AudiencePattern) {
     let base = shown.strip_suffix("/*").unwrap_or(&shown);
     let home = Url::parse(base).expect("a pattern's base is a URL");
     let (origin, path) = (home.origin(), home.path().trim_end_matches('/'));
-    let bare = base.trim_end_matches('/');
+    let cut = base.trim_end_matches('/');
     for wanted in [
-        format!("{bare}evil"),
-        format!("{bare}.evil.example/"),
-        format!("{bare}@evil.example/"),
-        format!("{bare}:8/"),
-        format!("{bare}/../evil"),
-        format!("{bare}/%2e%2e/evil"),
-        format!("{bare}\\..\\..\\evil"),
-        format!("{bare}%2fevil"),
-        format!("https://evil.example/{bare}"),
+        format!("{cut}evil"),
+        format!("{cut}.evil.example/"),
+        format!("{cut}@evil.example/"),
+        format!("{cut}:8/"),
+        format!("{cut}/../evil"),
+        format!("{cut}/%2e%2e/evil"),
+        format!("{cut}\\..\\..\\evil"),
+        format!("{cut}%2fevil"),
+        format!("https://evil.example/{cut}"),
     ] {
         let Ok(audience) = Audience::parse(&wanted) else { continue };
         if pattern.covers(&audience) {

@@ -23,7 +23,10 @@ pub(crate) enum NotIssued {
 impl App {
     /// Issues a token, if the caller may have it. Nothing waits in between, so that it runs to its end by itself.
     pub(crate) fn issue(&self, wanted: NewToken, caller: &Caller) -> Result<Issued, NotIssued> {
-        let wanted = caller.grant.permit(wanted, self.tokens.policy()).map_err(NotIssued::NotAllowed)?;
+        let wanted = caller.grant.permit(wanted, self.tokens.policy()).map_err(|reason| {
+            self.events.not_allowed(&caller.grant, &reason);
+            NotIssued::NotAllowed(reason)
+        })?;
         let issued = self.tokens.issue(wanted).map_err(NotIssued::Failed)?;
         self.events.issued(&issued.token, caller);
         Ok(issued)

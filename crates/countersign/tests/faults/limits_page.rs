@@ -76,6 +76,14 @@ fn connecting() -> String {
     format!("{one}; with several hosts, {several} for each")
 }
 
+fn limits_of_callers() -> Vec<(&'static str, String)> {
+    vec![
+        ("named callers", number(limits::MAX_CALLERS)),
+        ("callers file", bytes(usize::try_from(limits::MAX_CALLERS_FILE_BYTES).unwrap())),
+        ("secrets of a caller that are valid at a time", number(limits::MAX_SECRETS)),
+    ]
+}
+
 fn limits_of_the_page() -> Vec<(&'static str, String)> {
     vec![
         ("viewers of the operators' page, with news coming in", number(limits::MAX_VIEWERS)),
@@ -206,7 +214,8 @@ fn rows() -> BTreeSet<(&'static str, String)> {
 
 #[test]
 fn every_limit_is_on_the_page_as_it_is() {
-    let limits: BTreeSet<_> = limits().into_iter().chain(limits_of_the_page()).collect();
+    let limits: BTreeSet<_> =
+        limits().into_iter().chain(limits_of_callers()).chain(limits_of_the_page()).collect();
     let rows = rows();
     let missing: Vec<_> = limits.difference(&rows).collect();
     let wrong: Vec<_> = rows.difference(&limits).collect();

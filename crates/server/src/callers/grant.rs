@@ -136,15 +136,24 @@ impl fmt::Display for NotAllowed {
 }
 
 impl NotAllowed {
+    /// The problem's type, in a word.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self::Scope(_) => "scope",
+            Self::Audience(_) | Self::Unbound => "caller-audience",
+            Self::Lifetime(_) => "caller-lifetime",
+            Self::CallerClaim | Self::Claims(_) => "claims",
+            Self::Rate(_) => "caller-rate",
+        }
+    }
+
     fn problem(&self) -> Problem {
-        let (status, reason) = match self {
-            Self::Scope(_) => (StatusCode::FORBIDDEN, "scope"),
-            Self::Audience(_) | Self::Unbound => (StatusCode::FORBIDDEN, "caller-audience"),
-            Self::Lifetime(_) => (StatusCode::FORBIDDEN, "caller-lifetime"),
-            Self::CallerClaim | Self::Claims(_) => (StatusCode::BAD_REQUEST, "claims"),
-            Self::Rate(_) => (StatusCode::TOO_MANY_REQUESTS, "caller-rate"),
+        let status = match self {
+            Self::Scope(_) | Self::Audience(_) | Self::Unbound | Self::Lifetime(_) => StatusCode::FORBIDDEN,
+            Self::CallerClaim | Self::Claims(_) => StatusCode::BAD_REQUEST,
+            Self::Rate(_) => StatusCode::TOO_MANY_REQUESTS,
         };
-        Problem::new(status, reason, self.to_string())
+        Problem::new(status, self.label(), self.to_string())
     }
 }
 

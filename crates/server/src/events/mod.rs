@@ -28,6 +28,7 @@ use tracing::field::display;
 
 use crate::alarms::{Alarms, Webhook};
 use crate::caller::Caller;
+use crate::callers::{Grant, NotAllowed};
 use crate::history::{History, Slot};
 use crate::metrics::Counters;
 use crate::traces;
@@ -200,6 +201,9 @@ impl Events {
     /// A token was issued.
     pub(crate) fn issued(&self, token: &LoginToken, caller: &Caller) {
         self.tally.issued();
+        if let Some(name) = caller.name() {
+            self.tally.callers().issued(name);
+        }
         traces::happened("issued", Some(token.id()));
         if self.policy.record_issued || self.is_followed() {
             // Not when it is created by its date: after a fence that is a moment still to come.
@@ -273,6 +277,14 @@ impl Events {
             }
         }
         self.happened(now, kind, None, caller, true);
+    }
+
+    /// A caller asked for what it may not have.
+    pub(crate) fn not_allowed(&self, grant: &Grant, reason: &NotAllowed) {
+        if let Some(name) = grant.name() {
+            self.tally.callers().denied(name, reason.label());
+            tracing::debug!(caller = %name, reason = reason.label(), "a caller asked for what it may not have");
+        }
     }
 
     /// Learns what the server before this one knew. An error means that this one begins as if there had been none.

@@ -3,6 +3,7 @@
 //! [`Counters`] is counted up as requests are answered; everything else is looked up when somebody asks. No label has values
 //! that a stranger chooses, so that the number of series is fixed.
 
+mod callers;
 mod gauges;
 mod process;
 mod text;
@@ -24,6 +25,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
+use self::callers::CallerCounters;
 use crate::App;
 use crate::accept::quality;
 use crate::history::Handshakes;
@@ -65,6 +67,7 @@ pub(crate) struct Counters {
     /// How many purges have failed since the last one that did not.
     failing_purges: AtomicU64,
     store_trouble: OutageLog,
+    callers: CallerCounters,
 }
 
 /// How a handshake was answered.
@@ -150,6 +153,8 @@ impl Counters {
         let purged =
             counter("countersign_purged_records", "Records of tokens forgotten long after their expiry");
         let purge_failures = counter("countersign_purge_failures", "Purges that the store could not do");
+        let callers = CallerCounters::default();
+        callers.register(&mut registry);
         Self {
             registry,
             handshakes,
@@ -166,6 +171,7 @@ impl Counters {
             purge_failures,
             failing_purges: AtomicU64::new(0),
             store_trouble: OutageLog::default(),
+            callers,
         }
     }
 
@@ -179,6 +185,11 @@ impl Counters {
             // Not all of these were asked of the store.
             HandshakeOutcome::Repeated | HandshakeOutcome::Refused(_) => {}
         }
+    }
+
+    /// What is counted of each named caller.
+    pub(crate) fn callers(&self) -> &CallerCounters {
+        &self.callers
     }
 
     /// The store could not say whether a token is good, or would be.

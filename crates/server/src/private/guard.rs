@@ -72,7 +72,10 @@ pub(crate) fn check(
     if headers.contains_key(ORIGIN) && !is_of_one_origin(headers) {
         return Err(foreign().into_response());
     }
-    needs.check(&grant).map_err(IntoResponse::into_response)?;
+    if let Err(reason) = needs.check(&grant) {
+        app.events.not_allowed(&grant, &reason);
+        return Err(reason.into_response());
+    }
     Ok(grant)
 }
 
@@ -108,6 +111,7 @@ pub(crate) async fn admit_to_page(
         return foreign().into_response();
     }
     if let Err(not_allowed) = needs.check(&grant) {
+        app.events.not_allowed(&grant, &not_allowed);
         return not_allowed.into_response();
     }
     request.extensions_mut().insert(grant);

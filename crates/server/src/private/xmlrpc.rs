@@ -122,7 +122,10 @@ impl Service for Bugs<'_> {
     }
 
     async fn call(&self, method: &'static str, arguments: Arguments) -> Result<Value, Fault> {
-        self.caller.grant.check(scope_of(method)).map_err(|reason| not_allowed(&reason))?;
+        self.caller.grant.check(scope_of(method)).map_err(|reason| {
+            self.app.events.not_allowed(&self.caller.grant, &reason);
+            not_allowed(&reason)
+        })?;
         match method {
             "newBugTrackerToken" => {
                 self.new_token(arguments.optional::<String>("bugtracker_url")?.as_deref())

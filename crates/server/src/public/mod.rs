@@ -102,6 +102,9 @@ impl Handshake {
         app.events.tally().handshake(outcome(&redeemed), started.elapsed());
         traces::note(|| KeyValue::new("countersign.outcome", outcome(&redeemed).label()));
         if let Ok(Redemption { token: Some(token), .. }) = &redeemed {
+            if let Some(name) = token.issued_by() {
+                app.events.tally().callers().handshake(name, outcome(&redeemed).label());
+            }
             traces::note(|| traces::about(token.id()));
         }
         match redeemed {

@@ -376,6 +376,24 @@ async fn events_name_the_caller() {
         found,
         [("fence-moved", "ops"), ("issued", "worker-eu"), ("replay", "-"), ("replay", "worker-eu")]
     );
+    let metrics = send(&server, "ops", "GET", "/metrics", None).await.text;
+    assert_eq!(send(&server, "worker-eu", "GET", "/metrics", None).await.status, StatusCode::FORBIDDEN);
+    for series in [
+        "countersign_caller_tokens_issued_total{caller=\"worker-eu\"} 1\n",
+        "countersign_caller_handshakes_total{caller=\"worker-eu\",outcome=\"accepted\"} 1\n",
+        "countersign_caller_handshakes_total{caller=\"worker-eu\",outcome=\"replay\"} 1\n",
+    ] {
+        assert!(metrics.contains(series), "{series}{metrics}");
+    }
+    let metrics = send(&server, "ops", "GET", "/metrics", None).await.text;
+    let denied = "countersign_caller_requests_denied_total{caller=\"worker-eu\",problem=\"scope\"} 1\n";
+    assert!(metrics.contains(denied), "{metrics}");
+    let request = Request::get("/?kind=replay").header("authorization", "Bearer ops-secret");
+    let page = server.private(request.body(Body::empty()).unwrap()).await.text;
+    assert!(page.contains("worker-eu"), "{page}");
+    let request = Request::get("/page/events.csv?kind=replay").header("authorization", "Bearer ops-secret");
+    let csv = server.private(request.body(Body::empty()).unwrap()).await.text;
+    assert!(csv.lines().any(|line| line.ends_with(",worker-eu")), "{csv}");
     let of_one = send(&server, "ops", "GET", "/v1/events?kind=replay&text=worker-eu", None).await.json();
     assert_eq!(of_one["events"].as_array().unwrap().len(), 1);
 }

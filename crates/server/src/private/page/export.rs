@@ -32,7 +32,7 @@ pub const MAX_EXPORTS: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The columns of a file of comma-separated values: the members of an event as JSON.
-const COLUMNS: [&str; 15] = [
+const COLUMNS: [&str; 16] = [
     "at",
     "kind",
     "reason",
@@ -48,6 +48,7 @@ const COLUMNS: [&str; 15] = [
     "first.peer",
     "key",
     "fence",
+    "caller",
 ];
 
 /// `GET /page/events.jsonl`: an event in each line.

@@ -273,6 +273,7 @@ fn row(event: &Event) -> EventRow {
         found("by", "peer", event.peer.map(|peer| peer.to_string())),
         plain("first used", first),
         plain("for", event.audience.clone()),
+        found("caller", "text", event.caller.as_ref().map(ToString::to_string)),
         plain("shown by", stated),
         plain("agent", agent),
         plain("key", key),

@@ -1,0 +1,93 @@
+//! What is counted of each named caller.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+use countersign_core::CallerName;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+use crate::callers::MAX_CALLERS;
+
+/// Whose series the callers share that came when there were [`MAX_CALLERS`] others. No caller has this name in the file, or it
+/// shares its series.
+const OTHER: &str = "other";
+
+type OfCaller = [(&'static str, String); 1];
+type ByOutcome = [(&'static str, String); 2];
+
+/// The counters with a caller's name as a label. Names come from the callers file and from authentic tokens, so that a stranger
+/// chooses none; over the years there may be many, and the number of series stays bounded.
+#[derive(Debug, Default)]
+pub(crate) struct CallerCounters {
+    names: Mutex<BTreeSet<CallerName>>,
+    issued: Family<OfCaller, Counter>,
+    handshakes: Family<ByOutcome, Counter>,
+    denied: Family<ByOutcome, Counter>,
+}
+
+impl CallerCounters {
+    pub(super) fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "countersign_caller_tokens_issued",
+            "Tokens issued, by named caller",
+            self.issued.clone(),
+        );
+        registry.register(
+            "countersign_caller_handshakes",
+            "Handshakes with tokens of named callers, by how they were answered",
+            self.handshakes.clone(),
+        );
+        registry.register(
+            "countersign_caller_requests_denied",
+            "Requests that a named caller may not make, by problem",
+            self.denied.clone(),
+        );
+    }
+
+    /// A token was issued for this caller.
+    pub(crate) fn issued(&self, caller: &CallerName) {
+        self.issued.get_or_create(&[("caller", self.label(caller))]).inc();
+    }
+
+    /// A handshake with a token of this caller was answered so.
+    pub(crate) fn handshake(&self, caller: &CallerName, outcome: &str) {
+        let labels = [("caller", self.label(caller)), ("outcome", outcome.to_owned())];
+        self.handshakes.get_or_create(&labels).inc();
+    }
+
+    /// This caller asked for what it may not have.
+    pub(crate) fn denied(&self, caller: &CallerName, problem: &str) {
+        let labels = [("caller", self.label(caller)), ("problem", problem.to_owned())];
+        self.denied.get_or_create(&labels).inc();
+    }
+
+    fn label(&self, caller: &CallerName) -> String {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if !names.contains(caller) {
+            if names.len() >= MAX_CALLERS {
+                return OTHER.to_owned();
+            }
+            names.insert(caller.clone());
+        }
+        caller.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn number_of_series_is_bounded() {
+        let counters = CallerCounters::default();
+        for nth in 0..MAX_CALLERS + 10 {
+            counters.issued(&format!("c{nth}").parse().unwrap());
+        }
+        let count = |caller: &str| counters.issued.get_or_create(&[("caller", caller.to_owned())]).get();
+        assert_eq!((count("c0"), count(&format!("c{}", MAX_CALLERS - 1)), count(OTHER)), (1, 1, 10));
+        counters.issued(&"c0".parse().unwrap());
+        assert_eq!((count("c0"), count(OTHER)), (2, 10));
+    }
+}
