@@ -59,9 +59,8 @@ pub(crate) struct TokenDocument {
     handshake_url: String,
     /// The base URL of the tracker it is bound to; empty when unbound.
     audience: String,
-    /// The named caller for which it was issued.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    caller: Option<String>,
+    /// The named caller for which it was issued; empty when that has no name.
+    caller: String,
     /// What the redeeming tracker is told.
     #[schema(value_type = Object)]
     claims: Map<String, Value>,
@@ -185,7 +184,7 @@ fn document(app: &App, text: String, token: &LoginToken, status: &Status) -> Tok
         handshake_url: app.names.handshake_url(&text),
         token_id: text,
         audience: token.audience().map_or(String::new(), ToString::to_string),
-        caller: token.issued_by().map(ToString::to_string),
+        caller: token.issued_by().map_or(String::new(), ToString::to_string),
         claims: token.claims().members().clone(),
         status: match status {
             Status::Live => "live",
