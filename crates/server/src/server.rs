@@ -311,10 +311,11 @@ async fn watch_files(app: Arc<App>, tls: [Option<Arc<Tls>>; 2], reload: Arc<toki
                 Ok(Ok(false)) | Err(_) => {}
             }
         }
+        if asked_for && app.callers.is_some() {
+            tracing::info!("SIGHUP: looked at the callers file again");
+        }
         if asked_for {
-            tracing::info!(
-                "SIGHUP: looked at the key ring, the TLS files and the bearer file again"
-            );
+            tracing::info!("SIGHUP: looked at the key ring, the TLS files and the bearer file again");
         }
     }
 }
