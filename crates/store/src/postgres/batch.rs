@@ -56,22 +56,22 @@ impl QueuedCall {
 impl StoreInner {
     /// Carries out all of these and answers them.
     pub(super) async fn run(&self, items: Vec<QueuedCall>) {
-        let mut tables: HashMap<Table, Vec<QueuedCall>> = HashMap::new();
+        let mut kinds: HashMap<(Table, i64), Vec<QueuedCall>> = HashMap::new();
         for item in items {
-            tables.entry(item.token.table()).or_default().push(item);
+            kinds.entry((item.token.table(), item.token.ring)).or_default().push(item);
         }
-        // Tokens live for a day at most, so there are hardly ever more tables than one or two.
-        for (table, mut items) in tables {
+        // Tokens live for a day at most, and key rings for long: there is hardly ever more than one kind.
+        for ((table, ring), mut items) in kinds {
             while !items.is_empty() {
-                items = self.run_in(table, items).await;
+                items = self.run_in(table, ring, items).await;
             }
         }
     }
 
     /// Carries out the first call for each id, and answers the others for the same id by it where that is possible.
     /// Returns those that are left.
-    async fn run_in(&self, table: Table, items: Vec<QueuedCall>) -> Vec<QueuedCall> {
-        let mut batch = Batch::new(table);
+    async fn run_in(&self, table: Table, ring: i64, items: Vec<QueuedCall>) -> Vec<QueuedCall> {
+        let mut batch = Batch::new(table, ring);
         let mut firsts: Vec<QueuedCall> = Vec::with_capacity(items.len());
         let mut others: Vec<(usize, QueuedCall)> = Vec::new();
         let mut places: HashMap<Uuid, usize> = HashMap::with_capacity(items.len());
@@ -96,13 +96,8 @@ impl StoreInner {
         let mut left = Vec::new();
         for (place, item) in others {
             let first = batch.entries.get(place);
-            match first.and_then(|entry| entry.end.as_ref().map(|end| (end, entry))) {
-                // What was answered to one ring is no answer to another.
-                Some((_, entry)) if entry.token.ring != item.token.ring => left.push(item),
-                Some(
-                    (Ok(EndResult::Recorded), BatchEntry { ending, .. })
-                    | (Ok(EndResult::Already(ending)), _),
-                ) => {
+            match first.and_then(|entry| entry.end.as_ref().map(|end| (end, &entry.ending))) {
+                Some((Ok(EndResult::Recorded), ending) | (Ok(EndResult::Already(ending)), _)) => {
                     item.answer(Ok(EndResult::Already(ending.clone())));
                 }
                 Some((Ok(EndResult::Fenced), _)) => item.answer(Ok(EndResult::Fenced)),
@@ -167,7 +162,7 @@ impl StoreInner {
             // What is not recorded and could be: the database may be another one than it was.
             Ok(Ok(false)) => {
                 let limit = deadline.min(Instant::now() + self.limits.statement);
-                let recognized = timeout_at(limit, self.recognize(&mut session)).await;
+                let recognized = timeout_at(limit, Box::pin(self.recognize(&mut session))).await;
                 recognized.unwrap_or_else(|_| Err(session.gave_no_answer())).map(|()| false)
             }
             Ok(answer) => answer,
@@ -181,10 +176,11 @@ fn lost(outcome: &Result<(), Unusable>) -> StoreError {
     unusable.map_or_else(|| StoreError::unavailable("it gave no answer"), StoreError::Unavailable)
 }
 
-/// Endings that go into one table, each with an id of its own.
+/// Endings that go into one table, of tokens that were opened with one key ring; each with an id of its own.
 #[derive(Debug)]
 struct Batch {
     table: Table,
+    ring: i64,
     nonce: i64,
     entries: Vec<BatchEntry>,
     /// Whether an attempt has been sent whose answer is not known.
@@ -201,8 +197,8 @@ struct BatchEntry {
 }
 
 impl Batch {
-    fn new(table: Table) -> Self {
-        Self { table, nonce: 0, entries: Vec::new(), is_uncertain: false, attempts: 0 }
+    fn new(table: Table, ring: i64) -> Self {
+        Self { table, ring, nonce: 0, entries: Vec::new(), is_uncertain: false, attempts: 0 }
     }
 
     /// Inserts, and if that does not answer everything, looks.
@@ -210,7 +206,7 @@ impl Batch {
         if self.insert(session, known).await? {
             return Ok(true);
         }
-        self.look(session).await
+        Box::pin(self.look(session)).await
     }
 
     /// Records those that have no answer yet. The database decides about each row; what it returns is what this statement
@@ -228,7 +224,8 @@ impl Batch {
         self.attempts = self.attempts.wrapping_add(1);
         let group =
             i16::try_from(self.nonce.wrapping_add(self.attempts).rem_euclid(GROUPS.into())).unwrap_or(0);
-        let arguments = BatchArguments { nonce: self.nonce, group, known, columns: &columns };
+        let arguments =
+            BatchArguments { nonce: self.nonce, group, known, ring: self.ring, columns: &columns };
         let recorded = session.record(self.table, &arguments).await?;
         let missing = open.len() - recorded.len().min(open.len());
         for id in &recorded {
@@ -257,7 +254,7 @@ impl Batch {
             let Some(entry) = open.get_mut(&seen.id) else { continue };
             entry.end = match seen.record {
                 Some((_, nonce)) if nonce == self.nonce => Some(Ok(EndResult::Recorded)),
-                _ if seen.ring != entry.token.ring => Some(Err(StoreError::OtherRing)),
+                _ if seen.ring != self.ring => Some(Err(StoreError::OtherRing)),
                 Some((ending, _)) => Some(Ok(EndResult::Already(ending))),
                 None => Some(Ok(entry.token.judge(seen.lines))).filter(|end| *end != Ok(EndResult::Recorded)),
             };

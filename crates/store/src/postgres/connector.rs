@@ -270,7 +270,8 @@ impl managed::Manager for Manager {
     type Error = Failure;
 
     async fn create(&self) -> Result<Session, Failure> {
-        self.connector.connect(self).await
+        // In a box: this is rare and large, and every batch would carry room for it.
+        Box::pin(self.connector.connect(self)).await
     }
 
     async fn recycle(&self, session: &mut Session, _: &Metrics) -> RecycleResult<Failure> {

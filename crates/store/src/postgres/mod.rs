@@ -278,7 +278,7 @@ impl StoreInner {
         let table = Table::at(to_millis(self.clock.now()));
         let known = self.identity.known();
         let columns = BatchColumns::default();
-        let arguments = BatchArguments { nonce: 0, group: 0, known: &known, columns: &columns };
+        let arguments = BatchArguments { nonce: 0, group: 0, known: &known, ring: 0, columns: &columns };
         session.record(table, &arguments).await?;
         self.probe(session).await
     }

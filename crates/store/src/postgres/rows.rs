@@ -105,6 +105,8 @@ pub(super) struct BatchArguments<'a> {
     pub(super) group: i16,
     /// The database, as the node knows it.
     pub(super) known: &'a DatabaseIdentity,
+    /// The version of the key ring.
+    pub(super) ring: i64,
     pub(super) columns: &'a BatchColumns,
 }
 
@@ -112,7 +114,7 @@ impl BatchArguments<'_> {
     /// As they stand in a statement of this name.
     pub(super) fn text(&self, name: &str) -> String {
         let mut text = self.columns.text(self.nonce, self.group, self.known.name());
-        let _ = write!(text, ", '{name}', {}, {}", self.known.since, self.known.table);
+        let _ = write!(text, ", {}, '{name}', {}, {}", self.ring, self.known.since, self.known.table);
         text
     }
 }
@@ -127,7 +129,6 @@ pub(super) struct BatchColumns {
     pub(super) kinds: Vec<i16>,
     pub(super) peers: Vec<Option<IpAddr>>,
     pub(super) retry_keys: Vec<Option<Vec<u8>>>,
-    pub(super) rings: Vec<i64>,
 }
 
 impl BatchColumns {
@@ -144,7 +145,6 @@ impl BatchColumns {
         array(&mut text, &self.kinds, Some);
         array(&mut text, &self.peers, |peer| peer.as_ref());
         array(&mut text, &self.retry_keys, |key| key.as_ref().map(|key| HEXLOWER.encode(key)));
-        array(&mut text, &self.rings, Some);
         text
     }
 
@@ -160,7 +160,6 @@ impl BatchColumns {
         self.kinds.push(kind);
         self.peers.push(peer);
         self.retry_keys.push(retry_key.map(|key| key.as_bytes().to_vec()));
-        self.rings.push(token.ring);
     }
 }
 

@@ -64,7 +64,7 @@ const BATCH: &[Type] = &[
     Type::INT2_ARRAY,
     Type::INET_ARRAY,
     Type::BYTEA_ARRAY,
-    Type::INT8_ARRAY,
+    Type::INT8,
     Type::TEXT,
     Type::INT8,
     Type::INT8,
@@ -309,7 +309,7 @@ impl Session {
             self.goes_alone = false;
             self.statements.clear();
         }
-        let outcome = self.record_by_name(table, arguments).await;
+        let outcome = Box::pin(self.record_by_name(table, arguments)).await;
         self.finish(outcome)
     }
 
@@ -321,14 +321,14 @@ impl Session {
         table: Table,
         arguments: &BatchArguments<'_>,
     ) -> Result<Vec<Uuid>, Failure> {
-        let BatchArguments { nonce, group, known, columns } = arguments;
+        let BatchArguments { nonce, group, known, ring, columns } = arguments;
         let sql = Arc::clone(&self.sql);
         let batch = sql.batch_of(table, known.tells());
         let key = (table, known.tells());
         let statement = if let Some(statement) = self.statements.get(&key) {
             statement.clone()
         } else {
-            let prepared = self.line.client.prepare_typed(&batch.alone, BATCH).await;
+            let prepared = Box::pin(self.line.client.prepare_typed(&batch.alone, BATCH)).await;
             let statement = prepared.map_err(|error| self.failure(&error))?;
             self.statements.insert(key, statement.clone());
             statement
@@ -345,7 +345,7 @@ impl Session {
             &columns.kinds,
             &columns.peers,
             &columns.retry_keys,
-            &columns.rings,
+            ring,
             &batch.name,
             &known.since,
             &known.table,

@@ -244,7 +244,7 @@ impl Sql {
     /// lets the same session have the next request. What is prepared stays so, also if the transaction fails.
     pub(super) fn prepare(&self, table: Table, tells: bool) -> String {
         let Batch { name, text, .. } = self.batch_of(table, tells);
-        let types = "BIGINT, SMALLINT, TEXT, UUID[], BIGINT[], BIGINT[], BIGINT[], SMALLINT[], INET[], TEXT[], BIGINT[], TEXT, \
+        let types = "BIGINT, SMALLINT, TEXT, UUID[], BIGINT[], BIGINT[], BIGINT[], SMALLINT[], INET[], TEXT[], BIGINT, TEXT, \
              BIGINT, BIGINT";
         format!(concat!("ROLLBACK; ", begin!(), "; PREPARE {} ({}) AS {}"), name, types, text)
     }
@@ -481,10 +481,10 @@ fn batch_text(s: &str, table: Table, tells: bool, alone: bool) -> String {
     let identity = if tells { "l.identity = $3" } else { "$3 IS NOT NULL" };
     let since = since(tells);
     let line = format!(
-        "{s}.lines AS l WHERE l.stripe % {GROUPS} = $2 AND {identity} AND $12 = '{OWN_NAME}' AND $13 = {since} \
+        "{s}.lines AS l WHERE l.stripe % {GROUPS} = $2 AND l.ring = $11 AND {identity} AND $12 = '{OWN_NAME}' AND $13 = {since} \
          AND $14 = l.tableoid::BIGINT"
     );
-    let columns = "l.fence, l.cleared, l.horizon, l.ring";
+    let columns = "l.fence, l.cleared, l.horizon";
     let (line, retry_key) = if alone {
         (format!("line AS (SELECT {columns} FROM {line} AND {RULES_ALONE} {LOCK})"), "w.retry_key")
     } else {
@@ -492,13 +492,11 @@ fn batch_text(s: &str, table: Table, tells: bool, alone: bool) -> String {
         let line = format!("{rules}, line AS (SELECT {columns} FROM rules CROSS JOIN {line} {LOCK})");
         (line, "decode(w.retry_key, 'hex')")
     };
-    // The ring is compared as a range: for an equality the planner makes a hash table, and there is one row.
     format!(
         "WITH {line} INSERT INTO {s}.{table} (id, expires, ended, kind, peer, retry_key, nonce) \
          SELECT w.id, w.expires, w.ended, w.kind, w.peer, {retry_key}, $1 FROM line CROSS JOIN \
-         unnest($4, $5, $6, $7, $8, $9, $10, $11) AS w (id, created, expires, ended, kind, peer, retry_key, ring) \
-         WHERE w.created >= line.fence AND (w.created > line.cleared OR w.expires > line.horizon) \
-         AND w.ring >= line.ring AND w.ring <= line.ring ORDER BY w.id \
+         unnest($4, $5, $6, $7, $8, $9, $10) AS w (id, created, expires, ended, kind, peer, retry_key) \
+         WHERE w.created >= line.fence AND (w.created > line.cleared OR w.expires > line.horizon) ORDER BY w.id \
          ON CONFLICT DO NOTHING RETURNING id"
     )
 }

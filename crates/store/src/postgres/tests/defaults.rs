@@ -126,20 +126,23 @@ async fn batch_passes_over_lines_that_are_held() {
 #[tokio::test]
 async fn batch_waits_while_a_line_is_moved() {
     let world = World::new();
-    let store = Arc::new(world.open().await);
+    let role = role_with(&world, &[]).await;
+    let store = open_as(&world, &role).await;
     let token = world.token();
     let mover = connect(world.place.url()).await;
     let schema = world.place.schema();
     mover.batch_execute(&format!("BEGIN; UPDATE {schema}.lines SET fence = fence + 3600000")).await.unwrap();
+    let watch = connect(&role).await;
+    let now = "SELECT extract(epoch FROM clock_timestamp())::FLOAT8";
+    let began: f64 = watch.query_one(now, &[]).await.unwrap().get(0);
     let call = {
         let store = Arc::clone(&store);
         tokio::spawn(async move { consume(&store, token).await })
     };
-    // It found every line held, and then looked for its record.
-    let looked =
-        format!("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%LEFT JOIN \"{schema}\".%'");
-    let watch = connect(world.place.url()).await;
-    while watch.query_one(&looked, &[]).await.unwrap().get::<_, i64>(0) < 2 {}
+    // A batch is no transaction of several statements. It found every line held, and then looked for its record, in one.
+    let looked = "SELECT count(*) FROM pg_stat_activity WHERE usename = current_user AND pid <> pg_backend_pid() \
+                  AND query = 'COMMIT' AND extract(epoch FROM query_start)::FLOAT8 > $1";
+    while !call.is_finished() && watch.query_one(looked, &[&began]).await.unwrap().get::<_, i64>(0) == 0 {}
     assert!(!call.is_finished());
     mover.batch_execute("COMMIT").await.unwrap();
     assert_eq!(call.await.unwrap(), Ok(EndResult::Fenced));

@@ -73,7 +73,7 @@ async fn a_statement_called_by_another_name_records_nothing() {
     let known = store.core.identity.known();
     let mut columns = BatchColumns::default();
     columns.push(rows::TokenKey::new(token.0, token.1, 0), &consumption(token.0.created()));
-    let arguments = BatchArguments { nonce: 7, group: 3, known: &known, columns: &columns };
+    let arguments = BatchArguments { nonce: 7, group: 3, known: &known, ring: 0, columns: &columns };
     let client = connect(world.place.url()).await;
     client.batch_execute(&sql.prepare(other, true)).await.unwrap();
     let (wrong, right) = (&sql.batch_of(table, true).name, &sql.batch_of(other, true).name);
