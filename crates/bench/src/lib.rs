@@ -27,7 +27,7 @@ pub use self::clock::{Stopwatch, SystemStopwatch};
 pub use self::connection::ANSWER_TIMEOUT;
 pub use self::error::BenchError;
 pub use self::recorder::Progress;
-pub use self::report::{Latency, Part, Report};
+pub use self::report::{Latency, Part, Report, Rounds};
 pub use self::run::{MAX_CONNECTIONS, Options, run};
 pub use self::schedule::{Limit, Plan, Schedule, Slot};
 pub use self::workload::Workload;

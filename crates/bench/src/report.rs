@@ -2,11 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::recorder::{LatencyHistogram, Recorder};
 use crate::run::Options;
+use crate::workload::Workload;
+
+/// Processor time comes in steps of 10 ms, so less than this says little.
+const LEAST_CPU: Duration = Duration::from_millis(200);
 
 /// The outcome of a run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -26,9 +31,8 @@ pub struct Report {
     /// How long was measured.
     pub seconds: f64,
     /// Measured rounds that were answered rightly.
-    pub requests: u64,
-    /// The same in a second.
-    pub requests_per_second: f64,
+    #[serde(flatten)]
+    pub rounds: Rounds,
     /// Their latency.
     pub latency_ms: Latency,
     /// The requests of a round on their own, if it has several.
@@ -41,6 +45,62 @@ pub struct Report {
     pub examples: Vec<String>,
     /// What to do about them.
     pub hints: Vec<&'static str>,
+}
+
+/// The measured rounds, under the name of what a round is: how many, how many in a second, and the processor time that the
+/// server took for each, user and system, in microseconds. The latter is that of the process at the private listener; `None`
+/// if its `/metrics` do not say it, or if it was too little to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Rounds {
+    /// Two requests each: one issues a token, one redeems it.
+    Handshakes { handshakes: u64, handshakes_per_second: f64, server_cpu_us_per_handshake: Option<f64> },
+    /// One request each.
+    Requests { requests: u64, requests_per_second: f64, server_cpu_us_per_request: Option<f64> },
+}
+
+impl Rounds {
+    fn new(workload: Workload, count: u64, per_second: f64, cpu_us: Option<f64>) -> Self {
+        match workload {
+            Workload::Handshake => Self::Handshakes {
+                handshakes: count,
+                handshakes_per_second: per_second,
+                server_cpu_us_per_handshake: cpu_us,
+            },
+            Workload::Issue | Workload::Replay | Workload::Forged | Workload::Health => Self::Requests {
+                requests: count,
+                requests_per_second: per_second,
+                server_cpu_us_per_request: cpu_us,
+            },
+        }
+    }
+
+    /// How many.
+    pub const fn count(self) -> u64 {
+        match self {
+            Self::Handshakes { handshakes: count, .. } | Self::Requests { requests: count, .. } => count,
+        }
+    }
+}
+
+impl fmt::Display for Rounds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (unit, count, per_second, cpu) = match *self {
+            Self::Handshakes { handshakes, handshakes_per_second, server_cpu_us_per_handshake } => {
+                ("handshake", handshakes, handshakes_per_second, server_cpu_us_per_handshake)
+            }
+            Self::Requests { requests, requests_per_second, server_cpu_us_per_request } => {
+                ("request", requests, requests_per_second, server_cpu_us_per_request)
+            }
+        };
+        writeln!(f, "{:<12} {count}", format!("{unit}s"))?;
+        writeln!(f, "{:<12} {per_second:.1}", format!("{unit}s/s"))?;
+        match cpu {
+            Some(cpu) => writeln!(f, "server CPU   {cpu:.1} µs for each {unit}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// A request of a round.
@@ -71,11 +131,20 @@ pub struct Latency {
 }
 
 impl Report {
-    pub(crate) fn new(options: &Options, public: &str, recorder: &Recorder, unsent: u64) -> Self {
-        let requests = recorder.whole.0.len();
+    pub(crate) fn new(
+        options: &Options,
+        public: &str,
+        recorder: &Recorder,
+        unsent: u64,
+        cpu: Option<Duration>,
+    ) -> Self {
+        let count = recorder.whole.0.len();
         let seconds = recorder.measured_time().as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "2^53 rounds are never reached")]
-        let per_second = if seconds > 0.0 { requests as f64 / seconds } else { 0.0 };
+        let rounds = count as f64;
+        let per_second = if seconds > 0.0 { rounds / seconds } else { 0.0 };
+        let cpu = cpu.filter(|cpu| *cpu >= LEAST_CPU && count > 0);
+        let cpu_us = cpu.map(|cpu| thousandths(cpu.as_secs_f64() * 1e6 / rounds));
         let part =
             |series: &LatencyHistogram| Part { requests: series.0.len(), latency_ms: Latency::of(series) };
         Self {
@@ -86,8 +155,7 @@ impl Report {
             rate: options.plan.rate,
             warmup_seconds: options.plan.warmup.as_secs_f64(),
             seconds: thousandths(seconds),
-            requests,
-            requests_per_second: thousandths(per_second),
+            rounds: Rounds::new(options.workload, count, thousandths(per_second), cpu_us),
             latency_ms: Latency::of(&recorder.whole),
             parts: recorder.parts.iter().map(|(step, series)| (step.name(), part(series))).collect(),
             unsent,
@@ -135,8 +203,7 @@ impl fmt::Display for Report {
             }
         }
         writeln!(f, "duration     {:.1} s after {:.1} s of warm-up", self.seconds, self.warmup_seconds)?;
-        writeln!(f, "requests     {}", self.requests)?;
-        writeln!(f, "requests/s   {:.1}", self.requests_per_second)?;
+        write!(f, "{}", self.rounds)?;
         match self.wrong() {
             0 => writeln!(f, "errors       none")?,
             wrong => writeln!(f, "errors       {wrong}")?,

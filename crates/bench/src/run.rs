@@ -1,6 +1,7 @@
 //! A run: find the server, connect, load, report.
 
 use std::cell::RefCell;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::report::Report;
 use crate::rpc::Tokens;
 use crate::schedule::{Limit, Plan, Schedule};
 use crate::target::{Endpoint, Handshakes};
-use crate::work::{CallTemplates, RequestTemplates, Worker, handshake_url, issue};
+use crate::work::{CallTemplates, RequestTemplates, Worker, cpu_time, handshake_url, issue};
 use crate::workload::{Step, Workload};
 
 /// The most connections, to each listener.
@@ -135,6 +136,13 @@ async fn load(
         schedule: RefCell::new(Schedule::new(options.plan)),
         recorder: RefCell::new(Recorder::new(options.workload)?),
     });
+    let warmup = options.plan.warmup;
+    // Without a warm-up, nothing is sent before this.
+    let mut before = if warmup.is_zero() { Some(cpu_time(&site).await) } else { None };
+    let mut after_warmup = pin!(async {
+        tokio::time::sleep(warmup).await;
+        cpu_time(&site).await
+    });
     let mut tasks = JoinSet::new();
     for worker in workers {
         tasks.spawn_local(work(worker, Rc::clone(&shared), stop.clone()));
@@ -147,11 +155,14 @@ async fn load(
                 Some(ended) => ended.map_err(|error| BenchError::Start(error.into()))?,
             },
             _ = ticks.tick() => progress(shared.progress()),
+            cpu = &mut after_warmup, if before.is_none() => before = Some(cpu),
         }
     }
+    let cpu =
+        cpu_time(&site).await.zip(before.flatten()).and_then(|(after, before)| after.checked_sub(before));
     progress(shared.progress());
     let unsent = shared.schedule.borrow().unsent(shared.now());
-    Ok(Report::new(options, &site.public.url, &shared.recorder.borrow(), unsent))
+    Ok(Report::new(options, &site.public.url, &shared.recorder.borrow(), unsent, cpu))
 }
 
 /// Finds the listeners, and where handshakes are.

@@ -69,6 +69,7 @@ impl RequestTemplates {
 pub(crate) struct CallTemplates {
     head: String,
     issue: Vec<u8>,
+    metrics: Vec<u8>,
 }
 
 impl CallTemplates {
@@ -80,7 +81,11 @@ impl CallTemplates {
             private.base, private.host
         );
         let issue = with_body(&head, &rpc::new_token(audience));
-        Self { head, issue }
+        let (base, host) = (&private.base, &private.host);
+        let metrics = format!(
+            "GET {base}/metrics HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{authorization}\r\n"
+        );
+        Self { head, issue, metrics: metrics.into_bytes() }
     }
 }
 
@@ -108,6 +113,15 @@ pub(crate) async fn handshake_url(
     let answer = private.ask(&with_body(&calls.head, &rpc::get_token(token))).await?;
     let body = private.body(&answer);
     if answer.status == 200 { rpc::handshake_url(body) } else { Err(unexpected(answer.status, body)) }
+}
+
+/// The processor time that the server has taken so far, if it says so.
+pub(crate) async fn cpu_time(site: &RequestTemplates) -> Option<Duration> {
+    let mut link = Connection::to(&site.private);
+    let answer = link.ask(&site.calls.metrics).await.ok()?;
+    let metrics = str::from_utf8(link.body(&answer)).ok()?;
+    let seconds = metrics.lines().find_map(|line| line.strip_prefix("process_cpu_seconds_total "))?;
+    Duration::try_from_secs_f64(seconds.trim().parse().ok()?).ok()
 }
 
 fn unexpected(status: u16, body: &[u8]) -> ResponseError {

@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::{any, get, post};
-use countersign_bench::{BenchError, Limit, Options, Plan, Report, SystemStopwatch, Workload, run};
+use countersign_bench::{BenchError, Limit, Options, Plan, Report, Rounds, SystemStopwatch, Workload, run};
 use countersign_core::{Clock, Policy, SystemClock};
 use countersign_server::{Address, App, ListenerConfig, RefusalLimiter, Server, SpentStatus};
 use countersign_testkit::app;
@@ -121,7 +122,7 @@ fn every_workload_finds_the_real_server_right() {
         for workload in Workload::ALL {
             let report = bench(&options(workload, &server)).unwrap();
             assert_eq!(report.errors, errors([]), "{report}");
-            assert_eq!((report.requests, report.unsent), (COUNT, 0), "{report}");
+            assert_eq!((report.rounds.count(), report.unsent), (COUNT, 0), "{report}");
             assert_eq!(report.public, server.public, "the server says where it is");
             assert!(report.latency_ms.p50 <= report.latency_ms.p99, "{report}");
             assert!(report.latency_ms.p99 <= report.latency_ms.max, "{report}");
@@ -143,7 +144,7 @@ fn an_open_loop_sends_every_request_of_its_timetable() {
     let server = real(Policy::default(), SpentStatus::Unauthorized, 0);
     let plan = Plan { rate: Some(2000.0), ..options(Workload::Handshake, &server).plan };
     let report = bench(&Options { plan, ..options(Workload::Handshake, &server) }).unwrap();
-    assert_eq!((report.requests, report.wrong(), report.rate), (COUNT, 0, Some(2000.0)), "{report}");
+    assert_eq!((report.rounds.count(), report.wrong(), report.rate), (COUNT, 0, Some(2000.0)), "{report}");
 }
 
 #[test]
@@ -152,7 +153,7 @@ fn bound_tokens_are_redeemed_by_their_tracker() {
     let server = real(policy, SpentStatus::Unauthorized, 0);
     let audience = Some("https://trac.example.org/a&b".to_owned());
     let report = bench(&Options { audience, ..options(Workload::Handshake, &server) }).unwrap();
-    assert_eq!((report.requests, report.wrong()), (COUNT, 0), "{report}");
+    assert_eq!((report.rounds.count(), report.wrong()), (COUNT, 0), "{report}");
     let report = bench(&told(Workload::Handshake, &server)).unwrap();
     assert_eq!(report.errors, errors([("issue: fault -32602", COUNT)]), "{report}");
     assert!(report.to_string().contains("--audience"), "{report}");
@@ -162,7 +163,7 @@ fn bound_tokens_are_redeemed_by_their_tracker() {
 fn a_limit_of_refusals_is_told_with_what_to_do() {
     let server = real(Policy::default(), SpentStatus::Unauthorized, 1);
     let report = bench(&options(Workload::Forged, &server)).unwrap();
-    assert_eq!((report.requests, report.wrong()), (1, COUNT - 1), "{report}");
+    assert_eq!((report.rounds.count(), report.wrong()), (1, COUNT - 1), "{report}");
     assert_eq!(report.errors, errors([("forged: status 429", COUNT - 1)]));
     assert!(report.to_string().contains("--refusals-per-minute 0"), "{report}");
 }
@@ -178,7 +179,7 @@ fn a_server_that_accepts_everything_is_wrong() {
     {
         let report = bench(&told(workload, &server)).unwrap();
         assert_eq!(report.errors, errors([(kind, COUNT)]), "{report}");
-        assert_eq!(report.requests, 0);
+        assert_eq!(report.rounds.count(), 0);
         assert!(report.examples.iter().any(|example| example.contains("Handshake token validated.")));
     }
 }
@@ -230,7 +231,7 @@ fn cut_connections_and_garbage_are_wrong() {
 #[test]
 fn a_server_that_closes_after_every_answer_is_right() {
     let report = bench(&told(Workload::Health, &blunt(b"HTTP/1.0 200 OK\r\n\r\nalive\n"))).unwrap();
-    assert_eq!((report.requests, report.wrong()), (COUNT, 0), "{report}");
+    assert_eq!((report.rounds.count(), report.wrong()), (COUNT, 0), "{report}");
 }
 
 #[test]
@@ -269,7 +270,28 @@ fn a_stopped_run_ends_early_and_reports() {
             stop.send_replace(true);
         }
     });
-    assert_eq!(report.unwrap().requests, 1, "the second is due in 1000 s");
+    assert_eq!(report.unwrap().rounds.count(), 1, "the second is due in 1000 s");
+}
+
+#[test]
+fn processor_time_is_what_the_server_says() {
+    for (after, expected) in [("3.5", Some(50_000.0)), ("1.6", None), ("0", None), ("much", None)] {
+        let said = Arc::new(AtomicBool::new(false));
+        let metrics = get(async move || {
+            let seconds = if said.swap(true, Ordering::Relaxed) { after } else { "1.5" };
+            format!("process_cpu_seconds 7\nprocess_cpu_seconds_total {seconds}\n")
+        });
+        let server = routed(Router::new().route("/healthz", get(async || "")).route("/metrics", metrics));
+        let report = bench(&told(Workload::Health, &server)).unwrap();
+        let Rounds::Requests { requests, server_cpu_us_per_request, .. } = report.rounds else {
+            panic!("{report}");
+        };
+        assert_eq!((requests, server_cpu_us_per_request), (COUNT, expected), "{report}");
+        assert_eq!(
+            report.to_string().contains("server CPU   50000.0 µs for each request"),
+            expected.is_some()
+        );
+    }
 }
 
 #[test]
@@ -302,15 +324,16 @@ fn the_shape_of_the_json() {
             "connections",
             "errors",
             "examples",
+            "handshakes",
+            "handshakes_per_second",
             "hints",
             "latency_ms",
             "parts",
             "private",
             "public",
             "rate",
-            "requests",
-            "requests_per_second",
             "seconds",
+            "server_cpu_us_per_handshake",
             "unsent",
             "warmup_seconds",
             "workload"
@@ -321,5 +344,5 @@ fn the_shape_of_the_json() {
     assert_eq!(names(&report["parts"]["issue"]), ["latency_ms", "requests"]);
     assert_eq!(report["workload"], "handshake");
     assert_eq!(report["rate"], serde_json::Value::Null);
-    assert_eq!(report["requests"], COUNT);
+    assert_eq!(report["handshakes"], COUNT);
 }

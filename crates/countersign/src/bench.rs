@@ -25,7 +25,8 @@ Workloads. A round is one or two requests, and each has one right answer:
   forged     a POST to the handshake of a token that was never issued: 404
   health     GET /healthz: 200
 
-Any other answer counts as an error, and the command ends with exit code 1.
+Any other answer counts as an error, and the command ends with exit code 1. The report also says how much processor time \
+the server took for each, if GET /metrics at --private says it.
 
 Without --rate each connection sends its next request when the last one is answered. That shows how much the server can \
 do, but not how long independent callers wait. With --rate the command sends requests on a schedule that the server \
@@ -162,13 +163,13 @@ fn draw(bar: &ProgressBar, progress: Progress) {
     let step = (progress.done * f64::from(BAR_STEPS)) as u64;
     bar.set_position(step);
     let Progress { rounds, errors, elapsed, .. } = progress;
-    bar.set_message(format!("{:.0} s, {rounds} requests, {errors} errors", elapsed.as_secs_f64()));
+    bar.set_message(format!("{:.0} s, {rounds} rounds, {errors} errors", elapsed.as_secs_f64()));
 }
 
 /// A benchmark of wrong answers is none.
 fn conclude(report: &Report) -> Result<(), Failure> {
     match report.wrong() {
-        0 if report.requests == 0 => Err(Failure::failed(io::Error::other(
+        0 if report.rounds.count() == 0 => Err(Failure::failed(io::Error::other(
             "nothing was measured; let it run longer, with --duration or --count",
         ))),
         0 => Ok(()),

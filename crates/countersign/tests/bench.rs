@@ -56,7 +56,11 @@ fn right_answers_end_well() {
         let shown = text(&output.stdout);
         assert_eq!(output.status.code(), Some(0), "{shown}{}", text(&output.stderr));
         assert!(shown.contains(&format!("workload     {workload}\n")), "{shown}");
-        assert!(shown.contains("requests     20\n") && shown.contains("errors       none\n"), "{shown}");
+        let unit = if workload == "handshake" { "handshakes" } else { "requests" };
+        assert!(
+            shown.contains(&format!("{unit:<12} 20\n")) && shown.contains("errors       none\n"),
+            "{shown}"
+        );
         assert_eq!(text(&output.stderr), "", "no progress bar without a terminal");
     }
 }
