@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use countersign_audience::{Audience, AudienceError};
@@ -17,7 +17,7 @@ use crate::log_limit::LogLimit;
 use crate::metrics::Metrics;
 use crate::request_path::RequestPath;
 use crate::secret::{self, SecretError};
-use crate::sessions::{Session, SessionError, Sessions};
+use crate::sessions::{FILE_NAME, Session, SessionError, Sessions};
 
 /// The name of the secret's file in the data directory.
 const SECRET_FILE: &str = "gate-secret";
@@ -83,6 +83,21 @@ pub enum OpenError {
 }
 
 impl Gate {
+    /// Whether the issuers of this configuration could be asked. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// If a gate with this configuration would not start.
+    pub fn check(config: &Config) -> Result<(), OpenError> {
+        Audience::parse(config.base_url.as_str())?;
+        config.issuers.iter().try_for_each(|issuer| Issuer::new(issuer, config).map(drop))
+    }
+
+    /// The files in the data directory that nobody else may read or change.
+    pub fn files(data_dir: &Path) -> [PathBuf; 2] {
+        [SECRET_FILE, FILE_NAME].map(|name| data_dir.join(name))
+    }
+
     /// Makes what is missing in the data directory, and reads it.
     pub fn open(
         config: Config,

@@ -6,12 +6,14 @@
 mod callers;
 mod context;
 mod finding;
+mod gate;
 mod keys;
 mod local;
 mod public;
 mod store;
 mod traces;
 
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -31,7 +33,7 @@ whether it can serve. It also checks the store and the public URL, and changes n
 as `countersign serve` does, uses them if no server answers, and reports where they differ from the effective settings.
 
 Run it as the user that the server runs as, or as root. With --offline it asks no server and opens the store itself, \
-even while a server uses it.
+even while a server uses it. With --gate it checks a gate beside a tracker, and the proxy in front of both.
 
 Findings are `ok`, `note` (worth knowing), `warning` (to be fixed) and `error` (something does not work, or is not safe).
 
@@ -45,6 +47,9 @@ pub(crate) struct DoctorCommand {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Check the gate with this configuration, and its reverse proxy, in place of a server
+    #[arg(long, value_name = "FILE", conflicts_with = "offline")]
+    gate: Option<PathBuf>,
     /// Its private API: http://HOST:PORT, https://HOST:PORT or unix:PATH [default: the configured private listener]
     #[arg(long, env = "COUNTERSIGN_SERVER", value_name = "URL", help_heading = SERVER)]
     server: Option<String>,
@@ -84,6 +89,10 @@ const CHECKS: &[Check] = &[
 
 pub(crate) async fn run(command: DoctorCommand) -> Result<(), Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    if let Some(file) = &command.gate {
+        let findings = Box::pin(gate::findings(file, clock.now())).await;
+        return conclude(&findings, command.json);
+    }
     let asked = (!command.offline).then_some(TargetServer { url: command.server, trust: command.trust });
     let context = Box::pin(Context::gather(command.place, asked, clock)).await?;
     let mut all = Vec::new();
@@ -92,7 +101,12 @@ pub(crate) async fn run(command: DoctorCommand) -> Result<(), Failure> {
         findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
         all.extend(findings.into_iter().map(|finding| (check.name, finding)));
     }
-    report(&all, command.json)?;
+    conclude(&all, command.json)
+}
+
+/// Prints the findings, and fails if there are errors among them.
+fn conclude(all: &[(&str, Finding)], json: bool) -> Result<(), Failure> {
+    report(all, json)?;
     match all.iter().filter(|(_, finding)| finding.level == Level::Error).count() {
         0 => Ok(()),
         1 => Err(Failure::failed("1 error was found; see above for what to do")),

@@ -16,6 +16,7 @@ mod doctor;
 mod doctor_in_force;
 mod events;
 mod fixture;
+mod gate;
 mod generated;
 mod help;
 mod http;

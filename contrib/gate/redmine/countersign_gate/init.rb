@@ -1,0 +1,24 @@
+# A Redmine whose reverse proxy says who is logged in: a plugin, which goes into the directory plugins of a Redmine 5.
+# docs/gate.md says what belongs to it.
+
+Redmine::Plugin.register :countersign_gate do
+  name 'Countersign gate'
+  description 'Logs in the user that a trusted reverse proxy names in X-Remote-User'
+  version '1.0.0'
+  requires_redmine version_or_higher: '5.0'
+end
+
+module CountersignGate
+  # For one request at a time: the proxy's word makes no session of Redmine's, which would outlive the gate's. The JSON API
+  # ignores sessions, and knows the user by this all the same.
+  def find_current_user
+    name = request.get_header('HTTP_X_REMOTE_USER').to_s
+    return super if name.empty?
+
+    user = User.active.find_by(login: name)
+    user.remote_ip = request.remote_ip if user
+    user
+  end
+end
+
+ApplicationController.prepend(CountersignGate)

@@ -1,0 +1,212 @@
+//! Checks of a gate, beside a tracker: `countersign doctor --gate FILE`.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use countersign_client::probe;
+use countersign_gate::{Config, Gate};
+use countersign_server::exposure_of;
+use jiff::Timestamp;
+use url::Url;
+
+use super::finding::Finding;
+use super::local::dates;
+use super::public::is_loopback;
+use countersign_tls::Validity;
+
+/// How the gate begins its answer to the detection of a plugin.
+const DETECTED: &str = "This tracker logs in whoever brings a login token";
+
+/// What only the gate's own paths answer. The second one stands in its answers at `/auth`.
+const OF_ITS_OWN: [&str; 4] = [
+    "countersign_gate_",
+    "The reverse proxy is not set up",
+    "The gate works.",
+    "The sessions cannot be read",
+];
+
+/// The paths that no proxy may pass on.
+const OWN_PATHS: [&str; 3] = ["metrics", "auth", "healthz"];
+
+/// All that is looked at.
+pub(super) async fn findings(file: &Path, now: Timestamp) -> Vec<(&'static str, Finding)> {
+    let config = match Config::read(file) {
+        Ok(config) => config,
+        Err(error) => {
+            let finding = Finding::error(
+                format!("{}, {error}", file.display()),
+                "correct it; docs/gate.sample.toml has every setting",
+            );
+            return vec![("configuration", finding)];
+        }
+    };
+    let mut all = Vec::new();
+    let mut add = |check, findings: Vec<Finding>| {
+        all.extend(findings.into_iter().map(|finding| (check, finding)));
+    };
+    add("configuration", configuration(&config, file));
+    add("files", files(&config));
+    add("gate", vec![running(&config).await]);
+    add("proxy", proxy(&config, now).await);
+    all
+}
+
+fn configuration(config: &Config, file: &Path) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Err(error) = Gate::check(config) {
+        findings.push(Finding::error(error.to_string(), format!("correct it in {}", file.display())));
+    }
+    for network in config.trusted_proxies.iter().filter(|network| network.prefix_len() == 0) {
+        findings.push(Finding::error(
+            format!(
+                "trusted_proxies has {network}: whoever reaches the gate may ask it in the proxy's place"
+            ),
+            "name the proxy's addresses alone, such as 127.0.0.1/32",
+        ));
+    }
+    if !config.listen.ip().is_loopback() {
+        findings.push(Finding::warning(
+            format!("the gate listens on {}, beyond this machine", config.listen),
+            "let a firewall pass on the proxy alone, or listen on 127.0.0.1",
+        ));
+    }
+    if config.base_url.scheme() == "http" && !is_loopback(&config.base_url) {
+        findings.push(Finding::error(
+            format!("{} is without TLS: tokens and sessions can be read on the way", config.base_url),
+            "serve the tracker over https, and set base_url to that",
+        ));
+    }
+    for issuer in config.issuers.iter().filter(|issuer| issuer.allow_insecure_http) {
+        findings.push(Finding::warning(
+            format!(
+                "{} may be asked without TLS: whoever is on the way can log in in its place",
+                issuer.name
+            ),
+            "use an https URL, and remove allow_insecure_http",
+        ));
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok(format!("{} can be used", file.display())));
+    }
+    findings
+}
+
+/// Who else has access to the secret and the sessions.
+fn files(config: &Config) -> Vec<Finding> {
+    let user = rustix::process::geteuid().as_raw();
+    let mut findings = Vec::new();
+    for path in Gate::files(&config.data_dir) {
+        match exposure_of(&path, user) {
+            Ok(None) => findings.push(Finding::ok(format!("nobody else has access to {}", path.display()))),
+            Ok(Some(exposure)) => findings.push(Finding::error(
+                format!("{} {exposure}, who can be any user of the tracker by it", path.display()),
+                format!(
+                    "{}; then remove gate-secret and restart the gate, so that all sessions end",
+                    exposure.remedy(&path, false)
+                ),
+            )),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => findings.push(Finding::note(
+                format!("{} is not there", path.display()),
+                "the gate makes it when it starts; run this as the gate's user, in the directory that it is started in",
+            )),
+            Err(error) => findings.push(Finding::error(
+                format!("cannot look at {}: {error}", path.display()),
+                "run this as the gate's user, or as root",
+            )),
+        }
+    }
+    findings
+}
+
+/// Whether a gate answers where this configuration has one listen.
+async fn running(config: &Config) -> Finding {
+    let address = config.listen;
+    let reached: IpAddr = match address.ip() {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => IpAddr::from([127, 0, 0, 1]),
+        IpAddr::V6(_) => IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
+    };
+    let Ok(url) =
+        Url::parse(&format!("http://{}/healthz", std::net::SocketAddr::new(reached, address.port())))
+    else {
+        return Finding::note("its address is no URL", "see listen");
+    };
+    match probe(&url).await {
+        Ok(answer) if answer.body.starts_with("The gate works.") => {
+            Finding::ok(format!("a gate answers on {address}, and can read its sessions"))
+        }
+        Ok(answer) if answer.body.starts_with("The sessions cannot be read") => Finding::error(
+            format!("the gate on {address} cannot read its sessions, and lets nobody through"),
+            "its log has the reason",
+        ),
+        Ok(answer) => Finding::error(
+            format!("what answers on {address} is not a gate (HTTP status {})", answer.status.as_u16()),
+            "stop the program that uses that address, or set another in listen",
+        ),
+        Err(reason) => Finding::error(
+            format!("no gate answers on {address}: {reason}"),
+            "start it: countersign gate --config FILE; if it was started with --listen, set that address in listen",
+        ),
+    }
+}
+
+/// Whether the tracker's URL leads to the gate where tokens arrive, and nowhere else.
+async fn proxy(config: &Config, now: Timestamp) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let below = |path: &str| {
+        let mut url = config.base_url.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path.split('/').filter(|segment| !segment.is_empty()));
+        }
+        url
+    };
+    let mut has_certificate = false;
+    for issuer in &config.issuers {
+        let url = below(&format!("{}/check", issuer.login_path));
+        let answer = match probe(&url).await {
+            Ok(answer) => answer,
+            Err(reason) => {
+                findings.push(Finding::error(
+                    format!("{url} does not answer: {reason}"),
+                    "see that the name resolves here and that the proxy runs; if this machine is not meant to reach it, \
+                     try from one that the issuer runs on",
+                ));
+                return findings;
+            }
+        };
+        if let Some(certificate) = answer.certificate.as_ref().filter(|_| !has_certificate) {
+            has_certificate = true;
+            findings.push(dates("the certificate of base_url", Validity::of(certificate), now));
+        }
+        findings.push(if answer.status.as_u16() == 401 && answer.body.starts_with(DETECTED) {
+            Finding::ok(format!("{} leads to the gate", below(&issuer.login_path)))
+        } else {
+            Finding::error(
+                format!("{url} does not lead to the gate: it is answered {}", answer.status.as_u16()),
+                format!(
+                    "have the proxy pass {} and all below it on to the gate unchanged, as its sample does",
+                    below(&issuer.login_path).path()
+                ),
+            )
+        });
+    }
+    let mut exposed = Vec::new();
+    for path in OWN_PATHS {
+        let mut url = config.base_url.clone();
+        url.set_path(path);
+        if let Ok(answer) = probe(&url).await
+            && OF_ITS_OWN.iter().any(|own| answer.body.contains(own))
+        {
+            exposed.push(url.to_string());
+        }
+    }
+    findings.push(if exposed.is_empty() {
+        Finding::ok("the proxy passes on none of the gate's own paths".to_owned())
+    } else {
+        Finding::error(
+            format!("the proxy passes {} on to the gate", exposed.join(" and ")),
+            "pass on the paths where tokens arrive, and nothing else, as the proxy's sample does",
+        )
+    });
+    findings
+}

@@ -1,0 +1,97 @@
+//! `countersign gate`: how it starts and stops, and what `countersign doctor --gate` says of it.
+
+use std::net::TcpListener;
+
+use rustix::process::Signal;
+
+use crate::doctor::doctor;
+use crate::fixture::Place;
+use crate::http;
+use crate::process::Process;
+
+/// A configuration whose tracker is the gate itself: nothing is in front of it.
+fn configure(place: &Place, port: u16, more: &str) {
+    place.write(
+        "gate.toml",
+        &format!(
+            "listen = \"127.0.0.1:{port}\"\nbase_url = \"http://127.0.0.1:{port}/bugs/\"\ndata_dir = \"gate\"\nproxy = \"nginx\"\n\
+             {more}\n[[issuer]]\nname = \"launchpad\"\nurl = \"http://127.0.0.1:1\"\nuser = \"launchpad\"\n\
+             allow = [{{ methods = [\"GET\"], paths = [\"/**\"] }}]\n"
+        ),
+    );
+}
+
+fn start(place: &Place, arguments: &[&str]) -> Process {
+    let arguments = ["gate", "--config", "gate.toml"].into_iter().chain(arguments.iter().copied());
+    Process::start(&mut place.command(arguments), "")
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[test]
+fn gate_says_one_line_and_drains_on_sigterm() {
+    let place = Place::new();
+    configure(&place, 1, "");
+    let mut gate = start(&place, &["--listen", "127.0.0.1:0"]);
+    let line = gate.out.lines(1);
+    let url = line.trim_end().strip_prefix("gate ").unwrap();
+    assert_eq!(http::get(&format!("{url}/bugs/launchpad-auth/check")).status, 401);
+    assert_eq!(http::get(&format!("{url}/healthz")).status, 200);
+    gate.signal(Signal::TERM);
+    let ended = gate.ended();
+    assert_eq!((ended.code, &ended.out), (Some(0), &line), "{ended:?}");
+    assert_eq!(place.mode("gate"), 0o700);
+    assert_eq!(place.mode("gate/gate-secret"), 0o600);
+}
+
+#[test]
+fn wrong_configuration_is_a_usage_error() {
+    let place = Place::new();
+    let missing = place.run(&["gate", "--config", "gate.toml"]);
+    assert_eq!(missing.code, Some(2), "{missing:?}");
+    assert!(missing.err.contains("configuration file gate.toml, cannot read it"), "{missing:?}");
+    for more in ["colour = 1", "user_header = \"Cookie\"", "anonymous = \"yes\""] {
+        configure(&place, 1, more);
+        let ended = place.run(&["gate", "--config", "gate.toml"]);
+        assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""), "{ended:?}");
+        assert!(ended.err.contains("configuration file gate.toml"), "{ended:?}");
+    }
+    configure(&place, 1, "");
+    place.replace(
+        "gate.toml",
+        &place.read("gate.toml").replace("127.0.0.1:1\"\nuser", "issuer.example.org\"\nuser"),
+        0o600,
+    );
+    let ended = place.run(&["gate", "--config", "gate.toml"]);
+    assert_eq!(ended.code, Some(2), "an issuer without TLS: {ended:?}");
+    assert!(ended.err.contains("issuer launchpad: ") && ended.err.contains("without TLS"), "{ended:?}");
+}
+
+#[test]
+fn doctor_finds_what_is_wrong_with_a_gate() {
+    let place = Place::new();
+    let look = |place: &Place| doctor(place, &["--gate", "gate.toml"], &[]);
+    look(&place).must_have("error", "configuration", "cannot read it");
+    let port = free_port();
+    configure(&place, port, "trusted_proxies = [\"0.0.0.0/0\"]");
+    let found = look(&place);
+    found.must_have("error", "configuration", "trusted_proxies has 0.0.0.0/0");
+    found.must_have("note", "files", "gate/gate-secret is not there");
+    found.must_have("error", "gate", "no gate answers on 127.0.0.1");
+    found.must_have("error", "proxy", "does not answer");
+    configure(&place, port, "");
+    let mut gate = start(&place, &[]);
+    gate.out.lines(1);
+    place.set_mode("gate/gate-secret", 0o644);
+    let found = look(&place);
+    found.must_have("ok", "configuration", "gate.toml can be used");
+    found.must_have("error", "files", "can be read by other users (mode 0644)");
+    found.must_have("ok", "gate", "a gate answers on 127.0.0.1");
+    found.must_have("ok", "proxy", "/bugs/launchpad-auth leads to the gate");
+    // Nothing is in front of the gate here, so all of it can be reached.
+    found.must_have("error", "proxy", "/metrics and");
+    gate.signal(Signal::TERM);
+    gate.ended();
+}
