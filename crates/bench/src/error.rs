@@ -77,7 +77,7 @@ pub(crate) enum ResponseError {
     /// A status that no right answer has, and the first line of the body.
     Status(u16, String),
     /// The call was understood and refused, with this sentence.
-    Fault(i32, String),
+    Fault(String, String),
     /// The status is right, and the body is not, for this reason.
     Body(&'static str),
     /// What arrived is not HTTP/1, for this reason.

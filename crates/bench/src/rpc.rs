@@ -1,6 +1,7 @@
 //! The calls of the private API, and their answers.
 
-use dxr::{FaultResponse, MethodCall, MethodResponse, Value};
+use countersign_xmlrpc::{CallOutcome, ResponseValue, read_response};
+use dxr::{MethodCall, Value};
 
 use crate::error::{ResponseError, excerpt};
 
@@ -57,8 +58,8 @@ impl Tokens {
 fn token(response: &[u8]) -> Result<String, ResponseError> {
     match value(response)? {
         // What can stand in a path as it is, and what trackers' plugins accept.
-        Value::String(token) if is_token(&token) => Ok(token),
-        Value::String(_) => Err(ResponseError::Body("a token has letters and digits only")),
+        ResponseValue::Text(token) if is_token(&token) => Ok(token),
+        ResponseValue::Text(_) => Err(ResponseError::Body("a token has letters and digits only")),
         _ => Err(ResponseError::Body("a token is a string")),
     }
 }
@@ -66,8 +67,8 @@ fn token(response: &[u8]) -> Result<String, ResponseError> {
 /// The handshake URL in the description of a token.
 pub(crate) fn handshake_url(response: &[u8]) -> Result<String, ResponseError> {
     match value(response)? {
-        Value::Struct(mut members) => match members.remove("handshake_url") {
-            Some(Value::String(url)) => Ok(url),
+        ResponseValue::Struct(mut members) => match members.remove("handshake_url") {
+            Some(ResponseValue::Text(url)) => Ok(url),
             _ => Err(ResponseError::Body("it has no handshake_url")),
         },
         _ => Err(ResponseError::Body("the description of a token is a struct")),
@@ -78,14 +79,11 @@ fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
-fn value(response: &[u8]) -> Result<Value, ResponseError> {
-    let text = str::from_utf8(response).map_err(|_| ResponseError::Body("it is not UTF-8"))?;
-    match MethodResponse::from_xml(text) {
-        Ok(response) => Ok(response.value),
-        Err(_) => match FaultResponse::from_xml(text) {
-            Ok(FaultResponse { fault }) => Err(ResponseError::Fault(fault.code(), excerpt(fault.string()))),
-            Err(_) => Err(ResponseError::Body("it is not a methodResponse")),
-        },
+fn value(response: &[u8]) -> Result<ResponseValue, ResponseError> {
+    match read_response(None, response) {
+        Some(CallOutcome::Returned(value)) => Ok(value),
+        Some(CallOutcome::Fault { code, text }) => Err(ResponseError::Fault(excerpt(&code), excerpt(&text))),
+        None => Err(ResponseError::Body("it is not a methodResponse")),
     }
 }
 
@@ -133,7 +131,7 @@ mod tests {
                      <member><name>faultCode</name><value><int>-32500</int></value></member>\
                      <member><name>faultString</name><value><string>No.</string></value></member>\
                      </struct></value></fault></methodResponse>";
-        assert_eq!(token(fault.as_bytes()), Err(ResponseError::Fault(-32500, "No.".to_owned())));
+        assert_eq!(token(fault.as_bytes()), Err(ResponseError::Fault("-32500".to_owned(), "No.".to_owned())));
     }
 
     #[test]

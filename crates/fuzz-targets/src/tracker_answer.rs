@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use countersign_login::{CallOutcome, Value, read_answer};
+use countersign_xmlrpc::{CallOutcome, ResponseValue as Value, read_response};
 use dxr::{FaultResponse, MethodResponse};
 
 use crate::xmlrpc_body::parts;
@@ -14,7 +14,7 @@ pub type Reader = fn(Option<&str>, &[u8]) -> Option<CallOutcome>;
 
 /// See [`check`].
 pub fn target(input: &[u8]) {
-    check(input, read_answer);
+    check(input, read_response);
 }
 
 /// Whatever arrives is read or refused, and what was read is read again, the same, when it is written anew by another library.

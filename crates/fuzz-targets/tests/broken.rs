@@ -13,11 +13,11 @@ use countersign_core::{
 use countersign_fuzz_targets::{
     callers, configuration, handshake_request, key_ring, names, token_text, tracker_answer, xmlrpc_body,
 };
-use countersign_login::read_answer;
 use countersign_server::{CallersError, parse_callers};
 use countersign_store::memory::MemoryStore;
 use countersign_testkit::{Hooked, StoreHook};
 use countersign_xmlrpc::RpcResponse;
+use countersign_xmlrpc::read_response;
 use jiff::Timestamp;
 
 const SEALED: &[u8] = include_bytes!("../../../fuzz/corpus/token_text/sealed-bound");
@@ -83,7 +83,7 @@ fn an_answer_that_is_read_in_one_spelling_only() {
     is_caught("what was written cannot be read", || {
         tracker_answer::check(answer, |kind, body| {
             let is_strange = body.windows(4).any(|part| part == b"<i8>");
-            if is_strange { None } else { read_answer(kind, body) }
+            if is_strange { None } else { read_response(kind, body) }
         });
     });
 }

@@ -10,6 +10,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 use countersign_http_client::HttpError;
+use countersign_xmlrpc::{CallOutcome, ResponseValue as Value};
 use http::header::COOKIE;
 use http::{HeaderValue, Method};
 use jiff::{SignedDuration, Timestamp};
@@ -17,7 +18,6 @@ use url::Url;
 
 pub use self::error::{ApiError, ApiFailure};
 pub(crate) use self::part::Part;
-use crate::answer::{CallOutcome, Value};
 use crate::error::TrackerMessage;
 use crate::http::{Http, MAX_BODY, MAX_RESULT, TrackerResponse, below, call, in_words, request};
 use crate::{Login, LoginError, Session, Tracker};

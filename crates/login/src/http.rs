@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use countersign_http_client::{Connections, HttpClient, HttpError, Proxy, Trust, read};
+use countersign_xmlrpc::{CallOutcome, read_response};
 use dxr::{MethodCall, Value};
 use http::header::{CONTENT_TYPE, USER_AGENT, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
@@ -13,7 +14,6 @@ use tokio::time::{Instant, timeout_at};
 use url::{Host, Url};
 
 use crate::LoginError;
-use crate::answer::{CallOutcome, read_answer};
 use crate::trackers::Parameter;
 
 /// The largest answer to a login that is read, in bytes. Those that matter have a few hundred.
@@ -155,7 +155,7 @@ impl TrackerResponse {
 
     /// What the answer to a call says; `None` if it is not one.
     pub(crate) fn xml_rpc(&self) -> Option<CallOutcome> {
-        read_answer(self.content_type(), &self.body)
+        read_response(self.content_type(), &self.body)
     }
 
     /// Where a redirect of what was asked leads.

@@ -25,7 +25,6 @@
 //! What can go wrong is [`LoginError`], one sentence each. To add a kind of tracker, see `trackers/mod.rs`; [`TrackerKind`] is
 //! what it is made of.
 
-mod answer;
 mod api;
 mod cookie_date;
 mod cookie_jar;
@@ -41,7 +40,6 @@ use jiff::Timestamp;
 use url::Url;
 pub use zeroize::Zeroizing;
 
-pub use self::answer::{CallOutcome, Value, read_answer};
 pub use self::api::{
     ApiError, ApiFailure, Bug, Comment, MAX_CLOCK_SKEW, PluginApi, PluginApiKind, Rejection,
 };

@@ -1,10 +1,11 @@
-//! The server side of XML-RPC, without any HTTP: bytes in, a document out.
+//! XML-RPC without any HTTP: for a server, bytes in and a document out; for a client, an answer read.
 //!
 //! Where to look first:
 //!
 //! - [`Service`] is what a user implements: a list of [`Method`]s, and one function that answers them.
 //! - [`respond`] does everything else: it reads the call, checks its parameters against the list, answers
 //!   `system.listMethods` and its family as well as `system.multicall`, and writes the response or the fault.
+//! - [`read_response`] is the client's side: what a server of any make answered.
 //! - [`fault`] has the fault codes and their constructors; [`read_call`] says what is accepted and what is refused.
 //!
 //! Values and their XML form are those of the [`dxr`] crate, re-exported here.
@@ -54,6 +55,7 @@ mod introspection;
 mod multicall;
 mod read;
 mod respond;
+mod response;
 mod service;
 mod write;
 
@@ -63,5 +65,6 @@ pub use guard::{MAX_ATTRIBUTES, MAX_DEPTH};
 pub use multicall::{MAX_CALLS, MAX_RESULTS_SIZE};
 pub use read::{Call, read_call};
 pub use respond::{RpcResponse, respond};
+pub use response::{CallOutcome, ResponseValue, read_response};
 pub use service::{Arguments, Method, Parameter, Service, Type};
 pub use write::{CONTENT_TYPE, date_time, fault_document, response_document, structure};

@@ -2,12 +2,12 @@
 
 use std::fmt::Display;
 
+use countersign_xmlrpc::ResponseValue as Value;
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
 use super::{ApiError, ApiFailure, PluginApi};
-use crate::answer::Value;
 
 /// A part of an answer, by a name such as `result.bugs[0].status`.
 #[derive(Clone)]

@@ -1,11 +1,11 @@
 //! The methods `Launchpad.*` at `{bugzilla}/xmlrpc.cgi`, whose arguments are in one struct.
 
 use async_trait::async_trait;
+use countersign_xmlrpc::ResponseValue as Value;
 use dxr::Value as Argument;
 use jiff::Timestamp;
 
 use super::{ENDPOINT, NO_SUCH_METHOD};
-use crate::answer::Value;
 use crate::api::{ApiError, ApiFailure, Bug, Comment, Part, PluginApi, PluginApiKind, Rejection};
 use crate::error::TrackerMessage;
 

@@ -3,11 +3,11 @@
 mod api;
 
 use countersign_http_client::HttpError;
+use countersign_xmlrpc::{CallOutcome, ResponseValue};
 use dxr::Value as Argument;
 use http::{Method, StatusCode};
 use url::Url;
 
-use crate::answer::{CallOutcome, Value};
 use crate::api::PluginApiKind;
 use crate::error::TrackerMessage;
 use crate::http::{TrackerRequest, TrackerResponse, below, call, in_words, request};
@@ -105,7 +105,7 @@ impl TrackerKind for Bugzilla {
         }
         match answer.xml_rpc() {
             Some(CallOutcome::Returned(value)) => {
-                let user = value.member("user_id").and_then(Value::to_text);
+                let user = value.member("user_id").and_then(ResponseValue::to_text);
                 let user = user.map(|id| TrackerMessage::new(&id, "").as_str().to_owned());
                 attempt.session(answer, user)
             }

@@ -16,7 +16,7 @@ const MAX_DEPTH: usize = 64;
 #[derive(Clone, Debug, PartialEq)]
 pub enum CallOutcome {
     /// The method returned this.
-    Returned(Value),
+    Returned(ResponseValue),
     /// The method, or something below it, refused.
     Fault {
         /// A number as text. Perl's library answers some calls with a word.
@@ -26,9 +26,9 @@ pub enum CallOutcome {
     },
 }
 
-/// A value of XML-RPC.
+/// A value of an answer: more forgiving than [`crate::Value`], because a server may write what no specification knows.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Value {
+pub enum ResponseValue {
     /// `int`, `i4` or `i8`.
     Int(i64),
     /// `boolean`.
@@ -44,12 +44,12 @@ pub enum Value {
     /// `nil`.
     Nil,
     /// `array`.
-    Array(Vec<Value>),
+    Array(Vec<ResponseValue>),
     /// `struct`; of two members of one name the last.
-    Struct(BTreeMap<String, Value>),
+    Struct(BTreeMap<String, ResponseValue>),
 }
 
-impl Value {
+impl ResponseValue {
     /// The type's name, with its article, for a sentence.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -66,7 +66,7 @@ impl Value {
     }
 
     /// The member of this name, if it is a struct that has it.
-    pub fn member(&self, name: &str) -> Option<&Value> {
+    pub fn member(&self, name: &str) -> Option<&ResponseValue> {
         match self {
             Self::Struct(members) => members.get(name),
             _ => None,
@@ -74,7 +74,7 @@ impl Value {
     }
 
     /// Numbers and strings as text: some servers write the one for the other.
-    pub(crate) fn to_text(&self) -> Option<String> {
+    pub fn to_text(&self) -> Option<String> {
         match self {
             Self::Int(number) => Some(number.to_string()),
             Self::Text(text) => Some(text.clone()),
@@ -84,8 +84,8 @@ impl Value {
 }
 
 /// Reads a `<methodResponse>`, with the Content-Type that it came with; `None` if it is not one.
-pub fn read_answer(content_type: Option<&str>, body: &[u8]) -> Option<CallOutcome> {
-    let xml = countersign_xmlrpc::decode(content_type, body).ok()?;
+pub fn read_response(content_type: Option<&str>, body: &[u8]) -> Option<CallOutcome> {
+    let xml = crate::decode(content_type, body).ok()?;
     let mut reader = Reader::from_str(&xml);
     let mut answer = ResponseReader::default();
     loop {
@@ -127,18 +127,18 @@ enum OpenElement {
     Other(String),
     Fault,
     Value {
-        typed: Option<Value>,
+        typed: Option<ResponseValue>,
         text: String,
     },
     Scalar {
         kind: String,
         text: String,
     },
-    Array(Vec<Value>),
-    Struct(BTreeMap<String, Value>),
+    Array(Vec<ResponseValue>),
+    Struct(BTreeMap<String, ResponseValue>),
     Member {
         name: String,
-        value: Option<Value>,
+        value: Option<ResponseValue>,
     },
     Name(String),
 }
@@ -180,10 +180,12 @@ impl ResponseReader {
 
     fn end(&mut self) -> Option<()> {
         let value = match self.open.pop()? {
-            OpenElement::Value { typed, text } => return self.put(typed.unwrap_or(Value::Text(text))),
+            OpenElement::Value { typed, text } => {
+                return self.put(typed.unwrap_or(ResponseValue::Text(text)));
+            }
             OpenElement::Scalar { kind, text } => scalar(&kind, text)?,
-            OpenElement::Array(values) => Value::Array(values),
-            OpenElement::Struct(members) => Value::Struct(members),
+            OpenElement::Array(values) => ResponseValue::Array(values),
+            OpenElement::Struct(members) => ResponseValue::Struct(members),
             OpenElement::Member { name, value } => {
                 if let (Some(OpenElement::Struct(members)), Some(value)) = (self.open.last_mut(), value) {
                     members.insert(name, value);
@@ -207,7 +209,7 @@ impl ResponseReader {
     }
 
     /// Puts a whole value where it belongs. The first one counts where one is expected; more do no harm.
-    fn put(&mut self, new: Value) -> Option<()> {
+    fn put(&mut self, new: ResponseValue) -> Option<()> {
         let mut holders = self
             .open
             .iter_mut()
@@ -217,7 +219,7 @@ impl ResponseReader {
             OpenElement::Array(values) => values.push(new),
             OpenElement::Member { value, .. } => drop(value.get_or_insert(new)),
             OpenElement::Fault => {
-                let text = |name| new.member(name).and_then(Value::to_text);
+                let text = |name| new.member(name).and_then(ResponseValue::to_text);
                 let fault = CallOutcome::Fault { code: text("faultCode")?, text: text("faultString")? };
                 self.outcome.get_or_insert(fault);
             }
@@ -234,20 +236,20 @@ impl ResponseReader {
     }
 }
 
-fn scalar(kind: &str, text: String) -> Option<Value> {
+fn scalar(kind: &str, text: String) -> Option<ResponseValue> {
     let trimmed = text.trim();
     Some(match kind {
-        "int" | "i4" | "i8" => Value::Int(trimmed.parse().ok()?),
+        "int" | "i4" | "i8" => ResponseValue::Int(trimmed.parse().ok()?),
         "boolean" => match trimmed {
-            "0" | "false" => Value::Boolean(false),
-            "1" | "true" => Value::Boolean(true),
+            "0" | "false" => ResponseValue::Boolean(false),
+            "1" | "true" => ResponseValue::Boolean(true),
             _ => return None,
         },
-        "double" => Value::Double(trimmed.parse().ok()?),
-        "dateTime.iso8601" => Value::Date(trimmed.to_owned()),
-        "base64" => Value::Base64(trimmed.to_owned()),
-        "nil" => Value::Nil,
-        _ => Value::Text(text),
+        "double" => ResponseValue::Double(trimmed.parse().ok()?),
+        "dateTime.iso8601" => ResponseValue::Date(trimmed.to_owned()),
+        "base64" => ResponseValue::Base64(trimmed.to_owned()),
+        "nil" => ResponseValue::Nil,
+        _ => ResponseValue::Text(text),
     })
 }
 
@@ -256,7 +258,7 @@ mod tests {
     use super::*;
 
     fn read_utf8(body: &[u8]) -> Option<CallOutcome> {
-        read_answer(Some("text/xml; charset=utf-8"), body)
+        read_response(Some("text/xml; charset=utf-8"), body)
     }
 
     fn fault(code: &str) -> String {
@@ -288,13 +290,13 @@ mod tests {
     fn values() {
         let answer =
             returned("<struct><member><name>user_id</name><value><int>7</int></value></member></struct>");
-        let Some(CallOutcome::Returned(Value::Struct(members))) = read_utf8(answer.as_bytes()) else {
+        let Some(CallOutcome::Returned(ResponseValue::Struct(members))) = read_utf8(answer.as_bytes()) else {
             panic!("not a struct")
         };
-        assert_eq!(members.get("user_id"), Some(&Value::Int(7)));
+        assert_eq!(members.get("user_id"), Some(&ResponseValue::Int(7)));
         assert_eq!(
             read_utf8(returned("plain").as_bytes()),
-            Some(CallOutcome::Returned(Value::Text("plain".to_owned())))
+            Some(CallOutcome::Returned(ResponseValue::Text("plain".to_owned())))
         );
     }
 
@@ -343,13 +345,19 @@ mod tests {
         ));
         let Some(CallOutcome::Returned(value)) = read_utf8(answer.as_bytes()) else { panic!("no answer") };
         for (name, expected) in [
-            ("n", Value::Int(-7)),
-            ("b", Value::Boolean(true)),
-            ("d", Value::Double(1.5)),
-            ("t", Value::Date("2026-11-30T05:16:23Z".to_owned())),
-            ("x", Value::Nil),
-            ("e", Value::Base64("YQ==".to_owned())),
-            ("a", Value::Array(vec![Value::Text("é&<".to_owned()), Value::Text(String::new())])),
+            ("n", ResponseValue::Int(-7)),
+            ("b", ResponseValue::Boolean(true)),
+            ("d", ResponseValue::Double(1.5)),
+            ("t", ResponseValue::Date("2026-11-30T05:16:23Z".to_owned())),
+            ("x", ResponseValue::Nil),
+            ("e", ResponseValue::Base64("YQ==".to_owned())),
+            (
+                "a",
+                ResponseValue::Array(vec![
+                    ResponseValue::Text("é&<".to_owned()),
+                    ResponseValue::Text(String::new()),
+                ]),
+            ),
         ] {
             assert_eq!(value.member(name), Some(&expected), "{name}");
         }
@@ -358,23 +366,23 @@ mod tests {
     #[test]
     fn encodings_are_read() {
         let text = "<?xml version=\"1.0\"?><methodResponse><params><param><value>Größe</value></param></params></methodResponse>";
-        let expected = Some(CallOutcome::Returned(Value::Text("Größe".to_owned())));
+        let expected = Some(CallOutcome::Returned(ResponseValue::Text("Größe".to_owned())));
         let latin =
             |text: &str| text.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect::<Vec<_>>();
         let utf16 = |mark: &str| {
             format!("{mark}{text}").encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>()
         };
         let declared = text.replace("?>", " encoding=\"ISO-8859-1\"?>");
-        assert_eq!(read_answer(None, format!("\u{feff}{text}").as_bytes()), expected);
-        assert_eq!(read_answer(None, &utf16("\u{feff}")), expected);
-        assert_eq!(read_answer(Some("text/xml; charset=utf-16"), &utf16("")), expected);
-        assert_eq!(read_answer(None, &latin(&declared)), expected);
-        assert_eq!(read_answer(Some("text/xml; charset=iso-8859-1"), &latin(text)), expected);
+        assert_eq!(read_response(None, format!("\u{feff}{text}").as_bytes()), expected);
+        assert_eq!(read_response(None, &utf16("\u{feff}")), expected);
+        assert_eq!(read_response(Some("text/xml; charset=utf-16"), &utf16("")), expected);
+        assert_eq!(read_response(None, &latin(&declared)), expected);
+        assert_eq!(read_response(Some("text/xml; charset=iso-8859-1"), &latin(text)), expected);
     }
 
     #[test]
     fn more_than_expected_does_no_harm() {
-        let seven = Some(CallOutcome::Returned(Value::Int(7)));
+        let seven = Some(CallOutcome::Returned(ResponseValue::Int(7)));
         for answer in [
             "<methodResponse><params><param><value><int>7</int></value></param><param><value>8</value></param></params></methodResponse>",
             "<methodResponse><extra a='b'><value>x</value></extra><params><param><value><int>7</int></value><value>y</value></param></params></methodResponse>",
