@@ -5,6 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::check::Weight::{Must, Should};
 use crate::check::{CheckKind, Judgement};
+use crate::step::ApiStep;
 use crate::{Check, CheckError, Checker};
 
 /// No tracker has so many bugs.
@@ -12,24 +13,6 @@ const NO_BUG: &str = "999999999";
 
 /// Numbers of Launchpad's own bugs; one of them is not the one that the bug is linked with.
 const LINKS: [i32; 2] = [4711, 4712];
-
-/// What is used of the API.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum ApiStep {
-    Find,
-    CallWithoutSession,
-    CallWithOldSession,
-    ReadWithoutSession,
-    LogIn,
-    Time,
-    Bug,
-    Status,
-    MissingBug,
-    Comments,
-    AddComment,
-    Changes,
-    Link,
-}
 
 /// Every check of the plugin API, in the order in which they are made and shown.
 pub const API_CHECKS: &[Check] = &[

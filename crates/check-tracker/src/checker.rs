@@ -14,13 +14,13 @@ use jiff::Timestamp;
 use url::Url;
 
 use crate::api::ApiRun;
-use crate::check::{
-    CHOSEN, CheckKind, Credential, ForgedOrigin, ISSUER_NAMES, IssuerScheme, RequestExtra, Step,
-    TRACKER_NAMES, YES,
-};
+use crate::check::CheckKind;
 use crate::cookies::live_cookies;
 use crate::issuer::Decoys;
 use crate::observation::{Observation, StepResult};
+use crate::step::{
+    CHOSEN, Credential, ForgedOrigin, ISSUER_NAMES, IssuerScheme, RequestExtra, Step, TRACKER_NAMES, YES,
+};
 use crate::worker::{Extras, Worker, said};
 use crate::{API_CHECKS, CHECKS, Check, CheckError, Finding, Issuer, Report, Tracker};
 

@@ -24,10 +24,10 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use crate::CheckError;
-use crate::check::{IssuerScheme, Part, Reply};
 use crate::issuer_request::{IssuerRequest, is_handshake};
 use crate::observation::IssuerLog;
 use crate::pace::{Pace, SharedPace, carry};
+use crate::step::{IssuerScheme, Part, Reply};
 use crate::tls::self_signed;
 
 /// How long a [`Reply::LongBody`] is, in bytes: more than the buffers on the way hold.
@@ -316,7 +316,7 @@ impl IssuerState {
             return NOT_FOUND;
         }
         let reply = if path.starts_with(ELSEWHERE) {
-            crate::check::YES
+            crate::step::YES
         } else if self.token.is_empty() || !is_handshake(path, &self.token) {
             NOT_FOUND
         } else if question.method == Method::POST {

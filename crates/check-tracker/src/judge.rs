@@ -7,8 +7,9 @@ use countersign_core::Audience;
 use countersign_login::LoginOutcome;
 use http::Method;
 
-use crate::check::{Credential, Judgement, Part, Reply, RequestExtra};
+use crate::check::Judgement;
 use crate::observation::{Observation, StepResult};
+use crate::step::{Credential, Part, Reply, RequestExtra};
 use crate::worker::detected;
 
 /// The shortest key, in characters, that counts as unpredictable.

@@ -36,6 +36,7 @@ mod list;
 mod observation;
 mod pace;
 mod report;
+mod step;
 mod tls;
 mod worker;
 

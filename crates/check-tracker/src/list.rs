@@ -3,15 +3,16 @@
 //! A check says what the worker brings and what the issuer answers, step by step, and which function of [`crate::judge`]
 //! looks at the outcome. `docs/trackers.md` has a row for each; a test sees to that.
 
+use crate::check::Check;
 use crate::check::CheckKind::Watch;
-use crate::check::Credential::{Look, Nothing, SameToken};
-use crate::check::ForgedOrigin::{Cookies, Forwarded, Host, Port, Query, Url};
-use crate::check::IssuerScheme::{Http, SelfSigned};
-use crate::check::Reply::{Continue, Cut, Drip, LongBody, Raw, Redirect, Silent, Status};
-use crate::check::RequestExtra::{ChosenCookies, CookiesOfBefore, Header};
 use crate::check::Weight::{Must, Should};
-use crate::check::{Check, ForgedOrigin, Part, RequestExtra, Step, YES};
 use crate::judge;
+use crate::step::Credential::{Look, Nothing, SameToken};
+use crate::step::ForgedOrigin::{Cookies, Forwarded, Host, Port, Query, Url};
+use crate::step::IssuerScheme::{Http, SelfSigned};
+use crate::step::Reply::{Continue, Cut, Drip, LongBody, Raw, Redirect, Silent, Status};
+use crate::step::RequestExtra::{ChosenCookies, CookiesOfBefore, Header};
+use crate::step::{ForgedOrigin, Part, RequestExtra, Step, YES};
 
 const ACCEPTED: &[Step] = &[Step::login(&[YES])];
 

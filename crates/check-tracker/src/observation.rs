@@ -10,9 +10,9 @@ use jiff::Timestamp;
 use url::Url;
 
 use crate::Tracker;
-use crate::check::Step;
 use crate::cookies::{Cookie, live_cookies};
 use crate::issuer_request::IssuerRequest;
+use crate::step::Step;
 
 /// The tracker, and what came of each step.
 pub(crate) struct Observation<'a> {
@@ -47,7 +47,7 @@ pub(crate) struct IssuerLog {
     pub(crate) misled: usize,
     /// How many connections carried something that was not HTTP.
     pub(crate) garbled: usize,
-    /// Whether somebody took the whole of a [`crate::check::Reply::LongBody`].
+    /// Whether somebody took the whole of a [`crate::step::Reply::LongBody`].
     pub(crate) read_all: bool,
 }
 

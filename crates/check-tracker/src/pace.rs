@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::watch;
 
-use crate::check::Part;
+use crate::step::Part;
 
 /// The time from one byte to the next: shorter than any limit that a tracker has for a single wait.
 const TICK: Duration = Duration::from_millis(200);

@@ -8,8 +8,8 @@ use http::header::USER_AGENT;
 use http::{HeaderMap, HeaderValue, Method};
 use url::Url;
 
-use crate::check::Credential;
 use crate::observation::NoResponse;
+use crate::step::Credential;
 use crate::{CheckError, Tracker};
 
 /// The longest answer that is read, in bytes: an error page can be long.

@@ -1,14 +1,13 @@
 //! `countersign sync-check`: see a bug tracker as Launchpad would see it.
 
+mod report;
+
 use clap::Args;
 use countersign_client::PrivateApi;
 use countersign_core::{Clock, SystemClock};
-use countersign_login::{
-    ApiError, ApiFailure, Bug, Comment, Login, MAX_CLOCK_SKEW, PluginApi, Session, Tracker, printable,
-};
-use jiff::{SignedDuration, Timestamp};
-use serde_json::{Value, json};
+use countersign_login::{ApiError, ApiFailure, Bug, Login, PluginApi, Session};
 
+use self::report::{SyncReport, describe, list};
 use crate::login::{TrackerArgs, log_in};
 use crate::output::{Failure, print, print_json};
 use crate::remote::{ServerArgs, trace};
@@ -23,9 +22,6 @@ Without --write the command changes nothing: it sets the bug's link to Launchpad
 Launchpad would see, or FAILED, with the reason and what to do.
 
 Exit codes: 0 Launchpad could do its work with this bug, 1 it could not, 2 wrong usage.";
-
-/// How much of a comment is shown, in characters.
-const SHOWN: usize = 200;
 
 /// What `--write` adds.
 const TEXT: &str =
@@ -81,20 +77,6 @@ async fn enter(login: &Login<'_>, api: &mut PluginApi, issuer: &PrivateApi) -> R
     let session = log_in(login, issuer).await?;
     api.use_session(&session).map_err(Failure::failed)?;
     Ok(session)
-}
-
-/// What Launchpad would see.
-struct SyncReport {
-    tracker: Tracker,
-    url: String,
-    user: Option<String>,
-    clock: Option<(Timestamp, SignedDuration)>,
-    bug: Option<Bug>,
-    link: Option<i32>,
-    comments: Option<Vec<Comment>>,
-    added: Option<String>,
-    /// Each with what came of it.
-    steps: Vec<(&'static str, Result<String, String>)>,
 }
 
 /// Takes every step that the one before has not made impossible.
@@ -183,61 +165,6 @@ async fn add_comment(api: &PluginApi, bug: &Bug) -> Result<String, String> {
 }
 
 impl SyncReport {
-    fn new(session: &Session) -> Self {
-        let user = session.user.as_ref().map(|user| format!(" as user {user}")).unwrap_or_default();
-        Self {
-            tracker: session.tracker,
-            url: session.url.to_string(),
-            user: session.user.clone(),
-            clock: None,
-            bug: None,
-            link: None,
-            comments: None,
-            added: None,
-            steps: vec![("login", Ok(format!("logged in to {}{user}", session.url)))],
-        }
-    }
-
-    fn step(&mut self, name: &'static str, result: Result<String, String>) {
-        self.steps.push((name, result));
-    }
-
-    fn problems(&self) -> usize {
-        self.steps.iter().filter(|(_, result)| result.is_err()).count()
-    }
-
-    /// The tracker tells whole seconds, cut off or rounded: what lies between the question and the answer, or a second beside it,
-    /// is the same time.
-    fn compare_clocks(&mut self, before: Timestamp, time: Result<Timestamp, ApiError>, after: Timestamp) {
-        let time = match time {
-            Ok(time) => time,
-            Err(error) => return self.step("clock", Err(error.to_string())),
-        };
-        let second = SignedDuration::from_secs(1);
-        let (ahead, behind) = (time.duration_since(after), before.duration_since(time));
-        let difference = if ahead > second {
-            ahead
-        } else if behind > second {
-            -behind
-        } else {
-            SignedDuration::ZERO
-        };
-        self.clock = Some((time, difference));
-        let seconds = difference.as_secs_f64().abs().ceil();
-        let far = difference.unsigned_abs() > MAX_CLOCK_SKEW.unsigned_abs();
-        let words = match difference.signum() {
-            0 => "agrees with this machine's".to_owned(),
-            1 => format!("is {seconds} s ahead of this machine's"),
-            _ => format!("is {seconds} s behind this machine's"),
-        };
-        let result = if far {
-            Err(format!("{words}, and Launchpad accepts ten minutes; set both clocks by NTP"))
-        } else {
-            Ok(words)
-        };
-        self.step("clock", result);
-    }
-
     /// Launchpad comes without a session, and logs in when it is told so in a particular way.
     async fn without_session(&mut self, stranger: &PluginApi, bug: &Bug) {
         if stranger.is_read_without_session() {
@@ -267,76 +194,12 @@ impl SyncReport {
         };
         self.step("a login", result);
     }
-
-    fn lines(&self) -> String {
-        let line = |(name, result): &(&str, Result<String, String>)| match result {
-            Ok(seen) => format!("{name:<9} {seen}"),
-            Err(reason) => format!("{name:<9} FAILED: {reason}"),
-        };
-        self.steps.iter().map(line).collect::<Vec<_>>().join("\n")
-    }
-
-    fn document(&self) -> Value {
-        let comment = |comment: &Comment| json!({"id": comment.id, "author": comment.author, "time": comment.time, "text": comment.text});
-        let comments =
-            self.comments.as_ref().map(|comments| comments.iter().map(comment).collect::<Vec<_>>());
-        let could = self.steps.iter().find(|(step, _)| *step == "comment").map(|(_, result)| result.is_ok());
-        let problems: Vec<Value> = self
-            .steps
-            .iter()
-            .filter_map(|(step, result)| Some(json!({"step": step, "problem": result.as_ref().err()?})))
-            .collect();
-        json!({
-            "tracker": self.tracker,
-            "url": self.url,
-            "user": self.user,
-            "time": self.clock.map(|(time, _)| time),
-            "seconds_ahead": self.clock.map(|(_, difference)| difference.as_secs_f64()),
-            "bug": self.bug.as_ref().map(|bug| json!({
-                "id": bug.id,
-                "status": bug.status,
-                "resolution": bug.resolution,
-                "is_known_to_launchpad": bug.is_known_to_launchpad,
-                "launchpad_bug": self.link,
-            })),
-            "comments": comments,
-            "comment_can_be_added": could,
-            "comment_added": self.added,
-            "problems": problems,
-        })
-    }
-}
-
-fn describe(bug: &Bug) -> String {
-    let resolution = if bug.resolution.is_empty() { String::new() } else { format!(", {}", bug.resolution) };
-    let known = if bug.is_known_to_launchpad {
-        ""
-    } else {
-        " (Launchpad does not know this status, and takes it for unknown)"
-    };
-    format!(
-        "{}: {}{known}",
-        printable(&bug.id, SHOWN),
-        printable(&format!("{}{resolution}", bug.status), SHOWN)
-    )
-}
-
-fn list(comments: &[Comment]) -> String {
-    let comment = |comment: &Comment| {
-        format!(
-            "\n  {}  {}  {}: {}",
-            printable(&comment.id, SHOWN),
-            comment.time,
-            printable(&comment.author, SHOWN),
-            printable(&comment.text, SHOWN)
-        )
-    };
-    format!("{}{}", comments.len(), comments.iter().map(comment).collect::<String>())
 }
 
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use serde_json::json;
 
     use super::*;
     use crate::stub_tracker::{Request, StubTracker, plain};
@@ -590,29 +453,6 @@ mod tests {
             line.starts_with("comment   FAILED: launchpad.add_comment answers with fault 1002"),
             "{line}"
         );
-    }
-
-    #[test]
-    fn clock_that_rounds_to_a_second_agrees() {
-        let at = |text: &str| text.parse::<Timestamp>().unwrap();
-        let (before, after) = (at("2026-11-30T05:16:23.6Z"), at("2026-11-30T05:16:23.7Z"));
-        for (time, expected) in [
-            ("2026-11-30T05:16:23Z", "agrees with this machine's"),
-            ("2026-11-30T05:16:24Z", "agrees with this machine's"),
-            ("2026-11-30T05:16:22Z", "is 2 s behind this machine's"),
-            ("2026-11-30T05:16:25Z", "is 2 s ahead of this machine's"),
-            ("2026-11-30T05:26:23Z", "is 600 s ahead of this machine's"),
-        ] {
-            let session = Session {
-                tracker: Tracker::Trac,
-                url: "http://h/".parse().unwrap(),
-                user: None,
-                cookies: vec![],
-            };
-            let mut sight = SyncReport::new(&session);
-            sight.compare_clocks(before, Ok(at(time)), after);
-            assert_eq!(sight.steps.pop().unwrap().1, Ok(expected.to_owned()), "{time}");
-        }
     }
 
     #[tokio::test]

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::check::{CHOSEN, Judgement, RequestExtra};
+use crate::check::Judgement;
 use crate::cookies::{Cookie, live_cookies};
 use crate::observation::{Observation, StepResult};
+use crate::step::{CHOSEN, RequestExtra};
 
 use super::guess::{self, Login};
 
