@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use countersign_core::{CallerName, OsEntropy};
-use countersign_server::{AudiencePattern, CallerRule, CallersFile, Scope};
+use countersign_server::{AudiencePattern, CallerRule, CallersFile, CertificateName, Scope};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 
@@ -48,6 +48,10 @@ pub(crate) struct NewArgs {
     /// What it may do: issue, look, revoke, events or admin; repeat the flag for more
     #[arg(long = "scope", value_name = "SCOPE", required = true)]
     scopes: Vec<Scope>,
+    /// A name in the client certificate that it shows instead of a secret: dns:NAME, uri:URI, email:ADDRESS or cn:NAME;
+    /// repeat the flag for more [default: none; it gets a secret]
+    #[arg(long = "certificate", value_name = "NAME")]
+    certificates: Vec<CertificateName>,
     /// A tracker for which it may issue tokens: its base URL, or one with /* at its end for everything below; repeat
     /// the flag for more [default: all trackers, and unbound tokens]
     #[arg(long = "audience", value_name = "URL")]
@@ -129,6 +133,7 @@ fn new(args: NewArgs) -> Result<(), Failure> {
     let caller = CallerRule {
         name: args.name,
         secrets: Vec::new(),
+        certificates: args.certificates,
         scopes,
         audiences: (!args.audiences.is_empty()).then_some(args.audiences),
         max_lifetime: args.max_lifetime.map(whole_seconds).transpose()?,
@@ -136,6 +141,10 @@ fn new(args: NewArgs) -> Result<(), Failure> {
         tell_trackers: args.tell_trackers,
     };
     let secret = args.place.open()?.add(&caller, &OsEntropy).map_err(Failure::failed)?;
+    let Some(secret) = secret else {
+        note("it is known by its certificate, which private_client_ca has to vouch for, and has no secret");
+        return Ok(());
+    };
     print(&*secret)?;
     note("this secret is not shown again; the caller sends it as `Authorization: Bearer ...`");
     Ok(())
@@ -158,6 +167,7 @@ fn document(callers: &[CallerRule]) -> Value {
             json!({
                 "name": caller.name.as_str(),
                 "secrets": caller.secrets.len(),
+                "certificates": caller.certificates.iter().map(CertificateName::as_str).collect::<Vec<_>>(),
                 "scopes": caller.scopes,
                 "audiences": caller.audiences.as_ref().map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>()),
                 "max_lifetime": caller.max_lifetime.map(|longest| longest.as_secs()),

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::http::Extensions;
@@ -13,6 +14,10 @@ use crate::deadline::Deadline;
 /// The address that a request comes from; `None` where there is no such thing.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub Option<IpAddr>);
+
+/// The names in the certificate that a client has shown, in the extensions of its requests.
+#[derive(Clone, Debug)]
+pub struct ClientCertificate(pub Arc<[String]>);
 
 /// Where a request comes from, its name, and by when it is answered.
 #[derive(Clone, Copy, Debug)]

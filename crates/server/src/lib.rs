@@ -56,11 +56,12 @@ pub(crate) const AGENT: &str = concat!("countersign/", env!("CARGO_PKG_VERSION")
 pub use address::{Address, NotAnAddress};
 pub use alarms::{Webhook, WebhookError};
 pub use app::{App, Names, SpentStatus, log_news};
-pub use arrival::Peer;
+pub use arrival::{ClientCertificate, Peer};
 pub use bearer::{Bearer, WeakSecret};
 pub use callers::{
     AudiencePattern, CallerRule, Callers, CallersChange, CallersError, CallersFile, CallersFileError,
-    NotAScope, PatternError, Scope, SecretHash, new_secret, parse as parse_callers,
+    CertificateName, NotACertificateName, NotAScope, PatternError, Scope, SecretHash, new_secret,
+    parse as parse_callers,
 };
 pub use effective_config::{BoundListener, EffectiveConfig, Look, PassedOver, Setting, Source, absolute};
 pub use events::{EventCounts, EventPolicy, Events};

@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::App;
 use crate::address::Bound;
-use crate::arrival::{Arrival, Peer};
+use crate::arrival::{Arrival, ClientCertificate, Peer};
 use crate::caller::{self, RequestIds, X_REQUEST_ID};
 use crate::connection_limit::{ConnectionLimit, ConnectionPermit};
 use crate::deadline::{BodyDemand, Deadline};
@@ -102,6 +102,8 @@ enum Connection {
 struct ConnectionContext {
     service: Arc<Service>,
     peer: Peer,
+    /// What a client certificate says, if one was shown.
+    certificate: Option<ClientCertificate>,
     tls: Option<Arc<Tls>>,
     stop: watch::Receiver<bool>,
 }
@@ -151,6 +153,7 @@ impl Listener {
             let client = ConnectionContext {
                 service: Arc::clone(&service),
                 peer,
+                certificate: None,
                 tls: self.tls.clone(),
                 stop: stop.clone(),
             };
@@ -225,7 +228,14 @@ async fn accept_tls<S: Stream>(stream: S, mut client: ConnectionContext) -> Resu
         }
         error.to_string()
     })?;
+    client.certificate = client_certificate(stream.get_ref().1);
     serve_http(stream, standing, client).await
+}
+
+/// The names in the certificate that the client has shown, which has been verified by now.
+fn client_certificate(connection: &rustls::ServerConnection) -> Option<ClientCertificate> {
+    let shown = connection.peer_certificates()?.first()?;
+    Some(ClientCertificate(countersign_tls::names(shown).into()))
 }
 
 /// Whether a TLS handshake failed because of the certificate that the client showed. To show none is no guess, as a request
@@ -244,11 +254,11 @@ async fn serve_http<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let ConnectionContext { service, peer, mut stop, .. } = client;
+    let ConnectionContext { service, peer, certificate, mut stop, .. } = client;
     let ends = Arc::clone(&standing);
     let service = service_fn(move |request| {
         standing.ask();
-        answer(Arc::clone(&service), Arc::clone(&standing), peer, request)
+        answer(Arc::clone(&service), Arc::clone(&standing), peer, certificate.clone(), request)
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -297,9 +307,13 @@ async fn answer(
     service: Arc<Service>,
     standing: Arc<ConnectionState>,
     peer: Peer,
+    certificate: Option<ClientCertificate>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    let (request, awaited) = BodyDemand::watch(request);
+    let (mut request, awaited) = BodyDemand::watch(request);
+    if let Some(certificate) = certificate {
+        request.extensions_mut().insert(certificate);
+    }
     let id = service.ids.next();
     let arrival = Arrival { peer: peer.0, id: Some(id), deadline: Deadline::from_now() };
     let span = service.spans.as_ref().and_then(|spans| spans.begin(&request, &arrival, id));

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod named;
+mod names;
 mod pem;
 mod validity;
 
@@ -16,6 +17,7 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, ConfigBuilder, Error, RootCertStore};
 
+pub use self::names::names;
 pub use self::pem::{PemError, certificates, private_key, read};
 pub use self::validity::{Validity, is_authority};
 

@@ -112,7 +112,7 @@ fn callers_are_listed_without_their_secrets() {
     assert_eq!(
         document["callers"][0],
         json!({
-            "name": "worker-eu", "secrets": 1, "scopes": ["issue", "look"],
+            "name": "worker-eu", "secrets": 1, "certificates": [], "scopes": ["issue", "look"],
             "audiences": ["https://bugs.example.org/", "https://trac.example.org/projects/*"],
             "max_lifetime": 90, "tokens_per_minute": 600, "tell_trackers": true,
         })

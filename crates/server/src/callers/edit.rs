@@ -92,14 +92,15 @@ impl CallersFile {
         parse(&text).map_err(|error| self.unusable(format!("cannot be used: {error}")))
     }
 
-    /// Adds a caller, whose secrets are not looked at, and returns its secret. Makes the file if there is none.
+    /// Adds a caller, whose secrets are not looked at, and returns its secret; a caller that is known by certificates gets none.
+    /// Makes the file if there is none.
     pub fn add(
         &self,
         caller: &CallerRule,
         entropy: &dyn Entropy,
-    ) -> Result<Zeroizing<String>, CallersFileError> {
-        let secret = new_secret(entropy)?;
-        let table = table_of(caller, &secret);
+    ) -> Result<Option<Zeroizing<String>>, CallersFileError> {
+        let secret = if caller.certificates.is_empty() { Some(new_secret(entropy)?) } else { None };
+        let table = table_of(caller, secret.as_deref().map(String::as_str));
         self.change(true, |document| {
             let callers =
                 document.entry("caller").or_insert_with(|| Item::ArrayOfTables(ArrayOfTables::new()));
@@ -227,11 +228,17 @@ fn is_named(caller: &Table, name: &CallerName) -> bool {
     caller.get("name").and_then(Item::as_str) == Some(name.as_str())
 }
 
-fn table_of(caller: &CallerRule, secret: &str) -> Table {
+fn table_of(caller: &CallerRule, secret: Option<&str>) -> Table {
     let list = |items: &mut dyn Iterator<Item = String>| value(items.collect::<Array>());
     let mut table = Table::new();
     table.insert("name", value(caller.name.as_str()));
-    table.insert("secrets", list(&mut std::iter::once(SecretHash::of(secret.as_bytes()).to_string())));
+    if let Some(secret) = secret {
+        table.insert("secrets", list(&mut std::iter::once(SecretHash::of(secret.as_bytes()).to_string())));
+    }
+    if !caller.certificates.is_empty() {
+        let names = caller.certificates.iter().map(|name| name.as_str().to_owned());
+        table.insert("certificates", list(&mut names.into_iter()));
+    }
     table.insert("scopes", list(&mut caller.scopes.iter().map(ToString::to_string)));
     if let Some(patterns) = &caller.audiences {
         table.insert("audiences", list(&mut patterns.iter().map(ToString::to_string)));
@@ -263,6 +270,7 @@ mod tests {
         CallerRule {
             name: name.parse().unwrap(),
             secrets: Vec::new(),
+            certificates: Vec::new(),
             scopes: vec![Scope::Issue, Scope::Look],
             audiences: Some(vec!["https://bugs.example.org/".parse().unwrap()]),
             max_lifetime: Some(std::time::Duration::from_secs(90)),
@@ -284,8 +292,8 @@ mod tests {
     #[test]
     fn added_caller_is_read_as_it_was_given() {
         let (_directory, file) = place();
-        let secret = file.add(&rule("worker-eu"), &OsEntropy).unwrap();
-        let other = file.add(&rule("worker-us"), &OsEntropy).unwrap();
+        let secret = file.add(&rule("worker-eu"), &OsEntropy).unwrap().unwrap();
+        let other = file.add(&rule("worker-us"), &OsEntropy).unwrap().unwrap();
         let expected = |name, secret: &str| CallerRule { secrets: vec![hash(secret)], ..rule(name) };
         assert_eq!(file.callers().unwrap(), [expected("worker-eu", &secret), expected("worker-us", &other)]);
         let text = fs::read_to_string(file.path()).unwrap();
@@ -305,10 +313,22 @@ mod tests {
     }
 
     #[test]
+    fn caller_with_a_certificate_gets_a_secret_only_when_asked_for() {
+        let (_directory, file) = place();
+        let certificates: Vec<crate::CertificateName> = vec!["dns:Worker.example.org".parse().unwrap()];
+        let caller = CallerRule { certificates: certificates.clone(), ..rule("worker") };
+        assert_eq!(file.add(&caller, &OsEntropy).unwrap(), None);
+        assert_eq!(file.callers().unwrap(), [caller]);
+        let secret = file.rotate(&"worker".parse().unwrap(), &OsEntropy).unwrap();
+        let found = &file.callers().unwrap()[0];
+        assert_eq!((&found.secrets, &found.certificates), (&vec![hash(&secret)], &certificates));
+    }
+
+    #[test]
     fn two_secrets_are_valid_during_a_rotation() {
         let (_directory, file) = place();
         let (worker, other): (CallerName, CallerName) = ("worker".parse().unwrap(), "other".parse().unwrap());
-        let first = file.add(&rule("worker"), &OsEntropy).unwrap();
+        let first = file.add(&rule("worker"), &OsEntropy).unwrap().unwrap();
         let secrets = || file.callers().unwrap()[0].secrets.clone();
         assert!(matches!(file.finish_rotation(&worker), Err(CallersFileError::NoRotation(_))));
         let second = file.rotate(&worker, &OsEntropy).unwrap();

@@ -15,6 +15,7 @@
 
 use std::fmt;
 use std::num::NonZeroU32;
+use std::str::FromStr;
 use std::time::Duration;
 
 use countersign_core::{CallerName, Entropy, EntropyError, MAX_LIFETIME};
@@ -54,6 +55,9 @@ pub struct CallerRule {
     /// The hashes of its secrets, oldest first.
     #[serde(default)]
     pub secrets: Vec<SecretHash>,
+    /// Names in a client certificate of which each one is as good as a secret.
+    #[serde(default)]
+    pub certificates: Vec<CertificateName>,
     /// What it may do.
     #[serde(default)]
     pub scopes: Vec<Scope>,
@@ -69,6 +73,42 @@ pub struct CallerRule {
     /// Whether trackers are told its name, as the claim `caller`.
     #[serde(default)]
     pub tell_trackers: bool,
+}
+
+/// A name in a client certificate: `dns:`, `uri:`, `email:` or `cn:`, and what stands there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateName(String);
+
+/// A text that is no name in a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a name in a certificate is dns:NAME, uri:URI, email:ADDRESS or cn:NAME")]
+pub struct NotACertificateName;
+
+impl CertificateName {
+    /// As it stands in the file.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for CertificateName {
+    type Err = NotACertificateName;
+
+    fn from_str(text: &str) -> Result<Self, NotACertificateName> {
+        let (kind, name) = text.split_once(':').ok_or(NotACertificateName)?;
+        let is_name = !name.is_empty() && !name.chars().any(char::is_control) && !name.contains('*');
+        match kind {
+            "dns" if is_name => Ok(Self(text.to_ascii_lowercase())),
+            "uri" | "email" | "cn" if is_name => Ok(Self(text.to_owned())),
+            _ => Err(NotACertificateName),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for CertificateName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
 }
 
 /// The SHA-256 of a secret, which is 256 random bits: no search finds it, however fast the hash is.
@@ -145,12 +185,16 @@ pub fn new_secret(entropy: &dyn Entropy) -> Result<Zeroizing<String>, EntropyErr
 }
 
 /// What each key of a caller takes.
-const KEYS: [(&str, &str); 7] = [
+const KEYS: [(&str, &str); 8] = [
     (
         "name",
         "the caller's name: at most 32 lower-case letters, digits, - and _, beginning with a letter or a digit, and not `default`",
     ),
     ("secrets", "a list of hashes, as `countersign callers new` and `rotate` write them"),
+    (
+        "certificates",
+        "a list of names in client certificates, such as \"dns:worker.example.org\", \"uri:...\" or \"cn:...\"",
+    ),
     ("scopes", "a list of issue, look, revoke, events and admin"),
     (
         "audiences",
@@ -221,17 +265,19 @@ fn check(callers: &[CallerRule]) -> Result<(), CallersError> {
                 "has an empty list of audiences; leave `audiences` out to let it issue tokens for every tracker",
             );
         }
-        if caller.secrets.is_empty() {
-            return fault("has no secret; `countersign callers rotate` gives it one");
+        if caller.secrets.is_empty() && caller.certificates.is_empty() {
+            return fault("has no secret and no certificate; `countersign callers rotate` gives it a secret");
         }
         if caller.secrets.len() > MAX_SECRETS {
             return fault("has more than two secrets");
         }
-        let others = before().flat_map(|other| &other.secrets);
-        let own = |secret: &SecretHash| caller.secrets.iter().filter(|same| *same == secret).count();
-        if others.chain([]).any(|taken| caller.secrets.contains(taken))
-            || caller.secrets.iter().any(|secret| own(secret) > 1)
-        {
+        let all = |nth| callers.iter().take(nth);
+        let names = all(nth + 1).flat_map(|other| &other.certificates);
+        if caller.certificates.iter().any(|name| names.clone().filter(|same| *same == name).count() > 1) {
+            return fault("has a certificate's name that is there twice");
+        }
+        let secrets = all(nth + 1).flat_map(|other| &other.secrets);
+        if caller.secrets.iter().any(|secret| secrets.clone().filter(|same| *same == secret).count() > 1) {
             return fault("has a secret that is there twice");
         }
     }
@@ -326,9 +372,21 @@ mod tests {
             (caller("default", "1", ""), "line 2: `name` is the caller's name"),
             (caller("a", "1", "") + &caller("a", "2", ""), "the caller `a` is there twice"),
             (caller("a", "1", "") + &caller("b", "1", ""), "the caller `b` has a secret that is there twice"),
+            (
+                caller("a", "1", "certificates = ['dns:a']") + &caller("b", "2", "certificates = ['dns:A']"),
+                "the caller `b` has a certificate's name that is there twice",
+            ),
+            (caller("a", "1", "certificates = ['worker']"), "line 5: `certificates` is a list of names"),
+            (
+                caller("a", "1", "certificates = ['dns:*.example.org']"),
+                "line 5: `certificates` is a list of names",
+            ),
             (twice, "the caller `a` has a secret that is there twice"),
             (three, "the caller `a` has more than two secrets"),
-            ("[[caller]]\nname = 'a'\nscopes = ['look']".to_owned(), "the caller `a` has no secret"),
+            (
+                "[[caller]]\nname = 'a'\nscopes = ['look']".to_owned(),
+                "the caller `a` has no secret and no certificate",
+            ),
             ("[[caller]]\nname = 'a'\nscopes = ['all']".to_owned(), "line 3: `scopes` is a list"),
             (format!("[[caller]]\nname = 'a'\nsecrets = ['{}']", hash("1")), "the caller `a` has no scopes"),
             (

@@ -25,7 +25,8 @@ use crate::limiter::RateLimiter;
 
 pub use self::edit::{CallersFile, CallersFileError};
 pub use self::file::{
-    CallerRule, CallersError, MAX_CALLERS, MAX_FILE_BYTES, MAX_SECRETS, SecretHash, new_secret, parse,
+    CallerRule, CallersError, CertificateName, MAX_CALLERS, MAX_FILE_BYTES, MAX_SECRETS, NotACertificateName,
+    SecretHash, new_secret, parse,
 };
 pub(crate) use self::grant::{Grant, NotAllowed};
 pub use self::pattern::{AudiencePattern, PatternError};
@@ -94,6 +95,19 @@ impl Callers {
             }
         }
         let found = found?;
+        found.seen.store(to_millis(self.clock.now()), Ordering::Relaxed);
+        Some(Arc::clone(found))
+    }
+
+    /// Whose client certificate has one of these names.
+    pub(crate) fn find_by_certificate(&self, names: &[String]) -> Option<Arc<NamedCaller>> {
+        let callers = self.all();
+        let is_named = |caller: &&Arc<NamedCaller>| {
+            caller.rule.certificates.iter().any(|name| names.iter().any(|shown| shown == name.as_str()))
+        };
+        let mut found = callers.iter().filter(is_named);
+        // A certificate with the names of two callers is neither's.
+        let (Some(found), None) = (found.next(), found.next()) else { return None };
         found.seen.store(to_millis(self.clock.now()), Ordering::Relaxed);
         Some(Arc::clone(found))
     }

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use url::{Host, Url};
 
 use crate::App;
-use crate::arrival::{Arrival, Peer};
+use crate::arrival::{Arrival, ClientCertificate, Peer};
 use crate::bearer::{shown_by_browser, shown_by_program};
 use crate::caller::Caller;
 use crate::callers::Grant;
@@ -58,7 +58,10 @@ pub(crate) fn check(
     needs: Needs,
 ) -> Result<Grant, Response> {
     let headers = request.headers();
-    let Some(grant) = app.grant(shown_by_program(authorization(headers))) else {
+    // A wrong secret is wrong, whatever the certificate says.
+    let shown =
+        headers.get(AUTHORIZATION).map(|value| shown_by_program(value.as_bytes()).unwrap_or_default());
+    let Some(grant) = app.grant(shown, request.extensions().get()) else {
         if let Some(too_many) = rejected(app, request, arrival) {
             return Err(too_many);
         }
@@ -91,7 +94,8 @@ pub(crate) async fn admit_to_page(
     let password = shown_by_browser(authorization(headers));
     let shown =
         password.as_ref().map_or_else(|| shown_by_program(authorization(headers)), |secret| Some(secret));
-    let Some(grant) = app.grant(shown) else {
+    let shown = shown.or_else(|| headers.contains_key(AUTHORIZATION).then_some(&[][..]));
+    let Some(grant) = app.grant(shown, request.extensions().get()) else {
         if let Some(too_many) = rejected(&app, &request, &arrival) {
             return too_many;
         }
@@ -132,12 +136,20 @@ fn rejected(app: &App, request: &Request, arrival: &Arrival) -> Option<Response>
 }
 
 impl App {
-    /// What a caller may do that shows this secret; `None`: it is asked for one, and this is none.
-    pub(crate) fn grant(&self, shown: Option<&[u8]>) -> Option<Grant> {
+    /// What a caller may do that shows this secret, or, without any, a certificate with these names; `None`: it is asked for
+    /// one, and this is none.
+    pub(crate) fn grant(
+        &self,
+        shown: Option<&[u8]>,
+        certificate: Option<&ClientCertificate>,
+    ) -> Option<Grant> {
         if !self.asks_for_credential() {
             return Some(Grant::Everything);
         }
-        let shown = shown?;
+        let Some(shown) = shown else {
+            let ClientCertificate(names) = certificate?;
+            return self.callers.as_ref()?.find_by_certificate(names).map(Grant::Named);
+        };
         // Both are looked at, so that the time it takes does not tell which one it is.
         let named = self.callers.as_ref().and_then(|callers| callers.find(shown));
         let is_default = self.bearer.as_ref().is_some_and(|bearer| bearer.is(shown));

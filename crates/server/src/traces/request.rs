@@ -69,7 +69,7 @@ impl RequestSpans {
         arrival: &Arrival,
         id: RequestId,
     ) -> Option<RequestSpan> {
-        let parent = self.parent(request.headers(), id)?;
+        let parent = self.parent(request, id)?;
         let method = method(request.method());
         let route = self.paths.at(request.uri().path()).ok().map(|found| Arc::clone(found.value));
         let mut attributes = vec![
@@ -101,8 +101,9 @@ impl RequestSpans {
     ///
     /// Whose server it is decides. The issuer's own services may say of a trace whether they want it; a stranger may not,
     /// or could have all of a flood traced. That one's trace is gone on with all the same, when it is to be.
-    fn parent(&self, headers: &HeaderMap, id: RequestId) -> Option<Context> {
-        let trusted = self.trusts(headers).then(|| remote(headers)).flatten();
+    fn parent(&self, request: &Request<Body>, id: RequestId) -> Option<Context> {
+        let headers = request.headers();
+        let trusted = self.trusts(request).then(|| remote(headers)).flatten();
         match trusted {
             Some(parent) if parent.is_sampled() => {
                 let state = trace_state(headers, &parent);
@@ -120,9 +121,9 @@ impl RequestSpans {
 
     /// Whether a request is from one of the issuer's own services, as the guard of the private API sees it. (Who has to
     /// show a certificate has shown it by now.)
-    fn trusts(&self, headers: &HeaderMap) -> bool {
-        let shown = headers.get(AUTHORIZATION).and_then(|value| shown_by_program(value.as_bytes()));
-        self.listener == ListenerKind::Private && self.app.grant(shown).is_some()
+    fn trusts(&self, request: &Request<Body>) -> bool {
+        let shown = request.headers().get(AUTHORIZATION).and_then(|value| shown_by_program(value.as_bytes()));
+        self.listener == ListenerKind::Private && self.app.grant(shown, request.extensions().get()).is_some()
     }
 }
 

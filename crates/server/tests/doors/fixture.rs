@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use countersign_client::{Credentials, PrivateApi};
 use countersign_core::{Audience, NewToken, Status, SystemClock, TokenStore};
-use countersign_server::{App, Bearer, ListenerConfig, Server, StartError, TlsFiles};
+use countersign_server::{App, Bearer, Callers, ListenerConfig, Server, StartError, TlsFiles};
 use countersign_store::memory::MemoryStore;
 use countersign_testkit::app;
 use tempfile::TempDir;
@@ -36,7 +36,7 @@ impl Running {
     /// With a store that a test brings.
     pub(crate) async fn on(store: Arc<dyn TokenStore>) -> Self {
         let directory = TempDir::new().unwrap();
-        Self::start_on(store, directory, door(None), door(None), None).await.unwrap()
+        Self::start_on(store, directory, door(None), door(None), (None, None)).await.unwrap()
     }
 
     pub(crate) async fn start(
@@ -45,7 +45,18 @@ impl Running {
         private: ListenerConfig,
         bearer: Option<&str>,
     ) -> Result<Self, StartError> {
-        Self::start_on(Arc::new(MemoryStore::new(&SystemClock)), directory, public, private, bearer).await
+        let store = Arc::new(MemoryStore::new(&SystemClock));
+        Self::start_on(store, directory, public, private, (bearer, None)).await
+    }
+
+    /// With callers that have names, on this private listener.
+    pub(crate) async fn with_callers(
+        directory: TempDir,
+        private: ListenerConfig,
+        callers: Callers,
+    ) -> Result<Self, StartError> {
+        let store = Arc::new(MemoryStore::new(&SystemClock));
+        Self::start_on(store, directory, door(None), private, (None, Some(callers))).await
     }
 
     async fn start_on(
@@ -53,13 +64,14 @@ impl Running {
         directory: TempDir,
         public: ListenerConfig,
         private: ListenerConfig,
-        bearer: Option<&str>,
+        (bearer, callers): (Option<&str>, Option<Callers>),
     ) -> Result<Self, StartError> {
-        let server = Server::bind(public, private, bearer.is_some()).await?;
+        let server = Server::bind(public, private, bearer.is_some() || callers.is_some()).await?;
         let (public, private) = (server.public_url().unwrap(), server.private_url().unwrap());
         let app = app(Arc::new(SystemClock)).key_file(directory.path().join("key-ring.toml")).store(store);
         let app = Arc::new(App {
             bearer: bearer.map(|secret| Bearer::new(secret.to_owned().into()).unwrap()),
+            callers,
             ..app.build()
         });
         let (stop, stopped) = oneshot::channel();

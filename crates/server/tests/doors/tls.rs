@@ -1,9 +1,11 @@
 //! TLS on either listener.
 
 use std::fs;
+use std::sync::Arc;
 
 use countersign_client::{ClientError, Credentials, PrivateApi, TokenRequest};
-use countersign_server::{ListenerConfig, StartError, Tls, TlsFiles};
+use countersign_core::SystemClock;
+use countersign_server::{Callers, ListenerConfig, StartError, Tls, TlsFiles};
 use countersign_testkit::{Authority, Certified};
 use tempfile::TempDir;
 
@@ -117,6 +119,45 @@ async fn a_private_api_that_others_reach_asks_for_a_credential_or_does_not_start
         let reached = with(Credentials { identity, ..trusting(&authority) }).keys().await;
         assert_eq!(reached.is_ok(), accepted, "{reached:?}");
     }
+}
+
+#[tokio::test]
+async fn client_certificate_is_a_callers_credential() {
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let directory = TempDir::new().unwrap();
+    let tls = TlsFiles {
+        client_authorities: Some(write(directory.path(), "clients.crt", &clients.pem())),
+        ..write_to(&authority, directory.path())
+    };
+    let secret = countersign_server::SecretHash::of(b"the-secret");
+    let callers = format!(
+        "[[caller]]\nname = 'worker'\ncertificates = ['dns:worker']\nscopes = ['issue']\n\
+         [[caller]]\nname = 'ops'\ncertificates = ['dns:OPS']\nsecrets = ['{secret}']\nscopes = ['admin']\n"
+    );
+    let callers =
+        Callers::load(&write(directory.path(), "callers.toml", &callers), Arc::new(SystemClock)).unwrap();
+    let server = Running::with_callers(directory, everywhere(Some(tls)), callers).await.unwrap();
+    let reach = async |certified: &str, bearer: Option<&str>| {
+        let Certified { certificate, key } = clients.certify(certified);
+        let identity = Some(format!("{certificate}{key}").into_bytes().into());
+        let bearer = bearer.map(|secret| secret.to_owned().into());
+        let credentials = Credentials { identity, bearer, ..trusting(&authority) };
+        let api = PrivateApi::new(&here(&server.private), credentials).unwrap();
+        match api.keys().await {
+            Ok(_) => 200,
+            Err(ClientError::Refused { status, .. }) => status.as_u16(),
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert_eq!(reach("ops", None).await, 200);
+    assert_eq!(reach("worker", None).await, 403, "it has another scope");
+    assert_eq!(reach("other", None).await, 401, "an authority vouches for it, and no caller is known by it");
+    assert_eq!(reach("worker", Some("the-secret")).await, 200, "a secret says who it is");
+    assert_eq!(
+        reach("ops", Some("another-secret")).await,
+        401,
+        "a wrong secret is not mended by the certificate"
+    );
 }
 
 #[test]
