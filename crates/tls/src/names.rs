@@ -3,6 +3,7 @@
 use rustls::pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 use x509_parser::parse_x509_certificate;
+use x509_parser::x509::AttributeTypeAndValue;
 
 /// The names of a certificate: its subject alternative names as `dns:`, `uri:` and `email:`, and, where it has none of these,
 /// the common name of its subject as `cn:` (as RFC 9525 section 2 wants it, a subject's name does not count beside them). Empty
@@ -24,7 +25,7 @@ pub fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
     }
     // Of several common names it cannot be told which one is meant.
     let mut common = parsed.subject().iter_common_name();
-    match (common.next().map(|name| name.as_str()), common.next()) {
+    match (common.next().map(AttributeTypeAndValue::as_str), common.next()) {
         (Some(Ok(name)), None) => vec![format!("cn:{name}")],
         _ => Vec::new(),
     }
