@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_configured_proxys_headers_count() {
+    fn only_headers_of_the_configured_proxy_count() {
         let nginx = [("x-original-uri", "/a"), ("x-original-method", "GET")];
         let caddy = [("x-forwarded-uri", "/b"), ("x-forwarded-method", "POST")];
         let both = [nginx, caddy].concat();
