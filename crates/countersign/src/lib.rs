@@ -32,6 +32,7 @@ use std::process::ExitCode;
 use crate::cli::{Cli, Command};
 use crate::output::Failure;
 
+pub use crate::log::MAX_WAITING_LINES;
 pub use crate::settings::check as check_configuration;
 
 /// Runs the command that the process's arguments name.

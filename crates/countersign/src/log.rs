@@ -17,7 +17,7 @@ use crate::output::Failure;
 use crate::settings::LogFormat;
 
 /// How many lines wait at most until they are written; further ones are lost. A line is mostly shorter than 300 bytes.
-const MAX_WAITING_LINES: usize = 8192;
+pub const MAX_WAITING_LINES: usize = 8192;
 
 /// How long the end of the process waits for the last lines to be written.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -3,7 +3,7 @@
 //! - [`app`] builds a server's [`App`](countersign_server::App) around any clock and store.
 //! - [`Hooked`] is a store that a test holds up, cuts off, or lets answer wrongly.
 //! - [`Authority`] certifies servers.
-//! - [`seen`] waits for an event.
+//! - [`seen`] and [`until`] wait for an event, and say what they waited for in vain.
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a test's helpers fail as tests do")]
 
@@ -11,7 +11,10 @@ mod app;
 mod store;
 mod tls;
 
+use std::thread;
 use std::time::Duration;
+
+use countersign_core::{Clock, SystemClock};
 
 pub use app::{AppBuilder, app};
 pub use store::{Hooked, StoreCall, StoreHook};
@@ -36,6 +39,23 @@ pub async fn seen<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T 
         }
     };
     soon(what, looking).await
+}
+
+/// The same for a test without a runtime.
+///
+/// # Panics
+///
+/// With `what` if there is nothing within [`PATIENCE`].
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let began = SystemClock.now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        let waited = SystemClock.now().duration_since(began).unsigned_abs();
+        assert!(waited < PATIENCE, "in vain for {} s: {what}", PATIENCE.as_secs());
+        thread::yield_now();
+    }
 }
 
 /// Waits for what has to happen.

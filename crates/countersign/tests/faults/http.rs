@@ -1,34 +1,12 @@
 //! HTTP as the tests need it: a connection that is kept alive, and one request after another.
 
-use std::future::Future;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-/// How long anything may take before a test gives up.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(25);
-
-/// Waits for what has to happen.
-pub(crate) async fn soon<T>(what: &str, event: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, event).await.unwrap_or_else(|_| panic!("in vain: {what}"))
-}
-
-/// Looks again and again until there is something to see.
-pub(crate) async fn seen<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let looking = async {
-        loop {
-            if let Some(found) = look().await {
-                return found;
-            }
-            // Between two looks others may do what is waited for.
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    soon(what, looking).await
-}
+pub(crate) use countersign_testkit::{seen, soon};
 
 /// An answer.
 #[derive(Clone, Debug)]

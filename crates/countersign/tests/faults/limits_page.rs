@@ -3,23 +3,19 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use countersign::MAX_WAITING_LINES;
 use countersign_core::{
     LIVE, LOOKED_AT, MAX_AUDIENCE_BYTES, MAX_CLAIMS_BYTES, MAX_KEPT, MAX_KEPT_ISSUED, MAX_KEYS, MAX_LIFETIME,
     MAX_NOTE_CHARS, MAX_REVOKED, Policy, RETRY_WINDOW, STEADY, handshake, seal,
 };
 use countersign_server::limits;
+use countersign_store::postgres::limits as postgres;
+use countersign_store::sqlite::LOCK_WAIT;
 
 use crate::overload::{BASE_KIB, CONNECTION_KIB, QUEUE};
 
 const PAGE: &str = include_str!("../../../../docs/limits.md");
 
-/// The limits that are nobody's business but one module's, and that module.
-const LOG: &str = include_str!("../../src/log.rs");
-const SCHEMA: &str = include_str!("../../../store/src/sqlite/schema.rs");
-const POSTGRES: &str = include_str!("../../../store/src/postgres/mod.rs");
-const POSTGRES_BATCH: &str = include_str!("../../../store/src/postgres/batch.rs");
-const PG_WORKERS: &str = include_str!("../../../store/src/postgres/batch_workers.rs");
-const POSTGRES_SETTINGS: &str = include_str!("../../../store/src/postgres/settings.rs");
 const SAMPLE: &str = include_str!("../../../../docs/countersign.sample.toml");
 
 fn number(number: usize) -> String {
@@ -58,21 +54,15 @@ fn share(parts: usize) -> String {
     "a quarter of them".to_owned()
 }
 
-/// The number behind `before` in a source.
+/// The number behind `before` in a text.
 fn stated(source: &str, before: &str) -> usize {
     let after = source.split_once(before).unwrap_or_else(|| panic!("no {before}")).1;
     let digits: String = after.chars().take_while(char::is_ascii_digit).collect();
     digits.parse().unwrap()
 }
 
-/// The seconds behind the name of a constant in a source.
-fn seconds(source: &str, constant: &str) -> String {
-    let seconds = stated(source, &format!("const {constant}: Duration = Duration::from_secs("));
-    time(Duration::from_secs(u64::try_from(seconds).unwrap()))
-}
-
 fn connecting() -> String {
-    let [one, several] = ["CONNECT", "CONNECT_TO_ONE"].map(|name| seconds(POSTGRES_SETTINGS, name));
+    let [one, several] = [postgres::CONNECT, postgres::CONNECT_TO_ONE].map(time);
     format!("{one}; with several hosts, {several} for each")
 }
 
@@ -123,7 +113,7 @@ fn limits() -> Vec<(&'static str, String)> {
         ("a client that reads nothing of its answer", time(limits::WRITE_TIMEOUT)),
         ("a client that cannot be reached", time(limits::WRITE_TIMEOUT)),
         ("a client that goes on sending when it was answered and its connection ends", time(limits::LINGER)),
-        ("another program's lock on the store", seconds(SCHEMA, "LOCK_WAIT")),
+        ("another program's lock on the store", time(LOCK_WAIT)),
         ("requests whose head has arrived when the server stops", time(limits::GRACE)),
         ("life of a token", time(policy.lifetime)),
         ("longest life of a token", time(MAX_LIFETIME)),
@@ -176,20 +166,14 @@ fn limits() -> Vec<(&'static str, String)> {
         ("followers of events", number(limits::MAX_FOLLOWERS)),
         ("events that a follower may be behind", number(limits::MAX_BEHIND)),
         ("an event", time(limits::EVENT_RETENTION)),
-        ("log lines that wait to be written", number(stated(LOG, "const MAX_WAITING_LINES: usize = "))),
+        ("log lines that wait to be written", number(MAX_WAITING_LINES)),
         ("making a connection to PostgreSQL, until it can be used", connecting()),
-        (
-            "a statement that consumes",
-            format!("{} s", stated(POSTGRES_BATCH, "statement: Duration::from_secs(")),
-        ),
-        (
-            "a batch of handshakes and revocations, with all attempts",
-            format!("{} s", stated(POSTGRES_BATCH, "patience: Duration::from_secs(")),
-        ),
-        ("a look at a token, and all else that is asked", seconds(POSTGRES, "PATIENCE")),
-        ("batches of a server under way", number(stated(PG_WORKERS, "const BATCH_WORKERS: usize = "))),
-        ("handshakes in a batch", number(stated(PG_WORKERS, "const BATCH: usize = "))),
-        ("connections of a server for all else", number(stated(POSTGRES, "const READERS: usize = "))),
+        ("a statement that consumes", time(postgres::STATEMENT_PATIENCE)),
+        ("a batch of handshakes and revocations, with all attempts", time(postgres::BATCH_PATIENCE)),
+        ("a look at a token, and all else that is asked", time(postgres::PATIENCE)),
+        ("batches of a server under way", number(postgres::BATCH_WORKERS)),
+        ("handshakes in a batch", number(postgres::BATCH)),
+        ("connections of a server for all else", number(postgres::READERS)),
         ("memory of a connection", bytes(usize::try_from(CONNECTION_KIB * 1024).unwrap())),
         ("memory besides", bytes(usize::try_from(BASE_KIB * 1024).unwrap())),
     ]

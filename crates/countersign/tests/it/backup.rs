@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use countersign_testkit::until;
 use serde_json::Value;
 
 use crate::fixture::{DATA, Place, Server};
@@ -59,11 +60,12 @@ fn fence_that_moves_by_itself_is_an_event() {
     assert_eq!(server.status(&server.token()), 200);
     place.print(&["store", "backup", "copy.db"]);
     // They are written a moment later.
-    let moved = |place: &Place, server: &Server| loop {
-        let events = server.print(place, &["events", "--kind", "fence-moved", "--json"]);
-        if !events.is_empty() {
-            break events.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>();
-        }
+    let moved = |place: &Place, server: &Server| {
+        until("an event of a moved fence", || {
+            let events = server.print(place, &["events", "--kind", "fence-moved", "--json"]);
+            let events: Vec<Value> = events.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            (!events.is_empty()).then_some(events)
+        })
     };
     let fence =
         |place: &Place, server: &Server| server.json(place, &["store", "stats", "--json"])["fence"].clone();
@@ -86,14 +88,12 @@ fn fence_that_moves_by_itself_is_an_event() {
 /// The events of these kinds, oldest first, once there are so many.
 fn told(place: &Place, server: &Server, kinds: &str, count: usize) -> Vec<Value> {
     // They are written a moment later.
-    loop {
+    until(&format!("{count} events of {kinds}"), || {
         let lines = server.print(place, &["events", "--kind", kinds, "--json"]);
         let events: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        if events.len() >= count {
-            assert_eq!(events.len(), count, "{lines}");
-            return events;
-        }
-    }
+        assert!(events.len() <= count, "{lines}");
+        (events.len() == count).then_some(events)
+    })
 }
 
 #[test]

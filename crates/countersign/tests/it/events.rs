@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use countersign_testkit::until;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -16,12 +17,7 @@ fn events(place: &Place, server: &Server, kind: &str, count: usize) -> Vec<Value
         lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };
     // They are written a moment after the answer.
-    loop {
-        let events = list();
-        if events.len() >= count {
-            return events;
-        }
-    }
+    until(&format!("{count} events of {kind}"), || Some(list()).filter(|events| events.len() >= count))
 }
 
 #[test]
@@ -140,7 +136,9 @@ fn events_can_be_kept_of_issued_tokens_too_or_not_at_all() {
     let token = server.token();
     assert_eq!((server.status(&token), server.status(&token)), (200, 401));
     // What was kept before is forgotten, and nothing new is kept.
-    while !server.print(&place, &["events", "--kind", "issued,replay"]).is_empty() {}
+    until("no event", || {
+        server.print(&place, &["events", "--kind", "issued,replay"]).is_empty().then_some(())
+    });
     server.stop();
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use countersign_core::{KeyRing, LoginTokenSet, MAX_LIFETIME, ManualClock, NewToken, OsEntropy, Policy};
 use countersign_store::memory::MemoryStore;
 use countersign_test_postgres::{Proxy, new_name, shared};
+use countersign_testkit::until;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
@@ -183,12 +184,9 @@ fn theft(order: [usize; 3], meanwhile: Meanwhile) {
     // Before the first yes: also of the server that could not hear of it.
     for key in &stolen {
         let token = thief.forge(key);
-        let answer = loop {
-            match cluster.status(1, &token) {
-                503 => std::thread::yield_now(),
-                status => break status,
-            }
-        };
+        let answer = until("an answer other than 503", || {
+            Some(cluster.status(1, &token)).filter(|status| *status != 503)
+        });
         assert_eq!(answer, 404, "{order:?}, {meanwhile:?}");
     }
     for n in 0..2 {
@@ -244,9 +242,9 @@ fn key_file_is_replaced_as_the_page_says() {
     cluster.places[1].replace(RING, &cluster.places[0].read(RING), 0o600);
     cluster.servers[1].process.err.with("the key file has changed on disk and is in use");
     // The other server has said so in the store with its check-in.
-    while cluster.servers[0].run(&cluster.places[0], &["keys", "rewrap"]).code != Some(0) {
-        std::thread::yield_now();
-    }
+    until("a rewrapped ring", || {
+        (cluster.servers[0].run(&cluster.places[0], &["keys", "rewrap"]).code == Some(0)).then_some(())
+    });
     for n in 0..2 {
         cluster.restart(n);
     }
@@ -314,9 +312,9 @@ fn locked_key_file_keeps_no_server_alive() {
     // The change waits for the lock: the kernel lists it.
     let inode = format!(":{} ", directory.metadata().unwrap().ino());
     let waits = |line: &str| line.contains("->") && line.contains(&inode);
-    while !std::fs::read_to_string("/proc/locks").unwrap().lines().any(waits) {
-        std::thread::yield_now();
-    }
+    until("a change that waits for the lock", || {
+        std::fs::read_to_string("/proc/locks").unwrap().lines().any(waits).then_some(())
+    });
     // It ends although the lock is still held; a test that waits in vain fails.
     let ended = server.stop();
     assert!(ended.err.contains("INFO stopped"), "{}", ended.err);

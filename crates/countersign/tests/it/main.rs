@@ -11,7 +11,9 @@
 )]
 
 mod backup;
+mod bench;
 mod callers;
+mod demo;
 mod doctor;
 mod doctor_in_force;
 mod events;

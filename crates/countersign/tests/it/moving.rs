@@ -3,6 +3,7 @@
 use std::process::Stdio;
 
 use countersign_test_postgres::{Place as Schema, connect, new_name, run, shared};
+use countersign_testkit::{seen, until};
 use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 
@@ -237,18 +238,17 @@ fn move_killed_at_each_step_is_completed() {
             );
             let mut child =
                 place.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-            let pid = loop {
+            let pid = seen("a command that waits for the lock", async || {
                 assert!(child.try_wait().unwrap().is_none(), "{step}: it did not wait");
-                if let Some(pid) = run(&url, &waiting).await.into_iter().next() {
-                    break pid;
-                }
-            };
+                run(&url, &waiting).await.into_iter().next()
+            })
+            .await;
             child.kill().unwrap();
             child.wait().unwrap();
             holder.batch_execute("ROLLBACK").await.unwrap();
             // What the killed command had begun ends with its session.
             let there = format!("SELECT pid FROM pg_stat_activity WHERE pid = {pid}");
-            while !run(&url, &there).await.is_empty() {}
+            seen("the end of its session", async || run(&url, &there).await.is_empty().then_some(())).await;
             let mut states = Vec::new();
             for schema in &schemas {
                 states.extend(schema.run("SELECT state FROM {s}.copying").await);
@@ -298,9 +298,7 @@ fn move_killed_again_and_again_is_completed() {
     ];
     for (moment, has_come) in moments {
         let mut child = place.command(MOVE).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        while !has_come() && child.try_wait().unwrap().is_none() {
-            std::thread::yield_now();
-        }
+        until(moment, || (has_come() || child.try_wait().unwrap().is_some()).then_some(()));
         child.kill().unwrap();
         child.wait().unwrap();
         let states = [state(&place, source), state(&place, "new/tokens.db")];

@@ -1,6 +1,7 @@
 //! Servers on PostgreSQL.
 
 use countersign_test_postgres::{Cluster, new_name, run, shared};
+use countersign_testkit::until;
 
 use crate::fixture::{Place, Server, without_password};
 use crate::http;
@@ -27,9 +28,7 @@ fn share_key_ring(place: &Place, other: &Place) {
 
 /// Waits until the server's readiness is as said.
 fn until_ready(server: &Server, status: u16) {
-    while ready(server) != status {
-        std::thread::yield_now();
-    }
+    until(&format!("readiness {status}"), || (ready(server) == status).then_some(()));
 }
 
 #[test]
@@ -94,30 +93,33 @@ fn fence_moved_past_the_servers_is_told_by_one_of_them() {
     let one = serve(&place, &store);
     share_key_ring(&place, &other);
     let two = serve(&other, &store);
-    let told = |one: &Server, two: &Server| -> Vec<String> {
+    let told = |one: &Server, two: &Server, count: usize| {
         let list = ["events", "--kind", "fence-moved", "--json"];
-        let told = [one.print(&place, &list), two.print(&other, &list)].join("\n");
-        told.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+        until(&format!("{count} events of moved fences"), || {
+            let told = [one.print(&place, &list), two.print(&other, &list)].join("\n");
+            let told = told.lines().filter(|line| !line.is_empty()).count();
+            assert!(told <= count, "{told} events instead of {count}: each move is told once");
+            (told == count).then_some(())
+        });
     };
     // By one of them, which tells of it, and by nobody.
     one.print(&place, &["store", "fence"]);
-    while told(&one, &two).is_empty() {}
+    told(&one, &two, 1);
     let fence: Vec<&str> =
         ["store", "fence", "--offline"].into_iter().chain(store.iter().map(|part| &**part)).collect();
     place.print(&fence);
-    while told(&one, &two).len() < 2 {}
+    told(&one, &two, 2);
     one.stop();
     two.stop();
     // While nobody serves; and who comes later finds that it was told.
     place.print(&fence);
     let (one, two) = (serve(&place, &store), serve(&other, &store));
-    while told(&one, &two).len() < 3 {}
+    told(&one, &two, 3);
     one.stop();
     two.stop();
     let (one, two) = (serve(&place, &store), serve(&other, &store));
     one.print(&place, &["store", "fence"]);
-    while told(&one, &two).len() < 4 {}
-    assert_eq!(told(&one, &two).len(), 4, "each once");
+    told(&one, &two, 4);
 }
 
 /// An older copy of the tables takes the place of the present ones, with what the servers said of themselves then.
@@ -126,7 +128,12 @@ fn fence_of_an_older_copy_is_told() {
     let place = Place::new();
     let (url, schema) = (shared(), new_name());
     let store = store(&url, &schema);
-    let told = |server: &Server| server.print(&place, &["events", "--kind", "fence-moved", "--json"]);
+    let told = |server: &Server, count: usize| {
+        until(&format!("{count} events of moved fences"), || {
+            let told = server.print(&place, &["events", "--kind", "fence-moved", "--json"]);
+            (told.lines().count() >= count).then_some(())
+        });
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let server = serve(&place, &store);
     assert_eq!(server.status(&server.token()), 200);
@@ -137,7 +144,7 @@ fn fence_of_an_older_copy_is_told() {
     runtime.block_on(run(&url, &keep));
     let server = serve(&place, &store);
     server.print(&place, &["store", "fence"]);
-    while told(&server).lines().count() < 1 {}
+    told(&server, 1);
     server.stop();
     let put_back = format!(
         "TRUNCATE {schema}.lines, {schema}.nodes; INSERT INTO {schema}.lines TABLE {schema}.l; \
@@ -145,7 +152,7 @@ fn fence_of_an_older_copy_is_told() {
     );
     runtime.block_on(run(&url, &put_back));
     let server = serve(&place, &store);
-    while told(&server).lines().count() < 2 {}
+    told(&server, 2);
     assert!(server.stop().err.contains("run `countersign store fence`"));
 }
 

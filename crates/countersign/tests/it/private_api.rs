@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use reqwest::Method;
 use rustix::process::Signal;
 
-use countersign_testkit::{Authority, Certified};
+use countersign_testkit::{Authority, Certified, until};
 use serde_json::{Value, json};
 
 use crate::fixture::Place;
@@ -198,7 +198,9 @@ fn wrong_client_certificates_are_counted_recorded_and_alarmed() {
         (&MANY_GUESSES.into(), &"127.0.0.1".into())
     );
     let list = ["events", "--kind", "credential-rejected", "--json"];
-    while run(&list, "ours.pem").printed().lines().count() < MANY_GUESSES {}
+    until("an event for each guess", || {
+        (run(&list, "ours.pem").printed().lines().count() >= MANY_GUESSES).then_some(())
+    });
     let log = server.stop().err;
     let first = log.lines().find(|line| line.contains("was shown a wrong credential")).unwrap();
     assert!(first.contains("reason=invalid peer certificate") && !log.contains("BEGIN"), "{log}");

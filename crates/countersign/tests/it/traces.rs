@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use countersign_testkit::until;
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
@@ -323,9 +324,7 @@ fn wait_for_count(server: &Server, how: &str, count: usize) {
         let metrics = http::get(&format!("{}/metrics", server.private)).text;
         metrics.lines().find_map(|line| line.strip_prefix(&name)?.parse::<usize>().ok()).unwrap()
     };
-    while counted() < count {
-        std::thread::yield_now();
-    }
+    until(&format!("{count} spans {how}"), || (counted() >= count).then_some(()));
 }
 
 #[test]

@@ -20,18 +20,24 @@ use super::session::Session;
 use super::sql::{GROUPS, Query, Table};
 use super::{StoreInner, no_watermarks};
 
+/// How long a batch is tried before its callers are told that nobody knows. Less than the server waits for its store.
+pub const BATCH_PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long one statement may take before another connection asks. More than the `lock_timeout` of those that have one.
+pub const STATEMENT_PATIENCE: Duration = Duration::from_secs(6);
+
 /// How long a batch may take.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BatchLimits {
-    /// How long it is tried before its callers are told that nobody knows. Less than the server waits for its store.
+    /// [`BATCH_PATIENCE`], but in a test.
     pub(super) patience: Duration,
-    /// How long one statement may take before another connection asks. More than the `lock_timeout` of those that have one.
+    /// [`STATEMENT_PATIENCE`], but in a test.
     pub(super) statement: Duration,
 }
 
 impl Default for BatchLimits {
     fn default() -> Self {
-        Self { patience: Duration::from_secs(15), statement: Duration::from_secs(6) }
+        Self { patience: BATCH_PATIENCE, statement: STATEMENT_PATIENCE }
     }
 }
 

@@ -17,10 +17,10 @@ use crate::error::closed;
 pub(super) const QUEUE: usize = 4096;
 
 /// How many calls travel together at most, so that a batch stays a matter of milliseconds.
-const BATCH: usize = 1024;
+pub const BATCH: usize = 1024;
 
 /// How many batches of a node are under way at the same time.
-pub(super) const BATCH_WORKERS: usize = 3;
+pub const BATCH_WORKERS: usize = 3;
 
 /// The calling side.
 #[derive(Debug)]

@@ -58,6 +58,14 @@ pub use self::examine::{DatabaseExamination, examine};
 pub use self::moving::MovablePostgres;
 pub use self::settings::{DEFAULT_SCHEMA, PostgresOptions, PostgresUrl, SchemaName};
 
+/// What `docs/limits.md` says of this store.
+pub mod limits {
+    pub use super::batch::{BATCH_PATIENCE, STATEMENT_PATIENCE};
+    pub use super::batch_workers::{BATCH, BATCH_WORKERS};
+    pub use super::settings::{CONNECT, CONNECT_TO_ONE};
+    pub use super::{PATIENCE, READERS};
+}
+
 use self::batch::BatchLimits;
 use self::batch_workers::{BATCH_WORKERS, BatchWorkers, QUEUE};
 use self::calls::stats;
@@ -74,10 +82,10 @@ use crate::counts::Counts;
 use crate::error::OpenError;
 
 /// How many connections are for everything but consuming.
-const READERS: usize = 3;
+pub const READERS: usize = 3;
 
 /// How long a look, or whatever else is asked of a person, is tried.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long looking after the tables may take. Nodes that come at the same moment wait for each other.
 const MIGRATION: Duration = Duration::from_mins(1);

@@ -115,10 +115,10 @@ const KEEPALIVE: Duration = Duration::from_secs(5);
 const GONE: Duration = Duration::from_secs(10);
 
 /// How long making a connection may take, unless `connect_timeout` says so.
-const CONNECT: Duration = Duration::from_secs(5);
+pub const CONNECT: Duration = Duration::from_secs(5);
 
 /// The same for each host, if there are several: none of them may hide the next one for long.
-const CONNECT_TO_ONE: Duration = Duration::from_secs(3);
+pub const CONNECT_TO_ONE: Duration = Duration::from_secs(3);
 
 impl PostgresUrl {
     /// Reads a URL as `libpq` does, together with its variables, but for `sslmode`: `require` and `verify-ca` check as much

@@ -51,6 +51,7 @@ use tokio::task::spawn_blocking;
 pub use self::backend::Database;
 pub use self::backup::backup;
 pub use self::moving::MovableSqlite;
+pub use self::schema::LOCK_WAIT;
 
 /// What the store of events, which is in a file of its own, does in the same way.
 pub(crate) mod shared {

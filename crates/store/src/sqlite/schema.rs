@@ -72,7 +72,7 @@ pub(super) enum Access {
 }
 
 /// For how long a connection waits for another program's lock before it gives up.
-const LOCK_WAIT: Duration = Duration::from_secs(2);
+pub const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 /// Connects to the database at `path`, which exists, and sets what is set for each connection.
 pub(super) fn connect(path: &Path, access: Access) -> rusqlite::Result<Connection> {

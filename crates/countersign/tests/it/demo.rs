@@ -1,12 +1,12 @@
 //! `countersign demo`, as a newcomer sees it.
 
-use std::process::Command;
+use crate::fixture::Place;
 
 #[test]
 fn the_demonstration_shows_every_scene_and_hides_no_hole() {
-    let output = Command::new(env!("CARGO_BIN_EXE_countersign")).arg("demo").output().unwrap();
-    let shown = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{shown}{}", String::from_utf8_lossy(&output.stderr));
+    let ended = Place::new().run(&["demo"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let shown = ended.out;
     let said: Vec<_> = shown.lines().filter(|line| line.contains('→')).map(masked).collect();
     let expected = "\
         worker → countersign newBugTrackerToken(TRACKER)
