@@ -191,7 +191,8 @@ impl Verdict {
     }
 }
 
-/// Whether there is a header of this name, also with `_` for `-`, which many servers take for the same.
+/// Whether there is a header of this name, also with another character for `-`: many servers make `_` of it, and PHP makes
+/// `_` of a dot, too.
 fn has_header(headers: &HeaderMap, name: &str) -> bool {
     headers.keys().any(|found| {
         found.as_str().len() == name.len()
@@ -199,7 +200,7 @@ fn has_header(headers: &HeaderMap, name: &str) -> bool {
                 .as_str()
                 .bytes()
                 .zip(name.bytes())
-                .all(|(found, wanted)| found == wanted || (found == b'_' && wanted == b'-'))
+                .all(|(found, wanted)| found == wanted || (wanted == b'-' && !found.is_ascii_alphanumeric()))
     })
 }
 

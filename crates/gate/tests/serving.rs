@@ -230,7 +230,7 @@ async fn request_that_the_proxy_does_not_state_is_an_error() {
     // The subrequest's own method is not the request's.
     let answer = gate.ask("POST", "/auth", &[cookie, uri, method], "").await;
     assert_eq!((answer.status, answer.header("x-remote-user")), (204, Some("one-user")));
-    for name in ["X-Remote-User", "x_remote_user", "X_REMOTE-USER"] {
+    for name in ["X-Remote-User", "x_remote_user", "X_REMOTE-USER", "x.remote-user", "X~Remote!User"] {
         for headers in [vec![cookie, uri, method, (name, "admin")], vec![uri, method, (name, "")]] {
             let answer = gate.ask("GET", "/auth", &headers, "").await;
             assert_eq!((answer.status, answer.header("x-remote-user")), (403, None), "{headers:?}");
