@@ -304,7 +304,7 @@ mod tests {
         );
         let error = "jira".parse::<Tracker>().unwrap_err();
         assert!(
-            error.starts_with("\"jira\" is not a kind of bug tracker; there are trac, bugzilla and gate"),
+            error.starts_with("\"jira\" is not a kind of bug tracker; there are trac, bugzilla"),
             "{error}"
         );
     }
