@@ -15,6 +15,12 @@ sub {
     # The proxy's word, or nobody's: a name that came on another way does not count.
     delete $env->{REMOTE_USER};
     my $user = delete $env->{HTTP_X_REMOTE_USER} // '';
-    $env->{REMOTE_USER} = $user if length $user;
+    if (length $user) {
+        $env->{REMOTE_USER} = $user;
+    }
+    elsif (($env->{PATH_INFO} // '') =~ m{/REST\b}) {
+        # RT's own session, which the gate's user has too, ends without REMOTE_USER on RT's pages, but not here.
+        delete $env->{HTTP_COOKIE};
+    }
     return $rt->($env);
 };
