@@ -17,6 +17,7 @@ pub(crate) const CALLERS_HELP: &str = "\
 The commands change the callers file, and a running server takes up the change within two seconds. A secret is printed once, alone \
 on a line of standard output; the file has only its hash.
 
+  umask 077
   countersign callers new worker-eu --scope issue --audience https://bugs.example.org/ >worker-eu.secret
   countersign token new --private-bearer-file worker-eu.secret";
 

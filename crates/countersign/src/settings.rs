@@ -151,7 +151,7 @@ pub(crate) struct Settings {
     private_bearer_file: Option<PathBuf>,
     /// A file that names the callers of the private API, with what each may do; read again when it changes
     ///
-    /// `countersign callers` writes it. With it, every caller must send a secret. By default every caller may do everything.
+    /// `countersign callers` writes it. With it, every caller must show a secret or a client certificate. By default every caller may do everything.
     ///
     /// Example: `/etc/countersign/callers.toml`
     #[arg(long, env = "COUNTERSIGN_CALLERS_FILE", value_name = "FILE")]

@@ -104,10 +104,7 @@ impl CallersFile {
         self.change(true, |document| {
             let callers =
                 document.entry("caller").or_insert_with(|| Item::ArrayOfTables(ArrayOfTables::new()));
-            // What is something else is refused when the file is read.
-            if let Some(callers) = callers.as_array_of_tables_mut() {
-                callers.push(table);
-            }
+            callers.as_array_of_tables_mut().ok_or_else(|| self.not_tables())?.push(table);
             Ok(())
         })?;
         Ok(secret)
@@ -191,6 +188,9 @@ impl CallersFile {
         // given one.
         let mut document: DocumentMut =
             text.parse().map_err(|_| self.unusable("cannot be used: it is not TOML".to_owned()))?;
+        if document.get("caller").is_some_and(|callers| !callers.is_array_of_tables()) {
+            return Err(self.not_tables());
+        }
         // Comments alone would go behind what is added.
         let head = if document.is_empty() {
             document = DocumentMut::new();
@@ -209,6 +209,12 @@ impl CallersFile {
         fs::rename(&made, &self.path)
             .and_then(|()| replace::sync_directory(&self.path))
             .map_err(|error| self.io(error))
+    }
+
+    fn not_tables(&self) -> CallersFileError {
+        self.unusable(
+            "cannot be changed: it has its callers in one list; begin each with [[caller]]".to_owned(),
+        )
     }
 
     fn no_such_caller(&self, name: &CallerName) -> CallersFileError {
@@ -232,13 +238,6 @@ fn table_of(caller: &CallerRule, secret: Option<&str>) -> Table {
     let list = |items: &mut dyn Iterator<Item = String>| value(items.collect::<Array>());
     let mut table = Table::new();
     table.insert("name", value(caller.name.as_str()));
-    if let Some(secret) = secret {
-        table.insert("secrets", list(&mut std::iter::once(SecretHash::of(secret.as_bytes()).to_string())));
-    }
-    if !caller.certificates.is_empty() {
-        let names = caller.certificates.iter().map(|name| name.as_str().to_owned());
-        table.insert("certificates", list(&mut names.into_iter()));
-    }
     table.insert("scopes", list(&mut caller.scopes.iter().map(ToString::to_string)));
     if let Some(patterns) = &caller.audiences {
         table.insert("audiences", list(&mut patterns.iter().map(ToString::to_string)));
@@ -251,6 +250,14 @@ fn table_of(caller: &CallerRule, secret: Option<&str>) -> Table {
     }
     if caller.tell_trackers {
         table.insert("tell_trackers", value(true));
+    }
+    // Last, so that a file that was cut off has no caller without its limits: one without a credential is refused.
+    if let Some(secret) = secret {
+        table.insert("secrets", list(&mut std::iter::once(SecretHash::of(secret.as_bytes()).to_string())));
+    }
+    if !caller.certificates.is_empty() {
+        let names = caller.certificates.iter().map(|name| name.as_str().to_owned());
+        table.insert("certificates", list(&mut names.into_iter()));
     }
     table.decor_mut().set_prefix("\n");
     table
@@ -371,18 +378,32 @@ mod tests {
         let (_directory, file) = place();
         let name: CallerName = "a".parse().unwrap();
         assert!(file.rotate(&name, &OsEntropy).unwrap_err().to_string().contains("cannot be read"));
-        for text in ["hUnter2", "caller = 5\n", "[[caller]]\nname = 'b'\nsecrets = 'hUnter2'\n"] {
+        // The last one is a callers file, but not one that can be added to.
+        let list =
+            format!("caller = [{{ name = 'a', scopes = ['look'], secrets = ['{}'] }}]\n", hash("hUnter2"));
+        for text in ["hUnter2", "caller = 5\n", "[[caller]]\nname = 'b'\nsecrets = 'hUnter2'\n", &list] {
             fs::write(file.path(), text).unwrap();
             for failed in [
-                file.add(&rule("a"), &OsEntropy).map(drop),
+                file.add(&rule("b"), &OsEntropy).map(drop),
                 file.rotate(&name, &OsEntropy).map(drop),
                 file.remove(&name),
-                file.callers().map(drop),
             ] {
                 let error = failed.unwrap_err().to_string();
                 assert!(!error.contains("hUnter2"), "{error}");
             }
+            assert_eq!(file.callers().is_ok(), text == list);
             assert_eq!(fs::read_to_string(file.path()).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn file_that_was_cut_off_has_no_caller_without_its_limits() {
+        let (_directory, file) = place();
+        file.add(&rule("worker"), &OsEntropy).unwrap();
+        let whole = fs::read_to_string(file.path()).unwrap();
+        for (end, _) in whole.match_indices('\n') {
+            let callers = parse(&whole[..end]).unwrap_or_default();
+            assert!(callers.iter().all(|caller| caller.audiences.is_some()), "{}", &whole[..end]);
         }
     }
 }

@@ -3,12 +3,12 @@
 //! ```toml
 //! [[caller]]
 //! name = "worker-eu"
-//! secrets = ["sha256:…"]
 //! scopes = ["issue"]
 //! audiences = ["https://bugs.example.org/", "https://trac.example.org/projects/*"]
 //! max_lifetime = "5m"
 //! tokens_per_minute = 600
 //! tell_trackers = true
+//! secrets = ["sha256:…"]
 //! ```
 //!
 //! An error names the line and the key, and quotes nothing: somebody may have pasted a secret.
@@ -34,6 +34,9 @@ pub const MAX_CALLERS: usize = 256;
 
 /// How many secrets of one caller are valid at a time: the new one, and the one before while its holders change over.
 pub const MAX_SECRETS: usize = 2;
+
+/// How many names in certificates one caller can have.
+pub(super) const MAX_CERTIFICATES: usize = 16;
 
 /// A file longer than this, in bytes, is not read.
 pub const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -271,6 +274,12 @@ fn check(callers: &[CallerRule]) -> Result<(), CallersError> {
         if caller.secrets.len() > MAX_SECRETS {
             return fault("has more than two secrets");
         }
+        if caller.certificates.len() > MAX_CERTIFICATES {
+            return fault("has more than 16 names in certificates");
+        }
+        if caller.secrets.contains(&SecretHash::of(b"")) {
+            return fault("has the hash of no secret at all; `countersign callers rotate` gives it one");
+        }
         let all = |nth| callers.iter().take(nth);
         let names = all(nth + 1).flat_map(|other| &other.certificates);
         if caller.certificates.iter().any(|name| names.clone().filter(|same| *same == name).count() > 1) {
@@ -380,6 +389,11 @@ mod tests {
             (
                 caller("a", "1", "certificates = ['dns:*.example.org']"),
                 "line 5: `certificates` is a list of names",
+            ),
+            (caller("a", "", ""), "the caller `a` has the hash of no secret at all"),
+            (
+                caller("a", "1", &format!("certificates = {:?}", vec!["dns:a"; MAX_CERTIFICATES + 1])),
+                "the caller `a` has more than 16 names",
             ),
             (twice, "the caller `a` has a secret that is there twice"),
             (three, "the caller `a` has more than two secrets"),

@@ -39,6 +39,8 @@ pub struct Callers {
     in_use: RwLock<Arc<Vec<Arc<NamedCaller>>>>,
     /// What was there when it was read last.
     seen: Mutex<Option<FileVersion>>,
+    /// Why that could not be used. It may pass, as when there were too many open files, so it is tried again.
+    fault: Mutex<Option<String>>,
 }
 
 /// A caller, and how much it asked for lately.
@@ -66,8 +68,13 @@ impl Callers {
     pub fn load(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, String> {
         let seen = FileVersion::at(path);
         let rules = read(path)?;
-        let callers =
-            Self { path: path.to_owned(), clock, in_use: RwLock::default(), seen: Mutex::new(seen) };
+        let callers = Self {
+            path: path.to_owned(),
+            clock,
+            in_use: RwLock::default(),
+            seen: Mutex::new(seen),
+            fault: Mutex::default(),
+        };
         callers.put_to_use(rules);
         Ok(callers)
     }
@@ -122,11 +129,19 @@ impl Callers {
     pub fn reload_if_changed(&self, anyway: bool) -> Result<Option<CallersChange>, String> {
         let found = FileVersion::at(&self.path);
         let seen = std::mem::replace(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner), found);
-        if seen == found && !anyway {
+        let before = self.fault.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if seen == found && !anyway && before.is_none() {
             return Ok(None);
         }
-        let rules =
-            read(&self.path).map_err(|error| format!("the callers file {} {error}", self.path.display()))?;
+        let rules = match read(&self.path) {
+            Ok(rules) => rules,
+            Err(error) => {
+                let fault = format!("the callers file {} {error}", self.path.display());
+                let is_known = seen == found && !anyway && before.as_ref() == Some(&fault);
+                *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault.clone());
+                return if is_known { Ok(None) } else { Err(fault) };
+            }
+        };
         let before = self.all();
         if before.iter().map(|caller| &caller.rule).eq(&rules) {
             return Ok(None);
@@ -269,6 +284,21 @@ mod tests {
         assert_eq!(callers.reload_if_changed(true), Ok(Some(change)));
         assert_eq!(finds("two"), "");
         assert_eq!(callers.trouble(), None);
+    }
+
+    #[test]
+    fn file_that_could_not_be_read_for_a_while_is_taken_up() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("callers.toml");
+        let clock = Arc::new(ManualClock::at("2026-01-31T12:00:00Z".parse().unwrap()));
+        fs::write(&path, text("worker", "one", "")).unwrap();
+        let callers = Callers::load(&path, clock).unwrap();
+        fs::write(&path, text("ops", "two", "")).unwrap();
+        // The file was seen, and there were too many open files to read it.
+        *callers.seen.lock().unwrap() = FileVersion::at(&path);
+        *callers.fault.lock().unwrap() = Some("too many open files".to_owned());
+        assert!(callers.reload_if_changed(false).unwrap().is_some());
+        assert_eq!(callers.find(b"one").map(|caller| caller.rule.name.to_string()), None);
     }
 
     #[test]

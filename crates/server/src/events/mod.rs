@@ -373,6 +373,8 @@ impl Events {
             Some(token) if kind.filter().is_an_ending() => token.id().into(),
             _ => EventId::generate(at, &*self.entropy).ok()?,
         };
+        // By a caller that may have no name, which is not the one whose token it is.
+        let is_asked = kind == EventKind::Revoked;
         Some(Event {
             id,
             at,
@@ -382,7 +384,10 @@ impl Events {
             peer: caller.peer,
             user_agent: caller.user_agent(),
             request: caller.request,
-            caller: caller.name().or_else(|| token.and_then(LoginToken::issued_by)).cloned(),
+            caller: caller
+                .name()
+                .or_else(|| token.and_then(LoginToken::issued_by).filter(|_| !is_asked))
+                .cloned(),
             count: 1,
         })
     }

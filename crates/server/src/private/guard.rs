@@ -125,10 +125,14 @@ pub(crate) async fn admit_to_page(
 /// Counts a credential that is not the right one; how it is answered if its address has shown too many. A request without
 /// any is not a guess: a browser asks so first.
 fn rejected(app: &App, request: &Request, arrival: &Arrival) -> Option<Response> {
-    if !request.headers().contains_key(AUTHORIZATION) {
+    let reason = if request.headers().contains_key(AUTHORIZATION) {
+        "it is not a caller's secret"
+    } else if request.extensions().get::<ClientCertificate>().is_some() {
+        "its client certificate is no caller's"
+    } else {
         return None;
-    }
-    app.events.credential_rejected(&Caller::of(arrival, request.headers()), "it is not a caller's secret");
+    };
+    app.events.credential_rejected(&Caller::of(arrival, request.headers()), reason);
     let wait = app.limiter.count(arrival.peer).err()?;
     let detail = "Too many wrong secrets from this address; try again later, or show the right one.";
     let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-refusals", detail);
@@ -150,10 +154,10 @@ impl App {
             let ClientCertificate(names) = certificate?;
             return self.callers.as_ref()?.find_by_certificate(names).map(Grant::Named);
         };
-        // Both are looked at, so that the time it takes does not tell which one it is.
+        // Both are looked at, so that the time it takes does not tell which one it is. A name stands for less.
         let named = self.callers.as_ref().and_then(|callers| callers.find(shown));
         let is_default = self.bearer.as_ref().is_some_and(|bearer| bearer.is(shown));
-        if is_default { Some(Grant::Everything) } else { named.map(Grant::Named) }
+        named.map(Grant::Named).or_else(|| is_default.then_some(Grant::Everything))
     }
 
     /// Whether a grant still is what the callers file says, for an answer without an end.

@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use countersign_core::seal::unseal;
 use countersign_server::routes::{Needs, private_routes};
-use countersign_server::{Scope, SecretHash};
+use countersign_server::{ClientCertificate, Scope, SecretHash};
 use serde_json::{Value, json};
 
 use crate::fixture::{Answer, Fixture, JSON, Options, TRAC, post};
@@ -271,6 +271,29 @@ async fn caller_has_tokens_for_its_trackers_alone() {
         (StatusCode::FORBIDDEN, Some("urn:countersign:problem:caller-audience"))
     );
     assert!(call(&server, "worker", "/bugs", "newBugTrackerToken", None).await.contains("has to name one"));
+}
+
+#[tokio::test]
+async fn certificate_of_nobody_is_counted() {
+    let server = server(caller("events", &[Scope::Events], ""));
+    let mut request = Request::get("/v1/events").body(Body::empty()).unwrap();
+    request.extensions_mut().insert(ClientCertificate(["dns:removed".to_owned()].into()));
+    assert_eq!(server.private(request).await.status, StatusCode::UNAUTHORIZED);
+    let metrics = send(&server, "events", "GET", "/metrics", None).await;
+    assert!(metrics.text.contains("countersign_credentials_rejected_total 1\n"), "{}", metrics.text);
+}
+
+/// As when an operator moves from one secret for all to names.
+#[tokio::test]
+async fn secret_of_a_named_caller_is_not_everybodys() {
+    const SECRET: &str = "fQ9wzL2kT7sVb4XnRp8cYd3mHj6gUa5e";
+    let hash = SecretHash::of(SECRET.as_bytes());
+    let callers = format!("[[caller]]\nname = 'a'\nsecrets = ['{hash}']\nscopes = ['look']\n");
+    let server =
+        Fixture::with(Options { callers: Some(callers), bearer: Some(SECRET), ..Options::default() });
+    let request = Request::get("/v1/keys").header("authorization", format!("Bearer {SECRET}"));
+    let answer = server.private(request.body(Body::empty()).unwrap()).await;
+    assert_eq!(answer.status, StatusCode::FORBIDDEN, "{answer:?}");
 }
 
 #[tokio::test]
