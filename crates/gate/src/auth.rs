@@ -6,7 +6,7 @@
 //! | brings no session cookie | 401, or 204 with an empty name if `anonymous` is set |
 //! | brings a session cookie that is not good | 401 |
 //! | has a session, and no rule allows it, or its path has two readings | 403 |
-//! | has a session, changes something, and another site has a browser send it | 403 |
+//! | has a session, changes something or opens a WebSocket, and another site has a browser send it | 403 |
 //! | carries the user header itself, in whatever spelling | 403 |
 //! | is asked about by anybody but the proxy | 403 |
 //! | the proxy does not say what the request is | 500 |
@@ -15,7 +15,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Extension, State};
-use axum::http::header::{HeaderName, ORIGIN, WWW_AUTHENTICATE};
+use axum::http::header::{HeaderName, ORIGIN, SEC_WEBSOCKET_KEY, UPGRADE, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 use url::Url;
@@ -122,7 +122,9 @@ impl Gate {
         {
             return Some("it asks the tracker to take it for another method");
         }
-        if request.is_unsafe() && comes_from_another_site(headers, &self.config.base_url) {
+        if (request.is_unsafe() || opens_websocket(headers))
+            && comes_from_another_site(headers, &self.config.base_url)
+        {
             return Some("another site had a browser send it");
         }
         None
@@ -202,6 +204,12 @@ fn has_header(headers: &HeaderMap, name: &str) -> bool {
                 .zip(name.bytes())
                 .all(|(found, wanted)| found == wanted || (wanted == b'-' && !found.is_ascii_alphanumeric()))
     })
+}
+
+/// Whether it is a GET that opens a WebSocket, by which a browser lets any site send messages. nginx does not pass `Upgrade` on to
+/// the gate.
+fn opens_websocket(headers: &HeaderMap) -> bool {
+    headers.contains_key(SEC_WEBSOCKET_KEY) || headers.contains_key(UPGRADE)
 }
 
 /// Whether a browser says that a page of another site had it send this. A program says nothing of the kind.

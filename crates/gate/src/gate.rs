@@ -9,6 +9,7 @@ use countersign_audience::{Audience, AudienceError};
 use countersign_core::{Clock, Entropy};
 use countersign_server::{ForwardedHeader, RefusalLimiter, TrustedProxies};
 use countersign_verifier::{SetupError, Verifier};
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, IssuerConfig};
@@ -21,6 +22,9 @@ use crate::sessions::{FILE_NAME, Session, SessionError, Sessions};
 
 /// The name of the secret's file in the data directory.
 const SECRET_FILE: &str = "gate-secret";
+
+/// The most logins at a time.
+const MAX_LOGINS: usize = 128;
 
 /// A gate that can begin to serve.
 pub struct Gate {
@@ -40,6 +44,9 @@ pub struct Gate {
     pub(crate) entropy: Arc<dyn Entropy>,
     /// Logins under way, which run to their end.
     pub(crate) tasks: TaskTracker,
+    /// Places for logins. They are fewer than those for connections, so that slow logins leave room for the proxy's
+    /// questions.
+    pub(crate) login_places: Semaphore,
 }
 
 /// An issuer that can be asked.
@@ -123,6 +130,7 @@ impl Gate {
             metrics: Metrics::new(&config.issuers),
             log_limit: LogLimit::default(),
             tasks: TaskTracker::new(),
+            login_places: Semaphore::new(MAX_LOGINS),
             issuers,
             tracker,
             base,

@@ -40,5 +40,5 @@ pub use config::{Config, ConfigError, IssuerConfig, ReverseProxy};
 pub use gate::{Gate, OpenError};
 pub use request_path::{RequestPath, UnclearPath};
 pub use rules::{Pattern, PatternError, Rule};
-pub use serve::{BoundGate, GRACE};
+pub use serve::BoundGate;
 pub use sessions::{Ended, Session, SessionError, Sessions, WhichSessions};

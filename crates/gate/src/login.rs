@@ -8,12 +8,15 @@
 //! | the same GET to load a page in advance, or by a link of another site | 401; no token is used up |
 //! | another method | 405; no token is used up |
 //! | too many logins from one address | 429 |
+//! | a body that does not arrive in time | 408 |
+//! | more logins at once than the gate has places for | 503 |
 //!
 //! No answer redirects, so there is no place that a request could name. Each login opens a new session, whatever cookies
 //! come along.
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
@@ -34,6 +37,9 @@ use crate::sessions::{NewSession, id_of};
 
 /// RFC 9110 section 11.6.1 wants a challenge with every 401. There is no credential to offer but a token.
 pub(crate) const CHALLENGE: HeaderValue = HeaderValue::from_static("LoginToken realm=\"launchpad-auth\"");
+
+/// How long the body of a login may take.
+pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What became of a login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,10 +159,20 @@ pub(crate) async fn answer(
             reject(&Rejected::unauthorized(sentence), Form::Text)
         }
         (&Method::GET, _) => gate.finish(place, token, peer, &headers, Form::Text).await,
-        (&Method::POST, true) => match Json::<LoginDocument>::from_request(request, &()).await {
-            Ok(Json(document)) => gate.finish(place, document.token, peer, &headers, Form::Json).await,
-            Err(rejection) => reject(&not_a_document(&rejection), Form::Json),
-        },
+        (&Method::POST, true) => {
+            let document = Json::<LoginDocument>::from_request(request, &());
+            match tokio::time::timeout(BODY_TIMEOUT, document).await {
+                Ok(Ok(Json(document))) => {
+                    gate.finish(place, document.token, peer, &headers, Form::Json).await
+                }
+                Ok(Err(rejection)) => reject(&not_a_document(&rejection), Form::Json),
+                Err(_) => {
+                    let sentence = "The token took too long to arrive. Send the request again.";
+                    let status = StatusCode::REQUEST_TIMEOUT;
+                    reject(&Rejected { status, sentence, retry_after: None }, Form::Json)
+                }
+            }
+        }
         // HEAD too: looking must not use a token up.
         (_, is_collection) => {
             let (allow, sentence) = if is_collection {

@@ -1,5 +1,7 @@
 //! Counts, for a scraper. Labels are names of the configuration and of this program, so their number is bounded.
 
+use std::collections::HashMap;
+
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -8,7 +10,6 @@ use prometheus_client::registry::Registry;
 
 use crate::config::IssuerConfig;
 use crate::login::LoginOutcome;
-use crate::sessions::Session;
 
 type IssuerLabel = [(&'static str, String); 1];
 type LoginLabels = [(&'static str, String); 2];
@@ -57,13 +58,12 @@ impl Metrics {
     }
 
     /// The text; sessions are left out if they cannot be read.
-    pub(crate) fn text(&self, open: Option<&[Session]>) -> String {
+    pub(crate) fn text(&self, open: Option<&HashMap<String, i64>>) -> String {
         self.sessions.clear();
         if let Some(open) = open {
             for issuer in &self.issuers {
-                let count = open.iter().filter(|session| session.issuer == *issuer).count();
                 let gauge = self.sessions.get_or_create(&[("issuer", issuer.clone())]);
-                gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+                gauge.set(open.get(issuer).copied().unwrap_or_default());
             }
         }
         let mut text = String::new();

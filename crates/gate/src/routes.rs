@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::extract::{DefaultBodyLimit, Extension, Request, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, REFERRER_POLICY, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
@@ -37,20 +37,34 @@ pub(crate) fn routes(gate: Arc<Gate>) -> Router {
         .route(METRICS, get(metrics))
         .route(HEALTH, get(health))
         // The paths of the issuers are settings.
-        .fallback(login::answer)
+        .fallback(login)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(gate)
 }
 
+/// The page's address has the token in it, and must not be sent on as the `Referer` of another page.
+async fn login(State(gate): State<Arc<Gate>>, peer: Extension<Peer>, request: Request) -> Response {
+    let mut response = if let Ok(_place) = gate.login_places.try_acquire() {
+        login::answer(State(Arc::clone(&gate)), peer, request).await
+    } else {
+        gate.log_limit.warn("full", gate.clock.now(), &"refused a login: too many are under way");
+        let mut full = text(StatusCode::SERVICE_UNAVAILABLE, "Too many logins are under way. Try again.");
+        full.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        full
+    };
+    response.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    response
+}
+
 async fn metrics(State(gate): State<Arc<Gate>>) -> Response {
-    let open = gate.sessions.list(gate.clock.now()).await.ok();
-    let text = gate.metrics.text(open.as_deref());
+    let open = gate.sessions.counts(gate.clock.now()).await.ok();
+    let text = gate.metrics.text(open.as_ref());
     let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     ([(CONTENT_TYPE, kind)], text).into_response()
 }
 
 async fn health(State(gate): State<Arc<Gate>>) -> Response {
-    match gate.sessions.list(gate.clock.now()).await {
+    match gate.sessions.counts(gate.clock.now()).await {
         Ok(_) => text(StatusCode::OK, "The gate works."),
         Err(error) => {
             gate.log_limit.warn("unhealthy", gate.clock.now(), &error);

@@ -62,8 +62,7 @@ impl Rule {
 
     /// Whether it allows this method on what stands below the base URL.
     pub fn allows(&self, method: &str, below: &[String]) -> bool {
-        let method = if method == "HEAD" { "GET" } else { method };
-        self.methods.iter().any(|allowed| allowed.0 == method || (allowed.0 == "HEAD" && method == "GET"))
+        self.methods.iter().any(|allowed| allowed.0 == method || (allowed.0 == "GET" && method == "HEAD"))
             && self.paths.iter().any(|pattern| pattern.matches(below))
     }
 }
@@ -244,6 +243,9 @@ mod tests {
         }
         let path = RequestPath::parse("/tracker/issue1").unwrap();
         assert!(!allow(&[], "GET", &path, &base));
+        let only_head = [rule(&["HEAD"], &["/**"])];
+        assert!(allow(&only_head, "HEAD", &path, &base));
+        assert!(!allow(&only_head, "GET", &path, &base));
     }
 
     /// The plain definition of `*`, to compare with.

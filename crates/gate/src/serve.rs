@@ -18,16 +18,15 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use crate::config::IssuerConfig;
 use crate::gate::Gate;
+use crate::login::BODY_TIMEOUT;
 use crate::routes::{Peer, routes};
-
-/// How long requests under way may take when the gate stops. The issuer may be asked twice meanwhile.
-pub const GRACE: Duration = Duration::from_secs(10);
 
 /// How long a client may take to send a request's head, or to send nothing on a connection that is kept alive.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a request's body may take, and its answer. Longer than an issuer may take that is asked twice.
+/// How long a request may take, with its answer. Longer than any login.
 const REQUEST_TIMEOUT: Duration = Duration::from_mins(4);
 
 /// The most bytes of a request's head; nginx and Caddy pass on 32 KiB at most by default.
@@ -38,6 +37,12 @@ const MAX_CONNECTIONS: usize = 1024;
 
 /// How long to wait when no connection can be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long requests under way may take when the gate stops: as long as the longest login, of which a verifier's call takes
+/// three times its timeout at most.
+fn grace(issuers: &[IssuerConfig]) -> Duration {
+    BODY_TIMEOUT + issuers.iter().map(|issuer| issuer.timeout * 3).max().unwrap_or_default()
+}
 
 /// A gate that listens, and does not answer yet.
 #[derive(Debug)]
@@ -98,10 +103,11 @@ impl BoundGate {
             connections.wait().await;
             self.gate.tasks.wait().await;
         };
-        if tokio::time::timeout(GRACE, done).await.is_err() {
+        let grace = grace(&self.gate.config.issuers);
+        if tokio::time::timeout(grace, done).await.is_err() {
             tracing::warn!(
                 "some requests were still under way after {} seconds and were cut off",
-                GRACE.as_secs()
+                grace.as_secs()
             );
         }
     }
@@ -148,4 +154,28 @@ async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, mut stop: wa
 /// Waits until the gate is to stop, or is gone.
 async fn stopping(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Config;
+
+    #[test]
+    fn stopping_waits_for_the_longest_login() {
+        let issuer = |name: &str, timeout: &str| {
+            format!(
+                "[[issuer]]\nname = \"{name}\"\nurl = \"https://{name}.example.org\"\nuser = \"{name}\"\n\
+                 login_path = \"/{name}\"\nallow = [{{ methods = [\"GET\"], paths = [\"/**\"] }}]\ntimeout = \"{timeout}\"\n"
+            )
+        };
+        let config = Config::parse(&format!(
+            "base_url = \"https://bugs.example.org/\"\ndata_dir = \"gate\"\nproxy = \"nginx\"\n{}{}",
+            issuer("one", "60s"),
+            issuer("two", "1s")
+        ));
+        let longest = grace(&config.unwrap().issuers);
+        assert_eq!(longest, Duration::from_secs(190));
+        assert!(longest < REQUEST_TIMEOUT);
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! The file is asked at each request, so a session that was ended is over at once, whoever ended it, and in every gate.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -201,6 +202,17 @@ impl Sessions {
                      WHERE ends > ?1 ORDER BY number DESC",
                 )?
                 .query_map([to_millis(now)], read)?
+                .collect()
+        })
+        .await
+    }
+
+    /// How many sessions of each issuer have not ended.
+    pub(crate) async fn counts(&self, now: Timestamp) -> Result<HashMap<String, i64>, SessionError> {
+        self.call(move |connection| {
+            connection
+                .prepare("SELECT issuer, count(*) FROM sessions WHERE ends > ?1 GROUP BY issuer")?
+                .query_map([to_millis(now)], |row| Ok((row.get(0)?, row.get(1)?)))?
                 .collect()
         })
         .await

@@ -313,6 +313,67 @@ async fn login_runs_to_its_end_when_the_caller_is_gone_and_when_the_gate_stops()
 }
 
 #[tokio::test]
+async fn slow_logins_leave_room_for_the_proxy() {
+    let issuer = Issuer::start().await;
+    let gate = Running::start("logins_per_minute = 0", &issuer.table("one", "timeout = \"60s\"")).await;
+    let cookie = gate.log_in("/bugs/one/good").await.cookie().unwrap();
+    issuer.let_go.forget_permits(1000);
+    issuer.waiting.acquire().await.unwrap().forget();
+    let mut slow = Vec::new();
+    for place in 0..128 {
+        slow.push(gate.send("GET", &format!("/bugs/one/good{place}"), &[], "").await);
+    }
+    issuer.waiting.acquire_many(128).await.unwrap().forget();
+    let answer = gate.log_in("/bugs/one/more").await;
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")));
+    assert_eq!(gate.check(&cookie, "GET", "/bugs/one/1").await, allowed("one-user"));
+    issuer.let_go.add_permits(1000);
+    for stream in slow {
+        assert_eq!(read(stream).await.status, 200);
+    }
+    assert_eq!(gate.log_in("/bugs/one/good").await.status, 401, "there is room again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn login_whose_body_never_comes_times_out() {
+    let issuer = Issuer::start().await;
+    let gate = Running::start("", &issuer.table("one", "")).await;
+    let head = "POST /bugs/one HTTP/1.1\r\nHost: bugs.example.org\r\nConnection: close\r\n\
+                Content-Type: application/json\r\nContent-Length: 20\r\n\r\n";
+    let began = tokio::time::Instant::now();
+    let mut stream = TcpStream::connect(gate.address).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    assert_eq!(read(stream).await.status, 408);
+    assert_eq!(began.elapsed().as_secs(), 10);
+}
+
+#[tokio::test]
+async fn websocket_of_another_site_is_forbidden() {
+    let issuer = Issuer::start().await;
+    let gate = Running::start("", &issuer.table("one", "")).await;
+    let answer = gate.log_in("/bugs/one/good").await;
+    assert_eq!(answer.header("referrer-policy"), Some("no-referrer"));
+    let cookie = answer.cookie().unwrap();
+    let own = "https://bugs.example.org";
+    let other = "https://evil.example.org";
+    for (name, value, origin, expected) in [
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==", own, 204),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==", other, 403),
+        ("Upgrade", "websocket", other, 403),
+        ("X-Other", "", other, 204),
+    ] {
+        let headers = [
+            ("X-Original-URI", "/bugs/one/1"),
+            ("X-Original-Method", "GET"),
+            ("Cookie", &cookie),
+            ("Origin", origin),
+            (name, value),
+        ];
+        assert_eq!(gate.ask("GET", "/auth", &headers, "").await.status, expected, "{name} {origin}");
+    }
+}
+
+#[tokio::test]
 async fn gate_that_cannot_read_its_sessions_lets_nobody_through() {
     let issuer = Issuer::start().await;
     let gate = Running::start("anonymous = true", &issuer.table("one", "")).await;
