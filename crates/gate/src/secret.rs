@@ -1,13 +1,13 @@
 //! The secret that signs the session cookies: made once, and shared by all gates on one data directory.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use cookie::Key;
 use countersign_core::Entropy;
-use countersign_server::exposure_of;
+use countersign_server::exposure_of_open;
 use data_encoding::HEXLOWER_PERMISSIVE;
 use zeroize::Zeroizing;
 
@@ -54,8 +54,7 @@ pub(crate) fn make_directory(path: &Path) -> Result<(), SecretError> {
 /// Makes an empty file for its owner only, unless there is one. Others must not be able to change it.
 pub(crate) fn make_private_file(path: &Path) -> Result<(), SecretError> {
     let made = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
-    made.map_err(files(path))?;
-    check_exposure(path)
+    check_exposure(path, &made.map_err(files(path))?)
 }
 
 /// Reads the secret, or makes it.
@@ -63,8 +62,10 @@ pub(crate) fn read_or_make(path: &Path, entropy: &dyn Entropy) -> Result<Key, Se
     if !path.exists() {
         make(path, entropy)?;
     }
-    check_exposure(path)?;
-    let text = Zeroizing::new(fs::read_to_string(path).map_err(files(path))?);
+    let mut file = File::open(path).map_err(files(path))?;
+    check_exposure(path, &file)?;
+    let mut text = Zeroizing::new(String::new());
+    file.read_to_string(&mut text).map_err(files(path))?;
     let bytes = HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes()).map(Zeroizing::new).ok();
     let bytes = bytes.filter(|bytes| bytes.len() == BYTES);
     let bytes = bytes.ok_or_else(|| SecretError::Malformed(path.to_owned()))?;
@@ -93,9 +94,9 @@ fn make(path: &Path, entropy: &dyn Entropy) -> Result<(), SecretError> {
     made.map_err(files(path))
 }
 
-fn check_exposure(path: &Path) -> Result<(), SecretError> {
-    let user = rustix::process::geteuid().as_raw();
-    match exposure_of(path, user).map_err(files(path))? {
+fn check_exposure(path: &Path, file: &File) -> Result<(), SecretError> {
+    let exposure = file.metadata().and_then(|metadata| exposure_of_open(file, &metadata));
+    match exposure.map_err(files(path))? {
         None => Ok(()),
         Some(exposure) => Err(SecretError::Exposed {
             path: path.to_owned(),

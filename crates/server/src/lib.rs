@@ -73,7 +73,7 @@ pub use private::server::{
 };
 pub use problem::PROBLEMS;
 pub use proxies::{ForwardedHeader, TrustedProxies};
-pub use secret::{Exposure, SecretFile, exposure_of};
+pub use secret::{Exposure, SecretFile, exposure_of, exposure_of_open};
 pub use server::{ListenerConfig, Server, StartError};
 pub use tasks::Tasks;
 pub use tls::{Tls, TlsError, TlsFiles};

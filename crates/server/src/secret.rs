@@ -141,8 +141,12 @@ pub fn exposure_of(path: &Path, user: u32) -> io::Result<Option<Exposure>> {
     Ok(judge(FileMode::of(&metadata), &list, is_read_only(rustix::fs::statvfs(path)), user))
 }
 
-/// The same of an open file that this process, as the server, has a secret from.
-pub(crate) fn exposure_of_open(file: &File, metadata: &Metadata) -> io::Result<Option<Exposure>> {
+/// The same of an open file that this process has a secret from: what is judged is what is read.
+///
+/// # Errors
+///
+/// If it cannot be looked at.
+pub fn exposure_of_open(file: &File, metadata: &Metadata) -> io::Result<Option<Exposure>> {
     let is_read_only = is_read_only(rustix::fs::fstatvfs(file));
     Ok(judge(FileMode::of(metadata), &access_list(file)?, is_read_only, geteuid().as_raw()))
 }
