@@ -87,6 +87,10 @@ pub struct EventsRequest {
     pub peer: Option<String>,
     /// With this text in them.
     pub text: Option<String>,
+    /// With a token that is bound to this tracker; `unbound` for none.
+    pub tracker: Option<String>,
+    /// Of this caller; `default` for the one without a name.
+    pub caller: Option<String>,
     /// How many at most.
     pub limit: Option<usize>,
     /// What the page before this one had as its `next`.
@@ -101,7 +105,13 @@ impl EventsRequest {
             query.append_pair("kind", &self.kinds.join(","));
         }
         let limit = self.limit.map(|limit| limit.to_string());
-        let always = [("id", &self.id), ("peer", &self.peer), ("text", &self.text)];
+        let always = [
+            ("id", &self.id),
+            ("peer", &self.peer),
+            ("text", &self.text),
+            ("tracker", &self.tracker),
+            ("caller", &self.caller),
+        ];
         let in_a_list =
             [("since", &self.since), ("until", &self.until), ("limit", &limit), ("after", &self.after)];
         for (name, value) in always.into_iter().chain(in_a_list.into_iter().filter(|_| listed)) {
@@ -270,6 +280,15 @@ impl PrivateApi {
     pub async fn events(&self, request: &EventsRequest) -> Result<Value, ClientError> {
         let query = request.query(true);
         self.call_with(Method::GET, &["v1", "events"], Some(&query), None, "events").await
+    }
+
+    /// Sums up what one server did for each `tracker` or each `caller` in a range: `1h`, `6h`, `24h` or `7d`.
+    pub async fn summary(&self, by: &str, range: &str) -> Result<Value, ClientError> {
+        let query = form_urlencoded::Serializer::new(String::new())
+            .append_pair("by", by)
+            .append_pair("range", range)
+            .finish();
+        self.call_with(Method::GET, &["v1", "summary"], Some(&query), None, "rows").await
     }
 
     /// Follows the events of the request's kinds as they happen, from now on.

@@ -3,6 +3,7 @@
 //! An event names a token by its id, never by its text. What strangers send along (a user agent, an audience) is
 //! bounded and cleaned before it is kept.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -369,6 +370,18 @@ pub trait EventStore: Send + Sync + fmt::Debug {
         Ok(())
     }
 
+    /// What [`keep_activity`](Self::keep_activity) has kept: texts by name.
+    async fn activity(&self) -> Result<Vec<(String, String)>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    /// Keeps texts about what happened lately for the next server, each in the place of the one with the same name; `None` removes
+    /// it. The caller sees to it that there are not too many.
+    async fn keep_activity(&self, changed: &BTreeMap<String, Option<String>>) -> Result<(), StoreError> {
+        let _ = changed;
+        Ok(())
+    }
+
     /// Waits for what is under way and closes. Later calls fail with [`StoreError::Unavailable`].
     async fn close_events(&self);
 }
@@ -444,6 +457,10 @@ pub struct EventQuery {
     /// Only what has this text, in ASCII without regard to case, in a tracker's URL, a user agent, or the name of a
     /// caller or a key.
     pub text: Option<String>,
+    /// Only what was done with tokens that are bound to this tracker.
+    pub tracker: Option<NameFilter>,
+    /// Only what has this caller.
+    pub caller: Option<NameFilter>,
     /// Only what comes after this one in the list, which begins with the newest.
     pub after: Option<EventCursor>,
     /// So many at most.
@@ -460,6 +477,8 @@ impl EventQuery {
             name: None,
             peer: None,
             text: None,
+            tracker: None,
+            caller: None,
             after: None,
             limit,
         }
@@ -479,7 +498,30 @@ impl EventQuery {
             && self.name.is_none_or(|name| name.is_of(event))
             && self.peer.is_none_or(|peer| event.peer == Some(peer))
             && self.text.as_ref().is_none_or(|text| event.contains(text))
+            && self.tracker.as_ref().is_none_or(|tracker| tracker.is(event.audience.as_deref(), event))
+            && self
+                .caller
+                .as_ref()
+                .is_none_or(|caller| caller.is(event.caller.as_ref().map(CallerName::as_str), event))
             && self.after.is_none_or(|after| cursor < after)
+    }
+}
+
+/// Which tracker, or which caller, an event is to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NameFilter {
+    /// This one: a tracker's base URL in normal form, or a caller's name.
+    Named(String),
+    /// None, with a token: one that is not bound, or that the caller without a name got.
+    Nameless,
+}
+
+impl NameFilter {
+    fn is(&self, name: Option<&str>, event: &Event) -> bool {
+        match self {
+            Self::Named(wanted) => name == Some(wanted),
+            Self::Nameless => name.is_none() && event.token.is_some(),
+        }
     }
 }
 

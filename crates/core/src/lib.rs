@@ -42,7 +42,7 @@ pub use clock::{Clock, ManualClock, SystemClock, after, before, from_millis, to_
 pub use entropy::{Entropy, EntropyError, OsEntropy, SequenceEntropy};
 pub use event::{
     Event, EventCursor, EventId, EventKind, EventName, EventQuery, EventStore, FirstUse, KindFilter, Known,
-    MAX_KEPT, MAX_KEPT_ISSUED, MAX_NOTE_CHARS, Note, Reason, RequestId, kept_of,
+    MAX_KEPT, MAX_KEPT_ISSUED, MAX_NOTE_CHARS, NameFilter, Note, Reason, RequestId, kept_of,
 };
 pub use key_ring::{
     InvalidKeyId, Key, KeyChange, KeyId, KeyRing, KeyRingError, MAX_KEYS, MAX_REVOKED, SETTLING,

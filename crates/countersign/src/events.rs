@@ -1,4 +1,4 @@
-//! `countersign events`: what happened, and what happens.
+//! `countersign events`: what happened, what happens, and how often to whom.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use countersign_core::{Clock, EventName, KindFilter, SystemClock, before};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use crate::output::{Failure, member, print};
+use crate::output::{Failure, member, print, print_json};
 use crate::remote::ServerArgs;
 use crate::settings::parse_duration;
 
@@ -20,7 +20,14 @@ Kinds: issued, consumed, refused, revoked, replay, relay, key-rotated, key-revok
 
 The oldest event comes first. Events name tokens by their ids, which `countersign token show` prints. A redemption \
 comes from its record, with the time and the address. Issued tokens are kept as events only if the server's setting \
-record_issued is on. --follow prints every event of that server from then on, issued tokens included, until Ctrl-C.";
+record_issued is on. --follow prints every event of that server from then on, issued tokens included, until Ctrl-C.
+
+--by tracker and --by caller print a table in place of events: of each tracker or caller the last good handshake, and of the last hour \
+(or --since 6h, 24h, 7d) tokens issued, handshakes by how they were answered, and how long half of them and 99 of 100 took. The table \
+is what the server at --server did; others on the same store have tables of their own.";
+
+/// How far back a table can go: the server's words for it, and how many hours each is.
+const RANGES: [(&str, i64); 4] = [("1h", 1), ("6h", 6), ("24h", 24), ("7d", 7 * 24)];
 
 /// The most events that the private API gives at once.
 const PAGE: usize = 1000;
@@ -30,8 +37,11 @@ pub(crate) struct EventsCommand {
     /// Wait for new events and print each, until Ctrl-C
     #[arg(long)]
     follow: bool,
-    /// Only events of this last period, such as 90s, 5m or 24h
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    /// Print a table of the trackers that tokens are bound to, or of the callers that got them
+    #[arg(long, value_name = "WHOM", conflicts_with_all = ["follow", "until", "id", "peer", "text", "tracker", "caller", "kind", "limit"])]
+    by: Option<By>,
+    /// Only events of this last period, such as 90s, 5m, 24h or 7d
+    #[arg(long, value_name = "DURATION", value_parser = parse_period)]
     since: Option<SignedDuration>,
     /// Only events older than this, such as 90s, 5m or 24h
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, conflicts_with = "follow")]
@@ -45,17 +55,47 @@ pub(crate) struct EventsCommand {
     /// Only events with this text in a tracker's URL, a user agent or the name of a key
     #[arg(long, value_name = "TEXT")]
     text: Option<String>,
+    /// Only events about tokens that are bound to this tracker; `unbound` for those that are bound to none
+    #[arg(long, value_name = "URL")]
+    tracker: Option<String>,
+    /// Only events of this caller of the private API; `default` for the one without a name
+    #[arg(long, value_name = "NAME")]
+    caller: Option<String>,
     /// Only these kinds, separated by commas
     #[arg(long, value_name = "KINDS", value_delimiter = ',', value_parser = parse_kind)]
     kind: Vec<KindFilter>,
     /// Print at most this many, the newest; 0 for all
     #[arg(long, value_name = "NUMBER", default_value_t = 100)]
     limit: usize,
-    /// Print each event as one line of JSON
+    /// Print each event as one line of JSON, or the table as one document
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     server: ServerArgs,
+}
+
+/// By what a table is.
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum By {
+    Tracker,
+    Caller,
+}
+
+impl By {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Tracker => "tracker",
+            Self::Caller => "caller",
+        }
+    }
+}
+
+/// Reads a duration, and also days, as the tables' ranges have them.
+fn parse_period(text: &str) -> Result<SignedDuration, &'static str> {
+    match text.strip_suffix('d').map(str::parse::<u32>) {
+        Some(Ok(days)) => Ok(SignedDuration::from_hours(24 * i64::from(days))),
+        _ => parse_duration(text),
+    }
 }
 
 fn parse_kind(label: &str) -> Result<KindFilter, String> {
@@ -94,7 +134,20 @@ fn ago(duration: Option<SignedDuration>, flag: &str) -> Result<Option<String>, F
     Ok(Some(before(SystemClock.now(), duration).to_string()))
 }
 
+/// Checks a tracker for the same reason.
+fn checked_tracker(tracker: Option<&String>) -> Result<Option<String>, Failure> {
+    if tracker.is_some_and(|tracker| seems_to_have_token(tracker)) {
+        return Err(Failure::usage(
+            "--tracker has a token in it; it takes the base URL of a tracker, or `unbound`",
+        ));
+    }
+    Ok(tracker.cloned())
+}
+
 pub(crate) async fn run(command: EventsCommand) -> Result<(), Failure> {
+    if let Some(by) = command.by {
+        return sum_up(by, &command).await;
+    }
     let request = EventsRequest {
         kinds: command.kind.iter().map(|kind| kind.label().to_owned()).collect(),
         since: ago(command.since, "--since")?,
@@ -102,6 +155,8 @@ pub(crate) async fn run(command: EventsCommand) -> Result<(), Failure> {
         id: checked_id(command.id.as_ref())?,
         peer: command.peer.map(|peer| peer.to_string()),
         text: checked_text(command.text.as_ref())?,
+        tracker: checked_tracker(command.tracker.as_ref())?,
+        caller: command.caller.clone(),
         ..EventsRequest::default()
     };
     let api = command.server.connect()?;
@@ -113,6 +168,91 @@ pub(crate) async fn run(command: EventsCommand) -> Result<(), Failure> {
         // Whoever follows ends it so.
         _ = tokio::signal::ctrl_c() => Ok(()),
     }
+}
+
+/// Prints what the server did for each tracker or caller.
+async fn sum_up(by: By, command: &EventsCommand) -> Result<(), Failure> {
+    let range = match command.since {
+        None => "1h",
+        Some(since) => RANGES
+            .iter()
+            .find(|(_, hours)| since == SignedDuration::from_hours(*hours))
+            .map(|(name, _)| *name)
+            .ok_or_else(|| Failure::usage("with --by, --since is one of 1h, 6h, 24h and 7d"))?,
+    };
+    let document = command.server.connect()?.summary(by.label(), range).await?;
+    if command.json { print_json(&document) } else { print(table(&document)) }
+}
+
+/// The columns of a table, each with the member that it shows.
+const COLUMNS: [(&str, &str); 9] = [
+    ("", "name"),
+    ("last good", "last_good"),
+    ("issued", "issued"),
+    ("good", "good"),
+    ("refused", "refused"),
+    ("replays", "replays"),
+    ("relays", "relays"),
+    ("p50", "p50_seconds"),
+    ("p99", "p99_seconds"),
+];
+
+/// A table for a person, with the reasons of refusals below each row that has some.
+fn table(document: &Value) -> String {
+    let rows = document.get("rows").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let head = COLUMNS.map(|(title, _)| title.to_owned());
+    let cells: Vec<_> = rows.iter().map(|row| COLUMNS.map(|(_, name)| cell(row, name))).collect();
+    let widths: Vec<usize> = (0..COLUMNS.len())
+        .map(|column| {
+            let of = |row: &[String; COLUMNS.len()]| row.get(column).map_or(0, |cell| cell.chars().count());
+            cells.iter().chain([&head]).map(of).max().unwrap_or(0)
+        })
+        .collect();
+    let line = |row: &[String; COLUMNS.len()]| {
+        let columns = row.iter().zip(&widths).enumerate().map(|(nth, (cell, width))| match nth {
+            0 | 1 => format!("{cell:width$}"),
+            _ => format!("{cell:>width$}"),
+        });
+        columns.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    let mut lines = vec![format!(
+        "{}, from {} to {}:",
+        member(document, "server"),
+        moment(&member(document, "since")),
+        moment(&member(document, "until"))
+    )];
+    lines.push(line(&head));
+    for (row, cells) in rows.iter().zip(&cells) {
+        lines.push(line(cells));
+        let reasons = row.get("reasons").and_then(Value::as_object).into_iter().flatten();
+        let mut facts: Vec<String> = reasons.map(|(reason, count)| format!("{reason} {count}")).collect();
+        if let Some(unanswered @ 1..) = row.get("unanswered").and_then(Value::as_u64) {
+            facts.push(format!("not answered {unanswered}"));
+        }
+        if !facts.is_empty() {
+            lines.push(format!("    {}", facts.join(", ")));
+        }
+    }
+    if rows.is_empty() {
+        lines.truncate(1);
+        lines.push("no token was issued, and there was no handshake".to_owned());
+    }
+    lines.join("\n")
+}
+
+fn cell(row: &Value, name: &str) -> String {
+    match (name, row.get(name)) {
+        ("last_good", Some(_)) => moment(&member(row, name)),
+        ("p50_seconds" | "p99_seconds", Some(seconds)) => {
+            seconds.as_f64().map_or("-".to_owned(), |seconds| format!("{:.1} ms", 1000.0 * seconds))
+        }
+        _ => member(row, name),
+    }
+}
+
+/// A moment to the second.
+fn moment(text: &str) -> String {
+    text.parse().map_or(text.to_owned(), |at: Timestamp| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
 async fn follow(api: &PrivateApi, request: EventsRequest, command: &EventsCommand) -> Result<(), Failure> {
@@ -215,6 +355,38 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn table_has_a_row_for_each_and_the_reasons_below() {
+        let document = json!({
+            "by": "tracker", "range": "1h", "since": "2026-01-31T11:00:00Z", "until": "2026-01-31T12:00:00.5Z",
+            "server": "this server",
+            "rows": [
+                {
+                    "name": "https://trac.example.org/", "last_good": "2026-01-31T11:59:03.7Z", "issued": 12, "good": 9,
+                    "refused": 3, "reasons": { "expired": 2, "fenced": 1 }, "replays": 1, "relays": 0, "unanswered": 0,
+                    "p50_seconds": 0.00128, "p99_seconds": 0.0512,
+                },
+                {
+                    "name": "unattributed", "issued": 0, "good": 0, "refused": 0, "reasons": {}, "replays": 0, "relays": 0,
+                    "unanswered": 2,
+                },
+            ],
+        });
+        assert_eq!(
+            table(&document).lines().collect::<Vec<_>>(),
+            [
+                "this server, from 2026-01-31T11:00:00Z to 2026-01-31T12:00:00Z:",
+                "                           last good             issued  good  refused  replays  relays     p50      p99",
+                "https://trac.example.org/  2026-01-31T11:59:03Z      12     9        3        1       0  1.3 ms  51.2 ms",
+                "    expired 2, fenced 1",
+                "unattributed               -                          0     0        0        0       0       -        -",
+                "    not answered 2",
+            ]
+        );
+        let none = json!({ "rows": [], "server": "a", "since": "2026-01-31T11:00:00Z", "until": "2026-01-31T12:00:00Z" });
+        assert!(table(&none).ends_with("no token was issued, and there was no handshake"));
+    }
 
     #[test]
     fn an_event_is_a_line_with_what_matters_first() {

@@ -72,6 +72,15 @@ impl App {
         self.bearer.is_some() || self.callers.is_some()
     }
 
+    /// What this server is called among those on its store.
+    pub(crate) fn label(&self) -> String {
+        let me = self.tokens.node_id();
+        let node_list = self.tokens.node_list().filter(|_| self.tokens.store().is_shared());
+        let mine =
+            node_list.iter().flat_map(|list| &list.nodes).find(|seen| seen.live && Some(seen.node.id) == me);
+        mine.map_or("this server".to_owned(), |seen| seen.node.label())
+    }
+
     /// Puts the key file to use if it has changed, or `anyway`. A file that cannot be used changes nothing, and is
     /// complained about once.
     pub async fn reload_keys(self: &Arc<Self>, anyway: bool) {

@@ -29,7 +29,7 @@ pub(crate) struct Range {
 }
 
 impl Range {
-    const fn new(
+    pub(crate) const fn new(
         name: &'static str,
         text: &'static str,
         each: &'static str,
@@ -105,6 +105,45 @@ impl AddAssign for Handshakes {
     }
 }
 
+/// The slots of a range in which something happened, oldest first, each with its number since 1970.
+#[derive(Clone, Debug)]
+pub(crate) struct Ring<S>(VecDeque<(i64, S)>);
+
+impl<S: for<'a> AddAssign<&'a S>> Ring<S> {
+    /// Adds to the slot of this moment, and forgets what is older than the range.
+    pub(crate) fn add(&mut self, range: &Range, now: Timestamp, more: S) {
+        self.forget(range, now);
+        let this = range.slot(now);
+        match self.0.back_mut() {
+            Some((slot, sum)) if *slot == this => *sum += &more,
+            _ => self.0.push_back((this, more)),
+        }
+    }
+
+    /// Forgets what is older than the range, and what seems to lie ahead: it is from before the clock stepped back.
+    pub(crate) fn forget(&mut self, range: &Range, now: Timestamp) {
+        let this = range.slot(now);
+        self.0.retain(|(slot, _)| *slot <= this && this - slot < range.span());
+    }
+
+    /// What is kept, oldest first.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = &(i64, S)> {
+        self.0.iter()
+    }
+}
+
+impl<S> Default for Ring<S> {
+    fn default() -> Self {
+        Self(VecDeque::new())
+    }
+}
+
+impl<S> FromIterator<(i64, S)> for Ring<S> {
+    fn from_iter<I: IntoIterator<Item = (i64, S)>>(slots: I) -> Self {
+        Self(slots.into_iter().collect())
+    }
+}
+
 /// The last week.
 #[derive(Debug)]
 pub(crate) struct History {
@@ -116,15 +155,14 @@ pub(crate) struct History {
 struct HistoryState {
     /// What there had been at the last look.
     before: Slot,
-    /// For each range: oldest first, each with its number since 1970; slots without handshakes are left out.
-    ranges: [VecDeque<(i64, Slot)>; RANGES.len()],
+    ranges: [Ring<Slot>; RANGES.len()],
 }
 
 impl History {
     /// One that begins now.
     pub(crate) fn new(started: Timestamp) -> Self {
         // All the room at once: one that grows takes up to twice as much.
-        let ranges = RANGES.each_ref().map(|range| VecDeque::with_capacity(range.slots));
+        let ranges = RANGES.each_ref().map(|range| Ring(VecDeque::with_capacity(range.slots)));
         Self { started, kept: Mutex::new(HistoryState { before: Slot::default(), ranges }) }
     }
 
@@ -141,28 +179,23 @@ impl History {
             latencies: totals.latencies.since(&kept.before.latencies),
         };
         kept.before = *totals;
-        for (slots, range) in kept.ranges.iter_mut().zip(&RANGES) {
-            let this = range.slot(now);
-            // What seems to lie ahead is from before the clock stepped back.
-            slots.retain(|(slot, _)| *slot <= this && this - slot < range.span());
+        for (ring, range) in kept.ranges.iter_mut().zip(&RANGES) {
             if more.handshakes.all() == 0 {
-                continue;
-            }
-            match slots.back_mut() {
-                Some((slot, sum)) if *slot == this => *sum += &more,
-                _ => slots.push_back((this, more)),
+                ring.forget(range, now);
+            } else {
+                ring.add(range, now, more);
             }
         }
     }
 
     /// The slots of a range, oldest first, each with when it begins; the last one goes on.
     pub(crate) fn slots(&self, range: &'static Range, now: Timestamp) -> Vec<(Timestamp, Slot)> {
-        let first = range.slot(now) - range.span() + 1;
+        let first = range.first(now);
         let mut slots: Vec<_> =
             (first..=range.slot(now)).map(|slot| (range.begin(slot), Slot::default())).collect();
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(ring) = RANGES.iter().position(|known| known.name == range.name) else { return slots };
-        for (slot, sum) in kept.ranges.get(ring).into_iter().flatten() {
+        for (slot, sum) in kept.ranges.get(ring).into_iter().flat_map(Ring::slots) {
             let place = usize::try_from(slot - first).ok().and_then(|place| slots.get_mut(place));
             if let Some((_, place)) = place {
                 *place = *sum;
@@ -182,6 +215,21 @@ impl Range {
     /// The number of the slot with this moment in it.
     fn slot(&self, time: Timestamp) -> i64 {
         to_millis(time).div_euclid(self.minutes * MINUTE_MILLIS)
+    }
+
+    /// The number of the oldest slot that is kept at this moment.
+    fn first(&self, now: Timestamp) -> i64 {
+        self.slot(now) - self.span() + 1
+    }
+
+    /// How long a slot is, in minutes.
+    pub(crate) fn minutes(&self) -> i64 {
+        self.minutes
+    }
+
+    /// How far back it is known at this moment.
+    pub(crate) fn since(&self, now: Timestamp) -> Timestamp {
+        self.begin(self.first(now))
     }
 
     fn begin(&self, slot: i64) -> Timestamp {
@@ -265,7 +313,7 @@ mod tests {
             clock.advance(Duration::from_mins(1));
         }
         for (nth, range) in RANGES.iter().enumerate() {
-            assert!(history.kept.lock().unwrap().ranges[nth].len() <= range.slots, "{range:?}");
+            assert!(history.kept.lock().unwrap().ranges[nth].0.len() <= range.slots, "{range:?}");
             let slots = history.slots(range, clock.now());
             assert_eq!(slots.len(), range.slots);
             let per_slot = u64::try_from(range.minutes).unwrap();
@@ -284,8 +332,9 @@ mod tests {
             clock.advance(Duration::from_mins(1));
         }
         let kept = history.kept.lock().unwrap();
-        assert_eq!(kept.ranges.iter().map(VecDeque::len).sum::<usize>(), 312, "all are full");
-        let bytes = kept.ranges.iter().map(VecDeque::capacity).sum::<usize>() * size_of::<(i64, Slot)>();
+        assert_eq!(kept.ranges.iter().map(|ring| ring.0.len()).sum::<usize>(), 312, "all are full");
+        let bytes =
+            kept.ranges.iter().map(|ring| ring.0.capacity()).sum::<usize>() * size_of::<(i64, Slot)>();
         assert!(bytes <= 220_000, "docs/limits.md says 220 KB, not {bytes} bytes");
     }
 }

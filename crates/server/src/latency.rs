@@ -54,20 +54,38 @@ impl Latencies {
     }
 
     pub(crate) fn add(&mut self, more: &Self) {
-        self.0.iter_mut().zip(more.0).for_each(|(count, more)| *count += more);
+        self.0.iter_mut().zip(more.0).for_each(|(count, more)| *count = count.saturating_add(more));
+    }
+
+    /// The classes that have any, each with how many.
+    pub(crate) fn classes(&self) -> impl Iterator<Item = (usize, u64)> {
+        self.0.into_iter().enumerate().filter(|(_, count)| *count > 0)
     }
 
     /// Within what time so many of 100 were answered; `None`: there was none. It is the end of a class, so
     /// at most a quarter too long (64 µs are told as 80), but for times below 64 µs, which are all told as 80 too.
     pub(crate) fn percentile(&self, percent: u64) -> Option<Duration> {
-        let all: u64 = self.0.iter().sum();
-        let rank = u128::from(all) * u128::from(percent);
+        let all: u128 = self.0.iter().map(|&count| u128::from(count)).sum();
+        let rank = all * u128::from(percent);
         let mut below = 0_u128;
         let class = self.0.iter().position(|&count| {
             below += 100 * u128::from(count);
             below >= rank
         });
         class.filter(|_| all > 0).map(end)
+    }
+}
+
+impl FromIterator<(usize, u64)> for Latencies {
+    /// From its classes; those that there are none of are passed over.
+    fn from_iter<I: IntoIterator<Item = (usize, u64)>>(classes: I) -> Self {
+        let mut latencies = Self::default();
+        for (class, count) in classes {
+            if let Some(place) = latencies.0.get_mut(class) {
+                *place = count;
+            }
+        }
+        latencies
     }
 }
 

@@ -12,6 +12,7 @@
 //! - [`KeyFile`]: the key ring on disk.
 
 mod accept;
+mod activity;
 mod address;
 mod alarms;
 mod app;

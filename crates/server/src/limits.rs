@@ -1,5 +1,6 @@
 //! Every limit of the server in one place; `docs/limits.md` says what a client sees of each.
 
+pub use crate::activity::MAX_PARTIES;
 pub use crate::alarms::{ALARM_ATTEMPTS, ALARM_DELIVERIES, ALARM_PAUSE, ALARM_QUEUE, ALARM_TIMEOUT};
 pub use crate::bearer::MIN_SECRET_CHARS;
 pub use crate::callers::{MAX_CALLERS, MAX_FILE_BYTES as MAX_CALLERS_FILE_BYTES, MAX_SECRETS};

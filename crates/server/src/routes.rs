@@ -18,7 +18,7 @@ use crate::arrival::Arrival;
 use crate::callers::{Grant, NotAllowed, Scope};
 use crate::deadline::BodyDemand;
 use crate::private::page::{self, Page};
-use crate::private::{admin, events, guard, keys, openapi, server, tokens, xmlrpc};
+use crate::private::{admin, events, guard, keys, openapi, server, summary, tokens, xmlrpc};
 use crate::problem::{not_found, with_common_headers};
 use crate::{App, health, metrics, public};
 
@@ -204,6 +204,7 @@ pub fn private_routes() -> Vec<Route> {
         api(Admin, routes!(admin::fence_store)),
         api(Events, routes!(events::list)),
         api(Events, routes!(events::stream)),
+        api(Events, routes!(summary::summary)),
         plain("GET", "/openapi.json", Needs::Caller, get(openapi::show)),
         plain("GET", "/metrics", Needs::Scope(Events), get(metrics::metrics)),
         page("GET", "/", get(page::show)),

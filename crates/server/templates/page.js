@@ -41,13 +41,17 @@ function isHeld(place) {
 
 function put(place, html) {
   const focused = place.contains(document.activeElement) ? document.activeElement : null;
-  const all = () => [...place.querySelectorAll("a, summary")];
+  const all = () => [...place.querySelectorAll("a, summary, [tabindex]")];
   const nth = all().indexOf(focused);
+  const wide = () => [...place.querySelectorAll(".wide")];
+  const scrolled = wide().map((table) => table.scrollLeft);
   // The server has escaped all that strangers sent; and the page's policy lets nothing run that is not this file.
   place.innerHTML = html;
+  wide().forEach((table, nth) => { table.scrollLeft = scrolled[nth] ?? 0; });
   if (focused) {
-    const same = all().find((link) => link.getAttribute("href") === focused.getAttribute("href"));
-    (same ?? all()[nth])?.focus({ preventScroll: true });
+    const href = focused.getAttribute("href");
+    const same = href && all().find((link) => link.getAttribute("href") === href);
+    (same || all()[nth])?.focus({ preventScroll: true });
   }
 }
 

@@ -79,6 +79,7 @@ fn limits_of_the_page() -> Vec<(&'static str, String)> {
         ("viewers of the operators' page, with news coming in", number(limits::MAX_VIEWERS)),
         ("files of events that the operators' page sends at a time", number(limits::MAX_EXPORTS)),
         ("events in a file from the operators' page", number(limits::MAX_EXPORTED)),
+        ("trackers that are told apart, and as many callers", number(limits::MAX_PARTIES)),
         ("tokens that one question for redemptions looks at", number(usize::try_from(LOOKED_AT).unwrap())),
     ]
 }

@@ -181,3 +181,61 @@ fn a_store_of_events_that_cannot_be_used_stops_no_handshake() {
     assert_eq!((server.status(&token), server.status(&token)), (200, 401));
     server.stop();
 }
+
+#[test]
+fn trackers_and_callers_are_summed_up_also_after_a_restart() {
+    const TRAC: &str = "https://trac.example.org/";
+    let place = Place::new();
+    let secret = |name: &str, scope: &str| {
+        let new = ["callers", "new", name, "--file", "callers.toml", "--scope", scope];
+        place.write(&format!("{name}.secret"), &place.run(&new).out);
+        place.set_mode(&format!("{name}.secret"), 0o600);
+    };
+    secret("eu", "issue");
+    secret("ops", "events");
+    let serve = || place.serve_with(&["--callers-file", "callers.toml"], &[]);
+    let server = serve();
+    let eu = ["token", "new", "--audience", TRAC, "--private-bearer-file", "eu.secret"];
+    let token = server.print(&place, &eu);
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    let shown = |server: &Server| {
+        http::post(&server.handshake_url(&token), &form, "audience=https://trac.example.org").status
+    };
+    assert_eq!((shown(&server), shown(&server), server.redeem("cs1forged").status), (200, 401, 404));
+    let table = |server: &Server, more: &[&str]| {
+        server.print(&place, &[&["events", "--private-bearer-file", "ops.secret"], more].concat())
+    };
+    let before = table(&server, &["--by", "tracker"]);
+    let trac = |text: &str| -> Vec<String> {
+        let line = text.lines().find(|line| line.starts_with(TRAC)).unwrap_or_else(|| panic!("{text}"));
+        line.split_whitespace().map(str::to_owned).collect()
+    };
+    // Name, last good handshake, issued, good, refused, replays, relays.
+    assert_eq!(trac(&before)[2..7], ["1", "1", "0", "1", "0"], "{before}");
+    assert!(before.contains("\n    unknown 1"), "{before}");
+    server.stop();
+
+    let server = serve();
+    assert_eq!(trac(&table(&server, &["--by", "tracker"])), trac(&before), "it is kept over a restart");
+    assert_eq!(shown(&server), 401);
+    for (by, name) in [("tracker", TRAC), ("caller", "eu")] {
+        let json = table(&server, &["--by", by, "--since", "7d", "--json"]);
+        let document: Value = serde_json::from_str(&json).unwrap();
+        let row = document["rows"].as_array().unwrap().iter().find(|row| row["name"] == name).unwrap();
+        assert_eq!(
+            (&row["good"], &row["replays"], &row["issued"]),
+            (&1.into(), &2.into(), &1.into()),
+            "{json}"
+        );
+        let listed = table(&server, &["--kind", "replay", &format!("--{by}"), name]);
+        assert_eq!(listed.lines().count(), 2, "{listed}");
+        let others = if by == "tracker" { "unbound" } else { "default" };
+        assert_eq!(table(&server, &["--kind", "replay", &format!("--{by}"), others]), "");
+    }
+    let refused = |arguments: &[&str]| server.run(&place, &[&["events"], arguments].concat()).refused(2);
+    assert!(refused(&["--by", "tracker", "--since", "2h"]).contains("1h, 6h, 24h and 7d"));
+    refused(&["--by", "tracker", "--follow"]);
+    refused(&["--by", "peer"]);
+    let said = refused(&["--tracker", &format!("https://a.example/{token}")]);
+    assert!(said.contains("token in it") && !said.contains(&token[12..28]), "{said}");
+}

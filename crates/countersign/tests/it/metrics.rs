@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use countersign_testkit::until;
 use reqwest::Method;
 use serde_json::Value;
 
@@ -10,6 +11,8 @@ use crate::http;
 
 const ALERTS: &str = include_str!("../../../../contrib/prometheus/alerts.yml");
 const DASHBOARD: &str = include_str!("../../../../contrib/grafana/dashboard.json");
+const TRAC: &str = "https://trac.example.org/";
+const FORM: [(&str, &str); 1] = [("content-type", "application/x-www-form-urlencoded")];
 const PAGE: &str = include_str!("../../../../docs/operating.md");
 
 /// Every series with its labels as they are printed, and its value.
@@ -61,6 +64,10 @@ fn outcome(outcome: &str) -> String {
     format!("countersign_handshakes_total{{outcome=\"{outcome}\"}}")
 }
 
+fn of_tracker(tracker: &str, outcome: &str) -> String {
+    format!("countersign_tracker_handshakes_total{{tracker=\"{tracker}\",outcome=\"{outcome}\"}}")
+}
+
 #[test]
 fn what_happens_is_counted() {
     let place = Place::new();
@@ -74,9 +81,8 @@ fn what_happens_is_counted() {
     for _ in 0..2 {
         assert_eq!(http::post(&server.handshake_url(&second), &key, "").status, 200);
     }
-    let bound = server.print(&place, &["token", "new", "--audience", "https://trac.example.org/"]);
-    let form = [("content-type", "application/x-www-form-urlencoded")];
-    http::post(&server.handshake_url(&bound), &form, "audience=https://evil.example/");
+    let bound = server.print(&place, &["token", "new", "--audience", TRAC]);
+    http::post(&server.handshake_url(&bound), &FORM, "audience=https://evil.example/");
     for _ in 0..3 {
         server.redeem("cs1forged");
     }
@@ -89,6 +95,11 @@ fn what_happens_is_counted() {
         (outcome("audience-mismatch"), 1.0),
         (outcome("unknown"), 3.0),
         (outcome("busy"), 0.0),
+        (of_tracker(TRAC, "audience-mismatch"), 1.0),
+        (of_tracker(TRAC, "accepted"), 0.0),
+        (of_tracker("unbound", "accepted"), 2.0),
+        (of_tracker("unbound", "replay"), 1.0),
+        (format!("countersign_tracker_tokens_issued_total{{tracker=\"{TRAC}\"}}"), 1.0),
         ("countersign_handshakes_limited_total".to_owned(), 2.0),
         ("countersign_handshake_duration_seconds_count".to_owned(), 8.0),
         ("countersign_xmlrpc_duration_seconds_count".to_owned(), 2.0),
@@ -108,13 +119,20 @@ fn what_happens_is_counted() {
     assert!((batches("bucket{le=\"+Inf\"}") - batches("count")).abs() < 0.5, "{series:?}");
     assert!(series["process_resident_memory_bytes"] > 1e6 && series["process_open_fds"] > 5.0, "{series:?}");
     assert!(series["countersign_sealing_key_active_from_timestamp_seconds"] > 1.7e9);
-    assert!(series.len() < 100, "few series, and none for each address or token: {series:?}");
+    let fixed = series.keys().filter(|name| !name.starts_with("countersign_tracker_"));
+    assert!(fixed.count() < 100, "few series, and none for each address or token: {series:?}");
 }
 
 #[test]
 fn every_series_that_alerts_the_dashboard_and_the_page_name_exists() {
     let place = Place::new();
     let server = place.serve();
+    // A tracker has series from when something was done with its tokens.
+    let bound = server.print(&place, &["token", "new", "--audience", TRAC]);
+    assert_eq!(http::post(&server.handshake_url(&bound), &FORM, &format!("audience={TRAC}")).status, 200);
+    until("the handshake is looked at", || {
+        names(&series(&server)).contains("countersign_tracker_last_good_timestamp_seconds").then_some(())
+    });
     let series = series(&server);
     let known = names(&series);
     // The page calls a histogram by its name, and queries name its parts. (That all are explained is for the reference.)

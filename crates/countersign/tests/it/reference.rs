@@ -9,7 +9,9 @@ use std::fmt::Write;
 use countersign_core::{KindFilter, Reason};
 use countersign_server::PROBLEMS;
 use countersign_server::routes::{Needs, Route, private_routes, public_routes};
+use countersign_testkit::until;
 use expect_test::expect_file;
+use reqwest::Method;
 use serde_json::Value;
 
 use crate::fixture::Place;
@@ -145,8 +147,9 @@ fn metrics(text: &str, page: &mut String) {
         };
         let labels: BTreeSet<&str> = text
             .lines()
-            .filter_map(|line| line.strip_prefix(name)?.strip_prefix(end)?.strip_prefix('{')?.split_once('='))
-            .map(|(label, _)| label)
+            .filter_map(|line| line.strip_prefix(name)?.strip_prefix(end)?.strip_prefix('{')?.split_once('}'))
+            .flat_map(|(labels, _)| labels.split("\","))
+            .filter_map(|label| Some(label.split_once('=')?.0))
             .collect();
         let labels = labels.into_iter().collect::<Vec<_>>().join(", ");
         row(page, &[&format!("`{name}{end}`"), kind, helps[name].trim_end_matches('.'), &labels]);
@@ -224,8 +227,23 @@ fn exit_codes(place: &Place, page: &mut String) {
 #[test]
 fn the_reference_says_what_the_program_does() {
     let place = Place::new();
-    let server = place.serve();
-    let get = |path: &str| http::get(&format!("{}{path}", server.private)).text;
+    let new = ["callers", "new", "worker", "--file", "callers.toml", "--scope", "issue", "--scope", "events"];
+    let secret = format!("Bearer {}", place.run(&new).out.trim_end());
+    let server = place.serve_with(&["--callers-file", "callers.toml"], &[]);
+    let ask = |method, path: &str, body: &str| {
+        let headers = [("authorization", &*secret), ("content-type", "application/json")];
+        http::send(method, &format!("{}{path}", server.private), &headers, body)
+    };
+    let get = |path: &str| ask(Method::GET, path, "").text;
+    // Trackers and callers have series from when something was done with their tokens.
+    let token = ask(Method::POST, "/v1/tokens", r#"{"audience": "https://trac.example.org/"}"#).json();
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    let url = server.handshake_url(token["token_id"].as_str().unwrap());
+    assert_eq!(http::post(&url, &form, "audience=https://trac.example.org/").status, 200);
+    assert_eq!(ask(Method::GET, "/v1/keys", "").status, 403);
+    until("the handshake is looked at", || {
+        get("/metrics").contains("last_good_timestamp_seconds{").then_some(())
+    });
     let mut page = HEAD.to_owned();
     settings(&place, &mut page);
     routes(&serde_json::from_str(&get("/openapi.json")).unwrap(), &mut page);

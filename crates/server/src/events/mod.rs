@@ -26,11 +26,12 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tracing::field::display;
 
+use crate::activity::Activity;
 use crate::alarms::{Alarms, Webhook};
 use crate::caller::Caller;
 use crate::callers::{Grant, NotAllowed};
 use crate::history::{History, Slot};
-use crate::metrics::Counters;
+use crate::metrics::{Counters, HandshakeOutcome};
 use crate::traces;
 
 use self::throttle::EventThrottle;
@@ -82,6 +83,7 @@ pub struct Events {
     counts: Counts,
     tally: Counters,
     history: History,
+    activity: Activity,
     /// Why the last batch could not be written; `None` if it was.
     write_trouble: Mutex<Option<String>>,
     /// Whether the server stops.
@@ -163,7 +165,7 @@ impl Events {
         entropy: Arc<dyn Entropy>,
     ) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        let history = History::new(clock.now());
+        let (history, activity) = (History::new(clock.now()), Activity::new(clock.now()));
         Self {
             policy,
             store,
@@ -177,6 +179,7 @@ impl Events {
             counts: Counts::default(),
             tally: Counters::new(),
             history,
+            activity,
             write_trouble: Mutex::default(),
             ended: watch::Sender::new(false),
             known: Mutex::default(),
@@ -204,12 +207,19 @@ impl Events {
         if let Some(name) = caller.name() {
             self.tally.callers().issued(name);
         }
+        self.activity.issued(token);
         traces::happened("issued", Some(token.id()));
         if self.policy.record_issued || self.is_followed() {
             // Not when it is created by its date: after a fence that is a moment still to come.
             let now = self.clock.now();
             self.happened(now, EventKind::Issued, Some(token), caller, self.policy.record_issued);
         }
+    }
+
+    /// A handshake was answered, with this token if it was an authentic one.
+    pub(crate) fn answered(&self, token: Option<&LoginToken>, outcome: HandshakeOutcome<'_>, took: Duration) {
+        self.tally.handshake(outcome, took);
+        self.activity.handshake(token, outcome, took);
     }
 
     /// A token was redeemed, which is on record.
@@ -291,6 +301,7 @@ impl Events {
     pub(crate) async fn learn_known(&self) -> Result<(), StoreError> {
         let known = self.store.known().await?;
         *self.known() = known;
+        self.activity.restore(&self.store.activity().await?);
         Ok(())
     }
 
@@ -439,7 +450,14 @@ impl Events {
     /// Notes how many handshakes there have been by now.
     pub(crate) fn look_at_handshakes(&self) {
         let totals = Slot { handshakes: self.tally.handshakes(), latencies: self.tally.latencies() };
-        self.history.look(self.clock.now(), &totals);
+        let now = self.clock.now();
+        self.history.look(now, &totals);
+        self.activity.look(now);
+    }
+
+    /// What each tracker and each caller did lately.
+    pub(crate) fn activity(&self) -> &Activity {
+        &self.activity
     }
 
     /// How many handshakes there were in each minute.

@@ -1,5 +1,6 @@
 //! Writes events from the queue to the store, in batches.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -25,6 +26,9 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// How often it is looked whether there is something to sum up or to complain about.
 const ROUND: Duration = Duration::from_secs(5);
 
+/// How often it is kept what trackers and callers did: a crash loses no more than that.
+const KEEP: Duration = Duration::from_mins(1);
+
 /// How long a server that stops waits for its events to be written.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -44,6 +48,8 @@ impl Events {
             readers: Vec::new(),
             closing: None,
             lost_before: 0,
+            activity: BTreeMap::new(),
+            next_keep: Instant::now() + KEEP,
         }
         .run()
         .await;
@@ -90,6 +96,9 @@ struct Writer {
     closing: Option<oneshot::Sender<()>>,
     /// How many had been lost when that was last complained about.
     lost_before: u64,
+    /// What trackers and callers did, as far as it is not kept yet.
+    activity: BTreeMap<String, Option<String>>,
+    next_keep: Instant,
 }
 
 impl Writer {
@@ -108,6 +117,10 @@ impl Writer {
                 _ = rounds.tick() => {
                     self.sum_up(false);
                     self.complain(false);
+                    if Instant::now() >= self.next_keep {
+                        self.next_keep = Instant::now() + KEEP;
+                        self.keep_activity().await;
+                    }
                 }
             }
             self.write().await;
@@ -224,6 +237,21 @@ impl Writer {
         }
     }
 
+    /// Keeps what trackers and callers did for the next server. What cannot be written now is written the next time.
+    async fn keep_activity(&mut self) {
+        if !self.events.keeps() {
+            return;
+        }
+        self.activity.extend(self.events.activity().changed());
+        if self.activity.is_empty() {
+            return;
+        }
+        match self.events.store.keep_activity(&self.activity).await {
+            Ok(()) => self.activity.clear(),
+            Err(error) => tracing::debug!(%error, "what trackers and callers did cannot be kept now"),
+        }
+    }
+
     async fn finish(mut self) {
         self.sum_up(true);
         self.waiting.close();
@@ -233,6 +261,8 @@ impl Writer {
             self.write().await;
         }
         self.complain(true);
+        self.events.look_at_handshakes();
+        self.keep_activity().await;
         if let Some(written) = self.closing.take() {
             // An error means that nobody waits any more.
             let _ = written.send(());

@@ -15,7 +15,7 @@ use crate::callers::MAX_CALLERS;
 const OTHER: &str = "other";
 
 type OfCaller = [(&'static str, String); 1];
-type ByOutcome = [(&'static str, String); 2];
+type ByProblem = [(&'static str, String); 2];
 
 /// The counters with a caller's name as a label. Names come from the callers file and from authentic tokens, so that a stranger
 /// chooses none; over the years there may be many, and the number of series stays bounded.
@@ -23,8 +23,7 @@ type ByOutcome = [(&'static str, String); 2];
 pub(crate) struct CallerCounters {
     names: Mutex<BTreeSet<CallerName>>,
     issued: Family<OfCaller, Counter>,
-    handshakes: Family<ByOutcome, Counter>,
-    denied: Family<ByOutcome, Counter>,
+    denied: Family<ByProblem, Counter>,
 }
 
 impl CallerCounters {
@@ -33,11 +32,6 @@ impl CallerCounters {
             "countersign_caller_tokens_issued",
             "Tokens issued, by named caller",
             self.issued.clone(),
-        );
-        registry.register(
-            "countersign_caller_handshakes",
-            "Handshakes with tokens of named callers, by how they were answered",
-            self.handshakes.clone(),
         );
         registry.register(
             "countersign_caller_requests_denied",
@@ -49,12 +43,6 @@ impl CallerCounters {
     /// A token was issued for this caller.
     pub(crate) fn issued(&self, caller: &CallerName) {
         self.issued.get_or_create(&[("caller", self.label(caller))]).inc();
-    }
-
-    /// A handshake with a token of this caller was answered so.
-    pub(crate) fn handshake(&self, caller: &CallerName, outcome: &str) {
-        let labels = [("caller", self.label(caller)), ("outcome", outcome.to_owned())];
-        self.handshakes.get_or_create(&labels).inc();
     }
 
     /// This caller asked for what it may not have.

@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry;
 
 use crate::App;
 
-use super::{count, process};
+use super::{count, parties, process};
 
 /// Everything that is looked up and not counted.
 pub(super) fn registry(app: &App) -> Registry {
@@ -22,6 +22,7 @@ pub(super) fn registry(app: &App) -> Registry {
     standing.clock(app);
     standing.store(app);
     standing.events(app);
+    parties::register(&mut standing.0, app);
     standing.traces(app);
     standing.process();
     standing.0

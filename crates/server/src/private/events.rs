@@ -14,8 +14,9 @@ use axum::response::IntoResponse;
 use axum::response::sse::{self, KeepAlive, Sse};
 use countersign_core::seal::seems_to_have_token;
 use countersign_core::{
-    EndedToken, Ending, EndingQuery, Event, EventCursor, EventId, EventKind, EventName, EventQuery,
-    KindFilter, MAX_NOTE_CHARS, TokenId, from_millis, to_millis,
+    Audience, CallerName, DEFAULT_CALLER, EndedToken, Ending, EndingQuery, Event, EventCursor, EventId,
+    EventKind, EventName, EventQuery, KindFilter, MAX_NOTE_CHARS, NameFilter, TokenId, from_millis,
+    to_millis,
 };
 use futures_util::stream::unfold;
 use futures_util::{Stream, StreamExt};
@@ -204,6 +205,8 @@ pub(crate) struct Found {
         ("id" = Option<String>, Query, description = "only what has this id: that of the event, of its token or of its request"),
         ("peer" = Option<String>, Query, description = "only what this address asked for"),
         ("text" = Option<String>, Query, min_length = 1, max_length = 256, description = "only what has this text in a tracker's URL, a user agent, or the name of a caller or a key, without regard to case"),
+        ("tracker" = Option<String>, Query, description = "only what was done with tokens that are bound to this tracker, or to none (`unbound`); redemptions and revocations in a list have none"),
+        ("caller" = Option<String>, Query, description = "only what has this caller, or is about a token without one (`default`); redemptions and revocations in a list have none"),
         ("after" = Option<String>, Query, description = "go on after the page whose `next` this is"),
         ("limit" = Option<usize>, Query, minimum = 1, maximum = 1000, description = "how many at most, 100 when left out")
     ),
@@ -271,7 +274,7 @@ pub(crate) async fn find(app: &App, asked: &Asked) -> Result<Found, Problem> {
     Ok(Found { events, next })
 }
 
-/// Which of the ends of tokens' lives are asked for, if any. Their records have no texts and no request.
+/// Which of the ends of tokens' lives are asked for, if any. Their records have no texts, no tracker, no caller and no request.
 fn endings_of(Asked { events: query, below }: &Asked) -> Option<EndingQuery> {
     let (consumed, revoked) = (query.wants(KindFilter::Consumed), query.wants(KindFilter::Revoked));
     let id = match query.name {
@@ -279,7 +282,7 @@ fn endings_of(Asked { events: query, below }: &Asked) -> Option<EndingQuery> {
         Some(EventName::Id(id)) => Some(TokenId::from_bytes(*id.as_bytes())),
         None => None,
     };
-    if query.text.is_some() || !(consumed || revoked) {
+    if query.text.is_some() || query.tracker.is_some() || query.caller.is_some() || !(consumed || revoked) {
         return None;
     }
     let &EventQuery { since, until, peer, after, limit, .. } = query;
@@ -325,7 +328,9 @@ fn on_record(ended: EndedToken) -> Event {
         ("kind" = Option<String>, Query, description = "only these kinds, separated by commas"),
         ("id" = Option<String>, Query, description = "only what has this id: that of the event, of its token or of its request"),
         ("peer" = Option<String>, Query, description = "only what this address asked for"),
-        ("text" = Option<String>, Query, min_length = 1, max_length = 256, description = "only what has this text in a tracker's URL, a user agent, or the name of a caller or a key, without regard to case")
+        ("text" = Option<String>, Query, min_length = 1, max_length = 256, description = "only what has this text in a tracker's URL, a user agent, or the name of a caller or a key, without regard to case"),
+        ("tracker" = Option<String>, Query, description = "only what was done with tokens that are bound to this tracker, or to none (`unbound`); redemptions and revocations in a list have none"),
+        ("caller" = Option<String>, Query, description = "only what has this caller, or is about a token without one (`default`); redemptions and revocations in a list have none")
     ),
     responses(
         (status = 200, content_type = "text/event-stream", body = EventDocument),
@@ -450,6 +455,34 @@ pub(crate) fn read_query(text: &str, limit: usize) -> Result<Asked, Problem> {
                 }
                 query.text = Some(value.into_owned());
             }
+            "tracker" => {
+                // An address is no place for it.
+                if seems_to_have_token(&value) {
+                    return Err(wrong("tracker has a token in it; give the base URL of the tracker."));
+                }
+                query.tracker = Some(match &*value {
+                    "unbound" => NameFilter::Nameless,
+                    url => {
+                        let tracker = Audience::parse(url).map_err(|_| {
+                            wrong("tracker must be the base URL of a tracker, such as https://trac.example.org/, or unbound.")
+                        })?;
+                        NameFilter::Named(tracker.as_str().to_owned())
+                    }
+                });
+            }
+            "caller" => {
+                query.caller = Some(match &*value {
+                    DEFAULT_CALLER => NameFilter::Nameless,
+                    name => {
+                        let name: CallerName = name.parse().map_err(|_| {
+                            wrong(
+                                "caller must be the name of a caller, or default for the one without a name.",
+                            )
+                        })?;
+                        NameFilter::Named(name.to_string())
+                    }
+                });
+            }
             "after" => {
                 let place = Place::read(&value)
                     .ok_or_else(|| wrong("after must be what an answer has as its `next`."))?;
@@ -464,7 +497,9 @@ pub(crate) fn read_query(text: &str, limit: usize) -> Result<Asked, Problem> {
                     .ok_or_else(|| wrong(&format!("limit must be a number from 1 to {MAX_EVENTS}.")))?;
             }
             _ => {
-                return Err(wrong("The parameters are kind, since, until, id, peer, text, after and limit."));
+                return Err(wrong(
+                    "The parameters are kind, since, until, id, peer, text, tracker, caller, after and limit.",
+                ));
             }
         }
     }

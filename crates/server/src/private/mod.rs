@@ -1,7 +1,8 @@
 //! The private API: for the service that owns the server, and for its operators.
 //!
 //! XML-RPC (`xmlrpc`) and JSON (`tokens`) are two mouths of the same three operations of the domain; `admin`,
-//! `keys` and `server` have what operators need beyond them, `events` what happened, and `page` shows it to people. Everything passes `guard` first.
+//! `keys` and `server` have what operators need beyond them, `events` what
+//! happened, `summary` how often to whom, and `page` shows it to people. Everything passes `guard` first.
 
 pub(crate) mod admin;
 mod body;
@@ -11,6 +12,7 @@ pub(crate) mod keys;
 pub(crate) mod openapi;
 pub(crate) mod page;
 pub(crate) mod server;
+pub(crate) mod summary;
 pub(crate) mod tokens;
 pub(crate) mod xmlrpc;
 

@@ -76,7 +76,7 @@ pub(crate) async fn answer(app: &Arc<App>, text: String, arrival: &Arrival, requ
         return answered;
     }
     let error = store_hangs();
-    app.events.tally().handshake(HandshakeOutcome::Unanswered(&error), started.elapsed());
+    app.events.answered(None, HandshakeOutcome::Unanswered(&error), started.elapsed());
     tracing::debug!(%error, request = request.map(display), "a handshake could not be answered");
     answers.store_away(&error)
 }
@@ -99,12 +99,10 @@ impl Handshake {
         let answers = answer::ResponseWriter { app, json: *json };
         let peer = caller.peer;
         let redeemed = app.tokens.redeem(text, attempt, peer).await.map_err(|RedeemError(error)| error);
-        app.events.tally().handshake(outcome(&redeemed), started.elapsed());
+        let token = redeemed.as_ref().ok().and_then(|redemption| redemption.token.as_ref());
+        app.events.answered(token, outcome(&redeemed), started.elapsed());
         traces::note(|| KeyValue::new("countersign.outcome", outcome(&redeemed).label()));
-        if let Ok(Redemption { token: Some(token), .. }) = &redeemed {
-            if let Some(name) = token.issued_by() {
-                app.events.tally().callers().handshake(name, outcome(&redeemed).label());
-            }
+        if let Some(token) = token {
             traces::note(|| traces::about(token.id()));
         }
         match redeemed {

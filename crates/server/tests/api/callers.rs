@@ -92,6 +92,7 @@ fn each_route_has_the_scope_that_is_meant() {
             "POST /v1/store/fence: admin",
             "GET /v1/events: events",
             "GET /v1/events/stream: events",
+            "GET /v1/summary: events",
             "GET /openapi.json: any caller",
             "GET /metrics: events",
             "GET /: admin",

@@ -265,6 +265,7 @@ async fn the_openapi_document_is_the_code_s_own() {
             "/v1/store",
             "/v1/store/fence",
             "/v1/store/purge",
+            "/v1/summary",
             "/v1/tokens",
             "/v1/tokens/{token}",
         ]

@@ -20,4 +20,5 @@ mod nodes;
 mod page;
 mod shortcuts;
 mod store_away;
+mod summary;
 mod xmlrpc;

@@ -218,7 +218,7 @@ async fn charts_go_back_as_far_as_is_chosen() {
         assert!(page.contains(&format!("{handshakes} handshakes since 2026-0")), "{query}: {page}");
         assert!(page.contains("Half were answered within <strong>80 µs</strong> (p50)"), "{page}");
         assert_eq!(page.matches("<rect class=\"p99\"").count(), handshakes, "{query}");
-        assert_eq!(page.matches("aria-current=\"true\"").count(), 1);
+        assert_eq!(page.matches("aria-current=\"true\"").count(), 2, "at the tables and at the charts");
     }
     let week = page(&server, "/?range=7d&kind=replay").await;
     assert!(
@@ -226,6 +226,80 @@ async fn charts_go_back_as_far_as_is_chosen() {
         "the filter stays: {week}"
     );
     assert!(week.contains("type=\"hidden\" name=\"range\" value=\"7d\""), "so does the range: {week}");
+}
+
+/// The row of a tracker or a caller.
+fn row<'a>(page: &'a str, name: &str) -> &'a str {
+    let (_, rest) = page
+        .split_once(&format!("<tr><th scope=\"row\">{name}"))
+        .unwrap_or_else(|| panic!("no {name}: {page}"));
+    rest.split_once("</tr>").unwrap().0
+}
+
+#[tokio::test(start_paused = true)]
+async fn trackers_have_numbers_that_lead_to_their_events() {
+    let server = server();
+    let token = server.token_for(TRAC);
+    let shown = |token: &str| {
+        let body = Body::from(format!("audience={TRAC}"));
+        post(&handshake_path(token)).header("content-type", FORM).body(body).unwrap()
+    };
+    for _ in 0..3 {
+        server.public(shown(&token)).await;
+    }
+    let page_now = page(&server, "/").await;
+    let trac = row(&page_now, TRAC);
+    assert!(trac.contains("2026-01-31 12:00:00</time>"), "the last good one: {trac}");
+    let (_, rest) = trac.split_once("<td class=\"alarming\"><a href=\"").unwrap();
+    let link = rest.split_once("#events-title").unwrap().0.replace("&#38;", "&");
+    assert_eq!(link, "?kind=replay&tracker=https%3A%2F%2Ftrac.example.org%2F&since=2026-01-31T11%3A59%3A59");
+    assert!(rest.contains("aria-label=\"2 replays, https://trac.example.org/: see the events\""), "{rest}");
+    let there = page(&server, &format!("/{link}")).await;
+    assert_eq!(there.matches("<strong>replay</strong>").count(), 2, "{there}");
+    assert!(
+        there.contains("Filter: replay, since 2026-01-31T11:59:59, for https://trac.example.org/"),
+        "{there}"
+    );
+    assert!(
+        page_now.contains("Tokens for https://trac.example.org/ (2)."),
+        "the verdict says whose tokens: {page_now}"
+    );
+    assert!(!page_now.contains("Issued for default"), "{page_now}");
+    assert!(row(&page_now, "default").contains("the caller without a name"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn tracker_at_which_no_login_works_is_a_headline() {
+    let server = server();
+    let tokens: Vec<_> = (0..5).map(|_| server.token_for(TRAC)).collect();
+    for token in tokens {
+        server.handshake(&token).await;
+    }
+    let tried = page(&server, "/").await;
+    assert!(
+        tried.contains("<p class=\"headline\">No login at https://trac.example.org/ in the last hour: 5 handshakes refused</p>"),
+        "{tried}"
+    );
+    assert!(tried.contains("Set the base URL in its plugin"), "what to do: {tried}");
+    assert!(
+        tried.contains(
+            "?kind=refused&#38;tracker=https%3A%2F%2Ftrac.example.org%2F&#38;within=1h#events-title"
+        )
+    );
+    let token = server.token_for(TRAC);
+    let body = Body::from(format!("audience={TRAC}"));
+    server.public(post(&handshake_path(&token)).header("content-type", FORM).body(body).unwrap()).await;
+    assert!(page(&server, "/").await.contains("All is well"), "one login works");
+
+    let silent = "https://silent.example/";
+    for _ in 0..5 {
+        let issue = post("/v1/tokens").header("host", HOST).header("content-type", "application/json");
+        let body = Body::from(format!("{{\"audience\": \"{silent}\"}}"));
+        assert_eq!(server.private(issue.body(body).unwrap()).await.status, StatusCode::CREATED);
+    }
+    let asked = page(&server, "/").await;
+    let says = format!("No login at {silent} in the last hour: 5 tokens issued and none shown");
+    assert!(asked.contains(&says) && asked.contains("the tracker does not ask this server"), "{asked}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -660,7 +734,7 @@ async fn an_open_page_is_sent_what_changes_and_nothing_else() {
             }
         }
     };
-    for part in ["verdict", "counts", "chart", "minutes", "events", "keys", "store"] {
+    for part in ["verdict", "counts", "parties", "chart", "minutes", "events", "keys", "store"] {
         let sent = next().await;
         assert!(sent.starts_with(&format!("event: {part}\ndata: ")), "{sent}");
     }

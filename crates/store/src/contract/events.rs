@@ -1,12 +1,13 @@
 //! What every store of events has to do: the sentences of [`EventStore`]'s documentation as tests.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use countersign_core::{
     Entropy, Event, EventCursor, EventId, EventKind, EventName, EventQuery, EventStore, FirstUse, KindFilter,
-    Known, MAX_KEPT, Note, Reason, RequestId, SequenceEntropy, StoreError, TokenId, after,
+    Known, MAX_KEPT, NameFilter, Note, Reason, RequestId, SequenceEntropy, StoreError, TokenId, after,
 };
 use jiff::Timestamp;
 
@@ -35,6 +36,7 @@ macro_rules! event_contract_tests {
             old_events_are_forgotten,
             a_flood_of_one_kind_leaves_the_others,
             what_is_known_is_kept_beside_the_events,
+            activity_is_kept_by_name,
             a_closed_store_of_events_says_so,
         }
     };
@@ -200,12 +202,22 @@ pub async fn an_event_is_found_by_what_is_known_of_it(subject: &dyn EventSubject
     let at = after(beginning(), Duration::from_hours(1));
     // They need ids of their own.
     events.extend((0..5_000).map(|nth| event(after(at, Duration::from_millis(nth)), unknown(), &entropy)));
+    let mut unbound = event(after(at, Duration::from_hours(1)), unknown(), &entropy);
+    unbound.token = Some(TokenId::generate(at, &entropy).expect("a counter never runs dry"));
+    events.push(unbound.clone());
     let store = subject.open().await;
     store.append(&events).await.expect("the store answers");
     let named = |name: &str| EventQuery { name: EventName::read(name), ..everything() };
     let having = |text: &str| EventQuery { text: Some(text.to_owned()), ..everything() };
     let token = full.token.expect("it has one").to_string();
+    let of = |name: &str| Some(NameFilter::Named(name.to_owned()));
+    let audience = full.audience.clone().expect("it has one");
     for (query, found) in [
+        (EventQuery { tracker: of(&audience), ..everything() }, Some(&full)),
+        (EventQuery { tracker: of(&audience[..audience.len() - 1]), ..everything() }, None),
+        (EventQuery { caller: of("worker-eu"), ..everything() }, Some(&full)),
+        (EventQuery { caller: of("worker"), ..everything() }, None),
+        (EventQuery { tracker: of(&audience), caller: of("worker-us"), ..everything() }, None),
         (named(&full.id.to_string()), Some(&full)),
         (named(&token), Some(&full)),
         (named("ffffffffffffffff"), Some(&full)),
@@ -224,6 +236,13 @@ pub async fn an_event_is_found_by_what_is_known_of_it(subject: &dyn EventSubject
     ] {
         let listed = store.events(&query).await.expect("the store answers");
         assert_eq!(listed.iter().collect::<Vec<_>>(), found.into_iter().collect::<Vec<_>>(), "{query:?}");
+    }
+    // One about a token without a tracker and without a caller; most events are about no token.
+    for query in [
+        EventQuery { tracker: Some(NameFilter::Nameless), ..everything() },
+        EventQuery { caller: Some(NameFilter::Nameless), ..everything() },
+    ] {
+        assert_eq!(store.events(&query).await, Ok(vec![unbound.clone()]), "{query:?}");
     }
 }
 
@@ -289,6 +308,31 @@ pub async fn what_is_known_is_kept_beside_the_events(subject: &dyn EventSubject)
     }
 }
 
+/// The newest text of each name is kept, and no purge of events touches it.
+pub async fn activity_is_kept_by_name(subject: &dyn EventSubject) {
+    let store = subject.open().await;
+    assert_eq!(store.activity().await, Ok(Vec::new()));
+    let texts = |texts: &[(&str, Option<&str>)]| {
+        let owned = texts.iter().map(|(name, text)| ((*name).to_owned(), text.map(str::to_owned)));
+        owned.collect::<BTreeMap<_, _>>()
+    };
+    for changed in [
+        texts(&[("a", Some("1")), ("b", Some("1")), ("none", None)]),
+        texts(&[("a", None), ("b", Some("2")), ("c", Some("3"))]),
+        texts(&[]),
+    ] {
+        store.keep_activity(&changed).await.expect("the store answers");
+    }
+    store.append(&one_of_each()).await.expect("the store answers");
+    store.purge_events(Timestamp::MAX).await.expect("the store answers");
+    let kept = [("b", "2"), ("c", "3")].map(|(name, text)| (name.to_owned(), text.to_owned())).to_vec();
+    assert_eq!(store.activity().await.as_ref(), Ok(&kept));
+    store.close_events().await;
+    if subject.is_durable() {
+        assert_eq!(subject.open().await.activity().await, Ok(kept));
+    }
+}
+
 /// Nothing is kept, found or purged any more.
 pub async fn a_closed_store_of_events_says_so(subject: &dyn EventSubject) {
     let events = one_of_each();
@@ -301,4 +345,6 @@ pub async fn a_closed_store_of_events_says_so(subject: &dyn EventSubject) {
     assert!(matches!(store.purge_events(Timestamp::MAX).await, Err(StoreError::Unavailable(_))));
     assert!(matches!(store.known().await, Err(StoreError::Unavailable(_))));
     assert!(matches!(store.remember(&Known::default()).await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(store.activity().await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(store.keep_activity(&BTreeMap::new()).await, Err(StoreError::Unavailable(_))));
 }

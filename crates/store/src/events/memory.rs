@@ -21,6 +21,7 @@ pub struct MemoryEvents {
 struct EventLog {
     events: BTreeMap<EventId, Event>,
     known: Option<Known>,
+    activity: BTreeMap<String, String>,
     closed: bool,
 }
 
@@ -76,6 +77,21 @@ impl EventStore for MemoryEvents {
 
     async fn remember(&self, known: &Known) -> Result<(), StoreError> {
         self.state()?.known = Some(known.clone());
+        Ok(())
+    }
+
+    async fn activity(&self) -> Result<Vec<(String, String)>, StoreError> {
+        Ok(self.state()?.activity.clone().into_iter().collect())
+    }
+
+    async fn keep_activity(&self, changed: &BTreeMap<String, Option<String>>) -> Result<(), StoreError> {
+        let mut state = self.state()?;
+        for (name, text) in changed {
+            match text {
+                Some(text) => state.activity.insert(name.clone(), text.clone()),
+                None => state.activity.remove(name),
+            };
+        }
         Ok(())
     }
 

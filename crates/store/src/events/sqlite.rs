@@ -5,6 +5,7 @@
 //! its own. A connection that failed is given up, so that writing goes on by itself when the cause is gone.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -15,7 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use countersign_core::{
     CallerName, Event, EventId, EventKind, EventName, EventQuery, EventStore, FirstUse, KindFilter, Known,
-    Note, Reason, RequestId, StoreError, TokenId, from_millis, kept_of, to_millis,
+    NameFilter, Note, Reason, RequestId, StoreError, TokenId, from_millis, kept_of, to_millis,
 };
 use jiff::Timestamp;
 use rusqlite::config::DbConfig;
@@ -56,6 +57,10 @@ const SCHEMA: &str = "
 /// same version.
 const KNOWN: &str = "
     CREATE TABLE IF NOT EXISTS known (one INTEGER PRIMARY KEY CHECK (one = 1), said TEXT NOT NULL) STRICT";
+
+/// What trackers and callers did lately, in a row for each. Files that were made before it was kept are of the same version.
+const ACTIVITY: &str = "
+    CREATE TABLE IF NOT EXISTS activity (name TEXT NOT NULL PRIMARY KEY, said TEXT NOT NULL) STRICT, WITHOUT ROWID";
 
 /// The name of a caller. Files that were made before callers had names get it when they are opened for writing, and stay of
 /// the same version: an earlier program names the columns that it writes and reads.
@@ -225,6 +230,7 @@ impl Inner {
             owner @ (Owner::Newer(_) | Owner::Other) => return Ok(Err(owner)),
         }
         transaction.execute_batch(KNOWN)?;
+        transaction.execute_batch(ACTIVITY)?;
         if !has_callers(&transaction)? {
             transaction.execute_batch(CALLER)?;
         }
@@ -312,6 +318,11 @@ fn owner(connection: &Connection) -> rusqlite::Result<Owner> {
     })
 }
 
+fn has_table(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
+    let sql = "SELECT count(*) = 1 FROM sqlite_schema WHERE type = 'table' AND name = ?";
+    connection.query_row(sql, (name,), |row| row.get(0))
+}
+
 fn has_callers(connection: &Connection) -> rusqlite::Result<bool> {
     let sql = "SELECT count(*) = 1 FROM pragma_table_info('events') WHERE name = 'caller'";
     connection.query_row(sql, (), |row| row.get(0))
@@ -360,8 +371,7 @@ impl EventStore for SqliteEvents {
 
     async fn known(&self) -> Result<Option<Known>, StoreError> {
         let said = self.read(|connection| {
-            let sql = "SELECT count(*) = 1 FROM sqlite_schema WHERE type = 'table' AND name = 'known'";
-            if !connection.query_row(sql, (), |row| row.get(0))? {
+            if !has_table(connection, "known")? {
                 return Ok(None);
             }
             connection.query_row("SELECT said FROM known", (), |row| row.get::<_, String>(0)).optional()
@@ -374,6 +384,36 @@ impl EventStore for SqliteEvents {
         let said = known.to_text();
         self.write(move |connection| {
             connection.execute("INSERT OR REPLACE INTO known (one, said) VALUES (1, ?)", (said,)).map(drop)
+        })
+        .await
+    }
+
+    async fn activity(&self) -> Result<Vec<(String, String)>, StoreError> {
+        let kept = self.read(|connection| {
+            if !has_table(connection, "activity")? {
+                return Ok(Vec::new());
+            }
+            let mut statement = connection.prepare("SELECT name, said FROM activity")?;
+            statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        });
+        Ok(kept.await?.unwrap_or_default())
+    }
+
+    async fn keep_activity(&self, changed: &BTreeMap<String, Option<String>>) -> Result<(), StoreError> {
+        let changed = changed.clone();
+        self.write(move |connection| {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            for (name, text) in &changed {
+                match text {
+                    Some(text) => transaction
+                        .prepare_cached("INSERT OR REPLACE INTO activity (name, said) VALUES (?, ?)")?
+                        .execute((name, text))?,
+                    None => {
+                        transaction.prepare_cached("DELETE FROM activity WHERE name = ?")?.execute((name,))?
+                    }
+                };
+            }
+            transaction.commit()
         })
         .await
     }
@@ -492,6 +532,16 @@ fn select(connection: &Connection, query: &EventQuery) -> rusqlite::Result<Vec<E
             ["audience", "user_agent", "note", caller].map(|column| format!("instr(lower({column}), ?) > 0"));
         sql.extend([" AND (", &*within.join(" OR "), ")"]);
         values.extend(within.map(|_| Value::Text(text.to_ascii_lowercase())));
+    }
+    for (column, wanted) in [("audience", &query.tracker), (caller, &query.caller)] {
+        match wanted {
+            None => {}
+            Some(NameFilter::Named(name)) => {
+                sql.extend([" AND ", column, " = ?"]);
+                values.push(Value::Text(name.clone()));
+            }
+            Some(NameFilter::Nameless) => sql.extend([" AND token IS NOT NULL AND ", column, " IS NULL"]),
+        }
     }
     if !query.kinds.is_empty() {
         let wanted: Vec<Value> =

@@ -154,7 +154,7 @@ fn round_up(count: u64) -> u64 {
 }
 
 /// A time, in two or three digits.
-fn in_words(time: Duration) -> String {
+pub(super) fn in_words(time: Duration) -> String {
     let micros = time.as_micros();
     match micros {
         0 => "0".to_owned(),

@@ -10,6 +10,7 @@
 mod chart;
 mod export;
 mod live;
+mod parties;
 mod parts;
 mod state;
 mod token;
@@ -79,7 +80,7 @@ impl Page {
             root: if answer.is_some() { "../" } else { "./" },
             issuer: &self.app.names.issuer,
             node: state.node.clone(),
-            shared: self.app.tokens.store().is_shared(),
+            shared: state.shared,
             answer,
             wish,
             most: MAX_EXPORTED,

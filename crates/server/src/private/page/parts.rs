@@ -7,6 +7,7 @@ use countersign_core::{Event, EventId, EventKind, KindFilter, Reason};
 use jiff::Timestamp;
 
 use super::chart::{Chart, chart};
+use super::parties::Parties;
 use super::state::{KeyState, PageState};
 use super::verdict::Verdict;
 use super::wish::Wish;
@@ -29,6 +30,7 @@ impl Parts {
         let parts = Self(vec![
             ("verdict", html(&verdict)),
             ("counts", html(&Counts::of(state))),
+            ("parties", html(&Parties::of(state))),
             ("chart", html(&ChartPart(&chart))),
             ("minutes", html(&Minutes(&chart))),
             ("events", html(&Events::of(state, wish))),
@@ -83,7 +85,7 @@ fn age(now: Timestamp, then: Timestamp) -> String {
 }
 
 /// A number with its thousands apart.
-fn grouped(number: u64) -> String {
+pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (nth, digit) in digits.chars().enumerate() {
@@ -272,8 +274,8 @@ fn row(event: &Event) -> EventRow {
     let facts = [
         found("by", "peer", event.peer.map(|peer| peer.to_string())),
         plain("first used", first),
-        plain("for", event.audience.clone()),
-        found("caller", "text", event.caller.as_ref().map(ToString::to_string)),
+        found("for", "tracker", event.audience.clone()),
+        found("caller", "caller", event.caller.as_ref().map(ToString::to_string)),
         plain("shown by", stated),
         plain("agent", agent),
         plain("key", key),

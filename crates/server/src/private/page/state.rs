@@ -6,6 +6,7 @@ use countersign_core::{EventQuery, Key, KindFilter, StoreCounts, StoreError, Sto
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout};
 
+use crate::activity::{self, By, Line};
 use crate::history::{Handshakes, Range, Slot};
 use crate::metrics::count;
 use crate::private::events::{Found, MAX_EVENTS, find};
@@ -27,6 +28,8 @@ pub(super) struct PageState {
     pub(super) now: Timestamp,
     pub(super) started: Timestamp,
     pub(super) node: String,
+    /// Whether there may be other servers on the store.
+    pub(super) shared: bool,
     pub(super) issued: u64,
     pub(super) revoked: u64,
     /// Since the start, by how they were answered.
@@ -37,6 +40,11 @@ pub(super) struct PageState {
     /// What the charts show.
     pub(super) range: &'static Range,
     pub(super) slots: Vec<(Timestamp, Slot)>,
+    /// What each tracker and each caller did in that range, and since when that counts.
+    pub(super) parties: [(By, Vec<Line>); 2],
+    pub(super) parties_since: Timestamp,
+    /// The same of the last hour.
+    pub(super) hour: [(By, Vec<Line>); 2],
     /// `Err` says why there are none to show.
     pub(super) events: Result<Found, String>,
     /// In the last hour: how often the fence was moved, and how many wrong credentials the private API was sent.
@@ -131,12 +139,16 @@ impl Page {
         let me = app.tokens.node_id();
         let node_list = app.tokens.node_list().filter(|_| app.tokens.store().is_shared());
         let seen = node_list.iter().flat_map(|node_list| &node_list.nodes);
-        let (mine, others): (Vec<_>, Vec<_>) =
-            seen.filter(|seen| seen.live).partition(|seen| Some(seen.node.id) == me);
+        let others = seen.filter(|seen| seen.live && Some(seen.node.id) != me);
+        let activity = app.events.activity();
+        let [hour, ..] = &activity::RANGES;
+        let coarse = activity::range(wish.range().name).unwrap_or(hour);
+        let lines = |range| By::ALL.map(|by| (by, activity.lines(by, range, now)));
         PageState {
             now,
             started: app.events.history().started(),
-            node: mine.first().map_or("this server".to_owned(), |seen| seen.node.label()),
+            node: app.label(),
+            shared: app.tokens.store().is_shared(),
             issued,
             revoked,
             outcomes: app.events.tally().outcomes(),
@@ -144,6 +156,9 @@ impl Page {
             minutes: app.events.history().minutes(now),
             range: wish.range(),
             slots: app.events.history().slots(wish.range(), now),
+            parties: lines(coarse),
+            parties_since: activity.since(coarse, now),
+            hour: lines(hour),
             events,
             fence_moves,
             guesses,
@@ -158,7 +173,7 @@ impl Page {
             keys: keys.collect(),
             standing: self.standing(now).await,
             counts: app.tokens.store().counts(),
-            neighbours: others.iter().map(|seen| seen.node.label()).collect(),
+            neighbours: others.map(|seen| seen.node.label()).collect(),
         }
     }
 

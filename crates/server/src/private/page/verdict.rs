@@ -1,15 +1,24 @@
 //! Whether all is well, and what to do if it is not.
 
-use askama::Template;
-use countersign_core::{ClockError, KindFilter, StoreError};
+use std::fmt::Write as _;
 
+use askama::Template;
+use countersign_core::{ClockError, KindFilter, Reason, StoreError};
+
+use crate::activity::{By, Line, Party};
 use crate::history::Handshakes;
 
-use super::parts::times;
+use super::parts::{moment, times};
 use super::state::PageState;
 
 /// How many minutes back it counts that handshakes could not be answered.
 const LATELY: usize = 5;
+
+/// How many trackers or callers a finding names.
+const MAX_NAMED: usize = 3;
+
+/// From how many refused handshakes, or tokens that nobody shows, it is no accident.
+const MANY: u64 = 5;
 
 /// What the page says first.
 #[derive(Template)]
@@ -97,6 +106,93 @@ fn unready(error: &StoreError) -> Finding {
     }
 }
 
+/// Whom replays or relay attempts concern, in a sentence of its own.
+fn concerned(parties: &[(By, Vec<Line>)], kind: KindFilter) -> String {
+    let mut sentences = String::new();
+    for (by, lines) in parties {
+        let count = |line: &Line| match kind {
+            KindFilter::Replay => line.sum.replays(),
+            _ => line.sum.relays(),
+        };
+        let some: Vec<_> = lines.iter().filter(|line| count(line) > 0).collect();
+        // That the caller without a name is concerned tells nobody anything.
+        if some.iter().all(|line| (by, &line.party) == (&By::Caller, &Party::Nameless)) {
+            continue;
+        }
+        let names =
+            some.iter().take(MAX_NAMED).map(|line| format!("{} ({})", line.party.name(*by), count(line)));
+        let names = names.collect::<Vec<_>>().join(", ");
+        let more = if some.len() > MAX_NAMED { " and others" } else { "" };
+        let whose = match by {
+            By::Tracker => "Tokens for",
+            By::Caller => "Issued for",
+        };
+        let _ = write!(sentences, " {whose} {names}{more}.");
+    }
+    sentences
+}
+
+/// The trackers at which logins were tried in the last hour and none worked.
+fn silent_trackers(state: &PageState) -> Vec<Finding> {
+    let trackers = state.hour.iter().filter(|(by, _)| *by == By::Tracker).flat_map(|(_, lines)| lines);
+    let silent = trackers.filter(|line| matches!(line.party, Party::Named(_)) && line.sum.good() == 0);
+    silent.filter_map(|line| silent_tracker(line, state.shared)).take(MAX_NAMED).collect()
+}
+
+/// Where the store is `shared`, another server may redeem what this one issues.
+fn silent_tracker(Line { party, last_good, sum }: &Line, shared: bool) -> Option<Finding> {
+    let name = party.name(By::Tracker);
+    let here = if shared { " by way of this server" } else { "" };
+    let before =
+        last_good.map_or(String::new(), |last| format!(" The last good one was at {}.", moment(last).text));
+    let most = sum.reasons().max_by_key(|(_, count)| *count).and_then(|(reason, _)| Reason::of_label(reason));
+    let (happened, advice) = match most {
+        Some(reason) if sum.refused() >= MANY => {
+            (format!("{} refused", times(sum.refused(), "handshake", "handshakes")), remedy(reason))
+        }
+        _ if sum.issued >= MANY && sum.handshakes() == 0 && !shared => (
+            format!("{} issued and none shown", times(sum.issued, "token", "tokens")),
+            "the tracker does not ask this server. See whether it runs, whether its plugin has this server's public URL, and \
+             whether it can reach that.",
+        ),
+        _ => return None,
+    };
+    let query = form_urlencoded::Serializer::new(String::new())
+        .append_pair("kind", KindFilter::Refused.label())
+        .append_pair("tracker", name)
+        .append_pair("within", "1h")
+        .finish();
+    let link = (sum.refused() > 0).then(|| (format!("?{query}#events-title"), "See the events.".to_owned()));
+    Some(Finding {
+        level: Level::WorthALook,
+        what: format!("No login at {name}{here} in the last hour: {happened}"),
+        advice: format!("{advice}{before}"),
+        link,
+    })
+}
+
+/// What to do where handshakes are refused for this reason.
+fn remedy(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Method => {
+            "the tracker does not POST. Its plugin is not made for this server, or a proxy redirects its request."
+        }
+        Reason::Unknown => "the tracker shows what is no token of this server. See which server issues them.",
+        Reason::AudienceMissing => {
+            "the tracker does not say which one it is. Set the base URL in its plugin, or update the plugin."
+        }
+        Reason::AudienceUnreadable => {
+            "what the tracker says it is cannot be read. Mend the base URL in its plugin."
+        }
+        Reason::Expired => {
+            "tokens come too late. See what holds up the worker or the tracker, or give tokens a longer life."
+        }
+        Reason::FromTheFuture => "tokens are from the future. Set the clocks of the servers that issue them.",
+        Reason::Fenced => "tokens are from before the fence. Workers have to take new ones.",
+        Reason::Revoked => "tokens were revoked before they were shown.",
+    }
+}
+
 /// Everything to know, the worst first.
 fn findings(state: &PageState) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -126,7 +222,8 @@ fn findings(state: &PageState) -> Vec<Finding> {
             let what = times(count, one, many);
             let see = if count == 1 { format!("See the {one}.") } else { format!("See the {what}.") };
             let link = Some((format!("?kind={}&within=1h#events-title", kind.label()), see));
-            findings.push(Finding { level: Level::Bad, what, advice: advice.to_owned(), link });
+            let advice = format!("{advice}{}", concerned(&state.hour, kind));
+            findings.push(Finding { level: Level::Bad, what, advice, link });
         }
     }
 
@@ -152,6 +249,8 @@ fn findings(state: &PageState) -> Vec<Finding> {
             link: seen(KindFilter::CredentialRejected),
         });
     }
+
+    findings.extend(silent_trackers(state));
 
     let mut look = |what: String, advice: &str| {
         findings.push(Finding { level: Level::WorthALook, what, advice: advice.to_owned(), link: None });

@@ -152,13 +152,14 @@ impl Wish {
         RANGES.iter().find(|range| range.name == self.field("range")).unwrap_or(hour)
     }
 
-    /// The ranges of the charts, with the address of each, from wherever the page stands.
-    pub(super) fn ranges(&self) -> Vec<(&'static Range, String)> {
+    /// The ranges of the charts and tables, with the address of each, from wherever the page stands; it leads to the element with
+    /// this id.
+    pub(super) fn ranges(&self, place: &str) -> Vec<(&'static Range, String)> {
         let others = || self.pairs.iter().filter(|(name, _)| name != "range");
         let link = |range: &Range| {
             let mut query = form_urlencoded::Serializer::new(String::new());
             query.extend_pairs(others()).append_pair("range", range.name);
-            format!("?{}#chart-title", query.finish())
+            format!("?{}#{place}", query.finish())
         };
         RANGES.iter().map(|range| (range, link(range))).collect()
     }
@@ -205,6 +206,8 @@ impl Wish {
             named("since", "since "),
             named("until", "until "),
             named("peer", "by "),
+            named("tracker", "for "),
+            named("caller", "of the caller "),
             named("text", "with the text "),
         ]
         .into_iter()
@@ -269,9 +272,17 @@ mod tests {
         assert_eq!(asked("since=2026-01-31T12:00:00%2B01:00").since, moment("2026-01-31T11:00:00Z"));
         assert_eq!(asked("within=1h").since, moment("2026-01-31T11:00:00Z"));
         assert_eq!(asked("within=1h&since=2026-01-31T11:30").since, moment("2026-01-31T11:30:00Z"));
-        for wrong in
-            ["since=yesterday", "within=2h", "peer=me", "id=cs1abc", "after=x", "colour=red", "range=2h"]
-        {
+        for wrong in [
+            "since=yesterday",
+            "within=2h",
+            "peer=me",
+            "id=cs1abc",
+            "after=x",
+            "colour=red",
+            "range=2h",
+            "tracker=me",
+            "caller=No",
+        ] {
             assert!(Wish::read(wrong).asked(from_millis(NOW)).is_err(), "{wrong}");
         }
     }
@@ -282,6 +293,10 @@ mod tests {
             ("", "every kind but issued and consumed"),
             ("kind=replay,relay&within=1h", "replay, relay, in the last hour"),
             ("kind=replay&peer=192.0.2.7&text=curl", "replay, by 192.0.2.7, with the text curl"),
+            (
+                "kind=replay&tracker=https://a.example/&caller=ci",
+                "replay, for https://a.example/, of the caller ci",
+            ),
             ("kind=replay&id=00000000000000ff", "with the id 00000000000000ff"),
         ] {
             assert_eq!(Wish::read(query).in_words(), words, "{query}");

@@ -1,0 +1,281 @@
+//! What one tracker or one caller did.
+
+use std::collections::BTreeMap;
+use std::ops::AddAssign;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use std::{array, mem};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::history::{Range, Ring};
+use crate::latency::{Latencies, LatencyCounts};
+use crate::metrics::{HandshakeOutcome, OUTCOMES};
+
+/// The ranges, with coarser slots than the chart's, because there are many rows: 54 slots of some 800 bytes at most for each. One
+/// slot more than the range has, so that all of it is covered.
+pub(crate) static RANGES: [Range; 4] = [
+    Range::new("1h", "hour", "5 minutes", 5, 13),
+    Range::new("6h", "6 hours", "30 minutes", 30, 13),
+    Range::new("24h", "24 hours", "2 hours", 120, 13),
+    Range::new("7d", "7 days", "12 hours", 720, 15),
+];
+
+/// The range of this name.
+pub(crate) fn range(name: &str) -> Option<&'static Range> {
+    RANGES.iter().find(|range| range.name == name)
+}
+
+/// Counters, and what they said in each slot of time.
+#[derive(Debug)]
+pub(super) struct Row {
+    issued: AtomicU64,
+    outcomes: [AtomicU64; OUTCOMES.len()],
+    latencies: LatencyCounts,
+    /// Only a look and a reader take it, never a handshake.
+    past: Mutex<Past>,
+}
+
+#[derive(Debug, Default)]
+struct Past {
+    /// The counters at the last look.
+    before: Sum,
+    last_good: Option<Timestamp>,
+    ranges: [Ring<Box<Sum>>; RANGES.len()],
+    /// Whether there is something new since it was kept.
+    changed: bool,
+}
+
+/// A row as it is kept for the next server. A later version may know more outcomes, other slots and other classes; each passes over
+/// what it does not know.
+#[derive(Debug, Serialize, Deserialize)]
+struct KeptRow {
+    last_good: Option<Timestamp>,
+    /// By how many minutes their slots are long.
+    slots: BTreeMap<i64, Vec<KeptSlot>>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct KeptSlot {
+    /// Its number since 1970.
+    slot: i64,
+    issued: u64,
+    outcomes: BTreeMap<String, u64>,
+    latencies: BTreeMap<usize, u64>,
+}
+
+/// What was counted in a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sum {
+    pub(crate) issued: u64,
+    /// In the order of [`OUTCOMES`].
+    outcomes: [u64; OUTCOMES.len()],
+    /// Of the handshakes.
+    pub(crate) latencies: Latencies,
+}
+
+impl Sum {
+    /// How many handshakes were answered so.
+    pub(crate) fn of(&self, outcome: &str) -> u64 {
+        self.outcomes().find(|(known, _)| *known == outcome).map_or(0, |(_, count)| count)
+    }
+
+    /// How many handshakes were answered in each way.
+    pub(crate) fn outcomes(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        OUTCOMES.into_iter().zip(self.outcomes)
+    }
+
+    /// All of them.
+    pub(crate) fn handshakes(&self) -> u64 {
+        self.outcomes.iter().fold(0, |all, count| all.saturating_add(*count))
+    }
+
+    /// Those that were answered 200.
+    pub(crate) fn good(&self) -> u64 {
+        self.of("accepted") + self.of("repeated")
+    }
+
+    pub(crate) fn replays(&self) -> u64 {
+        self.of("replay")
+    }
+
+    pub(crate) fn relays(&self) -> u64 {
+        self.of("audience-mismatch")
+    }
+
+    pub(crate) fn alarming(&self) -> u64 {
+        self.replays() + self.relays()
+    }
+
+    /// Those that could not be answered (503).
+    pub(crate) fn unanswered(&self) -> u64 {
+        ["busy", "store-unavailable", "clock"].iter().map(|outcome| self.of(outcome)).sum()
+    }
+
+    /// Those that were refused for another reason than a replay or a relay.
+    pub(crate) fn refused(&self) -> u64 {
+        self.reasons().map(|(_, count)| count).sum()
+    }
+
+    /// The reasons for that, each with how often it was the one.
+    pub(crate) fn reasons(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let others =
+            ["accepted", "repeated", "replay", "audience-mismatch", "busy", "store-unavailable", "clock"];
+        self.outcomes().filter(move |(outcome, count)| *count > 0 && !others.contains(outcome))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.issued == 0 && self.handshakes() == 0
+    }
+
+    fn keep(&self, slot: i64) -> KeptSlot {
+        let outcomes = self.outcomes().filter(|(_, count)| *count > 0);
+        KeptSlot {
+            slot,
+            issued: self.issued,
+            outcomes: outcomes.map(|(outcome, count)| (outcome.to_owned(), count)).collect(),
+            latencies: self.latencies.classes().collect(),
+        }
+    }
+
+    fn of_kept(kept: KeptSlot) -> Self {
+        Self {
+            issued: kept.issued,
+            outcomes: OUTCOMES.map(|outcome| kept.outcomes.get(outcome).copied().unwrap_or_default()),
+            latencies: kept.latencies.into_iter().collect(),
+        }
+    }
+
+    fn since(&self, before: &Self) -> Self {
+        let mut more = Self {
+            issued: self.issued.saturating_sub(before.issued),
+            outcomes: self.outcomes,
+            latencies: self.latencies.since(&before.latencies),
+        };
+        more.outcomes
+            .iter_mut()
+            .zip(before.outcomes)
+            .for_each(|(count, before)| *count = count.saturating_sub(before));
+        more
+    }
+}
+
+impl AddAssign<&Self> for Sum {
+    fn add_assign(&mut self, more: &Self) {
+        self.issued = self.issued.saturating_add(more.issued);
+        let outcomes = self.outcomes.iter_mut().zip(more.outcomes);
+        outcomes.for_each(|(count, more)| *count = count.saturating_add(more));
+        self.latencies.add(&more.latencies);
+    }
+}
+
+impl AddAssign<&Self> for Box<Sum> {
+    fn add_assign(&mut self, more: &Self) {
+        **self += &**more;
+    }
+}
+
+impl Default for Row {
+    fn default() -> Self {
+        Self {
+            issued: AtomicU64::new(0),
+            outcomes: array::from_fn(|_| AtomicU64::new(0)),
+            latencies: LatencyCounts::new(),
+            past: Mutex::default(),
+        }
+    }
+}
+
+impl Row {
+    /// A token was issued.
+    pub(super) fn issued(&self) {
+        self.issued.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A handshake was answered.
+    pub(super) fn handshake(&self, outcome: HandshakeOutcome<'_>, took: Duration) {
+        if let Some(count) = self.outcomes.get(outcome.place()) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        self.latencies.add(took);
+    }
+
+    fn past(&self) -> MutexGuard<'_, Past> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn counted(&self) -> Sum {
+        Sum {
+            issued: self.issued.load(Ordering::Relaxed),
+            outcomes: self.outcomes.each_ref().map(|count| count.load(Ordering::Relaxed)),
+            latencies: self.latencies.read(),
+        }
+    }
+
+    /// Notes what came on top since the last look. Returns whether there is anything left that a range would show.
+    pub(super) fn look(&self, now: Timestamp) -> bool {
+        let counted = self.counted();
+        let mut past = self.past();
+        let more = counted.since(&past.before);
+        past.before = counted;
+        past.changed |= !more.is_empty();
+        if more.good() > 0 {
+            past.last_good = Some(now);
+        }
+        for (ring, range) in past.ranges.iter_mut().zip(&RANGES) {
+            if more.is_empty() {
+                ring.forget(range, now);
+            } else {
+                ring.add(range, now, Box::new(more));
+            }
+        }
+        past.ranges.iter().any(|ring| ring.slots().next().is_some())
+    }
+
+    /// When a handshake was good last, and what there was in a range.
+    pub(super) fn read(&self, range: &'static Range, now: Timestamp) -> (Option<Timestamp>, Sum) {
+        let mut past = self.past();
+        let mut sum = Sum::default();
+        for (ring, known) in past.ranges.iter_mut().zip(&RANGES).filter(|(_, known)| known.name == range.name)
+        {
+            ring.forget(known, now);
+            ring.slots().for_each(|(_, more)| sum += &**more);
+        }
+        (past.last_good, sum)
+    }
+
+    /// As a text for the next server, if there is something new since it was asked for last.
+    pub(super) fn changed(&self) -> Option<String> {
+        let mut past = self.past();
+        if !mem::take(&mut past.changed) {
+            return None;
+        }
+        let slots = past.ranges.iter().zip(&RANGES).map(|(ring, range)| {
+            (range.minutes(), ring.slots().map(|(slot, sum)| sum.keep(*slot)).collect())
+        });
+        // Numbers and names: nothing that JSON could not say.
+        serde_json::to_string(&KeptRow { last_good: past.last_good, slots: slots.collect() }).ok()
+    }
+
+    /// Goes on from such a text. One that cannot be read is as good as none.
+    pub(super) fn restore(&self, text: &str) {
+        let Ok(mut kept) = serde_json::from_str::<KeptRow>(text) else { return };
+        let mut past = self.past();
+        past.last_good = kept.last_good;
+        for (ring, range) in past.ranges.iter_mut().zip(&RANGES) {
+            let slots = kept.slots.remove(&range.minutes()).unwrap_or_default();
+            *ring = slots
+                .into_iter()
+                .take(range.slots)
+                .map(|kept| (kept.slot, Box::new(Sum::of_kept(kept))))
+                .collect();
+        }
+    }
+
+    /// The same of what was counted in this process.
+    pub(super) fn totals(&self) -> (Option<Timestamp>, Sum) {
+        (self.past().last_good, self.counted())
+    }
+}
