@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use url::{Position, Url};
 use zeroize::Zeroizing;
 
-pub use crate::transport::{Probe, probe};
+pub use crate::transport::{Probe, probe, probe_socket};
 use crate::transport::{Transport, TransportError};
 
 pub use crate::follow::{EventStream, StreamItem};

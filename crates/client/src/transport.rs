@@ -1,7 +1,7 @@
 //! One request over one connection: TCP, TLS, or a Unix socket.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -176,6 +176,23 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest body of an answer to a probe that is read, in bytes.
 const MAX_PROBE_BYTES: usize = 4096;
+
+/// The same of a server on a Unix socket.
+///
+/// # Errors
+///
+/// Why there is no answer, for a person.
+pub async fn probe_socket(socket: &Path, path: &str) -> Result<Probe, String> {
+    let asking = async {
+        let request = Request::get(path).header(hyper::header::HOST, "localhost");
+        let request = request.body(Full::new(Bytes::new())).map_err(io::Error::other)?;
+        probe_over(UnixStream::connect(socket).await?, request).await
+    };
+    let answered = tokio::time::timeout(PROBE_TIMEOUT, asking).await;
+    answered
+        .map_err(|_| format!("no answer in {} s", PROBE_TIMEOUT.as_secs()))?
+        .map_err(|error| error.to_string())
+}
 
 async fn probe_now(url: &Url) -> io::Result<Probe> {
     let transport = Transport::to_url(url, &Credentials::default()).map_err(io::Error::other)?;

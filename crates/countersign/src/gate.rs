@@ -1,27 +1,31 @@
 //! `countersign gate`: the tracker's side of the handshake, behind the tracker's reverse proxy.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use countersign_core::{Clock, OsEntropy, SystemClock};
-use countersign_gate::{BoundGate, Config, Gate, Session, Sessions, WhichSessions};
+use countersign_core::{Clock, OsEntropy, SystemClock, before};
+use countersign_gate::{
+    BoundGate, Config, Event, EventKind, EventQuery, Gate, Session, Sessions, WhichSessions,
+};
+use countersign_server::{ActivatedSockets, Address};
+use jiff::SignedDuration;
 use serde_json::json;
 use tokio::sync::Notify;
 
 use crate::log;
 use crate::output::{Failure, print, print_json};
-use crate::serve::Signals;
+use crate::serve::{Signals, raise_descriptor_limit};
 use crate::service_manager;
-use crate::settings::LogFormat;
+use crate::settings::{LogFormat, parse_duration};
 
 pub(crate) const GATE_HELP: &str = "\
 A worker shows a login token to the gate, which asks the issuer and opens a session. For each request to the tracker the \
-reverse proxy asks the gate who sends it, and passes the user's name on to the tracker. docs/gate.md has samples for nginx \
-and Caddy, and what each tracker needs.
+reverse proxy asks the gate who sends it, and passes the user's name on to the tracker. docs/gate.md has samples for proxies, \
+and what each tracker needs.
 
-Standard output gets one line, `gate http://ADDRESS:PORT`, when the gate is ready. SIGTERM and Ctrl-C stop it after the \
+Standard output gets one line, `gate http://ADDRESS:PORT` or `gate unix:PATH`, when the gate is ready. SIGTERM and Ctrl-C stop it after the \
 requests under way.";
 
 #[derive(Args, Debug)]
@@ -37,9 +41,10 @@ pub(crate) struct GateCommand {
 struct GateArgs {
     #[command(flatten)]
     config: GateConfig,
-    /// Listen on this address instead of the configured one; port 0 takes any free port
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    listen: Option<SocketAddr>,
+    /// Listen on this address instead of the configured one: ADDRESS:PORT, where port 0 takes any free port, unix:PATH or
+    /// systemd:NAME
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<Address>,
     /// How lines of the log look: human or json [default: human]
     #[arg(long, value_name = "FORMAT", value_enum, hide_possible_values = true)]
     log_format: Option<LogFormat>,
@@ -57,6 +62,41 @@ enum GateAction {
     /// List or end the sessions of the gates on one data directory
     #[command(subcommand)]
     Sessions(SessionsAction),
+    /// List what happened: logins, refusals, and sessions that were ended; the oldest first
+    #[command(after_help = EVENTS_HELP)]
+    Events(EventsArgs),
+}
+
+const EVENTS_HELP: &str = "\
+Kinds: login, login-refused, request-refused, session-ended. Several are separated by commas.
+
+The gates on one data directory record events for 30 days. Of refusals of one reason they record 20 a minute; the next \
+one says how many were left out. A request that brings no session is no event.";
+
+#[derive(Args, Debug)]
+struct EventsArgs {
+    #[command(flatten)]
+    config: GateConfig,
+    /// Only events of this last period, such as 90s, 5m or 24h
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    since: Option<SignedDuration>,
+    /// Only these kinds, separated by commas
+    #[arg(long, value_name = "KINDS", value_delimiter = ',', value_parser = parse_kind)]
+    kind: Vec<EventKind>,
+    /// Print at most this many, the newest; 0 for all
+    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
+    limit: u32,
+    /// Print each event as one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_kind(label: &str) -> Result<EventKind, String> {
+    let known = EventKind::ALL.map(EventKind::label);
+    EventKind::ALL
+        .into_iter()
+        .find(|kind| kind.label() == label)
+        .ok_or_else(|| format!("the kinds are {}", known.join(", ")))
 }
 
 #[derive(Debug, Subcommand)]
@@ -103,6 +143,7 @@ pub(crate) async fn run(command: GateCommand) -> Result<(), Failure> {
         None => serve(command.serve).await,
         Some(GateAction::Sessions(SessionsAction::List(args))) => list(args).await,
         Some(GateAction::Sessions(SessionsAction::End(args))) => end(args).await,
+        Some(GateAction::Events(args)) => events(args).await,
     }
 }
 
@@ -111,18 +152,22 @@ async fn serve(args: GateArgs) -> Result<(), Failure> {
     if let Some(listen) = args.listen {
         config.listen = listen;
     }
-    let listen = config.listen;
+    let listen = config.listen.clone();
     let log = log::start(args.log_format.unwrap_or(LogFormat::Human))?;
     let signals = Signals::catch()?;
+    raise_descriptor_limit();
     let gate = Gate::open(config, Arc::new(SystemClock), Arc::new(OsEntropy))
         .map_err(|error| Failure::usage(format!("the gate of {}: {error}", args.config.config.display())))?;
-    let bound = BoundGate::bind(gate).await.map_err(|error| {
+    let bound = BoundGate::bind(gate, &mut ActivatedSockets::from_environment()).await.map_err(|error| {
         Failure::failed(format!(
             "cannot listen on {listen}: {error}; stop the program that uses it, or choose another address with --listen"
         ))
     })?;
     let address = bound.address().map_err(Failure::failed)?;
-    print(format!("gate http://{address}"))?;
+    print(match address {
+        Address::Tcp(address) => format!("gate http://{address}"),
+        other => format!("gate {other}"),
+    })?;
     service_manager::tell(service_manager::READY);
     bound.run(signals.stop(Arc::new(Notify::new()))).await;
     tracing::info!("stopped");
@@ -167,13 +212,42 @@ async fn end(args: EndArgs) -> Result<(), Failure> {
         (None, Some(issuer)) => WhichSessions::Issuer(issuer),
         (None, None) => WhichSessions::All,
     };
-    let ended = args.config.sessions()?.end(which).await.map_err(Failure::failed)?;
+    let ended = args.config.sessions()?.end(which, SystemClock.now()).await.map_err(Failure::failed)?;
     if named && ended == 0 {
         return Err(Failure::failed(
             "there is no session of this id, or it has ended already; `countersign gate sessions list` shows all",
         ));
     }
     print(format!("ended {ended}"))
+}
+
+async fn events(args: EventsArgs) -> Result<(), Failure> {
+    let since = args.since.map(|since| Duration::try_from(since).unwrap_or_default());
+    let query = EventQuery {
+        since: since.map(|since| before(SystemClock.now(), since)),
+        kinds: args.kind,
+        limit: Some(args.limit).filter(|limit| *limit > 0),
+    };
+    let events = args.config.sessions()?.events(query).await.map_err(Failure::failed)?;
+    if events.is_empty() && !args.json {
+        return print("no events");
+    }
+    let line = |event: &Event| {
+        if args.json { serde_json::to_string(event).unwrap_or_default() } else { sentence(event) }
+    };
+    print(events.iter().map(line).collect::<Vec<_>>().join("\n"))
+}
+
+fn sentence(event: &Event) -> String {
+    let Event { at, kind, reason, issuer, user, session, address, left_out } = event;
+    let mut parts = vec![format!("{at:.0}  {kind:15}"), reason.clone().unwrap_or_else(|| "-".to_owned())];
+    for (name, value) in [("issuer", issuer), ("user", user), ("session", session), ("address", address)] {
+        parts.extend(value.as_ref().map(|value| format!("{name}={value}")));
+    }
+    if *left_out > 0 {
+        parts.push(format!("({left_out} more before it)"));
+    }
+    parts.join("  ")
 }
 
 impl GateConfig {
@@ -184,6 +258,6 @@ impl GateConfig {
     }
 
     fn sessions(&self) -> Result<Sessions, Failure> {
-        Sessions::open(&self.read()?.data_dir).map_err(Failure::failed)
+        Sessions::open_existing(&self.read()?.data_dir).map_err(Failure::failed)
     }
 }

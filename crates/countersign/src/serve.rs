@@ -132,7 +132,7 @@ fn warn_about_libpq(settings: &Resolved) {
 }
 
 /// Takes as many file descriptors as the system grants: each connection needs one, and the usual 1024 are few.
-fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(descriptors) => tracing::debug!(descriptors, "may open so many files and connections"),
         Err(error) => tracing::warn!(%error, "cannot raise the limit on open files (RLIMIT_NOFILE)"),

@@ -19,6 +19,7 @@
 pub mod callers;
 pub mod configuration;
 mod cursor;
+pub mod gate_request;
 pub mod handshake_request;
 pub mod key_ring;
 pub mod names;
@@ -36,9 +37,10 @@ use tokio::runtime::Builder;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target there is.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("callers", callers::target),
     ("configuration", configuration::target),
+    ("gate_request", gate_request::target),
     ("handshake_request", handshake_request::target),
     ("key_ring", key_ring::target),
     ("names", names::target),
@@ -59,6 +61,11 @@ pub fn ring() -> KeyRing {
     let rotate = KeyChange::Rotate { activate_in: Duration::from_mins(1) };
     ring.change(rotate, noon(), &entropy).expect("another key");
     ring
+}
+
+/// The same of what opens sockets.
+fn block_on_all<T>(answer: impl Future<Output = T>) -> T {
+    Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(answer)
 }
 
 /// Waits for an answer. Nothing that is fuzzed waits for anything outside.

@@ -11,8 +11,10 @@ use countersign_core::{
     Audience, Clock, EndResult, Ending, KeyRing, KeyRingError, Policy, StoreError, TokenId, TokenStore,
 };
 use countersign_fuzz_targets::{
-    callers, configuration, handshake_request, key_ring, names, token_text, tracker_answer, xmlrpc_body,
+    callers, configuration, gate_request, handshake_request, key_ring, names, token_text, tracker_answer,
+    xmlrpc_body,
 };
+use countersign_gate::RequestPath;
 use countersign_server::{CallersError, parse_callers};
 use countersign_store::memory::MemoryStore;
 use countersign_testkit::{Hooked, StoreHook};
@@ -48,6 +50,14 @@ fn a_token_that_may_be_changed() {
     let longer = include_bytes!("../../../fuzz/corpus/token_text/change-longer");
     is_caught("a changed text is accepted", || {
         token_text::check(longer, |text, ring| unseal(text.get(..71).unwrap_or(text), ring));
+    });
+}
+
+#[test]
+fn a_path_that_two_programs_read_in_two_ways() {
+    let parameter = include_bytes!("../../../fuzz/corpus/gate_request/parameter");
+    is_caught("takes /issue1;/../user1 for another path", || {
+        gate_request::check(parameter, |_| RequestPath::parse("/issue1"));
     });
 }
 

@@ -2,7 +2,7 @@
 //!
 //! | the request | answer |
 //! |---|---|
-//! | has a session, and a rule of its issuer allows it | 204 with the user's name |
+//! | has a session, and a rule of its issuer allows it | 204 (200 for Envoy) with the user's name |
 //! | brings no session cookie | 401, or 204 with an empty name if `anonymous` is set |
 //! | brings a session cookie that is not good | 401 |
 //! | has a session, and no rule allows it, or its path has two readings | 403 |
@@ -12,17 +12,20 @@
 //! | the proxy does not say what the request is | 500 |
 //! | the sessions cannot be read | 503 |
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Extension, State};
 use axum::http::header::{HeaderName, ORIGIN, SEC_WEBSOCKET_KEY, UPGRADE, WWW_AUTHENTICATE};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::Response;
 use url::Url;
 
+use crate::config::ReverseProxy;
+use crate::events::{Event, EventKind};
 use crate::gate::Gate;
 use crate::login::CHALLENGE;
-use crate::original::OriginalRequest;
+use crate::original::{OriginalRequest, Question};
 use crate::routes::{Peer, text};
 use crate::rules::allow;
 
@@ -50,20 +53,27 @@ enum Verdict {
 pub(crate) async fn answer(
     State(gate): State<Arc<Gate>>,
     Extension(Peer(peer)): Extension<Peer>,
+    uri: Uri,
+    method: Method,
     headers: HeaderMap,
 ) -> Response {
-    let is_proxy = gate.config.trusted_proxies.iter().any(|network| network.contains(&peer.to_canonical()));
-    let verdict = if is_proxy { gate.judge(&headers).await } else { Verdict::NotTheProxy };
+    let asked = Question { method: &method, uri: &uri, headers: &headers };
+    let verdict = if gate.is_proxy(peer) { gate.judge(&asked).await } else { Verdict::NotTheProxy };
     gate.metrics.request(verdict.name());
-    gate.log(&verdict, &headers);
-    let (status, sentence) = verdict.answer();
+    gate.log(&verdict, gate.client(peer, &headers));
+    let (mut status, sentence) = verdict.answer();
+    // The others take any status from 200 to 299 for a yes.
+    if status == StatusCode::NO_CONTENT && gate.config.proxy == ReverseProxy::Envoy {
+        status = StatusCode::OK;
+    }
     let mut response = text(status, sentence);
     match verdict {
         Verdict::Allowed(user) => {
             response.headers_mut().insert(gate.config.user_header.clone(), user);
         }
-        // Not left out: Caddy 2.6 would tell the tracker the name of its own variable in the place of the missing value.
-        Verdict::Anonymous => {
+        // Not left out: Caddy 2.6 would tell the tracker the name of its own variable in the place of the missing value. Envoy
+        // passes an empty value on, and no missing one.
+        Verdict::Anonymous if gate.config.proxy != ReverseProxy::Envoy => {
             response.headers_mut().insert(gate.config.user_header.clone(), HeaderValue::from_static(""));
         }
         _ if status == StatusCode::UNAUTHORIZED => {
@@ -71,7 +81,7 @@ pub(crate) async fn answer(
         }
         _ => {}
     }
-    if status == StatusCode::NO_CONTENT {
+    if status.is_success() {
         *response.body_mut() = axum::body::Body::empty();
         response.headers_mut().remove(axum::http::header::CONTENT_TYPE);
     }
@@ -79,12 +89,18 @@ pub(crate) async fn answer(
 }
 
 impl Gate {
-    async fn judge(&self, headers: &HeaderMap) -> Verdict {
+    /// Whether the proxy is at the other end of a connection. The mode of a Unix socket lets nobody else connect.
+    fn is_proxy(&self, peer: Option<IpAddr>) -> bool {
+        peer.is_none_or(|peer| self.config.trusted_proxies.iter().any(|network| network.contains(&peer)))
+    }
+
+    async fn judge(&self, asked: &Question<'_>) -> Verdict {
+        let headers = asked.headers;
         // A proxy that does not remove it might pass it on to the tracker.
         if has_header(headers, self.config.user_header.as_str()) {
             return Verdict::Forbidden("the client sent the header that carries the user's name");
         }
-        let request = match OriginalRequest::read(headers, self.config.proxy) {
+        let request = match OriginalRequest::read(asked, self.config.proxy) {
             Ok(request) => request,
             Err(error) => return Verdict::NotStated(error.to_string()),
         };
@@ -130,16 +146,22 @@ impl Gate {
         None
     }
 
-    fn log(&self, verdict: &Verdict, headers: &HeaderMap) {
-        let peer =
-            || headers.get("x-forwarded-for").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    fn log(&self, verdict: &Verdict, client: Option<IpAddr>) {
         let line = |what: &str, error: bool| {
-            let Some(left_out) = self.log_limit.admit(verdict.name(), self.clock.now()) else { return };
+            let now = self.clock.now();
+            let Some(left_out) = self.log_limit.admit(verdict.name(), now) else { return };
+            let shown = client.map(tracing::field::display);
             if error {
-                tracing::error!(left_out, "{what}");
+                tracing::error!(left_out, client = shown, "{what}");
             } else {
-                tracing::warn!(left_out, forwarded_for = peer(), "{what}");
+                tracing::warn!(left_out, client = shown, "{what}");
             }
+            let address = client.map(|client| client.to_string());
+            let reason = match verdict {
+                Verdict::Forbidden(reason) => reason,
+                other => other.name(),
+            };
+            self.note(Event::refused(EventKind::RequestRefused, reason, None, address, now, left_out));
         };
         match verdict {
             Verdict::Allowed(_) | Verdict::Anonymous | Verdict::NoSession => {}

@@ -2,9 +2,13 @@
 
 use std::fmt;
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use axum::Router;
+use axum::extract::Extension;
+use axum::http::HeaderMap;
 use countersign_audience::{Audience, AudienceError};
 use countersign_core::{Clock, Entropy};
 use countersign_server::{ForwardedHeader, RefusalLimiter, TrustedProxies};
@@ -14,9 +18,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, IssuerConfig};
 use crate::cookies::Cookies;
+use crate::events::Event;
 use crate::log_limit::LogLimit;
 use crate::metrics::Metrics;
 use crate::request_path::RequestPath;
+use crate::routes::{Peer, routes};
 use crate::secret::{self, SecretError};
 use crate::sessions::{FILE_NAME, Session, SessionError, Sessions};
 
@@ -150,6 +156,30 @@ impl Gate {
         self.issuers
             .iter()
             .find(|issuer| issuer.config.name == session.issuer && issuer.config.user == session.user)
+    }
+
+    /// What answers requests of the client at this address; `None` for a Unix socket.
+    pub fn router(self: &Arc<Self>, peer: Option<IpAddr>) -> Router {
+        routes(Arc::clone(self)).layer(Extension(Peer(peer)))
+    }
+
+    /// The client's address, if the proxy says it.
+    pub(crate) fn client(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
+        match peer {
+            Some(_) => self.proxies.client(peer, headers),
+            // Nobody but the proxy can connect to the gate's Unix socket.
+            None => self.proxies.forwarded_for(headers),
+        }
+    }
+
+    /// Has an event recorded. Nothing waits for it but the end of the gate.
+    pub(crate) fn note(&self, event: Event) {
+        let sessions = self.sessions.clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = sessions.note(event).await {
+                tracing::debug!(%error, "cannot record an event");
+            }
+        });
     }
 
     /// The issuer whose tokens arrive at this path, and what stands where a token should.

@@ -2,7 +2,7 @@
 //!
 //! The gate runs beside a tracker, behind the tracker's reverse proxy. It takes login tokens in the tracker's place, asks
 //! the issuer, and opens a session of its own. For each request to the tracker the proxy asks the gate who sends it, as
-//! nginx's `auth_request`, Caddy's `forward_auth` and Traefik's `ForwardAuth` do, and passes the user's name on in a header
+//! nginx's `auth_request`, Caddy's `forward_auth`, Envoy's `ext_authz` and Traefik's `ForwardAuth` do, and passes the user's name on in a header
 //! that the tracker trusts.
 //!
 //! ```text
@@ -19,11 +19,12 @@
 //! - `auth.rs`: what is decided about each request to the tracker;
 //! - `login.rs`: how a token becomes a session;
 //! - `rules.rs` and `request_path.rs`: which requests an issuer's session may send;
-//! - [`Sessions`]: the sessions, in a file that several gates share.
+//! - [`Sessions`]: the sessions and the events, in a file that several gates share.
 
 mod auth;
 mod config;
 mod cookies;
+mod events;
 mod gate;
 mod log_limit;
 mod login;
@@ -37,6 +38,7 @@ mod serve;
 mod sessions;
 
 pub use config::{Config, ConfigError, IssuerConfig, ReverseProxy};
+pub use events::{Event, EventKind, EventQuery};
 pub use gate::{Gate, OpenError};
 pub use request_path::{RequestPath, UnclearPath};
 pub use rules::{Pattern, PatternError, Rule};

@@ -31,6 +31,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::auth::comes_from_another_site;
+use crate::events::{Event, EventKind};
 use crate::gate::{Gate, Issuer};
 use crate::routes::{Peer, text};
 use crate::sessions::{NewSession, id_of};
@@ -202,11 +203,11 @@ impl Gate {
         self: Arc<Self>,
         place: usize,
         token: String,
-        peer: IpAddr,
+        peer: Option<IpAddr>,
         headers: &HeaderMap,
         form: Form,
     ) -> Response {
-        let client = self.proxies.client(Some(peer), headers);
+        let client = self.client(peer, headers);
         let is_cross_site = comes_from_another_site(headers, &self.config.base_url);
         let gate = Arc::clone(&self);
         let login = self.tasks.spawn(async move {
@@ -236,7 +237,17 @@ impl Gate {
         let name = &*issuer.config.name;
         let tell = |outcome: LoginOutcome, error: &dyn std::fmt::Display| {
             self.metrics.login(name, outcome);
-            if let Some(left_out) = self.log_limit.admit(outcome.name(), self.clock.now()) {
+            let now = self.clock.now();
+            if let Some(left_out) = self.log_limit.admit(outcome.name(), now) {
+                let address = client.map(|client| client.to_string());
+                self.note(Event::refused(
+                    EventKind::LoginRefused,
+                    outcome.name(),
+                    Some(name),
+                    address,
+                    now,
+                    left_out,
+                ));
                 let client = client.map(tracing::field::display);
                 tracing::warn!(issuer = name, client, outcome = outcome.name(), %error, left_out, "refused a login by token");
             }

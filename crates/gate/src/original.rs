@@ -1,12 +1,21 @@
 //! The request that the proxy asks about.
 //!
-//! Each proxy states it in headers of its own. The gate reads those of the configured proxy and no others: a proxy sets its
-//! own headers, and passes on what a client writes into another's.
+//! Each proxy states it in its own way: in headers, or by the question itself. The gate reads what the configured proxy states and
+//! nothing else: a proxy sets its own headers, and passes on what a client writes into another's.
 
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::{HeaderMap, HeaderName, Method, Uri};
 
 use crate::config::ReverseProxy;
 use crate::request_path::{RequestPath, UnclearPath};
+use crate::routes::AUTH;
+
+/// What a proxy asks the gate.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Question<'q> {
+    pub(crate) method: &'q Method,
+    pub(crate) uri: &'q Uri,
+    pub(crate) headers: &'q HeaderMap,
+}
 
 /// A request to the tracker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,12 +30,20 @@ pub(crate) struct OriginalRequest {
 pub(crate) struct NotStated(&'static str);
 
 impl OriginalRequest {
-    pub(crate) fn read(headers: &HeaderMap, proxy: ReverseProxy) -> Result<Self, NotStated> {
-        let (uri, method) = match proxy {
-            ReverseProxy::Nginx => ("x-original-uri", "x-original-method"),
-            ReverseProxy::Caddy | ReverseProxy::Traefik => ("x-forwarded-uri", "x-forwarded-method"),
+    pub(crate) fn read(asked: &Question<'_>, proxy: ReverseProxy) -> Result<Self, NotStated> {
+        let by_headers = |uri, method| Ok((one(asked.headers, uri)?, one(asked.headers, method)?));
+        let (target, method) = match proxy {
+            ReverseProxy::Nginx => by_headers("x-original-uri", "x-original-method")?,
+            ReverseProxy::Caddy | ReverseProxy::Traefik => {
+                by_headers("x-forwarded-uri", "x-forwarded-method")?
+            }
+            ReverseProxy::Envoy => {
+                let target = asked.uri.path_and_query().and_then(|target| target.as_str().strip_prefix(AUTH));
+                let target =
+                    target.filter(|target| !target.is_empty()).ok_or(NotStated("path below /auth"))?;
+                (target.as_bytes(), asked.method.as_str().as_bytes())
+            }
         };
-        let (target, method) = (one(headers, uri)?, one(headers, method)?);
         // A byte that is not ASCII has no place in a target.
         let path = str::from_utf8(target).map_err(|_| UnclearPath::Character).and_then(RequestPath::parse);
         Ok(Self { method: String::from_utf8_lossy(method).into_owned(), path })
@@ -63,7 +80,8 @@ mod tests {
                 map.append(name, value);
                 map
             });
-        OriginalRequest::read(&headers, proxy)
+        let asked = Question { method: &Method::PUT, uri: &Uri::from_static("/auth/c?d"), headers: &headers };
+        OriginalRequest::read(&asked, proxy)
     }
 
     #[test]
@@ -75,6 +93,12 @@ mod tests {
         assert_eq!(paths(ReverseProxy::Nginx), ["a"]);
         assert_eq!(paths(ReverseProxy::Caddy), ["b"]);
         assert_eq!(paths(ReverseProxy::Traefik), ["b"]);
+        assert_eq!(paths(ReverseProxy::Envoy), ["c"]);
+        let methods = |proxy| read(&both, proxy).unwrap().method;
+        assert_eq!(
+            [ReverseProxy::Nginx, ReverseProxy::Caddy, ReverseProxy::Envoy].map(methods),
+            ["GET", "POST", "PUT"]
+        );
         assert_eq!(read(&caddy, ReverseProxy::Nginx), Err(NotStated("x-original-uri")));
         assert_eq!(read(&nginx, ReverseProxy::Caddy), Err(NotStated("x-forwarded-uri")));
     }

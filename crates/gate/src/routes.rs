@@ -11,6 +11,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 
+use crate::config::ReverseProxy;
 use crate::gate::Gate;
 use crate::{auth, login};
 
@@ -27,13 +28,18 @@ pub(crate) const OWN_PATHS: [&str; 3] = [AUTH, METRICS, HEALTH];
 /// The longest body of a login.
 const MAX_BODY_BYTES: usize = 8 * 1024;
 
-/// The address at the other end of the connection.
+/// The address at the other end of the connection; `None` for a Unix socket.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer(pub(crate) IpAddr);
+pub(crate) struct Peer(pub(crate) Option<IpAddr>);
 
 pub(crate) fn routes(gate: Arc<Gate>) -> Router {
-    Router::new()
-        .route(AUTH, any(auth::answer))
+    let mut router = Router::new().route(AUTH, any(auth::answer));
+    if gate.config.proxy == ReverseProxy::Envoy {
+        for below in ["/", "/{*path}"] {
+            router = router.route(&format!("{AUTH}{below}"), any(auth::answer));
+        }
+    }
+    router
         .route(METRICS, get(metrics))
         .route(HEALTH, get(health))
         // The paths of the issuers are settings.

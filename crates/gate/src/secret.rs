@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use cookie::Key;
 use countersign_core::Entropy;
-use countersign_server::exposure_of_open;
+use countersign_server::{Exposure, exposure_of_open};
 use data_encoding::HEXLOWER_PERMISSIVE;
 use zeroize::Zeroizing;
 
@@ -41,20 +41,53 @@ pub enum SecretError {
         /// What to do.
         remedy: String,
     },
+    /// Others can put files of theirs in the place of the gate's.
+    #[error("data_dir {path} {found}, who could put files of theirs in the place of the gate's: {remedy}", path = .path.display())]
+    OpenDirectory {
+        /// Which.
+        path: PathBuf,
+        /// By whom.
+        found: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// No gate has made it.
+    #[error("there is no {path}: no gate has begun to use this data_dir; start one, or name the configuration of the one that \
+             runs with --config", path = .0.display())]
+    Missing(PathBuf),
     /// There was no randomness to make it of.
     #[error(transparent)]
     NoRandomness(#[from] countersign_core::EntropyError),
 }
 
-/// Makes the directory for its owner only.
+/// Makes the directory for its owner only. In one that is there already, others may look, but not put files in the place of the
+/// gate's.
 pub(crate) fn make_directory(path: &Path) -> Result<(), SecretError> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(files(path))
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(files(path))?;
+    let directory = File::open(path).map_err(files(path))?;
+    let exposure = directory.metadata().and_then(|metadata| exposure_of_open(&directory, &metadata));
+    match exposure.map_err(files(path))?.filter(Exposure::may_write) {
+        None => Ok(()),
+        Some(exposure) => Err(SecretError::OpenDirectory {
+            path: path.to_owned(),
+            found: exposure.to_string(),
+            remedy: exposure.remedy(path, true),
+        }),
+    }
 }
 
 /// Makes an empty file for its owner only, unless there is one. Others must not be able to change it.
 pub(crate) fn make_private_file(path: &Path) -> Result<(), SecretError> {
     let made = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
     check_exposure(path, &made.map_err(files(path))?)
+}
+
+/// The same of a file that must be there.
+pub(crate) fn check_private_file(path: &Path) -> Result<(), SecretError> {
+    match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(SecretError::Missing(path.to_owned())),
+        opened => check_exposure(path, &opened.map_err(files(path))?),
+    }
 }
 
 /// Reads the secret, or makes it.
@@ -131,6 +164,23 @@ mod tests {
         assert_eq!(first.master(), again.master());
         make(&path, &entropy).unwrap();
         assert_eq!(first.master(), read_or_make(&path, &entropy).unwrap().master(), "the first one stays");
+    }
+
+    #[test]
+    fn directory_that_others_can_write_to_is_rejected() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("data");
+        make_directory(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        for (mode, is_good) in [(0o755, true), (0o777, false), (0o1777, false), (0o700, true)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let made = make_directory(&path);
+            assert_eq!(made.is_ok(), is_good, "{mode:o}");
+            if let Err(error) = made {
+                assert!(error.to_string().contains("can be changed by other users"), "{error}");
+                assert!(error.to_string().contains("chmod o-rwx"), "{error}");
+            }
+        }
     }
 
     #[test]

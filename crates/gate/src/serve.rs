@@ -1,19 +1,23 @@
 //! Accepts connections of the proxy, and stops in order.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use countersign_server::{ActivatedSockets, Address, Bound};
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -48,23 +52,29 @@ fn grace(issuers: &[IssuerConfig]) -> Duration {
 #[derive(Debug)]
 pub struct BoundGate {
     gate: Arc<Gate>,
-    listener: TcpListener,
+    /// At least one: a service manager can hand over several of one name.
+    bound: Vec<Bound>,
+}
+
+enum Connection {
+    Tcp(TcpStream),
+    Unix(UnixStream),
 }
 
 impl BoundGate {
-    /// Takes the address that is configured.
-    pub async fn bind(gate: Arc<Gate>) -> io::Result<Self> {
-        let listener = TcpListener::bind(gate.config.listen).await?;
-        Ok(Self { gate, listener })
+    /// Takes the address that is configured, or those among `inherited` that a service manager has opened for it.
+    pub async fn bind(gate: Arc<Gate>, inherited: &mut ActivatedSockets) -> io::Result<Self> {
+        let bound = Bound::with_mode(&gate.config.listen, gate.config.socket_mode, inherited).await?;
+        Ok(Self { gate, bound })
     }
 
-    /// The address, with the port that it got.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+    /// The first address, with the port that it got.
+    pub fn address(&self) -> io::Result<Address> {
+        self.bound.first().ok_or(io::ErrorKind::AddrNotAvailable)?.address()
     }
 
     /// Answers until `shutdown` resolves, and then until the requests and the logins under way are done.
-    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
         let router = routes(Arc::clone(&self.gate));
         let (stop, stopped) = watch::channel(false);
         let connections = TaskTracker::new();
@@ -72,11 +82,18 @@ impl BoundGate {
         let accepting = async {
             loop {
                 let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
-                match self.listener.accept().await {
-                    Ok((stream, peer)) => {
-                        let serving = serve(stream, peer, router.clone(), stopped.clone());
+                match poll_fn(|context| poll_accept(&mut self.bound, context)).await {
+                    Ok((connection, peer)) => {
+                        let (router, stopped) = (router.clone(), stopped.clone());
                         connections.spawn(async move {
-                            serving.await;
+                            match connection {
+                                Connection::Tcp(stream) => {
+                                    // Without it small answers may wait; a connection that is gone already says so soon enough.
+                                    let _ = stream.set_nodelay(true);
+                                    serve(stream, peer, router, stopped).await;
+                                }
+                                Connection::Unix(stream) => serve(stream, peer, router, stopped).await,
+                            }
                             drop(place);
                         });
                     }
@@ -95,7 +112,7 @@ impl BoundGate {
             () = accepting => {}
             () = shutdown => {}
         }
-        drop(self.listener);
+        drop(self.bound);
         stop.send_replace(true);
         connections.close();
         self.gate.tasks.close();
@@ -113,12 +130,38 @@ impl BoundGate {
     }
 }
 
-async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, mut stop: watch::Receiver<bool>) {
-    // Without it small answers may wait; a connection that is gone already says so soon enough.
-    let _ = stream.set_nodelay(true);
+/// Accepts a connection of any of the addresses, with the address at its other end.
+fn poll_accept(
+    bound: &mut [Bound],
+    context: &mut Context<'_>,
+) -> Poll<io::Result<(Connection, Option<IpAddr>)>> {
+    for place in bound.iter() {
+        let accepted = match place {
+            Bound::Tcp(listener) => listener
+                .poll_accept(context)
+                .map_ok(|(stream, address)| (Connection::Tcp(stream), Some(address.ip().to_canonical()))),
+            Bound::Unix(listener, _) => {
+                listener.poll_accept(context).map_ok(|(stream, _)| (Connection::Unix(stream), None))
+            }
+        };
+        if accepted.is_ready() {
+            // The next one is asked first, so that a busy address leaves no other one waiting.
+            bound.rotate_left(1);
+            return accepted;
+        }
+    }
+    Poll::Pending
+}
+
+async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    peer: Option<IpAddr>,
+    router: Router,
+    mut stop: watch::Receiver<bool>,
+) {
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
-        request.extensions_mut().insert(Peer(peer.ip().to_canonical()));
+        request.extensions_mut().insert(Peer(peer));
         let answering = router.clone().oneshot(request);
         async move {
             let answered = tokio::time::timeout(REQUEST_TIMEOUT, answering).await;
@@ -147,7 +190,7 @@ async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, mut stop: wa
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%error, %peer, "a connection ended early");
+        tracing::debug!(%error, peer = peer.map(tracing::field::display), "a connection ended early");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The sessions, in one `SQLite` file that several gates on a machine share.
+//! The sessions, and what happened to them, in one `SQLite` file that several gates on a machine share.
 //!
 //! The file is asked at each request, so a session that was ended is over at once, whoever ended it, and in every gate.
 
@@ -15,13 +15,14 @@ use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use sha2::{Digest as _, Sha256};
 use tokio::task::spawn_blocking;
 
-use crate::secret::{SecretError, make_private_file};
+use crate::events::{self, Event, EventQuery, WhyEnded};
+use crate::secret::{SecretError, check_private_file, make_private_file};
 
 /// The file's name in the data directory.
 pub(crate) const FILE_NAME: &str = "gate-sessions.db";
 
 /// The version of the tables, as `PRAGMA user_version` has it.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 /// How long a call waits for another process that writes.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -79,6 +80,20 @@ pub(crate) struct NewSession {
     pub(crate) peer: Option<String>,
     pub(crate) began: Timestamp,
     pub(crate) ends: Timestamp,
+}
+
+impl NewSession {
+    fn session(&self) -> Session {
+        Session {
+            id: id_of(&self.digest),
+            tracker: self.tracker.clone(),
+            issuer: self.issuer.clone(),
+            user: self.user.clone(),
+            peer: self.peer.clone(),
+            began: self.began,
+            ends: self.ends,
+        }
+    }
 }
 
 /// Which sessions to end.
@@ -142,6 +157,22 @@ impl Sessions {
     pub fn open(data_dir: &Path) -> Result<Self, SessionError> {
         let path = data_dir.join(FILE_NAME);
         make_private_file(&path)?;
+        Self::open_file(path)
+    }
+
+    /// Opens the file that a gate has made in this directory. Whoever only looks may be another user than the gate's, such as
+    /// root, whose file the gate could not use.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or it cannot be used, or others than this user can.
+    pub fn open_existing(data_dir: &Path) -> Result<Self, SessionError> {
+        let path = data_dir.join(FILE_NAME);
+        check_private_file(&path)?;
+        Self::open_file(path)
+    }
+
+    fn open_file(path: PathBuf) -> Result<Self, SessionError> {
         let sqlite = |error| SessionError::Sqlite { path: path.clone(), error };
         let mut connection = Connection::open(&path).map_err(sqlite)?;
         let found = prepare(&mut connection).map_err(sqlite)?;
@@ -156,6 +187,7 @@ impl Sessions {
         self.call(move |connection| {
             let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             change.execute("DELETE FROM sessions WHERE ends <= ?1", [to_millis(new.began)])?;
+            Event::login(&new.session()).record(&change)?;
             change.execute(
                 "INSERT INTO sessions (digest, tracker, issuer, user, peer, began, ends) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
                 params![
@@ -169,11 +201,17 @@ impl Sessions {
                 ],
             )?;
             // By number, and not by time: a clock that was set back must not end the session that has just begun.
-            change.execute(
-                "DELETE FROM sessions WHERE tracker = ?1 AND issuer = ?2 AND number NOT IN (SELECT number FROM sessions \
-                 WHERE tracker = ?1 AND issuer = ?2 ORDER BY number DESC LIMIT ?3)",
-                params![new.tracker, new.issuer, most],
-            )?;
+            let ended: Vec<Session> = change
+                .prepare(
+                    "DELETE FROM sessions WHERE tracker = ?1 AND issuer = ?2 AND number NOT IN (SELECT number FROM sessions \
+                     WHERE tracker = ?1 AND issuer = ?2 ORDER BY number DESC LIMIT ?3) \
+                     RETURNING digest, tracker, issuer, user, peer, began, ends",
+                )?
+                .query_map(params![new.tracker, new.issuer, most], read)?
+                .collect::<Result<_, _>>()?;
+            for session in &ended {
+                Event::ended(session, WhyEnded::MaxSessions, new.began).record(&change)?;
+            }
             change.commit()
         })
         .await
@@ -219,18 +257,46 @@ impl Sessions {
     }
 
     /// Ends sessions, for every gate on this file, before this returns.
-    pub async fn end(&self, which: WhichSessions) -> Result<Ended, SessionError> {
-        self.call(move |connection| match &which {
-            WhichSessions::Id(id) => connection.execute(
-                "DELETE FROM sessions WHERE lower(hex(substr(digest, 1, 8))) = ?1",
-                [id.to_ascii_lowercase()],
-            ),
-            WhichSessions::Issuer(issuer) => {
-                connection.execute("DELETE FROM sessions WHERE issuer = ?1", [issuer])
+    pub async fn end(&self, which: WhichSessions, now: Timestamp) -> Result<Ended, SessionError> {
+        self.call(move |connection| {
+            let (by, value) = match &which {
+                WhichSessions::Id(id) => {
+                    ("lower(hex(substr(digest, 1, 8))) = ?1", Some(id.to_ascii_lowercase()))
+                }
+                WhichSessions::Issuer(issuer) => ("issuer = ?1", Some(issuer.clone())),
+                WhichSessions::All => ("?1 IS NULL", None),
+            };
+            let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let ended: Vec<Session> = change
+                .prepare(&format!(
+                    "DELETE FROM sessions WHERE {by} RETURNING digest, tracker, issuer, user, peer, began, ends"
+                ))?
+                .query_map([value], read)?
+                .collect::<Result<_, _>>()?;
+            // Those that are over anyway are only removed.
+            let ended: Vec<Session> = ended.into_iter().filter(|session| session.ends > now).collect();
+            for session in &ended {
+                Event::ended(session, WhyEnded::Operator, now).record(&change)?;
             }
-            WhichSessions::All => connection.execute("DELETE FROM sessions", []),
+            change.commit()?;
+            Ok(ended.len())
         })
         .await
+    }
+
+    /// Records that something was refused.
+    pub(crate) async fn note(&self, event: Event) -> Result<(), SessionError> {
+        self.call(move |connection| {
+            let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            event.record(&change)?;
+            change.commit()
+        })
+        .await
+    }
+
+    /// What happened, the oldest first.
+    pub async fn events(&self, query: EventQuery) -> Result<Vec<Event>, SessionError> {
+        self.call(move |connection| events::list(connection, &query)).await
     }
 
     /// `SQLite` waits for the disk, so it has a thread of its own, which finishes even if nobody waits for it any more.
@@ -256,6 +322,7 @@ fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
     let found = change.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if found < VERSION {
         change.execute_batch(SCHEMA)?;
+        change.execute_batch(events::SCHEMA)?;
         change.pragma_update(None, "user_version", VERSION)?;
     }
     change.commit()?;
@@ -294,6 +361,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::events::EventKind;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + seconds).unwrap()
@@ -344,16 +412,26 @@ mod tests {
         }
         assert!(is_open(&two, "a", 0).await);
         let id = id_of(&Digest::of("a")).to_uppercase();
-        assert_eq!(one.end(WhichSessions::Id(id.clone())).await.unwrap(), 1);
+        assert_eq!(one.end(WhichSessions::Id(id.clone()), at(1)).await.unwrap(), 1);
         assert!(!is_open(&two, "a", 0).await);
-        assert_eq!(one.end(WhichSessions::Id(id)).await.unwrap(), 0);
+        assert_eq!(one.end(WhichSessions::Id(id), at(1)).await.unwrap(), 0);
         for id in ["", "%", "0"] {
-            assert_eq!(one.end(WhichSessions::Id(id.to_owned())).await.unwrap(), 0, "{id}");
+            assert_eq!(one.end(WhichSessions::Id(id.to_owned()), at(1)).await.unwrap(), 0, "{id}");
         }
-        assert_eq!(two.end(WhichSessions::Issuer("other".to_owned())).await.unwrap(), 2);
+        assert_eq!(two.end(WhichSessions::Issuer("other".to_owned()), at(1)).await.unwrap(), 2);
         assert!(is_open(&one, "b", 0).await && !is_open(&one, "c", 0).await);
-        assert_eq!(two.end(WhichSessions::All).await.unwrap(), 1);
+        assert_eq!(two.end(WhichSessions::All, at(1)).await.unwrap(), 1);
         assert_eq!(one.list(at(0)).await.unwrap(), []);
+        let kinds = vec![EventKind::SessionEnded];
+        let ended = one.events(EventQuery { kinds, ..EventQuery::default() }).await.unwrap();
+        let of = |event: &Event| (event.issuer.clone().unwrap(), event.reason.clone().unwrap(), event.at);
+        let [launchpad, other] =
+            ["launchpad", "other"].map(|issuer| (issuer.to_owned(), "operator".to_owned(), at(1)));
+        assert_eq!(
+            ended.iter().map(of).collect::<Vec<_>>(),
+            [&launchpad, &other, &other, &launchpad].map(Clone::clone)
+        );
+        assert_eq!(ended[0].session.as_deref(), Some(&*id_of(&Digest::of("a"))));
     }
 
     #[tokio::test]
@@ -368,6 +446,12 @@ mod tests {
         for (value, expected) in [("a", false), ("b", true), ("c", true), ("other", true)] {
             assert_eq!(is_open(&sessions, value, 5).await, expected, "{value}");
         }
+        let events = sessions.events(EventQuery::default()).await.unwrap();
+        let ended = events.iter().filter(|event| event.reason.as_deref() == Some("max_sessions"));
+        assert_eq!(
+            ended.map(|event| event.session.clone().unwrap()).collect::<Vec<_>>(),
+            [id_of(&Digest::of("a"))]
+        );
     }
 
     #[tokio::test]
@@ -384,6 +468,57 @@ mod tests {
         assert_eq!(gates[0].list(at(0)).await.unwrap().len(), 40);
     }
 
+    #[tokio::test]
+    async fn events_outlive_a_restart_and_old_ones_are_forgotten() {
+        let directory = TempDir::new().unwrap();
+        let refused = |at| Event::refused(EventKind::LoginRefused, "spent", Some("launchpad"), None, at, 7);
+        let month = 30 * 24 * 3600;
+        let sessions = Sessions::open(directory.path()).unwrap();
+        sessions.begin(new("a", "launchpad", 0), 10).await.unwrap();
+        sessions.note(refused(at(1))).await.unwrap();
+        drop(sessions);
+        let sessions = Sessions::open_existing(directory.path()).unwrap();
+        let all = sessions.events(EventQuery::default()).await.unwrap();
+        assert_eq!(all[0].session.as_deref(), Some(&*id_of(&Digest::of("a"))));
+        assert_eq!((all.len(), &*all[0].kind, &all[1]), (2, "login", &refused(at(1))));
+        for (query, expected) in [
+            (EventQuery { since: Some(at(1)), ..EventQuery::default() }, "login-refused"),
+            (EventQuery { kinds: vec![EventKind::Login], ..EventQuery::default() }, "login"),
+            (EventQuery { limit: Some(1), ..EventQuery::default() }, "login-refused"),
+        ] {
+            let found = sessions.events(query).await.unwrap();
+            assert_eq!((found.len(), &*found[0].kind), (1, expected));
+        }
+        sessions.note(refused(at(month + 1))).await.unwrap();
+        assert_eq!(
+            sessions.events(EventQuery::default()).await.unwrap(),
+            [refused(at(1)), refused(at(month + 1))]
+        );
+    }
+
+    #[tokio::test]
+    async fn file_of_an_older_gate_keeps_its_sessions() {
+        let directory = TempDir::new().unwrap();
+        let sessions = Sessions::open(directory.path()).unwrap();
+        sessions.begin(new("a", "launchpad", 0), 10).await.unwrap();
+        drop(sessions);
+        // As the first version left it.
+        let file = Connection::open(directory.path().join(FILE_NAME)).unwrap();
+        file.execute_batch("DROP TABLE events; PRAGMA user_version = 1").unwrap();
+        drop(file);
+        let sessions = Sessions::open(directory.path()).unwrap();
+        assert!(is_open(&sessions, "a", 0).await);
+        assert_eq!(sessions.events(EventQuery::default()).await.unwrap(), []);
+    }
+
+    #[test]
+    fn looking_makes_no_file() {
+        let directory = TempDir::new().unwrap();
+        let error = Sessions::open_existing(directory.path()).unwrap_err().to_string();
+        assert!(error.contains("no gate has begun to use"), "{error}");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
     #[test]
     fn file_that_is_unsafe_or_newer_is_rejected() {
         let directory = TempDir::new().unwrap();
@@ -394,7 +529,7 @@ mod tests {
         let error = Sessions::open(directory.path()).unwrap_err().to_string();
         assert!(error.contains("can be changed by other users"), "{error}");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        Connection::open(&path).unwrap().pragma_update(None, "user_version", 2).unwrap();
-        assert!(matches!(Sessions::open(directory.path()), Err(SessionError::Newer { found: 2, .. })));
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", 3).unwrap();
+        assert!(matches!(Sessions::open(directory.path()), Err(SessionError::Newer { found: 3, .. })));
     }
 }

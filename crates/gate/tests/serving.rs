@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail as tests do")]
 
-use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,10 +11,11 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::post;
 use countersign_core::{Clock, ManualClock, OsEntropy, SystemClock};
-use countersign_gate::{BoundGate, Config, Gate, Sessions, WhichSessions};
+use countersign_gate::{BoundGate, Config, EventQuery, Gate, Sessions, WhichSessions};
+use countersign_server::{ActivatedSockets, Address};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::{Semaphore, oneshot};
 
 /// An issuer that accepts each token whose name begins with `good` once, when it is let.
@@ -70,7 +71,7 @@ impl Issuer {
 }
 
 struct Running {
-    address: SocketAddr,
+    address: Address,
     clock: Arc<ManualClock>,
     directory: Arc<TempDir>,
     stop: Option<oneshot::Sender<()>>,
@@ -102,15 +103,16 @@ impl Running {
     }
 
     async fn start_in(directory: Arc<TempDir>, settings: &str, issuers: &str) -> Self {
+        let listen = if settings.contains("listen =") { "" } else { "listen = \"127.0.0.1:0\"\n" };
         let text = format!(
-            "listen = \"127.0.0.1:0\"\nbase_url = \"https://bugs.example.org/bugs/\"\ndata_dir = \"{}\"\n\
+            "{listen}base_url = \"https://bugs.example.org/bugs/\"\ndata_dir = \"{}\"\n\
              proxy = \"nginx\"\n{settings}\n{issuers}",
             directory.path().join("data").display()
         );
         let clock = Arc::new(ManualClock::at(SystemClock.now()));
         let gate =
             Gate::open(Config::parse(&text).unwrap(), Arc::<ManualClock>::clone(&clock), Arc::new(OsEntropy));
-        let bound = BoundGate::bind(gate.unwrap()).await.unwrap();
+        let bound = BoundGate::bind(gate.unwrap(), &mut ActivatedSockets::nothing()).await.unwrap();
         let address = bound.address().unwrap();
         let (stop, stopped) = oneshot::channel();
         let ended = tokio::spawn(bound.run(async {
@@ -123,15 +125,13 @@ impl Running {
         Sessions::open(&self.directory.path().join("data")).unwrap()
     }
 
+    /// By TCP.
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address.to_string()).await.unwrap()
+    }
+
     async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> TcpStream {
-        let mut stream = TcpStream::connect(self.address).await.unwrap();
-        let more: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: bugs.example.org\r\nConnection: close\r\n{more}Content-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        stream.write_all(head.as_bytes()).await.unwrap();
-        stream
+        send_on(self.connect().await, method, path, headers, body).await
     }
 
     async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
@@ -161,7 +161,23 @@ impl Running {
     }
 }
 
-async fn read(mut stream: TcpStream) -> Answer {
+async fn send_on<S: AsyncWrite + Unpin>(
+    mut stream: S,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> S {
+    let more: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: bugs.example.org\r\nConnection: close\r\n{more}Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream
+}
+
+async fn read<S: AsyncRead + Unpin>(mut stream: S) -> Answer {
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap();
@@ -206,6 +222,63 @@ async fn only_the_proxy_is_told_who_is_logged_in() {
     assert_eq!(gate.check(&cookie, "GET", "/bugs/one/1").await, (403, None));
     assert_eq!(gate.check("", "GET", "/bugs/one/1").await, (403, None));
     assert_eq!(gate.metric("countersign_gate_requests_total{answer=\"not_the_proxy\"}").await, Some(2));
+}
+
+#[tokio::test]
+async fn proxy_may_come_by_a_socket_of_its_own() {
+    let issuer = Issuer::start().await;
+    let directory = Arc::new(TempDir::new().unwrap());
+    let socket = directory.path().join("gate.sock");
+    let settings =
+        format!("listen = \"unix:{}\"\nsocket_mode = \"660\"\ntrusted_proxies = []", socket.display());
+    let gate = Running::start_in(Arc::clone(&directory), &settings, &issuer.table("one", "")).await;
+    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o660);
+    let ask = async |path: &str, headers: &[(&str, &str)]| {
+        read(send_on(UnixStream::connect(&socket).await.unwrap(), "GET", path, headers, "").await).await
+    };
+    let from = [("X-Forwarded-For", "192.0.2.7, 192.0.2.8")];
+    let cookie = ask("/bugs/one/good", &from).await.cookie().unwrap();
+    let headers = [("X-Original-URI", "/bugs/one/1"), ("X-Original-Method", "GET"), ("Cookie", &*cookie)];
+    assert_eq!(ask("/auth", &headers).await.header("x-remote-user"), Some("one-user"));
+    let listed = gate.sessions().list(gate.clock.now()).await.unwrap();
+    assert_eq!(listed[0].peer.as_deref(), Some("192.0.2.8"), "the proxy's own word");
+    gate.stop().await;
+    assert!(!socket.exists());
+}
+
+#[tokio::test]
+async fn refusals_are_recorded_with_their_reason() {
+    let issuer = Issuer::start().await;
+    let directory = Arc::new(TempDir::new().unwrap());
+    let gate = Running::start_in(Arc::clone(&directory), "", &issuer.table("one", "")).await;
+    let cookie =
+        gate.ask("GET", "/bugs/one/good", &[("X-Forwarded-For", "192.0.2.7")], "").await.cookie().unwrap();
+    assert_eq!(gate.log_in("/bugs/one/good").await.status, 401);
+    assert_eq!(gate.check(&cookie, "DELETE", "/bugs/one/1").await, (403, None));
+    assert_eq!(gate.check("__Secure-countersign_gate=x", "GET", "/bugs/one/1").await, (401, None));
+    assert_eq!(gate.check("", "GET", "/bugs/one/1").await, (401, None));
+    let sessions = gate.sessions();
+    // Nothing waits for an event but the end of the gate.
+    gate.stop().await;
+    let events = sessions.events(EventQuery::default()).await.unwrap();
+    let mut found: Vec<_> = events
+        .iter()
+        .map(|event| (&*event.kind, event.reason.as_deref(), event.address.as_deref()))
+        .collect();
+    found.sort_unstable();
+    assert_eq!(
+        found,
+        [
+            ("login", None, Some("192.0.2.7")),
+            ("login-refused", Some("spent"), Some("127.0.0.1")),
+            (
+                "request-refused",
+                Some("no rule of the issuer allows this method on this path"),
+                Some("127.0.0.1")
+            ),
+            ("request-refused", Some("session_over"), Some("127.0.0.1")),
+        ]
+    );
 }
 
 #[tokio::test]
@@ -341,7 +414,7 @@ async fn login_whose_body_never_comes_times_out() {
     let head = "POST /bugs/one HTTP/1.1\r\nHost: bugs.example.org\r\nConnection: close\r\n\
                 Content-Type: application/json\r\nContent-Length: 20\r\n\r\n";
     let began = tokio::time::Instant::now();
-    let mut stream = TcpStream::connect(gate.address).await.unwrap();
+    let mut stream = gate.connect().await;
     stream.write_all(head.as_bytes()).await.unwrap();
     assert_eq!(read(stream).await.status, 408);
     assert_eq!(began.elapsed().as_secs(), 10);
@@ -403,6 +476,6 @@ async fn sessions_of_an_issuer_are_bounded() {
     }
     assert_eq!(answers, [401, 401, 204, 204]);
     assert_eq!(gate.metric("countersign_gate_sessions{issuer=\"one\"}").await, Some(2));
-    assert_eq!(gate.sessions().end(WhichSessions::All).await.unwrap(), 2);
+    assert_eq!(gate.sessions().end(WhichSessions::All, gate.clock.now()).await.unwrap(), 2);
     assert_eq!(gate.check(&cookies[3], "GET", "/bugs/one/1").await.0, 401);
 }

@@ -86,16 +86,21 @@ impl fmt::Display for Address {
     }
 }
 
+/// The mode of a Unix socket that only the server's own user can use.
+pub const OWNER_ONLY: u32 = 0o600;
+
 /// A bound address. The file of a Unix socket goes when this is dropped, if this made it.
 #[derive(Debug)]
-pub(crate) enum Bound {
+pub enum Bound {
+    /// A TCP socket.
     Tcp(TcpListener),
+    /// A Unix socket, and its file, if this made it.
     Unix(UnixListener, Option<SocketFile>),
 }
 
 /// The file of a Unix socket.
 #[derive(Debug)]
-pub(crate) struct SocketFile(PathBuf);
+pub struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
@@ -105,20 +110,29 @@ impl Drop for SocketFile {
 
 impl Bound {
     /// Listens there, on one socket or more. `inherited` has the sockets that the service manager handed over.
-    pub(crate) async fn to(address: &Address, inherited: &mut ActivatedSockets) -> io::Result<Vec<Self>> {
+    pub async fn to(address: &Address, inherited: &mut ActivatedSockets) -> io::Result<Vec<Self>> {
+        Self::with_mode(address, OWNER_ONLY, inherited).await
+    }
+
+    /// The same, where the file of a Unix socket that this makes gets this mode.
+    pub async fn with_mode(
+        address: &Address,
+        mode: u32,
+        inherited: &mut ActivatedSockets,
+    ) -> io::Result<Vec<Self>> {
         match address {
             Address::Systemd(name) => inherited.take(name),
             Address::Tcp(address) => Ok(vec![Self::Tcp(TcpListener::bind(address).await?)]),
             Address::Unix(path) => {
                 remove_stale(path).await?;
-                let listener = bind_privately(path)?;
+                let listener = bind_privately(path, mode)?;
                 Ok(vec![Self::Unix(listener, Some(SocketFile(path.clone())))])
             }
         }
     }
 
     /// Where it listens, with the port it got.
-    pub(crate) fn address(&self) -> io::Result<Address> {
+    pub fn address(&self) -> io::Result<Address> {
         match self {
             Self::Tcp(listener) => listener.local_addr().map(Address::Tcp),
             Self::Unix(_, Some(file)) => Ok(Address::Unix(file.0.clone())),
@@ -130,9 +144,9 @@ impl Bound {
     }
 }
 
-/// Binds a socket that nobody else can ever connect to: it is made in a directory of its owner's alone, gets its mode
-/// there, and only then its name.
-fn bind_privately(path: &Path) -> io::Result<UnixListener> {
+/// Binds a socket that nobody can ever connect to whom its mode does not let: it is made in a directory of its owner's alone,
+/// gets its mode there, and only then its name.
+fn bind_privately(path: &Path, mode: u32) -> io::Result<UnixListener> {
     use std::os::unix::fs::DirBuilderExt;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // Short, because the whole path must not be longer than some hundred bytes.
@@ -147,7 +161,7 @@ fn bind_privately(path: &Path) -> io::Result<UnixListener> {
     std::fs::DirBuilder::new().mode(0o700).create(&dir)?;
     let bound = (|| {
         let listener = UnixListener::bind(&inside)?;
-        std::fs::set_permissions(&inside, std::fs::Permissions::from_mode(0o600))?;
+        std::fs::set_permissions(&inside, std::fs::Permissions::from_mode(mode))?;
         std::fs::rename(&inside, path)?;
         Ok(listener)
     })();
@@ -210,6 +224,9 @@ mod tests {
         assert_eq!(Bound::to(&address, &mut inherited).await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(bound);
         assert!(!path.exists());
+        let bound = Bound::with_mode(&address, 0o660, &mut inherited).await.unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        drop(bound);
         // A process that was killed leaves its socket behind.
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists());

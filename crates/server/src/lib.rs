@@ -54,7 +54,7 @@ mod traces;
 /// What the server calls itself where it is the client.
 pub(crate) const AGENT: &str = concat!("countersign/", env!("CARGO_PKG_VERSION"));
 
-pub use address::{Address, NotAnAddress};
+pub use address::{Address, Bound, NotAnAddress, OWNER_ONLY, SocketFile};
 pub use alarms::{Webhook, WebhookError};
 pub use app::{App, Names, SpentStatus, log_news};
 pub use arrival::{ClientCertificate, Peer};
@@ -76,6 +76,7 @@ pub use problem::PROBLEMS;
 pub use proxies::{ForwardedHeader, TrustedProxies};
 pub use secret::{Exposure, SecretFile, exposure_of, exposure_of_open};
 pub use server::{ListenerConfig, Server, StartError};
+pub use socket_activation::ActivatedSockets;
 pub use tasks::Tasks;
 pub use tls::{Tls, TlsError, TlsFiles};
 pub use traces::{Collector, Traces, TracesError};

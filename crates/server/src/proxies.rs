@@ -32,10 +32,14 @@ impl TrustedProxies {
     /// The nearest address that is not a trusted proxy: from `peer` backwards along the header, each proxy is believed
     /// about the one before it. An entry that cannot be read ends the search at the proxy that wrote it.
     pub fn client(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
-        let mut nearest = peer?;
-        if !self.trusts(nearest) {
-            return Some(nearest);
-        }
+        let peer = peer?;
+        if self.trusts(peer) { self.forwarded_for(headers).or(Some(peer)) } else { Some(peer) }
+    }
+
+    /// The same of a request that can only have come from a trusted proxy, such as one on a Unix socket for it alone. `None` if
+    /// the proxy does not say whom it forwards for.
+    pub fn forwarded_for(&self, headers: &HeaderMap) -> Option<IpAddr> {
+        let mut nearest = None;
         // A proxy appends: to the last line, or as a line of its own. So the header is read from its end, and what a client
         // wrote before that cannot change how a proxy's entry is read.
         for line in headers.get_all(self.header.name()).iter().rev() {
@@ -44,16 +48,16 @@ impl TrustedProxies {
                 let entry;
                 (rest, entry) = self.header.last_entry(line);
                 match entry {
-                    Entry::Address(address) => nearest = address,
+                    Entry::Address(address) => nearest = Some(address),
                     Entry::Empty => continue,
-                    Entry::Unreadable => return Some(nearest),
+                    Entry::Unreadable => return nearest,
                 }
-                if !self.trusts(nearest) {
-                    return Some(nearest);
+                if !nearest.is_some_and(|nearest| self.trusts(nearest)) {
+                    return nearest;
                 }
             }
         }
-        Some(nearest)
+        nearest
     }
 
     fn trusts(&self, address: IpAddr) -> bool {

@@ -12,7 +12,8 @@ use tokio::net::{TcpListener, UnixListener};
 use crate::address::Bound;
 
 /// What was handed over, and not taken yet.
-pub(crate) struct ActivatedSockets {
+#[must_use]
+pub struct ActivatedSockets {
     sockets: ListenFd,
     /// A name for each of them, in the same order.
     names: Vec<String>,
@@ -21,13 +22,13 @@ pub(crate) struct ActivatedSockets {
 impl ActivatedSockets {
     /// Reads `LISTEN_FDS`, `LISTEN_PID` and `LISTEN_FDNAMES`. Must be used once in the life of a process: a socket that
     /// is taken twice is closed under its second owner.
-    pub(crate) fn from_environment() -> Self {
+    pub fn from_environment() -> Self {
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         Self { sockets: ListenFd::from_env(), names: names.split(':').map(str::to_owned).collect() }
     }
 
-    #[cfg(test)]
-    pub(crate) fn nothing() -> Self {
+    /// None, as of a server that nobody hands sockets to.
+    pub fn nothing() -> Self {
         Self { sockets: ListenFd::empty(), names: Vec::new() }
     }
 

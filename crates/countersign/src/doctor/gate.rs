@@ -1,11 +1,13 @@
 //! Checks of a gate, beside a tracker: `countersign doctor --gate FILE`.
 
-use std::net::IpAddr;
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use countersign_client::probe;
+use countersign_client::{probe, probe_socket};
 use countersign_gate::{Config, Gate};
-use countersign_server::exposure_of;
+use countersign_server::{Address, exposure_of};
 use jiff::Timestamp;
 use url::Url;
 
@@ -16,6 +18,9 @@ use countersign_tls::Validity;
 
 /// How the gate begins its answer to the detection of a plugin.
 const DETECTED: &str = "This tracker logs in whoever brings a login token";
+
+/// Where the gate says whether it works.
+const HEALTH: &str = "/healthz";
 
 /// What only the gate's own paths answer. The second one stands in its answers at `/auth`.
 const OF_ITS_OWN: [&str; 4] = [
@@ -64,7 +69,7 @@ fn configuration(config: &Config, file: &Path) -> Vec<Finding> {
             "name the proxy's addresses alone, such as 127.0.0.1/32",
         ));
     }
-    if !config.listen.ip().is_loopback() {
+    if config.listen.is_local() == Some(false) {
         findings.push(Finding::warning(
             format!("the gate listens on {}, beyond this machine", config.listen),
             "let a firewall pass on the proxy alone, or listen on 127.0.0.1",
@@ -93,8 +98,20 @@ fn configuration(config: &Config, file: &Path) -> Vec<Finding> {
 
 /// Who else has access to the secret and the sessions.
 fn files(config: &Config) -> Vec<Finding> {
-    let user = rustix::process::geteuid().as_raw();
+    let me = rustix::process::geteuid().as_raw();
+    let data_dir = &config.data_dir;
+    // The gate makes its data directory for itself alone, so that its owner is the gate's user.
+    let user = fs::metadata(data_dir).map_or(me, |metadata| metadata.uid());
     let mut findings = Vec::new();
+    if let Ok(Some(exposure)) = exposure_of(data_dir, user) {
+        let (sentence, remedy) =
+            (format!("data_dir {} {exposure}", data_dir.display()), exposure.remedy(data_dir, true));
+        findings.push(if exposure.may_write() {
+            Finding::error(format!("{sentence}, who can put files in the place of the gate's"), remedy)
+        } else {
+            Finding::warning(sentence, remedy)
+        });
+    }
     for path in Gate::files(&config.data_dir) {
         match exposure_of(&path, user) {
             Ok(None) => findings.push(Finding::ok(format!("nobody else has access to {}", path.display()))),
@@ -120,18 +137,28 @@ fn files(config: &Config) -> Vec<Finding> {
 
 /// Whether a gate answers where this configuration has one listen.
 async fn running(config: &Config) -> Finding {
-    let address = config.listen;
-    let reached: IpAddr = match address.ip() {
-        ip if !ip.is_unspecified() => ip,
-        IpAddr::V4(_) => IpAddr::from([127, 0, 0, 1]),
-        IpAddr::V6(_) => IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
+    let address = &config.listen;
+    let answer = match address {
+        Address::Tcp(listen) => {
+            let reached: IpAddr = match listen.ip() {
+                ip if !ip.is_unspecified() => ip,
+                IpAddr::V4(_) => IpAddr::from([127, 0, 0, 1]),
+                IpAddr::V6(_) => IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
+            };
+            match Url::parse(&format!("http://{}{HEALTH}", SocketAddr::new(reached, listen.port()))) {
+                Ok(url) => probe(&url).await,
+                Err(error) => Err(error.to_string()),
+            }
+        }
+        Address::Unix(path) => probe_socket(path, HEALTH).await,
+        Address::Systemd(_) => {
+            return Finding::note(
+                format!("the gate listens where {address} says, which is not known here"),
+                "set listen to the socket unit's ListenStream to have it asked, and leave --listen systemd: to the service",
+            );
+        }
     };
-    let Ok(url) =
-        Url::parse(&format!("http://{}/healthz", std::net::SocketAddr::new(reached, address.port())))
-    else {
-        return Finding::note("its address is no URL", "see listen");
-    };
-    match probe(&url).await {
+    match answer {
         Ok(answer) if answer.body.starts_with("The gate works.") => {
             Finding::ok(format!("a gate answers on {address}, and can read its sessions"))
         }

@@ -70,6 +70,37 @@ fn wrong_configuration_is_a_usage_error() {
 }
 
 #[test]
+fn directory_that_others_can_write_to_is_refused() {
+    let place = Place::new();
+    configure(&place, 1, "");
+    std::fs::create_dir(place.path("gate")).unwrap();
+    place.set_mode("gate", 0o777);
+    let ended = place.run(&["gate", "--config", "gate.toml"]);
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.err.contains("data_dir gate can be changed by other users"), "{ended:?}");
+    assert_eq!(std::fs::read_dir(place.path("gate")).unwrap().count(), 0);
+}
+
+#[test]
+fn looking_at_sessions_needs_a_gate_that_has_run() {
+    let place = Place::new();
+    configure(&place, 1, "");
+    for command in [&["sessions", "list"][..], &["events"], &["sessions", "end", "--all"]] {
+        let ended = place.run(&[&["gate"], command, &["--config", "gate.toml"]].concat());
+        assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""), "{command:?}: {ended:?}");
+        assert!(ended.err.contains("no gate has begun to use this data_dir"), "{ended:?}");
+    }
+    let mut gate = start(&place, &["--listen", "unix:gate.sock"]);
+    assert_eq!(gate.out.lines(1), "gate unix:gate.sock\n");
+    assert_eq!(place.mode("gate.sock"), 0o600);
+    assert_eq!(place.run(&["gate", "events", "--config", "gate.toml"]).printed(), "no events");
+    let unknown = place.run(&["gate", "events", "--config", "gate.toml", "--kind", "colour"]);
+    assert!(unknown.err.contains("the kinds are login, login-refused"), "{unknown:?}");
+    gate.signal(Signal::TERM);
+    assert_eq!(gate.ended().code, Some(0));
+}
+
+#[test]
 fn doctor_finds_what_is_wrong_with_a_gate() {
     let place = Place::new();
     let look = |place: &Place| doctor(place, &["--gate", "gate.toml"], &[]);
