@@ -1,7 +1,8 @@
-//! The rules of the handshake: pure functions from what is known to what is to be done.
+//! The rules of the handshake: pure functions that take facts and return a decision.
 //!
-//! [`decide`] looks at the token and the request. If it says [`Decision::Consume`], the store is asked to end the
-//! token's life, and [`settle`] reads the store's answer. No other code decides anything about a handshake.
+//! [`decide`] looks at the token, the request and the time. If it says [`Decision::Consume`], the store is asked to end
+//! the token's life, and [`settle`] reads the store's answer. All rules about token, request and time are here; the store
+//! adds the fence and the horizon.
 
 use std::time::Duration;
 
@@ -130,15 +131,12 @@ impl Refusal {
 
 /// Decides what to do about a request. `token` is `None` if its text could not be unsealed.
 ///
-/// The audience comes first among the refusals of an authentic token: that a token is shown by the wrong tracker is
-/// worth knowing whether or not its time is over.
-pub fn decide<'t>(attempt: &Attempt, token: Option<&'t LoginToken>, now: Timestamp) -> Decision<'t> {
-    decide_after(attempt, token, now, now)
-}
-
-/// The same where tokens are known to be created as late as `latest`: at the fence, which clocks have not reached yet, or
-/// by a node whose clock is as far ahead of the store's as this one is behind.
-pub fn decide_after<'t>(
+/// Tokens are known to be created as late as `latest`: at the fence, which clocks may not have reached yet, or by a node
+/// whose clock is as far ahead of the store's as this one is behind. Where nothing is known, it is `now`.
+///
+/// The audience comes first among the refusals of an authentic token: a token shown by the wrong tracker is worth knowing
+/// about, whether or not it has expired.
+pub fn decide<'t>(
     attempt: &Attempt,
     token: Option<&'t LoginToken>,
     now: Timestamp,

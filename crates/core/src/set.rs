@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::handshake::{Attempt, CLOCK_SKEW, Decision, Refusal, Verdict, decide_after, settle};
+use crate::handshake::{Attempt, CLOCK_SKEW, Decision, Refusal, Verdict, decide, settle};
 use crate::seal::{SealError, UnsealError, seal, unseal};
 use crate::{
     Audience, CallerName, Claims, Clock, Consumption, EndResult, Ending, Entropy, EntropyError, KeyRing,
@@ -269,7 +269,7 @@ impl LoginTokenSet {
         let present = self.time.present(&*self.clock);
         let now = present.clone().unwrap_or_else(|_| self.clock.now());
         let (token, end) = self
-            .ask(text, &|token| match (decide_after(attempt, Some(token), now, latest), &present) {
+            .ask(text, &|token| match (decide(attempt, Some(token), now, latest), &present) {
                 (_, Err(trouble)) => StoreRequest::Wait(trouble.clone()),
                 (Decision::Refuse(_), _) => StoreRequest::Nothing,
                 (Decision::Recall(_), _) => StoreRequest::Look,
@@ -280,7 +280,7 @@ impl LoginTokenSet {
                 })),
             })
             .await?;
-        let decision = decide_after(attempt, token.as_ref(), now, latest);
+        let decision = decide(attempt, token.as_ref(), now, latest);
         let verdict = match (&decision, end) {
             (Decision::Refuse(refusal), _) => Verdict::Refused(refusal.clone()),
             (_, Some(end)) => settle(attempt, &decision, end, now),

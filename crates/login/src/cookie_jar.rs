@@ -1,7 +1,7 @@
 //! The Netscape cookie file, which curl, wget and Python's `http.cookiejar` read.
 //!
 //! Seven fields, separated by tabs: domain, whether hosts below it are included, path, whether TLS is required, when
-//! it ends in seconds since 1970 (0: with the session), name, value. Source: curl's `docs/HTTP-COOKIES.md`.
+//! it ends in seconds since 1970 (0: with the session), name, value. Source: curl's page "HTTP Cookies".
 
 use std::fmt::Write as _;
 use std::fs::{self, File};

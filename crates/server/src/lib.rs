@@ -2,10 +2,10 @@
 //!
 //! Where to look first:
 //!
-//! - [`routes`]: every route there is, on one screen;
+//! - [`routes`]: every route of both listeners;
 //! - [`public`]: the handshake, for bug trackers;
 //! - [`private`]: issuing, looking and revoking by XML-RPC and JSON, for the service that owns the server;
-//! - [`Events`]: what happens, and who gets to see it;
+//! - [`Events`]: from the handlers to the store, to followers and to alarms;
 //! - [`Traces`]: spans of requests, for a collector;
 //! - [`Server`]: two listeners, limits, and a graceful stop;
 //! - [`limits`]: how much of everything there may be;

@@ -1,4 +1,4 @@
-//! The arithmetic of a handshake: seal, unseal, decide. `cargo bench -p countersign-store --bench handshake`
+//! What a handshake computes: seal, unseal, decide. `cargo bench -p countersign-store --bench handshake`
 
 #![expect(clippy::unwrap_used, reason = "a measurement, not a part of the product")]
 
@@ -60,5 +60,6 @@ fn decides(bencher: Bencher<'_, '_>, tracker: Option<&str>) {
     let audience =
         tracker.map_or(StatedAudience::None, |url| StatedAudience::Tracker(Audience::parse(url).unwrap()));
     let attempt = Attempt { is_post: true, audience, retry_key: None };
-    bencher.bench(|| decide(black_box(&attempt), Some(&token), from_millis(NOW + 1000)));
+    let now = from_millis(NOW + 1000);
+    bencher.bench(|| decide(black_box(&attempt), Some(&token), now, now));
 }

@@ -59,7 +59,7 @@ fn the_table_of_the_protocol() {
         (get.clone(), Some(&unbound), Decision::Refuse(Refusal::NotPost)),
         (get, None, Decision::Refuse(Refusal::NotPost)),
     ] {
-        assert_eq!(decide(&attempt, token, soon), expected, "{attempt:?}");
+        assert_eq!(decide(&attempt, token, soon, soon), expected, "{attempt:?}");
     }
 }
 
@@ -74,7 +74,19 @@ fn a_token_lives_from_its_creation_to_its_expiry() {
         (noon() + LIFETIME - millisecond, Decision::Consume(&token)),
         (noon() + LIFETIME, Decision::Refuse(Refusal::Expired)),
     ] {
-        assert_eq!(decide(&post(), Some(&token), now), expected, "{now}");
+        assert_eq!(decide(&post(), Some(&token), now, now), expected, "{now}");
+    }
+}
+
+#[test]
+fn token_created_as_late_as_known_is_consumed() {
+    let token = token(None);
+    let (now, millisecond) = (noon() - Duration::from_mins(10), Duration::from_millis(1));
+    for (latest, expected) in [
+        (noon(), Decision::Consume(&token)),
+        (noon() - millisecond, Decision::Refuse(Refusal::FromTheFuture)),
+    ] {
+        assert_eq!(decide(&post(), Some(&token), now, latest), expected, "{latest}");
     }
 }
 
@@ -83,7 +95,7 @@ fn an_answer_lost_at_the_last_moment_can_be_asked_for_after_expiry() {
     let token = token(None);
     let expired = noon() + LIFETIME;
     let attempt = post_with_key("k");
-    let decision = decide(&attempt, Some(&token), expired);
+    let decision = decide(&attempt, Some(&token), expired, expired);
     assert_eq!(decision, Decision::Recall(&token));
     let first = expired - Duration::from_secs(1);
     assert_eq!(
@@ -92,7 +104,7 @@ fn an_answer_lost_at_the_last_moment_can_be_asked_for_after_expiry() {
     );
     assert_eq!(settle(&attempt, &decision, EndResult::Recorded, expired), Verdict::Refused(Refusal::Expired));
     assert_eq!(
-        decide(&attempt, Some(&token), expired + RETRY_WINDOW),
+        decide(&attempt, Some(&token), expired + RETRY_WINDOW, expired),
         Decision::Refuse(Refusal::Expired),
         "but not for ever"
     );
@@ -158,7 +170,7 @@ proptest! {
             Some(url) => StatedAudience::Tracker(Audience::parse(url).unwrap()),
         };
         let attempt = Attempt { is_post, audience, retry_key: keyed.then(|| RetryKeyHash::of(b"k")) };
-        let decision = decide(&attempt, ours.then_some(&token), now);
+        let decision = decide(&attempt, ours.then_some(&token), now, now);
         let may = is_post && ours && (bound.is_none() || bound == stated) && (-30_000..300_000).contains(&offset_ms);
         prop_assert_eq!(decision == Decision::Consume(&token), may);
     }

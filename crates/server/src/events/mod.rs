@@ -1,12 +1,12 @@
 //! Takes events from the handlers to the store, to followers and to alarms.
 //!
 //! ```text
-//! handler ──▶ flood ──▶ queue ──▶ writer ──▶ store      (kept for a while)
-//!               └─────▶ followers                       (told at once)
+//! handler ──▶ throttle ──▶ queue ──▶ writer ──▶ store      (kept for a while)
+//!                  └─────▶ followers                       (told at once)
 //! ```
 //!
-//! No request waits for any of it: a full queue loses events, and counts them. What is on record anyway, that a token
-//! was redeemed or revoked, is told to followers and not written a second time.
+//! No request waits for any of it: a full queue loses events, and counts them. Redemptions and revocations are already in
+//! the store, so they go to followers only.
 
 mod throttle;
 mod writer;

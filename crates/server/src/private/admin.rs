@@ -69,7 +69,7 @@ pub(crate) struct StoreDocument {
     /// Tokens created before this are refused.
     #[schema(value_type = String, format = DateTime)]
     fence: Timestamp,
-    /// Tokens that expired before this have been forgotten.
+    /// The latest expiry of a token whose record was removed.
     #[schema(value_type = String, format = DateTime)]
     horizon: Timestamp,
     /// Bytes on disk, where that can be known.

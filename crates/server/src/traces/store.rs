@@ -127,7 +127,7 @@ impl TokenStore for TracedStore {
     }
 
     async fn node_list(&self, now: Timestamp) -> Result<NodeList, StoreError> {
-        traced("store roll", self.0.node_list(now), None).await
+        traced("store node_list", self.0.node_list(now), None).await
     }
 
     async fn close(&self) {

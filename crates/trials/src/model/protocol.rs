@@ -95,9 +95,9 @@ impl Protocol {
     fn serve(&self, state: &mut State, server: usize, token: TokenIndex, asker: Asker) -> Option<()> {
         let (request, now) = (self.request(state, asker), self.now(state));
         let login_token = self.tokens.get(token)?;
-        let decision = decide(&request, Some(login_token), now);
-        let (id, expires) = (login_token.id(), login_token.expires());
         let store = state.stores.get_mut(server)?;
+        let decision = decide(&request, Some(login_token), now, store.fence());
+        let (id, expires) = (login_token.id(), login_token.expires());
         let end = match decision {
             Decision::Refuse(_) => EndResult::Recorded,
             Decision::Recall(_) => store.look(id, expires),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use countersign_core::{Consumption, EndResult, Ending, Horizon, RetryKeyHash, TokenId, after};
 use jiff::Timestamp;
 
-/// Which tokens' lives have ended, and the two lines.
+/// Which tokens' lives have ended, and the two watermarks.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ModelStore {
     endings: BTreeMap<TokenId, Record>,
@@ -67,6 +67,11 @@ impl ModelStore {
             Ending::Revoked { at } => (*at, How::Revoked),
         };
         self.endings.insert(id, Record { expires, at, how });
+    }
+
+    /// Where the fence stands.
+    pub fn fence(&self) -> Timestamp {
+        self.fence
     }
 
     /// Moves the fence forward.
