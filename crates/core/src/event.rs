@@ -353,9 +353,9 @@ pub trait EventStore: Send + Sync + fmt::Debug {
     /// The events that a query asks for, newest first.
     async fn events(&self, query: &EventQuery) -> Result<Vec<Event>, StoreError>;
 
-    /// Forgets the events that happened before `line`; and of each kind (of refusals, of each reason) all but the
+    /// Forgets the events that happened before `cutoff`; and of each kind (of refusals, of each reason) all but the
     /// newest [`kept_of`]. Returns how many that were.
-    async fn purge_events(&self, line: Timestamp) -> Result<u64, StoreError>;
+    async fn purge_events(&self, cutoff: Timestamp) -> Result<u64, StoreError>;
 
     /// What [`remember`](Self::remember) wrote last; `None`: nothing yet.
     ///

@@ -20,7 +20,7 @@ use crate::{
 /// Remembers which tokens' lives have ended.
 ///
 /// A token that is alive is in no store: it says everything about itself. A store holds one [`Ending`] for each token
-/// that was consumed or revoked, until that token has long expired, and two lines that only ever move forward:
+/// that was consumed or revoked, until that token has long expired, and two *watermarks* that only ever move forward:
 ///
 /// - the *fence*: a token created before it is refused. A new store puts it at its own creation, so that an emptied
 ///   store does not make old tokens live again;
@@ -37,7 +37,7 @@ pub trait TokenStore: Send + Sync + fmt::Debug {
     /// for one id, over all times, callers and crashes, at most one call answers [`EndResult::Recorded`], and it answers only
     /// after the record is durable.
     ///
-    /// A record on file is reported before the lines are looked at: the first consumer may ask again behind a fence.
+    /// A record on file is reported before the watermarks are looked at: the first consumer may ask again behind a fence.
     ///
     /// # Errors
     ///
@@ -97,13 +97,13 @@ pub trait TokenStore: Send + Sync + fmt::Debug {
     /// bounded. If those are not all, the answer says where to go on.
     async fn endings(&self, query: &EndingQuery) -> Result<Endings, StoreError>;
 
-    /// Moves the fence to `line`, or, if it stands there or beyond, one millisecond further: tokens are created at the
+    /// Moves the fence to `to`, or, if it stands there or beyond, one millisecond further: tokens are created at the
     /// fence itself while clocks are behind it, and those are refused, too. Returns where it stands then.
-    async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError>;
+    async fn move_fence(&self, to: Timestamp) -> Result<Timestamp, StoreError>;
 
-    /// Forgets the tokens that expired before `line`, and moves the horizon over those that it removes. Works in slices,
+    /// Forgets the tokens that expired before `cutoff`, and moves the horizon over those that it removes. Works in slices,
     /// between which [`end`](Self::end) goes on. Returns how many records it removed.
-    async fn purge(&self, line: Timestamp) -> Result<u64, StoreError>;
+    async fn purge(&self, cutoff: Timestamp) -> Result<u64, StoreError>;
 
     /// Where the store has moved its fence by itself since this was asked last, because what it is kept in is not what it
     /// was: another database server took over, or a backup was put back. Each move is told once, by one server.
@@ -113,7 +113,7 @@ pub trait TokenStore: Send + Sync + fmt::Debug {
 
     /// What it knows about the time.
     ///
-    /// What follows here is for stores that are nobody's but the caller's: they know nothing.
+    /// The default is for a store that only one server uses: it knows nothing.
     async fn times(&self) -> Result<StoreTimes, StoreError> {
         Ok(StoreTimes::default())
     }
@@ -129,7 +129,8 @@ pub trait TokenStore: Send + Sync + fmt::Debug {
     /// Succeeds if a token could be consumed now: the store can be reached and takes writes.
     async fn ready(&self) -> Result<(), StoreError>;
 
-    /// Whether several servers may serve from it at the same time.
+    /// Whether several servers may serve from it at the same time. Such a store must keep the key ring and the nodes, and have
+    /// a clock: for it, the defaults here are wrong.
     fn is_shared(&self) -> bool {
         false
     }
@@ -138,7 +139,7 @@ pub trait TokenStore: Send + Sync + fmt::Debug {
     /// is durable, tells who else has checked in. So of two nodes that check in at the same time at least one is told
     /// of the other. Forgets the nodes that were last seen longer ago than [`REMEMBERED`](crate::REMEMBERED).
     ///
-    /// What follows here is for stores that are nobody's but the caller's: it remembers nothing.
+    /// The default is for a store that only one server uses: it remembers nothing.
     async fn check_in(&self, node: &Node) -> Result<NodeList, StoreError> {
         let seen = SeenNode { node: node.clone(), at: node.clock, live: node.serving, schema: 0 };
         Ok(NodeList { now: node.clock, nodes: vec![seen] })

@@ -5,7 +5,7 @@
 //! That is why it is not a row for each key: out of one text, nobody who can only write to the database takes a single key,
 //! puts back one that was revoked, or changes their order.
 //!
-//! The version is encrypted along. A store changes it together with the lines that each batch of consumptions reads
+//! The version is encrypted along. A store changes it together with the watermarks that each batch of consumptions reads
 //! ([`TokenStore::replace_ring`]), so that a ring that is not the present one redeems nothing, on whatever server.
 
 use aes_siv::KeyInit;

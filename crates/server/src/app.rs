@@ -221,7 +221,7 @@ impl App {
                 (Some(trouble), _) => {
                     // Behind a line of the store, tokens of other servers are redeemed.
                     let what = match trouble {
-                        ClockError::BehindLine(_) => "issued",
+                        ClockError::BehindWatermark(_) => "issued",
                         _ => "issued or redeemed",
                     };
                     tracing::error!(%trouble, "the clock is wrong: no token is {what} here");

@@ -16,7 +16,9 @@
 //! so for many servers, `contract` for the test-suite that
 //! every store passes.
 //!
-//! A new store is a module here that implements [`backend::Backend`], its name in `place.rs`, and a run of the contract.
+//! A new store is a module here that implements [`countersign_core::TokenStore`], [`backend::Backend`], [`moving::Movable`]
+//! and, unless it uses one that is here, [`countersign_core::EventStore`]; its URL in `place.rs`; and a run of the contract.
+//! If servers can share it ([`countersign_core::TokenStore::is_shared`]), it also keeps the key ring, the nodes and a clock.
 
 pub mod backend;
 #[cfg(any(test, feature = "contract"))]

@@ -233,18 +233,18 @@ impl TokenStore for MemoryStore {
         Ok(Endings { found, below })
     }
 
-    async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {
+    async fn move_fence(&self, to: Timestamp) -> Result<Timestamp, StoreError> {
         let mut state = self.state()?;
-        state.fence = line.max(after(state.fence, Duration::from_millis(1)));
+        state.fence = to.max(after(state.fence, Duration::from_millis(1)));
         Ok(state.fence)
     }
 
-    async fn purge(&self, line: Timestamp) -> Result<u64, StoreError> {
+    async fn purge(&self, cutoff: Timestamp) -> Result<u64, StoreError> {
         let mut state = self.state()?;
         let State { endings, horizon, .. } = &mut *state;
         let before = endings.len();
         endings.retain(|id, record| {
-            let stays = record.expires >= line;
+            let stays = record.expires >= cutoff;
             if !stays {
                 *horizon = horizon.over(id.created(), record.expires);
             }

@@ -155,18 +155,18 @@ pub async fn hand_over(
     Ok(Some(HandedOver { id, fence, ring: source.ring().await? }))
 }
 
-/// The moment that [`Movable::hand_over`] returns, for a store with these lines whose youngest record is of a token that
+/// The moment that [`Movable::hand_over`] returns, for a store with these watermarks whose youngest record is of a token that
 /// was created at `newest`.
-pub(crate) fn line(
+pub(crate) fn fence_of_target(
     fence: Timestamp,
     horizon: Horizon,
     newest: Option<Timestamp>,
     latest: Timestamp,
 ) -> Result<Timestamp, MoveError> {
     let behind = |created| after(created, Duration::from_millis(1));
-    let line = newest.map_or(fence, behind).max(behind(horizon.created)).max(fence);
-    if line > latest {
-        return Err(StoreError::Clock(ClockError::BehindRecords(line)).into());
+    let moment = newest.map_or(fence, behind).max(behind(horizon.created)).max(fence);
+    if moment > latest {
+        return Err(StoreError::Clock(ClockError::BehindRecords(moment)).into());
     }
-    Ok(line)
+    Ok(moment)
 }

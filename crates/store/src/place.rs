@@ -10,8 +10,9 @@ use crate::memory::InMemory;
 use crate::postgres::{LibpqEnvironment, PostgresDatabase, PostgresOptions, PostgresUrl};
 use crate::sqlite::{self, Database};
 
-/// Which store, as its URL says it. To add one, add it here; the compiler then asks for its
-/// [`Backend`] in [`StorePlace::backend`].
+/// Which store, as its URL says it. To add one, add it here. The compiler then asks for its [`Backend`] in
+/// [`StorePlace::backend`]; its scheme has to be added to [`StoreUrl::read`] and to the texts of
+/// [`OpenError::UnknownScheme`] by hand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreUrl {
     /// `sqlite:` or `sqlite:PATH`: see [`sqlite`]. A relative path begins at the current directory; without one, it is

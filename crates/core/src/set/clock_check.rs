@@ -6,7 +6,7 @@
 //!
 //! - A clock that is not the store's, give or take [`CLOCK_SKEW`], is used for nothing: the node neither issues nor redeems
 //!   nor purges until the two agree.
-//! - A token is never created before a line that would refuse it, so that a token issued after a fence is good at once.
+//! - A token is never created before a watermark that would reject it, so that a token issued after a fence is good at once.
 //! - Records are purged only by a clock that has gone on as it should for [`STEADY`]. A machine that starts with a wrong
 //!   clock, or whose clock is set while it serves, so has time to have it set right before anything is forgotten.
 
@@ -43,7 +43,7 @@ pub enum ClockError {
          is right, the store was used under a wrong clock: begin with a new store and a new key ring, as docs/backups.md \
          says"
     )]
-    BehindLine(Timestamp),
+    BehindWatermark(Timestamp),
     /// The store has records that are younger than the present.
     #[error(
         "this machine's clock is behind the store's newest record, of a token made at {0}; {SET_IT_RIGHT}. If it is \
@@ -70,19 +70,19 @@ pub fn apart(one: Timestamp, other: Timestamp) -> Option<SignedDuration> {
 /// Refuses, from here on, every token of the store that was issued until now, on whatever node. Returns where the fence
 /// stands.
 ///
-/// The line is as far ahead of the store's clock as a node's clock may be.
+/// The fence is then as far ahead of the store's clock as a node's clock may be.
 ///
 /// # Errors
 ///
 /// If the store fails; or if it has no clock of its own, and this one is behind its records: tokens may have been made
-/// beyond any line that this clock could draw.
+/// beyond any fence that this clock could set.
 pub async fn move_fence_now(store: &dyn TokenStore, clock: &dyn Clock) -> Result<Timestamp, StoreError> {
     let times = store.times().await?;
     let now = match times.clock {
         Some(theirs) => theirs,
         None => not_behind(&times, clock.now())?,
     };
-    // A clock may be ahead by exactly that much, and a token created at the line is behind it no more.
+    // A clock may be ahead by exactly that much, and a token created at the fence is not behind it.
     store.move_fence(after(now, CLOCK_SKEW + Duration::from_millis(1))).await
 }
 
@@ -147,7 +147,7 @@ struct ClockState {
     /// What the store's clock showed, and the steady clock when that was known.
     theirs: Option<(Timestamp, Duration)>,
     /// The first moment at which a token may be created.
-    line: Timestamp,
+    first_creation: Timestamp,
     /// Where the fence stands.
     fence: Option<Timestamp>,
     /// The youngest token on record; for a store that has no clock.
@@ -162,7 +162,7 @@ impl Default for ClockState {
             alike_since: None,
             set_by: None,
             theirs: None,
-            line: Timestamp::MIN,
+            first_creation: Timestamp::MIN,
             fence: None,
             newest: None,
             has_asked: false,
@@ -183,9 +183,10 @@ impl ClockState {
     }
 
     /// A fence that has just been moved is ahead of the store's clock, and that may be ahead of this one.
-    fn behind_line(&self, at: ClockReading) -> Option<ClockError> {
+    fn behind_watermark(&self, at: ClockReading) -> Option<ClockError> {
         let present = self.their_present(at.steady).map_or(at.now, |theirs| theirs.max(at.now));
-        (self.line > after(present, CLOCK_SKEW * 2)).then_some(ClockError::BehindLine(self.line))
+        (self.first_creation > after(present, CLOCK_SKEW * 2))
+            .then_some(ClockError::BehindWatermark(self.first_creation))
     }
 
     fn behind_records(&self, now: Timestamp) -> Option<ClockError> {
@@ -220,7 +221,8 @@ impl ClockState {
         self.has_asked = true;
         self.fence = self.fence.max(Some(times.fence));
         let Horizon { created, .. } = times.horizon;
-        self.line = self.line.max(times.fence).max(after(created, Duration::from_millis(1)));
+        self.first_creation =
+            self.first_creation.max(times.fence).max(after(created, Duration::from_millis(1)));
     }
 }
 
@@ -233,12 +235,12 @@ impl TimeKeeper {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// When a token that is issued now is created: at present, but not before a line that would refuse it.
+    /// When a token that is issued now is created: at present, but not before a watermark that would reject it.
     pub(super) fn creation(&self, clock: &dyn Clock) -> Result<Timestamp, ClockError> {
         let (known, at) = (self.read(), ClockReading::of(clock));
-        match known.apart(at).or_else(|| known.behind_line(at)) {
+        match known.apart(at).or_else(|| known.behind_watermark(at)) {
             Some(trouble) => Err(trouble),
-            None => Ok(at.now.max(known.line)),
+            None => Ok(at.now.max(known.first_creation)),
         }
     }
 
@@ -252,12 +254,12 @@ impl TimeKeeper {
     pub(super) fn latest_creation(&self, clock: &dyn Clock) -> Timestamp {
         let known = self.read();
         let theirs = known.their_present(clock.steady()).map(|theirs| after(theirs, CLOCK_SKEW));
-        theirs.map_or(known.line, |theirs| theirs.max(known.line))
+        theirs.map_or(known.first_creation, |theirs| theirs.max(known.first_creation))
     }
 
     pub(super) fn learn_fence(&self, fence: Timestamp) {
         let mut known = self.write();
-        known.line = known.line.max(fence);
+        known.first_creation = known.first_creation.max(fence);
         known.fence = known.fence.max(Some(fence));
     }
 }
@@ -271,14 +273,14 @@ impl LoginTokenSet {
     /// If the store does not answer, the steady clock goes on telling what its clock must show.
     pub async fn keep_time(&self) -> Result<(), StoreError> {
         self.time.write().observe(ClockReading::of(&*self.clock));
-        // A store of its own changes its lines for nobody else.
+        // Nobody else moves the watermarks of a store that is not shared.
         if self.store.is_shared() || !self.time.read().has_asked {
             self.ask_for_times().await?;
         }
         Ok(())
     }
 
-    /// Learns where the store's lines are, and what its clock shows.
+    /// Learns where the store's watermarks are, and what its clock shows.
     pub(super) async fn ask_for_times(&self) -> Result<(), StoreError> {
         let asked = self.clock.steady();
         let times = self.store.times().await?;
@@ -292,10 +294,10 @@ impl LoginTokenSet {
     }
 
     /// Why this node cannot issue, if its clock is the reason. Nor can it redeem then, unless that is
-    /// [`ClockError::BehindLine`].
+    /// [`ClockError::BehindWatermark`].
     pub fn clock_trouble(&self) -> Option<ClockError> {
         let (known, at) = (self.time.read(), ClockReading::of(&*self.clock));
-        known.apart(at).or_else(|| known.behind_line(at))
+        known.apart(at).or_else(|| known.behind_watermark(at))
     }
 
     /// What is wrong with the clock, although the node serves.

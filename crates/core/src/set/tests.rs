@@ -42,13 +42,13 @@ impl TokenStore for TestStore {
         Err(StoreError::Busy)
     }
 
-    async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {
-        self.times.lock().unwrap().fence = line;
-        Ok(line)
+    async fn move_fence(&self, to: Timestamp) -> Result<Timestamp, StoreError> {
+        self.times.lock().unwrap().fence = to;
+        Ok(to)
     }
 
-    async fn purge(&self, line: Timestamp) -> Result<u64, StoreError> {
-        *self.purged_before.lock().unwrap() = Some(line);
+    async fn purge(&self, cutoff: Timestamp) -> Result<u64, StoreError> {
+        *self.purged_before.lock().unwrap() = Some(cutoff);
         Ok(0)
     }
 
@@ -388,15 +388,15 @@ async fn clock_behind_the_records_neither_purges_nor_fences() {
 #[tokio::test]
 async fn token_that_would_be_refused_is_not_issued() {
     let Fixture { set, clock, store } = fixture(Policy::default());
-    let line = after(clock.now(), Duration::from_secs(61));
-    let horizon = Horizon { created: before(line, Duration::from_millis(1)), expires: Timestamp::MAX };
+    let first = after(clock.now(), Duration::from_secs(61));
+    let horizon = Horizon { created: before(first, Duration::from_millis(1)), expires: Timestamp::MAX };
     *store.times.lock().unwrap() = StoreTimes { horizon, ..StoreTimes::default() };
     set.keep_time().await.unwrap();
-    let trouble = ClockError::BehindLine(line);
+    let trouble = ClockError::BehindWatermark(first);
     assert_eq!(set.issue(NewToken::default()).unwrap_err(), IssueError::Clock(trouble.clone()));
     assert_eq!(set.clock_trouble(), Some(trouble));
     clock.advance(SECOND);
-    assert_eq!(set.issue(NewToken::default()).unwrap().token.created(), line);
+    assert_eq!(set.issue(NewToken::default()).unwrap().token.created(), first);
     clock.advance(60 * SECOND);
     assert_eq!(set.issue(NewToken::default()).unwrap().token.created(), clock.now());
 }

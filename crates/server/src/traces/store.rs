@@ -90,12 +90,12 @@ impl TokenStore for TracedStore {
         traced("store endings", self.0.endings(query), None).await
     }
 
-    async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {
-        traced("store move_fence", self.0.move_fence(line), None).await
+    async fn move_fence(&self, to: Timestamp) -> Result<Timestamp, StoreError> {
+        traced("store move_fence", self.0.move_fence(to), None).await
     }
 
-    async fn purge(&self, line: Timestamp) -> Result<u64, StoreError> {
-        traced("store purge", self.0.purge(line), None).await
+    async fn purge(&self, cutoff: Timestamp) -> Result<u64, StoreError> {
+        traced("store purge", self.0.purge(cutoff), None).await
     }
 
     async fn times(&self) -> Result<StoreTimes, StoreError> {

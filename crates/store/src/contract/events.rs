@@ -246,18 +246,18 @@ pub async fn an_event_is_found_by_what_is_known_of_it(subject: &dyn EventSubject
     }
 }
 
-/// What happened before the line goes, and nothing else.
+/// What happened before the cutoff goes, and nothing else.
 pub async fn old_events_are_forgotten(subject: &dyn EventSubject) {
     let events = one_of_each();
     let store = subject.open().await;
     assert_eq!(store.purge_events(Timestamp::MAX).await, Ok(0), "there is nothing yet");
     store.append(&events).await.expect("the store answers");
     assert_eq!(store.purge_events(beginning()).await, Ok(0));
-    let line = events[4].at;
-    assert_eq!(store.purge_events(line).await, Ok(4));
+    let cutoff = events[4].at;
+    assert_eq!(store.purge_events(cutoff).await, Ok(4));
     let found = store.events(&everything()).await.expect("an answer");
     assert_eq!(found.len(), events.len() - 4);
-    assert!(found.iter().all(|event| event.at >= line), "{found:?}");
+    assert!(found.iter().all(|event| event.at >= cutoff), "{found:?}");
 }
 
 /// Of the kind there were too many of, the newest stay; the others all stay.

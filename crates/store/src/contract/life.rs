@@ -115,14 +115,14 @@ pub async fn opening_again_finds_everything(subject: &dyn Subject) {
     }
 }
 
-/// Both lines are durable.
+/// Both watermarks are durable.
 pub async fn opening_again_after_a_purge_keeps_the_horizon(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let (token, unused) = (f.token(), f.token());
     let fence = after(beginning(), Duration::from_secs(1));
-    let line = after(token.expires, LIFETIME);
+    let cutoff = after(token.expires, LIFETIME);
     assert_eq!(f.consume(token).await, EndResult::Recorded);
-    assert_eq!(f.store.purge(line).await, Ok(1));
+    assert_eq!(f.store.purge(cutoff).await, Ok(1));
     assert_eq!(f.store.move_fence(fence).await, Ok(fence));
     f.clock.advance(Duration::from_secs(2));
     let f = f.open_again(subject).await;

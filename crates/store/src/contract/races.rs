@@ -95,9 +95,9 @@ pub async fn purging_and_ending_go_on_together(subject: &dyn Subject) {
         assert_eq!(answer, Ok(EndResult::Recorded));
     }
     f.clock.advance(LIFETIME + Duration::from_millis(1));
-    let line = f.clock.now();
+    let cutoff = f.clock.now();
     let store = Arc::clone(&f.store);
-    let purge = tokio::spawn(async move { store.purge(line).await });
+    let purge = tokio::spawn(async move { store.purge(cutoff).await });
     let new: Vec<_> = (0..500).map(|_| (f.token(), f.consumption())).collect();
     for answer in all_at_once(&f, new.clone()).await {
         assert_eq!(answer, Ok(EndResult::Recorded));
@@ -116,11 +116,11 @@ pub async fn purging_and_ending_go_on_together(subject: &dyn Subject) {
 pub async fn a_moving_fence_lets_nothing_slip(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let ends: Vec<_> = (0..512).map(|_| (f.token(), f.consumption())).collect();
-    let line = after(f.clock.now(), Duration::from_millis(1));
+    let to = after(f.clock.now(), Duration::from_millis(1));
     let store = Arc::clone(&f.store);
-    let fence = tokio::spawn(async move { store.move_fence(line).await });
+    let fence = tokio::spawn(async move { store.move_fence(to).await });
     let answers = all_at_once(&f, ends.clone()).await;
-    assert_eq!(fence.await.expect("the task ends"), Ok(line));
+    assert_eq!(fence.await.expect("the task ends"), Ok(to));
     for ((token, ending), answer) in ends.into_iter().zip(answers) {
         match answer.expect("the store answers") {
             EndResult::Recorded => assert_eq!(f.look(token).await, EndResult::Already(ending)),
@@ -130,7 +130,7 @@ pub async fn a_moving_fence_lets_nothing_slip(subject: &dyn Subject) {
     }
     let late = f.token();
     assert_eq!(
-        f.end(late, &Ending::Consumed(Consumption { at: line, by: None, retry_key: None })).await,
+        f.end(late, &Ending::Consumed(Consumption { at: to, by: None, retry_key: None })).await,
         Ok(EndResult::Fenced)
     );
 }

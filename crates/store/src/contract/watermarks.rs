@@ -25,22 +25,22 @@ pub async fn the_fence_of_a_new_store_is_its_creation(subject: &dyn Subject) {
     assert_eq!(f.consume(f.token()).await, EndResult::Recorded);
 }
 
-/// It goes where it is told, but never back; and what is created at the line is not before it. Each time it moves it
-/// refuses what has been created so far, at the line itself, too.
+/// It goes where it is told, but never back; and what is created at the fence is not before it. Each time it moves it
+/// refuses what has been created so far, at the fence itself, too.
 pub async fn the_fence_only_moves_forward(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let issued = f.token();
     let line = after(beginning(), HOUR);
     assert_eq!(f.store.move_fence(line).await, Ok(line));
     assert_eq!(f.consume(f.token_at(line, LIFETIME)).await, EndResult::Recorded);
-    let at_the_line = f.token_at(line, LIFETIME);
+    let at_the_fence = f.token_at(line, LIFETIME);
     let line = after(line, MS);
     assert_eq!(f.store.move_fence(before(line, MS)).await, Ok(line));
     let line = after(line, MS);
     assert_eq!(f.store.move_fence(beginning()).await, Ok(line));
     assert_eq!(f.store.stats().await.map(|stats| stats.fence), Ok(line));
 
-    for issued in [issued, at_the_line] {
+    for issued in [issued, at_the_fence] {
         assert_eq!(f.consume(issued).await, EndResult::Fenced);
         assert_eq!(f.look(issued).await, EndResult::Fenced);
     }
@@ -48,7 +48,7 @@ pub async fn the_fence_only_moves_forward(subject: &dyn Subject) {
     assert_eq!(f.consume(f.token_at(line, LIFETIME)).await, EndResult::Recorded);
 }
 
-/// "A record on file is reported before the lines are looked at."
+/// "A record on file is reported before the watermarks are looked at."
 pub async fn a_record_is_reported_behind_the_fence(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let (token, ending) = (f.token(), f.consumption());
@@ -59,7 +59,7 @@ pub async fn a_record_is_reported_behind_the_fence(subject: &dyn Subject) {
     assert_eq!(f.look(token).await, EndResult::Already(ending));
 }
 
-/// The same behind the horizon: a record that expires exactly at the line is kept, and reported.
+/// The same behind the horizon: a record that expires exactly at the cutoff is kept, and reported.
 pub async fn a_record_is_reported_beyond_the_horizon(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let (token, ending) = (f.token(), f.revocation());
@@ -71,7 +71,7 @@ pub async fn a_record_is_reported_beyond_the_horizon(subject: &dyn Subject) {
     assert_eq!(f.consume(token).await, EndResult::Already(ending));
 }
 
-/// A token behind both lines was refused by the fence.
+/// A token behind both watermarks was refused by the fence.
 pub async fn the_fence_is_judged_before_the_horizon(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let token = f.token();
@@ -85,7 +85,7 @@ pub async fn the_fence_is_judged_before_the_horizon(subject: &dyn Subject) {
     assert_eq!(f.consume(token).await, EndResult::Fenced);
 }
 
-/// "Expired before the line": to the millisecond, both kinds of endings, and no more than once.
+/// "Expired before `cutoff`": to the millisecond, both kinds of endings, and no more than once.
 pub async fn purging_removes_what_expired_before_the_line(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let (early, exact, late) =
@@ -149,7 +149,7 @@ pub async fn a_purged_token_stays_dead_when_the_clock_steps_back(subject: &dyn S
     }
 }
 
-/// A purge with an earlier line, after the clock has stepped back, takes nothing back; nor does one that removes records
+/// A purge with an earlier cutoff, after the clock has stepped back, takes nothing back; nor does one that removes records
 /// of which one is the youngest and another expires last.
 pub async fn the_horizon_only_moves_forward(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;

@@ -52,14 +52,14 @@ impl EventStore for MemoryEvents {
         Ok(found)
     }
 
-    async fn purge_events(&self, line: Timestamp) -> Result<u64, StoreError> {
+    async fn purge_events(&self, cutoff: Timestamp) -> Result<u64, StoreError> {
         let mut state = self.state()?;
         let before = state.events.len();
         let mut kept: HashMap<(KindFilter, Option<Reason>), u64> = HashMap::new();
         let mut gone = Vec::new();
         for event in state.events.values().rev() {
             let of_its_kind = kept.entry((event.kind.filter(), event.kind.reason())).or_default();
-            if event.at < line || *of_its_kind >= kept_of(event.kind.filter()) {
+            if event.at < cutoff || *of_its_kind >= kept_of(event.kind.filter()) {
                 gone.push(event.id);
             } else {
                 *of_its_kind += 1;

@@ -355,13 +355,13 @@ impl EventStore for SqliteEvents {
         Ok(self.read(move |connection| select(connection, &query)).await?.unwrap_or_default())
     }
 
-    async fn purge_events(&self, line: Timestamp) -> Result<u64, StoreError> {
+    async fn purge_events(&self, cutoff: Timestamp) -> Result<u64, StoreError> {
         if !self.0.path.exists() {
             return Ok(0);
         }
         let mut removed = 0;
         loop {
-            let slice = self.write(move |connection| purge_slice(connection, line)).await?;
+            let slice = self.write(move |connection| purge_slice(connection, cutoff)).await?;
             removed += slice;
             if slice == 0 {
                 return Ok(removed);
@@ -607,13 +607,13 @@ fn kind_of(
 }
 
 /// Removes some of what is too old, or too many. Returns how many; 0: there is nothing left to remove.
-fn purge_slice(connection: &mut Connection, line: Timestamp) -> rusqlite::Result<u64> {
+fn purge_slice(connection: &mut Connection, cutoff: Timestamp) -> rusqlite::Result<u64> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let mut removed = transaction
         .prepare_cached(
             "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE id < ? ORDER BY id LIMIT ?)",
         )?
-        .execute((first_id_at(to_millis(line)), SLICE))?;
+        .execute((first_id_at(to_millis(cutoff)), SLICE))?;
     for (kind, code) in codes() {
         // The newest one that is too many: it and everything before it goes.
         removed += transaction

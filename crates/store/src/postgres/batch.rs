@@ -131,7 +131,7 @@ impl StoreInner {
         loop {
             let failure = match self.attempt(batch, deadline).await {
                 Ok(true) => return Ok(()),
-                // A row that was in the way is gone, or somebody moves a line: look again.
+                // A row that was in the way is gone, or somebody moves a watermark: look again.
                 Ok(false) => None,
                 Err(failure) => Some(failure),
             };
@@ -262,7 +262,9 @@ impl Batch {
                 Some((_, nonce)) if nonce == self.nonce => Some(Ok(EndResult::Recorded)),
                 _ if seen.ring != self.ring => Some(Err(StoreError::OtherRing)),
                 Some((ending, _)) => Some(Ok(EndResult::Already(ending))),
-                None => Some(Ok(entry.token.judge(seen.lines))).filter(|end| *end != Ok(EndResult::Recorded)),
+                None => {
+                    Some(Ok(entry.token.judge(seen.watermarks))).filter(|end| *end != Ok(EndResult::Recorded))
+                }
             };
         }
         Ok(self.entries.iter().all(|entry| entry.end.is_some()))

@@ -70,7 +70,7 @@ impl TokenStore for PostgresStore {
                 match seen.map_err(|error| unreadable(&error, session.place()))? {
                     Some(seen) if seen.ring != token.ring => Ok(Err(StoreError::OtherRing)),
                     Some(LookupRow { record: Some((ending, _)), .. }) => Ok(Ok(EndResult::Already(ending))),
-                    Some(LookupRow { lines, .. }) => Ok(Ok(token.judge(lines))),
+                    Some(LookupRow { watermarks, .. }) => Ok(Ok(token.judge(watermarks))),
                     None => Err(no_watermarks(session.place())),
                 }
             })
@@ -100,8 +100,8 @@ impl TokenStore for PostgresStore {
         .await
     }
 
-    async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {
-        let to = to_millis(line);
+    async fn move_fence(&self, to: Timestamp) -> Result<Timestamp, StoreError> {
+        let to = to_millis(to);
         let stands = self.ask(work(move |session| {
             Box::pin(async move {
                 let script = session.sql().move_fence(to);
@@ -113,9 +113,9 @@ impl TokenStore for PostgresStore {
         stands.await.map(from_millis)
     }
 
-    async fn purge(&self, line: Timestamp) -> Result<u64, StoreError> {
+    async fn purge(&self, cutoff: Timestamp) -> Result<u64, StoreError> {
         self.usable()?;
-        self.core.remove_expired(to_millis(line)).await.map_err(unavailable)
+        self.core.remove_expired(to_millis(cutoff)).await.map_err(unavailable)
     }
 
     async fn times(&self) -> Result<StoreTimes, StoreError> {
@@ -184,16 +184,16 @@ impl TokenStore for PostgresStore {
     }
 }
 
-/// The lines and the database's clock, of a store that serves.
+/// The watermarks and the database's clock, of a store that serves.
 pub(super) async fn times(session: &mut Session) -> Result<StoreTimes, Failure> {
-    let rows = session.query(Query::Lines, &[]).await?;
+    let rows = session.query(Query::Watermarks, &[]).await?;
     let Some(row) = rows.first() else { return Err(no_watermarks(session.place())) };
     let read = || Ok((Watermarks::read(row, 0)?, row.try_get(3)?));
-    let (lines, clock) = read().map_err(|error| unreadable(&error, session.place()))?;
+    let (watermarks, clock) = read().map_err(|error| unreadable(&error, session.place()))?;
     Ok(StoreTimes {
         clock: Some(from_millis(clock)),
-        fence: from_millis(lines.fence),
-        horizon: lines.horizon(),
+        fence: from_millis(watermarks.fence),
+        horizon: watermarks.horizon(),
         // Its clock is what counts, also beside records that an earlier clock has left.
         newest: None,
     })
@@ -201,17 +201,17 @@ pub(super) async fn times(session: &mut Session) -> Result<StoreTimes, Failure> 
 
 pub(super) async fn stats(session: &mut Session) -> Result<StoreStats, Failure> {
     let schema = schema::version(session).await?;
-    let query = if schema < schema::PAIR { Query::LinesBefore } else { Query::Lines };
-    let lines = session.query(query, &[]).await?;
+    let query = if schema < schema::PAIR { Query::WatermarksBefore } else { Query::Watermarks };
+    let watermarks = session.query(query, &[]).await?;
     let rows = session.query(Query::Stats, &[]).await?;
     let read = || -> Result<_, tokio_postgres::Error> {
-        let lines = lines.first().map(|row| Watermarks::read(row, 0)).transpose()?;
-        Ok((lines, counts(&rows)?))
+        let watermarks = watermarks.first().map(|row| Watermarks::read(row, 0)).transpose()?;
+        Ok((watermarks, counts(&rows)?))
     };
-    let (lines, (consumed, revoked)) = read().map_err(|error| unreadable(&error, session.place()))?;
-    let lines = match lines {
-        Some(lines) => lines,
-        None => moving::lines_put_away(session).await?,
+    let (watermarks, (consumed, revoked)) = read().map_err(|error| unreadable(&error, session.place()))?;
+    let watermarks = match watermarks {
+        Some(watermarks) => watermarks,
+        None => moving::watermarks_put_away(session).await?,
     };
     let bytes = match session.query(Query::Bytes, &[]).await {
         Ok(rows) => rows.first().and_then(|row| row.try_get::<_, i64>(0).ok()),
@@ -223,8 +223,8 @@ pub(super) async fn stats(session: &mut Session) -> Result<StoreStats, Failure> 
         schema,
         consumed,
         revoked,
-        fence: from_millis(lines.fence),
-        horizon: from_millis(lines.horizon),
+        fence: from_millis(watermarks.fence),
+        horizon: from_millis(watermarks.horizon),
         bytes: bytes.map(i64::unsigned_abs),
     })
 }

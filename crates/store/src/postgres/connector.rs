@@ -178,8 +178,8 @@ impl Connector {
             tls: (self.mode != TlsMode::Disable).then(|| self.tls.clone()),
             at_once: cancels,
         };
-        let line = OwnedConnection { client, cancel, driver, _place: free };
-        Ok(Session::new(line, &self.sql, place, origin, asides))
+        let connection = OwnedConnection { client, cancel, driver, _place: free };
+        Ok(Session::new(connection, &self.sql, place, origin, asides))
     }
 
     /// Sees whether statements are carried out here, and whether this is the server to use.

@@ -1,7 +1,7 @@
 //! Detects that the database is not the same one as before.
 //!
 //! A standby that takes over may not have received what its primary committed last, and a backup does not have it either.
-//! Which tokens were used in between nobody can know. So the lines carry the identity of the database that they are in, and
+//! Which tokens were used in between nobody can know. So the watermarks carry the identity of the database that they are in, and
 //! a batch records something only where it is right. Where it is not, the fence moves first, past every token that was issued
 //! until then, in the same transaction that writes down the new identity. One node does it, and the others find it done.
 //!
@@ -34,7 +34,7 @@ pub(super) struct DatabaseIdentity {
     name: String,
     /// Since when the server runs, in microseconds; 0 where it does not tell. A primary has one timeline for as long.
     pub(super) since: i64,
-    /// The number of the table of the lines.
+    /// The number of the table `lines`.
     pub(super) table: i64,
 }
 
@@ -105,10 +105,10 @@ fn succeeded(session: &Session) -> Failure {
 }
 
 impl StoreInner {
-    /// Sees which database this is. If the lines were in another one, moves the fence.
+    /// Sees which database this is. If the watermarks were in another one, moves the fence.
     pub(super) async fn recognize(&self, session: &mut Session) -> Result<(), Failure> {
         let Some((tells, here, before)) = look(session).await? else {
-            // A store that does not serve has no lines.
+            // A store that does not serve has no watermarks.
             return Ok(());
         };
         let known = self.identity.known();
@@ -138,7 +138,7 @@ impl StoreInner {
     }
 }
 
-/// Whether the database tells which server it is of, which database the lines are in, and in which one they were.
+/// Whether the database tells which server it is of, which database the watermarks are in, and in which one they were.
 async fn look(session: &mut Session) -> Result<Option<(bool, DatabaseIdentity, Option<String>)>, Failure> {
     for tells in [true, false] {
         let text = session.sql().identity(tells);
@@ -173,7 +173,7 @@ async fn look(session: &mut Session) -> Result<Option<(bool, DatabaseIdentity, O
     Ok(None)
 }
 
-/// Whether the database tells which server it is of; `None`: there are no lines.
+/// Whether the database tells which server it is of; `None`: there are no watermarks.
 pub(super) async fn is_told(session: &mut Session) -> Result<Option<bool>, Failure> {
     Ok(look(session).await?.map(|(tells, ..)| tells))
 }

@@ -9,8 +9,8 @@
 //! # Tables
 //!
 //! The endings are in eight tables, by the day in the token's id. Two lines, the fence and the horizon, are in the table
-//! `lines`, 64 times over: a batch locks one row of it until it is committed, and who moves a line has to lock them all. So
-//! a line never moves while a batch is under way that has read it, and batches do not wait for each other.
+//! `lines`, 64 times over: a batch locks one row of it until it is committed, and who moves a watermark has to lock them all. So
+//! a watermark never moves while a batch is under way that has read it, and batches do not wait for each other.
 //!
 //! # When the database is away
 //!

@@ -24,7 +24,7 @@ use super::sql::{MoveQuery, Query, STRIPES};
 use super::{Job, PostgresOptions, PostgresUrl, StoreInner, no_watermarks, work};
 use crate::backend::IfMissing;
 use crate::error::OpenError;
-use crate::moving::{Movable, MoveError, MoveId, line};
+use crate::moving::{Movable, MoveError, MoveId, fence_of_target};
 
 /// A database that is moved from or to.
 pub struct MovablePostgres {
@@ -97,8 +97,8 @@ struct MoveRow {
     handed_over_to: Option<String>,
     /// The move that changed the store last, and that may make it serve; empty after a move by an older version.
     id: String,
-    /// Where the lines are while the store does not serve.
-    lines: Option<Watermarks>,
+    /// Where the watermarks are while the store does not serve.
+    watermarks: Option<Watermarks>,
 }
 
 impl MoveRow {
@@ -118,16 +118,16 @@ impl MoveRow {
         let read = || -> Result<_, tokio_postgres::Error> {
             let peer = row.try_get::<_, Option<String>>(1)?.unwrap_or_default();
             let handed_over_to = (row.try_get::<_, i16>(0)? != SERVES).then_some(peer);
-            let has_lines = row.try_get::<_, Option<i64>>(2)?.is_some();
-            let lines = if has_lines { Some(Watermarks::read(row, 2)?) } else { None };
+            let has_watermarks = row.try_get::<_, Option<i64>>(2)?.is_some();
+            let watermarks = if has_watermarks { Some(Watermarks::read(row, 2)?) } else { None };
             let id = row.try_get::<_, Option<String>>(5)?.unwrap_or_default();
-            Ok(Self { handed_over_to, id, lines })
+            Ok(Self { handed_over_to, id, watermarks })
         };
         read().map_err(|error| unreadable(&error, session.place()))
     }
 
-    fn lines_put_away(&self, session: &Session) -> Result<Watermarks, Failure> {
-        self.lines.ok_or_else(|| no_watermarks(session.place()))
+    fn watermarks_put_away(&self, session: &Session) -> Result<Watermarks, Failure> {
+        self.watermarks.ok_or_else(|| no_watermarks(session.place()))
     }
 }
 
@@ -149,9 +149,9 @@ pub(super) async fn must_serve(session: &mut Session) -> Result<(), SchemaError>
 }
 
 /// The lines of a store that does not serve.
-pub(super) async fn lines_put_away(session: &mut Session) -> Result<Watermarks, Failure> {
+pub(super) async fn watermarks_put_away(session: &mut Session) -> Result<Watermarks, Failure> {
     match MoveRow::read(session, MoveQuery::Standing).await {
-        Ok(standing) => standing.lines_put_away(session),
+        Ok(standing) => standing.watermarks_put_away(session),
         Err(failure) if failure.is(&[&SqlState::UNDEFINED_TABLE]) => Err(no_watermarks(session.place())),
         Err(failure) => Err(failure),
     }
@@ -192,12 +192,12 @@ async fn hand_over(
         None => withdraw(session).await?,
     }
     set_handed_over(session, id, to).await?;
-    let lines = lock(session).await?.lines_put_away(session)?;
+    let watermarks = lock(session).await?.watermarks_put_away(session)?;
     let rows = session.query(Query::Move(MoveQuery::Newest), &[]).await?;
     let newest = rows.first().map(|row| row.try_get::<_, Uuid>(0)).transpose();
     let newest = newest.map_err(|error| unreadable(&error, session.place()))?;
     let newest = newest.map(|id| from_millis(created_at(id)));
-    Ok(line(from_millis(lines.fence), lines.horizon(), newest, latest))
+    Ok(fence_of_target(from_millis(watermarks.fence), watermarks.horizon(), newest, latest))
 }
 
 async fn take_over(
@@ -212,7 +212,7 @@ async fn take_over(
         Some(other) if other == from && row.id == id.to_string() => {}
         Some(_) => return Ok(Err(MoveError::Changed)),
         None => {
-            let rows = session.query(Query::Lines, &[]).await?;
+            let rows = session.query(Query::Watermarks, &[]).await?;
             let stands = rows.first().map(|row| row.try_get::<_, i64>(0)).transpose();
             let stands = stands.map_err(|error| unreadable(&error, session.place()))?;
             let is_done = stands.is_some_and(|stands| stands >= fence);
@@ -236,11 +236,11 @@ async fn is_used(session: &mut Session) -> Result<bool, Failure> {
 
 /// Waits for the batches that are under way, and lets none begin any more.
 async fn withdraw(session: &mut Session) -> Result<(), Failure> {
-    let first = session.query(Query::Move(MoveQuery::LockFirstLine), &[]).await?;
+    let first = session.query(Query::Move(MoveQuery::LockFirstStripe), &[]).await?;
     if first.is_empty() {
         return Err(no_watermarks(session.place()));
     }
-    session.execute(Query::Move(MoveQuery::KeepLines), &[]).await?;
+    session.execute(Query::Move(MoveQuery::KeepWatermarks), &[]).await?;
     session.execute(Query::Move(MoveQuery::Withdraw), &[]).await?;
     Ok(())
 }

@@ -54,26 +54,26 @@ impl PurgeState {
 }
 
 impl StoreInner {
-    /// Removes what expired before the line. Returns how many rows.
-    pub(super) async fn remove_expired(&self, line: i64) -> Result<u64, Failure> {
+    /// Removes what expired before the cutoff. Returns how many rows.
+    pub(super) async fn remove_expired(&self, cutoff: i64) -> Result<u64, Failure> {
         let mut removed = 0;
         for table in Table::all() {
-            removed += self.remove_from(table, line).await?;
+            removed += self.remove_from(table, cutoff).await?;
         }
         Ok(removed)
     }
 
-    async fn remove_from(&self, table: Table, line: i64) -> Result<u64, Failure> {
+    async fn remove_from(&self, table: Table, cutoff: i64) -> Result<u64, Failure> {
         let newest =
             self.ask(work(move |session| Box::pin(async move { newest(session, table).await }))).await?;
         let Some(newest) = newest else { return Ok(0) };
         // A token dies no later than the longest life after it was made. So if no row is younger than that, seen from the
-        // line, every row expired before it.
-        let first_live = first_id_at(line.saturating_sub(longest_life()));
+        // cutoff, every row expired before it.
+        let first_live = first_id_at(cutoff.saturating_sub(longest_life()));
         if newest < first_live {
             return self.empty(table, first_live).await;
         }
-        self.delete_from(table, line).await
+        self.delete_from(table, cutoff).await
     }
 
     /// Empties a table all of whose rows are older than `first_live`.
@@ -108,17 +108,17 @@ impl StoreInner {
 
     /// Deletes dead rows one by one, if they are few or have to go because the ring of tables is shorter than they are
     /// kept.
-    async fn delete_from(&self, table: Table, line: i64) -> Result<u64, Failure> {
-        let kept_for = to_millis(self.clock.now()).saturating_sub(line);
+    async fn delete_from(&self, table: Table, cutoff: i64) -> Result<u64, Failure> {
+        let kept_for = to_millis(self.clock.now()).saturating_sub(cutoff);
         // A day's last token dies a day later, and one more day is to spare.
         let is_emptied_in_time = kept_for + longest_life() + 2 * DAY <= i64::from(TABLES) * DAY;
-        let until = first_id_at(line);
+        let until = first_id_at(cutoff);
         let mut removed = 0;
         loop {
             let from = self.purged.with(table, |memory| memory.from).flatten().unwrap_or(Uuid::nil());
             let look = self
                 .ask(work(move |session| {
-                    Box::pin(async move { look(session, table, (from, until), line).await })
+                    Box::pin(async move { look(session, table, (from, until), cutoff).await })
                 }))
                 .await?;
             if look.dead > FEW && is_emptied_in_time {
@@ -182,9 +182,9 @@ async fn look(
     session: &mut Session,
     table: Table,
     (from, until): (Uuid, Uuid),
-    line: i64,
+    cutoff: i64,
 ) -> Result<PurgeScan, Failure> {
-    let rows = session.query(Query::CountExpired(table), &[&from, &until, &line, &WINDOW]).await?;
+    let rows = session.query(Query::CountExpired(table), &[&from, &until, &cutoff, &WINDOW]).await?;
     let found = rows.first().map(|row| {
         let (dead, expires): (Option<Uuid>, Option<i64>) = (row.try_get(3)?, row.try_get(4)?);
         Ok(PurgeScan {
@@ -221,8 +221,8 @@ async fn empty(session: &mut Session, table: Table, first_live: Uuid) -> Result<
     let first_live = first_live.min(first_id_at(clock.saturating_sub(longest_life())));
     let dead = newest.filter(|newest| *newest < first_live);
     // Without stripes to hold, the store does not serve.
-    let has_lines = value("stripe").is_some();
-    let Some(newest) = dead.filter(|_| has_lines) else {
+    let has_watermarks = value("stripe").is_some();
+    let Some(newest) = dead.filter(|_| has_watermarks) else {
         session.roll_back().await?;
         return Ok(0);
     };

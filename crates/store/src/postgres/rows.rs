@@ -65,11 +65,11 @@ impl TokenKey {
         Table::of(self.id)
     }
 
-    /// What these lines say of it, if it has no record.
-    pub(super) fn judge(&self, lines: Watermarks) -> EndResult {
-        if self.created < lines.fence {
+    /// What these watermarks say of it, if it has no record.
+    pub(super) fn judge(&self, watermarks: Watermarks) -> EndResult {
+        if self.created < watermarks.fence {
             EndResult::Fenced
-        } else if self.created <= lines.cleared && self.expires <= lines.horizon {
+        } else if self.created <= watermarks.cleared && self.expires <= watermarks.horizon {
             EndResult::Forgotten
         } else {
             EndResult::Recorded
@@ -179,7 +179,7 @@ fn array<'a, T, S: fmt::Display>(text: &mut String, values: &'a [T], show: impl 
 /// A row of [`Query::Look`](super::sql::Query::Look).
 #[derive(Debug)]
 pub(super) struct LookupRow {
-    pub(super) lines: Watermarks,
+    pub(super) watermarks: Watermarks,
     pub(super) id: Uuid,
     /// The version of the key ring.
     pub(super) ring: i64,
@@ -189,13 +189,14 @@ pub(super) struct LookupRow {
 
 impl LookupRow {
     pub(super) fn read(row: &Row) -> Result<Self, tokio_postgres::Error> {
-        let lines = Watermarks { fence: row.try_get(0)?, cleared: row.try_get(9)?, horizon: row.try_get(1)? };
+        let watermarks =
+            Watermarks { fence: row.try_get(0)?, cleared: row.try_get(9)?, horizon: row.try_get(1)? };
         let (id, ring) = (row.try_get(2)?, row.try_get(8)?);
         if row.try_get::<_, Option<i16>>(3)?.is_none() {
-            return Ok(Self { lines, id, ring, record: None });
+            return Ok(Self { watermarks, id, ring, record: None });
         }
         let ending = read_ending(row, 3)?;
-        Ok(Self { lines, id, ring, record: Some((ending, row.try_get(7)?)) })
+        Ok(Self { watermarks, id, ring, record: Some((ending, row.try_get(7)?)) })
     }
 }
 

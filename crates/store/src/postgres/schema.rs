@@ -14,25 +14,25 @@ use crate::error::OpenError;
 /// released is never changed. Nodes of the version before go on serving while a step is taken, and afterwards: it may
 /// add, and must not take away what they use.
 const STEPS: &[&str] = &[
-    // 1: the lines, in as many rows as there are stripes, and the endings. Times are milliseconds since 1970. `id` is the
+    // 1: the watermarks, in as many rows as there are stripes, and the endings. Times are milliseconds since 1970. `id` is the
     // token's UUIDv7: as UUID it takes 16 bytes, and distributed databases split a table by it. `kind` is 0 for consumed
     // and 1 for revoked. `nonce` is the same for all rows that one batch wrote, and for no others.
     "{lines}; {endings}",
     // 2: who serves from the store, as it said of itself: JSON. `seen` is by the database's clock.
     "CREATE TABLE {s}.nodes (id TEXT PRIMARY KEY, seen BIGINT NOT NULL, schema INT NOT NULL, said TEXT NOT NULL)",
     // 3: whether a server may use the store, in one row. `state` is 0 for serving and 2 for handed over to the store `peer`;
-    // only in the first are there rows in `lines`, which every batch needs, and in the other the lines are here.
+    // only in the first are there rows in `lines`, which every batch needs, and in the other the watermarks are here.
     "CREATE TABLE {s}.copying (one SMALLINT PRIMARY KEY, state SMALLINT NOT NULL, copy TEXT, peer TEXT, fence BIGINT, \
      horizon BIGINT); INSERT INTO {s}.copying (one, state) VALUES (0, 0)",
     // 4: the key ring that the servers share, locked, in one row; version 0 and nothing else before there is one. A row of
     // `lines` has the same version.
     "CREATE TABLE {s}.ring (one SMALLINT PRIMARY KEY, version BIGINT NOT NULL, unlocked_by TEXT, sealed BYTEA); \
      INSERT INTO {s}.ring (one, version) VALUES (0, 0); ALTER TABLE {s}.lines ADD COLUMN ring BIGINT NOT NULL DEFAULT 0",
-    // 5: which database the lines are in, so that they notice when it is another one.
+    // 5: which database the watermarks are in, so that they notice when it is another one.
     "ALTER TABLE {s}.lines ADD COLUMN identity TEXT",
     // 6 and 7: the horizon as a pair: `cleared` is when the youngest token was created whose record was removed, `horizon`
-    // the latest expiry of one. Before, `horizon` alone was a line, behind which tokens expired that were refused. Those
-    // stay refused, but not the ones that are yet to be issued: a wrong clock may have moved the old line far ahead of the
+    // the latest expiry of one. Before, `horizon` alone was a watermark: tokens that expired before it were rejected. Those
+    // stay rejected, but not the ones that are yet to be issued: a wrong clock may have moved the old horizon far ahead of the
     // present. In two steps, because some databases cannot use a column in the transaction that adds it.
     "ALTER TABLE {s}.lines ADD COLUMN IF NOT EXISTS cleared BIGINT NOT NULL DEFAULT 0; \
      ALTER TABLE {s}.copying ADD COLUMN IF NOT EXISTS cleared BIGINT",

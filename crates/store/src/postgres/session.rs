@@ -25,7 +25,7 @@ const CANCEL: Duration = Duration::from_secs(5);
 /// A connection. It holds nothing that a request relies on: with a pooler in between, each transaction may be carried out
 /// by another session of the database.
 pub(super) struct Session {
-    line: Arc<OwnedConnection>,
+    connection: Arc<OwnedConnection>,
     sql: Arc<Sql>,
     /// The server that it goes to, for people.
     place: Arc<str>,
@@ -104,7 +104,7 @@ impl OwnedConnection {
         }
         // It is answered after everything before it.
         if self.client.simple_query("ROLLBACK").await.is_err() {
-            // The line is broken, and what was sent before may go on at its other end.
+            // The connection is broken, and what was sent before may go on at its other end.
             self.cancel.send().await;
         }
     }
@@ -202,22 +202,22 @@ impl Drop for Session {
         }
         // Without a runtime the program ends.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let line = Arc::clone(&self.line);
-            runtime.spawn(async move { line.wind_up().await });
+            let connection = Arc::clone(&self.connection);
+            runtime.spawn(async move { connection.wind_up().await });
         }
     }
 }
 
 impl Session {
     pub(super) fn new(
-        line: OwnedConnection,
+        connection: OwnedConnection,
         sql: &Arc<Sql>,
         place: &Arc<str>,
         origin: ConnectedHost,
         asides: Arc<Notices>,
     ) -> Self {
         Self {
-            line: Arc::new(line),
+            connection: Arc::new(connection),
             sql: Arc::clone(sql),
             place: Arc::clone(place),
             origin,
@@ -232,7 +232,7 @@ impl Session {
     /// Whether it can be used again.
     pub(super) fn is_sound(&self) -> bool {
         let ConnectedHost { hosts, server, .. } = &self.origin;
-        !self.busy && !self.open && !self.line.client.is_closed() && !hosts.is_left(server)
+        !self.busy && !self.open && !self.connection.client.is_closed() && !hosts.is_left(server)
     }
 
     /// Nobody waits any longer for what was asked. Its server may hang, so the others come first from now on, and what
@@ -256,7 +256,7 @@ impl Session {
     ) -> Result<Vec<Row>, Failure> {
         let (text, typed) = (self.sql.text(query), typed(parameters));
         self.busy = true;
-        let outcome = self.carry_out(self.line.client.query_typed(&text, &typed)).await;
+        let outcome = self.carry_out(self.connection.client.query_typed(&text, &typed)).await;
         self.finish(outcome)
     }
 
@@ -268,7 +268,7 @@ impl Session {
     ) -> Result<u64, Failure> {
         let (text, typed) = (self.sql.text(query), typed(parameters));
         self.busy = true;
-        let outcome = self.carry_out(self.line.client.execute_typed(&text, &typed)).await;
+        let outcome = self.carry_out(self.connection.client.execute_typed(&text, &typed)).await;
         self.finish(outcome)
     }
 
@@ -283,9 +283,9 @@ impl Session {
         }
         let (begun, outcome, ended) = tokio::join!(
             biased;
-            self.line.client.simple_query(sql::BEGIN),
+            self.connection.client.simple_query(sql::BEGIN),
             statement,
-            self.line.client.simple_query("COMMIT"),
+            self.connection.client.simple_query("COMMIT"),
         );
         // Then the statement was sent nevertheless, and was a transaction by itself.
         begun.map_err(|error| self.failure(&error).or_lost())?;
@@ -328,7 +328,7 @@ impl Session {
         let statement = if let Some(statement) = self.statements.get(&key) {
             statement.clone()
         } else {
-            let prepared = Box::pin(self.line.client.prepare_typed(&batch.alone, BATCH)).await;
+            let prepared = Box::pin(self.connection.client.prepare_typed(&batch.alone, BATCH)).await;
             let statement = prepared.map_err(|error| self.failure(&error))?;
             self.statements.insert(key, statement.clone());
             statement
@@ -350,7 +350,7 @@ impl Session {
             &known.since,
             &known.table,
         ];
-        let rows = self.line.client.query(&statement, &parameters).await;
+        let rows = self.connection.client.query(&statement, &parameters).await;
         let rows = rows.map_err(|error| self.failure(&error))?;
         let ids = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>();
         ids.map_err(|error| self.failure(&error))
@@ -364,7 +364,7 @@ impl Session {
         table: Table,
         arguments: &BatchArguments<'_>,
     ) -> Result<Vec<Uuid>, Failure> {
-        let (client, sql, tells) = (&self.line.client, &self.sql, arguments.known.tells());
+        let (client, sql, tells) = (&self.connection.client, &self.sql, arguments.known.tells());
         let text = arguments.text(&sql.batch_of(table, tells).name);
         let mut outcome = client.simple_query(&sql.batch(table, &text, tells)).await;
         if outcome.as_ref().is_err_and(|error| error.code() == Some(&SqlState::INVALID_SQL_STATEMENT_NAME)) {
@@ -385,9 +385,10 @@ impl Session {
     pub(super) async fn script(&mut self, text: &str, column: &str) -> Result<Vec<Option<String>>, Failure> {
         self.busy = true;
         let script = format!("{}; {text}; COMMIT", sql::BEGIN);
-        let outcome = self.line.client.simple_query(&script).await.map_err(|error| self.failure(&error));
+        let outcome =
+            self.connection.client.simple_query(&script).await.map_err(|error| self.failure(&error));
         if let Err(Failure::Refused { .. }) = outcome {
-            self.line
+            self.connection
                 .client
                 .simple_query("ROLLBACK")
                 .await
@@ -404,7 +405,7 @@ impl Session {
     /// under way.
     pub(super) async fn rows(&mut self, text: &str) -> Result<Vec<SimpleQueryRow>, Failure> {
         self.busy = true;
-        let outcome = self.line.client.simple_query(text).await.map_err(|error| self.failure(&error));
+        let outcome = self.connection.client.simple_query(text).await.map_err(|error| self.failure(&error));
         self.finish(outcome).map(rows_of)
     }
 

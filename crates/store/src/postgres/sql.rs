@@ -19,8 +19,8 @@ use super::settings::SchemaName;
 /// a whole when its tokens have been dead for long enough and before its next day comes.
 pub(super) const TABLES: u8 = 8;
 
-/// How many rows hold the two lines, all the same. A batch locks one of them that nobody else holds, whoever moves a line
-/// locks all.
+/// How many rows hold the two watermarks, all the same. A batch locks one of them that nobody else holds. Moving a
+/// watermark locks all.
 pub(super) const STRIPES: i16 = 64;
 
 /// Into how many groups they are divided, by the remainder of their number. A batch takes its row from one of them. If all
@@ -86,7 +86,7 @@ macro_rules! rules {
 /// statement. What its commit waits for, it sets.
 ///
 /// It has no `lock_timeout`: setting that took a quarter of a batch's time in the database. The statement passes over rows of
-/// the lines that somebody holds. What it can still wait for is a commit of the same token's, which a `lock_timeout` could
+/// `lines` that somebody holds. What it can still wait for is a commit of the same token's, which a `lock_timeout` could
 /// cut short, and a lock on a whole table, which is taken before any setting of the statement's counts. `session.rs` bounds
 /// how many such waits a node leaves behind.
 const RULES_ALONE: &str = "1 / CASE WHEN current_setting('transaction_isolation') = 'read committed' \
@@ -122,7 +122,7 @@ pub(super) const BEGIN: &str = concat!(
 /// A statement, but for the batch's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Query {
-    /// How tokens stand: the lines, and each token's ending if it is on record. Parameter: ids.
+    /// How tokens stand: the watermarks, and each token's ending if it is on record. Parameter: ids.
     Look(Table),
     /// Writes something that nobody reads. Parameters: a stripe, the time.
     Probe,
@@ -130,9 +130,9 @@ pub(super) enum Query {
     Newest(Table),
     /// How many rows there are.
     Count(Table),
-    /// How many of the first so many rows, from an id on and before another, expired before a line, and not later than the
+    /// How many of the first so many rows, from an id on and before another, expired before a moment, and not later than the
     /// database's clock shows; how many were looked at; the last id among them; the last id and the latest expiry of those
-    /// that expired. Parameters: from, until, line, how many.
+    /// that expired. Parameters: from, until, cutoff, how many.
     CountExpired(Table),
     /// Removes some rows that are behind the horizon, from an id on and up to another. Two nodes share the work. Removes
     /// nothing unless the horizon stands as far as the caller thinks. Parameters: from, to, latest expiry, how many at
@@ -153,9 +153,9 @@ pub(super) enum Query {
     /// The key ring: its version, what unlocks it, and itself.
     Ring,
     /// The lines, of a store that serves, and the database's clock.
-    Lines,
+    Watermarks,
     /// The same, of a store whose schema has no pair for the horizon yet.
-    LinesBefore,
+    WatermarksBefore,
     /// What a move needs.
     Move(MoveQuery),
     /// How many endings there are of each kind.
@@ -167,20 +167,20 @@ pub(super) enum Query {
 /// A statement that is for moving the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MoveQuery {
-    /// Whether a server may use the store: state, the other store; and the lines, if it may not.
+    /// Whether a server may use the store: state, the other store; and the watermarks, if it may not.
     Standing,
     /// The same, and nobody else changes it until the transaction ends.
     LockStanding,
     /// Changes that. Parameters: state, the other store.
     SetStanding,
-    /// Puts the lines away until [`Restore`](Self::Restore): first these two, in one transaction. Each batch that has
+    /// Puts the watermarks away until [`Restore`](Self::Restore): first these two, in one transaction. Each batch that has
     /// begun is committed before the second one returns, and none begins after the commit.
-    LockFirstLine,
-    KeepLines,
+    LockFirstStripe,
+    KeepWatermarks,
     Withdraw,
     /// Puts a key ring there, or none. Parameters: version, what unlocks it, and itself.
     SetRing,
-    /// Puts the lines back, with a fence that is no earlier than a moment. Parameters: the stripes, the moment.
+    /// Puts the watermarks back, with a fence that is no earlier than a moment. Parameters: the stripes, the moment.
     Restore,
     /// Whether a token's life has ended in the store, or a server has ever used it.
     IsUsed,
@@ -224,18 +224,18 @@ impl Sql {
         Self { batches: batches(true), batches_untold: batches(false), schema }
     }
 
-    /// The request that records a batch of endings, as far as there are none yet and the lines allow it. Returns the ids
+    /// The request that records a batch of endings, as far as there are none yet and the watermarks allow it. Returns the ids
     /// of those that it recorded. It is refused, and changes nothing, where its statement has not been prepared.
     ///
     /// Arguments: the batch's nonce; a group of stripes; the identity of the database as the node knows it; then a column of each:
     /// ids, when they were made, when they expire, when they ended, kinds, addresses, retry keys as hexadecimal digits,
     /// versions of the key ring.
     ///
-    /// Nothing is recorded in a database that the lines do not know themselves to be in, see `identity.rs`.
+    /// Nothing is recorded unless this is the database that the watermarks are known to be in, see `identity.rs`.
     ///
-    /// The lock on one stripe lasts until the commit. So the lines that are read here are still the lines when the rows
+    /// The lock on one stripe lasts until the commit. So the watermarks that are read here are still the watermarks when the rows
     /// become visible, on whatever node somebody moves them. Stripes that others hold are passed over; if all of a group are
-    /// held, because somebody moves a line or many batches are under way, nothing is recorded.
+    /// held, because somebody moves a watermark or many batches are under way, nothing is recorded.
     pub(super) fn batch(&self, table: Table, arguments: &str, tells: bool) -> String {
         format!(concat!(begin!(), "; EXECUTE {}({}); COMMIT"), self.batch_of(table, tells).name, arguments)
     }
@@ -314,8 +314,10 @@ impl Sql {
                  LEFT JOIN {s}.nodes AS n ON n.seen >= clock.now - $1 ORDER BY n.id"
             ),
             Query::Ring => format!("SELECT version, unlocked_by, sealed FROM {s}.ring WHERE one = 0"),
-            Query::Lines => format!("SELECT fence, cleared, horizon, {NOW} FROM {s}.lines WHERE stripe = 0"),
-            Query::LinesBefore => {
+            Query::Watermarks => {
+                format!("SELECT fence, cleared, horizon, {NOW} FROM {s}.lines WHERE stripe = 0")
+            }
+            Query::WatermarksBefore => {
                 format!("SELECT fence, horizon - 1, horizon - 1, {NOW} FROM {s}.lines WHERE stripe = 0")
             }
             Query::Move(query) => self.text_for_move(query),
@@ -341,8 +343,8 @@ impl Sql {
             MoveQuery::SetStanding => {
                 format!("UPDATE {s}.copying SET state = $1, copy = $2, peer = $3 WHERE one = 0")
             }
-            MoveQuery::LockFirstLine => format!("SELECT stripe FROM {s}.lines WHERE stripe = 0 FOR UPDATE"),
-            MoveQuery::KeepLines => format!(
+            MoveQuery::LockFirstStripe => format!("SELECT stripe FROM {s}.lines WHERE stripe = 0 FOR UPDATE"),
+            MoveQuery::KeepWatermarks => format!(
                 "UPDATE {s}.copying SET fence = line.fence, cleared = line.cleared, horizon = line.horizon \
                  FROM {s}.lines AS line WHERE one = 0 AND line.stripe = 0"
             ),
@@ -371,7 +373,7 @@ impl Sql {
     }
 
     /// Moves the fence, and says where it stands then: a script for one transaction. The first stripe's lock comes first,
-    /// so that two who move lines do not meet half-way.
+    /// so that two who move watermarks do not meet half-way.
     pub(super) fn move_fence(&self, to: i64) -> String {
         let s = self.schema.quoted();
         format!(
@@ -394,7 +396,7 @@ impl Sql {
         )
     }
 
-    /// Which database this is, and which one the lines were in last. Fails where the database does not tell.
+    /// Which database this is, and which one the watermarks were in last. Fails where the database does not tell.
     pub(super) fn identity(&self, tells: bool) -> String {
         let s = self.schema.quoted();
         format!(
@@ -405,7 +407,7 @@ impl Sql {
         )
     }
 
-    /// Lets the lines know which database they are in: a script for one transaction. If they were in another one, moves
+    /// Writes down which database the watermarks are in: a script for one transaction. If they were in another one, moves
     /// the fence to so many milliseconds after the present moment of the database's clock, and says so: of many who send
     /// this, one is told. The first stripe's lock comes first, as in [`move_fence`](Self::move_fence).
     pub(super) fn recognize(&self, tells: bool, skew: i64) -> String {
@@ -513,7 +515,7 @@ fn since(tells: bool) -> &'static str {
     if tells { "(extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::BIGINT" } else { "0" }
 }
 
-/// Whether the lines are in the table that they were in.
+/// Whether the watermarks are in the table that they were in.
 const IS_SAME_TABLE: &str = "split_part(l.identity, ':', 3) = l.tableoid::BIGINT::TEXT";
 
 /// Which database this is, in a statement on `lines AS l`: the server's own identifier and its timeline, where they can be

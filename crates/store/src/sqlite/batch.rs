@@ -32,13 +32,17 @@ pub(super) enum Message {
 pub(super) struct Batch<'c> {
     connection: &'c Connection,
     insert: Insert<'c>,
-    lines: Watermarks,
+    watermarks: Watermarks,
 }
 
 impl<'c> Batch<'c> {
     pub(super) fn begin(connection: &'c Connection) -> rusqlite::Result<Self> {
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute(())?;
-        Ok(Self { connection, insert: Insert::prepare(connection)?, lines: Watermarks::read(connection)? })
+        Ok(Self {
+            connection,
+            insert: Insert::prepare(connection)?,
+            watermarks: Watermarks::read(connection)?,
+        })
     }
 
     pub(super) fn end(
@@ -47,12 +51,12 @@ impl<'c> Batch<'c> {
         expires: Timestamp,
         ending: &Ending,
     ) -> rusqlite::Result<EndResult> {
-        records::end(self.connection, &mut self.insert, self.lines, id, expires, ending)
+        records::end(self.connection, &mut self.insert, self.watermarks, id, expires, ending)
     }
 
-    pub(super) fn move_fence(&mut self, line: i64) -> rusqlite::Result<i64> {
-        self.lines.fence = records::move_fence(self.connection, line)?;
-        Ok(self.lines.fence)
+    pub(super) fn move_fence(&mut self, to: i64) -> rusqlite::Result<i64> {
+        self.watermarks.fence = records::move_fence(self.connection, to)?;
+        Ok(self.watermarks.fence)
     }
 
     /// Removes some records, and moves the horizon over them.
@@ -60,14 +64,14 @@ impl<'c> Batch<'c> {
         &mut self,
         from: IdBytes,
         until: IdBytes,
-        line: i64,
+        cutoff: i64,
     ) -> rusqlite::Result<PurgedSlice> {
-        let slice = records::purge_slice(self.connection, from, until, line)?;
-        self.lines.horizon = slice.horizon;
+        let slice = records::purge_slice(self.connection, from, until, cutoff)?;
+        self.watermarks.horizon = slice.horizon;
         Ok(slice)
     }
 
-    /// For everything that does not move the lines.
+    /// For everything that does not move the watermarks.
     pub(super) fn connection(&self) -> &Connection {
         self.connection
     }

@@ -308,8 +308,8 @@ impl TokenStore for SqliteStore {
         self.readers.read(move |connection| recent::endings(connection, &query)).await
     }
 
-    async fn move_fence(&self, line: Timestamp) -> Result<Timestamp, StoreError> {
-        let fence = self.writer.call_in_turn(move |batch| batch.move_fence(to_millis(line))).await?;
+    async fn move_fence(&self, to: Timestamp) -> Result<Timestamp, StoreError> {
+        let fence = self.writer.call_in_turn(move |batch| batch.move_fence(to_millis(to))).await?;
         Ok(from_millis(fence))
     }
 
@@ -317,18 +317,21 @@ impl TokenStore for SqliteStore {
         self.moved.lock().unwrap_or_else(PoisonError::into_inner).take().into_iter().collect()
     }
 
-    async fn purge(&self, line: Timestamp) -> Result<u64, StoreError> {
-        let line = to_millis(line);
-        // No token expires before it was made, so the ids made since the line need no look.
-        let until = records::first_id_at(line);
+    async fn purge(&self, cutoff: Timestamp) -> Result<u64, StoreError> {
+        let cutoff = to_millis(cutoff);
+        // No token expires before it was made, so the ids made since the cutoff need no look.
+        let until = records::first_id_at(cutoff);
         let mut from = records::first_id_at(0);
         let mut removed = 0;
         let mut calls = self.writer.counts().calls;
         // A reader finds where there is something to remove, so that the writer is not bothered when there is nothing.
-        while let Some(first) =
-            self.readers.read(move |connection| records::first_expired(connection, from, until, line)).await?
+        while let Some(first) = self
+            .readers
+            .read(move |connection| records::first_expired(connection, from, until, cutoff))
+            .await?
         {
-            let slice = self.writer.call_in_turn(move |batch| batch.purge_slice(first, until, line)).await?;
+            let slice =
+                self.writer.call_in_turn(move |batch| batch.purge_slice(first, until, cutoff)).await?;
             removed += slice.removed;
             match slice.next {
                 Some(next) => from = next,

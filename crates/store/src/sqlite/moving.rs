@@ -15,7 +15,7 @@ use super::schema::{self, Access};
 use super::{connect_to_move, fault, make_place, records, resolve};
 use crate::backend::IfMissing;
 use crate::error::OpenError;
-use crate::moving::{Movable, MoveError, MoveId, line};
+use crate::moving::{Movable, MoveError, MoveId, fence_of_target};
 
 /// A database that is moved from or to.
 pub struct MovableSqlite {
@@ -129,9 +129,9 @@ impl Movable for MovableSqlite {
                 return Ok(Err(MoveError::Changed));
             }
             set_handed_over(transaction, id, &to)?;
-            let lines = records::Watermarks::read(transaction)?;
+            let watermarks = records::Watermarks::read(transaction)?;
             let newest = records::newest(transaction)?;
-            Ok(line(from_millis(lines.fence), lines.horizon, newest, latest))
+            Ok(fence_of_target(from_millis(watermarks.fence), watermarks.horizon, newest, latest))
         })
         .await
     }

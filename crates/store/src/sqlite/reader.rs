@@ -99,15 +99,15 @@ pub(super) fn times(connection: &Connection) -> rusqlite::Result<StoreTimes> {
 /// Counts what is there; reads all of it.
 pub(super) fn stats(connection: &Connection, path: &Path) -> rusqlite::Result<StoreStats> {
     let (consumed, revoked) = records::count(connection)?;
-    let lines = Watermarks::read_of_any_version(connection)?;
+    let watermarks = Watermarks::read_of_any_version(connection)?;
     let bytes = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
     Ok(StoreStats {
         kind: "sqlite",
         schema: connection.pragma_query_value(None, "user_version", |row| row.get(0))?,
         consumed,
         revoked,
-        fence: from_millis(lines.fence),
-        horizon: lines.horizon.expires,
+        fence: from_millis(watermarks.fence),
+        horizon: watermarks.horizon.expires,
         bytes: Some(bytes(path) + bytes(&wal_of(path))),
     })
 }

@@ -1,4 +1,4 @@
-//! The statements: ending a life, looking, the two lines, purging, counting.
+//! The statements: ending a life, looking, the two watermarks, purging, counting.
 //!
 //! Those that write run inside a transaction of the writer; see `writer.rs`.
 
@@ -44,7 +44,7 @@ impl Watermarks {
         })
     }
 
-    /// What these lines say of a token that has no record.
+    /// What these watermarks say of a token that has no record.
     fn judge(self, id: TokenId, expires: Timestamp) -> EndResult {
         if to_millis(id.created()) < self.fence {
             EndResult::Fenced
@@ -84,17 +84,17 @@ impl<'c> Insert<'c> {
     }
 }
 
-/// Records an ending, if there is none yet and the lines allow one. The insert decides; the row is read only to say
+/// Records an ending, if there is none yet and the watermarks allow one. The insert decides; the row is read only to say
 /// what was there before.
 pub(super) fn end(
     connection: &Connection,
     insert: &mut Insert<'_>,
-    lines: Watermarks,
+    watermarks: Watermarks,
     id: TokenId,
     expires: Timestamp,
     ending: &Ending,
 ) -> rusqlite::Result<EndResult> {
-    let verdict = lines.judge(id, expires);
+    let verdict = watermarks.judge(id, expires);
     if verdict != EndResult::Recorded {
         return Ok(find(connection, id)?.map_or(verdict, EndResult::Already));
     }
@@ -138,10 +138,10 @@ fn read_horizon(row: &Row<'_>) -> rusqlite::Result<Horizon> {
 }
 
 /// Moves the fence forward. Returns where it stands.
-pub(super) fn move_fence(connection: &Connection, line: i64) -> rusqlite::Result<i64> {
+pub(super) fn move_fence(connection: &Connection, to: i64) -> rusqlite::Result<i64> {
     connection
         .prepare_cached("UPDATE store SET fence = max(fence + 1, ?) RETURNING fence")?
-        .query_row((line,), |row| row.get(0))
+        .query_row((to,), |row| row.get(0))
 }
 
 /// When the youngest token on record was created.
@@ -158,18 +158,18 @@ pub(super) fn probe(connection: &Connection, now: i64) -> rusqlite::Result<()> {
     connection.prepare_cached("UPDATE store SET probed = ?")?.execute((now,)).map(drop)
 }
 
-/// The first id from `from` on, and before `until`, whose token expired before `line`.
+/// The first id from `from` on, and before `until`, whose token expired before `cutoff`.
 pub(super) fn first_expired(
     connection: &Connection,
     from: IdBytes,
     until: IdBytes,
-    line: i64,
+    cutoff: i64,
 ) -> rusqlite::Result<Option<IdBytes>> {
     connection
         .prepare_cached(
             "SELECT id FROM endings WHERE id >= ? AND id < ? AND expires < ? ORDER BY id LIMIT 1",
         )?
-        .query_row((from, until, line), |row| row.get(0))
+        .query_row((from, until, cutoff), |row| row.get(0))
         .optional()
 }
 
@@ -184,19 +184,19 @@ pub(super) struct PurgedSlice {
     pub(super) horizon: Horizon,
 }
 
-/// Looks at the [`SLICE`] rows from `from` on, and before `until`, removes those that expired before `line`, and moves the
+/// Looks at the [`SLICE`] rows from `from` on, and before `until`, removes those that expired before `cutoff`, and moves the
 /// horizon over them.
 pub(super) fn purge_slice(
     connection: &Connection,
     from: IdBytes,
     until: IdBytes,
-    line: i64,
+    cutoff: i64,
 ) -> rusqlite::Result<PurgedSlice> {
     let next: Option<IdBytes> = connection
         .prepare_cached("SELECT id FROM endings WHERE id >= ? AND id < ? ORDER BY id LIMIT 1 OFFSET ?")?
         .query_row((from, until, SLICE), |row| row.get(0))
         .optional()?;
-    let slice = (from, next.unwrap_or(until), line);
+    let slice = (from, next.unwrap_or(until), cutoff);
     let (last, expires): (Option<IdBytes>, Option<i64>) = connection
         .prepare_cached("SELECT max(id), max(expires) FROM endings WHERE id >= ? AND id < ? AND expires < ?")?
         .query_row(slice, |row| Ok((row.get(0)?, row.get(1)?)))?;

@@ -51,7 +51,7 @@ const STEPS: &[&str] = &[
     ) STRICT;
     INSERT INTO copying (one, state) VALUES (1, 0);",
     // 4: the horizon as a pair: `cleared` is when the youngest token was created whose record was removed, `horizon` the
-    // latest expiry of one. Before, `horizon` alone was a line, behind which tokens expired that were refused; `upgrade`
+    // latest expiry of one. Before, `horizon` alone was a watermark: tokens that expired before it were rejected; `upgrade`
     // makes a pair of it.
     "ALTER TABLE store ADD COLUMN cleared INTEGER NOT NULL DEFAULT 0;",
 ];
@@ -205,7 +205,7 @@ fn upgrade(transaction: &Transaction<'_>, version: u32, now: Timestamp) -> rusql
         )?;
     } else if version < PAIR {
         // Every token is refused that was refused before, but for those that are yet to be issued: a wrong clock may have
-        // moved the old line far ahead of the present.
+        // moved the old horizon far ahead of the present.
         transaction.execute(
             "UPDATE store SET horizon = horizon - 1, cleared = min(horizon - 1, ?1)",
             (fence_at(now),),

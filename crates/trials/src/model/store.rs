@@ -75,23 +75,23 @@ impl ModelStore {
     }
 
     /// Moves the fence forward.
-    pub fn move_fence(&mut self, line: Timestamp) -> Timestamp {
-        self.fence = line.max(after(self.fence, Duration::from_millis(1)));
+    pub fn move_fence(&mut self, to: Timestamp) -> Timestamp {
+        self.fence = to.max(after(self.fence, Duration::from_millis(1)));
         self.fence
     }
 
-    /// Forgets what expired before the line, and moves the horizon over it.
-    pub fn purge(&mut self, line: Timestamp) -> u64 {
-        for (id, record) in self.endings.iter().filter(|(_, record)| record.expires < line) {
+    /// Forgets what expired before the cutoff, and moves the horizon over it.
+    pub fn purge(&mut self, cutoff: Timestamp) -> u64 {
+        for (id, record) in self.endings.iter().filter(|(_, record)| record.expires < cutoff) {
             self.horizon = self.horizon.over(id.created(), record.expires);
         }
-        self.forget(line)
+        self.forget(cutoff)
     }
 
-    /// Forgets what expired before the line and keeps the horizon where it is: a defence less.
-    pub fn forget(&mut self, line: Timestamp) -> u64 {
+    /// Forgets what expired before the cutoff and keeps the horizon where it is: a defence less.
+    pub fn forget(&mut self, cutoff: Timestamp) -> u64 {
         let before = self.endings.len();
-        self.endings.retain(|_, record| record.expires >= line);
+        self.endings.retain(|_, record| record.expires >= cutoff);
         u64::try_from(before - self.endings.len()).unwrap_or(u64::MAX)
     }
 }

@@ -82,7 +82,7 @@ impl Verdict {
 fn unready(error: &StoreError) -> Finding {
     let (what, then) = match error {
         // Tokens of a server whose clock is right are redeemed here.
-        StoreError::Clock(ClockError::BehindLine(_)) => (
+        StoreError::Clock(ClockError::BehindWatermark(_)) => (
             "No token can be issued",
             "Handshakes are answered, and redeem the tokens that the store takes. As soon as the clock is right, it goes \
              on by itself.",

@@ -103,7 +103,7 @@ async fn batches_go_by_their_own_settings() {
     }
 }
 
-/// Somebody holds most of the lines, as a node does whose network is cut in the middle of its batches.
+/// Somebody holds most of the rows of `lines`, as a node does whose network is cut in the middle of its batches.
 #[tokio::test]
 async fn batch_passes_over_lines_that_are_held() {
     for pooled in [false, true] {
@@ -122,7 +122,7 @@ async fn batch_passes_over_lines_that_are_held() {
     }
 }
 
-/// All lines are held while somebody moves one. What is consumed meanwhile is judged by where it stands afterwards.
+/// All stripes are held while somebody moves a watermark. What is consumed meanwhile is judged by where it stands afterwards.
 #[tokio::test]
 async fn batch_waits_while_a_line_is_moved() {
     let world = World::new();
@@ -139,7 +139,7 @@ async fn batch_waits_while_a_line_is_moved() {
         let store = Arc::clone(&store);
         tokio::spawn(async move { consume(&store, token).await })
     };
-    // A batch is no transaction of several statements. It found every line held, and then looked for its record, in one.
+    // A batch is no transaction of several statements. It found every stripe held, and then looked for its record, in one.
     let looked = "SELECT count(*) FROM pg_stat_activity WHERE usename = current_user AND pid <> pg_backend_pid() \
                   AND query = 'COMMIT' AND extract(epoch FROM query_start)::FLOAT8 > $1";
     while !call.is_finished() && watch.query_one(looked, &[&began]).await.unwrap().get::<_, i64>(0) == 0 {}
@@ -233,7 +233,7 @@ async fn a_row_that_comes_while_a_table_is_about_to_be_emptied_stays() {
     world.clock.set(from_millis(to_millis(old.created()) + 8 * DAY));
     let (new, new_expires) = world.token();
     assert_eq!(Table::of(new), table);
-    let line = to_millis(after(expires, Duration::from_hours(48)));
+    let cutoff = to_millis(after(expires, Duration::from_hours(48)));
     let (client, other) = (connect(world.place.url()).await, connect(world.place.url()).await);
     let batch = format!(
         "BEGIN; SELECT 1 FROM {s}.lines WHERE stripe = 63 FOR UPDATE; \
@@ -245,7 +245,7 @@ async fn a_row_that_comes_while_a_table_is_about_to_be_emptied_stays() {
     client.batch_execute(&batch).await.unwrap();
     let purge = {
         let core = Arc::clone(&store.core);
-        tokio::spawn(async move { core.remove_expired(line).await })
+        tokio::spawn(async move { core.remove_expired(cutoff).await })
     };
     let waits = format!(
         "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%{}%'",

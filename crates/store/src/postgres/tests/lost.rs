@@ -38,7 +38,7 @@ async fn a_lost_answer_is_settled_by_asking() {
         assert_eq!(consume(&store, token).await, expected, "our own row is not somebody else's");
         assert_eq!(consume(&direct, token).await, expected);
     }
-    assert_eq!(store.ready().await, Ok(()), "a line that breaks is no database that is away");
+    assert_eq!(store.ready().await, Ok(()), "a connection that breaks is no database that is away");
 }
 
 #[tokio::test]
@@ -68,9 +68,9 @@ struct Fight {
     won: usize,
 }
 
-/// Two nodes fight for tokens while both their lines break all the time. Says what was promised and not held.
+/// Two nodes fight for tokens while both their connections break all the time. Says what was promised and not held.
 ///
-/// A caller whose batch met too many broken lines is told that nobody knows, and then may have its token or not. So a
+/// A caller whose batch met too many broken connections is told that nobody knows, and then may have its token or not. So a
 /// token that nobody was told to have can be on record for one of those, or for none.
 async fn fight(world: &World, rounds: usize, guess: bool) -> Result<Fight, String> {
     let proxies = [Proxy::start(world.place.url()).await, Proxy::start(world.place.url()).await];
@@ -152,7 +152,7 @@ async fn end_as(node: Arc<PostgresStore>, (id, expires): Token, caller: u8) -> R
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lines_that_break_all_the_time_lose_and_double_nothing() {
     let Fight { cuts, tokens, won } = fight(&World::new(), 25, false).await.unwrap();
-    assert!(cuts >= 10, "only {cuts} lines were cut");
+    assert!(cuts >= 10, "only {cuts} connections were cut");
     assert!(won > tokens / 2, "only {won} of {tokens} tokens were redeemed");
 }
 

@@ -396,7 +396,7 @@ async fn a_node_of_a_store_that_was_handed_over_ends_no_more_lives() {
     while store.stats().await.unwrap().consumed == 0 {
         tokio::task::yield_now().await;
     }
-    let line = end.hand_over(id(), "elsewhere", after(clock.now(), CLOCK_SKEW)).await.unwrap();
+    let fence = end.hand_over(id(), "elsewhere", after(clock.now(), CLOCK_SKEW)).await.unwrap();
     let at_once = records(&world.place).await;
     let mut recorded = Vec::new();
     for caller in callers {
@@ -404,7 +404,7 @@ async fn a_node_of_a_store_that_was_handed_over_ends_no_more_lives() {
     }
     recorded.sort_unstable();
     assert_eq!(at_once, recorded);
-    assert!(recorded.iter().all(|id| id.created() < line));
+    assert!(recorded.iter().all(|id| id.created() < fence));
     assert!(recorded.len() < tokens.len(), "it was handed over in the middle");
     assert_eq!(records(&world.place).await, at_once);
 

@@ -88,8 +88,8 @@ async fn with_a_long_retention_the_dead_go_and_the_living_stay() {
     world.clock.set(from_millis(to_millis(old.0.created()) + 8 * DAY));
     let new = world.token();
     assert_eq!(consume(&store, new).await, Ok(EndResult::Recorded));
-    let line = before(world.clock.now(), Duration::from_hours(7 * 24));
-    assert_eq!(store.purge(line).await, Ok(30_000));
+    let cutoff = before(world.clock.now(), Duration::from_hours(7 * 24));
+    assert_eq!(store.purge(cutoff).await, Ok(30_000));
     assert!(matches!(consume(&store, new).await, Ok(EndResult::Already(_))));
     assert_eq!(rows(&world, Table::of(new.0)).await, "1");
 }

@@ -53,14 +53,14 @@ async fn a_restored_backup_makes_no_token_live_again() {
 async fn a_restored_backup_moves_no_fence_back() {
     let place = Place::new();
     let store = place.open().await;
-    let line = place.token().1;
-    store.move_fence(line).await.unwrap();
+    let fence = place.token().1;
+    store.move_fence(fence).await.unwrap();
     let copy = place.dir.path().join("copy.db");
     store.backup(&copy).await.unwrap();
     store.close().await;
     drop(store);
     let store = SqliteStore::open(&copy, Arc::clone(&place.clock) as Arc<dyn Clock>).await.unwrap();
-    assert_eq!(store.stats().await.unwrap().fence, after(line, Duration::from_millis(1)));
+    assert_eq!(store.stats().await.unwrap().fence, after(fence, Duration::from_millis(1)));
 }
 
 #[tokio::test]

@@ -78,10 +78,11 @@ async fn a_horizon_counts_for_those_behind_it_in_the_batch() {
     let place = Place::new();
     let store = place.open().await;
     let (before, behind) = (place.token(), place.token());
-    let line = to_millis(after(before.1, Duration::from_millis(1)));
+    let cutoff = to_millis(after(before.1, Duration::from_millis(1)));
     let held = Held::new(&store).await;
     let first = held.queue(before).await;
-    let purge = store.writer.call(move |batch| batch.purge_slice(first_id_at(0), first_id_at(line), line));
+    let purge =
+        store.writer.call(move |batch| batch.purge_slice(first_id_at(0), first_id_at(cutoff), cutoff));
     let mut purge = Box::pin(purge);
     assert!(poll_once(purge.as_mut()).await.is_pending());
     let second = held.queue(behind).await;
@@ -160,8 +161,8 @@ async fn purging_bothers_the_writer_only_where_there_is_something_to_remove() {
     for token in place.tokens(50) {
         assert_eq!(consume(&store, token).await, Ok(EndResult::Recorded));
     }
-    let line = place.token().1;
-    assert_eq!(store.purge(line).await, Ok(0));
+    let cutoff = place.token().1;
+    assert_eq!(store.purge(cutoff).await, Ok(0));
     assert_eq!(store.counts().unwrap().commits, 50, "a reader sees that there is nothing");
     place.clock.advance(Duration::from_millis(1));
     assert_eq!(store.purge(place.token().1).await, Ok(50));
@@ -186,9 +187,9 @@ async fn a_purge_lets_others_write_between_its_slices() {
     let store = place.open().await;
     consume_all(&store, place.tokens(2000)).await;
     place.clock.advance(Duration::from_millis(1));
-    let (line, began) = (place.token().1, Instant::now());
+    let (cutoff, began) = (place.token().1, Instant::now());
     let mut fresh = place.tokens(10_000).into_iter();
-    let mut purge = pin!(store.purge(line));
+    let mut purge = pin!(store.purge(cutoff));
     // Somebody writes all the time.
     let removed = loop {
         let token = fresh.next().expect("the purge comes to its end long before");
