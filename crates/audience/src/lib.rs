@@ -1,7 +1,7 @@
 //! The audience of a token: the base URL of the bug tracker that may redeem it.
 //!
-//! Both sides of the handshake, and whoever checks them, must agree on when two spellings of a URL are one tracker. This
-//! crate is that agreement: [`Audience`].
+//! Both sides of the handshake, and the tools that check them, must agree on when two spellings of a URL are one tracker.
+//! This crate is that agreement: [`Audience`].
 
 use std::fmt;
 

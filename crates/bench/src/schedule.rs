@@ -3,9 +3,9 @@
 //! Without a rate, each connection sends its next request when the last one is answered (a *closed loop*): it shows how
 //! much a server can do, but a server that stalls is asked less, so its stall counts for a handful of requests only.
 //!
-//! With a rate, requests have a timetable that the server cannot delay (an *open loop*). Who comes late because the
-//! server kept it waiting counts from when it should have sent, so that a stall shows in every request that it held
-//! up. Leaving that out is what is known as coordinated omission.
+//! With a rate, requests have a timetable that the server cannot delay (an *open loop*). A request that
+//! is sent late because the server stalled counts from its scheduled time, so that a stall shows in every request that it
+//! delayed. Leaving that out is what is known as coordinated omission.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! All checks, in the order in which they are made and shown. To add one, add it here.
 //!
 //! A check says what the worker brings and what the issuer answers, step by step, and which function of [`crate::judge`]
-//! looks at the outcome. `docs/trackers.md` has a row for each; a test sees to that.
+//! looks at the outcome. `docs/trackers.md` has a row for each, which a test checks.
 
 use crate::check::Check;
 use crate::check::CheckKind::Watch;

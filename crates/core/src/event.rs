@@ -1,7 +1,7 @@
 //! The events that operators see, and the contract of a store of events.
 //!
-//! An event names a token by its id, never by its text. What strangers send along (a user agent, an audience) is
-//! bounded and cleaned before it is kept.
+//! An event names a token by its id, never by its text. Text from strangers (a user agent, an audience) is shortened and
+//! cleaned before it is kept.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -4,19 +4,19 @@
 //! the token's text to the tracker; the tracker asks the token server whether the token is good; the first question
 //! consumes it.
 //!
-//! Issuing is arithmetic: a token is sealed with the server's key ([`KeyRing`]) and says everything about itself, so
-//! nothing is stored. Consuming is one conditional write ([`TokenStore::end`]): that a token's life has ended is the
-//! only durable fact there is.
+//! Issuing is computing: a token is sealed with the server's key ([`KeyRing`]) and says everything about itself, so
+//! nothing is stored. Consuming is one conditional write ([`TokenStore::end`]). It records the only durable fact: that a
+//! token's life has ended.
 //!
 //! Where to look first:
 //!
-//! - [`LoginTokenSet`]: issue, get, redeem, revoke; everything else serves these four;
+//! - [`LoginTokenSet`]: issue, get, redeem, revoke; all the rest serves these four;
 //! - [`handshake`]: the protocol's decisions as two pure functions;
 //! - [`TokenStore`]: what a store has to promise;
 //! - [`StoredRing`]: the key ring that several servers on one store share;
-//! - [`ClockError`]: what a wrong clock may not do;
-//! - [`Event`] and [`EventStore`]: what operators get to see;
-//! - [`seal`]: what the text of a token is made of.
+//! - [`ClockError`]: why a wrong clock is not used;
+//! - [`Event`] and [`EventStore`]: the events that operators see;
+//! - [`seal`]: the format of a token's text.
 //!
 //! This crate knows no HTTP, no SQL and no files. Time comes from a [`Clock`], randomness from an [`Entropy`].
 

@@ -1,8 +1,8 @@
-//! The servers that serve from one store, as they say of themselves.
+//! The servers on one store, as each describes itself.
 //!
-//! A server is a *node* of its store, and writes there now and then who it is
-//! ([`TokenStore::check_in`](crate::TokenStore::check_in)): for operators, who want to see whether the nodes are alike. No
-//! answer to a tracker depends on it.
+//! A server is a *node* of its store. It reports itself there periodically
+//! ([`TokenStore::check_in`](crate::TokenStore::check_in)), so that operators can compare the nodes. No answer to a
+//! tracker depends on it.
 
 use std::fmt;
 use std::time::Duration;

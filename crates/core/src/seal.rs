@@ -1,18 +1,18 @@
-//! The text of a token: sealed with the server's key, so that it says everything about itself and only to the server.
-//!
+//! The text of a token: it contains everything about the token, readable by the server alone.
 //! ```text
 //! text    = "cs1" base32(sealed)                              RFC 4648 base32, lower case, no padding
 //! sealed  = key id (4)  synthetic IV (16)  ciphertext         AES-256-SIV, RFC 5297
 //! content = token id (16)  lifetime in seconds (4)  length of the audience (2)  audience  claims
 //! ```
 //!
-//! Numbers are big-endian, audience and claims UTF-8. The claims are a JSON object, or nothing; its member
-//! [`ISSUED_BY`](crate::ISSUED_BY) is no claim but names the caller for which the token was issued. The version and the key id are authenticated with the content.
-//! Without audience and claims a text is 71 characters; an audience adds 1.6 for each of its bytes.
+//! Numbers are big-endian, audience and claims UTF-8. The claims are a JSON object, or nothing. Its member
+//! [`ISSUED_BY`](crate::ISSUED_BY) is no claim: it names the caller for which the token was issued. The version and the key
+//! id are authenticated with the content. Without audience and claims a text is 71 characters; an audience adds 1.6 for each
+//! of its bytes.
 //!
-//! Why SIV: it needs no nonce. The content always has an id of its own, so equal texts never happen; and if a machine's
-//! randomness ever repeats itself, SIV reveals that two tokens are equal and nothing more, where a mode with a nonce
-//! would give away its authentication key. The synthetic IV is also the tag: 128 bits that a forger would have to guess.
+//! Why SIV: it needs no nonce. Each content has an id of its own, so no two texts are equal. If a machine's randomness ever
+//! repeats itself, SIV reveals that two tokens are equal and nothing more; a mode with a nonce would reveal its
+//! authentication key. The synthetic IV is also the tag: 128 bits that a forger would have to guess.
 
 use std::time::Duration;
 

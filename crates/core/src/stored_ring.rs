@@ -1,12 +1,12 @@
-//! The key ring of several servers, as the store that they share keeps it: one text, encrypted as a whole.
+//! The key ring in a shared store: one text, encrypted as a whole.
 //!
-//! The store must not be able to make tokens, and neither must whoever reads a backup of it. So the ring is encrypted
-//! (AES-256-SIV) with a key that is derived (HKDF-SHA-256) from a secret in the servers' key file. A thief needs both.
-//! That is why it is not a row for each key: out of one text, nobody who can only write to the database takes a single key,
-//! puts back one that was revoked, or changes their order.
+//! Neither the store nor a reader of its backup may be able to make tokens. So the ring is encrypted (AES-256-SIV) with a
+//! key that is derived (HKDF-SHA-256) from a secret in the servers' key file. A thief needs both. Somebody who can only
+//! write to the database cannot remove a key, restore a revoked one or reorder them, because the text is authenticated as
+//! a whole.
 //!
 //! The version is encrypted along. A store changes it together with the watermarks that each batch of consumptions reads
-//! ([`TokenStore::replace_ring`]), so that a ring that is not the present one redeems nothing, on whatever server.
+//! ([`TokenStore::replace_ring`]), so a server with another version of the ring redeems nothing.
 
 use aes_siv::KeyInit;
 use aes_siv::siv::Aes256Siv;

@@ -1,4 +1,4 @@
-//! `countersign check-tracker`: be the issuer for a while, and see what a bug tracker makes of it.
+//! `countersign check-tracker`: plays the issuer, and reports what a bug tracker's plugin does wrong.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;

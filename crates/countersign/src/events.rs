@@ -1,4 +1,4 @@
-//! `countersign events`: what happened, what happens, and how often to whom.
+//! `countersign events`: past events, new ones as they happen, and counts by tracker and caller.
 
 use std::collections::HashSet;
 use std::net::IpAddr;

@@ -1,7 +1,7 @@
 //! The log, on standard error.
 //!
-//! A thread of its own writes it, so that no request waits for whoever reads it. When that one reads too slowly or not at
-//! all, lines are lost, and their number is logged. (`tracing-appender` does much the same, but may print to standard
+//! A thread of its own writes it, so that no request waits for its reader. When that reads too slowly or not at all, lines are
+//! lost, and their number is logged. (`tracing-appender` does much the same, but may print to standard
 //! output, which belongs to the two lines of `serve`.)
 
 use std::io::{self, IsTerminal, Write};

@@ -1,4 +1,4 @@
-//! `countersign login`: be the issuer's worker for once, and log in to a bug tracker.
+//! `countersign login`: logs in to a bug tracker, as the issuer's worker does.
 
 use std::io::{self, Write};
 use std::path::PathBuf;

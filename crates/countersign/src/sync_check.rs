@@ -1,4 +1,4 @@
-//! `countersign sync-check`: see a bug tracker as Launchpad would see it.
+//! `countersign sync-check`: reads a bug tracker as Launchpad would.
 
 mod report;
 

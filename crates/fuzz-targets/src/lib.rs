@@ -1,5 +1,5 @@
-//! What fuzzing asserts of Countersign: for each kind of input that comes from outside, a function that takes any bytes,
-//! drives the real code with them, and panics if what comes out is not what was promised.
+//! What fuzzing asserts of Countersign: for each kind of input from outside, a function that takes any bytes, drives the real
+//! code with them, and panics if the result breaks a promise.
 //!
 //! Two runs feed these functions. `cargo fuzz` does so for as long as one likes, guided by coverage (see the README of
 //! the package `fuzz`); the tests of this crate do so for a few seconds with the seed corpus and random changes of it, on

@@ -1,11 +1,11 @@
-//! Outgoing HTTP, for all that is asked by URL: trackers, issuers, receivers of alarms and collectors of traces.
+//! The HTTP client, for trackers, issuers, receivers of alarms and collectors of traces.
 //!
 //! **The same for all of them**, with nothing to switch off: a certificate is verified, against what [`Trust`] says. No redirect
 //! is followed, for a token goes to the URL that was configured and to no other. No proxy is taken from the environment, where a
 //! caller of a CGI program can put one. No cookie is kept. A body is read up to a bound ([`read`]), and what is asked has a time
 //! limit as a whole, not for each wait ([`in_time`]).
 //!
-//! **Asking again** is the caller's business, because only that knows what a second request does:
+//! **Retries** are up to the calling code, because only it knows what a second request does:
 //!
 //! | caller | connections | asks again |
 //! |---|---|---|

@@ -1,6 +1,6 @@
 //! The plugin API of a tracker: reading bugs and comments, and writing comments and links.
 //!
-//! It is called as Launchpad's worker calls it, and of an answer what that reads is read, as strictly: an answer that Launchpad
+//! It calls the API as Launchpad's worker does, and reads the same parts of an answer, as strictly: an answer that Launchpad
 //! could not use is [`ApiFailure::Unusable`].
 
 mod error;

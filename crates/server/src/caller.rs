@@ -1,4 +1,4 @@
-//! The caller: its address, the request's id, and what it may do.
+//! Who sent a request (public or private): its address, the request's id, and what a named caller may do.
 
 use std::convert::Infallible;
 use std::net::IpAddr;

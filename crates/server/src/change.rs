@@ -1,5 +1,5 @@
-//! Changes that callers of the private API or the page request. Each runs to its end, with its event, its metric and
-//! its line in the log, even if the caller disconnects or the deadline passes.
+//! Changes that callers of the private API or the page request. Each runs to its end, with its event, its metric and its
+//! line in the log, even if the caller disconnects or the deadline passes.
 
 use std::sync::Arc;
 

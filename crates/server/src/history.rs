@@ -1,8 +1,7 @@
-//! How many handshakes there were, and how long they took, in each minute of the last hour, and more coarsely in the last
-//! week.
+//! How many handshakes there were, and how long they took: for each minute of the last hour, and more coarsely for the
+//! last week.
 //!
-//! Nothing is noted as handshakes are answered, but counted: now and then somebody looks at how many there have been
-//! altogether, and what came on top since the last look belongs to the minute of this one.
+//! Handshakes only increase counters. Once a second the difference is added to the current minute.
 
 use std::collections::VecDeque;
 use std::ops::AddAssign;

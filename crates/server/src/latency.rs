@@ -1,4 +1,4 @@
-//! How long handshakes took, in classes: enough to say within what time half of them were answered, and 99 of 100.
+//! How long handshakes took, as a histogram, for the median and the 99th percentile.
 
 use std::array;
 use std::sync::atomic::{AtomicU64, Ordering};

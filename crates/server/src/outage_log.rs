@@ -1,4 +1,4 @@
-//! Trouble that comes back thousands of times a second, in a few lines of the log.
+//! Logs a repeated failure in a few lines: one for its start and one for its end.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};

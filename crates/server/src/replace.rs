@@ -1,4 +1,4 @@
-//! Replaces a secret file: a new version is made beside it, synced and renamed, so that a crash at any moment leaves a whole one.
+//! Replaces a secret file by rename, so that a crash at any moment leaves the old or the new file, complete.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};

@@ -1,13 +1,13 @@
 //! Checks who can read a secret file: one rule for every secret and for its directory.
 //!
-//! A file's mode alone does not tell. Kubernetes and systemd hand secrets over as files of root's that a group or one user
-//! may read, and a volume with an `fsGroup` gives its files to a group that only this process is in. So the rule asks who is
-//! let in: by the owner, the group, everybody else, and the access control list.
+//! A file's mode alone does not tell. Kubernetes and systemd hand secrets over as files of root that a group or one user
+//! may read, and a volume with an `fsGroup` gives its files to a group that only this process is in. So the rule looks at
+//! the owner, the group, everybody else, and the access control list.
 //!
-//! - Nobody who is neither owner nor named may do anything with it.
-//! - Its owner is the server's user, or root.
-//! - What root owns, others may read whom root has named: a group or a user, and only to read. PostgreSQL takes such keys, too.
-//! - What the server's user owns, a group may use that has nobody else in it: the user's own group of the same name, or a
+//! - Users other than the owner and those named have no access.
+//! - The owner is the server's user, or root.
+//! - A group or a user that root has named may read a file of root's, but not write it. PostgreSQL takes such keys, too.
+//! - A group may use a file of the server's user if nobody else is in it: the user's own group of the same name, or a
 //!   group that has no name on this machine and that this process is in, as an `fsGroup` is.
 
 use std::fmt;

@@ -1,7 +1,7 @@
 //! Sockets that a service manager opened and hands over when it starts the server (`sd_listen_fds(3)`).
 //!
-//! So the server may use ports that its user could not open, and connections that come while it is restarted wait
-//! instead of being refused.
+//! So the server may use ports that its user could not open, and connections that arrive during a restart wait instead of
+//! being refused.
 
 use std::fmt;
 use std::io;

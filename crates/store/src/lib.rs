@@ -9,7 +9,7 @@
 //! | `postgres://USER@HOST/DATABASE` | [`postgres`]: a PostgreSQL database, for any number of servers |
 //! | `memory:` | [`memory`]: **forgets everything** when the process ends; for tests and demonstrations |
 //!
-//! Events, which operators look at and no handshake waits for, are kept apart: see [`events`].
+//! Events are kept apart, see [`events`]: operators read them, and no handshake waits for them.
 //!
 //! Where to look first: [`place`] for the list of stores, `sqlite/writer.rs` for how many consumptions share one
 //! commit, `sqlite/records.rs` for the statement that decides who consumed a token, `postgres/sql.rs` for the one that does

@@ -1,7 +1,7 @@
 //! A store in memory; its records are lost when the process ends.
 //!
-//! It is for tests and demonstrations only. After a restart its fence stands at the new start, so no old token lives
-//! again; but tokens that were issued before the restart and not yet redeemed are refused as well.
+//! It is for tests and demonstrations only. After a restart its fence stands at the new start. So no old token becomes
+//! good again, but tokens that were issued before the restart and not yet redeemed are rejected as well.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Moving a store: another one takes its place, and no two of them ever accept tokens.
+//! Moving a store: another one takes over, and the two never both accept tokens.
 //!
 //! A store either serves, or it has been *handed over* to another one and refuses every server. A move has three steps,
 //! and each is durable before the next one begins:
@@ -7,7 +7,7 @@
 //! 2. the source is handed over to the target: it ends no token's life any more;
 //! 3. the target's fence moves behind every token that the source has, or had, a record of; then the target serves.
 //!
-//! The same command completes a move that was cut short: before step 2 the source serves, until step 3 neither does.
+//! Run the command again to finish an interrupted move. Until step 2 the source serves; between 2 and 3 neither does.
 //! Records are not copied; `docs/design/moving-a-store.md` says why.
 
 use std::fmt;

@@ -1,7 +1,7 @@
 //! Whether a stranger could guess the cookies of a session.
 //!
-//! What the sessions of several logins have in common is known to all who ever had one, so only what changes counts. Of that,
-//! what follows from the token, from the time or from a number that goes up can be found out.
+//! Everybody who ever had a session knows what all sessions have in common, so only what changes counts. Of that, a stranger
+//! can work out what follows from the token, from the time or from a number that goes up.
 
 use data_encoding::{BASE64, BASE64_NOPAD, BASE64URL, BASE64URL_NOPAD, HEXLOWER, HEXLOWER_PERMISSIVE};
 use jiff::Timestamp;

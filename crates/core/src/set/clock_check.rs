@@ -1,14 +1,15 @@
 //! Decides whether this machine's clock can be trusted.
 //!
-//! Three things can vouch for a machine's wall clock: the clock of a shared store, the machine's own steady clock, which
-//! nobody sets, and the dates in the store. None of them costs a request anything: [`LoginTokenSet::keep_time`] looks at
-//! the store every few seconds, and in between the steady clock tells what the store's clock must show.
+//! A machine's wall clock is compared with the clock of a shared store, with the machine's own steady clock, which nobody
+//! sets, and with the dates in the store. Almost no request waits for this: [`LoginTokenSet::keep_time`] asks the store every
+//! few seconds, and in between the steady clock tells what the store's clock must show.
 //!
-//! - A clock that is not the store's, give or take [`CLOCK_SKEW`], is used for nothing: the node neither issues nor redeems
-//!   nor purges until the two agree.
-//! - A token is never created before a watermark that would reject it, so that a token issued after a fence is good at once.
-//! - Records are purged only by a clock that has gone on as it should for [`STEADY`]. A machine that starts with a wrong
-//!   clock, or whose clock is set while it serves, so has time to have it set right before anything is forgotten.
+//! - With a shared store: a clock that differs from the store's by more than [`CLOCK_SKEW`] is not used. The node neither
+//!   issues nor redeems nor purges until the two agree.
+//! - A token is never created before a watermark that would reject it, so that a token issued after a fence is good at
+//!   once.
+//! - Records are purged only by a clock that has run steadily for [`STEADY`], so there is time to correct it before
+//!   anything is forgotten.
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -67,8 +68,7 @@ pub fn apart(one: Timestamp, other: Timestamp) -> Option<SignedDuration> {
     (by.unsigned_abs() > CLOCK_SKEW).then_some(by)
 }
 
-/// Refuses, from here on, every token of the store that was issued until now, on whatever node. Returns where the fence
-/// stands.
+/// Moves the fence, so that every token that any node has issued so far is rejected. Returns where it stands.
 ///
 /// The fence is then as far ahead of the store's clock as a node's clock may be.
 ///
@@ -340,7 +340,7 @@ impl LoginTokenSet {
         }
     }
 
-    /// Refuses every token issued so far, on whatever node. Returns where the fence stands.
+    /// Moves the fence, so that every token that any node has issued so far is rejected. Returns where it stands.
     ///
     /// # Errors
     ///

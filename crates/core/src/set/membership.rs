@@ -1,8 +1,8 @@
 //! Several servers on one store: the key ring that they share, and checking in.
 //!
-//! The ring is kept in the store. A node has a copy of it in use, and may issue with an old one; but each consumption says
-//! with which version it was decided, and the store takes none that was decided with another. So a node need not be told
-//! that the ring has changed: it finds out before it can do harm, reads the ring and decides anew.
+//! The store keeps the ring, and each node has a copy in use. A node may issue with an old copy. But it sends the ring's
+//! version with each consumption, and the store refuses a version that is not its own. So a node need not be told that
+//! the ring has changed: it notices before it can do harm, reads the ring and decides again.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};

@@ -1,7 +1,7 @@
 //! `countersign demo`: the protocol in ten seconds.
 //!
 //! Everything in it is real: a token server on a temporary store, trackers that use the verifier, a worker that uses the
-//! login client, all on loopback. What is printed is what was said; a layer around the token server listens in.
+//! login client, all on loopback. It prints the real messages: a layer around the token server records them.
 
 mod transcript;
 mod world;

@@ -1,8 +1,8 @@
-//! Alarms: posts to a webhook at once when a token is replayed or relayed, when the fence moves, or when many wrong credentials
-//! are shown.
+//! Alarms: posts to a webhook at once when a token is replayed or relayed, when the fence moves, or after many wrong
+//! credentials.
 //!
-//! An event is handed to those that wait and delivered by a task of its own, a few at a time, again and again until the
-//! receiver takes it or it is given up. No handshake waits for it, and nothing that is sent has a token in it.
+//! A task of its own delivers events, a few at a time, and tries again until the receiver takes one or it is given up. No
+//! handshake waits for it, and nothing that is sent has a token in it.
 
 mod queue;
 mod webhook;

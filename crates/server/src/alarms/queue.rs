@@ -1,8 +1,8 @@
 //! The queue of alarms, and which of them is next.
 //!
-//! Strangers decide how many alarms there are to deliver, and not how long the ones that matter most wait. So equal alarms
-//! are one, with a count; what is more urgent comes first, and among what is equally urgent, the kind that was told least
-//! lately. Nothing is pushed out: too many alarms of one kind become one that tells how many.
+//! Strangers can cause many alarms, but cannot delay the urgent ones. Equal alarms are one, with a count. Urgent kinds
+//! come first; among equally urgent ones, the kind that was told longest ago. Nothing is dropped: too many alarms of one
+//! kind become one that tells how many.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! One delivery: signed as Standard Webhooks 1.0 has it (<https://www.standardwebhooks.com>), and posted.
+//! Signs a delivery (Standard Webhooks 1.0, <https://www.standardwebhooks.com>) and posts it.
 
 use std::fmt;
 use std::time::Duration;

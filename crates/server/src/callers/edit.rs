@@ -1,4 +1,4 @@
-//! Changes the callers file, for `countersign callers`. What people wrote into it stays as it is.
+//! Changes the callers file, for `countersign callers`, and keeps what people wrote into it.
 
 use std::fs::{self, File};
 use std::io;

@@ -11,7 +11,7 @@
 //! secrets = ["sha256:…"]
 //! ```
 //!
-//! An error names the line and the key, and quotes nothing: somebody may have pasted a secret.
+//! An error names the line and the key, never the value: it may be a secret that somebody pasted.
 
 use std::fmt;
 use std::num::NonZeroU32;

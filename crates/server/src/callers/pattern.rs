@@ -1,4 +1,4 @@
-//! For which trackers a caller may have tokens issued.
+//! The trackers for which a caller may have tokens issued.
 
 use std::fmt;
 use std::str::FromStr;

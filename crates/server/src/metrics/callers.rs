@@ -1,4 +1,4 @@
-//! What is counted of each named caller.
+//! Counts for each named caller.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};

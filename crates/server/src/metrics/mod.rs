@@ -1,7 +1,7 @@
 //! The metrics for Prometheus: counters, and gauges that are read when they are scraped.
 //!
-//! [`Counters`] is counted up as requests are answered; everything else is looked up when somebody asks. No label has values
-//! that a stranger chooses, so that the number of series is fixed.
+//! Requests increase the [`Counters`]; everything else is read when it is scraped. Strangers choose the value of no
+//! label, so the number of series is fixed.
 
 mod callers;
 mod gauges;

@@ -1,4 +1,4 @@
-//! Events, as a list and as they happen.
+//! Events: as a list, and as a stream.
 
 use std::cmp::Reverse;
 use std::collections::HashSet;

@@ -1,4 +1,4 @@
-//! The keys: listed, rotated and revoked.
+//! Routes for the keys: list, rotate, revoke, rewrap.
 
 use std::sync::Arc;
 use std::time::Duration;

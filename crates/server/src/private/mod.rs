@@ -1,8 +1,8 @@
 //! The private API: for the service that owns the server, and for its operators.
 //!
-//! XML-RPC (`xmlrpc`) and JSON (`tokens`) are two mouths of the same three operations of the domain; `admin`,
-//! `keys` and `server` have what operators need beyond them, `events` what
-//! happened, `summary` how often to whom, and `page` shows it to people. Everything passes `guard` first.
+//! XML-RPC (`xmlrpc`) and JSON (`tokens`) are two protocols for the same three operations (issue, show, revoke). `admin`,
+//! `keys` and `server` have what operators need beyond them, `events` the events, `summary` counts by tracker and caller,
+//! and `page` shows all of it to people. Every request passes `guard` first.
 
 pub(crate) mod admin;
 mod body;

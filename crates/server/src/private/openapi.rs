@@ -1,4 +1,4 @@
-//! The `OpenAPI` document: its front matter, and what holds for every operation. The rest is gathered from the handlers.
+//! The `OpenAPI` document: its front matter, and what holds for every operation. The rest comes from the handlers.
 
 use std::sync::LazyLock;
 

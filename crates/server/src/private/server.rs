@@ -1,4 +1,5 @@
-//! How this server stands: what it was told, what it uses, and what keeps it from serving. `countersign doctor` judges that.
+//! `GET /v1/server`: the server's settings, the files that it uses, and what keeps it from serving. `countersign doctor`
+//! judges it.
 
 use std::path::Path;
 use std::sync::Arc;

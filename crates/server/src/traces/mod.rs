@@ -1,4 +1,4 @@
-//! Traces: a span of each request and of what it asks the store, for an OpenTelemetry collector.
+//! Traces: a span of each request and of its calls of the store, for an OpenTelemetry collector.
 //!
 //! ```text
 //! listener ──▶ RequestSpans ──▶ handler ──▶ TracedStore
@@ -9,7 +9,7 @@
 //! Where traces are off, none of this is there: a listener has no [`RequestSpans`], and the store is not wrapped. Where
 //! they are on, no request waits for the collector: a full queue loses spans, and counts them.
 //!
-//! A span tells of a path only its template, and of a token only its id: never what a stranger could have put a token in.
+//! A span has only the template of a path and the id of a token, never text in which a stranger could have put a token.
 
 mod collector;
 mod export;

@@ -1,4 +1,4 @@
-//! A store whose calls are spans.
+//! A store that makes a span of each call.
 
 use std::sync::Arc;
 

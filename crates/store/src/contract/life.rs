@@ -1,4 +1,4 @@
-//! A store's own life: counting, readiness, closing, opening again.
+//! Opening, counting, readiness, closing and opening again.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! What every store has to do: the sentences of [`TokenStore`]'s documentation as tests.
 //!
-//! A store joins by implementing [`Subject`] and writing `contract_tests!(its_subject());` in a test module; each case
-//! is then a test of its own. A case gets a subject of its own, that is, a place where nothing has been stored yet.
+//! To test a store, implement [`Subject`] and write `contract_tests!(its_subject());` in a test module. Each case is then
+//! a test of its own, and gets a subject of its own: a place where nothing has been stored yet.
 
 #![expect(
     clippy::expect_used,

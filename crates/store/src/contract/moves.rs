@@ -1,4 +1,4 @@
-//! Moving a store to another place: no used token is accepted again, and never do two places serve.
+//! Moving a store to another place: no used token is accepted again, and the two places never both serve.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

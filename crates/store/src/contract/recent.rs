@@ -1,4 +1,4 @@
-//! Listing what ended last.
+//! Listing the endings that were recorded last.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! Events in a `SQLite` file beside the database of endings.
 //!
-//! A commit here is not synced: after a power cut the last seconds may be missing, and that is all events are worth. One
+//! A commit here is not synced: after a power cut the last seconds may be missing, which is acceptable for events. One
 //! connection writes, on the blocking threads of the runtime and one batch at a time; each question has a connection of
-//! its own. A connection that failed is given up, so that writing goes on by itself when the cause is gone.
+//! its own. A connection that failed is dropped, so that writing resumes by itself when the cause is gone.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;

@@ -1,8 +1,8 @@
 //! A batch: endings that one statement records, and their recovery when its answer is lost.
 //!
-//! Every row carries its batch's nonce. So the same statement can be sent again on another connection: rows that an
-//! earlier attempt wrote are in its way, and the nonce tells them from those of somebody else, even if time, address and
-//! key are the same. If the earlier attempt is still under way, the new one waits for it, at the first key that it wrote.
+//! Every row carries its batch's nonce. So the same statement can be sent again on another connection: rows of an earlier
+//! attempt are in its way, and the nonce tells them from the rows of other batches, even if time, address and key are the
+//! same. If the earlier attempt is still under way, the new one waits for it at the first key that it wrote.
 
 use std::collections::HashMap;
 use std::time::Duration;

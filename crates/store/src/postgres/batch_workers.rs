@@ -1,7 +1,8 @@
 //! The queue of calls, and the workers that send them to the database in batches.
 //!
-//! A commit costs one wait for the database's disk, whatever is in it. So calls queue, and each worker takes all that wait,
-//! sends them in one statement, and only then takes more. An idle store's batch is a single call, which waits for nobody.
+//! A commit costs one wait for the database's disk, however many calls are in it. So calls queue. Each worker takes all
+//! that wait, sends them in one statement, and only then takes more. When the store is idle, a batch is one call and
+//! waits for nobody.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
 //! The variables of libpq.
 //!
-//! Which database a store is, its URL alone says: all servers of a store have to use the same one, and a variable that was
-//! set for another program must not lead one of them astray. How to get in there, the variables may say as they do for
-//! libpq: what the URL says comes first.
+//! Only the URL says which database a store is: all servers of a store have to use the same one, and a variable that was
+//! set for another program must not lead one of them astray. The variables may say how to get in there, as for libpq; the
+//! URL comes first.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

@@ -1,6 +1,6 @@
 //! The servers that a URL names: the order in which they are tried, and the connections that each may have.
 //!
-//! A server that does not answer must not hide the next one, now or at the next attempt. So one that gave trouble goes to
+//! A server that does not answer must not hide the next one, now or at the next attempt. So a server that failed goes to
 //! the end of the order, and stays there until it has answered again.
 
 use std::collections::HashMap;

@@ -1,12 +1,12 @@
 //! Detects that the database is not the same one as before.
 //!
-//! A standby that takes over may not have received what its primary committed last, and a backup does not have it either.
-//! Which tokens were used in between nobody can know. So the watermarks carry the identity of the database that they are in, and
-//! a batch records something only where it is right. Where it is not, the fence moves first, past every token that was issued
-//! until then, in the same transaction that writes down the new identity. One node does it, and the others find it done.
+//! A standby that takes over may lack the last commits of its primary, and so does a backup. Nobody can know which tokens
+//! were used in between. So the watermarks carry the identity of the database that they are in, and a batch records only
+//! if that identity is the expected one. If it is not, the fence moves past every token issued so far, in the same
+//! transaction that writes down the new identity. One node does it, and the others find it done.
 //!
-//! A node remembers the identity, too: an old primary, in which nobody has moved anything, is not used again by a node that
-//! has seen its successor.
+//! A node remembers the identity, too: a node that has seen the successor does not use the old primary again, in which
+//! nobody has moved anything.
 
 use std::sync::{Mutex, PoisonError};
 

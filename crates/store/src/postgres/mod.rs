@@ -1,21 +1,20 @@
 //! The store of many servers: one PostgreSQL database.
 //!
-//! What it relies on: a unique key on the token's id, which decides who redeems it, on whatever node; commits that are on
-//! the server's disk before they return; row locks that last until the commit.
+//! It relies on three things: a unique key on the token's id decides who redeems it, on whatever node; commits are on the
+//! server's disk before they return; row locks last until the commit.
 //!
-//! Where to look first: `sql.rs` has every statement, `batch.rs` what happens to a commit whose answer was lost, `batch_workers.rs`
-//! how many consumptions share a commit, `purge.rs` how a day is forgotten at once, `schema.rs` the tables.
+//! Where to look first: `sql.rs` has every statement, `schema.rs` the tables. `batch_workers.rs` lets consumptions share a
+//! commit, `batch.rs` recovers a commit whose answer was lost, and `purge.rs` empties the table of a day.
 //!
 //! # Tables
 //!
-//! The endings are in eight tables, by the day in the token's id. Two lines, the fence and the horizon, are in the table
-//! `lines`, 64 times over: a batch locks one row of it until it is committed, and who moves a watermark has to lock them all. So
-//! a watermark never moves while a batch is under way that has read it, and batches do not wait for each other.
+//! The endings are in eight tables, by the day in the token's id. Both watermarks are in the table `lines`, in 64 equal rows.
+//! A batch locks one row until it is committed, and moving a watermark locks them all. So a watermark never moves while a
+//! batch is under way that has read it, and batches do not wait for each other.
 //!
 //! # When the database is away
 //!
-//! The first call that finds it so says so to everybody: until it is back, calls fail at once. Meanwhile one task tries to
-//! connect.
+//! The first call that fails marks the database as away. Until it is back, calls fail at once, and one task tries to connect.
 
 mod backend;
 mod batch;

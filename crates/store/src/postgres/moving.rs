@@ -1,9 +1,9 @@
 //! A database that is moved from or to, while servers may use it.
 //!
-//! Whether the store serves is one row of the table `copying`. What stops the servers is something else: a store that was
-//! handed over has no rows in `lines`. Every batch locks one of them until it is committed, and inserts nothing without one.
-//! So when the transaction that removes them commits, every batch is committed or will insert nothing, on whatever server,
-//! and no server need be asked or stopped.
+//! One row of the table `copying` says whether the store serves. Something else stops the servers: a store that was
+//! handed over has no rows in `lines`. Every batch locks one of them until it is committed, and inserts nothing without
+//! one. So when the transaction that removes them commits, every batch is committed or will insert nothing, on whatever
+//! server, and no server need be asked or stopped.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,11 +1,11 @@
 //! Purges records, a day at a time where that is possible.
 //!
 //! Rows that are deleted one by one leave holes for the database to clean up. So on a busy store nothing is deleted at
-//! first: a day's rows stay until all of them are dead, and then their table is emptied as a whole, which costs nothing.
-//! On a quiet one, where it does not matter, rows go as soon as they may.
+//! first: the rows of a day stay until all their tokens have expired long enough, and then their table is truncated,
+//! which costs nothing. On a quiet store, where it does not matter, rows are deleted as soon as they may be.
 //!
 //! None of this decides who redeems a token. Before rows go, or in the same transaction, the horizon moves over them, and
-//! only over them; what is behind it is refused, whether or not its row is still there.
+//! only over them. A token behind it is rejected, whether or not its row is still there.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;

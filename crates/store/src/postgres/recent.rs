@@ -1,4 +1,4 @@
-//! The lives that ended last, for people to look at.
+//! The endings that were recorded last, for operators.
 
 use countersign_core::{EndedToken, EndingQuery, Endings, TokenId, to_millis};
 use uuid::Uuid;

@@ -1,7 +1,7 @@
 //! The key ring that the servers of the store share, locked with a secret that they have and the database has not.
 //!
-//! It is one row. Its version stands in each row of `lines` as well, where the statement that records a batch finds it. Who
-//! changes the ring changes both in one transaction, which waits for the batches under way as a watermark that is moved does.
+//! It is one row. Its version is in each row of `lines` as well, where the statement that records a batch finds it. A
+//! change of the ring changes both in one transaction, which waits for the batches under way, as moving a watermark does.
 
 use countersign_core::{KeyId, StoredRing};
 use data_encoding::HEXLOWER;

@@ -2,9 +2,9 @@
 //!
 //! They are for PostgreSQL, and for no other database that speaks its protocol.
 //!
-//! Nothing here relies on what was set for a session: a role's, a database's and a server's defaults change while a node
-//! serves, and a pooler gives each transaction another session. So each transaction says by itself how it is isolated, what
-//! its commit waits for, and what may cut it short ([`BEGIN`], [`RULES_ALONE`]).
+//! Nothing here relies on settings of a session: the defaults of a role, a database and a server change while a node
+//! serves, and a pooler gives each transaction another session. So each transaction sets its own isolation, what its
+//! commit waits for, and what may cut it short ([`BEGIN`], [`RULES_ALONE`]).
 
 use std::fmt;
 

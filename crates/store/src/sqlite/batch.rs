@@ -1,4 +1,4 @@
-//! What travels from the calling side (`writer.rs`) to the writing thread (`thread.rs`): calls, which share a transaction.
+//! The calls that go from `writer.rs` to the writing thread (`thread.rs`) and share a transaction.
 
 use std::sync::OnceLock;
 

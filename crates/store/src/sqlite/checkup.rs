@@ -1,8 +1,8 @@
 //! Checks a large database for damage without delaying the start.
 //!
-//! `quick_check` reads the whole file: some two seconds for each gigabyte. A small file is looked through before anything
-//! is answered; a large one by a thread of its own, while the store is in use. If that finds damage, nothing is written
-//! any more, so that from then on no token is accepted that a lost record would have refused.
+//! `quick_check` reads the whole file: some two seconds for each gigabyte. A small file is checked before the first
+//! answer; a large one by a thread of its own, while the store is in use. If that finds damage, nothing is written any
+//! more, so that no token is accepted that a lost record would have rejected.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};

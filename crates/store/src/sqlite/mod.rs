@@ -1,8 +1,8 @@
 //! The store of a single server: one `SQLite` file.
 //!
-//! What it relies on: `SQLite`'s write-ahead log with `synchronous=FULL`, so that a commit is on disk before it returns;
-//! one thread that writes (`writer.rs`, `thread.rs`); a row for each ended life, keyed by the token's id (`schema.rs`); a lock file
-//! beside the database (`lock.rs`).
+//! It relies on `SQLite`'s write-ahead log with `synchronous=FULL`, so that a commit is on disk before it returns; on one
+//! thread that writes (`writer.rs`, `thread.rs`); on a row for each ending, keyed by the token's id (`schema.rs`); and on a
+//! lock file beside the database (`lock.rs`).
 //!
 //! The file does not shrink when records are purged: the pages that become free are used again, so it stays as large as
 //! the busiest retention time made it. `auto_vacuum` would move pages on every commit to give back what the next hour
@@ -13,8 +13,8 @@
 //! [`SqliteStore::backup`], or [`backup`] from another process, copies a store while it is in use. To restore, stop the
 //! server, remove `countersign.db` with its `-wal` and `-shm`, and put the copy there as `countersign.db`. Tokens
 //! consumed after the backup are unknown to it; so the first server that opens it moves the fence to that moment, and
-//! every token issued before is refused. The same happens to a database whose log is missing: whoever removed it may have
-//! removed answers that were given.
+//! every token issued before is rejected. The same happens to a database whose log is missing: the log may have had the
+//! records of answers that were given.
 
 mod backend;
 mod backup;

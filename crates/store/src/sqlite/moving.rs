@@ -1,4 +1,4 @@
-//! A database that is moved from or to. It has the lock, so no server uses the database meanwhile.
+//! A database that is moved from or to. This process holds the lock, so no server uses the database meanwhile.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The statements: ending a life, looking, the two watermarks, purging, counting.
+//! The statements: ending a token's life, looking, the two watermarks, purging, counting.
 //!
 //! Those that write run inside a transaction of the writer; see `writer.rs`.
 

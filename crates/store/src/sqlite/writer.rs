@@ -1,11 +1,11 @@
 //! The queue to the one writer thread, whose batches share a commit.
 //!
-//! A commit costs one wait for the disk, whatever is in it. So calls queue, the thread takes all that wait, runs them in
-//! one transaction, commits, and only then answers. While it waits for the disk the next batch gathers. An idle store's
-//! batch is a single call, which waits for nobody.
+//! A commit costs one wait for the disk, however many calls are in it. So calls queue. The thread takes all that wait,
+//! runs them in one transaction, commits, and only then answers. While it waits for the disk, the next batch gathers.
+//! When the store is idle, a batch is one call and waits for nobody.
 //!
-//! If anything in a batch fails, nothing of it is kept, everybody in it is told so, and the connection is not trusted any
-//! further: the next batch begins with a new one. So the thread comes back by itself when the cause is gone.
+//! If anything in a batch fails, nothing of it is kept, every call in it fails, and the next batch opens a new
+//! connection. So the thread recovers by itself when the cause is gone.
 
 use std::path::PathBuf;
 use std::sync::Arc;

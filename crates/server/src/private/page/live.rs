@@ -1,4 +1,4 @@
-//! Streams each piece of the page again when it changes.
+//! Streams each part of the page again when it changes.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The pieces of the page that change, each as HTML. The templates escape whatever they are given.
+//! The parts of the page that change, each as HTML. The templates escape every value.
 
 use std::fmt::Write as _;
 

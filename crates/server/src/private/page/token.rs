@@ -1,5 +1,5 @@
-//! What a token is, for whoever pastes one. It comes in the body of a request and goes nowhere else: neither into an address,
-//! nor into a log, nor into the answer, which has its id.
+//! Shows a token that somebody pastes. Its text comes in the body of a request and goes nowhere else: not into an
+//! address, a log or the answer, which has its id.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Whether all is well, and what to do if it is not.
+//! The headline of the page: whether all is well, and what to do if it is not.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,4 @@
-//! Which events a page is to show, as its address says.
+//! The event filter in the page's query string.
 
 use std::time::Duration;
 
