@@ -74,7 +74,7 @@ pub enum EventKind {
     Issued,
     /// A token was redeemed.
     Consumed,
-    /// A handshake was refused, for a reason that is nothing to be alarmed about.
+    /// A handshake was rejected, for a reason that raises no alarm.
     Refused(Reason),
     /// A token was taken back.
     Revoked,
@@ -90,12 +90,12 @@ pub enum EventKind {
         /// The newest key.
         key: KeyId,
     },
-    /// A key was taken out because it is not secret any more: tokens that it sealed are refused.
+    /// A key was taken out because it is not secret any more: tokens that it sealed are rejected.
     KeyRevoked {
         /// Which.
         key: KeyId,
     },
-    /// Every token issued before this moment is refused.
+    /// Every token issued before this moment is rejected.
     FenceMoved {
         /// Where the fence stands now.
         fence: Timestamp,
@@ -150,7 +150,7 @@ macro_rules! labelled {
 }
 
 labelled! {
-    /// Why a handshake was refused, as far as it is no replay and no relay.
+    /// Why a handshake was rejected, as far as it is no replay and no relay.
     Reason {
         /// The method is not POST.
         Method => "method",
@@ -418,7 +418,7 @@ impl Known {
     }
 }
 
-/// How many events of a kind are kept at most. Strangers can cause the refused ones, so that the sum is what bounds the
+/// How many events of a kind are kept at most. Strangers can cause the rejected ones, so that the sum is what bounds the
 /// disk; and a flood of one kind never drives out the events of another.
 pub fn kept_of(kind: KindFilter) -> u64 {
     match kind {

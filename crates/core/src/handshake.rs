@@ -68,8 +68,8 @@ pub enum Decision<'t> {
     /// The token has expired, but a key came with it, and an answer to that key may have been lost: look whether it
     /// was consumed with it, and consume nothing.
     Recall(&'t LoginToken),
-    /// Refuse, without asking the store.
-    Refuse(Refusal),
+    /// Reject it, without asking the store.
+    Reject(Refusal),
 }
 
 /// The answer to a handshake.
@@ -83,10 +83,10 @@ pub enum Verdict {
         again: bool,
     },
     /// It is not accepted.
-    Refused(Refusal),
+    Rejected(Refusal),
 }
 
-/// Why a handshake is refused. Every surface says it in its own way with an exhaustive `match`.
+/// Why a handshake is rejected. Every surface says it in its own way with an exhaustive `match`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// The method is not POST.
@@ -143,48 +143,48 @@ pub fn decide<'t>(
     latest: Timestamp,
 ) -> Decision<'t> {
     if !attempt.is_post {
-        return Decision::Refuse(Refusal::NotPost);
+        return Decision::Reject(Refusal::NotPost);
     }
     let Some(token) = token else {
-        return Decision::Refuse(Refusal::NotOurs);
+        return Decision::Reject(Refusal::NotOurs);
     };
     match (token.audience(), &attempt.audience) {
         (None, _) => {}
         (Some(bound), StatedAudience::Tracker(stated)) if bound == stated => {}
-        (Some(_), StatedAudience::Tracker(_)) => return Decision::Refuse(Refusal::AudienceMismatch),
-        (Some(_), StatedAudience::None) => return Decision::Refuse(Refusal::AudienceMissing),
+        (Some(_), StatedAudience::Tracker(_)) => return Decision::Reject(Refusal::AudienceMismatch),
+        (Some(_), StatedAudience::None) => return Decision::Reject(Refusal::AudienceMissing),
         (Some(_), StatedAudience::Unreadable(why)) => {
-            return Decision::Refuse(Refusal::AudienceUnreadable(*why));
+            return Decision::Reject(Refusal::AudienceUnreadable(*why));
         }
     }
     if token.created() > after(now, CLOCK_SKEW).max(latest) {
-        return Decision::Refuse(Refusal::FromTheFuture);
+        return Decision::Reject(Refusal::FromTheFuture);
     }
     if now < token.expires() {
         Decision::Consume(token)
     } else if attempt.retry_key.is_some() && now < after(token.expires(), RETRY_WINDOW) {
         Decision::Recall(token)
     } else {
-        Decision::Refuse(Refusal::Expired)
+        Decision::Reject(Refusal::Expired)
     }
 }
 
 /// Reads the store's answer to a [`Decision::Consume`] or [`Decision::Recall`].
 pub fn settle(attempt: &Attempt, decision: &Decision<'_>, answer: EndResult, now: Timestamp) -> Verdict {
     match (answer, decision) {
-        (_, Decision::Refuse(refusal)) => Verdict::Refused(refusal.clone()),
+        (_, Decision::Reject(refusal)) => Verdict::Rejected(refusal.clone()),
         (EndResult::Recorded, Decision::Consume(_)) => Verdict::Accepted { consumed: now, again: false },
         (EndResult::Recorded | EndResult::Fenced, Decision::Recall(_)) | (EndResult::Forgotten, _) => {
-            Verdict::Refused(Refusal::Expired)
+            Verdict::Rejected(Refusal::Expired)
         }
-        (EndResult::Fenced, Decision::Consume(_)) => Verdict::Refused(Refusal::Fenced),
-        (EndResult::Already(Ending::Revoked { .. }), _) => Verdict::Refused(Refusal::Revoked),
+        (EndResult::Fenced, Decision::Consume(_)) => Verdict::Rejected(Refusal::Fenced),
+        (EndResult::Already(Ending::Revoked { .. }), _) => Verdict::Rejected(Refusal::Revoked),
         (EndResult::Already(Ending::Consumed(first)), _) => {
             let same_key = attempt.retry_key.is_some() && attempt.retry_key == first.retry_key;
             if same_key && now <= after(first.at, RETRY_WINDOW) {
                 Verdict::Accepted { consumed: first.at, again: true }
             } else {
-                Verdict::Refused(Refusal::Replay(first))
+                Verdict::Rejected(Refusal::Replay(first))
             }
         }
     }

@@ -240,7 +240,7 @@ impl KeyRing {
         &self.revoked
     }
 
-    /// Makes a change. If it is refused, the ring stays as it was.
+    /// Makes a change. If it is rejected, the ring stays as it was.
     pub fn change(
         &mut self,
         change: KeyChange,

@@ -29,7 +29,7 @@ use crate::{
 /// What every token of this version begins with; a scanner for leaked secrets can look for it.
 pub const PREFIX: &str = "cs1";
 
-/// The longest text that can be a token. Longer ones are refused unread.
+/// The longest text that can be a token. Longer ones are rejected unread.
 pub const MAX_TEXT_CHARS: usize = PREFIX.len()
     + (KEY_ID_BYTES + TAG_BYTES + HEAD_BYTES + MAX_AUDIENCE_BYTES + MAX_CLAIMS_BYTES).div_ceil(5) * 8;
 
@@ -118,7 +118,7 @@ fn write_content(token: &LoginToken) -> Result<Vec<u8>, SealError> {
     let audience = token.audience.as_ref().map_or("", Audience::as_str);
     let audience_length = u16::try_from(audience.len()).map_err(|_| SealError::TooLong)?;
     let claims = token.claims.to_sealed(token.issued_by.as_ref());
-    // A server refuses longer texts unread, also one that knows no callers.
+    // A server rejects longer texts unread, also one that knows no callers.
     if audience.len() + claims.len() > MAX_AUDIENCE_BYTES + MAX_CLAIMS_BYTES {
         return Err(SealError::TooLong);
     }

@@ -77,7 +77,7 @@ pub enum IssueError {
     /// The lifetime is out of range.
     #[error("a token's lifetime must be from 1 to {} seconds", MAX_LIFETIME.as_secs())]
     Lifetime,
-    /// The clock is wrong, so that the token would be refused, or live too long.
+    /// The clock is wrong, so that the token would be rejected, or live too long.
     #[error(transparent)]
     Clock(#[from] ClockError),
     /// No randomness.
@@ -96,11 +96,11 @@ pub enum IssueError {
 pub struct Lookup {
     /// What the token says.
     pub token: LoginToken,
-    /// How it stands.
+    /// Its status.
     pub status: Status,
 }
 
-/// How a token stands.
+/// The status of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
     /// It can be redeemed.
@@ -146,7 +146,7 @@ pub struct Redemption {
     pub token: Option<LoginToken>,
 }
 
-/// Why a handshake could be neither accepted nor refused. It has to be answered with "ask again", never with a yes.
+/// Why a handshake could be neither accepted nor rejected. The answer has to be "ask again", never a yes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(transparent)]
 pub struct RedeemError(#[from] pub StoreError);
@@ -236,11 +236,11 @@ impl LoginTokenSet {
         if !attempt.is_post {
             // Refused without a look at the store.
             let token = unseal(text, &self.keys()).ok();
-            return Ok(Redemption { verdict: Verdict::Refused(Refusal::NotPost), token });
+            return Ok(Redemption { verdict: Verdict::Rejected(Refusal::NotPost), token });
         }
         let latest = self.time.latest_creation(&*self.clock);
         let mut redemption = self.redeem_after(text, attempt, by, latest).await?;
-        if redemption.verdict == Verdict::Refused(Refusal::FromTheFuture) && self.store.is_shared() {
+        if redemption.verdict == Verdict::Rejected(Refusal::FromTheFuture) && self.store.is_shared() {
             // A node whose clock is ahead of the store's may have created it; or one that has seen the fence move.
             // In a box: what hardly ever happens should not make the future of each redemption longer.
             redemption = Box::pin(async {
@@ -250,7 +250,7 @@ impl LoginTokenSet {
             })
             .await?;
         }
-        if redemption.verdict == Verdict::Refused(Refusal::Fenced) && self.store.is_shared() {
+        if redemption.verdict == Verdict::Rejected(Refusal::Fenced) && self.store.is_shared() {
             // Another node, or an operator, has moved the fence: what is issued here from now on is created at it. If this
             // fails, that is found out a few seconds later.
             let _ = self.ask_for_times().await;
@@ -271,7 +271,7 @@ impl LoginTokenSet {
         let (token, end) = self
             .ask(text, &|token| match (decide(attempt, Some(token), now, latest), &present) {
                 (_, Err(trouble)) => StoreRequest::Wait(trouble.clone()),
-                (Decision::Refuse(_), _) => StoreRequest::Nothing,
+                (Decision::Reject(_), _) => StoreRequest::Nothing,
                 (Decision::Recall(_), _) => StoreRequest::Look,
                 (Decision::Consume(_), _) => StoreRequest::End(Ending::Consumed(Consumption {
                     at: now,
@@ -282,10 +282,10 @@ impl LoginTokenSet {
             .await?;
         let decision = decide(attempt, token.as_ref(), now, latest);
         let verdict = match (&decision, end) {
-            (Decision::Refuse(refusal), _) => Verdict::Refused(refusal.clone()),
+            (Decision::Reject(refusal), _) => Verdict::Rejected(refusal.clone()),
             (_, Some(end)) => settle(attempt, &decision, end, now),
-            // Whatever is not refused has been asked.
-            (_, None) => Verdict::Refused(Refusal::NotOurs),
+            // The store was asked about all that is not rejected.
+            (_, None) => Verdict::Rejected(Refusal::NotOurs),
         };
         Ok(Redemption { verdict, token })
     }
@@ -373,7 +373,7 @@ impl LoginTokenSet {
 /// What the store is asked about a token.
 enum StoreRequest {
     Nothing,
-    /// Nothing, because this machine's clock is wrong; only the unknown is refused.
+    /// Nothing, because this machine's clock is wrong; only the unknown is rejected.
     Wait(ClockError),
     Look,
     End(Ending),

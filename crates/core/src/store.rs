@@ -22,7 +22,7 @@ use crate::{
 /// A token that is alive is in no store: it says everything about itself. A store holds one [`Ending`] for each token
 /// that was consumed or revoked, until that token has long expired, and two *watermarks* that only ever move forward:
 ///
-/// - the *fence*: a token created before it is refused. A new store puts it at its own creation, so that an emptied
+/// - the *fence*: a token created before it is rejected. A new store puts it at its own creation, so that an emptied
 ///   store does not make old tokens live again;
 /// - the [*horizon*](Horizon): how far records have been removed. Purging moves it, together with the removal, and only
 ///   over what is removed; so a token whose record was purged stays dead, whatever the clock does later, and a clock that
@@ -47,7 +47,7 @@ pub trait TokenStore: Send + Sync + fmt::Debug {
 
     /// How the token's life ended, as far as is on record; without changing anything. [`EndResult::Recorded`] here means that
     /// it could still be ended.
-    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<EndResult, StoreError>;
+    async fn look_up(&self, id: TokenId, expires: Timestamp) -> Result<EndResult, StoreError>;
 
     /// [`end`](Self::end), for a token that was opened with this version of the store's key ring. In a shared store, `end`
     /// itself is for a store that keeps no ring (version 0).
@@ -67,7 +67,7 @@ pub trait TokenStore: Send + Sync + fmt::Debug {
         self.end(id, expires, ending).await
     }
 
-    /// [`look`](Self::look), in the same way.
+    /// [`look_up`](Self::look_up), in the same way.
     async fn look_up_with_ring(
         &self,
         id: TokenId,
@@ -75,7 +75,7 @@ pub trait TokenStore: Send + Sync + fmt::Debug {
         ring: u64,
     ) -> Result<EndResult, StoreError> {
         let _ = ring;
-        self.look(id, expires).await
+        self.look_up(id, expires).await
     }
 
     /// The key ring that a shared store keeps; `None` as long as nobody has put one there.
@@ -98,7 +98,7 @@ pub trait TokenStore: Send + Sync + fmt::Debug {
     async fn endings(&self, query: &EndingQuery) -> Result<Endings, StoreError>;
 
     /// Moves the fence to `to`, or, if it stands there or beyond, one millisecond further: tokens are created at the
-    /// fence itself while clocks are behind it, and those are refused, too. Returns where it stands then.
+    /// fence itself while clocks are behind it, and those are rejected, too. Returns where it stands then.
     async fn move_fence(&self, to: Timestamp) -> Result<Timestamp, StoreError>;
 
     /// Forgets the tokens that expired before `cutoff`, and moves the horizon over those that it removes. Works in slices,
@@ -344,7 +344,7 @@ impl Horizon {
 pub struct StoreTimes {
     /// What its own clock shows; `None` if it has none, and goes by its caller's.
     pub clock: Option<Timestamp>,
-    /// Tokens created before this are refused.
+    /// Tokens created before this are rejected.
     pub fence: Timestamp,
     /// How far records have been removed.
     pub horizon: Horizon,
@@ -526,7 +526,7 @@ pub struct StoreStats {
     pub consumed: u64,
     /// Tokens revoked, as far as not purged.
     pub revoked: u64,
-    /// Tokens created before this are refused.
+    /// Tokens created before this are rejected.
     pub fence: Timestamp,
     /// The latest expiry of a token whose record was removed; the epoch, if none was. See [`Horizon`].
     pub horizon: Timestamp,

@@ -30,7 +30,7 @@ pub struct App {
     pub names: Names,
     /// How a token that is no longer good is answered.
     pub spent_status: SpentStatus,
-    /// Who has been refused too often.
+    /// Limits the refusals of each address.
     pub limiter: RefusalLimiter,
     /// Whose word is taken for where a request comes from.
     pub proxies: TrustedProxies,

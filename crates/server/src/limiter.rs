@@ -18,7 +18,7 @@ pub const MAX_ADDRESSES: usize = 100_000;
 
 /// Counts the refusals that each address gets.
 ///
-/// Only a *refused* handshake is counted, and only a refusal is withheld when there were too many: a good token is
+/// Only a *rejected* handshake is counted, and only a refusal is withheld when there were too many: a good token is
 /// accepted from anywhere at any time. So nobody can lock a tracker out by sending rubbish from its address or through
 /// its proxy, and who guesses or replays learns nothing more. It is not what keeps guessers out; 128 bits are.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl RefusalLimiter {
             .map_err(|not_until| not_until.wait_time_from(limits.clock.now()))
     }
 
-    /// Forgets the addresses that have not been refused lately.
+    /// Forgets the addresses that have not been rejected lately.
     pub fn forget_the_calm(&self) {
         if let Some(limits) = &self.0 {
             limits.by_address.retain_recent();

@@ -13,8 +13,7 @@
 //!
 //! Where to look first: [`place`] for the list of stores, `sqlite/writer.rs` for how many consumptions share one
 //! commit, `sqlite/records.rs` for the statement that decides who consumed a token, `postgres/sql.rs` for the one that does
-//! so for many servers, `contract` for the test-suite that
-//! every store passes.
+//! so for many servers, `contract` for the tests that every store passes.
 //!
 //! A new store is a module here that implements [`countersign_core::TokenStore`], [`backend::Backend`], [`moving::Movable`]
 //! and, unless it uses one that is here, [`countersign_core::EventStore`]; its URL in `place.rs`; and a run of the contract.

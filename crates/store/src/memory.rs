@@ -134,7 +134,7 @@ impl State {
         if there == ring { Ok(()) } else { Err(StoreError::OtherRing) }
     }
 
-    fn look(&self, id: TokenId, expires: Timestamp) -> EndResult {
+    fn look_up(&self, id: TokenId, expires: Timestamp) -> EndResult {
         if let Some(record) = self.endings.get(&id) {
             EndResult::Already(record.ending.clone())
         } else if id.created() < self.fence {
@@ -164,7 +164,7 @@ impl TokenStore for MemoryStore {
         self.end_with_ring(id, expires, ending, 0).await
     }
 
-    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<EndResult, StoreError> {
+    async fn look_up(&self, id: TokenId, expires: Timestamp) -> Result<EndResult, StoreError> {
         self.look_up_with_ring(id, expires, 0).await
     }
 
@@ -177,7 +177,7 @@ impl TokenStore for MemoryStore {
     ) -> Result<EndResult, StoreError> {
         let mut state = self.state()?;
         state.must_have(ring)?;
-        let end = state.look(id, expires);
+        let end = state.look_up(id, expires);
         if end == EndResult::Recorded {
             state.endings.insert(id, Record { expires, ending });
         }
@@ -192,7 +192,7 @@ impl TokenStore for MemoryStore {
     ) -> Result<EndResult, StoreError> {
         let state = self.state()?;
         state.must_have(ring)?;
-        Ok(state.look(id, expires))
+        Ok(state.look_up(id, expires))
     }
 
     async fn ring(&self) -> Result<Option<StoredRing>, StoreError> {

@@ -1,6 +1,6 @@
 //! What the tests of several crates share; nothing of it is shipped.
 //!
-//! - [`app`] builds a server's [`App`](countersign_server::App) around any clock and store.
+//! - [`app()`] builds a server's [`App`](countersign_server::App) around any clock and store.
 //! - [`Hooked`] is a store that a test holds up, cuts off, or lets answer wrongly.
 //! - [`Authority`] certifies servers.
 //! - [`seen`] and [`until`] wait for an event, and say what they waited for in vain.

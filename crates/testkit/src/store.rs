@@ -102,8 +102,8 @@ impl<H: StoreHook> TokenStore for Hooked<H> {
         self.call(StoreCall::End, self.hook.end(&*self.store, id, expires, ending, None)).await
     }
 
-    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<EndResult, StoreError> {
-        self.call(StoreCall::Look, self.store.look(id, expires)).await
+    async fn look_up(&self, id: TokenId, expires: Timestamp) -> Result<EndResult, StoreError> {
+        self.call(StoreCall::Look, self.store.look_up(id, expires)).await
     }
 
     async fn end_with_ring(

@@ -36,7 +36,7 @@ impl ReadThenWrite {
 #[async_trait]
 impl TokenStore for ReadThenWrite {
     async fn end(&self, id: TokenId, expires: Timestamp, ending: Ending) -> Result<EndResult, StoreError> {
-        let end = self.look(id, expires).await?;
+        let end = self.look_up(id, expires).await?;
         if end == EndResult::Recorded {
             // Where another store waits for its database.
             tokio::task::yield_now().await;
@@ -45,7 +45,7 @@ impl TokenStore for ReadThenWrite {
         Ok(end)
     }
 
-    async fn look(&self, id: TokenId, _: Timestamp) -> Result<EndResult, StoreError> {
+    async fn look_up(&self, id: TokenId, _: Timestamp) -> Result<EndResult, StoreError> {
         Ok(self.endings().get(&id).map_or(EndResult::Recorded, |ending| EndResult::Already(ending.clone())))
     }
 

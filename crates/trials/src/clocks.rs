@@ -216,7 +216,7 @@ impl World {
         self.nothing_twice().await
     }
 
-    /// Moves the fence at each server: tokens of either from before are refused, later ones are good on both.
+    /// Moves the fence at each server: tokens of either from before are rejected, later ones are good on both.
     async fn fence(&mut self, tally: &mut Tally) -> Result<(), TrialError> {
         let targets = self.targets()?;
         for fencing in targets {

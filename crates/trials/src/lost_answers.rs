@@ -40,7 +40,7 @@ pub struct Tally {
     pub requests_cut: u64,
     /// Of these, redeemed by somebody else before the tracker came back, because they had not been carried out.
     pub overtaken: u64,
-    /// Thieves and strangers refused.
+    /// Thieves and strangers rejected.
     pub refused: u64,
     /// How long it took.
     pub took: Duration,

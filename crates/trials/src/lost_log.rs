@@ -2,7 +2,7 @@
 //!
 //! - While the server runs, it notices and says yes to nobody until it is started again, having saved what was in the
 //!   log.
-//! - After a crash, the next start sees that there is no log and moves the fence: it refuses every token that was issued
+//! - After a crash, the next start sees that there is no log and moves the fence: it rejects every token that was issued
 //!   until then, whatever the store has forgotten.
 
 use std::fmt;
@@ -27,7 +27,7 @@ pub struct Tally {
     pub rounds: u64,
     /// Tokens redeemed before the crash.
     pub redeemed: u64,
-    /// Of these, refused afterwards. All, or the trial fails.
+    /// Of these, rejected afterwards. All, or the trial fails.
     pub refused: u64,
     /// How long it took.
     pub took: Duration,

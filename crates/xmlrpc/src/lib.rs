@@ -3,7 +3,7 @@
 //! Where to look first:
 //!
 //! - [`Service`] is what a user implements: a list of [`Method`]s, and one function that answers them.
-//! - [`respond`] does everything else: it reads the call, checks its parameters against the list, answers
+//! - [`respond()`] does everything else: it reads the call, checks its parameters against the list, answers
 //!   `system.listMethods` and its family as well as `system.multicall`, and writes the response or the fault.
 //! - [`read_response`] is the client's side: what a server of any make answered.
 //! - [`fault`] has the fault codes and their constructors; [`read_call`] says what is accepted and what is refused.

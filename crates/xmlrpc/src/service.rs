@@ -8,7 +8,7 @@ use crate::fault;
 
 /// A set of methods that can be called.
 ///
-/// `call` returns a future by `impl Trait` rather than a boxed one: [`respond`](crate::respond) is generic,
+/// `call` returns a future by `impl Trait` rather than a boxed one: [`respond`](crate::respond()) is generic,
 /// nothing needs a `dyn Service`, and the most frequent call then allocates nothing for it. Implement it as an
 /// `async fn`.
 pub trait Service: Sync {

@@ -37,7 +37,7 @@ pub(crate) fn fill(database: &Path, records: u64, age: u64) -> Result<Value, Fai
     let last = insert(database, records, to_millis(newest))?;
     let stats = runtime.block_on(async {
         let store = open().await?;
-        let found = store.look(last, after(newest, LIFETIME)).await?;
+        let found = store.look_up(last, after(newest, LIFETIME)).await?;
         if !matches!(found, EndResult::Already(_)) {
             return Err(format!("the store says of the last of these records: {found:?}").into());
         }

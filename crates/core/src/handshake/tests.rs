@@ -52,12 +52,12 @@ fn the_table_of_the_protocol() {
         (post_from(TRAC), Some(&unbound), Decision::Consume(&unbound)),
         (unreadable.clone(), Some(&unbound), Decision::Consume(&unbound)),
         (post_from(TRAC), Some(&bound), Decision::Consume(&bound)),
-        (post_from(OTHER), Some(&bound), Decision::Refuse(Refusal::AudienceMismatch)),
-        (post(), Some(&bound), Decision::Refuse(Refusal::AudienceMissing)),
-        (unreadable, Some(&bound), Decision::Refuse(Refusal::AudienceUnreadable(UnreadableAudience::Twice))),
-        (post(), None, Decision::Refuse(Refusal::NotOurs)),
-        (get.clone(), Some(&unbound), Decision::Refuse(Refusal::NotPost)),
-        (get, None, Decision::Refuse(Refusal::NotPost)),
+        (post_from(OTHER), Some(&bound), Decision::Reject(Refusal::AudienceMismatch)),
+        (post(), Some(&bound), Decision::Reject(Refusal::AudienceMissing)),
+        (unreadable, Some(&bound), Decision::Reject(Refusal::AudienceUnreadable(UnreadableAudience::Twice))),
+        (post(), None, Decision::Reject(Refusal::NotOurs)),
+        (get.clone(), Some(&unbound), Decision::Reject(Refusal::NotPost)),
+        (get, None, Decision::Reject(Refusal::NotPost)),
     ] {
         assert_eq!(decide(&attempt, token, soon, soon), expected, "{attempt:?}");
     }
@@ -68,11 +68,11 @@ fn a_token_lives_from_its_creation_to_its_expiry() {
     let token = token(None);
     let millisecond = Duration::from_millis(1);
     for (now, expected) in [
-        (noon() - CLOCK_SKEW - millisecond, Decision::Refuse(Refusal::FromTheFuture)),
+        (noon() - CLOCK_SKEW - millisecond, Decision::Reject(Refusal::FromTheFuture)),
         (noon() - CLOCK_SKEW, Decision::Consume(&token)),
         (noon(), Decision::Consume(&token)),
         (noon() + LIFETIME - millisecond, Decision::Consume(&token)),
-        (noon() + LIFETIME, Decision::Refuse(Refusal::Expired)),
+        (noon() + LIFETIME, Decision::Reject(Refusal::Expired)),
     ] {
         assert_eq!(decide(&post(), Some(&token), now, now), expected, "{now}");
     }
@@ -84,7 +84,7 @@ fn token_created_as_late_as_known_is_consumed() {
     let (now, millisecond) = (noon() - Duration::from_mins(10), Duration::from_millis(1));
     for (latest, expected) in [
         (noon(), Decision::Consume(&token)),
-        (noon() - millisecond, Decision::Refuse(Refusal::FromTheFuture)),
+        (noon() - millisecond, Decision::Reject(Refusal::FromTheFuture)),
     ] {
         assert_eq!(decide(&post(), Some(&token), now, latest), expected, "{latest}");
     }
@@ -102,10 +102,13 @@ fn an_answer_lost_at_the_last_moment_can_be_asked_for_after_expiry() {
         settle(&attempt, &decision, consumed(first, Some("k")), expired),
         Verdict::Accepted { consumed: first, again: true }
     );
-    assert_eq!(settle(&attempt, &decision, EndResult::Recorded, expired), Verdict::Refused(Refusal::Expired));
+    assert_eq!(
+        settle(&attempt, &decision, EndResult::Recorded, expired),
+        Verdict::Rejected(Refusal::Expired)
+    );
     assert_eq!(
         decide(&attempt, Some(&token), expired + RETRY_WINDOW, expired),
-        Decision::Refuse(Refusal::Expired),
+        Decision::Reject(Refusal::Expired),
         "but not for ever"
     );
 }
@@ -126,7 +129,7 @@ fn only_the_key_of_the_first_use_gets_its_answer_again() {
         let verdict = settle(&attempt, &Decision::Consume(&token), consumed(first, on_record), first + after);
         match verdict {
             Verdict::Accepted { consumed, again: true } if accepted => assert_eq!(consumed, first),
-            Verdict::Refused(Refusal::Replay(use_on_record)) if !accepted => {
+            Verdict::Rejected(Refusal::Replay(use_on_record)) if !accepted => {
                 assert_eq!(use_on_record.at, first);
             }
             other => panic!("{attempt:?}, {after:?}: {other:?}"),
@@ -140,9 +143,9 @@ fn what_the_store_says_is_said() {
     let consume = Decision::Consume(&token);
     for (answer, expected) in [
         (EndResult::Recorded, Verdict::Accepted { consumed: noon(), again: false }),
-        (EndResult::Fenced, Verdict::Refused(Refusal::Fenced)),
-        (EndResult::Forgotten, Verdict::Refused(Refusal::Expired)),
-        (EndResult::Already(Ending::Revoked { at: noon() }), Verdict::Refused(Refusal::Revoked)),
+        (EndResult::Fenced, Verdict::Rejected(Refusal::Fenced)),
+        (EndResult::Forgotten, Verdict::Rejected(Refusal::Expired)),
+        (EndResult::Already(Ending::Revoked { at: noon() }), Verdict::Rejected(Refusal::Revoked)),
     ] {
         assert_eq!(settle(&post(), &consume, answer, noon()), expected);
     }

@@ -38,7 +38,7 @@ pub enum ClockError {
         .0.abs().as_secs(), if .0.is_negative() { "behind" } else { "ahead of" }
     )]
     Apart(SignedDuration),
-    /// Every token that is made now would be refused.
+    /// Every token that is made now would be rejected.
     #[error(
         "this machine's clock is behind the store, which takes no token that was made before {0}; {SET_IT_RIGHT}. If it \
          is right, the store was used under a wrong clock: begin with a new store and a new key ring, as docs/backups.md \

@@ -45,7 +45,7 @@ pub enum CheckInFinding {
     Returned(KeyId),
     /// The ring in the store cannot be read; no token can be redeemed here until that is mended.
     Unreadable(RingError),
-    /// Tokens that an earlier server issued are refused, because the key file lacks the key that sealed them.
+    /// Tokens that an earlier server issued are rejected, because the key file lacks the key that sealed them.
     MissingKey {
         /// The key.
         key: KeyId,

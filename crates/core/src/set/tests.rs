@@ -34,7 +34,7 @@ impl TokenStore for TestStore {
         Ok(EndResult::Recorded)
     }
 
-    async fn look(&self, id: TokenId, _expires: Timestamp) -> Result<EndResult, StoreError> {
+    async fn look_up(&self, id: TokenId, _expires: Timestamp) -> Result<EndResult, StoreError> {
         Ok(self.endings.lock().unwrap().get(&id).cloned().map_or(EndResult::Recorded, EndResult::Already))
     }
 
@@ -109,7 +109,7 @@ async fn a_token_is_redeemed_once_and_looking_never_consumes() {
     assert_eq!(verdict(&set, &issued.text).await, Verdict::Accepted { consumed: now, again: false });
     let first = Consumption { at: now, by: None, retry_key: None };
     assert_eq!(set.get(text).await.unwrap().status, Status::Consumed(first.clone()));
-    assert_eq!(verdict(&set, &issued.text).await, Verdict::Refused(Refusal::Replay(first)));
+    assert_eq!(verdict(&set, &issued.text).await, Verdict::Rejected(Refusal::Replay(first)));
 }
 
 #[tokio::test]
@@ -127,7 +127,7 @@ async fn a_revoked_token_is_refused_and_a_consumed_one_cannot_be_revoked() {
     let revoked = set.issue(NewToken::default()).unwrap().text;
     assert_eq!(set.revoke(revoked.expose()).await, Ok(true));
     assert_eq!(set.revoke(revoked.expose()).await, Ok(false));
-    assert_eq!(verdict(&set, &revoked).await, Verdict::Refused(Refusal::Revoked));
+    assert_eq!(verdict(&set, &revoked).await, Verdict::Rejected(Refusal::Revoked));
     assert_eq!(set.get(revoked.expose()).await.unwrap().status, Status::Revoked { at: clock.now() });
     let consumed = set.issue(NewToken::default()).unwrap().text;
     verdict(&set, &consumed).await;
@@ -154,7 +154,7 @@ async fn what_is_not_ours_never_reaches_the_store() {
     let Fixture { set, store, .. } = fixture(Policy::default());
     *store.away.lock().unwrap() = true;
     let redemption = set.redeem("cs1nonsense", &post(), None).await.unwrap();
-    assert_eq!(redemption, Redemption { verdict: Verdict::Refused(Refusal::NotOurs), token: None });
+    assert_eq!(redemption, Redemption { verdict: Verdict::Rejected(Refusal::NotOurs), token: None });
     assert_eq!(set.get("cs1nonsense").await, Err(GetError::NotOurs(UnsealError)));
     assert_eq!(set.revoke("").await, Err(GetError::NotOurs(UnsealError)));
 }
@@ -225,7 +225,7 @@ async fn node_with_a_wrong_clock_does_nothing_until_it_is_right() {
         assert_eq!(node.set.purge().await.unwrap_err(), refused);
         assert_eq!(node.set.purge_waits(), Some(trouble));
         let forged = node.set.redeem("cs1nonsense", &post(), None).await.unwrap();
-        assert_eq!(forged.verdict, Verdict::Refused(Refusal::NotOurs), "arithmetic needs no clock");
+        assert_eq!(forged.verdict, Verdict::Rejected(Refusal::NotOurs), "arithmetic needs no clock");
 
         node.clock.set(right.clock.now());
         assert_eq!(node.set.clock_trouble(), None, "the steady clock tells what the store's shows");
@@ -320,7 +320,7 @@ async fn nodes_near_the_stores_clock_accept_each_others_tokens() {
     let far = ahead.set.issue(NewToken::default()).unwrap().text;
     one.store.times.lock().unwrap().clock = Some(behind);
     one.set.keep_time().await.unwrap();
-    assert_eq!(verdict(&one.set, &far).await, Verdict::Refused(Refusal::FromTheFuture));
+    assert_eq!(verdict(&one.set, &far).await, Verdict::Rejected(Refusal::FromTheFuture));
 }
 
 #[tokio::test]
@@ -329,7 +329,7 @@ async fn token_is_revoked_although_this_clock_says_it_has_expired() {
     let token = one.set.issue(NewToken::default()).unwrap().text;
     pass(&one, &ahead, Duration::from_secs(280));
     assert_eq!(ahead.set.revoke(token.expose()).await, Ok(false), "it has expired here");
-    assert_eq!(verdict(&one.set, &token).await, Verdict::Refused(Refusal::Revoked), "and was live there");
+    assert_eq!(verdict(&one.set, &token).await, Verdict::Rejected(Refusal::Revoked), "and was live there");
 }
 
 #[tokio::test]

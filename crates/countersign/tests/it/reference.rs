@@ -168,13 +168,13 @@ fn meaning(kind: KindFilter) -> &'static str {
     match kind {
         KindFilter::Issued => "a token was issued; kept only with `record_issued`",
         KindFilter::Consumed => "a token was redeemed",
-        KindFilter::Refused => "a handshake was refused, for one of the reasons below",
+        KindFilter::Refused => "a handshake was rejected, for one of the reasons below",
         KindFilter::Revoked => "a token was taken back",
         KindFilter::Replay => "a used token was shown again; an alarm",
         KindFilter::Relay => "a token was shown by another tracker than it is bound to; an alarm",
         KindFilter::KeyRotated => "there is another key that seals, or will",
         KindFilter::KeyRevoked => "a key was taken out because it is not secret any more",
-        KindFilter::FenceMoved => "every token issued before this moment is refused; an alarm",
+        KindFilter::FenceMoved => "every token issued before this moment is rejected; an alarm",
         KindFilter::CredentialRejected => {
             "the private API was shown a wrong secret or client certificate; an alarm when there are many"
         }

@@ -238,7 +238,7 @@ impl Events {
         }
     }
 
-    /// A handshake was refused.
+    /// A handshake was rejected.
     pub(crate) fn refused(
         &self,
         refusal: &Refusal,

@@ -18,7 +18,7 @@ const REPLAY: usize = Reason::ALL.len();
 const RELAY: usize = Reason::ALL.len() + 1;
 const CREDENTIAL: usize = Reason::ALL.len() + 2;
 
-/// What was refused lately, by reason.
+/// What was rejected lately, by reason.
 #[derive(Debug)]
 pub(super) struct EventThrottle([Mutex<Minute>; CLASSES]);
 

@@ -79,7 +79,7 @@ pub(crate) enum HandshakeOutcome<'a> {
     /// 200 again, to the same `Idempotency-Key`.
     Repeated,
     /// The label of a refusal.
-    Refused(&'static str),
+    Rejected(&'static str),
     /// 503.
     Unanswered(&'a StoreError),
 }
@@ -89,7 +89,7 @@ impl HandshakeOutcome<'_> {
         match self {
             Self::Accepted => "accepted",
             Self::Repeated => "repeated",
-            Self::Refused(reason) => reason,
+            Self::Rejected(reason) => reason,
             Self::Unanswered(error) => error.label(),
         }
     }
@@ -202,7 +202,7 @@ impl Counters {
             HandshakeOutcome::Unanswered(error) => self.store_failed(error),
             HandshakeOutcome::Accepted => self.store_answered(),
             // Not all of these were asked of the store.
-            HandshakeOutcome::Repeated | HandshakeOutcome::Refused(_) => {}
+            HandshakeOutcome::Repeated | HandshakeOutcome::Rejected(_) => {}
         }
     }
 
@@ -376,7 +376,7 @@ mod tests {
         ];
         let away = StoreError::unavailable(String::new());
         let wrong = StoreError::Clock(countersign_core::ClockError::New);
-        let outcomes = refusals.iter().map(|refusal| HandshakeOutcome::Refused(refusal.label())).chain([
+        let outcomes = refusals.iter().map(|refusal| HandshakeOutcome::Rejected(refusal.label())).chain([
             HandshakeOutcome::Accepted,
             HandshakeOutcome::Repeated,
             HandshakeOutcome::Unanswered(&StoreError::Busy),

@@ -66,7 +66,7 @@ pub(crate) struct StoreDocument {
     consumed: u64,
     /// Tokens revoked, as far as not purged.
     revoked: u64,
-    /// Tokens created before this are refused.
+    /// Tokens created before this are rejected.
     #[schema(value_type = String, format = DateTime)]
     fence: Timestamp,
     /// The latest expiry of a token whose record was removed.
@@ -86,7 +86,7 @@ pub(crate) struct PurgeDocument {
 /// Where the fence stands.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct FenceDocument {
-    /// Tokens created before this are refused.
+    /// Tokens created before this are rejected.
     #[schema(value_type = String, format = DateTime)]
     fence: Timestamp,
 }
@@ -153,7 +153,7 @@ pub(crate) async fn purge_store(
     Ok(Json(PurgeDocument { purged }))
 }
 
-/// Moves the fence half a minute ahead: every token issued so far is refused from here on, also by a clock that is ahead.
+/// Moves the fence half a minute ahead: every token issued so far is rejected from here on, also by a clock that is ahead.
 #[utoipa::path(
     post, path = "/v1/store/fence", tag = "store", request_body(content = Nothing, description = "may be empty"),
     responses((status = 200, body = FenceDocument), (status = 503, body = Problem))

@@ -66,7 +66,7 @@ pub(crate) struct EventDocument {
     /// `issued`, `consumed`, `refused`, `revoked`, `replay`, `relay`, `key-rotated`, `key-revoked` or
     /// `fence-moved`, or `credential-rejected`.
     kind: &'static str,
-    /// Why, if it was refused: `method`, `unknown`, `audience-missing`, `audience-unreadable`, `expired`,
+    /// Why, if it was rejected: `method`, `unknown`, `audience-missing`, `audience-unreadable`, `expired`,
     /// `from-the-future`, `fenced` or `revoked`.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
@@ -227,7 +227,7 @@ fn page(found: &Found, below: Option<TokenId>) -> EventsDocument {
     let mut last = None;
     for event in &found.events {
         let document = EventDocument::from(event);
-        // What is written is never refused.
+        // What is written is never rejected.
         bytes += serde_json::to_vec(&document).map_or(0, |written| written.len() + 1);
         if bytes > MAX_PAGE_BYTES && last.is_some() {
             return EventsDocument { events: documents, next: Some(Place { after: last, below }.text()) };

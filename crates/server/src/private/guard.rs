@@ -49,7 +49,7 @@ pub(crate) async fn admit(
 
 /// Whether a request to the API shows the credential that is asked for, does not come from a web page of somebody else that a
 /// person on this machine happens to look at, and may have what the route needs. Returns what the caller may do, or how the
-/// request is refused.
+/// request is rejected.
 #[expect(clippy::result_large_err, reason = "it is the answer, and made once")]
 pub(crate) fn check(
     app: &App,

@@ -84,7 +84,7 @@ pub(crate) async fn rotate_keys(
     change(&app, RingChange::Keys(KeyChange::Rotate { activate_in }), caller).await
 }
 
-/// Takes a key that is not secret any more out of the ring, on disk and in use. Every token that it sealed is refused
+/// Takes a key that is not secret any more out of the ring, on disk and in use. Every token that it sealed is rejected
 /// from then on, by every server of the store.
 #[utoipa::path(
     post, path = "/v1/keys/revoke", tag = "keys", request_body = RevokeKeyRequest,

@@ -113,7 +113,7 @@ impl Handshake {
                 }
                 answers.accepted(text, &token, consumed)
             }
-            Ok(Redemption { verdict: Verdict::Refused(refusal), token }) => {
+            Ok(Redemption { verdict: Verdict::Rejected(refusal), token }) => {
                 app.events.refused(&refusal, token.as_ref(), &attempt.audience, caller);
                 match app.limiter.count(peer) {
                     Ok(()) => answers.refused(&refusal),
@@ -142,8 +142,8 @@ fn outcome(redeemed: &Result<Redemption, StoreError>) -> HandshakeOutcome<'_> {
     match redeemed {
         Ok(Redemption { verdict: Verdict::Accepted { again: false, .. }, .. }) => HandshakeOutcome::Accepted,
         Ok(Redemption { verdict: Verdict::Accepted { again: true, .. }, .. }) => HandshakeOutcome::Repeated,
-        Ok(Redemption { verdict: Verdict::Refused(refusal), .. }) => {
-            HandshakeOutcome::Refused(refusal.label())
+        Ok(Redemption { verdict: Verdict::Rejected(refusal), .. }) => {
+            HandshakeOutcome::Rejected(refusal.label())
         }
         Err(error) => HandshakeOutcome::Unanswered(error),
     }

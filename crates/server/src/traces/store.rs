@@ -55,8 +55,8 @@ impl TokenStore for TracedStore {
         traced("store end", self.0.end(id, expires, ending), Some(word)).await
     }
 
-    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<EndResult, StoreError> {
-        traced("store look", self.0.look(id, expires), Some(word)).await
+    async fn look_up(&self, id: TokenId, expires: Timestamp) -> Result<EndResult, StoreError> {
+        traced("store look", self.0.look_up(id, expires), Some(word)).await
     }
 
     async fn end_with_ring(

@@ -1,4 +1,4 @@
-//! Who has been refused too often.
+//! Who has been rejected too often.
 
 use std::time::Duration;
 

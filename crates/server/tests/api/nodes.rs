@@ -1,4 +1,4 @@
-//! Several servers on one store: a key that was revoked redeems nothing on any of them, and no live token is refused,
+//! Several servers on one store: a key that was revoked redeems nothing on any of them, and no live token is rejected,
 //! whatever the order of changes, restarts and cut lines.
 
 use std::fs;
@@ -597,7 +597,7 @@ impl World {
                     Err(_) => assert!(line.is_cut(), "node {place} does not answer"),
                     Ok(verdict) if ring.holds(*key) => assert_ne!(
                         verdict,
-                        Verdict::Refused(Refusal::NotOurs),
+                        Verdict::Rejected(Refusal::NotOurs),
                         "node {place} does not know a live token of {key}"
                     ),
                     Ok(verdict) => {

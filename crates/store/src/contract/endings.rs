@@ -24,8 +24,8 @@ pub async fn an_ending_is_recorded_once_and_reported_ever_after(subject: &dyn Su
         assert_eq!(f.end(taken, &other).await, Ok(EndResult::Already(consumption.clone())));
         assert_eq!(f.end(taken, &f.revocation()).await, Ok(EndResult::Already(consumption.clone())));
         assert_eq!(f.end(revoked, &other).await, Ok(EndResult::Already(revocation.clone())));
-        assert_eq!(f.look(taken).await, EndResult::Already(consumption.clone()));
-        assert_eq!(f.look(revoked).await, EndResult::Already(revocation.clone()));
+        assert_eq!(f.look_up(taken).await, EndResult::Already(consumption.clone()));
+        assert_eq!(f.look_up(revoked).await, EndResult::Already(revocation.clone()));
     }
 }
 
@@ -53,7 +53,7 @@ pub async fn every_address_and_key_comes_back_as_it_was(subject: &dyn Subject) {
                 let (token, ending) = (f.token(), consumed(at, by, key));
                 assert_eq!(f.end(token, &ending).await, Ok(EndResult::Recorded));
                 assert_eq!(f.end(token, &f.revocation()).await, Ok(EndResult::Already(ending.clone())));
-                assert_eq!(f.look(token).await, EndResult::Already(ending));
+                assert_eq!(f.look_up(token).await, EndResult::Already(ending));
             }
         }
     }
@@ -64,7 +64,7 @@ pub async fn looking_changes_nothing(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let token = f.token();
     for _ in 0..3 {
-        assert_eq!(f.look(token).await, EndResult::Recorded);
+        assert_eq!(f.look_up(token).await, EndResult::Recorded);
     }
     let stats = f.store.stats().await.expect("the store answers");
     assert_eq!((stats.consumed, stats.revoked), (0, 0));
@@ -80,8 +80,8 @@ pub async fn tokens_do_not_touch_each_other(subject: &dyn Subject) {
     let twin = super::fixture::Token { id: countersign_core::TokenId::from_bytes(bytes), ..one };
 
     assert_eq!(f.consume(one).await, EndResult::Recorded);
-    assert_eq!(f.look(other).await, EndResult::Recorded);
-    assert_eq!(f.look(twin).await, EndResult::Recorded);
+    assert_eq!(f.look_up(other).await, EndResult::Recorded);
+    assert_eq!(f.look_up(twin).await, EndResult::Recorded);
     assert_eq!(f.consume(twin).await, EndResult::Recorded);
     assert_eq!(f.consume(other).await, EndResult::Recorded);
 }

@@ -75,8 +75,8 @@ impl Fixture {
     }
 
     /// What the store knows of it.
-    pub(super) async fn look(&self, token: Token) -> EndResult {
-        self.store.look(token.id, token.expires).await.expect("the store answers")
+    pub(super) async fn look_up(&self, token: Token) -> EndResult {
+        self.store.look_up(token.id, token.expires).await.expect("the store answers")
     }
 
     /// A consumption at the present moment.

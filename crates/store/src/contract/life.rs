@@ -8,7 +8,7 @@ use countersign_core::{Clock, EndResult, Horizon, StoreError, after};
 use super::Subject;
 use super::fixture::{Fixture, LIFETIME, beginning};
 
-/// Both kinds, and nothing that was only asked about or refused.
+/// Both kinds, and nothing that was only asked about or rejected.
 pub async fn stats_count_what_there_is(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     for n in 0..7 {
@@ -16,7 +16,7 @@ pub async fn stats_count_what_there_is(subject: &dyn Subject) {
         let ending = if n < 3 { f.revocation() } else { f.consumption() };
         assert_eq!(f.end(token, &ending).await, Ok(EndResult::Recorded));
         assert!(matches!(f.consume(token).await, EndResult::Already(_)));
-        f.look(f.token()).await;
+        f.look_up(f.token()).await;
     }
     let stats = f.store.stats().await.expect("the store answers");
     assert_eq!((stats.consumed, stats.revoked), (4, 3));
@@ -47,7 +47,7 @@ pub async fn a_closed_store_says_so(subject: &dyn Subject) {
     let now = f.clock.now();
     let answers = [
         f.end(token, &f.consumption()).await.map(drop),
-        f.store.look(token.id, token.expires).await.map(drop),
+        f.store.look_up(token.id, token.expires).await.map(drop),
         f.store.move_fence(now).await.map(drop),
         f.store.purge(now).await.map(drop),
         f.store.times().await.map(drop),
@@ -81,7 +81,7 @@ pub async fn closing_answers_what_was_under_way(subject: &dyn Subject) {
     if subject.is_durable() {
         let again = f.open_again(subject).await;
         for (token, ending) in recorded {
-            assert_eq!(again.look(token).await, EndResult::Already(ending));
+            assert_eq!(again.look_up(token).await, EndResult::Already(ending));
         }
     }
 }
@@ -105,7 +105,7 @@ pub async fn opening_again_finds_everything(subject: &dyn Subject) {
         for (token, ending) in &known {
             let expected =
                 if subject.is_durable() { EndResult::Already(ending.clone()) } else { EndResult::Fenced };
-            assert_eq!(f.look(*token).await, expected);
+            assert_eq!(f.look_up(*token).await, expected);
             assert_eq!(f.consume(*token).await, expected);
         }
         if subject.is_durable() {

@@ -59,7 +59,7 @@ pub async fn many_callers_and_one_winner(subject: &dyn Subject) {
             assert_eq!(winners.len(), 1, "{winners:?}");
             let first = EndResult::Already(winners[0].clone());
             assert_eq!(of_token.iter().filter(|(_, answer)| **answer == Ok(first.clone())).count(), 63);
-            assert_eq!(f.look(token).await, first);
+            assert_eq!(f.look_up(token).await, first);
         }
         f.clock.advance(Duration::from_millis(1));
     }
@@ -104,14 +104,14 @@ pub async fn purging_and_ending_go_on_together(subject: &dyn Subject) {
     }
     assert_eq!(purge.await.expect("the task ends"), Ok(3000));
     for (token, ending) in new {
-        assert_eq!(f.look(token).await, EndResult::Already(ending));
+        assert_eq!(f.look_up(token).await, EndResult::Already(ending));
     }
     for (token, _) in old {
-        assert_eq!(f.look(token).await, EndResult::Forgotten);
+        assert_eq!(f.look_up(token).await, EndResult::Forgotten);
     }
 }
 
-/// While the fence moves, each token is either recorded before it or refused behind it; and once it has moved, none is
+/// While the fence moves, each token is either recorded before it or rejected behind it; and once it has moved, none is
 /// recorded any more.
 pub async fn a_moving_fence_lets_nothing_slip(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
@@ -123,7 +123,7 @@ pub async fn a_moving_fence_lets_nothing_slip(subject: &dyn Subject) {
     assert_eq!(fence.await.expect("the task ends"), Ok(to));
     for ((token, ending), answer) in ends.into_iter().zip(answers) {
         match answer.expect("the store answers") {
-            EndResult::Recorded => assert_eq!(f.look(token).await, EndResult::Already(ending)),
+            EndResult::Recorded => assert_eq!(f.look_up(token).await, EndResult::Already(ending)),
             EndResult::Fenced => assert_eq!(f.consume(token).await, EndResult::Fenced),
             other => panic!("{other:?}"),
         }

@@ -66,7 +66,7 @@ pub async fn other_ring_ends_no_life(subject: &dyn Subject) {
         }
     }
     assert_eq!(f.store.end(live.id, live.expires, f.consumption()).await, Err(StoreError::OtherRing));
-    assert_eq!(f.store.look(live.id, live.expires).await, Err(StoreError::OtherRing));
+    assert_eq!(f.store.look_up(live.id, live.expires).await, Err(StoreError::OtherRing));
     assert_eq!(f.look_up_with_ring(live, 3).await, Ok(EndResult::Recorded), "nothing was written");
     assert!(matches!(f.look_up_with_ring(consumed, 3).await, Ok(EndResult::Already(_))));
     assert!(matches!(f.consume_under(before, 3).await, Ok(EndResult::Already(_))));

@@ -10,7 +10,7 @@ use super::fixture::{Fixture, LIFETIME, beginning};
 const HOUR: Duration = Duration::from_hours(1);
 const MS: Duration = Duration::from_millis(1);
 
-/// A new store refuses what was created before it, and takes what is created from then on.
+/// A new store rejects what was created before it, and takes what is created from then on.
 pub async fn the_fence_of_a_new_store_is_its_creation(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let stats = f.store.stats().await.expect("the store answers");
@@ -19,14 +19,14 @@ pub async fn the_fence_of_a_new_store_is_its_creation(subject: &dyn Subject) {
     assert_eq!((times.fence, times.horizon), (beginning(), Horizon::NONE), "nothing has been purged");
 
     let old = f.token_at(before(beginning(), MS), LIFETIME);
-    assert_eq!(f.look(old).await, EndResult::Fenced);
+    assert_eq!(f.look_up(old).await, EndResult::Fenced);
     assert_eq!(f.consume(old).await, EndResult::Fenced);
     assert_eq!(f.consume(old).await, EndResult::Fenced, "a refusal leaves no record");
     assert_eq!(f.consume(f.token()).await, EndResult::Recorded);
 }
 
 /// It goes where it is told, but never back; and what is created at the fence is not before it. Each time it moves it
-/// refuses what has been created so far, at the fence itself, too.
+/// rejects what has been created so far, at the fence itself, too.
 pub async fn the_fence_only_moves_forward(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let issued = f.token();
@@ -42,7 +42,7 @@ pub async fn the_fence_only_moves_forward(subject: &dyn Subject) {
 
     for issued in [issued, at_the_fence] {
         assert_eq!(f.consume(issued).await, EndResult::Fenced);
-        assert_eq!(f.look(issued).await, EndResult::Fenced);
+        assert_eq!(f.look_up(issued).await, EndResult::Fenced);
     }
     assert_eq!(f.consume(f.token_at(before(line, MS), LIFETIME)).await, EndResult::Fenced);
     assert_eq!(f.consume(f.token_at(line, LIFETIME)).await, EndResult::Recorded);
@@ -56,7 +56,7 @@ pub async fn a_record_is_reported_behind_the_fence(subject: &dyn Subject) {
     f.clock.advance(HOUR);
     f.store.move_fence(f.clock.now()).await.expect("the store answers");
     assert_eq!(f.consume(token).await, EndResult::Already(ending.clone()));
-    assert_eq!(f.look(token).await, EndResult::Already(ending));
+    assert_eq!(f.look_up(token).await, EndResult::Already(ending));
 }
 
 /// The same behind the horizon: a record that expires exactly at the cutoff is kept, and reported.
@@ -67,21 +67,21 @@ pub async fn a_record_is_reported_beyond_the_horizon(subject: &dyn Subject) {
     assert_eq!(f.end(token, &ending).await, Ok(EndResult::Recorded));
     assert_eq!(f.consume(younger).await, EndResult::Recorded);
     assert_eq!(f.store.purge(token.expires).await, Ok(1));
-    assert_eq!(f.look(token).await, EndResult::Already(ending.clone()));
+    assert_eq!(f.look_up(token).await, EndResult::Already(ending.clone()));
     assert_eq!(f.consume(token).await, EndResult::Already(ending));
 }
 
-/// A token behind both watermarks was refused by the fence.
+/// A token behind both watermarks was rejected by the fence.
 pub async fn the_fence_is_judged_before_the_horizon(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let token = f.token();
     let line = after(token.expires, MS);
     assert_eq!(f.consume(token).await, EndResult::Recorded);
     assert_eq!(f.store.purge(line).await, Ok(1));
-    assert_eq!(f.look(token).await, EndResult::Forgotten);
+    assert_eq!(f.look_up(token).await, EndResult::Forgotten);
     assert_eq!(f.consume(token).await, EndResult::Forgotten);
     f.store.move_fence(line).await.expect("the store answers");
-    assert_eq!(f.look(token).await, EndResult::Fenced);
+    assert_eq!(f.look_up(token).await, EndResult::Fenced);
     assert_eq!(f.consume(token).await, EndResult::Fenced);
 }
 
@@ -99,10 +99,10 @@ pub async fn purging_removes_what_expired_before_the_line(subject: &dyn Subject)
     let line = exact.expires;
     assert_eq!(f.store.purge(line).await, Ok(2));
     assert_eq!(f.store.purge(line).await, Ok(0), "there is nothing left to remove");
-    assert_eq!(f.look(early).await, EndResult::Forgotten);
-    assert_eq!(f.look(revoked).await, EndResult::Forgotten);
-    assert!(matches!(f.look(exact).await, EndResult::Already(_)));
-    assert!(matches!(f.look(late).await, EndResult::Already(_)));
+    assert_eq!(f.look_up(early).await, EndResult::Forgotten);
+    assert_eq!(f.look_up(revoked).await, EndResult::Forgotten);
+    assert!(matches!(f.look_up(exact).await, EndResult::Already(_)));
+    assert!(matches!(f.look_up(late).await, EndResult::Already(_)));
     let stats = f.store.stats().await.expect("the store answers");
     assert_eq!((stats.consumed, stats.revoked, stats.horizon), (2, 0, early.expires));
 }
@@ -125,7 +125,7 @@ pub async fn long_lived_tokens_survive_a_purge(subject: &dyn Subject) {
     let line = after(beginning(), Duration::from_mins(30) + LIFETIME);
     assert_eq!(f.store.purge(line).await, Ok(30));
     for token in kept {
-        assert!(matches!(f.look(token).await, EndResult::Already(_)), "{token:?}");
+        assert!(matches!(f.look_up(token).await, EndResult::Already(_)), "{token:?}");
     }
     for token in gone {
         assert_eq!(f.consume(token).await, EndResult::Forgotten, "{token:?}");
@@ -145,7 +145,7 @@ pub async fn a_purged_token_stays_dead_when_the_clock_steps_back(subject: &dyn S
     f.clock.set(beginning());
     for token in [taken, unused] {
         assert_eq!(f.consume(token).await, EndResult::Forgotten);
-        assert_eq!(f.look(token).await, EndResult::Forgotten);
+        assert_eq!(f.look_up(token).await, EndResult::Forgotten);
     }
 }
 
@@ -171,7 +171,7 @@ pub async fn the_horizon_only_moves_forward(subject: &dyn Subject) {
     }
 }
 
-/// A purge by a clock that is wrong: what was issued until then may be refused, what is issued later is good.
+/// A purge by a clock that is wrong: what was issued until then may be rejected, what is issued later is good.
 pub async fn a_purge_by_a_wrong_clock_harms_no_later_token(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let (used, outstanding) = (f.token(), f.token());

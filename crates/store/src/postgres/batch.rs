@@ -49,13 +49,13 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_
 pub(super) struct QueuedCall {
     pub(super) token: TokenKey,
     pub(super) ending: Ending,
-    pub(super) caller: oneshot::Sender<Result<EndResult, StoreError>>,
+    pub(super) reply: oneshot::Sender<Result<EndResult, StoreError>>,
 }
 
 impl QueuedCall {
     fn answer(self, answer: Result<EndResult, StoreError>) {
         // An error means that the caller has gone away.
-        let _ = self.caller.send(answer);
+        let _ = self.reply.send(answer);
     }
 }
 

@@ -45,8 +45,8 @@ impl BatchWorkers {
 
     /// Ends a token's life in the next batch. [`StoreError::Busy`] at once if the queue is full.
     pub(super) async fn end(&self, token: TokenKey, ending: Ending) -> Result<EndResult, StoreError> {
-        let (caller, answer) = oneshot::channel();
-        let item = QueuedCall { token, ending, caller };
+        let (reply, answer) = oneshot::channel();
+        let item = QueuedCall { token, ending, reply };
         self.sender()?.try_send(item).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => StoreError::Busy,
             mpsc::error::TrySendError::Closed(_) => closed(),
@@ -79,7 +79,7 @@ async fn batch_worker(
     let mut items = Vec::new();
     while queue.lock().await.recv_many(&mut items, BATCH).await > 0 {
         // A call whose caller has disconnected is skipped.
-        let batch: Vec<QueuedCall> = items.drain(..).filter(|item| !item.caller.is_closed()).collect();
+        let batch: Vec<QueuedCall> = items.drain(..).filter(|item| !item.reply.is_closed()).collect();
         if !batch.is_empty() {
             core.run(batch).await;
         }

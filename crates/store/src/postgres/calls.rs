@@ -37,7 +37,7 @@ impl TokenStore for PostgresStore {
         self.end_with_ring(id, expires, ending, 0).await
     }
 
-    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<EndResult, StoreError> {
+    async fn look_up(&self, id: TokenId, expires: Timestamp) -> Result<EndResult, StoreError> {
         self.look_up_with_ring(id, expires, 0).await
     }
 

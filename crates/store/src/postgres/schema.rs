@@ -98,7 +98,7 @@ pub(super) async fn version(session: &mut Session) -> Result<u32, Failure> {
 pub(super) struct MigrationTime {
     /// The present.
     pub(super) now: i64,
-    /// Where the fence refuses every token that was issued until now.
+    /// Where the fence rejects every token that was issued until now.
     pub(super) fence: i64,
 }
 

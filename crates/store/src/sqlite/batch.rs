@@ -88,7 +88,7 @@ pub(super) trait Job: Send {
 struct Call<F, T> {
     work: F,
     result: Option<T>,
-    caller: oneshot::Sender<Result<T, StoreError>>,
+    reply: oneshot::Sender<Result<T, StoreError>>,
 }
 
 impl<F, T> Job for Call<F, T>
@@ -97,7 +97,7 @@ where
     T: Send,
 {
     fn is_wanted(&self) -> bool {
-        !self.caller.is_closed()
+        !self.reply.is_closed()
     }
 
     fn run(&mut self, batch: &mut Batch<'_>) -> rusqlite::Result<()> {
@@ -106,9 +106,9 @@ where
     }
 
     fn answer(self: Box<Self>, outcome: Result<(), StoreError>) {
-        let Self { result, caller, .. } = *self;
+        let Self { result, reply, .. } = *self;
         // An error means that the caller has gone away.
-        let _ = caller.send(outcome.and_then(|()| result.ok_or_else(stopped)));
+        let _ = reply.send(outcome.and_then(|()| result.ok_or_else(stopped)));
     }
 }
 
@@ -117,8 +117,8 @@ where
     F: FnMut(&mut Batch<'_>) -> rusqlite::Result<T> + Send + 'static,
     T: Send + 'static,
 {
-    let (caller, answer) = oneshot::channel();
-    (Message::Call(Box::new(Call { work, result: None, caller })), answer)
+    let (reply, answer) = oneshot::channel();
+    (Message::Call(Box::new(Call { work, result: None, reply })), answer)
 }
 
 pub(super) fn stopped() -> StoreError {

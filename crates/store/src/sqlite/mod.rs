@@ -10,7 +10,7 @@
 //!
 //! # Backups
 //!
-//! [`SqliteStore::backup`], or [`backup`] from another process, copies a store while it is in use. To restore, stop the
+//! [`SqliteStore::backup`], or [`backup()`] from another process, copies a store while it is in use. To restore, stop the
 //! server, remove `countersign.db` with its `-wal` and `-shm`, and put the copy there as `countersign.db`. Tokens
 //! consumed after the backup are unknown to it; so the first server that opens it moves the fence to that moment, and
 //! every token issued before is rejected. The same happens to a database whose log is missing: the log may have had the
@@ -299,7 +299,7 @@ impl TokenStore for SqliteStore {
         self.writer.call(move |batch| batch.end(id, expires, &ending)).await
     }
 
-    async fn look(&self, id: TokenId, expires: Timestamp) -> Result<EndResult, StoreError> {
+    async fn look_up(&self, id: TokenId, expires: Timestamp) -> Result<EndResult, StoreError> {
         self.readers.read(move |connection| records::look(connection, id, expires)).await
     }
 

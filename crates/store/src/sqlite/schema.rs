@@ -182,7 +182,7 @@ pub(super) fn prepare(
     Ok((moved || lost_log).then(|| from_millis(fence)))
 }
 
-/// Where the fence refuses every token that was issued until now: the clock may have been ahead meanwhile, or the store on
+/// Where the fence rejects every token that was issued until now: the clock may have been ahead meanwhile, or the store on
 /// another machine.
 fn fence_at(now: Timestamp) -> i64 {
     to_millis(after(now, CLOCK_SKEW)).saturating_add(1)
@@ -204,7 +204,7 @@ fn upgrade(transaction: &Transaction<'_>, version: u32, now: Timestamp) -> rusql
             (to_millis(now),),
         )?;
     } else if version < PAIR {
-        // Every token is refused that was refused before, but for those that are yet to be issued: a wrong clock may have
+        // Every token is rejected that was rejected before, but for those that are yet to be issued: a wrong clock may have
         // moved the old horizon far ahead of the present.
         transaction.execute(
             "UPDATE store SET horizon = horizon - 1, cleared = min(horizon - 1, ?1)",

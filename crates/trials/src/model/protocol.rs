@@ -99,12 +99,12 @@ impl Protocol {
         let decision = decide(&request, Some(login_token), now, store.fence());
         let (id, expires) = (login_token.id(), login_token.expires());
         let end = match decision {
-            Decision::Refuse(_) => EndResult::Recorded,
-            Decision::Recall(_) => store.look(id, expires),
+            Decision::Reject(_) => EndResult::Recorded,
+            Decision::Recall(_) => store.look_up(id, expires),
             Decision::Consume(_) if self.defences.conditional_write => {
                 store.end(id, expires, &consumption(&request, now))
             }
-            Decision::Consume(_) => match store.look(id, expires) {
+            Decision::Consume(_) => match store.look_up(id, expires) {
                 EndResult::Recorded => {
                     state.about_to_write.insert((server, token, asker));
                     return Some(());
@@ -134,7 +134,7 @@ impl Protocol {
     fn answer(state: &mut State, token: TokenIndex, asker: Asker, verdict: &Verdict) {
         let yes = match verdict {
             Verdict::Accepted { again, .. } => Some(*again),
-            Verdict::Refused(_) => None,
+            Verdict::Rejected(_) => None,
         };
         let login = match asker {
             Asker::Login(number) => Some(number),

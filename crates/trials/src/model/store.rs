@@ -38,7 +38,7 @@ impl ModelStore {
 
     /// The conditional write.
     pub fn end(&mut self, id: TokenId, expires: Timestamp, ending: &Ending) -> EndResult {
-        let end = self.look(id, expires);
+        let end = self.look_up(id, expires);
         if end == EndResult::Recorded {
             self.write(id, expires, ending);
         }
@@ -46,7 +46,7 @@ impl ModelStore {
     }
 
     /// A look.
-    pub fn look(&self, id: TokenId, expires: Timestamp) -> EndResult {
+    pub fn look_up(&self, id: TokenId, expires: Timestamp) -> EndResult {
         if let Some(record) = self.endings.get(&id) {
             EndResult::Already(record.ending())
         } else if id.created() < self.fence {

@@ -73,7 +73,7 @@ async fn compare(calls: Vec<Call>) {
             Call::Look { token } => {
                 let (id, expires) = tokens[token];
                 for store in &real {
-                    assert_eq!(store.look(id, expires).await, Ok(model.look(id, expires)), "{calls:?}");
+                    assert_eq!(store.look_up(id, expires).await, Ok(model.look_up(id, expires)), "{calls:?}");
                 }
             }
             Call::MoveFence { line } => {

@@ -102,7 +102,7 @@ async fn fight(world: &World, rounds: usize, guess: bool) -> Result<Fight, Strin
         }
         for (id, expires) in tokens {
             let on_record =
-                direct.look(id, expires).await.map_err(|error| format!("a look fails: {error:?}"))?;
+                direct.look_up(id, expires).await.map_err(|error| format!("a look fails: {error:?}"))?;
             let told = told.remove(&id).unwrap_or_default();
             told.fits(&on_record)
                 .map_err(|why| format!("{told:?} were told so, and on record is {on_record:?}: {why}"))?;

@@ -365,7 +365,7 @@ async fn fence_is_behind_the_youngest_of_many_days() {
     }
 }
 
-/// A running node refuses everything after the hand-over, until the store serves again.
+/// A running node rejects everything after the hand-over, until the store serves again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_of_a_store_that_was_handed_over_ends_no_more_lives() {
     let world = World::new();
@@ -414,7 +414,7 @@ async fn a_node_of_a_store_that_was_handed_over_ends_no_more_lives() {
             let refused = consume(store, token).await.unwrap_err();
             assert!(matches!(refused, StoreError::Unavailable(_)), "{refused}");
         }
-        assert!(store.look(token.0, token.1).await.is_err());
+        assert!(store.look_up(token.0, token.1).await.is_err());
         assert!(store.ready().await.is_err());
         assert!(store.purge(token.1).await.is_err());
         assert!(store.move_fence(token.1).await.is_err());

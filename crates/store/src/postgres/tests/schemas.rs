@@ -52,7 +52,7 @@ async fn new_store_has_its_fence_by_the_databases_clock() {
     }
 }
 
-/// A wrong clock had moved the old horizon to 2099, and with it every token was refused until then.
+/// A wrong clock had moved the old horizon to 2099, and with it every token was rejected until then.
 #[tokio::test]
 async fn older_horizon_far_ahead_refuses_no_later_token() {
     let world = World::new();

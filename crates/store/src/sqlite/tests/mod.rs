@@ -144,7 +144,7 @@ async fn consume_all(store: &SqliteStore, tokens: Vec<Token>) {
 }
 
 async fn look(store: &SqliteStore, (id, expires): Token) -> EndResult {
-    store.look(id, expires).await.unwrap()
+    store.look_up(id, expires).await.unwrap()
 }
 
 /// What an unusable store says.

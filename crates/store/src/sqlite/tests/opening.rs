@@ -195,7 +195,7 @@ async fn a_store_of_the_first_schema_is_brought_up_to_date() {
     assert!(store.node_list(place.clock.now()).await.unwrap().nodes.is_empty());
 }
 
-/// A wrong clock had moved the old horizon to 2099, and with it every token was refused until then.
+/// A wrong clock had moved the old horizon to 2099, and with it every token was rejected until then.
 #[tokio::test]
 async fn older_horizon_far_ahead_refuses_no_later_token() {
     let place = Place::new();
