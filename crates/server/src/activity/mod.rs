@@ -286,15 +286,15 @@ mod tests {
         let clock = clock();
         let first = Activity::new(clock.now());
         good(&first, "https://a.example/");
-        count(&first, "https://a.example/", HandshakeOutcome::Refused("replay"));
-        first.unattributed.handshake(HandshakeOutcome::Refused("unknown"), Duration::ZERO);
+        count(&first, "https://a.example/", HandshakeOutcome::Rejected("replay"));
+        first.unattributed.handshake(HandshakeOutcome::Rejected("unknown"), Duration::ZERO);
         first.trackers.with(None, Row::issued);
         first.callers.with(Some("eu"), Row::issued);
         first.look(clock.now());
         let mut kept = first.changed();
         assert_eq!(first.changed(), BTreeMap::new(), "nothing is new");
         clock.advance(Duration::from_mins(20));
-        count(&first, "https://a.example/", HandshakeOutcome::Refused("replay"));
+        count(&first, "https://a.example/", HandshakeOutcome::Rejected("replay"));
         first.look(clock.now());
         let more = first.changed();
         assert_eq!(more.keys().collect::<Vec<_>>(), ["since", "tracker https://a.example/"]);
