@@ -247,6 +247,10 @@ async fn trackers_have_numbers_that_lead_to_their_events() {
     for _ in 0..3 {
         server.public(shown(&token)).await;
     }
+    let unbound = server.token();
+    for _ in 0..2 {
+        server.handshake(&unbound).await;
+    }
     let page_now = page(&server, "/").await;
     let trac = row(&page_now, TRAC);
     assert!(trac.contains("2026-01-31 12:00:00</time>"), "the last good one: {trac}");
@@ -261,7 +265,7 @@ async fn trackers_have_numbers_that_lead_to_their_events() {
         "{there}"
     );
     assert!(
-        page_now.contains("Tokens for https://trac.example.org/ (2)."),
+        page_now.contains("Tokens for https://trac.example.org/ (2), any tracker (1)."),
         "the verdict says whose tokens: {page_now}"
     );
     assert!(!page_now.contains("Issued for default"), "{page_now}");
@@ -611,6 +615,19 @@ async fn it_says_whose_numbers_they_are_when_several_servers_share_the_store() {
     let (_, note) = shared.split_once("Several servers share the store.").unwrap();
     let (note, _) = note.split_once("</p>").unwrap();
     assert!(note.contains("those of alpha") && note.contains("are everybody's"), "{note}");
+    for _ in 0..5 {
+        let issue = post("/v1/tokens").header("host", HOST).header("content-type", "application/json");
+        let body = Body::from(format!("{{\"audience\": \"{TRAC}\"}}"));
+        assert_eq!(server.private(issue.body(body).unwrap()).await.status, StatusCode::CREATED);
+    }
+    let issued = page(&server, "/").await;
+    assert!(issued.contains("All is well"), "another server may have redeemed them: {issued}");
+    let summary = server.private(get("/v1/summary?by=tracker")).await.json();
+    assert_eq!(
+        (&summary["server"], &summary["rows"][0]["issued"]),
+        (&"alpha (http://127.0.0.1:8087)".into(), &5.into()),
+        "{summary}"
+    );
 }
 
 #[tokio::test]

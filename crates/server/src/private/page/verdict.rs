@@ -119,8 +119,12 @@ fn concerned(parties: &[(By, Vec<Line>)], kind: KindFilter) -> String {
         if some.iter().all(|line| (by, &line.party) == (&By::Caller, &Party::Nameless)) {
             continue;
         }
-        let names =
-            some.iter().take(MAX_NAMED).map(|line| format!("{} ({})", line.party.name(*by), count(line)));
+        let name = |line: &Line| match (by, &line.party) {
+            (By::Tracker, Party::Nameless) => "any tracker".to_owned(),
+            (_, Party::Other) => "others".to_owned(),
+            (_, party) => party.name(*by).to_owned(),
+        };
+        let names = some.iter().take(MAX_NAMED).map(|line| format!("{} ({})", name(line), count(line)));
         let names = names.collect::<Vec<_>>().join(", ");
         let more = if some.len() > MAX_NAMED { " and others" } else { "" };
         let whose = match by {
