@@ -1,13 +1,16 @@
-//! Every route there is, with what it asks of its caller, and the short way to the two that nearly all requests take.
+//! Every route there is, with what it asks of its caller, and the way from a request to the one that answers it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{Request, State};
+use axum::http::{Method, StatusCode};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, any, get, post};
+use percent_encoding::percent_decode_str;
 use tower::ServiceExt;
 use tower::util::MapResponseLayer;
 use utoipa::openapi::OpenApi;
@@ -15,42 +18,31 @@ use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 use utoipa_axum::routes;
 
 use crate::arrival::Arrival;
+use crate::caller::Caller;
 use crate::callers::{Grant, NotAllowed, Scope};
 use crate::deadline::BodyDemand;
 use crate::private::page::{self, Page};
 use crate::private::{admin, events, guard, keys, openapi, server, summary, tokens, xmlrpc};
-use crate::problem::{not_found, with_common_headers};
+use crate::problem::{not_found, with_allow, with_common_headers};
 use crate::{App, health, metrics, public};
 
-/// What a listener answers its requests with: a router, and one route that need not be looked for.
-///
-/// Handshakes and XML-RPC calls are recognized by their paths as everybody spells them, and go straight to the handlers
-/// that the router would find. Finding them, with its clones, boxes and extracted parameters, is a tenth of all that the
-/// server computes for a handshake; `docs/performance.md` has the numbers.
+/// What a listener answers its requests with.
 #[derive(Clone, Debug)]
 pub struct Routes {
     app: Arc<App>,
-    shortcut: FastPath,
-    router: Router,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum FastPath {
-    /// `/token/{token}/+bugtracker-handshake`.
-    Handshake,
-    /// `/bugs`.
-    Call,
+    /// Of the private listener; the public one has so few routes that it needs none.
+    router: Option<Router>,
 }
 
 impl Routes {
     /// Of the public listener.
     pub fn public(app: Arc<App>) -> Self {
-        Self { router: public(Arc::clone(&app)), shortcut: FastPath::Handshake, app }
+        Self { app, router: None }
     }
 
     /// Of the private listener.
     pub fn private(app: Arc<App>) -> Self {
-        Self { router: private(Arc::clone(&app)), shortcut: FastPath::Call, app }
+        Self { router: Some(private(Arc::clone(&app))), app }
     }
 
     /// Answers a request, whose extensions say where it comes from ([`Peer`](crate::Peer)).
@@ -66,33 +58,60 @@ impl Routes {
         arrival: Arrival,
         awaited: BodyDemand,
     ) -> Response {
-        match self.shortcut {
-            FastPath::Handshake => {
-                if let Some(token) = token_of(request.uri().path()).map(str::to_owned) {
-                    // It keeps its deadline by itself, so that there is no second timer.
-                    return with_common_headers(public::answer(&self.app, token, &arrival, request).await);
-                }
-            }
-            FastPath::Call if request.uri().path() == "/bugs" => {
+        match &self.router {
+            None => with_common_headers(answer_public(&self.app, request, &arrival, awaited).await),
+            Some(_) if is_call(request.uri().path()) => {
                 let grant = match guard::check(&self.app, &request, &arrival, Needs::Caller) {
                     Ok(grant) => grant,
                     Err(refused) => return with_common_headers(refused),
                 };
                 let answering = xmlrpc::answer(&self.app, &arrival, grant, request);
-                return with_common_headers(arrival.deadline.keep(answering, awaited).await);
+                with_common_headers(arrival.deadline.keep(answering, awaited).await)
             }
-            FastPath::Call => {}
+            Some(router) => {
+                request.extensions_mut().insert(arrival);
+                arrival.deadline.keep(route(router, request), awaited).await
+            }
         }
-        request.extensions_mut().insert(arrival);
-        arrival.deadline.keep(route(&self.router, request), awaited).await
     }
 }
 
-/// The token in the path of a handshake that is spelled as usual.
-fn token_of(path: &str) -> Option<&str> {
-    let token = path.strip_prefix("/token/")?.strip_suffix(public::VIEW)?.strip_suffix('/')?;
-    // What is escaped or not a token is the router's business.
-    (!token.is_empty() && !token.contains(['%', '/'])).then_some(token)
+async fn answer_public(
+    app: &Arc<App>,
+    request: Request<Body>,
+    arrival: &Arrival,
+    awaited: BodyDemand,
+) -> Response {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    match request.uri().path() {
+        "/healthz" | "/readyz" if !reads => {
+            with_allow(StatusCode::METHOD_NOT_ALLOWED.into_response(), "GET,HEAD")
+        }
+        "/healthz" => health::alive().await.into_response(),
+        "/readyz" => {
+            let answering = health::ready(State(Arc::clone(app)), Caller::of(arrival, request.headers()));
+            arrival.deadline.keep(answering, awaited).await
+        }
+        path => match token_of(path) {
+            // A handshake keeps its deadline by itself.
+            Some(token) => public::answer(app, token, arrival, request).await,
+            None => not_found().await,
+        },
+    }
+}
+
+/// The token in the path of a handshake. Both parts are percent-decoded, so the plus sign of the view may come as `%2B`.
+fn token_of(path: &str) -> Option<String> {
+    // `tokens` is the spelling that the documentation of older tracker plugins has.
+    let parts = path.strip_prefix("/token/").or_else(|| path.strip_prefix("/tokens/"))?;
+    let (token, view) = parts.split_once('/')?;
+    let decode = |part| percent_decode_str(part).decode_utf8().ok();
+    if decode(view)? == public::VIEW { decode(token).map(Cow::into_owned) } else { None }
+}
+
+/// Whether a path is the one of XML-RPC.
+fn is_call(path: &str) -> bool {
+    matches!(path, "/bugs" | "/bugs/")
 }
 
 async fn route(router: &Router, request: Request<Body>) -> Response {
@@ -132,6 +151,8 @@ pub struct Route {
 }
 
 enum Handler {
+    /// [`Routes`] goes there without a router.
+    Direct,
     Plain(MethodRouter<Arc<App>>),
     /// It describes itself.
     Api(UtoipaMethodRouter<Arc<App>>),
@@ -141,6 +162,11 @@ enum Handler {
 
 fn plain(method: &'static str, path: &str, needs: Needs, handler: MethodRouter<Arc<App>>) -> Route {
     Route { method, path: path.to_owned(), needs, handler: Handler::Plain(handler) }
+}
+
+/// A route that [`Routes`] finds without a router.
+fn direct(method: &'static str, path: &str, needs: Needs) -> Route {
+    Route { method, path: path.to_owned(), needs, handler: Handler::Direct }
 }
 
 /// A route of the JSON API, whose description says method and path. It has one of each.
@@ -174,11 +200,10 @@ fn page(method: &'static str, path: &str, handler: MethodRouter<Arc<Page>>) -> R
 /// What bug trackers reach.
 pub fn public_routes() -> Vec<Route> {
     vec![
-        plain("*", "/token/{token}/{view}", Needs::Nothing, any(public::handshake)),
-        // The spelling that the documentation of older tracker plugins has.
-        plain("*", "/tokens/{token}/{view}", Needs::Nothing, any(public::handshake)),
-        plain("GET", "/healthz", Needs::Nothing, get(health::alive)),
-        plain("GET", "/readyz", Needs::Nothing, get(health::ready)),
+        direct("*", "/token/{token}/{view}", Needs::Nothing),
+        direct("*", "/tokens/{token}/{view}", Needs::Nothing),
+        direct("GET", "/healthz", Needs::Nothing),
+        direct("GET", "/readyz", Needs::Nothing),
     ]
 }
 
@@ -188,8 +213,8 @@ pub fn private_routes() -> Vec<Route> {
     use Scope::{Admin, Events, Issue, Look, Revoke};
     vec![
         // Each method has a scope of its own (`xmlrpc`).
-        plain("*", "/bugs", Needs::Caller, any(xmlrpc::call)),
-        plain("*", "/bugs/", Needs::Caller, any(xmlrpc::call)),
+        direct("*", "/bugs", Needs::Caller),
+        direct("*", "/bugs/", Needs::Caller),
         api(Issue, routes!(tokens::issue)),
         api(Look, routes!(tokens::show)),
         api(Revoke, routes!(tokens::revoke)),
@@ -249,23 +274,13 @@ pub(crate) fn document() -> OpenApi {
     openapi::finish(described.split_for_parts().1)
 }
 
-/// A router for what bug trackers reach.
-pub fn public(app: Arc<App>) -> Router {
-    let mut router = Router::new();
-    for route in public_routes() {
-        if let Handler::Plain(handler) = route.handler {
-            router = router.route(&route.path, handler);
-        }
-    }
-    router.fallback(not_found).layer(MapResponseLayer::new(with_common_headers)).with_state(app)
-}
-
 /// A router for what only the issuer's own processes reach.
-pub fn private(app: Arc<App>) -> Router {
+fn private(app: Arc<App>) -> Router {
     let guarded = |needs| from_fn_with_state((Arc::clone(&app), needs), guard::admit);
     let (mut router, mut page) = (Router::new(), Router::new());
     for Route { path, needs, handler, .. } in private_routes() {
         match handler {
+            Handler::Direct => {}
             Handler::Plain(handler) if needs == Needs::Nothing => router = router.route(&path, handler),
             Handler::Plain(handler) | Handler::Api((_, _, handler)) => {
                 router = router.route(&path, handler.layer(guarded(needs)));

@@ -11,7 +11,8 @@ use axum::response::Response;
 use axum::{Extension, Router, routing::get};
 use countersign_core::{Clock, LoginTokenSet, OsEntropy, Policy, Status, SystemClock};
 use countersign_login::Session;
-use countersign_server::{App, KeyFile, Names, Peer, routes};
+use countersign_server::routes::Routes;
+use countersign_server::{App, KeyFile, Names, Peer};
 use countersign_store::backend::IfMissing;
 use countersign_store::place::StorePlace;
 use countersign_verifier::{Login, LoginLayer, Verifier};
@@ -49,8 +50,10 @@ impl DemoWorld {
         let directory = TempDir::new()?;
         let app = Arc::new(token_server(&directory, &issuer_url).await?);
         let transcript = Arc::new(Transcript::default());
-        let handshakes =
-            routes::public(Arc::clone(&app)).layer(from_fn_with_state(Arc::clone(&transcript), listen_in));
+        let public = Routes::public(Arc::clone(&app));
+        let handshakes = Router::new()
+            .fallback(async move |request: Request| public.answer(request).await)
+            .layer(from_fn_with_state(Arc::clone(&transcript), listen_in));
         let verifier = Verifier::builder(&issuer_url).audience(&tracker_url).build()?;
         let pages = tracker_pages(LoginLayer::builder(verifier).build()?);
         for (listener, router) in [(issuer, handshakes.clone()), (tracker, pages.clone())] {

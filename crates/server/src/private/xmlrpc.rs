@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Extension;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{Method as HttpMethod, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -28,17 +27,7 @@ use crate::problem::with_allow;
 use crate::public::TOKEN_TYPE;
 use crate::{App, traces};
 
-/// `POST /bugs`.
-pub(crate) async fn call(
-    State(app): State<Arc<App>>,
-    Extension(grant): Extension<Grant>,
-    arrival: Arrival,
-    request: Request,
-) -> Response {
-    answer(&app, &arrival, grant, request).await
-}
-
-/// Answers an XML-RPC call. A fault is an answer like any other: its status is 200.
+/// `POST /bugs`: answers an XML-RPC call. A fault is an answer like any other: its status is 200.
 pub(crate) async fn answer(app: &Arc<App>, arrival: &Arrival, grant: Grant, request: Request) -> Response {
     if request.method() != HttpMethod::POST {
         let text = "XML-RPC calls are POST requests.";

@@ -9,8 +9,7 @@ mod attempt;
 
 use std::sync::Arc;
 
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Request, State};
+use axum::extract::Request;
 use axum::response::Response;
 use countersign_core::handshake::{Attempt, Refusal, Verdict};
 use countersign_core::{RedeemError, Redemption, StoreError};
@@ -21,7 +20,6 @@ use crate::arrival::Arrival;
 use crate::caller::Caller;
 use crate::health::{STORE_TIMEOUT, store_hangs};
 use crate::metrics::HandshakeOutcome;
-use crate::problem::not_found;
 use crate::{App, traces};
 
 pub(crate) use answer::TOKEN_TYPE;
@@ -30,22 +28,8 @@ pub use attempt::{MAX_BODY_BYTES, MAX_DISCARDED_BYTES};
 /// The last part of a token's handshake URL.
 pub const VIEW: &str = "+bugtracker-handshake";
 
-/// `/token/{token}/+bugtracker-handshake`: a bug tracker asks whether a token is good, and consumes it.
-pub(crate) async fn handshake(
-    State(app): State<Arc<App>>,
-    path: Result<Path<(String, String)>, PathRejection>,
-    arrival: Arrival,
-    request: Request,
-) -> Response {
-    // The parts are percent-decoded here, so the plus sign may come as %2B.
-    let Ok(Path((text, view))) = path else { return not_found().await };
-    if view != VIEW {
-        return not_found().await;
-    }
-    answer(&app, text, &arrival, request).await
-}
-
-/// Answers a client that presents `text` as a token, by the request's deadline.
+/// `/token/{text}/+bugtracker-handshake`: a bug tracker asks whether a token is good, and consumes it. Answers by the request's
+/// deadline.
 pub(crate) async fn answer(app: &Arc<App>, text: String, arrival: &Arrival, request: Request) -> Response {
     let started = Instant::now();
     let deadline = arrival.deadline;

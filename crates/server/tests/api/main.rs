@@ -18,7 +18,7 @@ mod json;
 mod limits;
 mod nodes;
 mod page;
-mod shortcuts;
+mod routes;
 mod store_away;
 mod summary;
 mod xmlrpc;

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's helpers fail as tests do")]
 
+mod answers;
 mod authority;
 mod deadline;
 mod fixture;

@@ -6,12 +6,13 @@ mod example;
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::header::{COOKIE, SET_COOKIE};
 use axum::http::{Request, Response, StatusCode};
-use axum::{Extension, Router};
 use countersign_core::{Audience, NewToken, SystemClock};
-use countersign_server::{App, Peer, routes};
+use countersign_server::App;
+use countersign_server::routes::Routes;
 use countersign_testkit::app;
 use countersign_verifier::{LoginLayer, Verifier, VerifyError};
 use tokio::net::TcpListener;
@@ -30,7 +31,8 @@ impl TokenServer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let app = Arc::new(app(Arc::new(SystemClock)).public_url(&url).build());
-        let public = routes::public(Arc::clone(&app)).layer(Extension(Peer(None)));
+        let public = Routes::public(Arc::clone(&app));
+        let public = Router::new().fallback(async move |request: Request<Body>| public.answer(request).await);
         tokio::spawn(async move { axum::serve(listener, public).await });
         Self { app, url }
     }
