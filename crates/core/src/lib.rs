@@ -23,14 +23,17 @@
 mod caller_name;
 mod claims;
 mod clock;
+mod ending;
 mod entropy;
 mod event;
+mod event_store;
 pub mod handshake;
 mod key_ring;
 mod node;
 pub mod seal;
 mod set;
 mod store;
+mod store_error;
 mod stored_ring;
 mod token;
 
@@ -39,10 +42,11 @@ pub use countersign_audience::{Audience, AudienceError, MAX_AUDIENCE_BYTES};
 pub use caller_name::{CallerName, CallerNameError, DEFAULT_CALLER, MAX_CALLER_NAME_CHARS};
 pub use claims::{Claims, ClaimsError, ISSUED_BY, MAX_CLAIMS_BYTES};
 pub use clock::{Clock, ManualClock, SystemClock, after, before, from_millis, to_millis};
+pub use ending::{Consumption, EndedToken, Ending, EndingQuery, Endings, LOOKED_AT, RetryKeyHash};
 pub use entropy::{Entropy, EntropyError, OsEntropy, SequenceEntropy};
-pub use event::{
-    Event, EventCursor, EventId, EventKind, EventName, EventQuery, EventStore, FirstUse, KindFilter, Known,
-    MAX_KEPT, MAX_KEPT_ISSUED, MAX_NOTE_CHARS, NameFilter, Note, Reason, RequestId, kept_of,
+pub use event::{Event, EventId, EventKind, FirstUse, KindFilter, MAX_NOTE_CHARS, Note, Reason, RequestId};
+pub use event_store::{
+    EventCursor, EventName, EventQuery, EventStore, Known, MAX_KEPT, MAX_KEPT_ISSUED, NameFilter, kept_of,
 };
 pub use key_ring::{
     InvalidKeyId, Key, KeyChange, KeyId, KeyRing, KeyRingError, MAX_KEYS, MAX_REVOKED, SETTLING,
@@ -52,10 +56,8 @@ pub use set::{
     CheckInFinding, ClockError, GetError, IssueError, Issued, LoginTokenSet, Lookup, NewToken, NodeFacts,
     Policy, RETRY_WINDOW, RedeemError, Redemption, STEADY, Status, apart, move_fence_now, purge_now,
 };
-pub use store::{
-    BATCH_SIZES, Consumption, EndResult, EndedToken, Ending, EndingQuery, Endings, Horizon, LOOKED_AT,
-    RetryKeyHash, StoreCounts, StoreError, StoreStats, StoreTimes, TokenStore, Unusable,
-};
+pub use store::{BATCH_SIZES, EndResult, Horizon, StoreCounts, StoreStats, StoreTimes, TokenStore};
+pub use store_error::{StoreError, Unusable};
 pub use stored_ring::{
     ChangedRing, RingChange, RingError, StoredRing, change_ring, put_ring, read_or_put, read_ring,
 };
