@@ -2,16 +2,19 @@
 //!
 //! [`shared`] is the URL of the server that all tests of a run share: the one that `COUNTERSIGN_TEST_POSTGRES` names, as
 //! `./test` does, or one that this process starts and that goes with it. [`Cluster`] is one of a test's own, to stop and
-//! start; [`Pooler`] is a `PgBouncer` before one. [`Place`] is an empty schema. Both servers are started by `tests/postgres/run`, which says what is missing if
-//! PostgreSQL is not installed.
+//! start; [`Pooler`] is a `PgBouncer` before one. [`Place`] is an empty schema. Both servers are started by `tests/postgres/run`,
+//! which says what is missing if PostgreSQL is not installed. [`seen`], [`soon`] and [`until`] wait for an event, and say what
+//! they waited for in vain.
 
 #![expect(clippy::expect_used, clippy::panic, clippy::missing_panics_doc, reason = "for tests")]
 
 mod proxy;
 mod silent;
+mod wait;
 
 pub use proxy::{Cut, Proxy};
 pub use silent::{BlackHole, Silent};
+pub use wait::{PATIENCE, seen, soon};
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -104,14 +107,14 @@ impl Cluster {
     pub async fn wait_for_standby(&self) {
         run(&self.url, "ALTER SYSTEM SET synchronous_standby_names = '*'").await;
         run(&self.url, "SELECT pg_reload_conf()").await;
-        while run(&self.url, "SELECT sync_state FROM pg_stat_replication").await != ["sync"] {}
+        until(&self.url, "SELECT sync_state FROM pg_stat_replication", "sync").await;
     }
 
     /// Lets this standby fall behind its primary, from now on.
     pub async fn stop_following(&self) {
         run(&self.url, "ALTER SYSTEM SET primary_conninfo = ''").await;
         run(&self.url, "SELECT pg_reload_conf()").await;
-        while run(&self.url, "SELECT count(*) FROM pg_stat_wal_receiver").await != ["0"] {}
+        until(&self.url, "SELECT count(*) FROM pg_stat_wal_receiver", "0").await;
     }
 
     /// Lets this standby take over.
@@ -213,6 +216,12 @@ pub async fn run(url: &str, statements: &str) -> Vec<String> {
         _ => None,
     });
     values.collect()
+}
+
+/// Runs statements again and again until they return one row with this in its first column.
+pub async fn until(url: &str, statements: &str, expected: &str) {
+    let what = format!("{statements}: {expected}");
+    seen(&what, async || (run(url, statements).await == [expected]).then_some(())).await;
 }
 
 /// A name that nothing else on the server has, for a schema, a database or a role.

@@ -12,7 +12,7 @@ use countersign_server::Webhook;
 use countersign_server::limits::{
     ALARM_ATTEMPTS, ALARM_DELIVERIES, ALARM_QUEUE, KEPT_EACH_MINUTE, MANY_GUESSES,
 };
-use countersign_testkit::Certified;
+use countersign_testkit::{Certified, seen, soon};
 use data_encoding::BASE64;
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
@@ -122,11 +122,14 @@ async fn relay(server: &Fixture) {
     assert_eq!(server.public(relay).await.status, StatusCode::FORBIDDEN);
 }
 
+/// Waits for what a receiver is sent next.
+async fn next(received: &mut mpsc::UnboundedReceiver<Received>) -> Received {
+    soon("an alarm", received.recv()).await.unwrap()
+}
+
 /// Waits until a series has reached a value.
 async fn reaches(server: &Fixture, name: &str, value: u64) {
-    while series(server, name).await < value {
-        tokio::task::yield_now().await;
-    }
+    seen(name, async || (series(server, name).await >= value).then_some(())).await;
 }
 
 /// The value of a series.
@@ -146,7 +149,7 @@ async fn replays_and_relays_are_told_signed_and_without_the_token() {
     let relay = post(&handshake_path(&bound)).header("content-type", FORM);
     server.public(relay.body(Body::from("audience=https://evil.example/")).unwrap()).await;
 
-    let mut both = [received.recv().await.unwrap(), received.recv().await.unwrap()];
+    let mut both = [next(&mut received).await, next(&mut received).await];
     // They are delivered side by side.
     both.sort_by_key(|one| one.verified()["type"] == "countersign.relay");
     let [first, second] = both;
@@ -182,14 +185,14 @@ async fn what_is_not_taken_is_sent_again_with_the_same_id_and_no_redirect_is_fol
     let mut ids = Vec::new();
     for _ in 0..5 {
         server.clock.advance(Duration::from_secs(1));
-        let attempt = received.recv().await.unwrap();
+        let attempt = next(&mut received).await;
         attempt.verified();
         ids.push(attempt.header("webhook-id").to_owned());
     }
     ids.dedup();
     assert_eq!(ids.len(), 1, "it is one message");
     replay(&server).await;
-    assert_ne!(received.recv().await.unwrap().header("webhook-id"), ids[0], "the next one");
+    assert_ne!(next(&mut received).await.header("webhook-id"), ids[0], "the next one");
     let mut elsewhere = elsewhere.1;
     assert!(elsewhere.try_recv().is_err(), "nothing was sent where it was redirected to");
     reaches(&server, "countersign_alarms_delivered_total", 2).await;
@@ -205,11 +208,11 @@ async fn a_receiver_that_never_takes_it_is_given_up_and_the_next_alarm_comes() {
     replay(&server).await;
     let mut ids = Vec::new();
     for _ in 0..attempts {
-        ids.push(received.recv().await.unwrap().header("webhook-id").to_owned());
+        ids.push(next(&mut received).await.header("webhook-id").to_owned());
     }
     reaches(&server, "countersign_alarms_failed_total", 1).await;
     replay(&server).await;
-    ids.push(received.recv().await.unwrap().header("webhook-id").to_owned());
+    ids.push(next(&mut received).await.header("webhook-id").to_owned());
     assert!(ids[..attempts].iter().all(|id| *id == ids[0]) && ids[attempts] != ids[0], "{ids:?}");
 }
 
@@ -220,14 +223,14 @@ async fn many_replays_of_one_token_do_not_delay_a_relay() {
     let (url, mut received) = receiver_that_holds(held).await;
     let server = server(&url);
     let token = replay(&server).await;
-    assert_eq!(received.recv().await.unwrap().verified()["data"]["count"], 1);
+    assert_eq!(next(&mut received).await.verified()["data"]["count"], 1);
     for _ in 1..KEPT_EACH_MINUTE {
         server.handshake(&token).await;
     }
     relay(&server).await;
-    assert_eq!(received.recv().await.unwrap().verified()["type"], "countersign.relay");
+    assert_eq!(next(&mut received).await.verified()["type"], "countersign.relay");
     free.send(()).unwrap();
-    let others = received.recv().await.unwrap().verified();
+    let others = next(&mut received).await.verified();
     assert_eq!((&others["type"], &others["data"]["count"]), (&"countersign.replay".into(), &119.into()));
     assert_eq!(others["data"]["token"], server.look(&token).await["id"]);
     reaches(&server, "countersign_alarms_delivered_total", 3).await;
@@ -251,7 +254,7 @@ async fn flood_of_replays_pushes_no_relay_out_while_the_receiver_hangs() {
     // Everything that is sent until then is held by the receiver.
     let mut sent = Vec::new();
     while sent.last().is_none_or(|one: &Value| one["type"] != "countersign.relay") {
-        sent.push(received.recv().await.unwrap().verified());
+        sent.push(next(&mut received).await.verified());
     }
     assert!(sent.len() <= ALARM_DELIVERIES, "{}", sent.len());
     let depth = usize::try_from(series(&server, "countersign_alarms_queue_depth").await).unwrap();
@@ -263,7 +266,8 @@ async fn flood_of_replays_pushes_no_relay_out_while_the_receiver_hangs() {
             if one["type"] == "countersign.replay" { one["data"]["count"].as_u64().unwrap() } else { 0 };
     }
     while replays < u64::try_from(many).unwrap() {
-        replays += received.recv().await.unwrap().verified()["data"]["count"].as_u64().unwrap();
+        let alarm = next(&mut received).await.verified();
+        replays += alarm["data"]["count"].as_u64().unwrap();
     }
     assert_eq!(replays, u64::try_from(many).unwrap(), "each is told, alone or in a number");
     assert_eq!(series(&server, "countersign_alarms_failed_total").await, 0);
@@ -300,7 +304,7 @@ async fn many_wrong_secrets_raise_one_alarm_and_are_events() {
     let without = server.private(post("/v1/tokens").body(Body::empty()).unwrap()).await;
     assert_eq!(without.status, StatusCode::UNAUTHORIZED, "and no secret is no guess");
 
-    let told = received.recv().await.unwrap();
+    let told = next(&mut received).await;
     let alarm = told.verified();
     assert_eq!(alarm["type"], "countersign.credential-rejected");
     assert_eq!(
@@ -313,12 +317,13 @@ async fn many_wrong_secrets_raise_one_alarm_and_are_events() {
         |path: &'static str| HttpRequest::get(path).header("authorization", format!("Bearer {BEARER}"));
     let list = async |path| server.private(list(path).body(Body::empty()).unwrap()).await;
     let kept = usize::try_from(KEPT_EACH_MINUTE).unwrap();
-    let mut events = Vec::new();
-    while events.len() < kept {
+    let events = seen("as many events as are kept", async || {
         let answer = list("/v1/events?kind=credential-rejected&limit=1000").await;
         assert!(!answer.text.contains("guess0"), "{}", answer.text);
-        events = answer.json()["events"].as_array().unwrap().clone();
-    }
+        let events = answer.json()["events"].as_array().unwrap().clone();
+        (events.len() >= kept).then_some(events)
+    })
+    .await;
     assert_eq!((events.len(), &events[0]["user_agent"]), (kept, &"guesser/1".into()));
     let metrics = list("/metrics").await.text;
     assert!(metrics.contains("countersign_credentials_rejected_total 201\n"), "{metrics}");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::Request;
-use countersign_testkit::{StoreCall, StoreHook};
+use countersign_testkit::{StoreCall, StoreHook, seen};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
@@ -72,13 +72,11 @@ async fn change_is_counted_and_told_although_its_caller_hangs_up() {
     }
     assert!(get(&server, "/metrics").await.contains("countersign_tokens_revoked_total 0\n"));
     held.free.add_permits(count);
-    loop {
+    seen("each change is counted and told", async || {
         let metrics = get(&server, "/metrics").await;
         let events: Value = serde_json::from_str(&get(&server, "/v1/events?kind=fence-moved").await).unwrap();
         let is_told = events["events"].as_array().unwrap().len() == 1;
-        if metrics.contains("countersign_tokens_revoked_total 4\n") && is_told {
-            break;
-        }
-        tokio::task::yield_now().await;
-    }
+        (metrics.contains("countersign_tokens_revoked_total 4\n") && is_told).then_some(())
+    })
+    .await;
 }

@@ -12,7 +12,7 @@ use countersign_core::{
 use countersign_server::EventPolicy;
 use countersign_server::limits::{EVENT_QUEUE, KEPT_EACH_MINUTE, MAX_EVENTS, MAX_FOLLOWERS, MAX_PAGE_BYTES};
 use countersign_store::events::MemoryEvents;
-use countersign_testkit::StoreHook;
+use countersign_testkit::{StoreHook, seen};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
@@ -40,9 +40,8 @@ async fn get(server: &Fixture, path: &str) -> Value {
 
 /// The list, once all that waits has been written.
 async fn events(server: &Fixture, query: &str) -> Vec<Value> {
-    while server.app.events.counts().waiting > 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let is_written = async || (server.app.events.counts().waiting == 0).then_some(());
+    seen("all that waits is written", is_written).await;
     tokio::time::sleep(Duration::from_secs(10)).await;
     get(server, &format!("/v1/events?{query}")).await["events"].as_array().unwrap().clone()
 }
@@ -355,9 +354,8 @@ async fn a_store_that_is_away_loses_what_does_not_fit_and_comes_back() {
     assert!(page.contains("gone fishing. No handshake suffers."), "{page}");
 
     away.set(false);
-    while server.app.events.counts().written < issued - more {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
+    let is_written = async || (server.app.events.counts().written >= issued - more).then_some(());
+    seen("what was not lost is written", is_written).await;
     assert_eq!(events(&server, "limit=1000").await.len(), 1000);
     assert_eq!(server.app.events.counts().lost, more);
     assert_eq!(trouble().await, Value::Null, "it is over");

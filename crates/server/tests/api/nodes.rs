@@ -17,7 +17,7 @@ use countersign_core::{
 };
 use countersign_server::KeyFile;
 use countersign_store::memory::MemoryStore;
-use countersign_testkit::{Hooked, StoreCall, StoreHook};
+use countersign_testkit::{Hooked, StoreCall, StoreHook, seen};
 use jiff::Timestamp;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -401,14 +401,10 @@ async fn change_is_carried_through_when_its_caller_hangs_up() {
     ask_and_hang_up(&server, "/v1/keys/revoke", &json!({ "id": old, "rotate": true })).await;
     assert_eq!(sealing(&server).await, old);
     drop(directory);
-    while sealing(&server).await == old {
-        tokio::task::yield_now().await;
-    }
+    seen("another key seals", async || (sealing(&server).await != old).then_some(())).await;
     assert_eq!(status(&server, &stolen).await, StatusCode::NOT_FOUND);
     for kind in ["key-rotated", "key-revoked"] {
-        while !events(&server).await.contains(kind) {
-            tokio::task::yield_now().await;
-        }
+        seen(kind, async || events(&server).await.contains(kind).then_some(())).await;
     }
     let on_disk = fs::read_to_string(server.app.key_file.path()).unwrap();
     assert!(on_disk.contains(&format!("revoked = [\"{old}\"]")), "{old}");

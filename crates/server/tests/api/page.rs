@@ -13,7 +13,7 @@ use countersign_core::{
 use countersign_server::limits::{MAX_EVENTS, MAX_EXPORTS, MAX_VIEWERS};
 use countersign_store::events::MemoryEvents;
 use countersign_store::memory::MemoryStore;
-use countersign_testkit::{StoreCall, StoreHook};
+use countersign_testkit::{StoreCall, StoreHook, seen};
 use data_encoding::BASE64;
 use http_body_util::BodyExt;
 use jiff::Timestamp;
@@ -38,9 +38,8 @@ async fn send_form(server: &Fixture, token: &str, what: &str) -> Answer {
 
 /// The page, once all that waits has been written.
 async fn page(server: &Fixture, path: &str) -> String {
-    while server.app.events.counts().waiting > 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let is_written = async || (server.app.events.counts().waiting == 0).then_some(());
+    seen("all that waits is written", is_written).await;
     tokio::time::sleep(Duration::from_secs(10)).await;
     let answer = server.private(get(path)).await;
     assert_eq!(answer.status, StatusCode::OK, "{answer:?}");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use countersign_client::{ClientError, Credentials, PrivateApi, TokenRequest};
 use countersign_core::SystemClock;
 use countersign_server::{Callers, ListenerConfig, StartError, Tls, TlsFiles};
-use countersign_testkit::{Authority, Certified};
+use countersign_testkit::{Authority, Certified, seen};
 use tempfile::TempDir;
 
 use crate::authority::{connect_trusting, write, write_to};
@@ -70,13 +70,7 @@ async fn a_new_certificate_is_taken_up_and_a_bad_one_is_not() {
     assert!(reaches(&old).await, "what cannot be used changes nothing");
     write_to(&new, server.directory.path());
     server.reload.notify_one();
-    let deadline = std::time::Duration::from_secs(20);
-    let taken_up = async {
-        while !reaches(&new).await {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(deadline, taken_up).await.unwrap();
+    seen("the new certificate is in use", async || reaches(&new).await.then_some(())).await;
     assert!(!reaches(&old).await);
     drop(tls);
 }

@@ -30,7 +30,7 @@ mod recent;
 mod records;
 mod schema;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod thread;
 mod writer;
 

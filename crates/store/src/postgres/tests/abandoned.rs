@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_core::{Clock, EndResult, OsEntropy, StoreError};
-use countersign_test_postgres::{Cluster, Place, connect, run};
+use countersign_test_postgres::{Cluster, Place, connect, run, seen, until};
 
 use super::super::batch::BatchLimits;
 use super::super::batch_workers::{BATCH_WORKERS, BatchWorkers, QUEUE};
 use super::super::{PostgresStore, READERS, StoreInner};
-use super::{World, consume, options, url};
+use super::{World, consume, options, settled, url};
 use crate::postgres::schema::SchemaChange;
 
 /// A store that gives up soon.
@@ -52,18 +52,6 @@ async fn hammer(world: &World, store: &Arc<PostgresStore>) -> i64 {
     most
 }
 
-/// Consumes it as soon as that works again.
-async fn until_it_works(world: &World, store: &PostgresStore) {
-    let token = world.token();
-    loop {
-        match consume(store, token).await {
-            Ok(EndResult::Recorded | EndResult::Already(_)) => return,
-            Err(StoreError::Unavailable(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
-            other => panic!("{other:?}"),
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_that_is_locked_ties_up_no_more_sessions_than_the_pool_has() {
     let cluster = Cluster::start(&[]);
@@ -74,7 +62,7 @@ async fn a_table_that_is_locked_ties_up_no_more_sessions_than_the_pool_has() {
     let most = hammer(&world, &store).await;
     assert!(most <= i64::try_from(BATCH_WORKERS + 1 + READERS).unwrap(), "{most} sessions");
     lock.batch_execute("COMMIT").await.unwrap();
-    until_it_works(&world, &store).await;
+    assert!(matches!(settled(&store, world.token()).await, EndResult::Recorded | EndResult::Already(_)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -85,12 +73,12 @@ async fn a_standby_that_is_away_ties_up_no_more_sessions_than_the_pool_has() {
     // Nothing may be committed without a standby that is not there; the session that says so is not asked to wait.
     run(cluster.url(), "ALTER SYSTEM SET synchronous_standby_names = 'away'").await;
     run(cluster.url(), "SELECT pg_reload_conf()").await;
-    while run(cluster.url(), "SHOW synchronous_standby_names").await != ["away"] {}
+    until(cluster.url(), "SHOW synchronous_standby_names", "away").await;
     let most = hammer(&world, &store).await;
     assert!(most <= i64::try_from(BATCH_WORKERS + 1 + READERS).unwrap(), "{most} sessions");
     run(cluster.url(), "ALTER SYSTEM RESET synchronous_standby_names").await;
     run(cluster.url(), "SELECT pg_reload_conf()").await;
-    until_it_works(&world, &store).await;
+    assert!(matches!(settled(&store, world.token()).await, EndResult::Recorded | EndResult::Already(_)));
 }
 
 /// An administrator cancels what waits for the standby: the database says that it is committed, with a warning.
@@ -101,7 +89,7 @@ async fn a_commit_that_no_standby_has_is_no_yes() {
     let store = Arc::new(world.open().await);
     run(cluster.url(), "ALTER SYSTEM SET synchronous_standby_names = 'away'").await;
     run(cluster.url(), "SELECT pg_reload_conf()").await;
-    while run(cluster.url(), "SHOW synchronous_standby_names").await != ["away"] {}
+    until(cluster.url(), "SHOW synchronous_standby_names", "away").await;
     let token = world.token();
     let call = {
         let store = Arc::clone(&store);
@@ -109,9 +97,11 @@ async fn a_commit_that_no_standby_has_is_no_yes() {
     };
     let cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
     for _ in 0..3 {
-        while run(cluster.url(), cancel).await != ["t"] {
+        seen("a commit that waits for the standby is cancelled", async || {
             assert!(!call.is_finished(), "somebody was told yes");
-        }
+            (run(cluster.url(), cancel).await == ["t"]).then_some(())
+        })
+        .await;
     }
     run(cluster.url(), "ALTER SYSTEM RESET synchronous_standby_names").await;
     run(cluster.url(), "SELECT pg_reload_conf()").await;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use countersign_core::{Clock, EndResult, Ending, StoreError, TokenStore};
-use countersign_test_postgres::{Cluster, Place, connect, run};
+use countersign_test_postgres::{Cluster, Place, connect, run, seen, until};
 use tokio_postgres::Client;
 
 use super::super::batch_workers::BatchWorkers;
@@ -52,16 +52,13 @@ impl Held {
         let pid: i32 = self.client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
         let waiting =
             format!("SELECT count(*) FROM pg_stat_activity WHERE {pid} = ANY(pg_blocking_pids(pid))");
-        while run(world.place.url(), &waiting).await != ["1"] {
-            tokio::task::yield_now().await;
-        }
+        until(world.place.url(), &waiting, "1").await;
     }
 
     /// Waits until so many calls are in the queue.
     async fn until_queued(&self, count: usize, queue: usize) {
-        while self.store.batch_workers.room() != queue - count {
-            tokio::task::yield_now().await;
-        }
+        let is_there = async || (self.store.batch_workers.room() == queue - count).then_some(());
+        seen("the calls are in the queue", is_there).await;
     }
 
     async fn release(&self) {

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_core::{Clock, EndResult, TokenStore, after, from_millis, to_millis};
-use countersign_test_postgres::{Cluster, Place, connect, new_name, run};
+use countersign_test_postgres::{Cluster, Place, connect, new_name, run, seen, until};
 
 use super::super::PostgresStore;
 use super::super::connector::take;
 use super::super::sql::{DAY, Table};
-use super::{World, consume, options, url};
+use super::{World, consume, options, settled, url};
 
 /// The URL of a new role, for which this is set.
 async fn role_with(world: &World, settings: &[&str]) -> String {
@@ -142,8 +142,11 @@ async fn batch_waits_while_a_line_is_moved() {
     // A batch is no transaction of several statements. It found every stripe held, and then looked for its record, in one.
     let looked = "SELECT count(*) FROM pg_stat_activity WHERE usename = current_user AND pid <> pg_backend_pid() \
                   AND query = 'COMMIT' AND extract(epoch FROM query_start)::FLOAT8 > $1";
-    while !call.is_finished() && watch.query_one(looked, &[&began]).await.unwrap().get::<_, i64>(0) == 0 {}
-    assert!(!call.is_finished());
+    seen("the batch has looked", async || {
+        assert!(!call.is_finished());
+        (watch.query_one(looked, &[&began]).await.unwrap().get::<_, i64>(0) > 0).then_some(())
+    })
+    .await;
     mover.batch_execute("COMMIT").await.unwrap();
     assert_eq!(call.await.unwrap(), Ok(EndResult::Fenced));
 }
@@ -169,7 +172,7 @@ async fn what_was_answered_survives_synchronous_commit_off_and_a_crash() {
     // While the sessions of the store are open.
     run(cluster.url(), "ALTER SYSTEM SET synchronous_commit = off").await;
     run(cluster.url(), "SELECT pg_reload_conf()").await;
-    while run(cluster.url(), "SHOW synchronous_commit").await != ["off"] {}
+    until(cluster.url(), "SHOW synchronous_commit", "off").await;
     for _ in 0..3 {
         // The second one is forgotten, as one whose transaction does not care.
         let (token, witness) = (world.token(), world.token());
@@ -183,13 +186,7 @@ async fn what_was_answered_survives_synchronous_commit_off_and_a_crash() {
         world.place.run(&forgotten).await;
         cluster.crash();
         cluster.start_again();
-        loop {
-            match consume(&store, token).await {
-                Ok(EndResult::Already(_)) => break,
-                Err(countersign_core::StoreError::Unavailable(_)) => tokio::task::yield_now().await,
-                other => panic!("{other:?}"),
-            }
-        }
+        assert!(matches!(settled(&store, token).await, EndResult::Already(_)));
         assert_eq!(consume(&store, witness).await, Ok(EndResult::Recorded), "the crash forgets what it may");
     }
 }
@@ -252,7 +249,10 @@ async fn a_row_that_comes_while_a_table_is_about_to_be_emptied_stays() {
         world.place.schema()
     );
     // It waits for a fifth of a second, and for a lock that this holds.
-    while other.query_one(&waits, &[]).await.unwrap().get::<_, i64>(0) != 1 {}
+    seen("the purge waits for the lock", async || {
+        (other.query_one(&waits, &[]).await.unwrap().get::<_, i64>(0) == 1).then_some(())
+    })
+    .await;
     client.batch_execute("COMMIT").await.unwrap();
     purge.await.unwrap().unwrap();
     assert!(matches!(consume(&store, (new, new_expires)).await, Ok(EndResult::Already(_))));

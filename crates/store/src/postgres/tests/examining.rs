@@ -4,7 +4,7 @@ use std::error::Error;
 use std::sync::Arc;
 
 use countersign_core::{Clock, OsEntropy, TokenStore};
-use countersign_test_postgres::{Cluster, Place};
+use countersign_test_postgres::{Cluster, Place, seen};
 use tokio_postgres::error::{DbError, SqlState};
 
 use super::super::{DatabaseExamination, examine};
@@ -39,17 +39,12 @@ async fn settings_that_forget_commits_are_seen() {
     }
     client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     // The server reads its settings again when it gets to it.
-    loop {
+    let found = seen("full_page_writes is off", async || {
         let found = look(&world).await.unwrap();
-        if setting(&found, "full_page_writes").as_deref() == Some("off") {
-            assert_eq!(
-                setting(&found, "synchronous_commit").as_deref(),
-                Some("off"),
-                "whatever the session sets"
-            );
-            break;
-        }
-    }
+        (setting(&found, "full_page_writes").as_deref() == Some("off")).then_some(found)
+    })
+    .await;
+    assert_eq!(setting(&found, "synchronous_commit").as_deref(), Some("off"), "whatever the session sets");
 }
 
 #[tokio::test]

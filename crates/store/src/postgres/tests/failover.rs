@@ -4,31 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_core::{Clock, EndResult, OsEntropy, StoreError, TokenStore, after};
-use countersign_test_postgres::{BlackHole, Cluster, Place, Silent, run};
+use countersign_test_postgres::{BlackHole, Cluster, Place, Silent, run, seen, until};
 
 use super::super::batch_workers::BATCH_WORKERS;
 use super::super::connector::take_at_length;
 use super::super::{PostgresStore, READERS};
-use super::{Token, World, consume, options, url};
+use super::{World, consume, options, settled, url};
 
 async fn open_at(world: &World, text: &str) -> PostgresStore {
     let clock = Arc::clone(&world.clock) as Arc<dyn Clock>;
     let options = options(world.place.schema());
     PostgresStore::open(&url(text), &options, clock, Arc::new(OsEntropy)).await.unwrap()
-}
-
-/// Consumes it as soon as that works, which must not take for ever.
-async fn settled(store: &PostgresStore, token: Token) -> EndResult {
-    let settled = async {
-        loop {
-            match consume(store, token).await {
-                Ok(end) => return end,
-                Err(StoreError::Unavailable(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
-                Err(other) => panic!("{other:?}"),
-            }
-        }
-    };
-    tokio::time::timeout(Duration::from_mins(1), settled).await.expect("the store finds a server that works")
 }
 
 /// What happens to a primary.
@@ -58,8 +44,8 @@ async fn promote(synchronous: bool, fate: Fate) {
         let tables =
             format!("SELECT count(*) FROM {}.lines WHERE identity IS NOT NULL", world.place.schema());
         let has = format!("SELECT to_regclass('{}.lines') IS NOT NULL", world.place.schema());
-        while run(standby.url(), &has).await != ["t"] {}
-        while run(standby.url(), &tables).await != ["64"] {}
+        until(standby.url(), &has, "t").await;
+        until(standby.url(), &tables, "64").await;
         standby.stop_following().await;
     }
     let tokens = world.tokens(20);
@@ -111,15 +97,14 @@ async fn promote(synchronous: bool, fate: Fate) {
     assert_eq!(run(primary.url(), &on_record).await, ["0"]);
     // If there is no successor, a node that has seen it does not use the old one.
     standby.stop();
-    let refused = loop {
-        match consume(&store, unused).await {
-            Err(StoreError::Unavailable(unusable)) if unusable.reason().contains("succeeded") => {
-                break unusable.reason().to_owned();
-            }
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-            Ok(end) => panic!("{end:?}"),
+    let refused = seen("the refusal tells of the successor", async || match consume(&store, unused).await {
+        Err(StoreError::Unavailable(why)) => {
+            why.reason().contains("succeeded").then(|| why.reason().to_owned())
         }
-    };
+        Err(_) => None,
+        Ok(end) => panic!("{end:?}"),
+    })
+    .await;
     assert!(refused.contains("store's URL"), "{refused}");
     // Not for anything else either.
     let reader = take_at_length(&store.core.readers, "").await.err().unwrap();

@@ -22,7 +22,7 @@ use countersign_core::{
     Clock, Consumption, EndResult, Ending, ManualClock, OsEntropy, SequenceEntropy, StoreError, TokenId,
     TokenStore, after, from_millis,
 };
-use countersign_test_postgres::Place;
+use countersign_test_postgres::{Place, seen};
 use jiff::Timestamp;
 
 use super::{PostgresOptions, PostgresStore, PostgresUrl};
@@ -54,6 +54,16 @@ fn options(schema: &str) -> PostgresOptions {
 
 fn url(text: &str) -> PostgresUrl {
     text.parse().unwrap()
+}
+
+/// Consumes it as soon as that works.
+async fn settled(store: &PostgresStore, token: Token) -> EndResult {
+    seen("the store works", async || match consume(store, token).await {
+        Ok(end) => Some(end),
+        Err(StoreError::Unavailable(_)) => None,
+        Err(other) => panic!("{other:?}"),
+    })
+    .await
 }
 
 async fn try_open(place: &Place, clock: Arc<dyn Clock>) -> Result<PostgresStore, OpenError> {

@@ -8,9 +8,8 @@ use countersign_core::handshake::CLOCK_SKEW;
 use countersign_core::{
     Clock, EndResult, OsEntropy, StoreError, StoredRing, TokenId, TokenStore, after, from_millis,
 };
-use countersign_test_postgres::Place;
+use countersign_test_postgres::{Place, seen};
 use jiff::Timestamp;
-use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
 use super::super::MovablePostgres;
@@ -20,7 +19,7 @@ use crate::backend::IfMissing;
 use crate::contract::{self, MovePlace};
 use crate::error::OpenError;
 use crate::moving::{Movable, MoveError, MoveId, hand_over};
-use crate::sqlite::{MovableSqlite, SqliteStore};
+use crate::sqlite::tests::SqlitePlace;
 
 struct InPostgres(Place);
 
@@ -54,52 +53,25 @@ impl MovePlace for InPostgres {
     }
 }
 
-struct InFile(TempDir);
-
-impl InFile {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self) -> std::path::PathBuf {
-        self.0.path().join("some.db")
-    }
-}
-
-#[async_trait]
-impl MovePlace for InFile {
-    fn name(&self) -> String {
-        format!("sqlite:{}", self.path().display())
-    }
-
-    async fn movable(&self, clock: Arc<dyn Clock>) -> Arc<dyn Movable> {
-        Arc::new(MovableSqlite::open(&self.path(), clock, IfMissing::Make).await.unwrap())
-    }
-
-    async fn serve(&self, clock: Arc<dyn Clock>) -> Result<Arc<dyn TokenStore>, OpenError> {
-        Ok(Arc::new(SqliteStore::open(&self.path(), clock).await?))
-    }
-}
-
 #[tokio::test]
 async fn moved_store_refuses_used_tokens() {
     contract::moved_store_refuses_used_tokens(&InPostgres::new(), &InPostgres::new()).await;
-    contract::moved_store_refuses_used_tokens(&InFile::new(), &InPostgres::new()).await;
-    contract::moved_store_refuses_used_tokens(&InPostgres::new(), &InFile::new()).await;
+    contract::moved_store_refuses_used_tokens(&SqlitePlace::new(), &InPostgres::new()).await;
+    contract::moved_store_refuses_used_tokens(&InPostgres::new(), &SqlitePlace::new()).await;
     contract::moved_store_refuses_purged_tokens(&InPostgres::new(), &InPostgres::new()).await;
 }
 
 #[tokio::test]
 async fn store_moves_back() {
     contract::store_moves_back(&InPostgres::new(), &InPostgres::new()).await;
-    contract::store_moves_back(&InFile::new(), &InPostgres::new()).await;
-    contract::store_moves_back(&InPostgres::new(), &InFile::new()).await;
+    contract::store_moves_back(&SqlitePlace::new(), &InPostgres::new()).await;
+    contract::store_moves_back(&InPostgres::new(), &SqlitePlace::new()).await;
 }
 
 #[tokio::test]
 async fn move_into_a_database_cut_short_anywhere_is_completed() {
     contract::move_cut_short_anywhere_is_completed(&|| {
-        (Box::new(InFile::new()), Box::new(InPostgres::new()))
+        (Box::new(SqlitePlace::new()), Box::new(InPostgres::new()))
     })
     .await;
 }
@@ -107,7 +79,7 @@ async fn move_into_a_database_cut_short_anywhere_is_completed() {
 #[tokio::test]
 async fn move_out_of_a_database_cut_short_anywhere_is_completed() {
     contract::move_cut_short_anywhere_is_completed(&|| {
-        (Box::new(InPostgres::new()), Box::new(InFile::new()))
+        (Box::new(InPostgres::new()), Box::new(SqlitePlace::new()))
     })
     .await;
 }
@@ -359,9 +331,7 @@ async fn fence_is_behind_the_youngest_of_many_days() {
         end.reserve(back, "elsewhere").await.unwrap();
         end.take_over(back, "elsewhere", from_millis(0), None).await.unwrap();
         world.clock.advance(Duration::from_hours(24));
-        while store.ready().await.is_err() {
-            tokio::task::yield_now().await;
-        }
+        seen("the store serves again", async || store.ready().await.ok()).await;
     }
 }
 
@@ -393,9 +363,7 @@ async fn a_node_of_a_store_that_was_handed_over_ends_no_more_lives() {
             })
         })
         .collect();
-    while store.stats().await.unwrap().consumed == 0 {
-        tokio::task::yield_now().await;
-    }
+    seen("a consumption", async || (store.stats().await.unwrap().consumed > 0).then_some(())).await;
     let fence = end.hand_over(id(), "elsewhere", after(clock.now(), CLOCK_SKEW)).await.unwrap();
     let at_once = records(&world.place).await;
     let mut recorded = Vec::new();
@@ -419,14 +387,12 @@ async fn a_node_of_a_store_that_was_handed_over_ends_no_more_lives() {
         assert!(store.purge(token.1).await.is_err());
         assert!(store.move_fence(token.1).await.is_err());
     }
-    loop {
-        // Its first answer knows less than what is found when the store is looked for.
+    // Its first answer knows less than what is found when the store is looked for.
+    seen("the refusal names the successor", async || {
         let refused = consume(&store, token).await.unwrap_err().to_string();
-        if refused.contains("was handed over to elsewhere: serve from there") {
-            break;
-        }
-        tokio::task::yield_now().await;
-    }
+        refused.contains("was handed over to elsewhere: serve from there").then_some(())
+    })
+    .await;
     let refused = try_open(&world.place, Arc::clone(&clock)).await.unwrap_err();
     assert!(matches!(refused, OpenError::HandedOver { .. }), "{refused}");
     assert_eq!(end.handed_over_to().await, Ok(Some("elsewhere".to_owned())));
@@ -438,9 +404,7 @@ async fn a_node_of_a_store_that_was_handed_over_ends_no_more_lives() {
     let fence = after(token.0.created(), Duration::from_millis(1));
     end.take_over(back, "elsewhere", fence, None).await.unwrap();
     for store in [&*store, &idle] {
-        while store.ready().await.is_err() {
-            tokio::task::yield_now().await;
-        }
+        seen("the store serves again", async || store.ready().await.ok()).await;
     }
     assert_eq!(consume(&store, token).await, Ok(EndResult::Fenced));
     assert!(matches!(consume(&idle, (recorded[0], token.1)).await, Ok(EndResult::Already(_))));

@@ -39,6 +39,8 @@ fn tls_is_never_weaker_than_the_url_asks() {
         ("postgres://localhost/tokens?hostaddr=192.0.2.1", TlsMode::Verify),
         ("postgres://localhost/tokens", TlsMode::Prefer),
         ("postgres://127.0.0.1/tokens", TlsMode::Prefer),
+        ("postgres://[::ffff:127.0.0.1]/tokens", TlsMode::Prefer),
+        ("postgres://[::ffff:192.0.2.1]/tokens", TlsMode::Verify),
         ("postgres:///tokens?host=/run/postgresql", TlsMode::Prefer),
         ("postgres://localhost/tokens?sslmode=require", TlsMode::Verify),
         ("postgres://db/tokens?sslmode=require", TlsMode::Verify),

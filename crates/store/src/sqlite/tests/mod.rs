@@ -27,6 +27,7 @@ use countersign_core::{
 use jiff::Timestamp;
 use tempfile::TempDir;
 
+pub(crate) use self::moves::SqlitePlace;
 use super::batch::Connect;
 use super::schema::{self, Access};
 use super::{FILE_NAME, SqliteStore};

@@ -15,10 +15,11 @@ use crate::contract::{self, MovePlace};
 use crate::error::OpenError;
 use crate::moving::Movable;
 
-struct SqlitePlace(TempDir);
+/// A place for a store in a file.
+pub(crate) struct SqlitePlace(TempDir);
 
 impl SqlitePlace {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
