@@ -187,7 +187,7 @@ async fn bind(address: SocketAddr) -> Result<(SocketAddr, TcpListener), CheckErr
 
 /// Whether only this machine and its own network can reach the address.
 fn is_private(address: IpAddr) -> bool {
-    match address {
+    match address.to_canonical() {
         IpAddr::V4(v4) => v4.is_loopback() || v4.is_private() || v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
     }

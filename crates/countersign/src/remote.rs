@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use countersign_client::{ClientError, Credentials, DEFAULT_SERVER, PrivateApi, Trace};
-use url::{Host, Url};
+use countersign_http_client::is_this_machine;
+use url::Url;
 use zeroize::Zeroizing;
 
 use crate::output::{Failure, note};
@@ -67,13 +68,7 @@ impl Trust {
 /// Whether what is sent to that server leaves this machine without TLS.
 fn is_plain_http_elsewhere(server: &str) -> bool {
     let Ok(url) = server.parse::<Url>() else { return false };
-    let is_here = match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.to_canonical().is_loopback(),
-        None => true,
-    };
-    url.scheme() == "http" && !is_here
+    url.scheme() == "http" && !is_this_machine(&url)
 }
 
 /// The trace that this process is a part of, as OpenTelemetry has it told to processes.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use countersign_core::{
     Clock, KeyRing, LoginTokenSet, NodeFacts, NodeId, OsEntropy, SystemClock, TokenStore, read_or_put,
 };
+use countersign_http_client::is_this_machine;
 use countersign_server::limits::ALARM_PAUSE;
 use countersign_server::{
     App, Bearer, Callers, EffectiveConfig, Events, KeyFile, Look, Names, PassedOver, RefusalLimiter, Server,
@@ -252,13 +253,7 @@ fn host() -> String {
 }
 
 fn warn_without_tls(public_url: &Url) {
-    let local = match public_url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    };
-    if public_url.scheme() == "http" && !local {
+    if public_url.scheme() == "http" && !is_this_machine(public_url) {
         tracing::warn!(
             %public_url,
             "trackers reach this server without TLS, so anybody between can answer in its place; use https"

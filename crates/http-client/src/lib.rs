@@ -38,7 +38,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
-use url::Url;
+use url::{Host, Url};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 /// Makes TCP connections: to the server, or through a proxy.
@@ -116,6 +116,18 @@ impl HttpClient {
 impl fmt::Debug for HttpClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpClient").finish_non_exhaustive()
+    }
+}
+
+/// Whether a URL leads to this machine itself, so that nobody can read on the way what goes there without TLS. This is the one
+/// rule for every URL that a secret or a token is sent to. A name counts only if no resolver may point it elsewhere (RFC 6761
+/// section 6.3).
+pub fn is_this_machine(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.to_canonical().is_loopback(),
+        None => false,
     }
 }
 
@@ -244,6 +256,28 @@ mod tests {
             ("http://proxy/#x", false),
         ] {
             assert_eq!(Proxy::parse(text).is_some(), is_one, "{text}");
+        }
+    }
+
+    #[test]
+    fn loopback_is_this_machine() {
+        for (url, is_here) in [
+            ("http://localhost:8080", true),
+            ("http://LOCALHOST/", true),
+            ("http://countersign.localhost", true),
+            ("http://127.9.9.9", true),
+            ("http://127.1/", true),
+            ("http://[::1]:1", true),
+            ("http://[::ffff:127.0.0.1]/", true),
+            ("http://localhost.example.org", false),
+            ("http://notlocalhost", false),
+            ("http://10.0.0.1", false),
+            ("http://[::ffff:10.0.0.1]/", false),
+            ("http://0.0.0.0", false),
+            ("http://127.0.0.1.example.org", false),
+            ("unix:/run/countersign.sock", false),
+        ] {
+            assert_eq!(is_this_machine(&url.parse().unwrap()), is_here, "{url}");
         }
     }
 

@@ -4,14 +4,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use countersign_http_client::{Connections, HttpClient, HttpError, Proxy, Trust, read};
+use countersign_http_client::{Connections, HttpClient, HttpError, Proxy, Trust, is_this_machine, read};
 use countersign_xmlrpc::{CallOutcome, read_response};
 use dxr::{MethodCall, Value};
 use http::header::{CONTENT_TYPE, USER_AGENT, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::time::{Instant, timeout_at};
-use url::{Host, Url};
+use url::Url;
 
 use crate::LoginError;
 use crate::trackers::Parameter;
@@ -79,7 +79,7 @@ impl Http {
     pub(crate) fn new(settings: &HttpSettings<'_>, base: &Url) -> Result<Self, LoginError> {
         let proxy = settings.proxy.map(|text| Proxy::parse(text).ok_or(LoginError::Proxy)).transpose()?;
         // Behind a proxy even this machine's own name leads elsewhere.
-        let stays_here = is_loopback(base) && proxy.is_none();
+        let stays_here = is_this_machine(base) && proxy.is_none();
         if base.scheme() == "http" && !stays_here && !settings.allow_http {
             return Err(LoginError::PlainHttp);
         }
@@ -247,13 +247,4 @@ pub(crate) fn call(url: &str, method: &str, params: Vec<Value>) -> Result<Tracke
     let body = format!("<?xml version=\"1.0\" encoding=\"utf-8\"?>{call}");
     let request = Request::post(url).header(CONTENT_TYPE, "text/xml; charset=utf-8");
     request.body(body.into()).map_err(|_| HttpError::url())
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        None => false,
-    }
 }

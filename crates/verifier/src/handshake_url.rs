@@ -1,7 +1,8 @@
 //! The issuer's handshake URL.
 
+use countersign_http_client::is_this_machine;
 use http::Uri;
-use url::{Host, Url};
+use url::Url;
 
 use crate::SetupError;
 
@@ -67,12 +68,7 @@ impl HandshakeUrl {
 
     /// Whether the issuer is on this machine, so that nobody is in between.
     pub(crate) fn is_loopback(&self) -> bool {
-        match self.template.host() {
-            Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-            Some(Host::Ipv4(address)) => address.is_loopback(),
-            Some(Host::Ipv6(address)) => address.is_loopback(),
-            None => false,
-        }
+        is_this_machine(&self.template)
     }
 }
 

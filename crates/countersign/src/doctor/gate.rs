@@ -7,13 +7,13 @@ use std::path::Path;
 
 use countersign_client::{probe, probe_socket};
 use countersign_gate::{Config, Gate};
+use countersign_http_client::is_this_machine;
 use countersign_server::{Address, exposure_of};
 use jiff::Timestamp;
 use url::Url;
 
 use super::finding::Finding;
 use super::local::dates;
-use super::public::is_loopback;
 use countersign_tls::Validity;
 
 /// How the gate begins its answer to the detection of a plugin.
@@ -75,7 +75,7 @@ fn configuration(config: &Config, file: &Path) -> Vec<Finding> {
             "let a firewall pass on the proxy alone, or listen on 127.0.0.1",
         ));
     }
-    if config.base_url.scheme() == "http" && !is_loopback(&config.base_url) {
+    if config.base_url.scheme() == "http" && !is_this_machine(&config.base_url) {
         findings.push(Finding::error(
             format!("{} is without TLS: tokens and sessions can be read on the way", config.base_url),
             "serve the tracker over https, and set base_url to that",

@@ -1,6 +1,7 @@
 //! Checks of the public URL, as trackers see it.
 
 use countersign_client::probe;
+use countersign_http_client::is_this_machine;
 use countersign_tls::Validity;
 use jiff::Timestamp;
 use url::Url;
@@ -39,7 +40,7 @@ pub(super) async fn url(context: &Context) -> Vec<Finding> {
 /// Where a public URL leads.
 async fn lead(public_url: &Url, now: Timestamp) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if public_url.scheme() == "http" && !is_loopback(public_url) {
+    if public_url.scheme() == "http" && !is_this_machine(public_url) {
         findings.push(Finding::warning(
             format!("{public_url} is without TLS: anybody between a tracker and this server can answer in its place"),
             "use https, with a proxy in front or public_tls_certificate",
@@ -100,7 +101,7 @@ pub(super) fn believed(settings: &Resolved) -> Vec<Finding> {
             ),
         ));
     }
-    let is_behind = settings.public_url.as_ref().is_some_and(|url| !is_loopback(url))
+    let is_behind = settings.public_url.as_ref().is_some_and(|url| !is_this_machine(url))
         && settings.public.address.is_local() == Some(true);
     if networks.is_empty() && is_behind {
         findings.push(Finding::warning(
@@ -116,13 +117,4 @@ pub(super) fn believed(settings: &Resolved) -> Vec<Finding> {
         }));
     }
     findings
-}
-
-pub(super) fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
 }

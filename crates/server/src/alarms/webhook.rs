@@ -6,11 +6,11 @@ use std::time::Duration;
 use axum::http::header::{CONTENT_TYPE, USER_AGENT};
 use axum::http::{HeaderMap, Request, StatusCode, Uri};
 use bytes::Bytes;
-use countersign_http_client::{Connections, HttpClient, Trust, in_time};
+use countersign_http_client::{Connections, HttpClient, Trust, in_time, is_this_machine};
 use data_encoding::BASE64;
 use jiff::Timestamp;
 use ring::hmac;
-use url::{Host, Url};
+use url::Url;
 
 use crate::AGENT;
 
@@ -51,13 +51,7 @@ impl Webhook {
     /// A receiver at `url`, which `secret` tells that it was this server. `authorities` (PEM) stand in place of those
     /// that this machine trusts.
     pub fn new(url: &Url, secret: &str, authorities: Option<&[u8]>) -> Result<Self, WebhookError> {
-        let is_local = match url.host() {
-            Some(Host::Domain(name)) => name == "localhost",
-            Some(Host::Ipv4(address)) => address.is_loopback(),
-            Some(Host::Ipv6(address)) => address.is_loopback(),
-            None => return Err(WebhookError::Url),
-        };
-        let is_safe = url.scheme() == "https" || (url.scheme() == "http" && is_local);
+        let is_safe = url.scheme() == "https" || (url.scheme() == "http" && is_this_machine(url));
         if !is_safe || !url.username().is_empty() || url.password().is_some() {
             return Err(WebhookError::Url);
         }

@@ -268,16 +268,15 @@ fn hosts(config: &Config) -> Result<Vec<Host>, OpenError> {
     Ok(hosts.collect())
 }
 
-/// Whether a host is this machine.
+/// Whether a host is this machine, as libpq names hosts: by a name, an address or a socket, and not by a URL.
 fn is_local(host: &Host) -> bool {
+    let is_loopback = |address: IpAddr| address.to_canonical().is_loopback();
     let is_local_name = host.name.as_ref().is_none_or(|name| match name {
-        Name::Tcp(name) => {
-            name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-        }
+        Name::Tcp(name) => name == "localhost" || name.parse::<IpAddr>().is_ok_and(is_loopback),
         #[cfg(unix)]
         Name::Unix(_) => true,
     });
-    is_local_name && host.address.is_none_or(|address| address.is_loopback())
+    is_local_name && host.address.is_none_or(is_loopback)
 }
 
 /// The options that this program reads by itself; the driver reads the others.
