@@ -11,9 +11,11 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::output::Failure;
+use crate::output::{Failure, note};
 use crate::settings::LogFormat;
 
 /// How many lines wait at most until they are written; further ones are lost. A line is mostly shorter than 300 bytes.
@@ -24,21 +26,42 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Starts logging. What waits is written when the returned value is dropped.
 pub(crate) fn start(format: LogFormat) -> Result<Log, Failure> {
-    let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
+    let filter = filter(&std::env::var("RUST_LOG").unwrap_or_default());
+    let most = filter.iter().map(|(_, level)| level).chain(filter.default_level()).max();
     let writer = start_writer(io::stderr())
         .map_err(|error| Failure::failed(format!("cannot start the log's thread: {error}")))?;
     let log = Log(writer.clone());
     let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_max_level(most.unwrap_or(LevelFilter::OFF))
         .with_writer(move || writer.clone())
         .with_target(false)
         // A log that cannot be written would be complained about where nobody reads, and end the server.
         .log_internal_errors(false);
     match format {
-        LogFormat::Human => logs.with_ansi(io::stderr().is_terminal()).init(),
-        LogFormat::Json => logs.json().init(),
+        LogFormat::Human => logs.with_ansi(io::stderr().is_terminal()).finish().with(filter).init(),
+        LogFormat::Json => logs.json().finish().with(filter).init(),
     }
     Ok(log)
+}
+
+/// What is logged: `RUST_LOG` has levels, and levels of modules, between commas. There are no spans here to filter by, so
+/// that the filter which knows them, and its regular expressions, would be of no use. What cannot be read is said and left out.
+fn filter(text: &str) -> Targets {
+    let mut filter = Targets::new();
+    let mut is_given = false;
+    for directive in text.split(',').map(str::trim).filter(|directive| !directive.is_empty()) {
+        match directive.parse::<Targets>() {
+            Ok(read) => {
+                is_given = true;
+                if let Some(level) = read.default_level() {
+                    filter = filter.with_default(level);
+                }
+                filter = filter.with_targets(read);
+            }
+            Err(error) => note(format_args!("ignoring {directive:?} in RUST_LOG: {error}")),
+        }
+    }
+    if is_given { filter } else { filter.with_default(LevelFilter::INFO) }
 }
 
 /// A log that is being written.
@@ -106,6 +129,34 @@ fn write_all(mut output: impl Write, lines: &Receiver<Message>, lost: &AtomicU64
                 let _ = output.flush();
                 let _ = written.send(());
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn filter_takes_levels_and_levels_of_modules() {
+        for (text, target, level, is_logged) in [
+            ("", "countersign", Level::INFO, true),
+            ("", "countersign", Level::DEBUG, false),
+            (" , ", "countersign", Level::INFO, true),
+            ("debug", "hyper", Level::DEBUG, true),
+            ("DEBUG", "hyper", Level::DEBUG, true),
+            ("off", "countersign", Level::ERROR, false),
+            ("warn,countersign_server=debug", "countersign_server::events", Level::DEBUG, true),
+            ("warn, countersign_server=debug", "countersign_store", Level::INFO, false),
+            ("countersign_server=debug", "countersign_store", Level::ERROR, false),
+            ("countersign_server", "countersign_server", Level::TRACE, true),
+            ("countersign=!!", "countersign", Level::INFO, true),
+            ("error,countersign=!!", "countersign", Level::INFO, false),
+            ("[{token=cs1}]=debug", "countersign", Level::DEBUG, false),
+        ] {
+            assert_eq!(filter(text).would_enable(target, &level), is_logged, "{text:?} {target} {level}");
         }
     }
 }
