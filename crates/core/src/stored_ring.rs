@@ -215,6 +215,15 @@ mod tests {
     }
 
     #[test]
+    fn versions_differ_and_fit_a_signed_integer() {
+        let (one, other) = (new_version(&OsEntropy).unwrap(), new_version(&OsEntropy).unwrap());
+        assert_ne!(one, other);
+        for version in [one, other] {
+            assert!(version != 0 && i64::try_from(version).is_ok(), "{version}");
+        }
+    }
+
+    #[test]
     fn ring_opens_with_its_file_and_no_other() {
         let (ring, file) = (ring().at_version(7), ring());
         let stored = StoredRing::seal(&ring, &file.keys()[0]).unwrap();

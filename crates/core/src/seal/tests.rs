@@ -29,7 +29,7 @@ fn sealed(token: &LoginToken, ring: &KeyRing) -> String {
 }
 
 #[test]
-fn a_text_is_letters_and_digits_and_short() {
+fn token_text_is_short_and_alphanumeric() {
     let unbound = sealed(&token(None, ""), &ring());
     let bound = sealed(&token(Some("https://bugs.example.org/"), ""), &ring());
     assert_eq!((unbound.len(), bound.len()), (71, 111));
@@ -39,7 +39,7 @@ fn a_text_is_letters_and_digits_and_short() {
 }
 
 #[test]
-fn the_longest_token_fits() {
+fn longest_token_fits() {
     let audience = format!("https://bugs.example.org/{}", "x".repeat(MAX_AUDIENCE_BYTES - 25));
     let claims = format!("{{\"a\":\"{}\"}}", "x".repeat(MAX_CLAIMS_BYTES - 8));
     let longest = token(Some(&audience), &claims);
@@ -49,7 +49,18 @@ fn the_longest_token_fits() {
 }
 
 #[test]
-fn a_token_of_version_one_stays_readable() {
+fn shortest_token_names_its_key() {
+    let ring = ring();
+    assert_eq!(key_of(&sealed(&token(None, ""), &ring)), Some(ring.sealing_key(noon()).unwrap().id()));
+    let text = |bytes: usize| format!("{PREFIX}{}", BASE32.encode(&vec![0; bytes]));
+    let shortest = KEY_ID_BYTES + TAG_BYTES + HEAD_BYTES;
+    assert_eq!(key_of(&text(shortest)), Some(KeyId([0; KEY_ID_BYTES])));
+    assert_eq!(key_of(&text(shortest - 1)), None);
+    assert_eq!(key_of(&text(MAX_TEXT_CHARS)), None, "it is too long");
+}
+
+#[test]
+fn version_one_token_stays_readable() {
     // Sealed by the first release: what it wrote must be read for as long as `cs1` is understood.
     let text = "cs1aaaaaabtro54vzcutvcvok3dmtdegv4bnenyrcfidxasrrsocezifgoql5dg7q2zt6mglvfv54tl5nyflxaxkuaebet7x6q34gin527u5k3a";
     let read = unseal(text, &ring()).unwrap();
@@ -71,7 +82,7 @@ fn read_by_an_earlier_version(
 }
 
 #[test]
-fn caller_is_sealed_and_is_no_claim() {
+fn caller_is_sealed_outside_the_claims() {
     for claims in ["", "{\"project\":\"demo\"}"] {
         let unnamed = token(Some("https://bugs.example.org/"), claims);
         let named = LoginToken { issued_by: Some("worker-eu".parse().unwrap()), ..unnamed.clone() };
@@ -97,7 +108,7 @@ fn earlier_version_opens_a_token_of_a_named_caller() {
 }
 
 #[test]
-fn no_claims_take_the_place_of_the_caller() {
+fn claims_cannot_replace_the_caller() {
     for value in [serde_json::json!("worker-eu"), serde_json::json!(1)] {
         let members = serde_json::json!({ crate::ISSUED_BY: value }).as_object().unwrap().clone();
         assert_eq!(Claims::new(members), Err(crate::ClaimsError::Reserved));
@@ -109,7 +120,7 @@ fn no_claims_take_the_place_of_the_caller() {
 }
 
 #[test]
-fn caller_never_makes_a_text_longer_than_allowed() {
+fn caller_name_keeps_the_token_within_its_limit() {
     let audience = format!("https://bugs.example.org/{}", "x".repeat(MAX_AUDIENCE_BYTES - 25));
     let claims = format!("{{\"a\":\"{}\"}}", "x".repeat(MAX_CLAIMS_BYTES - 8));
     let longest =
@@ -123,7 +134,7 @@ fn caller_never_makes_a_text_longer_than_allowed() {
 }
 
 #[test]
-fn numbers_in_claims_come_out_as_they_went_in() {
+fn numbers_in_claims_are_preserved() {
     for number in [
         "118446744073709551694",
         "1.1844674407370957e20",
@@ -208,7 +219,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_makes_it_panic(text in ".*") {
+    fn any_text_is_read_without_panic(text in ".*") {
         prop_assert_eq!(unseal(&text, &ring()), Err(UnsealError));
     }
 
@@ -218,7 +229,7 @@ proptest! {
     }
 
     #[test]
-    fn no_content_makes_it_panic(content in any::<Vec<u8>>()) {
+    fn any_content_is_read_without_panic(content in any::<Vec<u8>>()) {
         let _ = read_content(&content);
     }
 }

@@ -30,6 +30,9 @@ impl TokenStore for TestStore {
         if let Some(first) = endings.get(&id) {
             return Ok(EndResult::Already(first.clone()));
         }
+        if id.created() < self.times.lock().unwrap().fence {
+            return Ok(EndResult::Fenced);
+        }
         endings.insert(id, ending);
         Ok(EndResult::Recorded)
     }
@@ -162,6 +165,7 @@ async fn what_is_not_ours_never_reaches_the_store() {
 #[test]
 fn the_policy_is_kept_when_issuing() {
     let Fixture { set, .. } = fixture(Policy { require_audience: true, ..Policy::default() });
+    assert!(set.policy().require_audience);
     assert_eq!(set.issue(NewToken::default()).unwrap_err(), IssueError::AudienceRequired);
     let bound =
         NewToken { audience: Some(Audience::parse("https://a.example/").unwrap()), ..NewToken::default() };
@@ -288,6 +292,18 @@ async fn fence_refuses_tokens_of_a_node_that_is_ahead() {
         let fence = one.set.fence().await.unwrap();
         assert!(issued.created() < fence, "{ahead:?}: {} {fence}", issued.created());
     }
+}
+
+#[tokio::test]
+async fn refused_token_tells_the_node_of_a_moved_fence() {
+    let (one, other) = neighbours(Duration::ZERO);
+    other.set.keep_time().await.unwrap();
+    let old = other.set.issue(NewToken::default()).unwrap().text;
+    let fence = one.set.fence().await.unwrap();
+    assert_eq!(verdict(&other.set, &old).await, Verdict::Rejected(Refusal::Fenced));
+    assert_eq!(other.set.known_fence(), Some(fence));
+    let new = other.set.issue(NewToken::default()).unwrap().text;
+    assert!(matches!(verdict(&other.set, &new).await, Verdict::Accepted { .. }), "it is issued at the fence");
 }
 
 #[tokio::test]
