@@ -1,3 +1,5 @@
+#![doc = include_str!("../README.md")]
+//!
 //! The audience of a token: the base URL of the bug tracker that may redeem it.
 //!
 //! Both sides of the handshake, and the tools that check them, must agree on when two spellings of a URL are one tracker.

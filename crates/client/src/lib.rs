@@ -1,3 +1,5 @@
+#![doc = include_str!("../README.md")]
+//!
 //! A client of the private API of a Countersign token server, in JSON.
 //!
 //! [`PrivateApi`] has one method for each operation; what it returns is the server's own JSON document, as

@@ -1,3 +1,5 @@
+#![doc = include_str!("../README.md")]
+//!
 //! The HTTP client, for trackers, issuers, receivers of alarms and collectors of traces.
 //!
 //! **The same for all of them**, with nothing to switch off: a certificate is verified, against what [`Trust`] says. No redirect

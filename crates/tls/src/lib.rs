@@ -1,4 +1,6 @@
-//! PEM files and the client's side of TLS: read once here, so that no error anywhere quotes a certificate file or a key.
+#![doc = include_str!("../README.md")]
+//!
+//! # Why errors quote nothing
 //!
 //! The PEM parser of `rustls-pki-types` puts the offending line into its error. In a private key whose line ends were
 //! lost, that line is the whole key. So its errors stay inside this crate, and [`PemError`] describes the fault instead.
