@@ -32,6 +32,15 @@ function check(r)
             r:warn("forbade a request that carries " .. name .. " itself")
             return 403
         end
+        -- Apache takes away what `Connection` names, also what is set below.
+        if name:lower() == "connection" then
+            for option in value:gmatch("[^,%s]+") do
+                if passes_for_user(option) then
+                    r:warn("forbade a request that has " .. option .. " taken away")
+                    return 403
+                end
+            end
+        end
         if not NOT_PASSED_ON[name:lower()] then
             headers[name:lower()] = value
         end
