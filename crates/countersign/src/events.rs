@@ -7,7 +7,9 @@ use std::time::Duration;
 use clap::Args;
 use countersign_client::{EventsRequest, PrivateApi, StreamItem};
 use countersign_core::seal::seems_to_have_token;
-use countersign_core::{Clock, EventName, KindFilter, SystemClock, before};
+use countersign_core::{
+    Audience, CallerName, Clock, DEFAULT_CALLER, EventName, KindFilter, SystemClock, before,
+};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
@@ -134,14 +136,29 @@ fn ago(duration: Option<SignedDuration>, flag: &str) -> Result<Option<String>, F
     Ok(Some(before(SystemClock.now(), duration).to_string()))
 }
 
-/// Checks a tracker for the same reason.
+/// Checks a tracker for the same reason, and whether it is one.
 fn checked_tracker(tracker: Option<&String>) -> Result<Option<String>, Failure> {
     if tracker.is_some_and(|tracker| seems_to_have_token(tracker)) {
         return Err(Failure::usage(
             "--tracker has a token in it; it takes the base URL of a tracker, or `unbound`",
         ));
     }
+    if tracker.is_some_and(|tracker| tracker != "unbound" && Audience::parse(tracker).is_err()) {
+        return Err(Failure::usage(
+            "--tracker takes the base URL of a tracker, such as https://trac.example.org/, or `unbound`",
+        ));
+    }
     Ok(tracker.cloned())
+}
+
+/// Checks whether it can be the name of a caller.
+fn checked_caller(caller: Option<&String>) -> Result<Option<String>, Failure> {
+    if caller.is_some_and(|caller| caller != DEFAULT_CALLER && caller.parse::<CallerName>().is_err()) {
+        return Err(Failure::usage(
+            "--caller takes the name of a caller, such as worker-eu, or `default` for the one without a name",
+        ));
+    }
+    Ok(caller.cloned())
 }
 
 pub(crate) async fn run(command: EventsCommand) -> Result<(), Failure> {
@@ -156,7 +173,7 @@ pub(crate) async fn run(command: EventsCommand) -> Result<(), Failure> {
         peer: command.peer.map(|peer| peer.to_string()),
         text: checked_text(command.text.as_ref())?,
         tracker: checked_tracker(command.tracker.as_ref())?,
-        caller: command.caller.clone(),
+        caller: checked_caller(command.caller.as_ref())?,
         ..EventsRequest::default()
     };
     let api = command.server.connect()?;
@@ -197,6 +214,9 @@ const COLUMNS: [(&str, &str); 9] = [
     ("p99", "p99_seconds"),
 ];
 
+/// How wide a column gets at most. What is longer stands out.
+const MAX_WIDTH: usize = 60;
+
 /// A table for a person, with the reasons of refusals below each row that has some.
 fn table(document: &Value) -> String {
     let rows = document.get("rows").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
@@ -205,7 +225,8 @@ fn table(document: &Value) -> String {
     let widths: Vec<usize> = (0..COLUMNS.len())
         .map(|column| {
             let of = |row: &[String; COLUMNS.len()]| row.get(column).map_or(0, |cell| cell.chars().count());
-            cells.iter().chain([&head]).map(of).max().unwrap_or(0)
+            // One long URL is not to push every line out of the window.
+            cells.iter().chain([&head]).map(of).filter(|width| *width <= MAX_WIDTH).max().unwrap_or(0)
         })
         .collect();
     let line = |row: &[String; COLUMNS.len()]| {
@@ -383,6 +404,13 @@ mod tests {
                 "unattributed               -                          0     0        0        0       0       -        -",
                 "    not answered 2",
             ]
+        );
+        let mut with_long = document.clone();
+        with_long["rows"][1]["name"] = json!("u".repeat(400));
+        let table_with_long = table(&with_long);
+        assert_eq!(
+            table_with_long.lines().nth(1).unwrap().len(),
+            table(&document).lines().nth(1).unwrap().len()
         );
         let none = json!({ "rows": [], "server": "a", "since": "2026-01-31T11:00:00Z", "until": "2026-01-31T12:00:00Z" });
         assert!(table(&none).ends_with("no token was issued, and there was no handshake"));

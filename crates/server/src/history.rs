@@ -104,25 +104,40 @@ impl AddAssign for Handshakes {
     }
 }
 
-/// The slots of a range in which something happened, oldest first, each with its number since 1970.
+/// The slots in which something happened, oldest first, each with its number since 1970; at most as many as the range has.
 #[derive(Clone, Debug)]
 pub(crate) struct Ring<S>(VecDeque<(i64, S)>);
 
 impl<S: for<'a> AddAssign<&'a S>> Ring<S> {
-    /// Adds to the slot of this moment, and forgets what is older than the range.
-    pub(crate) fn add(&mut self, range: &Range, now: Timestamp, more: S) {
-        self.forget(range, now);
+    /// Adds to the slot of this moment. The oldest slot makes room where there is none left: time alone forgets nothing, since a
+    /// clock that jumps ahead for a moment would empty the range.
+    pub(crate) fn add(&mut self, range: &Range, now: Timestamp, mut more: S) {
         let this = range.slot(now);
-        match self.0.back_mut() {
-            Some((slot, sum)) if *slot == this => *sum += &more,
-            _ => self.0.push_back((this, more)),
+        // What seems to lie ahead was counted before the clock stepped back, or by another look that was quicker.
+        while self.0.back().is_some_and(|(slot, _)| *slot >= this) {
+            if let Some((_, ahead)) = self.0.pop_back() {
+                more += &ahead;
+            }
+        }
+        if self.0.len() >= range.slots {
+            self.0.pop_front();
+        }
+        self.0.push_back((this, more));
+    }
+
+    /// Moves what seems to lie ahead to the slot of this moment.
+    pub(crate) fn settle(&mut self, range: &Range, now: Timestamp) {
+        if self.0.back().is_some_and(|(slot, _)| *slot > range.slot(now))
+            && let Some((_, ahead)) = self.0.pop_back()
+        {
+            self.add(range, now, ahead);
         }
     }
 
-    /// Forgets what is older than the range, and what seems to lie ahead: it is from before the clock stepped back.
-    pub(crate) fn forget(&mut self, range: &Range, now: Timestamp) {
-        let this = range.slot(now);
-        self.0.retain(|(slot, _)| *slot <= this && this - slot < range.span());
+    /// What there was in the range, oldest first.
+    pub(crate) fn within(&self, range: &Range, now: Timestamp) -> impl Iterator<Item = &S> {
+        let slots = range.first(now)..=range.slot(now);
+        self.0.iter().filter(move |(slot, _)| slots.contains(slot)).map(|(_, sum)| sum)
     }
 
     /// What is kept, oldest first.
@@ -180,7 +195,7 @@ impl History {
         kept.before = *totals;
         for (ring, range) in kept.ranges.iter_mut().zip(&RANGES) {
             if more.handshakes.all() == 0 {
-                ring.forget(range, now);
+                ring.settle(range, now);
             } else {
                 ring.add(range, now, more);
             }
@@ -296,7 +311,8 @@ mod tests {
         clock.set(from_millis(1_767_225_600_000));
         assert_eq!(history.minutes(clock.now()), vec![accepted(0); MINUTES]);
         look(&history, &clock, accepted(207));
-        assert_eq!(history.minutes(clock.now())[MINUTES - 1], accepted(7));
+        let minutes = history.minutes(clock.now());
+        assert_eq!(minutes[MINUTES - 1], accepted(60 + 7), "what was kept of the time ahead is not lost");
         clock.advance(Duration::from_hours(1_000_000));
         assert_eq!(history.minutes(clock.now()), vec![accepted(0); MINUTES]);
         look(&history, &clock, accepted(0));

@@ -236,6 +236,13 @@ fn trackers_and_callers_are_summed_up_also_after_a_restart() {
     assert!(refused(&["--by", "tracker", "--since", "2h"]).contains("1h, 6h, 24h and 7d"));
     refused(&["--by", "tracker", "--follow"]);
     refused(&["--by", "peer"]);
+    assert!(refused(&["--tracker", "me"]).contains("base URL of a tracker"));
+    assert!(refused(&["--caller", "No"]).contains("the name of a caller"));
     let said = refused(&["--tracker", &format!("https://a.example/{token}")]);
     assert!(said.contains("token in it") && !said.contains(&token[12..28]), "{said}");
+    server.stop();
+
+    place.serve_with(&["--callers-file", "callers.toml", "--event-retention", "0s"], &[]).stop();
+    let nothing = table(&serve(), &["--by", "tracker", "--since", "7d"]);
+    assert!(nothing.contains("no token was issued"), "numbers with a gap begin anew: {nothing}");
 }

@@ -155,6 +155,14 @@ fn every_series_that_alerts_the_dashboard_and_the_page_name_exists() {
     );
 }
 
+/// A label's value is a URL that a caller chose, and people paste what is between the backticks into a shell.
+#[test]
+fn no_command_in_an_alert_has_a_label_in_it() {
+    let commands: Vec<_> = ALERTS.lines().flat_map(|line| line.split('`').skip(1).step_by(2)).collect();
+    assert!(commands.len() > 5, "{commands:?}");
+    assert!(commands.iter().all(|command| !command.contains("{{")), "{commands:?}");
+}
+
 #[test]
 fn metrics_are_private() {
     let place = Place::new();

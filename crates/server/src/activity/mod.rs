@@ -41,7 +41,7 @@ pub(crate) struct Activity {
     since: AtomicI64,
     trackers: Table,
     callers: Table,
-    /// Handshakes that belong to no tracker and no caller: without an authentic token, or not answered.
+    /// Handshakes that belong to no tracker and no caller: those without an authentic token.
     unattributed: Row,
 }
 
@@ -55,7 +55,7 @@ pub(crate) enum By {
 }
 
 /// Of whom a row tells.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Party {
     /// A tracker's base URL, or a caller's name.
     Named(Arc<str>),
@@ -63,7 +63,7 @@ pub(crate) enum Party {
     Nameless,
     /// All that there was no room for.
     Other,
-    /// Handshakes without an authentic token, and those that were not answered.
+    /// Handshakes without an authentic token.
     Unattributed,
 }
 
@@ -82,8 +82,12 @@ const UNATTRIBUTED: &str = "unattributed";
 /// Under which name it is kept since when there are numbers.
 const SINCE: &str = "since";
 
+/// What [`Party::Other`] is called where rows are kept: a caller may be called `other`, but nobody this.
+const KEPT_OTHER: &str = "*";
+
 /// Under which name a row is kept.
-fn kept_name(by: By, name: &str) -> String {
+fn kept_name(by: By, party: &Party) -> String {
+    let name = if *party == Party::Other { KEPT_OTHER } else { party.name(by) };
     format!("{} {name}", by.label())
 }
 
@@ -117,10 +121,13 @@ impl Party {
         }
     }
 
-    /// The one of a table that is called so.
-    fn of_name(by: By, name: &str) -> Self {
-        let nameless = [Self::Nameless, Self::Other].into_iter().find(|party| party.name(by) == name);
-        nameless.unwrap_or_else(|| Self::Named(name.into()))
+    /// The one that is kept under this name.
+    fn of_kept_name(by: By, name: &str) -> Self {
+        match name {
+            KEPT_OTHER => Self::Other,
+            _ if name == Self::Nameless.name(by) => Self::Nameless,
+            _ => Self::Named(name.into()),
+        }
     }
 }
 
@@ -190,12 +197,12 @@ impl Activity {
         lines
     }
 
-    /// What each did since this process was started, for metrics.
+    /// What each did since this process was started, for metrics; also those of which only the last good one is known.
     pub(crate) fn totals(&self, by: By) -> Vec<Line> {
         let mut lines = Vec::new();
         self.table(by).each(|party, row| {
             let (last_good, sum) = row.totals();
-            if !sum.is_empty() {
+            if last_good.is_some() || !sum.is_empty() {
                 lines.push(Line { party, last_good, sum });
             }
         });
@@ -209,11 +216,11 @@ impl Activity {
         for by in By::ALL {
             let table = self.table(by);
             for name in table.take_gone() {
-                changed.insert(kept_name(by, &name), None);
+                changed.insert(kept_name(by, &Party::Named(name)), None);
             }
             table.each(|party, row| {
                 if let Some(text) = row.changed() {
-                    changed.insert(kept_name(by, party.name(by)), Some(text));
+                    changed.insert(kept_name(by, &party), Some(text));
                 }
             });
         }
@@ -238,7 +245,7 @@ impl Activity {
                 (UNATTRIBUTED, _) => self.unattributed.restore(text),
                 (_, Some((label, name))) => {
                     if let Some(by) = By::of_label(label) {
-                        self.table(by).restore(&Party::of_name(by, name), text);
+                        self.table(by).restore(&Party::of_kept_name(by, name), text);
                     }
                 }
                 _ => {}
@@ -318,7 +325,9 @@ mod tests {
             }
             assert_eq!(second.since(range, clock.now()), first.since(range, clock.now()));
         }
-        assert_eq!(second.totals(By::Tracker).len(), 0, "metrics begin with the process");
+        let totals = second.totals(By::Tracker);
+        let totals: Vec<_> = totals.iter().map(|line| (line.sum.is_empty(), line.last_good)).collect();
+        assert_eq!(totals, [(true, Some(from_millis(NOW)))], "counters begin with the process");
         good(&second, "https://a.example/");
         second.look(clock.now());
         let line = line(&second, hour, &clock, "https://a.example/").unwrap();
@@ -377,10 +386,68 @@ mod tests {
         let activity = Activity::new(clock.now());
         good(&activity, "a");
         activity.look(clock.now());
-        clock.set(from_millis(NOW - 86_400_000));
+        clock.set(from_millis(NOW + 9 * 86_400_000));
         good(&activity, "a");
         activity.look(clock.now());
-        let line = line(&activity, &RANGES[0], &clock, "a").unwrap();
-        assert_eq!((line.sum.good(), line.last_good), (1, Some(clock.now())));
+        clock.set(from_millis(NOW + 60_000));
+        activity.look(clock.now());
+        for range in &RANGES {
+            let line = line(&activity, range, &clock, "a").unwrap();
+            assert_eq!((line.sum.good(), line.last_good), (2, Some(clock.now())), "{range:?}");
+        }
+    }
+
+    #[test]
+    fn late_reader_and_late_look_lose_nothing() {
+        let clock = clock();
+        let activity = Activity::new(clock.now());
+        let (early, [hour, ..]) = (clock.now(), &RANGES);
+        clock.advance(Duration::from_mins(5));
+        good(&activity, "a");
+        activity.look(clock.now());
+        activity.lines(By::Tracker, hour, early);
+        assert_eq!(line(&activity, hour, &clock, "a").unwrap().sum.good(), 1, "who reads changes nothing");
+        activity.look(early);
+        assert_eq!(line(&activity, hour, &clock, "a").unwrap().sum.good(), 1, "two may look at once");
+    }
+
+    #[test]
+    fn caller_named_other_is_kept_beside_the_rest() {
+        let clock = clock();
+        let first = Activity { callers: Table::new(1), ..Activity::new(clock.now()) };
+        for (name, times) in [(Some("other"), 1), (Some("b"), 2), (None, 3)] {
+            (0..times).for_each(|_| first.callers.with(name, Row::issued));
+        }
+        first.look(clock.now());
+        let kept: Vec<_> =
+            first.changed().into_iter().filter_map(|(name, text)| Some((name, text?))).collect();
+        let second = Activity::new(clock.now());
+        second.restore(&kept);
+        let mut issued = second.lines(By::Caller, &RANGES[0], clock.now());
+        issued.sort_by_key(|line| line.sum.issued);
+        let issued: Vec<_> = issued.into_iter().map(|line| line.party).collect();
+        assert_eq!(issued, [Party::Named("other".into()), Party::Other, Party::Nameless]);
+    }
+
+    #[test]
+    fn numbers_beyond_all_bounds_are_borne() {
+        let clock = clock();
+        let activity = Activity::new(clock.now());
+        let slot = |slot: i64| {
+            let many = u64::MAX;
+            format!(
+                r#"{{"slot":{slot},"issued":{many},"outcomes":{{"accepted":{many},"repeated":{many},"replay":{many},"audience-mismatch":{many},"busy":{many},"clock":{many},"expired":{many},"revoked":{many}}},"latencies":{{"3":{many}}}}}"#
+            )
+        };
+        let slots = [i64::MAX, NOW / 300_000, i64::MIN].map(slot).join(",");
+        let text = format!(r#"{{"last_good":null,"slots":{{"5":[{slots}]}}}}"#);
+        activity.restore(&[("tracker a".to_owned(), text)]);
+        activity.look(clock.now());
+        let sum = line(&activity, &RANGES[0], &clock, "a").unwrap().sum;
+        assert_eq!(
+            (sum.good(), sum.alarming(), sum.refused(), sum.unanswered()),
+            (u64::MAX, u64::MAX, u64::MAX, u64::MAX)
+        );
+        assert!(sum.latencies.percentile(50).is_some());
     }
 }

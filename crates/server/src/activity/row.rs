@@ -82,6 +82,11 @@ impl Sum {
         self.outcomes().find(|(known, _)| *known == outcome).map_or(0, |(_, count)| count)
     }
 
+    /// How many handshakes were answered in one of these ways. The file that they are kept in may say anything, so no sum overflows.
+    fn of_all(&self, outcomes: &[&str]) -> u64 {
+        saturating_sum(outcomes.iter().map(|outcome| self.of(outcome)))
+    }
+
     /// How many handshakes were answered in each way.
     pub(crate) fn outcomes(&self) -> impl Iterator<Item = (&'static str, u64)> {
         OUTCOMES.into_iter().zip(self.outcomes)
@@ -89,12 +94,12 @@ impl Sum {
 
     /// All of them.
     pub(crate) fn handshakes(&self) -> u64 {
-        self.outcomes.iter().fold(0, |all, count| all.saturating_add(*count))
+        saturating_sum(self.outcomes)
     }
 
     /// Those that were answered 200.
     pub(crate) fn good(&self) -> u64 {
-        self.of("accepted") + self.of("repeated")
+        self.of_all(&["accepted", "repeated"])
     }
 
     pub(crate) fn replays(&self) -> u64 {
@@ -106,17 +111,17 @@ impl Sum {
     }
 
     pub(crate) fn alarming(&self) -> u64 {
-        self.replays() + self.relays()
+        self.replays().saturating_add(self.relays())
     }
 
     /// Those that could not be answered (503).
     pub(crate) fn unanswered(&self) -> u64 {
-        ["busy", "store-unavailable", "clock"].iter().map(|outcome| self.of(outcome)).sum()
+        self.of_all(&["busy", "store-unavailable", "clock"])
     }
 
     /// Those that were refused for another reason than a replay or a relay.
     pub(crate) fn refused(&self) -> u64 {
-        self.reasons().map(|(_, count)| count).sum()
+        saturating_sum(self.reasons().map(|(_, count)| count))
     }
 
     /// The reasons for that, each with how often it was the one.
@@ -160,6 +165,10 @@ impl Sum {
             .for_each(|(count, before)| *count = count.saturating_sub(before));
         more
     }
+}
+
+fn saturating_sum(counts: impl IntoIterator<Item = u64>) -> u64 {
+    counts.into_iter().fold(0, u64::saturating_add)
 }
 
 impl AddAssign<&Self> for Sum {
@@ -221,27 +230,27 @@ impl Row {
         let more = counted.since(&past.before);
         past.before = counted;
         past.changed |= !more.is_empty();
-        if more.good() > 0 {
+        // One that seems to lie ahead is from before the clock stepped back.
+        if more.good() > 0 || past.last_good > Some(now) {
             past.last_good = Some(now);
+            past.changed = true;
         }
         for (ring, range) in past.ranges.iter_mut().zip(&RANGES) {
             if more.is_empty() {
-                ring.forget(range, now);
+                ring.settle(range, now);
             } else {
                 ring.add(range, now, Box::new(more));
             }
         }
-        past.ranges.iter().any(|ring| ring.slots().next().is_some())
+        past.ranges.iter().zip(&RANGES).any(|(ring, range)| ring.within(range, now).next().is_some())
     }
 
     /// When a handshake was good last, and what there was in a range.
     pub(super) fn read(&self, range: &'static Range, now: Timestamp) -> (Option<Timestamp>, Sum) {
-        let mut past = self.past();
+        let past = self.past();
         let mut sum = Sum::default();
-        for (ring, known) in past.ranges.iter_mut().zip(&RANGES).filter(|(_, known)| known.name == range.name)
-        {
-            ring.forget(known, now);
-            ring.slots().for_each(|(_, more)| sum += &**more);
+        for (ring, _) in past.ranges.iter().zip(&RANGES).filter(|(_, known)| known.name == range.name) {
+            ring.within(range, now).for_each(|more| sum += &**more);
         }
         (past.last_good, sum)
     }
@@ -265,10 +274,12 @@ impl Row {
         let mut past = self.past();
         past.last_good = kept.last_good;
         for (ring, range) in past.ranges.iter_mut().zip(&RANGES) {
-            let slots = kept.slots.remove(&range.minutes()).unwrap_or_default();
+            let mut slots = kept.slots.remove(&range.minutes()).unwrap_or_default();
+            slots.sort_by_key(|kept| kept.slot);
+            let too_many = slots.len().saturating_sub(range.slots);
             *ring = slots
                 .into_iter()
-                .take(range.slots)
+                .skip(too_many)
                 .map(|kept| (kept.slot, Box::new(Sum::of_kept(kept))))
                 .collect();
         }

@@ -77,9 +77,12 @@ impl Table {
         if rows.len() >= self.most && !idle.is_empty() {
             let _alone = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
             let mut rows = Rows::clone(&self.named.load());
-            rows.retain(|name, _| !idle.contains(name));
+            // Something may have been counted since.
+            let gone: Vec<_> =
+                idle.into_iter().filter(|name| rows.get(name).is_some_and(|row| !row.look(now))).collect();
+            rows.retain(|name, _| !gone.contains(name));
             self.named.store(Arc::new(rows));
-            self.gone.lock().unwrap_or_else(PoisonError::into_inner).extend(idle);
+            self.gone.lock().unwrap_or_else(PoisonError::into_inner).extend(gone);
         }
     }
 

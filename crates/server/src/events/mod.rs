@@ -301,7 +301,13 @@ impl Events {
     pub(crate) async fn learn_known(&self) -> Result<(), StoreError> {
         let known = self.store.known().await?;
         *self.known() = known;
-        self.activity.restore(&self.store.activity().await?);
+        let activity = self.store.activity().await?;
+        if self.keeps() {
+            self.activity.restore(&activity);
+        } else if !activity.is_empty() {
+            // A later server that keeps them again must not take them for numbers without a gap.
+            self.store.keep_activity(&activity.into_iter().map(|(name, _)| (name, None)).collect()).await?;
+        }
         Ok(())
     }
 

@@ -242,7 +242,11 @@ impl Writer {
         if !self.events.keeps() {
             return;
         }
-        self.activity.extend(self.events.activity().changed());
+        let events = Arc::clone(&self.events);
+        // Some megabytes of text where there are many names.
+        if let Ok(changed) = tokio::task::spawn_blocking(move || events.activity().changed()).await {
+            self.activity.extend(changed);
+        }
         if self.activity.is_empty() {
             return;
         }

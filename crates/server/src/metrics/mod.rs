@@ -1,7 +1,7 @@
 //! The metrics for Prometheus: counters, and gauges that are read when they are scraped.
 //!
 //! Requests increase the [`Counters`]; everything else is read when it is scraped. Strangers choose the value of no
-//! label, so the number of series is fixed.
+//! label, and those of trackers and callers, which an issuing caller chooses, are bounded in number.
 
 mod callers;
 mod gauges;

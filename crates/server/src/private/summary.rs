@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
+use countersign_core::seal::seems_to_have_token;
 use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -21,8 +22,8 @@ pub(crate) struct SummaryDocument {
     by: &'static str,
     /// `1h`, `6h`, `24h` or `7d`.
     range: &'static str,
-    /// From when on the numbers count: the range, to the beginning of one of its parts, but nothing from before the server was
-    /// started.
+    /// From when on the numbers count: the range, to the beginning of one of its parts, but nothing from before the server first
+    /// kept them.
     #[schema(value_type = String, format = DateTime)]
     since: Timestamp,
     /// Up to when.
@@ -39,9 +40,10 @@ pub(crate) struct SummaryDocument {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct SummaryRow {
     /// The tracker's base URL, or the caller's name. `unbound` are tokens for any tracker, and `default` those of the caller without
-    /// a name; `other` are all beyond the 256 that are told apart, and `unattributed` handshakes without an authentic token or
-    /// without an answer (503).
+    /// a name; `other` are all beyond the 256 that are told apart, and `unattributed` handshakes without an authentic token.
     name: String,
+    /// Whether `name` is a URL or a caller's name, and none of these words: a caller may be called `other`.
+    named: bool,
     /// When a handshake was answered 200 last, to the second; missing if that was before `since` of the longest range, or never.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -73,6 +75,7 @@ impl SummaryRow {
     fn of(by: By, Line { party, last_good, sum }: &Line) -> Self {
         Self {
             name: party.name(by).to_owned(),
+            named: matches!(party, Party::Named(_)),
             last_good: *last_good,
             issued: sum.issued,
             good: sum.good(),
@@ -140,9 +143,11 @@ fn read(query: &str) -> Result<(By, &'static Range), Problem> {
     Ok((by.ok_or_else(|| wrong("by must be tracker or caller."))?, chosen))
 }
 
-/// The filter that shows a row's events: the name of a parameter and its value.
+/// The filter that shows a row's events: the name of a parameter and its value. None for a URL that looks as if it had a token in it,
+/// since no address may.
 pub(crate) fn filter_of(by: By, party: &Party) -> Option<(&'static str, &str)> {
     match party {
+        Party::Named(name) if seems_to_have_token(name) => None,
         Party::Named(_) | Party::Nameless => Some((by.label(), party.name(by))),
         Party::Other | Party::Unattributed => None,
     }

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use axum::extract::Request;
 use axum::response::Response;
 use countersign_core::handshake::{Attempt, Refusal, Verdict};
-use countersign_core::{RedeemError, Redemption, StoreError};
+use countersign_core::seal::unseal;
+use countersign_core::{LoginToken, RedeemError, Redemption, StoreError};
 use opentelemetry::KeyValue;
 use tokio::time::{Instant, timeout_at};
 
@@ -50,17 +51,18 @@ pub(crate) async fn answer(app: &Arc<App>, text: String, arrival: &Arrival, requ
         }
     };
     let request = caller.request;
-    let handshake = Handshake { app: Arc::clone(app), text, attempt, caller, json, started };
+    let handshake = Arc::new(Handshake { app: Arc::clone(app), text, attempt, caller, json, started });
+    let decided = Arc::clone(&handshake);
     // A disk that hangs fails like one that is full, so that the tracker is told 503. What has been asked of the store
     // goes on, and is counted and told when it is known.
     let patience = deadline.0.min(Instant::now() + STORE_TIMEOUT);
-    if let Ok(answered) =
-        timeout_at(patience, app.tasks.outlive(async move { handshake.decide().await })).await
+    if let Ok(answered) = timeout_at(patience, app.tasks.outlive(async move { decided.decide().await })).await
     {
         return answered;
     }
     let error = store_hangs();
-    app.events.answered(None, HandshakeOutcome::Unanswered(&error), started.elapsed());
+    let token = handshake.token();
+    app.events.answered(token.as_ref(), HandshakeOutcome::Unanswered(&error), started.elapsed());
     tracing::debug!(%error, request = request.map(display), "a handshake could not be answered");
     answers.store_away(&error)
 }
@@ -76,6 +78,11 @@ struct Handshake {
 }
 
 impl Handshake {
+    /// The token, if its text is authentic: what could not be answered counts for a tracker and a caller, too.
+    fn token(&self) -> Option<LoginToken> {
+        unseal(&self.text, &self.app.tokens.keys()).ok()
+    }
+
     /// Decides, and records and counts what comes of it. It has to run to its end, also when nobody waits for the answer
     /// any more: otherwise a client that disconnects could consume tokens, or replay them, without a trace.
     async fn decide(&self) -> Response {
@@ -83,7 +90,8 @@ impl Handshake {
         let answers = answer::ResponseWriter { app, json: *json };
         let peer = caller.peer;
         let redeemed = app.tokens.redeem(text, attempt, peer).await.map_err(|RedeemError(error)| error);
-        let token = redeemed.as_ref().ok().and_then(|redemption| redemption.token.as_ref());
+        let unsealed = if redeemed.is_err() { self.token() } else { None };
+        let token = redeemed.as_ref().map_or(unsealed.as_ref(), |redemption| redemption.token.as_ref());
         app.events.answered(token, outcome(&redeemed), started.elapsed());
         traces::note(|| KeyValue::new("countersign.outcome", outcome(&redeemed).label()));
         if let Some(token) = token {

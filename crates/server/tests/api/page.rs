@@ -115,7 +115,8 @@ async fn it_shows_at_a_glance_how_things_stand() {
         1
     );
 
-    server.clock.advance(Duration::from_hours(1));
+    // An hour, to the beginning of five minutes.
+    server.clock.advance(Duration::from_mins(65));
     let later = page(&server, "/").await;
     assert!(later.contains("All is well"), "{later}");
     assert_eq!(tile(&later, "replays"), 1, "the count stays");
@@ -295,14 +296,86 @@ async fn tracker_at_which_no_login_works_is_a_headline() {
     assert!(page(&server, "/").await.contains("All is well"), "one login works");
 
     let silent = "https://silent.example/";
-    for _ in 0..5 {
-        let issue = post("/v1/tokens").header("host", HOST).header("content-type", "application/json");
-        let body = Body::from(format!("{{\"audience\": \"{silent}\"}}"));
-        assert_eq!(server.private(issue.body(body).unwrap()).await.status, StatusCode::CREATED);
-    }
+    issue_five(&server, silent).await;
+    assert!(page(&server, "/").await.contains("All is well"), "they have only just been issued");
+    server.clock.advance(Duration::from_mins(10));
     let asked = page(&server, "/").await;
     let says = format!("No login at {silent} in the last hour: 5 tokens issued and none shown");
     assert!(asked.contains(&says) && asked.contains("the tracker does not ask this server"), "{asked}");
+}
+
+/// Issues five tokens for a tracker.
+async fn issue_five(server: &Fixture, tracker: &str) {
+    for _ in 0..5 {
+        let issue = post("/v1/tokens").header("host", HOST).header("content-type", "application/json");
+        let body = Body::from(format!("{{\"audience\": \"{tracker}\"}}"));
+        assert_eq!(server.private(issue.body(body).unwrap()).await.status, StatusCode::CREATED);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn tracker_that_once_worked_is_named_first() {
+    let server = server();
+    let token = server.token_for(TRAC);
+    let body = Body::from(format!("audience={TRAC}"));
+    server.public(post(&handshake_path(&token)).header("content-type", FORM).body(body).unwrap()).await;
+    page(&server, "/").await;
+    server.clock.advance(Duration::from_hours(2));
+    for made_up in 0..4 {
+        issue_five(&server, &format!("https://a{made_up}.example/")).await;
+    }
+    issue_five(&server, TRAC).await;
+    page(&server, "/").await;
+    server.clock.advance(Duration::from_mins(10));
+    let page_now = page(&server, "/").await;
+    assert!(page_now.contains(&format!("<p class=\"headline\">No login at {TRAC}")), "{page_now}");
+    assert_eq!(page_now.matches("<strong>No login at https://").count(), 3, "{page_now}");
+    assert!(page_now.contains("No login at 2 more trackers in the last hour"), "{page_now}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn headline_counts_what_the_table_does() {
+    let server = server();
+    let token = server.token();
+    server.handshake(&token).await;
+    server.handshake(&token).await;
+    page(&server, "/").await;
+    server.clock.advance(Duration::from_mins(62));
+    let page_now = page(&server, "/").await;
+    assert!(page_now.contains("<p class=\"headline\">1 replay in the last hour</p>"), "{page_now}");
+    assert!(row(&page_now, "unbound").contains("1 replays, unbound"), "{page_now}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn tracker_that_is_answered_503_is_not_called_silent() {
+    let away = hooked(Away(StoreError::Busy));
+    let server = Fixture::with(Options { store: Some(away), ..Options::default() });
+    issue_five(&server, TRAC).await;
+    let body = Body::from(format!("audience={TRAC}"));
+    let path = handshake_path(&server.token_for(TRAC));
+    let answer = server.public(post(&path).header("content-type", FORM).body(body).unwrap()).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    server.private(get("/")).await;
+    server.clock.advance(Duration::from_mins(10));
+    let page_now = server.private(get("/")).await.text;
+    assert!(!page_now.contains("No login at"), "{page_now}");
+    assert!(row(&page_now, TRAC).contains("not answered 1"), "{page_now}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn tracker_that_looks_like_a_token_has_no_links() {
+    let server = server();
+    let tracker = format!("https://trac.example.org/cs1{}", "a".repeat(30));
+    let token = server.token_for(&tracker);
+    for _ in 0..2 {
+        let body = Body::from(format!("audience={tracker}"));
+        server.public(post(&handshake_path(&token)).header("content-type", FORM).body(body).unwrap()).await;
+    }
+    let page_now = page(&server, "/").await;
+    let row = row(&page_now, &tracker);
+    assert!(row.contains("<td class=\"alarming\">1"), "{row}");
+    assert!(!row.contains("href="), "it would lead to an error: {row}");
+    assert!(!page_now.contains("tracker=https"), "also among the events: {page_now}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -88,7 +88,7 @@ async fn a_handshake_is_answered_503_and_issuing_goes_on() {
 
 /// A disk that hangs: whoever asks it waits for ever.
 #[derive(Debug)]
-struct Hangs;
+pub(crate) struct Hangs;
 
 #[async_trait]
 impl StoreHook for Hangs {

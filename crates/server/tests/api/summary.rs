@@ -1,15 +1,16 @@
 //! What each tracker and each caller did, and how many of them there can be.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
-use countersign_core::{Audience, NewToken};
+use countersign_core::{Audience, NewToken, StoreError, TokenStore};
 use countersign_server::limits::MAX_PARTIES;
 use countersign_server::{Scope, SecretHash};
 use serde_json::{Value, json};
 
-use crate::fixture::{Answer, FORM, Fixture, JSON, Options, TRAC, handshake_path, post};
+use crate::fixture::{Answer, FORM, Fixture, JSON, Options, TRAC, handshake_path, hooked, post};
 
 const EU: &str = "eu-secret";
 
@@ -85,6 +86,7 @@ async fn trackers_and_callers_are_told_apart() {
     assert_eq!(row(&server, "by=tracker", "unbound").await.unwrap()["good"], 1);
     assert_eq!(row(&server, "by=caller", "default").await.unwrap()["good"], 1);
     let unattributed = row(&server, "by=tracker", "unattributed").await.unwrap();
+    assert_eq!((&trac["named"], &unattributed["named"]), (&json!(true), &json!(false)));
     assert_eq!((&unattributed["reasons"], &unattributed["good"]), (&json!({ "unknown": 1 }), &json!(0)));
     assert_eq!(
         row(&server, "by=tracker", "https://evil.example/").await,
@@ -92,6 +94,25 @@ async fn trackers_and_callers_are_told_apart() {
         "who states a name is no tracker"
     );
     assert_eq!(row(&server, "by=tracker", "https://forged.example/").await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn handshake_without_an_answer_counts_for_its_tracker() {
+    let hooks: [Arc<dyn TokenStore>; 3] = [
+        hooked(crate::store_away::Away(StoreError::Busy)),
+        hooked(crate::store_away::Away(StoreError::unavailable("gone"))),
+        hooked(crate::store_away::Hangs),
+    ];
+    for store in hooks {
+        let server = Fixture::with(Options { store: Some(store), ..Options::default() });
+        let answer = show(&server, &token_for(&server, TRAC), TRAC).await;
+        assert_eq!(answer, StatusCode::SERVICE_UNAVAILABLE);
+        let answer =
+            server.private(Request::get("/v1/summary?by=tracker").body(Body::empty()).unwrap()).await;
+        let rows = answer.json()["rows"].clone();
+        assert_eq!((&rows[0]["name"], &rows[0]["unanswered"]), (&json!(TRAC), &json!(1)), "{rows}");
+        assert_eq!(rows.as_array().unwrap().len(), 1, "nothing is unattributed: {rows}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -165,7 +186,7 @@ async fn a_caller_with_many_trackers_pushes_none_out() {
 #[tokio::test(start_paused = true)]
 async fn a_number_leads_to_its_events() {
     let server = server();
-    tokio::spawn(std::sync::Arc::clone(&server.app.events).write());
+    tokio::spawn(Arc::clone(&server.app.events).write());
     let near = format!("{TRAC}projects/a");
     let mine = issue(&server, json!({ "audience": TRAC })).await;
     for (token, tracker) in [(mine, TRAC), (token_for(&server, &near), &near), (server.token(), TRAC)] {

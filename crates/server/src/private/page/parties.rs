@@ -82,7 +82,7 @@ fn row(by: By, Line { party, last_good, sum }: &Line, since: Timestamp) -> Party
             (Party::Nameless, By::Caller) => Some("the caller without a name"),
             (Party::Other, By::Tracker) => Some("trackers beyond those that are told apart"),
             (Party::Other, By::Caller) => Some("callers beyond those that are told apart"),
-            (Party::Unattributed, _) => Some("no authentic token, or no answer"),
+            (Party::Unattributed, _) => Some("no authentic token"),
         },
         last_good: last_good.map(moment),
         issued: grouped(sum.issued),

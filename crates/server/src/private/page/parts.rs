@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use askama::Template;
+use countersign_core::seal::seems_to_have_token;
 use countersign_core::{Event, EventId, EventKind, KindFilter, Reason};
 use jiff::Timestamp;
 
@@ -266,7 +267,12 @@ fn row(event: &Event) -> EventRow {
     }
     let plain = |name, text: Option<String>| text.map(|text| Fact { name, text, link: None });
     let found = |name, by, text: Option<String>| {
-        text.map(|text| Fact { name, link: Some(events_with(by, &text)), text })
+        // No address may have what looks like a token.
+        text.map(|text| Fact {
+            name,
+            link: (!seems_to_have_token(&text)).then(|| events_with(by, &text)),
+            text,
+        })
     };
     // The end of a token's life goes by the token's id.
     let id = (event.token.map(EventId::from) != Some(event.id)).then(|| event.id.to_string());

@@ -23,6 +23,10 @@ const READY_HOLDS: Duration = Duration::from_secs(5);
 const STATS_HOLD: Duration = Duration::from_mins(1);
 const STATS_RATIO: u32 = 50;
 
+/// How long ago a token must have been issued before it is odd that nobody shows it: two of the parts that an hour is counted in, so
+/// that it is at least one.
+const TIME_TO_SHOW: Duration = Duration::from_mins(10);
+
 /// Everything that the page tells.
 pub(super) struct PageState {
     pub(super) now: Timestamp,
@@ -45,6 +49,8 @@ pub(super) struct PageState {
     pub(super) parties_since: Timestamp,
     /// The same of the last hour.
     pub(super) hour: [(By, Vec<Line>); 2],
+    /// What each tracker did in an hour up to some minutes ago.
+    pub(super) tracker_had_time: Vec<Line>,
     /// `Err` says why there are none to show.
     pub(super) events: Result<Found, String>,
     /// In the last hour: how often the fence was moved, and how many wrong credentials the private API was sent.
@@ -112,9 +118,9 @@ impl Page {
     /// Looks at everything.
     pub(super) async fn state(&self, wish: &Wish) -> PageState {
         let app = &self.app;
-        let now = app.tokens.clock().now();
-        app.events.look_at_handshakes();
-        let events = match wish.asked(now) {
+        let clock = app.tokens.clock();
+        let asked_at = clock.now();
+        let events = match wish.asked(asked_at) {
             Ok(asked) => match timeout(PATIENCE, find(app, &asked)).await {
                 Ok(found) => {
                     found.map_err(|problem| format!("The events cannot be read. {}", problem.detail()))
@@ -124,10 +130,14 @@ impl Page {
             Err(wrong) => Err(wrong),
         };
         let (fence_moves, guesses, events_trouble) = tokio::join!(
-            self.recent(KindFilter::FenceMoved, now),
-            self.recent(KindFilter::CredentialRejected, now),
+            self.recent(KindFilter::FenceMoved, asked_at),
+            self.recent(KindFilter::CredentialRejected, asked_at),
             timeout(PATIENCE, app.events.trouble())
         );
+        let standing = self.standing(asked_at).await;
+        // Now that all have answered who take their time.
+        app.events.look_at_handshakes();
+        let now = clock.now();
         let (issued, revoked) = app.events.tally().tokens();
         let ring = app.tokens.keys();
         let sealing = ring.sealing_key(now).map(Key::id);
@@ -159,6 +169,7 @@ impl Page {
             parties: lines(coarse),
             parties_since: activity.since(coarse, now),
             hour: lines(hour),
+            tracker_had_time: activity.lines(By::Tracker, hour, before(now, TIME_TO_SHOW)),
             events,
             fence_moves,
             guesses,
@@ -171,7 +182,7 @@ impl Page {
                 .alarms()
                 .map(|alarms| (alarms.delivered.get(), alarms.failed.get(), count(alarms.waiting()))),
             keys: keys.collect(),
-            standing: self.standing(now).await,
+            standing,
             counts: app.tokens.store().counts(),
             neighbours: others.map(|seen| seen.node.label()).collect(),
         }

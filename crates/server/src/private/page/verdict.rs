@@ -1,12 +1,14 @@
 //! The headline of the page: whether all is well, and what to do if it is not.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use askama::Template;
 use countersign_core::{ClockError, KindFilter, Reason, StoreError};
 
-use crate::activity::{By, Line, Party};
-use crate::history::Handshakes;
+use crate::activity::{By, Line, Party, Sum};
+use crate::metrics::count;
+use crate::private::summary::filter_of;
 
 use super::parts::{moment, times};
 use super::state::PageState;
@@ -138,13 +140,41 @@ fn concerned(parties: &[(By, Vec<Line>)], kind: KindFilter) -> String {
 
 /// The trackers at which logins were tried in the last hour and none worked.
 fn silent_trackers(state: &PageState) -> Vec<Finding> {
-    let trackers = state.hour.iter().filter(|(by, _)| *by == By::Tracker).flat_map(|(_, lines)| lines);
-    let silent = trackers.filter(|line| matches!(line.party, Party::Named(_)) && line.sum.good() == 0);
-    silent.filter_map(|line| silent_tracker(line, state.shared)).take(MAX_NAMED).collect()
+    let had_time: HashMap<_, _> =
+        state.tracker_had_time.iter().map(|line| (&line.party, line.sum.issued)).collect();
+    let mut silent: Vec<_> = trackers(state)
+        .filter(|line| matches!(line.party, Party::Named(_)) && line.sum.good() == 0)
+        .filter_map(|line| {
+            // Where the store is shared, another server may redeem what this one issues.
+            let had_time = if state.shared { None } else { had_time.get(&line.party).copied() };
+            Some((line.last_good, silent_tracker(line, had_time.unwrap_or(0), state.shared)?))
+        })
+        .collect();
+    // A caller can have tokens for trackers that there are not: those at which logins worked once come first.
+    silent.sort_by_key(|(last_good, _)| last_good.is_none());
+    let more = silent.len().saturating_sub(MAX_NAMED);
+    let mut findings: Vec<_> = silent.into_iter().take(MAX_NAMED).map(|(_, finding)| finding).collect();
+    if more > 0 {
+        findings.push(Finding {
+            level: Level::WorthALook,
+            what: format!(
+                "No login at {} in the last hour",
+                times(count(more), "more tracker", "more trackers")
+            ),
+            advice: "countersign events --by tracker has all.".to_owned(),
+            link: None,
+        });
+    }
+    findings
 }
 
-/// Where the store is `shared`, another server may redeem what this one issues.
-fn silent_tracker(Line { party, last_good, sum }: &Line, shared: bool) -> Option<Finding> {
+/// What this server did for each tracker in the last hour.
+fn trackers(state: &PageState) -> impl Iterator<Item = &Line> {
+    state.hour.iter().filter(|(by, _)| *by == By::Tracker).flat_map(|(_, lines)| lines)
+}
+
+/// `had_time` is how many tokens there were that it has had time to show.
+fn silent_tracker(Line { party, last_good, sum }: &Line, had_time: u64, shared: bool) -> Option<Finding> {
     let name = party.name(By::Tracker);
     let here = if shared { " by way of this server" } else { "" };
     let before =
@@ -154,19 +184,22 @@ fn silent_tracker(Line { party, last_good, sum }: &Line, shared: bool) -> Option
         Some(reason) if sum.refused() >= MANY => {
             (format!("{} refused", times(sum.refused(), "handshake", "handshakes")), remedy(reason))
         }
-        _ if sum.issued >= MANY && sum.handshakes() == 0 && !shared => (
+        _ if sum.issued.min(had_time) >= MANY && sum.handshakes() == 0 => (
             format!("{} issued and none shown", times(sum.issued, "token", "tokens")),
-            "the tracker does not ask this server. See whether it runs, whether its plugin has this server's public URL, and \
-             whether it can reach that.",
+            "the tracker does not ask this server, or not with these tokens. See whether it runs, whether its plugin has this \
+             server's public URL, and whether it can reach that. If unattributed has handshakes that are unknown, something \
+             changes tokens on the way.",
         ),
         _ => return None,
     };
-    let query = form_urlencoded::Serializer::new(String::new())
-        .append_pair("kind", KindFilter::Refused.label())
-        .append_pair("tracker", name)
-        .append_pair("within", "1h")
-        .finish();
-    let link = (sum.refused() > 0).then(|| (format!("?{query}#events-title"), "See the events.".to_owned()));
+    let link = filter_of(By::Tracker, party).filter(|_| sum.refused() > 0).map(|(filter, name)| {
+        let query = form_urlencoded::Serializer::new(String::new())
+            .append_pair("kind", KindFilter::Refused.label())
+            .append_pair(filter, name)
+            .append_pair("within", "1h")
+            .finish();
+        (format!("?{query}#events-title"), "See the events.".to_owned())
+    });
     Some(Finding {
         level: Level::WorthALook,
         what: format!("No login at {name}{here} in the last hour: {happened}"),
@@ -202,11 +235,12 @@ fn findings(state: &PageState) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(state.standing.ready.as_ref().err().map(unready));
 
-    let mut hour = Handshakes::default();
-    state.minutes.iter().for_each(|minute| hour += *minute);
+    // From the same source as the names beside them.
+    let sum =
+        |count: fn(&Sum) -> u64| trackers(state).map(|line| count(&line.sum)).fold(0, u64::saturating_add);
     for (count, kind, one, many, advice) in [
         (
-            hour.replays,
+            sum(Sum::replays),
             KindFilter::Replay,
             "replay",
             "replays",
@@ -214,7 +248,7 @@ fn findings(state: &PageState) -> Vec<Finding> {
              another one, somebody has got hold of a token.",
         ),
         (
-            hour.relays,
+            sum(Sum::relays),
             KindFilter::Relay,
             "relay attempt",
             "relay attempts",
