@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use countersign_core::{Clock, OsEntropy, SystemClock, before};
 use countersign_gate::{
-    BoundGate, Config, Event, EventKind, EventQuery, Gate, Session, Sessions, WhichSessions,
+    BoundGate, Config, Ended, Event, EventKind, EventQuery, Gate, Session, Sessions, WhichSessions,
 };
 use countersign_server::{ActivatedSockets, Address};
 use jiff::SignedDuration;
@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::sync::Notify;
 
 use crate::log;
-use crate::output::{Failure, print, print_json};
+use crate::output::{Failure, note, print, print_json};
 use crate::serve::{Signals, raise_descriptor_limit};
 use crate::service_manager;
 use crate::settings::{LogFormat, parse_duration};
@@ -70,8 +70,8 @@ enum GateAction {
 const EVENTS_HELP: &str = "\
 Kinds: login, login-refused, request-refused, session-ended. Several are separated by commas.
 
-The gates on one data directory record events for 30 days. Of refusals of one reason they record 20 a minute; the next \
-one says how many were left out. A request that brings no session is no event.";
+The gates on one data directory record events for 30 days, and a refusal until 100,000 further events have come. Of refusals of \
+one reason each gate records 20 a minute; the next one says how many were left out. A request that brings no session is no event.";
 
 #[derive(Args, Debug)]
 struct EventsArgs {
@@ -159,9 +159,12 @@ async fn serve(args: GateArgs) -> Result<(), Failure> {
     let gate = Gate::open(config, Arc::new(SystemClock), Arc::new(OsEntropy))
         .map_err(|error| Failure::usage(format!("the gate of {}: {error}", args.config.config.display())))?;
     let bound = BoundGate::bind(gate, &mut ActivatedSockets::from_environment()).await.map_err(|error| {
-        Failure::failed(format!(
-            "cannot listen on {listen}: {error}; stop the program that uses it, or choose another address with --listen"
-        ))
+        let next = match listen {
+            // The error says what to do.
+            Address::Systemd(_) => "",
+            _ => "; stop the program that uses it, or choose another address with --listen",
+        };
+        Failure::failed(format!("cannot listen on {listen}: {error}{next}"))
     })?;
     let address = bound.address().map_err(Failure::failed)?;
     print(match address {
@@ -213,12 +216,16 @@ async fn end(args: EndArgs) -> Result<(), Failure> {
         (None, None) => WhichSessions::All,
     };
     let ended = args.config.sessions()?.end(which, SystemClock.now()).await.map_err(Failure::failed)?;
-    if named && ended == 0 {
+    let Ended { number, unrecorded } = ended;
+    if named && number == 0 {
         return Err(Failure::failed(
             "there is no session of this id, or it has ended already; `countersign gate sessions list` shows all",
         ));
     }
-    print(format!("ended {ended}"))
+    if let Some(error) = unrecorded {
+        note(format!("the sessions are over, but `countersign gate events` will not show it: {error}"));
+    }
+    print(format!("ended {number}"))
 }
 
 async fn events(args: EventsArgs) -> Result<(), Failure> {

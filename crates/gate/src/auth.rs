@@ -7,7 +7,7 @@
 //! | brings a session cookie that is not good | 401 |
 //! | has a session, and no rule allows it, or its path has two readings | 403 |
 //! | has a session, changes something or opens a WebSocket, and another site has a browser send it | 403 |
-//! | carries the user header itself, in whatever spelling | 403 |
+//! | carries the user header itself, in whatever spelling, or names it in `Connection` | 403 |
 //! | is asked about by anybody but the proxy | 403 |
 //! | the proxy does not say what the request is | 500 |
 //! | the sessions cannot be read | 503 |
@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Extension, State};
-use axum::http::header::{HeaderName, ORIGIN, SEC_WEBSOCKET_KEY, UPGRADE, WWW_AUTHENTICATE};
+use axum::http::header::{CONNECTION, HeaderName, ORIGIN, SEC_WEBSOCKET_KEY, UPGRADE, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::Response;
 use url::Url;
@@ -100,6 +100,12 @@ impl Gate {
         if has_header(headers, self.config.user_header.as_str()) {
             return Verdict::Forbidden("the client sent the header that carries the user's name");
         }
+        // A proxy takes the headers that `Connection` names away, also those that it has set.
+        if has_connection_option(headers, self.config.user_header.as_str()) {
+            return Verdict::Forbidden(
+                "the client has the proxy take away the header that carries the user's name",
+            );
+        }
         let request = match OriginalRequest::read(asked, self.config.proxy) {
             Ok(request) => request,
             Err(error) => return Verdict::NotStated(error.to_string()),
@@ -149,7 +155,11 @@ impl Gate {
     fn log(&self, verdict: &Verdict, client: Option<IpAddr>) {
         let line = |what: &str, error: bool| {
             let now = self.clock.now();
-            let Some(left_out) = self.log_limit.admit(verdict.name(), now) else { return };
+            let reason = match verdict {
+                Verdict::Forbidden(reason) => reason,
+                other => other.name(),
+            };
+            let Some(left_out) = self.log_limit.admit(reason, now) else { return };
             let shown = client.map(tracing::field::display);
             if error {
                 tracing::error!(left_out, client = shown, "{what}");
@@ -157,10 +167,6 @@ impl Gate {
                 tracing::warn!(left_out, client = shown, "{what}");
             }
             let address = client.map(|client| client.to_string());
-            let reason = match verdict {
-                Verdict::Forbidden(reason) => reason,
-                other => other.name(),
-            };
             self.note(Event::refused(EventKind::RequestRefused, reason, None, address, now, left_out));
         };
         match verdict {
@@ -218,14 +224,22 @@ impl Verdict {
 /// Whether there is a header of this name, also with another character for `-`: many servers make `_` of it, and PHP makes
 /// `_` of a dot, too.
 fn has_header(headers: &HeaderMap, name: &str) -> bool {
-    headers.keys().any(|found| {
-        found.as_str().len() == name.len()
-            && found
-                .as_str()
-                .bytes()
-                .zip(name.bytes())
-                .all(|(found, wanted)| found == wanted || (wanted == b'-' && !found.is_ascii_alphanumeric()))
-    })
+    headers.keys().any(|found| passes_for(found.as_str(), name))
+}
+
+/// Whether `Connection` names such a header.
+fn has_connection_option(headers: &HeaderMap, name: &str) -> bool {
+    let is_option = |value: &HeaderValue| {
+        String::from_utf8_lossy(value.as_bytes()).split(',').any(|option| passes_for(option.trim(), name))
+    };
+    headers.get_all(CONNECTION).iter().any(is_option)
+}
+
+fn passes_for(found: &str, name: &str) -> bool {
+    let is_same = |(found, wanted): (u8, u8)| {
+        found.eq_ignore_ascii_case(&wanted) || (wanted == b'-' && !found.is_ascii_alphanumeric())
+    };
+    found.len() == name.len() && found.bytes().zip(name.bytes()).all(is_same)
 }
 
 /// Whether it is a GET that opens a WebSocket, by which a browser lets any site send messages. nginx does not pass `Upgrade` on to

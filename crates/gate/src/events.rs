@@ -1,7 +1,8 @@
 //! What happened, for operators: in the file of the sessions, where it outlives a restart.
 //!
-//! A login and the end of a session are recorded in the transaction that makes them. A refusal is recorded beside it, and
-//! nothing waits for that; of each reason only so many a minute, and the next one says how many were left out.
+//! A login is recorded in the transaction that makes it, and so is a session that ends for it. A session that an operator ends is
+//! recorded after that: it must end also when nothing can be recorded. Nothing waits for the record of a refusal; of each reason
+//! there are only so many a minute, and the next one says how many were left out.
 
 use std::time::Duration;
 
@@ -15,8 +16,12 @@ use crate::sessions::Session;
 /// For how long events are kept.
 const RETENTION: Duration = Duration::from_hours(30 * 24);
 
-/// The most events that are kept; the oldest ones go.
-const MOST_EVENTS: i64 = 100_000;
+/// After how many further events a refusal is forgotten: strangers cause as many as they like. They cause no logins, so these are
+/// kept.
+pub(crate) const MOST_EVENTS: i64 = 100_000;
+
+/// The most events that another one makes forgotten for their age, so that a clock that jumps ahead does not empty the record.
+const MOST_FORGOTTEN: i64 = 10;
 
 pub(crate) const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS events (
@@ -78,7 +83,7 @@ pub struct Event {
     pub at: Timestamp,
     /// What.
     pub kind: String,
-    /// Why; the metrics have the same names.
+    /// Why: by the names of the metrics; for a request that was forbidden, in words.
     pub reason: Option<String>,
     /// The issuer, by its name in the configuration.
     pub issuer: Option<String>,
@@ -155,10 +160,17 @@ impl Event {
                 self.address,
                 i64::try_from(self.left_out).unwrap_or(i64::MAX)
             ])?;
-        let oldest = connection.last_insert_rowid().saturating_sub(MOST_EVENTS);
+        // Numbers rise by one, so each refusal has its turn.
+        let turn = connection.last_insert_rowid().saturating_sub(MOST_EVENTS);
+        let [login, request] = [EventKind::LoginRefused, EventKind::RequestRefused].map(EventKind::label);
         connection
-            .prepare("DELETE FROM events WHERE at < ?1 OR number <= ?2")?
-            .execute(params![to_millis(before(self.at, RETENTION)), oldest])?;
+            .prepare("DELETE FROM events WHERE number = ?1 AND kind IN (?2, ?3)")?
+            .execute(params![turn, login, request])?;
+        connection
+            .prepare(
+                "DELETE FROM events WHERE number IN (SELECT number FROM events WHERE at < ?1 ORDER BY at LIMIT ?2)",
+            )?
+            .execute(params![to_millis(before(self.at, RETENTION)), MOST_FORGOTTEN])?;
         Ok(())
     }
 }

@@ -45,7 +45,7 @@ pub struct Gate {
     pub(crate) proxies: TrustedProxies,
     pub(crate) limiter: RefusalLimiter,
     pub(crate) metrics: Metrics,
-    pub(crate) log_limit: LogLimit,
+    pub(crate) log_limit: Arc<LogLimit>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     /// Logins under way, which run to their end.
@@ -134,7 +134,7 @@ impl Gate {
             },
             limiter: RefusalLimiter::new(config.logins_per_minute, Arc::clone(&clock)),
             metrics: Metrics::new(&config.issuers),
-            log_limit: LogLimit::default(),
+            log_limit: Arc::default(),
             tasks: TaskTracker::new(),
             login_places: Semaphore::new(MAX_LOGINS),
             issuers,
@@ -174,10 +174,11 @@ impl Gate {
 
     /// Has an event recorded. Nothing waits for it but the end of the gate.
     pub(crate) fn note(&self, event: Event) {
-        let sessions = self.sessions.clone();
+        let (sessions, log_limit) = (self.sessions.clone(), Arc::clone(&self.log_limit));
         self.tasks.spawn(async move {
+            let at = event.at;
             if let Err(error) = sessions.note(event).await {
-                tracing::debug!(%error, "cannot record an event");
+                log_limit.warn("unrecorded", at, &format!("cannot record a refusal: {error}"));
             }
         });
     }

@@ -14,7 +14,7 @@
 //! No answer redirects, so there is no place that a request could name. Each login opens a new session, whatever cookies
 //! come along.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -256,7 +256,8 @@ impl Gate {
             tell(LoginOutcome::CrossSite, &"another site sent a browser here");
             return Err(Rejected::unauthorized("Another site sent your browser here, so no token was used."));
         }
-        if let Err(wait) = self.limiter.count(client) {
+        // Clients whose addresses the proxy does not say count as one.
+        if let Err(wait) = self.limiter.count(Some(client.unwrap_or(Ipv4Addr::UNSPECIFIED.into()))) {
             tell(LoginOutcome::TooMany, &"this address tries too often");
             return Err(Rejected {
                 status: StatusCode::TOO_MANY_REQUESTS,

@@ -4,6 +4,8 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -48,6 +50,29 @@ fn grace(issuers: &[IssuerConfig]) -> Duration {
     BODY_TIMEOUT + issuers.iter().map(|issuer| issuer.timeout * 3).max().unwrap_or_default()
 }
 
+/// Whether a Unix socket is for the proxy alone, as far as its mode says.
+///
+/// # Errors
+///
+/// If everybody can connect, who would be taken for the proxy, or if the socket cannot be looked at.
+pub fn check_socket(path: &Path) -> io::Result<()> {
+    let shown = path.display();
+    let metadata = std::fs::metadata(path)
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot look at {shown}: {error}")))?;
+    let mode = metadata.permissions().mode() & 0o777;
+    let others = mode % 0o10;
+    if others == 0 {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        format!(
+            "everybody can connect to {shown}, whose mode is {mode:o}, and would be taken for the proxy; with systemd, set \
+             SocketMode=0660 and SocketGroup= to the proxy's group, and restart the socket"
+        ),
+    ))
+}
+
 /// A gate that listens, and does not answer yet.
 #[derive(Debug)]
 pub struct BoundGate {
@@ -63,8 +88,18 @@ enum Connection {
 
 impl BoundGate {
     /// Takes the address that is configured, or those among `inherited` that a service manager has opened for it.
+    ///
+    /// # Errors
+    ///
+    /// If the address cannot be used, or is a Unix socket that everybody can connect to.
     pub async fn bind(gate: Arc<Gate>, inherited: &mut ActivatedSockets) -> io::Result<Self> {
         let bound = Bound::with_mode(&gate.config.listen, gate.config.socket_mode, inherited).await?;
+        for place in &bound {
+            // An abstract socket, which has no path, has no address here.
+            if let Address::Unix(path) = place.address()? {
+                check_socket(&path)?;
+            }
+        }
         Ok(Self { gate, bound })
     }
 

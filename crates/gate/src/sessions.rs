@@ -27,6 +27,9 @@ const VERSION: i64 = 2;
 /// How long a call waits for another process that writes.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The same for a refusal that is to be recorded. Strangers cause these, and must not have anything wait.
+const PATIENCE_FOR_A_REFUSAL: Duration = Duration::from_millis(200);
+
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS sessions (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -107,8 +110,14 @@ pub enum WhichSessions {
     All,
 }
 
-/// How many sessions were ended.
-pub type Ended = usize;
+/// Sessions that were ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// How many.
+    pub number: usize,
+    /// Why this could not be recorded as events, if so.
+    pub unrecorded: Option<SessionError>,
+}
 
 /// The file of the sessions cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -145,7 +154,11 @@ pub enum SessionError {
 #[derive(Clone)]
 pub struct Sessions {
     path: Arc<PathBuf>,
-    connection: Arc<Mutex<Connection>>,
+    /// Of its own, so that no question about a session waits for a writer: `SQLite` lets one read while others write.
+    reads: Arc<Mutex<Connection>>,
+    writes: Arc<Mutex<Connection>>,
+    /// For refusals, so that no login waits for these.
+    notes: Arc<Mutex<Connection>>,
 }
 
 impl Sessions {
@@ -174,17 +187,21 @@ impl Sessions {
 
     fn open_file(path: PathBuf) -> Result<Self, SessionError> {
         let sqlite = |error| SessionError::Sqlite { path: path.clone(), error };
-        let mut connection = Connection::open(&path).map_err(sqlite)?;
-        let found = prepare(&mut connection).map_err(sqlite)?;
+        let mut writes = connect(&path, PATIENCE).map_err(sqlite)?;
+        let found = prepare(&mut writes).map_err(sqlite)?;
         if found > VERSION {
             return Err(SessionError::Newer { path, found });
         }
-        Ok(Self { path: Arc::new(path), connection: Arc::new(Mutex::new(connection)) })
+        let reads = connect(&path, PATIENCE).map_err(sqlite)?;
+        let notes = connect(&path, PATIENCE_FOR_A_REFUSAL).map_err(sqlite)?;
+        let [reads, writes, notes] =
+            [reads, writes, notes].map(|connection| Arc::new(Mutex::new(connection)));
+        Ok(Self { path: Arc::new(path), reads, writes, notes })
     }
 
     /// Begins a session. Of those of one tracker and issuer only so many go on; the oldest ones end.
     pub(crate) async fn begin(&self, new: NewSession, most: u32) -> Result<(), SessionError> {
-        self.call(move |connection| {
+        self.call(&self.writes, move |connection| {
             let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             change.execute("DELETE FROM sessions WHERE ends <= ?1", [to_millis(new.began)])?;
             Event::login(&new.session()).record(&change)?;
@@ -219,7 +236,7 @@ impl Sessions {
 
     /// The session that this cookie is of, if it has not ended.
     pub(crate) async fn find(&self, digest: Digest, now: Timestamp) -> Result<Option<Session>, SessionError> {
-        self.call(move |connection| {
+        self.call(&self.reads, move |connection| {
             connection
                 .prepare(
                     "SELECT digest, tracker, issuer, user, peer, began, ends FROM sessions \
@@ -233,7 +250,7 @@ impl Sessions {
 
     /// All sessions that have not ended, the newest first.
     pub async fn list(&self, now: Timestamp) -> Result<Vec<Session>, SessionError> {
-        self.call(move |connection| {
+        self.call(&self.reads, move |connection| {
             connection
                 .prepare(
                     "SELECT digest, tracker, issuer, user, peer, began, ends FROM sessions \
@@ -247,7 +264,7 @@ impl Sessions {
 
     /// How many sessions of each issuer have not ended.
     pub(crate) async fn counts(&self, now: Timestamp) -> Result<HashMap<String, i64>, SessionError> {
-        self.call(move |connection| {
+        self.call(&self.reads, move |connection| {
             connection
                 .prepare("SELECT issuer, count(*) FROM sessions WHERE ends > ?1 GROUP BY issuer")?
                 .query_map([to_millis(now)], |row| Ok((row.get(0)?, row.get(1)?)))?
@@ -256,9 +273,9 @@ impl Sessions {
         .await
     }
 
-    /// Ends sessions, for every gate on this file, before this returns.
+    /// Ends sessions, for every gate on this file, before this returns. They end also if that cannot be recorded.
     pub async fn end(&self, which: WhichSessions, now: Timestamp) -> Result<Ended, SessionError> {
-        self.call(move |connection| {
+        let sessions = self.call(&self.writes, move |connection| {
             let (by, value) = match &which {
                 WhichSessions::Id(id) => {
                     ("lower(hex(substr(digest, 1, 8))) = ?1", Some(id.to_ascii_lowercase()))
@@ -273,20 +290,25 @@ impl Sessions {
                 ))?
                 .query_map([value], read)?
                 .collect::<Result<_, _>>()?;
+            change.commit()?;
             // Those that are over anyway are only removed.
-            let ended: Vec<Session> = ended.into_iter().filter(|session| session.ends > now).collect();
-            for session in &ended {
+            Ok(ended.into_iter().filter(|session| session.ends > now).collect::<Vec<_>>())
+        });
+        let sessions = sessions.await?;
+        let number = sessions.len();
+        let recorded = self.call(&self.writes, move |connection| {
+            let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            for session in &sessions {
                 Event::ended(session, WhyEnded::Operator, now).record(&change)?;
             }
-            change.commit()?;
-            Ok(ended.len())
-        })
-        .await
+            change.commit()
+        });
+        Ok(Ended { number, unrecorded: recorded.await.err() })
     }
 
     /// Records that something was refused.
     pub(crate) async fn note(&self, event: Event) -> Result<(), SessionError> {
-        self.call(move |connection| {
+        self.call(&self.notes, move |connection| {
             let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             event.record(&change)?;
             change.commit()
@@ -296,15 +318,16 @@ impl Sessions {
 
     /// What happened, the oldest first.
     pub async fn events(&self, query: EventQuery) -> Result<Vec<Event>, SessionError> {
-        self.call(move |connection| events::list(connection, &query)).await
+        self.call(&self.reads, move |connection| events::list(connection, &query)).await
     }
 
     /// `SQLite` waits for the disk, so it has a thread of its own, which finishes even if nobody waits for it any more.
     async fn call<T: Send + 'static>(
         &self,
+        connection: &Arc<Mutex<Connection>>,
         work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, SessionError> {
-        let connection = Arc::clone(&self.connection);
+        let connection = Arc::clone(connection);
         let done =
             spawn_blocking(move || work(&mut connection.lock().unwrap_or_else(PoisonError::into_inner)));
         let sqlite = |error| SessionError::Sqlite { path: PathBuf::clone(&self.path), error };
@@ -312,12 +335,17 @@ impl Sessions {
     }
 }
 
-/// Makes the tables, unless they are of a newer version, which is returned.
-fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
-    connection.busy_timeout(PATIENCE)?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
+fn connect(path: &Path, patience: Duration) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(patience)?;
     // A session that was ended must not come back with the power.
     connection.pragma_update(None, "synchronous", "FULL")?;
+    Ok(connection)
+}
+
+/// Makes the tables, unless they are of a newer version, which is returned.
+fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
+    connection.pragma_update(None, "journal_mode", "WAL")?;
     let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let found = change.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if found < VERSION {
@@ -383,6 +411,13 @@ mod tests {
         sessions.find(Digest::of(value), at(now)).await.unwrap().is_some()
     }
 
+    /// How many were ended, all of which were recorded.
+    async fn ended(sessions: &Sessions, which: WhichSessions) -> usize {
+        let Ended { number, unrecorded } = sessions.end(which, at(1)).await.unwrap();
+        assert!(unrecorded.is_none(), "{unrecorded:?}");
+        number
+    }
+
     #[tokio::test]
     async fn session_lives_until_its_end_also_in_another_gate() {
         let directory = TempDir::new().unwrap();
@@ -412,15 +447,15 @@ mod tests {
         }
         assert!(is_open(&two, "a", 0).await);
         let id = id_of(&Digest::of("a")).to_uppercase();
-        assert_eq!(one.end(WhichSessions::Id(id.clone()), at(1)).await.unwrap(), 1);
+        assert_eq!(ended(&one, WhichSessions::Id(id.clone())).await, 1);
         assert!(!is_open(&two, "a", 0).await);
-        assert_eq!(one.end(WhichSessions::Id(id), at(1)).await.unwrap(), 0);
+        assert_eq!(ended(&one, WhichSessions::Id(id)).await, 0);
         for id in ["", "%", "0"] {
-            assert_eq!(one.end(WhichSessions::Id(id.to_owned()), at(1)).await.unwrap(), 0, "{id}");
+            assert_eq!(ended(&one, WhichSessions::Id(id.to_owned())).await, 0, "{id}");
         }
-        assert_eq!(two.end(WhichSessions::Issuer("other".to_owned()), at(1)).await.unwrap(), 2);
+        assert_eq!(ended(&two, WhichSessions::Issuer("other".to_owned())).await, 2);
         assert!(is_open(&one, "b", 0).await && !is_open(&one, "c", 0).await);
-        assert_eq!(two.end(WhichSessions::All, at(1)).await.unwrap(), 1);
+        assert_eq!(ended(&two, WhichSessions::All).await, 1);
         assert_eq!(one.list(at(0)).await.unwrap(), []);
         let kinds = vec![EventKind::SessionEnded];
         let ended = one.events(EventQuery { kinds, ..EventQuery::default() }).await.unwrap();
@@ -494,6 +529,82 @@ mod tests {
             sessions.events(EventQuery::default()).await.unwrap(),
             [refused(at(1)), refused(at(month + 1))]
         );
+    }
+
+    #[tokio::test]
+    async fn refusals_that_cannot_be_recorded_stall_nobody() {
+        let directory = TempDir::new().unwrap();
+        let sessions = Sessions::open(directory.path()).unwrap();
+        sessions.begin(new("a", "launchpad", 0), 10).await.unwrap();
+        let other = Connection::open(directory.path().join(FILE_NAME)).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let refused = || Event::refused(EventKind::RequestRefused, "session_over", None, None, at(1), 0);
+        let refusals: Vec<_> = (0..4)
+            .map(|_| {
+                let sessions = sessions.clone();
+                tokio::spawn(async move { sessions.note(refused()).await })
+            })
+            .collect();
+        let login = tokio::spawn({
+            let sessions = sessions.clone();
+            async move { sessions.begin(new("b", "launchpad", 0), 10).await }
+        });
+        for refusal in refusals {
+            assert!(refusal.await.unwrap().is_err(), "the other process writes");
+            // Asked while the login waits for that process.
+            assert!(is_open(&sessions, "a", 1).await);
+        }
+        assert!(!login.is_finished(), "the refusals took longer than a login's patience");
+        other.execute_batch("COMMIT").unwrap();
+        login.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn session_ends_also_if_that_cannot_be_recorded() {
+        let directory = TempDir::new().unwrap();
+        let sessions = Sessions::open(directory.path()).unwrap();
+        sessions.begin(new("a", "launchpad", 0), 10).await.unwrap();
+        let file = Connection::open(directory.path().join(FILE_NAME)).unwrap();
+        file.execute_batch(
+            "CREATE TRIGGER full BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'full'); END",
+        )
+        .unwrap();
+        let Ended { number, unrecorded } = sessions.end(WhichSessions::All, at(1)).await.unwrap();
+        assert_eq!(number, 1);
+        assert!(unrecorded.unwrap().to_string().contains("full"));
+        assert!(!is_open(&sessions, "a", 1).await);
+    }
+
+    #[tokio::test]
+    async fn refusals_push_no_login_out_of_the_record() {
+        let directory = TempDir::new().unwrap();
+        let sessions = Sessions::open(directory.path()).unwrap();
+        let refused = |at| Event::refused(EventKind::RequestRefused, "session_over", None, None, at, 0);
+        sessions.begin(new("a", "launchpad", 0), 10).await.unwrap();
+        sessions.note(refused(at(1))).await.unwrap();
+        let file = Connection::open(directory.path().join(FILE_NAME)).unwrap();
+        file.execute("UPDATE sqlite_sequence SET seq = ?1 WHERE name = 'events'", [events::MOST_EVENTS])
+            .unwrap();
+        for second in [2, 3] {
+            sessions.note(refused(at(second))).await.unwrap();
+        }
+        let left = sessions.events(EventQuery::default()).await.unwrap();
+        let left: Vec<_> = left.iter().map(|event| (&*event.kind, event.at)).collect();
+        let [second, third] = [2, 3].map(|second| ("request-refused", at(second)));
+        assert_eq!(left, [("login", at(0)), second, third]);
+    }
+
+    #[tokio::test]
+    async fn clock_that_jumps_ahead_leaves_the_record() {
+        let directory = TempDir::new().unwrap();
+        let sessions = Sessions::open(directory.path()).unwrap();
+        let refused = |at| Event::refused(EventKind::RequestRefused, "session_over", None, None, at, 0);
+        for second in 0..100 {
+            sessions.note(refused(at(second))).await.unwrap();
+        }
+        sessions.note(refused(at(365 * 24 * 3600))).await.unwrap();
+        let left = sessions.events(EventQuery::default()).await.unwrap();
+        assert_eq!((left.len(), left[0].at), (91, at(10)), "the oldest ten went");
     }
 
     #[tokio::test]

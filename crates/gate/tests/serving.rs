@@ -11,7 +11,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::post;
 use countersign_core::{Clock, ManualClock, OsEntropy, SystemClock};
-use countersign_gate::{BoundGate, Config, EventQuery, Gate, Sessions, WhichSessions};
+use countersign_gate::{BoundGate, Config, EventKind, EventQuery, Gate, Sessions, WhichSessions};
 use countersign_server::{ActivatedSockets, Address};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -476,6 +476,65 @@ async fn sessions_of_an_issuer_are_bounded() {
     }
     assert_eq!(answers, [401, 401, 204, 204]);
     assert_eq!(gate.metric("countersign_gate_sessions{issuer=\"one\"}").await, Some(2));
-    assert_eq!(gate.sessions().end(WhichSessions::All, gate.clock.now()).await.unwrap(), 2);
+    assert_eq!(gate.sessions().end(WhichSessions::All, gate.clock.now()).await.unwrap().number, 2);
     assert_eq!(gate.check(&cookies[3], "GET", "/bugs/one/1").await.0, 401);
+}
+
+#[tokio::test]
+async fn request_that_has_the_user_taken_away_is_forbidden() {
+    let issuer = Issuer::start().await;
+    let gate = Running::start("", &issuer.table("one", "")).await;
+    let cookie = gate.log_in("/bugs/one/good").await.cookie().unwrap();
+    for (named, status) in [
+        ("X-Remote-User", 403),
+        ("te , x_remote.USER", 403),
+        ("X-Remote-User2", 204),
+        ("keep-alive, TE", 204),
+    ] {
+        let headers = [
+            ("X-Original-URI", "/bugs/one/1"),
+            ("X-Original-Method", "GET"),
+            ("Cookie", &*cookie),
+            ("Connection", named),
+        ];
+        assert_eq!(gate.ask("GET", "/auth", &headers, "").await.status, status, "{named}");
+    }
+}
+
+#[tokio::test]
+async fn logins_without_an_address_count_as_of_one_client() {
+    let issuer = Issuer::start().await;
+    let directory = Arc::new(TempDir::new().unwrap());
+    let socket = directory.path().join("gate.sock");
+    let settings = format!("listen = \"unix:{}\"\nlogins_per_minute = 2", socket.display());
+    let gate = Running::start_in(Arc::clone(&directory), &settings, &issuer.table("one", "")).await;
+    for (headers, expected) in [
+        (&[][..], 401),
+        (&[("X-Forwarded-For", "unknown")], 401),
+        (&[], 429),
+        (&[("X-Forwarded-For", "192.0.2.7")], 401),
+    ] {
+        let stream = UnixStream::connect(&socket).await.unwrap();
+        let answer = read(send_on(stream, "GET", "/bugs/one/bad", headers, "").await).await;
+        assert_eq!(answer.status, expected, "{headers:?}");
+    }
+    gate.stop().await;
+}
+
+#[tokio::test]
+async fn flood_of_one_reason_leaves_room_for_others() {
+    let issuer = Issuer::start().await;
+    let gate = Running::start("", &issuer.table("one", "")).await;
+    let cookie = gate.log_in("/bugs/one/good").await.cookie().unwrap();
+    for _ in 0..21 {
+        assert_eq!(gate.check(&cookie, "DELETE", "/bugs/one/1").await, (403, None));
+    }
+    assert_eq!(gate.check(&cookie, "GET", "/bugs/one//1").await, (403, None));
+    let sessions = gate.sessions();
+    gate.stop().await;
+    let query = EventQuery { kinds: vec![EventKind::RequestRefused], ..EventQuery::default() };
+    let events = sessions.events(query).await.unwrap();
+    let of = |reason: &str| events.iter().filter(|event| event.reason.as_deref() == Some(reason)).count();
+    assert_eq!(of("no rule of the issuer allows this method on this path"), 20);
+    assert_eq!(of("its path can be read in two ways"), 1);
 }

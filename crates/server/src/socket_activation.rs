@@ -5,8 +5,10 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::AsFd;
 
 use listenfd::ListenFd;
+use socket2::SockRef;
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::address::Bound;
@@ -61,17 +63,50 @@ impl ActivatedSockets {
     fn take_at(&mut self, index: usize) -> io::Result<Option<Bound>> {
         // Asked for as the wrong kind, a socket stays where it is.
         if let Ok(Some(listener)) = self.sockets.take_tcp_listener(index) {
+            check_that_it_listens(&listener)?;
             listener.set_nonblocking(true)?;
             return TcpListener::from_std(listener).map(|listener| Some(Bound::Tcp(listener)));
         }
         let Some(listener) = self.sockets.take_unix_listener(index)? else { return Ok(None) };
+        check_that_it_listens(&listener)?;
         listener.set_nonblocking(true)?;
         UnixListener::from_std(listener).map(|listener| Some(Bound::Unix(listener, None)))
     }
 }
 
+/// One that does not listen would be announced, and never accept a connection.
+fn check_that_it_listens(socket: &impl AsFd) -> io::Result<()> {
+    if SockRef::from(socket).is_listener()? {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::InvalidInput,
+        "a socket of this name was handed over that does not listen; systemd has it listen if it is a ListenStream= of a socket \
+         unit with Accept=no",
+    ))
+}
+
 impl fmt::Debug for ActivatedSockets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Inherited").field("names", &self.names).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use socket2::{Domain, Socket, Type};
+
+    use super::*;
+
+    #[test]
+    fn socket_that_does_not_listen_is_rejected() {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let error = check_that_it_listens(&socket).unwrap_err().to_string();
+        assert!(error.contains("does not listen"), "{error}");
+        socket.listen(1).unwrap();
+        check_that_it_listens(&socket).unwrap();
     }
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use countersign_client::{probe, probe_socket};
-use countersign_gate::{Config, Gate};
+use countersign_gate::{Config, Gate, check_socket};
 use countersign_http_client::is_this_machine;
 use countersign_server::{Address, exposure_of};
 use jiff::Timestamp;
@@ -73,6 +73,16 @@ fn configuration(config: &Config, file: &Path) -> Vec<Finding> {
         findings.push(Finding::warning(
             format!("the gate listens on {}, beyond this machine", config.listen),
             "let a firewall pass on the proxy alone, or listen on 127.0.0.1",
+        ));
+    }
+    // One that is not there is told below.
+    if let Address::Unix(path) = &config.listen
+        && path.exists()
+        && let Err(error) = check_socket(path)
+    {
+        findings.push(Finding::error(
+            error.to_string(),
+            "or leave the socket to the gate, which makes one for its own user",
         ));
     }
     if config.base_url.scheme() == "http" && !is_this_machine(&config.base_url) {

@@ -1,6 +1,9 @@
 //! `countersign gate`: how it starts and stops, and what `countersign doctor --gate` says of it.
 
 use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 
 use rustix::process::Signal;
 
@@ -8,6 +11,7 @@ use crate::doctor::doctor;
 use crate::fixture::Place;
 use crate::http;
 use crate::process::Process;
+use crate::service::handed;
 
 /// A configuration whose tracker is the gate itself: nothing is in front of it.
 fn configure(place: &Place, port: u16, more: &str) {
@@ -123,6 +127,70 @@ fn doctor_finds_what_is_wrong_with_a_gate() {
     found.must_have("ok", "proxy", "/bugs/launchpad-auth leads to the gate");
     // Nothing is in front of the gate here, so all of it can be reached.
     found.must_have("error", "proxy", "/metrics and");
+    gate.signal(Signal::TERM);
+    gate.ended();
+}
+
+#[test]
+fn inherited_socket_for_everybody_is_rejected() {
+    let place = Place::new();
+    configure(&place, 1, "");
+    let path = place.path("gate.sock");
+    let socket = UnixListener::bind(&path).unwrap();
+    // As systemd makes one by default.
+    place.set_mode("gate.sock", 0o666);
+    let gate = place.command(["gate", "--config", "gate.toml", "--listen", "systemd:gate"]);
+    let (mut command, _handed) = handed(&gate, &[socket.as_fd()], "gate");
+    let said = Process::start(&mut command, "").ended().refused(1);
+    assert!(said.contains("gate.sock, whose mode is 666") && said.contains("SocketMode=0660"), "{said}");
+
+    // As it should be, with another one that has no path, and so no mode.
+    place.set_mode("gate.sock", 0o660);
+    let name = format!("countersign-{}", path.display());
+    let nowhere = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    let (mut command, _handed) = handed(&gate, &[socket.as_fd(), nowhere.as_fd()], "gate:gate");
+    let said = Process::start(&mut command, "").ended().refused(1);
+    assert!(said.contains("a Unix socket needs a path"), "{said}");
+
+    let (mut command, _handed) = handed(&gate, &[socket.as_fd()], "gate");
+    let mut gate = Process::start(&mut command, "");
+    assert_eq!(gate.out.lines(1), format!("gate unix:{}\n", path.display()));
+    gate.signal(Signal::TERM);
+    assert_eq!(gate.ended().code, Some(0));
+}
+
+#[test]
+fn doctor_finds_a_socket_for_everybody() {
+    let place = Place::new();
+    configure(&place, 1, "");
+    let text = place.read("gate.toml").replace("listen = \"127.0.0.1:1\"", "listen = \"unix:gate.sock\"");
+    place.write("gate.toml", &text);
+    let socket = UnixListener::bind(place.path("gate.sock")).unwrap();
+    place.set_mode("gate.sock", 0o666);
+    // What answers is not looked at here.
+    drop(socket);
+    let look = |place: &Place| doctor(place, &["--gate", "gate.toml"], &[]);
+    look(&place).must_have("error", "configuration", "everybody can connect to gate.sock");
+    place.set_mode("gate.sock", 0o660);
+    look(&place).must_have("ok", "configuration", "gate.toml can be used");
+}
+
+#[test]
+fn session_ends_and_a_failed_record_is_told() {
+    let place = Place::new();
+    configure(&place, 1, "");
+    let mut gate = start(&place, &["--listen", "127.0.0.1:0"]);
+    gate.out.lines(1);
+    let file = rusqlite::Connection::open(place.path("gate/gate-sessions.db")).unwrap();
+    file.execute_batch(
+        "INSERT INTO sessions (digest, tracker, issuer, user, began, ends) \
+         VALUES (zeroblob(32), 'https://bugs.example.org/', 'launchpad', 'launchpad', 0, 4000000000000); \
+         CREATE TRIGGER full BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'no room'); END",
+    )
+    .unwrap();
+    let ended = place.run(&["gate", "sessions", "end", "--all", "--config", "gate.toml"]);
+    assert_eq!((ended.code, &*ended.out), (Some(0), "ended 1\n"), "{ended:?}");
+    assert!(ended.err.contains("the sessions are over") && ended.err.contains("no room"), "{ended:?}");
     gate.signal(Signal::TERM);
     gate.ended();
 }

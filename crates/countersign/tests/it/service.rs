@@ -26,7 +26,11 @@ fn activated(
     names: &str,
     arguments: &[&str],
 ) -> (Command, Vec<OwnedFd>) {
-    let server = place.serve_command(arguments, &[PUBLIC_URL]);
+    handed(&place.serve_command(arguments, &[PUBLIC_URL]), sockets, names)
+}
+
+/// The same of any of its commands.
+pub(crate) fn handed(server: &Command, sockets: &[BorrowedFd<'_>], names: &str) -> (Command, Vec<OwnedFd>) {
     let mut handed = Vec::new();
     let mut script = "LISTEN_PID=$$ exec \"$0\" \"$@\"".to_owned();
     for (n, socket) in sockets.iter().enumerate() {
