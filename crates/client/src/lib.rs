@@ -10,6 +10,8 @@ mod trace;
 mod transport;
 
 use std::fmt;
+use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,7 +36,7 @@ pub struct PrivateApi {
     /// As the caller named it.
     server: String,
     base: Url,
-    bearer: Option<Zeroizing<String>>,
+    bearer: Option<Bearer>,
     transport: Transport,
     trace: Option<Trace>,
 }
@@ -43,12 +45,46 @@ pub struct PrivateApi {
 /// that this machine trusts.
 #[derive(Default)]
 pub struct Credentials {
-    /// The secret that the server asks for.
-    pub bearer: Option<Zeroizing<String>>,
+    /// The secret or token that the server asks for.
+    pub bearer: Option<Bearer>,
     /// PEM: the authorities of the server's certificate, in place of those that this machine trusts.
     pub server_authorities: Option<Vec<u8>>,
     /// PEM: the certificate that the server asks for, and its private key.
     pub identity: Option<Zeroizing<Vec<u8>>>,
+}
+
+/// A secret, or a token that a platform gave to this process. Its `Debug` says nothing of it.
+#[derive(Clone)]
+pub enum Bearer {
+    /// It.
+    Secret(Zeroizing<String>),
+    /// The file in which it stands alone. It is read for each request: platforms replace their tokens while programs run.
+    File(PathBuf),
+}
+
+impl Bearer {
+    fn read(&self) -> Result<Zeroizing<String>, ClientError> {
+        match self {
+            Self::Secret(secret) => Ok(secret.clone()),
+            Self::File(path) => {
+                let text = fs::read_to_string(path).map(Zeroizing::new);
+                let text = text.map_err(|error| ClientError::BearerFile { path: path.clone(), error })?;
+                Ok(Zeroizing::new(text.trim().to_owned()))
+            }
+        }
+    }
+}
+
+impl From<String> for Bearer {
+    fn from(secret: String) -> Self {
+        Self::Secret(secret.into())
+    }
+}
+
+impl fmt::Debug for Bearer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Bearer(redacted)")
+    }
 }
 
 impl fmt::Debug for Credentials {
@@ -139,6 +175,14 @@ pub enum ClientError {
     /// The credential cannot be sent.
     #[error("the credential has characters that a header cannot carry; put the secret alone into its file")]
     Credential,
+    /// The credential cannot be read.
+    #[error("cannot read the bearer file {}: {error}", path.display())]
+    BearerFile {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        error: std::io::Error,
+    },
     /// Nobody answers there.
     #[error(
         "no Countersign server answers at {server} ({reason}); start one with `countersign serve`, or name it with \
@@ -355,7 +399,7 @@ impl PrivateApi {
         let mut request = Request::builder().method(method).uri(target).header(ACCEPT, "application/json");
         request = request.header(HOST, url.authority());
         if let Some(bearer) = &self.bearer {
-            request = request.header(AUTHORIZATION, format!("Bearer {}", bearer.as_str()));
+            request = request.header(AUTHORIZATION, format!("Bearer {}", bearer.read()?.as_str()));
         }
         for (name, value) in self.trace.iter().flat_map(Trace::headers) {
             request = request.header(name, value);
@@ -409,8 +453,28 @@ mod tests {
     }
 
     #[test]
+    fn bearer_file_is_read_for_each_request() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("token");
+        let credentials = Credentials { bearer: Some(Bearer::File(path.clone())), ..Credentials::default() };
+        let api = PrivateApi::new("http://127.0.0.1:9/", credentials).unwrap();
+        let sends = || {
+            api.request(Method::GET, &["v1", "keys"], None, None)
+                .map(|request| request.headers()[AUTHORIZATION].clone())
+        };
+        assert!(matches!(sends(), Err(ClientError::BearerFile { .. })));
+        for token in ["one", "two"] {
+            std::fs::write(&path, format!("{token}\n")).unwrap();
+            assert_eq!(sends().unwrap(), format!("Bearer {token}"));
+        }
+    }
+
+    #[test]
     fn an_error_never_shows_the_token() {
-        let credentials = Credentials { bearer: Some("s3cret".to_owned().into()), ..Credentials::default() };
+        let credentials = Credentials {
+            bearer: Some(Bearer::Secret("s3cret".to_owned().into())),
+            ..Credentials::default()
+        };
         let api = PrivateApi::new("http://127.0.0.1:9/", credentials).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let error = runtime.block_on(api.token("cs1token")).unwrap_err();

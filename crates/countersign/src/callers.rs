@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use countersign_core::{CallerName, OsEntropy};
-use countersign_server::{AudiencePattern, CallerRule, CallersFile, CertificateName, Scope};
+use countersign_server::{
+    AudiencePattern, CallerRule, CallersFile, CertificateName, HttpsUrl, IssuerUrl, JwtRule, Scope,
+};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 
@@ -53,6 +55,8 @@ pub(crate) struct NewArgs {
     /// repeat the flag for more [default: none; it gets a secret]
     #[arg(long = "certificate", value_name = "NAME")]
     certificates: Vec<CertificateName>,
+    #[command(flatten)]
+    jwt: JwtArgs,
     /// A tracker for which it may issue tokens: its base URL, or one with /* at its end for everything below; repeat
     /// the flag for more [default: all trackers, and unbound tokens]
     #[arg(long = "audience", value_name = "URL")]
@@ -68,6 +72,56 @@ pub(crate) struct NewArgs {
     tell_trackers: bool,
     #[command(flatten)]
     place: CallersPlace,
+}
+
+/// The JWT that a caller shows instead of a secret.
+#[derive(Args, Debug)]
+pub(crate) struct JwtArgs {
+    /// The issuer of the JWT that it shows instead of a secret, as the JWT has it as `iss`: an https URL
+    /// [default: none; it gets a secret]
+    #[arg(long = "jwt-issuer", value_name = "URL", requires_all = ["audience", "subject"])]
+    issuer: Option<IssuerUrl>,
+    /// What the JWT has as `aud`: let the issuer make JWTs for this server alone
+    #[arg(id = "audience", long = "jwt-audience", value_name = "TEXT", requires = "issuer")]
+    audience: Option<String>,
+    /// What the JWT has as `sub`, such as system:serviceaccount:NAMESPACE:NAME
+    #[arg(id = "subject", long = "jwt-subject", value_name = "TEXT", requires = "issuer")]
+    subject: Option<String>,
+    /// A further claim that the JWT has to have; repeat the flag for more
+    #[arg(long = "jwt-claim", value_name = "NAME=TEXT", requires = "issuer", value_parser = parse_claim)]
+    claims: Vec<(String, String)>,
+    /// Where the issuer's keys can be fetched [default: the issuer's discovery document says it]
+    #[arg(long = "jwt-jwks-url", value_name = "URL", requires = "issuer")]
+    jwks_url: Option<HttpsUrl>,
+    /// A file with the issuer's keys, where they cannot be fetched
+    #[arg(long = "jwt-jwks-file", value_name = "FILE", requires = "issuer")]
+    jwks_file: Option<PathBuf>,
+    /// Certificate authorities (PEM) of the issuer [default: those that the server's machine trusts]
+    #[arg(long = "jwt-ca-file", value_name = "FILE", requires = "issuer")]
+    ca_file: Option<PathBuf>,
+    /// A file with a bearer to send to --jwt-jwks-url
+    #[arg(long = "jwt-bearer-file", value_name = "FILE", requires = "jwks_url")]
+    bearer_file: Option<PathBuf>,
+}
+
+fn parse_claim(text: &str) -> Result<(String, String), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("it is NAME=TEXT")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+impl JwtArgs {
+    fn rule(self) -> Option<JwtRule> {
+        Some(JwtRule {
+            issuer: self.issuer?,
+            audience: self.audience?,
+            subject: self.subject?,
+            claims: self.claims.into_iter().collect(),
+            jwks_url: self.jwks_url,
+            jwks_file: self.jwks_file,
+            ca_file: self.ca_file,
+            bearer_file: self.bearer_file,
+        })
+    }
 }
 
 #[derive(Args, Debug)]
@@ -135,6 +189,7 @@ fn new(args: NewArgs) -> Result<(), Failure> {
         name: args.name,
         secrets: Vec::new(),
         certificates: args.certificates,
+        jwt: args.jwt.rule(),
         scopes,
         audiences: (!args.audiences.is_empty()).then_some(args.audiences),
         max_lifetime: args.max_lifetime.map(whole_seconds).transpose()?,
@@ -143,6 +198,14 @@ fn new(args: NewArgs) -> Result<(), Failure> {
     };
     let secret = args.place.open()?.add(&caller, &OsEntropy).map_err(Failure::failed)?;
     let Some(secret) = secret else {
+        if let Some(jwt) = &caller.jwt {
+            note(format!(
+                "it is known by JWTs of {}, which it sends as `Authorization: Bearer ...`, and has no secret; `countersign \
+                 doctor` says whether the issuer's keys can be fetched",
+                jwt.issuer
+            ));
+            return Ok(());
+        }
         note("it is known by its certificate, which private_client_ca has to vouch for, and has no secret");
         return Ok(());
     };
@@ -169,6 +232,12 @@ fn document(callers: &[CallerRule]) -> Value {
                 "name": caller.name.as_str(),
                 "secrets": caller.secrets.len(),
                 "certificates": caller.certificates.iter().map(CertificateName::as_str).collect::<Vec<_>>(),
+                "jwt": caller.jwt.as_ref().map(|jwt| json!({
+                    "issuer": jwt.issuer.as_str(),
+                    "audience": jwt.audience,
+                    "subject": jwt.subject,
+                    "claims": jwt.claims,
+                })),
                 "scopes": caller.scopes,
                 "audiences": caller.audiences.as_ref().map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>()),
                 "max_lifetime": caller.max_lifetime.map(|longest| longest.as_secs()),
@@ -199,6 +268,9 @@ fn table(callers: &[CallerRule]) -> String {
             caller.name.as_str(),
             scopes.join(" ")
         ));
+        lines.extend(caller.jwt.as_ref().map(|jwt| {
+            format!("{:width$}  JWT of {} for {}: {}", "", jwt.issuer, jwt.audience, jwt.subject)
+        }));
     }
     lines.join("\n")
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use countersign_client::{ClientError, Credentials, DEFAULT_SERVER, PrivateApi, Trace};
+use countersign_client::{Bearer, ClientError, Credentials, DEFAULT_SERVER, PrivateApi, Trace};
 use countersign_http_client::is_this_machine;
 use url::Url;
 use zeroize::Zeroizing;
@@ -21,7 +21,7 @@ pub(crate) struct ServerArgs {
     /// Its private API: http://HOST:PORT, https://HOST:PORT or unix:PATH
     #[arg(long, env = "COUNTERSIGN_SERVER", value_name = "URL", default_value = DEFAULT_SERVER)]
     server: String,
-    /// A file with the secret that the private API requires, if any
+    /// A file with the secret, or the JWT, that the private API requires, if any
     #[arg(long, env = "COUNTERSIGN_PRIVATE_BEARER_FILE", value_name = "FILE")]
     private_bearer_file: Option<PathBuf>,
     #[command(flatten)]
@@ -52,7 +52,7 @@ impl Trust {
             fs::read(path).map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))
         };
         let credentials = Credentials {
-            bearer: bearer.map(read_secret).transpose()?,
+            bearer: bearer.map(bearer_in).transpose()?,
             server_authorities: self.server_ca.as_deref().map(read).transpose()?,
             identity: self.client_identity.as_deref().map(read).transpose()?.map(Zeroizing::new),
         };
@@ -63,6 +63,13 @@ impl Trust {
         }
         Ok(PrivateApi::new(server, credentials)?.in_trace(trace()))
     }
+}
+
+/// The credential in a file, which is read again for each request; a pipe can be read once.
+fn bearer_in(path: &Path) -> Result<Bearer, Failure> {
+    let secret = read_secret(path)?;
+    let is_file = fs::metadata(path).is_ok_and(|metadata| metadata.is_file());
+    Ok(if is_file { Bearer::File(path.to_owned()) } else { Bearer::Secret(secret) })
 }
 
 /// Whether what is sent to that server leaves this machine without TLS.
@@ -80,7 +87,9 @@ pub(crate) fn trace() -> Option<Trace> {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         match error {
-            ClientError::Server(_) | ClientError::Credential => Failure::usage(error),
+            ClientError::Server(_) | ClientError::Credential | ClientError::BearerFile { .. } => {
+                Failure::usage(error)
+            }
             ClientError::Tls(_)
             | ClientError::Unreachable { .. }
             | ClientError::NoAnswer { .. }

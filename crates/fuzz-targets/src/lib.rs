@@ -21,6 +21,7 @@ pub mod configuration;
 mod cursor;
 pub mod gate_request;
 pub mod handshake_request;
+pub mod jwt;
 pub mod key_ring;
 pub mod names;
 pub mod token_text;
@@ -42,6 +43,7 @@ pub const TARGETS: [Target; 9] = [
     ("configuration", configuration::target),
     ("gate_request", gate_request::target),
     ("handshake_request", handshake_request::target),
+    ("jwt", jwt::target),
     ("key_ring", key_ring::target),
     ("names", names::target),
     ("token_text", token_text::target),

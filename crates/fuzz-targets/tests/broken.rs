@@ -11,8 +11,8 @@ use countersign_core::{
     Audience, Clock, EndResult, Ending, KeyRing, KeyRingError, Policy, StoreError, TokenId, TokenStore,
 };
 use countersign_fuzz_targets::{
-    callers, configuration, gate_request, handshake_request, key_ring, names, token_text, tracker_answer,
-    xmlrpc_body,
+    callers, configuration, gate_request, handshake_request, jwt, key_ring, names, token_text,
+    tracker_answer, xmlrpc_body,
 };
 use countersign_gate::RequestPath;
 use countersign_server::{CallersError, parse_callers};
@@ -24,6 +24,9 @@ use jiff::Timestamp;
 
 const SEALED: &[u8] = include_bytes!("../../../fuzz/corpus/token_text/sealed-bound");
 const TWICE: &[u8] = include_bytes!("../../../fuzz/corpus/handshake_request/twice");
+const NONE: &[u8] = include_bytes!("../../../fuzz/corpus/jwt/none");
+const SHARED: &[u8] = include_bytes!("../../../fuzz/corpus/jwt/shared-secret");
+const SUBJECT: &[u8] = include_bytes!("../../../fuzz/corpus/jwt/another-subject");
 const RETRY: &[u8] = include_bytes!("../../../fuzz/corpus/handshake_request/retry");
 const REVOKED: &[u8] = include_bytes!("../../../fuzz/corpus/handshake_request/revoked");
 
@@ -35,6 +38,31 @@ fn is_caught(words: &str, broken: impl FnOnce()) {
         panic.downcast_ref::<String>().cloned().or(panic.downcast_ref::<&str>().map(ToString::to_string));
     let said = said.unwrap_or_default();
     assert!(said.contains(words), "it is caught for another reason: {said}");
+}
+
+#[test]
+fn a_jwt_without_a_signature() {
+    is_caught("a token without a signature", || jwt::check(NONE, |_, _, _, now| Ok(now)));
+}
+
+#[test]
+fn a_jwt_with_a_shared_secret() {
+    is_caught("a token with the algorithm HS256", || jwt::check(SHARED, |_, _, _, now| Ok(now)));
+}
+
+#[test]
+fn a_jwt_of_another_subject() {
+    is_caught("another subject", || {
+        let broken: jwt::Judge = |_, _, _, now| Ok(now + std::time::Duration::from_secs(60));
+        jwt::check(SUBJECT, broken);
+    });
+}
+
+#[test]
+fn a_jwt_that_is_told() {
+    is_caught("a part of the input is told", || {
+        jwt::check(SUBJECT, |_, _, token, _| Err(String::from_utf8_lossy(token).into_owned()));
+    });
 }
 
 #[test]

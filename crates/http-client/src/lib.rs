@@ -15,6 +15,7 @@
 //! | `verifier` | fresh | once, with the same `Idempotency-Key`, after a lost answer or a 502, 503 or 504 |
 //! | alarms of `server` | kept | seven times at growing intervals, with the same `webhook-id` |
 //! | traces of `server` | kept | twice, after the answers that OTLP calls retryable; a span may come twice |
+//! | issuers' keys of `server` | fresh | never at once: ten seconds later at the earliest |
 //!
 //! `client`, for the private API, has connections of its own, because it also speaks through Unix sockets, shows a certificate and
 //! follows a stream. It shares the trust, the errors and the bound of bodies, and never asks again: whether a token was issued
@@ -229,6 +230,12 @@ impl HttpError {
     pub fn url() -> Self {
         Self::Lost("its URL cannot be asked for".to_owned())
     }
+}
+
+/// Whether a URL is safe to ask: `https`, or `http` on this machine's loopback; and without a user name, which would stand in logs.
+pub fn is_https_or_loopback(url: &Url) -> bool {
+    let is_safe = url.scheme() == "https" || (url.scheme() == "http" && is_this_machine(url));
+    is_safe && url.has_host() && url.username().is_empty() && url.password().is_none()
 }
 
 /// The innermost cause of an error, in words.

@@ -61,16 +61,16 @@ pub use arrival::{ClientCertificate, Peer};
 pub use bearer::{Bearer, WeakSecret};
 pub use callers::{
     AudiencePattern, CallerRule, Callers, CallersChange, CallersError, CallersFile, CallersFileError,
-    CertificateName, NotACertificateName, NotAScope, PatternError, Scope, SecretHash, new_secret,
-    parse as parse_callers,
+    CertificateName, HttpsUrl, IssuerUrl, JwtRule, NotACertificateName, NotAScope, NotAnHttpsUrl,
+    PatternError, Scope, SecretHash, judge_jwt, new_secret, parse as parse_callers,
 };
 pub use effective_config::{BoundListener, EffectiveConfig, Look, PassedOver, Setting, Source, absolute};
 pub use events::{EventCounts, EventPolicy, Events};
 pub use key_file::{KeyFile, KeyFileError};
 pub use limiter::RefusalLimiter;
 pub use private::server::{
-    CallerDocument, CertificateDocument, ExposureDocument, FileDocument, ListenerDocument, ServerDocument,
-    TracesDocument,
+    CallerDocument, CertificateDocument, ExposureDocument, FileDocument, IssuerDocument, JwtDocument,
+    ListenerDocument, ServerDocument, TracesDocument,
 };
 pub use problem::PROBLEMS;
 pub use proxies::{ForwardedHeader, TrustedProxies};

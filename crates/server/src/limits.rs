@@ -3,6 +3,10 @@
 pub use crate::activity::MAX_PARTIES;
 pub use crate::alarms::{ALARM_ATTEMPTS, ALARM_DELIVERIES, ALARM_PAUSE, ALARM_QUEUE, ALARM_TIMEOUT};
 pub use crate::bearer::MIN_SECRET_CHARS;
+pub use crate::callers::jwt::{
+    JWKS_MAX_AGE, JWKS_REFRESH, JWKS_TIMEOUT, JWT_CLOCK_SKEW, MAX_ISSUERS, MAX_JWKS_BYTES, MAX_JWKS_KEYS,
+    MAX_JWT_BYTES, MAX_JWT_LIFETIME, MIN_REFRESH_INTERVAL,
+};
 pub use crate::callers::{MAX_CALLERS, MAX_FILE_BYTES as MAX_CALLERS_FILE_BYTES, MAX_SECRETS};
 pub use crate::connection_limit::SHARES as CONNECTION_SHARES;
 pub use crate::events::{

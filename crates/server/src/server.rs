@@ -298,6 +298,9 @@ async fn watch_files(app: Arc<App>, tls: [Option<Arc<Tls>>; 2], reload: Arc<toki
         app.reload_keys(asked_for).await;
         reload_bearer(&app, asked_for).await;
         reload_callers(&app, asked_for).await;
+        if let Some(callers) = &app.callers {
+            callers.refresh_issuers(asked_for);
+        }
         for tls in tls.iter().flatten() {
             let (tls, tls_in_use) = (Arc::clone(tls), Arc::clone(tls));
             match tokio::task::spawn_blocking(move || tls.reload_if_changed(asked_for)).await {

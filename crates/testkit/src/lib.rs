@@ -3,11 +3,18 @@
 //! - [`app()`] builds a server's [`App`](countersign_server::App) around any clock and store.
 //! - [`Hooked`] is a store that a test holds up, cuts off, or lets answer wrongly.
 //! - [`Authority`] certifies servers.
+//! - [`IssuerServer`] publishes the [`SigningKey`]s of an issuer of JWTs.
 //! - [`seen`] and [`until`] wait for an event, and say what they waited for in vain.
 
-#![expect(clippy::expect_used, reason = "a test's helpers fail as tests do")]
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test's helpers fail as tests do"
+)]
 
 mod app;
+mod issuer;
 mod store;
 mod tls;
 
@@ -17,6 +24,7 @@ use countersign_core::{Clock, SystemClock};
 
 pub use app::{AppBuilder, app};
 pub use countersign_test_postgres::{PATIENCE, seen, soon};
+pub use issuer::{IssuerServer, SigningKey, unsigned};
 pub use store::{Hooked, StoreCall, StoreHook};
 pub use tls::{Authority, Certified};
 

@@ -2,27 +2,84 @@
 
 use std::path::Path;
 
-use countersign_server::{CallerDocument, CallersFile};
+use countersign_server::{CallerDocument, CallerRule, CallersFile, IssuerDocument};
 
 use super::context::Context;
 use super::finding::{Finding, Level};
 
 /// Whether each of them is needed, and can call.
-pub(super) fn named(context: &Context) -> Vec<Finding> {
+pub(super) async fn named(context: &Context) -> Vec<Finding> {
     let settings = context.settings.as_ref().ok();
     let Some(path) = settings.and_then(|settings| settings.callers_file.as_deref()) else {
         return Vec::new();
     };
     let has_default = settings.is_some_and(|settings| settings.private_bearer_file.is_some());
-    let callers = match context.report().and_then(|report| report.callers.as_ref()) {
-        // What is wrong with the file is told where the files are.
-        Some(callers) => callers.iter().map(Caller::of).collect(),
-        None => match read(path) {
-            Ok(callers) => callers,
-            Err(finding) => return vec![finding],
-        },
-    };
-    judge(path, &callers, has_default)
+    let report = context.report();
+    let (callers, issuers): (Vec<_>, Vec<_>) =
+        match report.and_then(|report| Some((report, report.callers.as_ref()?))) {
+            // What is wrong with the file is told where the files are.
+            Some((report, callers)) => {
+                (callers.iter().map(Caller::of).collect(), report.issuers.iter().map(issuer).collect())
+            }
+            None => match read(path) {
+                Ok(rules) => (rules.iter().map(Caller::from).collect(), try_issuers(&rules).await),
+                Err(finding) => return vec![finding],
+            },
+        };
+    let mut findings = judge(path, &callers, has_default);
+    findings.extend(issuers);
+    findings
+}
+
+/// How the server stands with an issuer of JWTs.
+fn issuer(document: &IssuerDocument) -> Finding {
+    let IssuerDocument { issuer, keys, fetched, trouble } = document;
+    match (keys, trouble) {
+        (0, None) => Finding::warning(
+            format!("the keys of the issuer {issuer} have not been fetched yet"),
+            "ask again in some seconds",
+        ),
+        (0, Some(reason)) => {
+            Finding::error(format!("no JWT of the issuer {issuer} is accepted: {reason}"), ISSUER_REMEDY)
+        }
+        (_, Some(reason)) => {
+            let since = fetched.map(|at| format!(", of {at:.0}")).unwrap_or_default();
+            Finding::warning(
+                format!("the keys of the issuer {issuer}{since} could not be fetched anew: {reason}"),
+                format!(
+                    "an hour after they were fetched, its JWTs are not accepted any more; {ISSUER_REMEDY}"
+                ),
+            )
+        }
+        (keys, None) => Finding::ok(format!("the issuer {issuer} has {}", counted(*keys))),
+    }
+}
+
+const ISSUER_REMEDY: &str = "see that this machine reaches the issuer, and compare issuer, jwks_url, ca_file and bearer_file in the callers file with \
+     docs/callers.md";
+
+/// Fetches the keys of each issuer, as a server would.
+async fn try_issuers(rules: &[CallerRule]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut tried = Vec::new();
+    for jwt in rules.iter().filter_map(|rule| rule.jwt.as_ref()) {
+        if tried.contains(&&jwt.issuer) {
+            continue;
+        }
+        tried.push(&jwt.issuer);
+        findings.push(match jwt.try_keys().await {
+            Ok(keys) => Finding::ok(format!("the issuer {} has {}", jwt.issuer, counted(keys))),
+            Err(reason) => Finding::error(
+                format!("the keys of the issuer {} cannot be fetched from here: {reason}", jwt.issuer),
+                ISSUER_REMEDY,
+            ),
+        });
+    }
+    findings
+}
+
+fn counted(keys: usize) -> String {
+    if keys == 1 { "one key".to_owned() } else { format!("{keys} keys") }
 }
 
 /// What is known of a caller.
@@ -40,19 +97,19 @@ impl Caller {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<Caller>, Finding> {
-    let callers = CallersFile::new(path.to_owned()).callers().map_err(|error| {
+impl From<&CallerRule> for Caller {
+    fn from(rule: &CallerRule) -> Self {
+        Self { name: rule.name.to_string(), secrets: rule.secrets.len(), is_used: None }
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<CallerRule>, Finding> {
+    CallersFile::new(path.to_owned()).callers().map_err(|error| {
         Finding::error(
             error.to_string(),
             "mend it; a server cannot be started with it, and a running one goes on with what it has read",
         )
-    })?;
-    let callers = callers.iter().map(|caller| Caller {
-        name: caller.name.to_string(),
-        secrets: caller.secrets.len(),
-        is_used: None,
-    });
-    Ok(callers.collect())
+    })
 }
 
 fn judge(path: &Path, callers: &[Caller], has_default: bool) -> Vec<Finding> {

@@ -72,7 +72,7 @@ struct Check {
 const CHECKS: &[Check] = &[
     Check { name: "configuration", run: |context| Box::pin(async { local::configuration(context) }) },
     Check { name: "files", run: |context| Box::pin(async { local::files(context) }) },
-    Check { name: "callers", run: |context| Box::pin(async { callers::named(context) }) },
+    Check { name: "callers", run: |context| Box::pin(callers::named(context)) },
     Check { name: "certificates", run: |context| Box::pin(async { local::certificates(context) }) },
     Check { name: "keys", run: |context| Box::pin(async { keys::ring(context) }) },
     Check { name: "server", run: |context| Box::pin(async { store::server(context) }) },

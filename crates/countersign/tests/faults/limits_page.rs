@@ -71,6 +71,19 @@ fn limits_of_callers() -> Vec<(&'static str, String)> {
         ("named callers", number(limits::MAX_CALLERS)),
         ("callers file", bytes(usize::try_from(limits::MAX_CALLERS_FILE_BYTES).unwrap())),
         ("secrets of a caller that are valid at a time", number(limits::MAX_SECRETS)),
+        ("JWT of a caller", bytes(limits::MAX_JWT_BYTES)),
+        ("issuers of JWTs", number(limits::MAX_ISSUERS)),
+        ("keys of an issuer, in one document", number(limits::MAX_JWKS_KEYS)),
+        ("document of an issuer", bytes(limits::MAX_JWKS_BYTES)),
+        ("an issuer's clock that differs, for JWTs", time(limits::JWT_CLOCK_SKEW)),
+        ("longest life of a JWT, from `iat` to `exp`", time(limits::MAX_JWT_LIFETIME)),
+        ("an issuer's keys, until they are fetched anew", time(limits::JWKS_REFRESH)),
+        ("an issuer's keys, while newer ones cannot be had", time(limits::JWKS_MAX_AGE)),
+        (
+            "pause between two fetches of an issuer's keys, whatever asks for them",
+            time(limits::MIN_REFRESH_INTERVAL),
+        ),
+        ("fetching an issuer's keys", time(limits::JWKS_TIMEOUT)),
     ]
 }
 

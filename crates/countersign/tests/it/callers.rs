@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use countersign_testkit::SigningKey;
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -112,7 +113,7 @@ fn callers_are_listed_without_their_secrets() {
     assert_eq!(
         document["callers"][0],
         json!({
-            "name": "worker-eu", "secrets": 1, "certificates": [], "scopes": ["issue", "look"],
+            "name": "worker-eu", "secrets": 1, "certificates": [], "jwt": null, "scopes": ["issue", "look"],
             "audiences": ["https://bugs.example.org/", "https://trac.example.org/projects/*"],
             "max_lifetime": 90, "tokens_per_minute": 600, "tell_trackers": true,
         })
@@ -149,9 +150,64 @@ fn commands_find_the_file_that_is_configured() {
         &["new", "default", "--scope", "issue"],
         &["new", "b", "--scope", "all"],
         &["new", "b", "--scope", "issue", "--audience", "https://*.example.org/"],
+        &["new", "b", "--scope", "issue", "--jwt-issuer", "https://a.example", "--jwt-audience", "x"],
+        &["new", "b", "--scope", "issue", "--jwt-audience", "x", "--jwt-subject", "y"],
+        &[
+            "new",
+            "b",
+            "--scope",
+            "issue",
+            "--jwt-issuer",
+            "http://a.example",
+            "--jwt-audience",
+            "x",
+            "--jwt-subject",
+            "y",
+        ],
     ] {
         place.refusal(&[&["callers"], arguments].concat(), 2);
     }
+}
+
+/// `./test oidc` lets callers in by the tokens of a real issuer.
+#[test]
+fn keyless_caller_is_added_listed_and_looked_after() {
+    let place = Place::new();
+    let jwt = [
+        "--jwt-issuer",
+        "https://kubernetes.default.svc.cluster.local",
+        "--jwt-audience",
+        "countersign",
+        "--jwt-subject",
+        "system:serviceaccount:trackers:worker",
+        "--jwt-claim",
+        "ref=a=b",
+        "--jwt-jwks-file",
+        "jwks.json",
+    ];
+    assert_eq!(callers(&place, &[&["new", "worker", "--scope", "issue"], &jwt[..]].concat()), "");
+    let listed = callers(&place, &["list"]);
+    let line = "        JWT of https://kubernetes.default.svc.cluster.local for countersign: system:serviceaccount:trackers:worker";
+    assert_eq!(listed.lines().last(), Some(line));
+    let document: serde_json::Value = serde_json::from_str(&callers(&place, &["list", "--json"])).unwrap();
+    assert_eq!(document["callers"][0]["jwt"]["claims"], json!({ "ref": "a=b" }));
+
+    let ops = callers(&place, &["new", "ops", "--scope", "admin"]);
+    place.replace("secret", &ops, 0o600);
+    let key = SigningKey::new("one", "ES256");
+    let offline = || doctor(&place, &["--offline", "--callers-file", "callers.toml"], &[]);
+    offline().must_have("error", "callers", "cannot be fetched from here: its jwks_file cannot be read");
+    place.write("jwks.json", &json!({ "keys": [key.jwk()] }).to_string());
+    offline().must_have(
+        "ok",
+        "callers",
+        "the issuer https://kubernetes.default.svc.cluster.local has one key",
+    );
+    let server = place.serve_with(&["--callers-file", "callers.toml"], &[]);
+    server.process.err.with("the issuer's keys were fetched");
+    let flags =
+        ["--server", &server.private, "--private-bearer-file", "secret", "--callers-file", "callers.toml"];
+    doctor(&place, &flags, &[]).must_have("ok", "callers", "cluster.local has one key");
 }
 
 #[test]

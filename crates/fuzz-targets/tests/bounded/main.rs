@@ -59,7 +59,7 @@ macro_rules! tests {
     };
 }
 
-tests!(callers configuration gate_request handshake_request key_ring names token_text tracker_answer xmlrpc_body);
+tests!(callers configuration gate_request handshake_request jwt key_ring names token_text tracker_answer xmlrpc_body);
 
 #[test]
 fn every_corpus_has_a_target_that_is_run_here_and_by_cargo_fuzz() {

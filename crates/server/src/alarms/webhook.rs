@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::http::header::{CONTENT_TYPE, USER_AGENT};
 use axum::http::{HeaderMap, Request, StatusCode, Uri};
 use bytes::Bytes;
-use countersign_http_client::{Connections, HttpClient, Trust, in_time, is_this_machine};
+use countersign_http_client::{Connections, HttpClient, Trust, in_time, is_https_or_loopback};
 use data_encoding::BASE64;
 use jiff::Timestamp;
 use ring::hmac;
@@ -51,8 +51,7 @@ impl Webhook {
     /// A receiver at `url`, which `secret` tells that it was this server. `authorities` (PEM) stand in place of those
     /// that this machine trusts.
     pub fn new(url: &Url, secret: &str, authorities: Option<&[u8]>) -> Result<Self, WebhookError> {
-        let is_safe = url.scheme() == "https" || (url.scheme() == "http" && is_this_machine(url));
-        if !is_safe || !url.username().is_empty() || url.password().is_some() {
+        if !is_https_or_loopback(url) {
             return Err(WebhookError::Url);
         }
         let uri: Uri = url.as_str().parse().map_err(|_| WebhookError::Url)?;

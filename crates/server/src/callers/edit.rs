@@ -5,12 +5,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use countersign_core::{CallerName, Entropy, EntropyError};
-use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, value};
+use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, Value, value};
 use zeroize::Zeroizing;
 
 use crate::replace;
 
-use super::{CallerRule, MAX_SECRETS, SecretHash, new_secret, parse, text_of};
+use super::{CallerRule, JwtRule, MAX_SECRETS, SecretHash, new_secret, parse, text_of};
 
 const HEAD: &str = "\
 # The callers of the private API. `countersign callers` adds and removes them; a running server takes up a change within two
@@ -92,14 +92,15 @@ impl CallersFile {
         parse(&text).map_err(|error| self.unusable(format!("cannot be used: {error}")))
     }
 
-    /// Adds a caller, whose secrets are not looked at, and returns its secret; a caller that is known by certificates gets none.
+    /// Adds a caller, whose secrets are not looked at, and returns its secret; a caller that is known by certificates or JWTs gets none.
     /// Makes the file if there is none.
     pub fn add(
         &self,
         caller: &CallerRule,
         entropy: &dyn Entropy,
     ) -> Result<Option<Zeroizing<String>>, CallersFileError> {
-        let secret = if caller.certificates.is_empty() { Some(new_secret(entropy)?) } else { None };
+        let has_another = !caller.certificates.is_empty() || caller.jwt.is_some();
+        let secret = if has_another { None } else { Some(new_secret(entropy)?) };
         let table = table_of(caller, secret.as_deref().map(String::as_str));
         self.change(true, |document| {
             let callers =
@@ -259,7 +260,32 @@ fn table_of(caller: &CallerRule, secret: Option<&str>) -> Table {
         let names = caller.certificates.iter().map(|name| name.as_str().to_owned());
         table.insert("certificates", list(&mut names.into_iter()));
     }
+    if let Some(jwt) = &caller.jwt {
+        table.insert("jwt", value(jwt_of(jwt)));
+    }
     table.decor_mut().set_prefix("\n");
+    table
+}
+
+/// On one line, so that a file that was cut off has no caller with a part of it.
+fn jwt_of(jwt: &JwtRule) -> InlineTable {
+    let mut table = InlineTable::new();
+    table.insert("issuer", jwt.issuer.as_str().into());
+    table.insert("audience", jwt.audience.as_str().into());
+    table.insert("subject", jwt.subject.as_str().into());
+    if !jwt.claims.is_empty() {
+        let claims = jwt.claims.iter().map(|(name, wanted)| (name.as_str(), wanted.as_str()));
+        table.insert("claims", Value::InlineTable(claims.collect()));
+    }
+    if let Some(url) = &jwt.jwks_url {
+        table.insert("jwks_url", url.url().as_str().into());
+    }
+    let files = [("jwks_file", &jwt.jwks_file), ("ca_file", &jwt.ca_file), ("bearer_file", &jwt.bearer_file)];
+    for (key, path) in files {
+        if let Some(path) = path {
+            table.insert(key, path.to_string_lossy().as_ref().into());
+        }
+    }
     table
 }
 
@@ -278,6 +304,7 @@ mod tests {
             name: name.parse().unwrap(),
             secrets: Vec::new(),
             certificates: Vec::new(),
+            jwt: None,
             scopes: vec![Scope::Issue, Scope::Look],
             audiences: Some(vec!["https://bugs.example.org/".parse().unwrap()]),
             max_lifetime: Some(std::time::Duration::from_secs(90)),
@@ -329,6 +356,41 @@ mod tests {
         let secret = file.rotate(&"worker".parse().unwrap(), &OsEntropy).unwrap();
         let found = &file.callers().unwrap()[0];
         assert_eq!((&found.secrets, &found.certificates), (&vec![hash(&secret)], &certificates));
+    }
+
+    #[test]
+    fn caller_with_a_jwt_is_read_as_it_was_given() {
+        let (_directory, file) = place();
+        let jwt = JwtRule {
+            issuer: "https://issuer.example/".parse().unwrap(),
+            audience: "countersign".to_owned(),
+            subject: "a \"quoted\" subject".to_owned(),
+            claims: [("ref", "main"), ("repository_id", "7")]
+                .map(|(name, text)| (name.into(), text.into()))
+                .into(),
+            jwks_url: Some("https://issuer.example/jwks?v=1".parse().unwrap()),
+            jwks_file: None,
+            ca_file: Some("/etc/ca.crt".into()),
+            bearer_file: Some("/run/token".into()),
+        };
+        let caller = CallerRule { jwt: Some(jwt.clone()), ..rule("worker") };
+        assert_eq!(file.add(&caller, &OsEntropy).unwrap(), None);
+        assert_eq!(file.callers().unwrap(), [caller.clone()]);
+        let cut = fs::read_to_string(file.path()).unwrap();
+        for (end, _) in cut.match_indices([',', '\n', '}']) {
+            let callers = parse(&cut[..end]).unwrap_or_default();
+            assert!(callers.iter().all(|found| *found == caller), "{}", &cut[..end]);
+        }
+        let same = CallerRule { name: "other".parse().unwrap(), ..caller };
+        assert!(
+            file.add(&same, &OsEntropy).unwrap_err().to_string().contains("one token could stand for both")
+        );
+        let file_of_keys =
+            JwtRule { jwks_url: None, ca_file: None, bearer_file: None, jwks_file: Some("/k".into()), ..jwt };
+        let (_directory, file) = place();
+        let caller = CallerRule { jwt: Some(file_of_keys), ..rule("worker") };
+        file.add(&caller, &OsEntropy).unwrap();
+        assert_eq!(file.callers().unwrap(), [caller]);
     }
 
     #[test]

@@ -9,10 +9,16 @@
 //! tokens_per_minute = 600
 //! tell_trackers = true
 //! secrets = ["sha256:…"]
+//!
+//! [[caller]]
+//! name = "worker-us"
+//! scopes = ["issue"]
+//! jwt = { issuer = "https://issuer.example.org", audience = "countersign", subject = "worker" }
 //! ```
 //!
 //! An error names the line and the key, never the value: it may be a secret that somebody pasted.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::str::FromStr;
@@ -27,6 +33,7 @@ use serde::de::{Deserializer, Error as _};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use super::jwt::{JwtRule, MAX_ISSUERS};
 use super::{AudiencePattern, Scope};
 
 /// How many callers a file can have. Each has its own series in the metrics.
@@ -61,6 +68,9 @@ pub struct CallerRule {
     /// Names in a client certificate of which each one is as good as a secret.
     #[serde(default)]
     pub certificates: Vec<CertificateName>,
+    /// Whose JWTs are as good as a secret.
+    #[serde(default)]
+    pub jwt: Option<JwtRule>,
     /// What it may do.
     #[serde(default)]
     pub scopes: Vec<Scope>,
@@ -188,7 +198,7 @@ pub fn new_secret(entropy: &dyn Entropy) -> Result<Zeroizing<String>, EntropyErr
 }
 
 /// What each key of a caller takes.
-const KEYS: [(&str, &str); 8] = [
+const KEYS: [(&str, &str); 9] = [
     (
         "name",
         "the caller's name: at most 32 lower-case letters, digits, - and _, beginning with a letter or a digit, and not `default`",
@@ -197,6 +207,10 @@ const KEYS: [(&str, &str); 8] = [
     (
         "certificates",
         "a list of names in client certificates, such as \"dns:worker.example.org\", \"uri:...\" or \"cn:...\"",
+    ),
+    (
+        "jwt",
+        "a table of issuer, audience and subject, each a text, and perhaps claims, jwks_url, jwks_file, ca_file and bearer_file",
     ),
     ("scopes", "a list of issue, look, revoke, events and admin"),
     (
@@ -207,6 +221,24 @@ const KEYS: [(&str, &str); 8] = [
     ("max_lifetime", "the longest lifetime of its tokens, from \"1s\" to \"24h\""),
     ("tokens_per_minute", "how many tokens it may issue in a minute: 1 or more"),
     ("tell_trackers", "true or false"),
+];
+
+/// What each key of a caller's `jwt` takes.
+const JWT_KEYS: [(&str, &str); 8] = [
+    (
+        "issuer",
+        "the URL that the JWT has as `iss`: https, or http on this machine's loopback, without a user name and a query",
+    ),
+    ("audience", "the text that the JWT has to have as `aud`, alone or among others"),
+    ("subject", "the text that the JWT has to have as `sub`"),
+    ("claims", "a table of further claims that the JWT has to have, each a text"),
+    (
+        "jwks_url",
+        "where the issuer's keys can be fetched: an https URL, or an http URL on this machine's loopback, without a user name",
+    ),
+    ("jwks_file", "the name of a file with the issuer's keys"),
+    ("ca_file", "the name of a file with the certificate authorities (PEM) of the issuer"),
+    ("bearer_file", "the name of a file with a bearer to send to jwks_url"),
 ];
 
 /// Why a text is no callers file. It quotes nothing but the names of callers and keys.
@@ -228,6 +260,9 @@ pub enum CallersError {
         /// What is wrong with it.
         what: &'static str,
     },
+    /// There are more than [`MAX_ISSUERS`].
+    #[error("there are more than {MAX_ISSUERS} issuers of JWTs")]
+    TooManyIssuers,
     /// There are more than [`MAX_CALLERS`].
     #[error("there are more than {MAX_CALLERS} callers")]
     TooMany,
@@ -268,8 +303,25 @@ fn check(callers: &[CallerRule]) -> Result<(), CallersError> {
                 "has an empty list of audiences; leave `audiences` out to let it issue tokens for every tracker",
             );
         }
-        if caller.secrets.is_empty() && caller.certificates.is_empty() {
-            return fault("has no secret and no certificate; `countersign callers rotate` gives it a secret");
+        if caller.secrets.is_empty() && caller.certificates.is_empty() && caller.jwt.is_none() {
+            return fault(
+                "has no secret and no certificate, and shows no JWT; `countersign callers rotate` gives it a secret",
+            );
+        }
+        if let Some(jwt) = &caller.jwt {
+            if let Some(what) = jwt.fault() {
+                return fault(what);
+            }
+            let mut others = before().filter_map(|other| other.jwt.as_ref());
+            if others.clone().any(|other| jwt.may_be_one_with(other)) {
+                return fault("has a `jwt` that is another caller's as well: one token could stand for both");
+            }
+            if others.any(|other| jwt.contradicts(other)) {
+                return fault(
+                    "has the keys of its issuer from elsewhere than another caller; jwks_url, jwks_file, ca_file and \
+                     bearer_file have to be the same for one issuer",
+                );
+            }
         }
         if caller.secrets.len() > MAX_SECRETS {
             return fault("has more than two secrets");
@@ -290,6 +342,10 @@ fn check(callers: &[CallerRule]) -> Result<(), CallersError> {
             return fault("has a secret that is there twice");
         }
     }
+    let issuers = callers.iter().filter_map(|caller| caller.jwt.as_ref()).map(|jwt| jwt.issuer.as_str());
+    if issuers.collect::<BTreeSet<_>>().len() > MAX_ISSUERS {
+        return Err(CallersError::TooManyIssuers);
+    }
     Ok(())
 }
 
@@ -300,7 +356,7 @@ fn line_of(text: &str, at: usize) -> usize {
 /// What is wrong in a line, by the key that it begins with.
 fn fault_in(text: &str, line: usize) -> String {
     let key = text.lines().nth(line - 1).and_then(|line| line.split_once('=')).map(|(key, _)| key.trim());
-    if let Some((key, takes)) = KEYS.iter().find(|(known, _)| Some(*known) == key) {
+    if let Some((key, takes)) = KEYS.iter().chain(&JWT_KEYS).find(|(known, _)| Some(*known) == key) {
         return format!("`{key}` is {takes}, once for each caller");
     }
     let keys: Vec<&str> = KEYS.iter().map(|(key, _)| *key).collect();
@@ -347,6 +403,26 @@ mod tests {
     }
 
     #[test]
+    fn caller_with_a_jwt_needs_no_secret() {
+        let text = "[[caller]]\nname = 'a'\nscopes = ['look']\n[caller.jwt]\nissuer = 'https://Issuer.example:443/x/'\n\
+                    audience = 'countersign'\nsubject = 'system:serviceaccount:a:b'\nclaims = { ref = 'main' }\n\
+                    jwks_url = 'https://10.0.0.1/openid/v1/jwks'\nca_file = '/ca'\nbearer_file = '/token'\n";
+        let callers = parse(text).unwrap();
+        let jwt = callers[0].jwt.as_ref().unwrap();
+        assert_eq!(jwt.issuer.as_str(), "https://Issuer.example:443/x/", "as the token has it");
+        assert_eq!(
+            (jwt.audience.as_str(), jwt.subject.as_str()),
+            ("countersign", "system:serviceaccount:a:b")
+        );
+        assert_eq!(jwt.claims.get("ref").map(String::as_str), Some("main"));
+        // Claims that differ make two callers of one subject.
+        let other = text.replace("'a'", "'b'").replace("main", "next");
+        assert_eq!(parse(&(text.to_owned() + &other)).unwrap().len(), 2);
+        // On this machine, an issuer needs no TLS.
+        assert!(parse(&text.replace("https://Issuer.example:443/x/", "http://127.0.0.1:8/")).is_ok());
+    }
+
+    #[test]
     fn mistake_is_named_with_its_place() {
         let long: String =
             (0..=MAX_CALLERS).map(|nth| caller(&format!("c{nth}"), &nth.to_string(), "")).collect();
@@ -356,6 +432,20 @@ mod tests {
             hash("2"),
             hash("3")
         );
+        let jwt = |more: &str| {
+            format!(
+                "[[caller]]\nname = 'a'\nscopes = ['look']\n[caller.jwt]\n{more}audience = 'x'\nsubject = 's'\n"
+            )
+        };
+        let two_jwts = |issuer: &str, more: &str| {
+            let one = jwt(&format!("issuer = '{issuer}'\n"));
+            one.clone() + &one.replace("'a'", "'b'") + more
+        };
+        let many_issuers: String = (0..=MAX_ISSUERS)
+            .map(|nth| {
+                jwt(&format!("issuer = 'https://{nth}.example'\n")).replace("'a'", &format!("'a{nth}'"))
+            })
+            .collect();
         let twice = format!("[[caller]]\nname = 'a'\nscopes = ['look']\nsecrets = ['{0}', '{0}']", hash("1"));
         for (text, says) in [
             (
@@ -377,6 +467,49 @@ mod tests {
                 caller("a", "1", "colour = 'red'"),
                 "line 5: this cannot be used; each caller begins with [[caller]]",
             ),
+            (
+                jwt("issuer = 'http://issuer.example'\n"),
+                "line 5: `issuer` is the URL that the JWT has as `iss`: https",
+            ),
+            (jwt("issuer = 'https://u:hUnter2@issuer.example'\n"), "line 5: `issuer` is the URL"),
+            (jwt("issuer = 'https://issuer.example?a=b'\n"), "line 5: `issuer` is the URL"),
+            (jwt("issuer = 'kubernetes/serviceaccount'\n"), "line 5: `issuer` is the URL"),
+            (
+                jwt("issuer = 'https://a.example'\njwks_url = 'http://a.example/'\n"),
+                "line 6: `jwks_url` is where",
+            ),
+            (jwt("issuer = 'https://a.example'\nsecret = 'hUnter2'\n"), "line 6: this cannot be used"),
+            (jwt("issuer = 'https://a.example'\nclaims = { ref = 7 }\n"), "line 6: `claims` is a table"),
+            (
+                jwt("issuer = 'https://a.example'\nclaims = { exp = '7' }\n"),
+                "the caller `a` has a `jwt` whose `claims`",
+            ),
+            (
+                jwt("issuer = 'https://a.example'\njwks_file = 'f'\nca_file = 'f'\n"),
+                "the caller `a` has a `jwt` with `jwks_file` and",
+            ),
+            (
+                jwt("issuer = 'https://a.example'\nbearer_file = 'f'\n"),
+                "the caller `a` has a `jwt` with `bearer_file`",
+            ),
+            (
+                jwt("issuer = 'https://a.example'\n").replace("subject = 's'", ""),
+                "line 4: this cannot be used",
+            ),
+            (
+                jwt("issuer = 'https://a.example'\n").replace("'s'", "''"),
+                "the caller `a` has a `jwt` with an empty",
+            ),
+            (
+                two_jwts("https://a.example", "claims = { ref = 'x' }"),
+                "the caller `b` has a `jwt` that is another caller's",
+            ),
+            (
+                two_jwts("https://a.example", "jwks_url = 'https://a.example/'")
+                    .replace("'s'\n[[", "'t'\n[["),
+                "the caller `b` has the keys of its issuer from elsewhere",
+            ),
+            (many_issuers, "there are more than 16 issuers of JWTs"),
             (caller("Worker", "1", ""), "line 2: `name` is the caller's name"),
             (caller("default", "1", ""), "line 2: `name` is the caller's name"),
             (caller("a", "1", "") + &caller("a", "2", ""), "the caller `a` is there twice"),

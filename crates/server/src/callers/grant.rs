@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use countersign_core::{Audience, CallerName, Claims, ClaimsError, NewToken, Policy};
+use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::problem::{Problem, with_retry_after};
@@ -23,8 +24,8 @@ pub(crate) enum Grant {
     Nothing,
     /// The caller without a name: it showed the one secret, or none is asked for.
     Everything,
-    /// What the callers file allows this one.
-    Named(Arc<NamedCaller>),
+    /// What the callers file allows this one; if it showed a JWT, until then.
+    Named(Arc<NamedCaller>, Option<Timestamp>),
 }
 
 /// Why a caller does not get what it asks for.
@@ -50,7 +51,7 @@ impl Grant {
     /// The caller's name, if it has one.
     pub(crate) fn name(&self) -> Option<&CallerName> {
         match self {
-            Self::Named(caller) => Some(&caller.rule.name),
+            Self::Named(caller, _) => Some(&caller.rule.name),
             Self::Nothing | Self::Everything => None,
         }
     }
@@ -60,7 +61,7 @@ impl Grant {
         let is_allowed = match self {
             Self::Nothing => false,
             Self::Everything => true,
-            Self::Named(caller) => caller.rule.scopes.contains(&scope),
+            Self::Named(caller, _) => caller.rule.scopes.contains(&scope),
         };
         is_allowed.then_some(()).ok_or(NotAllowed::Scope(scope))
     }
@@ -69,7 +70,7 @@ impl Grant {
     /// none, no longer than its tokens may live, and with its name.
     pub(crate) fn permit(&self, mut wanted: NewToken, policy: &Policy) -> Result<NewToken, NotAllowed> {
         self.check(Scope::Issue)?;
-        let Self::Named(caller) = self else { return Ok(wanted) };
+        let Self::Named(caller, _) = self else { return Ok(wanted) };
         let rule = &caller.rule;
         if let Some(patterns) = &rule.audiences {
             if let ([pattern], None) = (&**patterns, &wanted.audience) {

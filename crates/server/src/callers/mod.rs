@@ -7,6 +7,7 @@
 pub(crate) mod edit;
 mod file;
 mod grant;
+pub(crate) mod jwt;
 mod pattern;
 mod scope;
 
@@ -29,6 +30,8 @@ pub use self::file::{
     SecretHash, new_secret, parse,
 };
 pub(crate) use self::grant::{Grant, NotAllowed};
+pub use self::jwt::{HttpsUrl, IssuerUrl, JwtRule, NotAnHttpsUrl, judge_jwt};
+pub(crate) use self::jwt::{Issuers, JwtFault, RefreshCounts};
 pub use self::pattern::{AudiencePattern, PatternError};
 pub use self::scope::{NotAScope, Scope};
 
@@ -37,6 +40,7 @@ pub struct Callers {
     path: PathBuf,
     clock: Arc<dyn Clock>,
     in_use: RwLock<Arc<Vec<Arc<NamedCaller>>>>,
+    issuers: Issuers,
     /// What was there when it was read last.
     seen: Mutex<Option<FileVersion>>,
     /// Why that could not be used. It may pass, as when there were too many open files, so it is tried again.
@@ -70,6 +74,7 @@ impl Callers {
         let rules = read(path)?;
         let callers = Self {
             path: path.to_owned(),
+            issuers: Issuers::new(Arc::clone(&clock)),
             clock,
             in_use: RwLock::default(),
             seen: Mutex::new(seen),
@@ -117,6 +122,29 @@ impl Callers {
         let (Some(found), None) = (found.next(), found.next()) else { return None };
         found.seen.store(to_millis(self.clock.now()), Ordering::Relaxed);
         Some(Arc::clone(found))
+    }
+
+    /// Whose JWT this is, and until when it is good. `None`: it is not a JWT of an issuer that the file names.
+    pub(crate) fn find_by_jwt(
+        &self,
+        shown: &[u8],
+    ) -> Option<Result<(Arc<NamedCaller>, Timestamp), JwtFault>> {
+        let now = self.clock.now();
+        let found = self.issuers.find_caller(shown, &self.all(), now)?;
+        if let Ok((caller, _)) = &found {
+            caller.seen.store(to_millis(now), Ordering::Relaxed);
+        }
+        Some(found)
+    }
+
+    /// Begins to fetch the keys of the issuers that have become old, or those of all; waits for none.
+    pub fn refresh_issuers(&self, all: bool) {
+        self.issuers.refresh(all);
+    }
+
+    /// The issuers of JWTs that the file names.
+    pub(crate) fn issuers(&self) -> &Issuers {
+        &self.issuers
     }
 
     /// Whether this is still what the file says of a caller: not once it was removed, or has other rights.
@@ -168,6 +196,7 @@ impl Callers {
     }
 
     fn put_to_use(&self, rules: Vec<CallerRule>) {
+        self.issuers.put_to_use(&rules);
         let before = self.all();
         let callers = rules.into_iter().map(|rule| {
             let same = before.iter().find(|caller| caller.rule.name == rule.name);

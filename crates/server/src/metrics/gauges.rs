@@ -1,6 +1,7 @@
 //! Gauges, read when they are scraped.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use countersign_core::{BATCH_SIZES, Key};
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
@@ -10,7 +11,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use crate::App;
+use crate::callers::{Issuers, RefreshCounts};
+use crate::{App, Callers};
 
 use super::{count, parties, process};
 
@@ -24,6 +26,7 @@ pub(super) fn registry(app: &App) -> Registry {
     standing.events(app);
     parties::register(&mut standing.0, app);
     standing.traces(app);
+    standing.issuers(app);
     standing.process();
     standing.0
 }
@@ -124,6 +127,34 @@ impl Gauges {
             "countersign_spans_lost",
             "Spans lost, because too many waited or the collector did not take them",
             lost,
+        );
+    }
+
+    fn issuers(&mut self, app: &App) {
+        let issuers = app.callers.as_ref().map(Callers::issuers);
+        let read = |counter: fn(&RefreshCounts) -> &AtomicU64| {
+            issuers.map_or(0, |issuers| counter(issuers.counts()).load(Ordering::Relaxed))
+        };
+        self.counter(
+            "countersign_jwks_refreshes",
+            "Times that the keys of an issuer of JWTs were fetched",
+            read(|counts| &counts.succeeded),
+        );
+        self.counter(
+            "countersign_jwks_refresh_failures",
+            "Times that the keys of an issuer of JWTs could not be fetched",
+            read(|counts| &counts.failed),
+        );
+        let states = issuers.map(Issuers::states).unwrap_or_default();
+        self.gauge(
+            "countersign_jwks_issuers_without_keys",
+            "Issuers of JWTs whose tokens are not accepted, because their keys cannot be fetched",
+            count(states.iter().filter(|state| state.keys == 0).count()),
+        );
+        self.gauge(
+            "countersign_jwks_age_seconds",
+            "How old the oldest keys of an issuer are that are in use; they are fetched every five minutes",
+            states.iter().filter_map(|state| state.age).max().unwrap_or_default().as_secs(),
         );
     }
 

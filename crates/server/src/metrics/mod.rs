@@ -29,6 +29,7 @@ use tokio::time::Instant;
 use self::callers::CallerCounters;
 use crate::App;
 use crate::accept::quality;
+use crate::callers::JwtFault;
 use crate::history::Handshakes;
 use crate::latency::{Latencies, LatencyCounts};
 use crate::outage_log::{OutageLog, OutageNotice};
@@ -63,6 +64,7 @@ pub(crate) struct Counters {
     issued: Counter,
     revoked: Counter,
     credentials_rejected: Counter,
+    jwts_rejected: Family<Label, Counter>,
     purged: Counter,
     purge_failures: Counter,
     /// How many purges have failed since the last one that did not.
@@ -161,8 +163,12 @@ impl Counters {
         );
         let credentials_rejected = counter(
             "countersign_credentials_rejected",
-            "Wrong secrets and client certificates that the private API was shown",
+            "Wrong secrets, JWTs and client certificates that the private API was shown",
         );
+        let jwts_rejected = Family::<Label, Counter>::default();
+        for fault in JwtFault::ALL {
+            let _ = jwts_rejected.get_or_create(&[("reason", fault.label())]);
+        }
         let turned_away = counter(
             "countersign_connections_turned_away",
             "Connections to the public listener closed at once, because their address had its share of them",
@@ -172,6 +178,11 @@ impl Counters {
         let purged =
             counter("countersign_purged_records", "Records of tokens forgotten long after their expiry");
         let purge_failures = counter("countersign_purge_failures", "Purges that the store could not do");
+        registry.register(
+            "countersign_jwts_rejected",
+            "JWTs of issuers that the callers file names, and that were not accepted, by reason",
+            jwts_rejected.clone(),
+        );
         let callers = CallerCounters::default();
         callers.register(&mut registry);
         Self {
@@ -183,6 +194,7 @@ impl Counters {
             json_seconds,
             limited,
             credentials_rejected,
+            jwts_rejected,
             turned_away,
             issued,
             revoked,
@@ -277,6 +289,11 @@ impl Counters {
 
     pub(crate) fn credential_rejected(&self) {
         self.credentials_rejected.inc();
+    }
+
+    /// A JWT of a known issuer was not accepted.
+    pub(crate) fn jwt_rejected(&self, fault: JwtFault) {
+        self.jwts_rejected.get_or_create(&[("reason", fault.label())]).inc();
     }
 
     pub(crate) fn turned_away(&self) {

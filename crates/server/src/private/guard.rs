@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::net::Ipv4Addr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -15,7 +16,8 @@ use crate::App;
 use crate::arrival::{Arrival, ClientCertificate, Peer};
 use crate::bearer::{shown_by_browser, shown_by_program};
 use crate::caller::Caller;
-use crate::callers::Grant;
+use crate::callers::jwt::MIN_REFRESH_INTERVAL;
+use crate::callers::{Grant, JwtFault};
 use crate::problem::{Problem, with_allow, with_challenge, with_retry_after};
 use crate::routes::Needs;
 
@@ -29,6 +31,9 @@ pub(crate) async fn admit(
     mut request: Request,
     next: Next,
 ) -> Response {
+    if let Some(fetch) = keys_to_wait_for(&app, request.headers()) {
+        fetch.await;
+    }
     match check(&app, &request, &Arrival::of(request.extensions()), needs) {
         Ok(grant) => request.extensions_mut().insert(grant),
         Err(refused) => return refused,
@@ -61,13 +66,16 @@ pub(crate) fn check(
     // A wrong secret is wrong, whatever the certificate says.
     let shown =
         headers.get(AUTHORIZATION).map(|value| shown_by_program(value.as_bytes()).unwrap_or_default());
-    let Some(grant) = app.grant(shown, request.extensions().get()) else {
-        if let Some(too_many) = rejected(app, request, arrival) {
-            return Err(too_many);
+    let grant = match app.grant(shown, request.extensions().get()) {
+        Ok(grant) => grant,
+        Err(none) => {
+            if let Some(answer) = rejected(app, request, arrival, none) {
+                return Err(answer);
+            }
+            let detail = "Show the private API's bearer token: Authorization: Bearer …";
+            let problem = Problem::new(StatusCode::UNAUTHORIZED, "credential", detail);
+            return Err(with_challenge(problem.into_response(), "Bearer realm=\"countersign\""));
         }
-        let detail = "Show the private API's bearer token: Authorization: Bearer …";
-        let problem = Problem::new(StatusCode::UNAUTHORIZED, "credential", detail);
-        return Err(with_challenge(problem.into_response(), "Bearer realm=\"countersign\""));
     };
     is_called_by_its_name(app, request, arrival).map_err(IntoResponse::into_response)?;
     // Browsers name the page's origin with every request that can change something, and pages cannot prevent it. One
@@ -82,6 +90,23 @@ pub(crate) fn check(
     Ok(grant)
 }
 
+/// What ends when the keys are there by which a request's JWT can be verified, or cannot be had; `None` if there is nothing to
+/// wait for, as for all that shows no JWT of an issuer that the callers file names.
+pub(crate) fn keys_to_wait_for(
+    app: &App,
+    headers: &HeaderMap,
+) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
+    let issuers = app.callers.as_ref()?.issuers();
+    if issuers.is_empty() {
+        return None;
+    }
+    let password = shown_by_browser(authorization(headers));
+    let shown =
+        password.as_ref().map_or_else(|| shown_by_program(authorization(headers)), |secret| Some(secret))?;
+    // Boxed, as it is rare: it would be a part of the future of every request.
+    issuers.fetch_for(shown).map(|fetch| Box::pin(fetch) as Pin<Box<dyn Future<Output = ()> + Send>>)
+}
+
 /// Lets a request to the page pass. A browser shows the credential as a password, and the page is used by itself alone:
 /// not even another page of this machine may do so.
 pub(crate) async fn admit_to_page(
@@ -91,17 +116,24 @@ pub(crate) async fn admit_to_page(
 ) -> Response {
     let arrival = Arrival::of(request.extensions());
     let headers = request.headers();
+    if let Some(fetch) = keys_to_wait_for(&app, headers) {
+        fetch.await;
+    }
+    let headers = request.headers();
     let password = shown_by_browser(authorization(headers));
     let shown =
         password.as_ref().map_or_else(|| shown_by_program(authorization(headers)), |secret| Some(secret));
     let shown = shown.or_else(|| headers.contains_key(AUTHORIZATION).then_some(&[][..]));
-    let Some(grant) = app.grant(shown, request.extensions().get()) else {
-        if let Some(too_many) = rejected(&app, &request, &arrival) {
-            return too_many;
+    let grant = match app.grant(shown, request.extensions().get()) {
+        Ok(grant) => grant,
+        Err(none) => {
+            if let Some(answer) = rejected(&app, &request, &arrival, none) {
+                return answer;
+            }
+            let detail = "The password is the private API's bearer secret; any name will do.\n";
+            let challenge = "Basic realm=\"countersign\", charset=\"UTF-8\"";
+            return with_challenge((StatusCode::UNAUTHORIZED, detail).into_response(), challenge);
         }
-        let detail = "The password is the private API's bearer secret; any name will do.\n";
-        let challenge = "Basic realm=\"countersign\", charset=\"UTF-8\"";
-        return with_challenge((StatusCode::UNAUTHORIZED, detail).into_response(), challenge);
     };
     if let Err(problem) = is_called_by_its_name(&app, &request, &arrival) {
         return problem.into_response();
@@ -122,15 +154,33 @@ pub(crate) async fn admit_to_page(
     next.run(request).await
 }
 
-/// Counts a credential that is not the right one; how it is answered if its address has shown too many. A request without
-/// any is not a guess: a browser asks so first.
-fn rejected(app: &App, request: &Request, arrival: &Arrival) -> Option<Response> {
-    let reason = if request.headers().contains_key(AUTHORIZATION) {
-        "it is not a caller's secret"
-    } else if request.extensions().get::<ClientCertificate>().is_some() {
-        "its client certificate is no caller's"
-    } else {
-        return None;
+/// Why a request has no grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoGrant {
+    /// It shows nothing.
+    Nothing,
+    Secret,
+    Certificate,
+    Jwt(JwtFault),
+}
+
+/// Counts a credential that is not the right one; how it is answered if its address has shown too many, or if nobody can say
+/// now whether it is right. A request without any is not a guess: a browser asks so first.
+fn rejected(app: &App, request: &Request, arrival: &Arrival, none: NoGrant) -> Option<Response> {
+    let reason = match none {
+        NoGrant::Nothing => return None,
+        NoGrant::Secret => "it is not a caller's secret".to_owned(),
+        NoGrant::Certificate => "its client certificate is no caller's".to_owned(),
+        NoGrant::Jwt(fault) => {
+            app.events.tally().jwt_rejected(fault);
+            if fault == JwtFault::NoKeys {
+                let detail = "The keys of the token's issuer cannot be fetched, so that nobody can say whether the token is \
+                              good; try again later. `countersign doctor` and the server's log say why.";
+                let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "issuer-unavailable", detail);
+                return Some(with_retry_after(problem.into_response(), MIN_REFRESH_INTERVAL));
+            }
+            fault.to_string()
+        }
     };
     app.events.credential_rejected(&Caller::of(arrival, request.headers()), reason);
     let wait = app.limiter.count(arrival.peer).err()?;
@@ -140,24 +190,35 @@ fn rejected(app: &App, request: &Request, arrival: &Arrival) -> Option<Response>
 }
 
 impl App {
-    /// What a caller may do that shows this secret, or, without any, a certificate with these names; `None`: it is asked for
-    /// one, and this is none.
+    /// What a caller may do that shows this secret or JWT, or, without any, a certificate with these names. An error if it is
+    /// asked for one, and this is none.
     pub(crate) fn grant(
         &self,
         shown: Option<&[u8]>,
         certificate: Option<&ClientCertificate>,
-    ) -> Option<Grant> {
+    ) -> Result<Grant, NoGrant> {
         if !self.asks_for_credential() {
-            return Some(Grant::Everything);
+            return Ok(Grant::Everything);
         }
         let Some(shown) = shown else {
-            let ClientCertificate(names) = certificate?;
-            return self.callers.as_ref()?.find_by_certificate(names).map(Grant::Named);
+            let Some(ClientCertificate(names)) = certificate else { return Err(NoGrant::Nothing) };
+            let found = self.callers.as_ref().and_then(|callers| callers.find_by_certificate(names));
+            return found.map(|caller| Grant::Named(caller, None)).ok_or(NoGrant::Certificate);
         };
         // Both are looked at, so that the time it takes does not tell which one it is. A name stands for less.
         let named = self.callers.as_ref().and_then(|callers| callers.find(shown));
         let is_default = self.bearer.as_ref().is_some_and(|bearer| bearer.is(shown));
-        named.map(Grant::Named).or_else(|| is_default.then_some(Grant::Everything))
+        if let Some(caller) = named {
+            return Ok(Grant::Named(caller, None));
+        }
+        if is_default {
+            return Ok(Grant::Everything);
+        }
+        match self.callers.as_ref().and_then(|callers| callers.find_by_jwt(shown)) {
+            Some(Ok((caller, until))) => Ok(Grant::Named(caller, Some(until))),
+            Some(Err(fault)) => Err(NoGrant::Jwt(fault)),
+            None => Err(NoGrant::Secret),
+        }
     }
 
     /// Whether a grant still is what the callers file says, for an answer without an end.
@@ -165,7 +226,10 @@ impl App {
         match grant {
             Grant::Nothing => false,
             Grant::Everything => true,
-            Grant::Named(caller) => self.callers.as_ref().is_some_and(|callers| callers.is_in_force(caller)),
+            Grant::Named(caller, until) => {
+                let has_time = until.is_none_or(|until| self.tokens.clock().now() < until);
+                has_time && self.callers.as_ref().is_some_and(|callers| callers.is_in_force(caller))
+            }
         }
     }
 

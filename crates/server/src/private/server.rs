@@ -49,6 +49,9 @@ pub struct ServerDocument {
     /// The named callers of the private API; absent where no file names any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callers: Option<Vec<CallerDocument>>,
+    /// The issuers whose JWTs callers may show; absent where there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub issuers: Vec<IssuerDocument>,
     /// What could be meant for this server and changes nothing: variables of libpq, a password file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passed_over: Vec<PassedOver>,
@@ -104,10 +107,40 @@ pub struct CallerDocument {
     pub scopes: Vec<Scope>,
     /// How many secrets are valid: two during a rotation.
     pub secrets: usize,
-    /// When it showed one last, since this server was started.
+    /// Whose JWTs it shows; absent if it shows none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jwt: Option<JwtDocument>,
+    /// When it showed a credential last, since this server was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub last_seen: Option<Timestamp>,
+}
+
+/// Whose JWTs a caller shows.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct JwtDocument {
+    /// What they have as `iss`.
+    pub issuer: String,
+    /// What they have as `aud`.
+    pub audience: String,
+    /// What they have as `sub`.
+    pub subject: String,
+}
+
+/// An issuer of JWTs, and its keys.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct IssuerDocument {
+    /// Its URL.
+    pub issuer: String,
+    /// How many of its keys are in use; with none, no token of it is accepted.
+    pub keys: usize,
+    /// When they were fetched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub fetched: Option<Timestamp>,
+    /// Why the last fetch brought none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// A file or a directory that nobody else may use, as this server sees it.
@@ -191,6 +224,7 @@ pub(crate) async fn show_server(State(app): State<Arc<App>>) -> Result<Json<Serv
         listeners,
         files,
         callers: app.callers.as_ref().map(callers),
+        issuers: app.callers.as_ref().map(issuers).unwrap_or_default(),
         passed_over,
         traces,
     }))
@@ -218,7 +252,22 @@ fn callers(callers: &Callers) -> Vec<CallerDocument> {
         name: caller.rule.name.to_string(),
         scopes: caller.rule.scopes.clone(),
         secrets: caller.rule.secrets.len(),
+        jwt: caller.rule.jwt.as_ref().map(|rule| JwtDocument {
+            issuer: rule.issuer.to_string(),
+            audience: rule.audience.clone(),
+            subject: rule.subject.clone(),
+        }),
         last_seen: caller.last_seen(),
+    });
+    documents.collect()
+}
+
+fn issuers(callers: &Callers) -> Vec<IssuerDocument> {
+    let documents = callers.issuers().states().into_iter().map(|state| IssuerDocument {
+        issuer: state.issuer,
+        keys: state.keys,
+        fetched: state.fetched,
+        trouble: state.trouble,
     });
     documents.collect()
 }

@@ -103,7 +103,7 @@ impl RequestSpans {
     /// or could have all of a flood traced. That one's trace is gone on with all the same, when it is to be.
     fn parent(&self, request: &Request<Body>, id: RequestId) -> Option<Context> {
         let headers = request.headers();
-        let trusted = self.trusts(request).then(|| remote(headers)).flatten();
+        let trusted = remote(headers).filter(|_| self.trusts(request));
         match trusted {
             Some(parent) if parent.is_sampled() => {
                 let state = trace_state(headers, &parent);
@@ -123,7 +123,7 @@ impl RequestSpans {
     /// show a certificate has shown it by now.)
     fn trusts(&self, request: &Request<Body>) -> bool {
         let shown = request.headers().get(AUTHORIZATION).and_then(|value| shown_by_program(value.as_bytes()));
-        self.listener == ListenerKind::Private && self.app.grant(shown, request.extensions().get()).is_some()
+        self.listener == ListenerKind::Private && self.app.grant(shown, request.extensions().get()).is_ok()
     }
 }
 

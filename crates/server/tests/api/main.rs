@@ -15,6 +15,7 @@ mod events;
 mod fixture;
 mod handshake;
 mod json;
+mod keyless;
 mod limits;
 mod nodes;
 mod page;

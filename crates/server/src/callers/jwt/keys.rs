@@ -1,0 +1,99 @@
+//! The public keys of an issuer (RFC 7517).
+
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
+use jsonwebtoken::{Algorithm, DecodingKey};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::crypto::ALGORITHMS;
+
+/// How many keys an issuer can have. Most have two or three.
+pub const MAX_JWKS_KEYS: usize = 64;
+
+/// The keys of an issuer that can verify a token's signature. Others are left out: those for encryption, of unknown kinds, and
+/// shared secrets, which stand in no public document but by mistake.
+pub(super) struct KeySet(Vec<Key>);
+
+struct Key {
+    id: Option<String>,
+    /// With which algorithms it may be used.
+    algorithms: Vec<Algorithm>,
+    key: DecodingKey,
+}
+
+#[derive(Deserialize)]
+struct Document {
+    keys: Vec<Value>,
+}
+
+impl KeySet {
+    /// Reads a JWKS document. The error goes on from its name, and quotes nothing.
+    pub(super) fn read(text: &[u8]) -> Result<Self, String> {
+        let document: Document = serde_json::from_slice(text)
+            .map_err(|_| "is no JWKS document, a JSON object with `keys`".to_owned())?;
+        if document.keys.len() > MAX_JWKS_KEYS {
+            return Err(format!("has more than {MAX_JWKS_KEYS} keys"));
+        }
+        let keys: Vec<Key> = document.keys.into_iter().filter_map(Key::read).collect();
+        if keys.is_empty() {
+            return Err("has no key that can verify a signature by RSA, ECDSA or Ed25519".to_owned());
+        }
+        Ok(Self(keys))
+    }
+
+    /// The keys that may have signed a token with this header. A token that names no key can only be of an issuer with one.
+    pub(super) fn fitting(&self, id: Option<&str>, algorithm: Algorithm) -> Vec<&DecodingKey> {
+        let fits =
+            |key: &&Key| key.algorithms.contains(&algorithm) && (id.is_none() || key.id.as_deref() == id);
+        let fitting: Vec<_> = self.0.iter().filter(fits).map(|key| &key.key).collect();
+        if id.is_none() && fitting.len() > 1 { Vec::new() } else { fitting }
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl Key {
+    /// `None` if it verifies no signatures.
+    fn read(document: Value) -> Option<Self> {
+        let jwk: Jwk = serde_json::from_value(document).ok()?;
+        if jwk.common.public_key_use.as_ref().is_some_and(|use_| *use_ != PublicKeyUse::Signature) {
+            return None;
+        }
+        if jwk.common.key_operations.as_ref().is_some_and(|all| !all.contains(&KeyOperations::Verify)) {
+            return None;
+        }
+        let by_kind: &[Algorithm] = match &jwk.algorithm {
+            AlgorithmParameters::RSA(_) => &[
+                Algorithm::RS256,
+                Algorithm::RS384,
+                Algorithm::RS512,
+                Algorithm::PS256,
+                Algorithm::PS384,
+                Algorithm::PS512,
+            ],
+            AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => {
+                &[Algorithm::ES256]
+            }
+            AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P384 => {
+                &[Algorithm::ES384]
+            }
+            AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
+                &[Algorithm::EdDSA]
+            }
+            _ => return None,
+        };
+        let algorithms: Vec<Algorithm> = match jwk.common.key_algorithm {
+            Some(said) => {
+                let said = Algorithm::try_from(said).ok()?;
+                by_kind.iter().copied().filter(|algorithm| *algorithm == said).collect()
+            }
+            None => by_kind.to_vec(),
+        };
+        debug_assert!(algorithms.iter().all(|algorithm| ALGORITHMS.contains(algorithm)));
+        let key = DecodingKey::from_jwk(&jwk).ok().filter(|_| !algorithms.is_empty())?;
+        Some(Self { id: jwk.common.key_id, algorithms, key })
+    }
+}
