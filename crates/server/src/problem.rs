@@ -36,7 +36,7 @@ pub const PROBLEMS: &[(&str, &str, &str)] = &[
     ("clock", "503", "this server's clock is wrong, and nothing that needs it is done until it is right"),
     ("content-encoding", "415", "the body is compressed, and not by gzip or deflate"),
     ("content-type", "415", "the body is not said to be JSON"),
-    ("credential", "401", "no secret or other credential of a caller of the private API was shown"),
+    ("credential", "401", "no secret or JWT of a caller of the private API was shown"),
     ("expired", "401 or 410", "the token's time is over"),
     ("fenced", "401 or 410", "the token was issued before the store's fence"),
     ("foreign-host", "403", "without a bearer secret, the request is not addressed to localhost or a number"),

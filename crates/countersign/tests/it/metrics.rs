@@ -120,7 +120,7 @@ fn what_happens_is_counted() {
     assert!(series["process_resident_memory_bytes"] > 1e6 && series["process_open_fds"] > 5.0, "{series:?}");
     assert!(series["countersign_sealing_key_active_from_timestamp_seconds"] > 1.7e9);
     let fixed = series.keys().filter(|name| !name.starts_with("countersign_tracker_"));
-    assert!(fixed.count() < 100, "few series, and none for each address or token: {series:?}");
+    assert!(fixed.count() < 120, "few series, and none for each address or token: {series:?}");
 }
 
 #[test]

@@ -46,7 +46,7 @@ const MEANINGS: &[(&str, &str)] = &[
     ("200", "It is done, or this is what was asked for."),
     ("201", "The new token."),
     ("400", "The request is not as described here; `detail` says what is wrong."),
-    ("401", "No secret of a caller of the private API was shown."),
+    ("401", "No secret or JWT of a caller of the private API was shown."),
     (
         "403",
         "The caller may not do this; or a web page of another site asks, or the request is addressed to a name that could be one's.",
@@ -64,7 +64,8 @@ const MEANINGS: &[(&str, &str)] = &[
     ("500", "Something broke off that should not; the server's log has more."),
     (
         "503",
-        "The store cannot be used now, or this server's clock is wrong; `Retry-After` says when to ask again.",
+        "The store cannot be used now, this server's clock is wrong, or the keys of a JWT's issuer cannot be fetched; \
+         `Retry-After` says when to ask again.",
     ),
 ];
 
