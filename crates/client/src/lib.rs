@@ -464,7 +464,7 @@ mod tests {
         };
         assert!(matches!(sends(), Err(ClientError::BearerFile { .. })));
         for token in ["one", "two"] {
-            std::fs::write(&path, format!("{token}\n")).unwrap();
+            fs::write(&path, format!("{token}\n")).unwrap();
             assert_eq!(sends().unwrap(), format!("Bearer {token}"));
         }
     }

@@ -26,7 +26,7 @@ on a line of standard output; the file has only its hash.
 #[derive(Debug, Subcommand)]
 pub(crate) enum CallersCommand {
     /// Add a caller, and print its secret
-    New(NewArgs),
+    New(Box<NewArgs>),
     /// List the callers, and what each may do
     List(ListArgs),
     /// Give a caller another secret, and print it; the one before stays valid until --finish
@@ -156,7 +156,7 @@ pub(crate) struct RemoveArgs {
 
 pub(crate) fn run(command: CallersCommand) -> Result<(), Failure> {
     match command {
-        CallersCommand::New(args) => new(args),
+        CallersCommand::New(args) => new(*args),
         CallersCommand::List(ListArgs { json, place }) => {
             let callers = place.open()?.callers().map_err(Failure::failed)?;
             if json { print_json(&document(&callers)) } else { print(table(&callers)) }

@@ -38,7 +38,7 @@ use tokio::runtime::Builder;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target there is.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("callers", callers::target),
     ("configuration", configuration::target),
     ("gate_request", gate_request::target),

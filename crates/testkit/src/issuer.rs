@@ -204,6 +204,7 @@ impl IssuerServer {
     }
 
     /// Answers a path with this status line (`200 OK`), further header lines included, and this body.
+    #[expect(clippy::needless_pass_by_value, reason = "a document is given as it is made")]
     pub fn answers(&self, path: &str, status: &str, body: impl ToString) {
         let mut answers = self.served.answers.lock().unwrap_or_else(PoisonError::into_inner);
         answers.insert(path.to_owned(), (status.to_owned(), body.to_string()));

@@ -375,7 +375,7 @@ mod tests {
         };
         let caller = CallerRule { jwt: Some(jwt.clone()), ..rule("worker") };
         assert_eq!(file.add(&caller, &OsEntropy).unwrap(), None);
-        assert_eq!(file.callers().unwrap(), [caller.clone()]);
+        assert_eq!(file.callers().unwrap(), std::slice::from_ref(&caller));
         let cut = fs::read_to_string(file.path()).unwrap();
         for (end, _) in cut.match_indices([',', '\n', '}']) {
             let callers = parse(&cut[..end]).unwrap_or_default();

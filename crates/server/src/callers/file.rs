@@ -423,15 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn mistake_is_named_with_its_place() {
-        let long: String =
-            (0..=MAX_CALLERS).map(|nth| caller(&format!("c{nth}"), &nth.to_string(), "")).collect();
-        let three = format!(
-            "[[caller]]\nname = 'a'\nscopes = ['look']\nsecrets = ['{}', '{}', '{}']",
-            hash("1"),
-            hash("2"),
-            hash("3")
-        );
+    fn mistake_in_a_jwt_is_named_with_its_place() {
         let jwt = |more: &str| {
             format!(
                 "[[caller]]\nname = 'a'\nscopes = ['look']\n[caller.jwt]\n{more}audience = 'x'\nsubject = 's'\n"
@@ -446,27 +438,7 @@ mod tests {
                 jwt(&format!("issuer = 'https://{nth}.example'\n")).replace("'a'", &format!("'a{nth}'"))
             })
             .collect();
-        let twice = format!("[[caller]]\nname = 'a'\nscopes = ['look']\nsecrets = ['{0}', '{0}']", hash("1"));
         for (text, says) in [
-            (
-                caller("a", "1", "scopes = ['look']"),
-                "line 5: `scopes` is a list of issue, look, revoke, events and admin, once",
-            ),
-            (
-                caller("a", "1", "audiences = ['https://*.example.org/']"),
-                "line 5: `audiences` is a list of trackers' base URLs",
-            ),
-            (caller("a", "1", "audiences = 'https://a.example/'"), "line 5: `audiences` is a list"),
-            (caller("a", "1", "audiences = []"), "the caller `a` has an empty list of audiences"),
-            (caller("a", "1", "max_lifetime = 300"), "line 5: `max_lifetime` is the longest"),
-            (caller("a", "1", "max_lifetime = '25h'"), "line 5: `max_lifetime` is the longest"),
-            (caller("a", "1", "max_lifetime = '1ms'"), "line 5: `max_lifetime` is the longest"),
-            (caller("a", "1", "max_lifetime = '-5m'"), "line 5: `max_lifetime` is the longest"),
-            (caller("a", "1", "tokens_per_minute = 0"), "line 5: `tokens_per_minute` is how many"),
-            (
-                caller("a", "1", "colour = 'red'"),
-                "line 5: this cannot be used; each caller begins with [[caller]]",
-            ),
             (
                 jwt("issuer = 'http://issuer.example'\n"),
                 "line 5: `issuer` is the URL that the JWT has as `iss`: https",
@@ -510,6 +482,43 @@ mod tests {
                 "the caller `b` has the keys of its issuer from elsewhere",
             ),
             (many_issuers, "there are more than 16 issuers of JWTs"),
+        ] {
+            let error = parse(&text).unwrap_err().to_string();
+            assert!(error.starts_with(says), "{text}\n{error}");
+        }
+    }
+
+    #[test]
+    fn mistake_is_named_with_its_place() {
+        let long: String =
+            (0..=MAX_CALLERS).map(|nth| caller(&format!("c{nth}"), &nth.to_string(), "")).collect();
+        let three = format!(
+            "[[caller]]\nname = 'a'\nscopes = ['look']\nsecrets = ['{}', '{}', '{}']",
+            hash("1"),
+            hash("2"),
+            hash("3")
+        );
+        let twice = format!("[[caller]]\nname = 'a'\nscopes = ['look']\nsecrets = ['{0}', '{0}']", hash("1"));
+        for (text, says) in [
+            (
+                caller("a", "1", "scopes = ['look']"),
+                "line 5: `scopes` is a list of issue, look, revoke, events and admin, once",
+            ),
+            (
+                caller("a", "1", "audiences = ['https://*.example.org/']"),
+                "line 5: `audiences` is a list of trackers' base URLs",
+            ),
+            (caller("a", "1", "audiences = 'https://a.example/'"), "line 5: `audiences` is a list"),
+            (caller("a", "1", "audiences = []"), "the caller `a` has an empty list of audiences"),
+            (caller("a", "1", "max_lifetime = 300"), "line 5: `max_lifetime` is the longest"),
+            (caller("a", "1", "max_lifetime = '25h'"), "line 5: `max_lifetime` is the longest"),
+            (caller("a", "1", "max_lifetime = '1ms'"), "line 5: `max_lifetime` is the longest"),
+            (caller("a", "1", "max_lifetime = '-5m'"), "line 5: `max_lifetime` is the longest"),
+            (caller("a", "1", "tokens_per_minute = 0"), "line 5: `tokens_per_minute` is how many"),
+            (
+                caller("a", "1", "colour = 'red'"),
+                "line 5: this cannot be used; each caller begins with [[caller]]",
+            ),
             (caller("Worker", "1", ""), "line 2: `name` is the caller's name"),
             (caller("default", "1", ""), "line 2: `name` is the caller's name"),
             (caller("a", "1", "") + &caller("a", "2", ""), "the caller `a` is there twice"),

@@ -44,10 +44,12 @@ pub(super) fn install() {
     });
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the library wants it so")]
 fn no_signer(_: &Algorithm, _: &EncodingKey) -> Result<Box<dyn JwtSigner>, Error> {
     Err(ErrorKind::UnsupportedAlgorithm.into())
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the library wants it so")]
 fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>, Error> {
     let method = Method::of(*algorithm).ok_or(ErrorKind::UnsupportedAlgorithm)?;
     // A public key of 65 bytes is none of Ed25519, and `ring` says so; that RSA is not taken for it is said here.

@@ -66,7 +66,7 @@ async fn fetch_at_leisure(source: &KeySource) -> Result<KeySet, String> {
     KeySet::read(&text).map_err(|reason| format!("what {what} has {reason}"))
 }
 
-/// What the issuer says of itself (OpenID Connect Discovery 1.0, section 4).
+/// What the issuer says of itself (`OpenID` Connect Discovery 1.0, section 4).
 #[derive(Deserialize)]
 struct Discovery {
     issuer: String,

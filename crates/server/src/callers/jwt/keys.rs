@@ -18,7 +18,7 @@ struct Key {
     id: Option<String>,
     /// With which algorithms it may be used.
     algorithms: Vec<Algorithm>,
-    key: DecodingKey,
+    verifies: DecodingKey,
 }
 
 #[derive(Deserialize)]
@@ -45,7 +45,7 @@ impl KeySet {
     pub(super) fn fitting(&self, id: Option<&str>, algorithm: Algorithm) -> Vec<&DecodingKey> {
         let fits =
             |key: &&Key| key.algorithms.contains(&algorithm) && (id.is_none() || key.id.as_deref() == id);
-        let fitting: Vec<_> = self.0.iter().filter(fits).map(|key| &key.key).collect();
+        let fitting: Vec<_> = self.0.iter().filter(fits).map(|key| &key.verifies).collect();
         if id.is_none() && fitting.len() > 1 { Vec::new() } else { fitting }
     }
 
@@ -93,7 +93,7 @@ impl Key {
             None => by_kind.to_vec(),
         };
         debug_assert!(algorithms.iter().all(|algorithm| ALGORITHMS.contains(algorithm)));
-        let key = DecodingKey::from_jwk(&jwk).ok().filter(|_| !algorithms.is_empty())?;
-        Some(Self { id: jwk.common.key_id, algorithms, key })
+        let verifies = DecodingKey::from_jwk(&jwk).ok().filter(|_| !algorithms.is_empty())?;
+        Some(Self { id: jwk.common.key_id, algorithms, verifies })
     }
 }

@@ -121,7 +121,7 @@ impl Unverified {
     pub(super) fn read(shown: &[u8]) -> Option<Self> {
         let is_like_one = shown.starts_with(b"ey")
             && shown.len() <= MAX_JWT_BYTES
-            && shown.iter().filter(|byte| **byte == b'.').count() == 2;
+            && shown.split(|byte| *byte == b'.').count() == 3;
         if !is_like_one {
             return None;
         }
@@ -177,7 +177,6 @@ pub(super) fn verify(shown: &[u8], algorithm: Algorithm, keys: &[&DecodingKey]) 
             Ok(token) => return Ok(token.claims),
             Err(error) => {
                 fault = match error.kind() {
-                    ErrorKind::InvalidSignature => JwtFault::Signature,
                     // The signature was right.
                     ErrorKind::Json(_)
                     | ErrorKind::InvalidClaimFormat(_)
@@ -206,18 +205,18 @@ impl Claims {
         }
         let skew = millis(JWT_CLOCK_SKEW);
         let now = to_millis(now);
-        let (NumericDate(issued), NumericDate(expires)) = (self.iat, self.exp);
-        if expires.saturating_add(skew) <= now {
+        let (NumericDate(iat), NumericDate(exp)) = (self.iat, self.exp);
+        if exp.saturating_add(skew) <= now {
             return Err(JwtFault::Expired);
         }
-        let begins = self.nbf.map_or(issued, |NumericDate(from)| from.max(issued));
+        let begins = self.nbf.map_or(iat, |NumericDate(nbf)| nbf.max(iat));
         if begins.saturating_sub(skew) > now {
             return Err(JwtFault::NotYet);
         }
-        if expires.saturating_sub(issued) > millis(MAX_JWT_LIFETIME) {
+        if exp.saturating_sub(iat) > millis(MAX_JWT_LIFETIME) {
             return Err(JwtFault::Lifetime);
         }
-        Ok(after(from_millis(expires), JWT_CLOCK_SKEW))
+        Ok(after(from_millis(exp), JWT_CLOCK_SKEW))
     }
 
     /// Whether it is for the audience that a caller's tokens are for.
