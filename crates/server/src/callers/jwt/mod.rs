@@ -58,8 +58,10 @@ impl Issuers {
         let issuer = self.find(&token.issuer)?;
         let rules: Vec<_> =
             callers.iter().filter_map(|caller| Some((caller, caller.rule.jwt.as_ref()?))).collect();
-        let found = issuer.keys().ok_or(JwtFault::NoKeys);
-        let judged = found.and_then(|keys| judge(shown, token, &keys, &rules, now));
+        // A header that is wrong is wrong, whether or not there are keys.
+        let readable = token.header.as_ref().map(|_| ()).map_err(|fault| *fault);
+        let keys = readable.and_then(|()| issuer.keys().ok_or(JwtFault::NoKeys));
+        let judged = keys.and_then(|keys| judge(shown, token, &keys, &rules, now));
         Some(judged.map(|(caller, until)| (Arc::clone(caller), until)))
     }
 }
