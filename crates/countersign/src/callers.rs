@@ -94,14 +94,20 @@ pub(crate) struct JwtArgs {
     #[arg(long = "jwt-jwks-url", value_name = "URL", requires = "issuer")]
     jwks_url: Option<HttpsUrl>,
     /// A file with the issuer's keys, where they cannot be fetched
-    #[arg(long = "jwt-jwks-file", value_name = "FILE", requires = "issuer")]
+    #[arg(long = "jwt-jwks-file", value_name = "FILE", requires = "issuer", value_parser = parse_file)]
     jwks_file: Option<PathBuf>,
     /// Certificate authorities (PEM) of the issuer [default: those that the server's machine trusts]
-    #[arg(long = "jwt-ca-file", value_name = "FILE", requires = "issuer")]
+    #[arg(long = "jwt-ca-file", value_name = "FILE", requires = "issuer", value_parser = parse_file)]
     ca_file: Option<PathBuf>,
     /// A file with a bearer to send to --jwt-jwks-url
-    #[arg(long = "jwt-bearer-file", value_name = "FILE", requires = "jwks_url")]
+    #[arg(long = "jwt-bearer-file", value_name = "FILE", requires = "jwks_url", value_parser = parse_file)]
     bearer_file: Option<PathBuf>,
+}
+
+/// A file that the server reads, which may have been started in another directory.
+fn parse_file(text: &str) -> Result<PathBuf, String> {
+    let path = std::path::absolute(text).map_err(|error| error.to_string())?;
+    if path.to_str().is_some() { Ok(path) } else { Err("the path is not UTF-8".to_owned()) }
 }
 
 fn parse_claim(text: &str) -> Result<(String, String), &'static str> {
@@ -167,8 +173,14 @@ pub(crate) fn run(command: CallersCommand) -> Result<(), Failure> {
             Ok(())
         }
         CallersCommand::Rotate(RotateArgs { name, finish: false, place }) => {
-            let secret = place.open()?.rotate(&name, &OsEntropy).map_err(Failure::failed)?;
+            let file = place.open()?;
+            let secret = file.rotate(&name, &OsEntropy).map_err(Failure::failed)?;
             print(&*secret)?;
+            let callers = file.callers().map_err(Failure::failed)?;
+            if callers.iter().any(|caller| caller.name == name && caller.secrets.len() == 1) {
+                note("this secret is not shown again; it is the only one, and stands beside the certificate");
+                return Ok(());
+            }
             note(format!(
                 "this secret is not shown again; the one before is valid until `countersign callers rotate {name} --finish`"
             ));

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use countersign_server::SecretFile;
+use countersign_server::{CallersFile, ISSUER_AUTHORITIES, ISSUER_KEYS, SecretFile};
 
 use crate::settings::Resolved;
 
@@ -17,7 +17,7 @@ pub(crate) const CALLERS: &str = "the callers file";
 pub(crate) fn secrets(settings: &Resolved) -> Vec<SecretFile> {
     let mut secrets = Vec::new();
     let mut add = |what, path: &Path, is_made_later| {
-        secrets.push(SecretFile { what, path: path.to_owned(), is_made_later });
+        secrets.push(SecretFile { what, path: path.to_owned(), is_made_later, is_public: false });
     };
     add(KEY_RING, &settings.key_ring, false);
     if let Some(path) = &settings.private_bearer_file {
@@ -41,6 +41,19 @@ pub(crate) fn secrets(settings: &Resolved) -> Vec<SecretFile> {
     secrets
 }
 
+/// The files that the callers file names, as it is now.
+pub(crate) fn issuer_files(settings: &Resolved) -> Vec<SecretFile> {
+    let callers = settings.callers_file.clone().and_then(|path| CallersFile::new(path).callers().ok());
+    let jwts = callers.iter().flatten().filter_map(|caller| caller.jwt.as_ref());
+    let mut files: Vec<SecretFile> = Vec::new();
+    for file in jwts.flat_map(countersign_server::JwtRule::files) {
+        if !files.contains(&file) {
+            files.push(file);
+        }
+    }
+    files
+}
+
 /// The directories that the store and the keys are in, with what they are.
 pub(crate) fn directories(settings: &Resolved) -> Vec<(&'static str, PathBuf)> {
     let mut directories = vec![("the data directory", settings.data_dir.clone())];
@@ -61,7 +74,8 @@ fn is_same(one: &Path, other: &Path) -> bool {
 /// Says at the start which secrets others can read. The key ring is refused by itself.
 pub(crate) fn warn(settings: &Resolved) {
     let user = rustix::process::geteuid().as_raw();
-    for secret in secrets(settings).iter().filter(|secret| secret.what != KEY_RING) {
+    let files = secrets(settings).into_iter().chain(issuer_files(settings));
+    for secret in files.filter(|secret| secret.what != KEY_RING) {
         if let Ok(Some(exposure)) = secret.exposure(user) {
             let remedy = exposure.remedy(&secret.path, false);
             let file = secret.path.display();
@@ -69,6 +83,9 @@ pub(crate) fn warn(settings: &Resolved) {
             let then = match secret.what {
                 DATABASE => "",
                 CALLERS => "; if somebody else may have written to it, look at the callers in it",
+                ISSUER_KEYS | ISSUER_AUTHORITIES => {
+                    "; if somebody else may have written to it, get it again from the issuer"
+                }
                 _ => "; whoever may have read it knows it, so replace it",
             };
             tracing::warn!(%remedy, "{} {file} {exposure}{then}", secret.what);

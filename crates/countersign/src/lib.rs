@@ -28,12 +28,16 @@ mod sync_check;
 mod token;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use crate::cli::{Cli, Command};
 use crate::output::Failure;
 
 pub use crate::log::MAX_WAITING_LINES;
 pub use crate::settings::check as check_configuration;
+
+/// How long the end of a command waits for what still reads or writes a file. A server has closed its stores by then.
+const LAST_FILES: Duration = Duration::from_secs(5);
 
 /// Runs the command that the process's arguments name.
 pub fn run() -> ExitCode {
@@ -64,8 +68,11 @@ pub fn run() -> ExitCode {
             Command::Man(command) => generate::man(&command),
         }
     });
-    match done {
+    let code = match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
-    }
+    };
+    // A file system that is away would hold up the end for any time.
+    runtime.shutdown_timeout(LAST_FILES);
+    code
 }

@@ -61,8 +61,8 @@ pub use arrival::{ClientCertificate, Peer};
 pub use bearer::{Bearer, WeakSecret};
 pub use callers::{
     AudiencePattern, CallerRule, Callers, CallersChange, CallersError, CallersFile, CallersFileError,
-    CertificateName, HttpsUrl, IssuerUrl, JwtRule, NotACertificateName, NotAScope, NotAnHttpsUrl,
-    PatternError, Scope, SecretHash, judge_jwt, new_secret, parse as parse_callers,
+    CertificateName, HttpsUrl, ISSUER_AUTHORITIES, ISSUER_KEYS, IssuerUrl, JwtRule, NotACertificateName,
+    NotAScope, NotAnHttpsUrl, PatternError, Scope, SecretHash, judge_jwt, new_secret, parse as parse_callers,
 };
 pub use effective_config::{BoundListener, EffectiveConfig, Look, PassedOver, Setting, Source, absolute};
 pub use events::{EventCounts, EventPolicy, Events};

@@ -1,5 +1,6 @@
 //! Limits the refusals of an address in a minute.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,6 +28,8 @@ pub struct RefusalLimiter(Option<Limits>);
 #[derive(Debug)]
 struct Limits {
     by_address: governor::RateLimiter<IpAddr, DashMapStateStore<IpAddr>, LimiterClock, NoOpMiddleware<Nanos>>,
+    /// Until when those are over their limit that were it last.
+    over: Mutex<HashMap<IpAddr, Nanos>>,
     clock: LimiterClock,
 }
 
@@ -40,7 +43,7 @@ impl RefusalLimiter {
                 DashMapStateStore::default(),
                 clock.clone(),
             );
-            Limits { by_address, clock }
+            Limits { by_address, over: Mutex::default(), clock }
         }))
     }
 
@@ -58,10 +61,22 @@ impl RefusalLimiter {
                 address = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
             }
         }
-        limits
-            .by_address
-            .check_key(&address)
-            .map_err(|not_until| not_until.wait_time_from(limits.clock.now()))
+        limits.by_address.check_key(&address).map_err(|not_until| {
+            let now = limits.clock.now();
+            let wait = not_until.wait_time_from(now);
+            let mut over = limits.over.lock().unwrap_or_else(PoisonError::into_inner);
+            if over.len() < MAX_ADDRESSES {
+                over.insert(address, now + wait);
+            }
+            wait
+        })
+    }
+
+    /// Whether this address was over its limit, and still is; counts nothing.
+    pub(crate) fn is_over(&self, peer: Option<IpAddr>) -> bool {
+        let (Some(limits), Some(peer)) = (&self.0, peer) else { return false };
+        let over = limits.over.lock().unwrap_or_else(PoisonError::into_inner);
+        over.get(&party(peer)).is_some_and(|until| *until > limits.clock.now())
     }
 
     /// Forgets the addresses that have not been rejected lately.
@@ -69,6 +84,10 @@ impl RefusalLimiter {
         if let Some(limits) = &self.0 {
             limits.by_address.retain_recent();
             limits.by_address.shrink_to_fit();
+            let now = limits.clock.now();
+            let mut over = limits.over.lock().unwrap_or_else(PoisonError::into_inner);
+            over.retain(|_, until| *until > now);
+            over.shrink_to_fit();
         }
     }
 }

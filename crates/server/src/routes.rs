@@ -61,7 +61,7 @@ impl Routes {
         match &self.router {
             None => with_common_headers(answer_public(&self.app, request, &arrival, awaited).await),
             Some(_) if is_call(request.uri().path()) => {
-                if let Some(fetch) = guard::keys_to_wait_for(&self.app, request.headers()) {
+                if let Some(fetch) = guard::keys_for_call(&self.app, request.headers(), &arrival) {
                     fetch.await;
                 }
                 let grant = match guard::check(&self.app, &request, &arrival, Needs::Caller) {

@@ -29,15 +29,17 @@ pub(crate) const MAX_ACL_BYTES: usize = 64 * 1024;
 /// The accounts of this machine.
 const ACCOUNTS: &str = "/etc/passwd";
 
-/// A file that nobody but the server may use.
+/// A file that nobody but the server may use, or change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretFile {
     /// What it holds.
     pub what: &'static str,
     /// Where it is.
     pub path: PathBuf,
-    /// Whether it may be missing, because the server makes it.
+    /// Whether it may be missing, because the server makes it, or because what is missing is told elsewhere.
     pub is_made_later: bool,
+    /// Whether others may read it, and only not write it.
+    pub is_public: bool,
 }
 
 impl SecretFile {
@@ -49,7 +51,7 @@ impl SecretFile {
     pub fn exposure(&self, user: u32) -> io::Result<Option<Exposure>> {
         match exposure_of(&self.path, user) {
             Err(error) if self.is_made_later && error.kind() == io::ErrorKind::NotFound => Ok(None),
-            found => found,
+            found => Ok(found?.filter(|exposure| exposure.may_write || !self.is_public)),
         }
     }
 }

@@ -5,7 +5,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use countersign_server::{Bearer, FileDocument, PassedOver, SecretFile, Tls, TlsFiles, exposure_of};
+use countersign_server::{
+    Bearer, FileDocument, ISSUER_AUTHORITIES, ISSUER_KEYS, PassedOver, SecretFile, Tls, TlsFiles, exposure_of,
+};
 use countersign_store::place::StoreUrl;
 use countersign_tls::Validity;
 use jiff::{SignedDuration, Timestamp};
@@ -14,7 +16,7 @@ use rustix::fs::Access;
 use super::context::{Context, ServerReport};
 use super::finding::{Finding, Level};
 use super::public;
-use crate::exposure::{CALLERS, DATABASE, KEY_RING, directories, secrets};
+use crate::exposure::{CALLERS, DATABASE, KEY_RING, directories, issuer_files, secrets};
 use crate::remote::read_secret;
 use crate::settings::{Resolved, giver, passed_over};
 
@@ -231,6 +233,7 @@ fn exposed(sentence: String, remedy: &str, what: &str) -> Finding {
         // It holds no token and no key; a new one would have forgotten which tokens were used.
         DATABASE => "",
         CALLERS => "; if anybody may have changed it, look at the callers in it",
+        ISSUER_KEYS | ISSUER_AUTHORITIES => "; if anybody may have changed it, get it again from the issuer",
         _ => "; if anybody may have read it, replace it",
     };
     Finding::error(sentence, format!("{remedy}{then}"))
@@ -275,6 +278,12 @@ fn seen(settings: &Resolved) -> Vec<Finding> {
     }
     for file in secrets(settings) {
         secret(&file, user, &mut findings);
+    }
+    for file in issuer_files(settings) {
+        // Whatever else is wrong with it, its issuer's trouble says.
+        if let Ok(Some(_)) = file.exposure(user) {
+            secret(&file, user, &mut findings);
+        }
     }
     findings
 }

@@ -84,6 +84,7 @@ fn limits_of_callers() -> Vec<(&'static str, String)> {
             time(limits::MIN_REFRESH_INTERVAL),
         ),
         ("fetching an issuer's keys", time(limits::JWKS_TIMEOUT)),
+        ("requests that wait for an issuer's keys", number(limits::MAX_WAITING)),
     ]
 }
 

@@ -186,6 +186,11 @@ fn keyless_caller_is_added_listed_and_looked_after() {
         "jwks.json",
     ];
     assert_eq!(callers(&place, &[&["new", "worker", "--scope", "issue"], &jwt[..]].concat()), "");
+    let path = fs::canonicalize(place.path(".")).unwrap().join("jwks.json");
+    let named = format!("jwks_file = \"{}\"", path.display());
+    assert!(place.read("callers.toml").contains(&named), "the server may be started elsewhere");
+    let refused = place.run(&["callers", "rotate", "worker", "--file", "callers.toml"]).refused(1);
+    assert!(refused.contains("`worker` has no secret: it shows a JWT"), "{refused}");
     let listed = callers(&place, &["list"]);
     let line = "        JWT of https://kubernetes.default.svc.cluster.local for countersign: system:serviceaccount:trackers:worker";
     assert_eq!(listed.lines().last(), Some(line));
@@ -208,6 +213,12 @@ fn keyless_caller_is_added_listed_and_looked_after() {
     let flags =
         ["--server", &server.private, "--private-bearer-file", "secret", "--callers-file", "callers.toml"];
     doctor(&place, &flags, &[]).must_have("ok", "callers", "cluster.local has one key");
+    place.set_mode("jwks.json", 0o644);
+    doctor(&place, &flags, &[]).must_have("ok", "files", "their owner's alone");
+    place.set_mode("jwks.json", 0o646);
+    for found in [offline(), doctor(&place, &flags, &[])] {
+        found.must_have("error", "files", "jwks.json can be changed by other users (mode 0646)");
+    }
 }
 
 #[test]

@@ -59,6 +59,12 @@ pub enum CallersFileError {
     /// It has one secret, which is in use.
     #[error("`{0}` has one secret, so there is no rotation to finish; nothing was changed")]
     NoRotation(CallerName),
+    /// It shows JWTs, and would be given another way in.
+    #[error(
+        "`{0}` has no secret: it shows a JWT of its issuer, who changes the keys; to give it a secret, remove it and add it \
+         again; nothing was changed"
+    )]
+    NoSecret(CallerName),
     /// Another process changes files there.
     #[error("another process holds the lock on the directory of {}; nothing was changed, try again", .0.display())]
     Locked(PathBuf),
@@ -101,7 +107,8 @@ impl CallersFile {
     ) -> Result<Option<Zeroizing<String>>, CallersFileError> {
         let has_another = !caller.certificates.is_empty() || caller.jwt.is_some();
         let secret = if has_another { None } else { Some(new_secret(entropy)?) };
-        let table = table_of(caller, secret.as_deref().map(String::as_str));
+        let table = table_of(caller, secret.as_deref().map(String::as_str))
+            .map_err(|reason| CallersFileError::Refused { path: self.path.clone(), reason })?;
         self.change(true, |document| {
             let callers =
                 document.entry("caller").or_insert_with(|| Item::ArrayOfTables(ArrayOfTables::new()));
@@ -119,7 +126,11 @@ impl CallersFile {
         entropy: &dyn Entropy,
     ) -> Result<Zeroizing<String>, CallersFileError> {
         let secret = new_secret(entropy)?;
+        let shows_jwts = |caller: &CallerRule| caller.name == *name && caller.jwt.is_some();
         self.change_secrets(name, |secrets| {
+            if secrets.is_empty() && self.callers().is_ok_and(|callers| callers.iter().any(shows_jwts)) {
+                return Err(CallersFileError::NoSecret(name.clone()));
+            }
             if secrets.len() >= MAX_SECRETS {
                 return Err(CallersFileError::RotationUnderWay(name.clone()));
             }
@@ -235,7 +246,7 @@ fn is_named(caller: &Table, name: &CallerName) -> bool {
     caller.get("name").and_then(Item::as_str) == Some(name.as_str())
 }
 
-fn table_of(caller: &CallerRule, secret: Option<&str>) -> Table {
+fn table_of(caller: &CallerRule, secret: Option<&str>) -> Result<Table, String> {
     let list = |items: &mut dyn Iterator<Item = String>| value(items.collect::<Array>());
     let mut table = Table::new();
     table.insert("name", value(caller.name.as_str()));
@@ -261,14 +272,14 @@ fn table_of(caller: &CallerRule, secret: Option<&str>) -> Table {
         table.insert("certificates", list(&mut names.into_iter()));
     }
     if let Some(jwt) = &caller.jwt {
-        table.insert("jwt", value(jwt_of(jwt)));
+        table.insert("jwt", value(jwt_of(jwt)?));
     }
     table.decor_mut().set_prefix("\n");
-    table
+    Ok(table)
 }
 
 /// On one line, so that a file that was cut off has no caller with a part of it.
-fn jwt_of(jwt: &JwtRule) -> InlineTable {
+fn jwt_of(jwt: &JwtRule) -> Result<InlineTable, String> {
     let mut table = InlineTable::new();
     table.insert("issuer", jwt.issuer.as_str().into());
     table.insert("audience", jwt.audience.as_str().into());
@@ -283,14 +294,16 @@ fn jwt_of(jwt: &JwtRule) -> InlineTable {
     let files = [("jwks_file", &jwt.jwks_file), ("ca_file", &jwt.ca_file), ("bearer_file", &jwt.bearer_file)];
     for (key, path) in files {
         if let Some(path) = path {
-            table.insert(key, path.to_string_lossy().as_ref().into());
+            let path = path.to_str().ok_or_else(|| format!("`{key}` is a path that is not UTF-8"))?;
+            table.insert(key, path.into());
         }
     }
-    table
+    Ok(table)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt;
     use std::os::unix::fs::PermissionsExt;
 
     use countersign_core::OsEntropy;
@@ -391,6 +404,31 @@ mod tests {
         let caller = CallerRule { jwt: Some(file_of_keys), ..rule("worker") };
         file.add(&caller, &OsEntropy).unwrap();
         assert_eq!(file.callers().unwrap(), [caller]);
+    }
+
+    #[test]
+    fn caller_with_a_jwt_gets_no_secret() {
+        let (_directory, file) = place();
+        let jwt = JwtRule {
+            issuer: "https://issuer.example/".parse().unwrap(),
+            audience: "countersign".to_owned(),
+            subject: "worker".to_owned(),
+            claims: std::collections::BTreeMap::new(),
+            jwks_url: None,
+            jwks_file: None,
+            ca_file: None,
+            bearer_file: None,
+        };
+        let caller = CallerRule { jwt: Some(jwt.clone()), ..rule("worker") };
+        file.add(&caller, &OsEntropy).unwrap();
+        let error = file.rotate(&caller.name, &OsEntropy).unwrap_err().to_string();
+        assert!(error.contains("`worker` has no secret: it shows a JWT"), "{error}");
+        assert_eq!(file.callers().unwrap(), [caller]);
+        let no_text = PathBuf::from(std::ffi::OsString::from_vec(b"/keys-\xff".to_vec()));
+        let jwt = JwtRule { jwks_file: Some(no_text), ..jwt };
+        let error =
+            file.add(&CallerRule { jwt: Some(jwt), ..rule("other") }, &OsEntropy).unwrap_err().to_string();
+        assert!(error.contains("`jwks_file` is a path that is not UTF-8"), "{error}");
     }
 
     #[test]

@@ -30,7 +30,9 @@ pub use self::file::{
     SecretHash, new_secret, parse,
 };
 pub(crate) use self::grant::{Grant, NotAllowed};
-pub use self::jwt::{HttpsUrl, IssuerUrl, JwtRule, NotAnHttpsUrl, judge_jwt};
+pub use self::jwt::{
+    HttpsUrl, ISSUER_AUTHORITIES, ISSUER_KEYS, IssuerUrl, JwtRule, NotAnHttpsUrl, judge_jwt,
+};
 pub(crate) use self::jwt::{Issuers, JwtFault, RefreshCounts};
 pub use self::pattern::{AudiencePattern, PatternError};
 pub use self::scope::{NotAScope, Scope};

@@ -362,15 +362,23 @@ where
 }
 
 /// What a follower is sent. Begins with a comment, so that it knows that it hears everything from here on.
-/// Ends when the callers file says something else of the caller: then it has to show again what it may do.
+/// Ends when the callers file says something else of the caller, or its JWT has expired: then it has to show again what it may do.
+/// That is looked at before each event, and as often as the stream shows that it lives.
 fn told(
     app: Arc<App>,
     grant: Grant,
     news: Receiver<FollowerMessage>,
     query: EventQuery,
 ) -> impl Stream<Item = Result<sse::Event, Infallible>> {
-    let told = every(news, query);
-    told.take_while(move |_| std::future::ready(app.is_in_force(&grant)))
+    let (looks, sees) = ((Arc::clone(&app), grant.clone()), grant);
+    let ends = async move {
+        let (app, grant) = looks;
+        while app.is_in_force(&grant) {
+            tokio::time::sleep(SIGN_OF_LIFE).await;
+        }
+    };
+    let told = every(news, query).take_while(move |_| std::future::ready(app.is_in_force(&sees)));
+    told.take_until(ends)
 }
 
 fn every(

@@ -31,10 +31,11 @@ pub(crate) async fn admit(
     mut request: Request,
     next: Next,
 ) -> Response {
-    if let Some(fetch) = keys_to_wait_for(&app, request.headers()) {
+    let arrival = Arrival::of(request.extensions());
+    if let Some(fetch) = keys_for_call(&app, request.headers(), &arrival) {
         fetch.await;
     }
-    match check(&app, &request, &Arrival::of(request.extensions()), needs) {
+    match check(&app, &request, &arrival, needs) {
         Ok(grant) => request.extensions_mut().insert(grant),
         Err(refused) => return refused,
     };
@@ -90,21 +91,33 @@ pub(crate) fn check(
     Ok(grant)
 }
 
-/// What ends when the keys are there by which a request's JWT can be verified, or cannot be had; `None` if there is nothing to
-/// wait for, as for all that shows no JWT of an issuer that the callers file names.
-pub(crate) fn keys_to_wait_for(
+/// What ends when the keys are there by which a call's JWT can be verified, or cannot be had; see [`keys_to_wait_for`].
+pub(crate) fn keys_for_call(
     app: &App,
     headers: &HeaderMap,
+    arrival: &Arrival,
+) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
+    keys_to_wait_for(app, shown_by_program(authorization(headers)), arrival)
+}
+
+/// What ends when the keys are there by which a JWT can be verified, or cannot be had; `None` if there is nothing to wait for, as
+/// for all that shows no JWT of an issuer that the callers file names. An address that had too many refusals is answered at once:
+/// it holds no place, and a good token whose key is known is accepted all the same.
+fn keys_to_wait_for(
+    app: &App,
+    shown: Option<&[u8]>,
+    arrival: &Arrival,
 ) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
     let issuers = app.callers.as_ref()?.issuers();
     if issuers.is_empty() {
         return None;
     }
-    let password = shown_by_browser(authorization(headers));
-    let shown =
-        password.as_ref().map_or_else(|| shown_by_program(authorization(headers)), |secret| Some(secret))?;
+    let fetch = issuers.fetch_for(shown?, app.tokens.clock().now())?;
+    if app.limiter.is_over(arrival.peer) {
+        return None;
+    }
     // Boxed, as it is rare: it would be a part of the future of every request.
-    issuers.fetch_for(shown).map(|fetch| Box::pin(fetch) as Pin<Box<dyn Future<Output = ()> + Send>>)
+    Some(Box::pin(fetch))
 }
 
 /// Lets a request to the page pass. A browser shows the credential as a password, and the page is used by itself alone:
@@ -116,13 +129,12 @@ pub(crate) async fn admit_to_page(
 ) -> Response {
     let arrival = Arrival::of(request.extensions());
     let headers = request.headers();
-    if let Some(fetch) = keys_to_wait_for(&app, headers) {
-        fetch.await;
-    }
-    let headers = request.headers();
     let password = shown_by_browser(authorization(headers));
     let shown =
         password.as_ref().map_or_else(|| shown_by_program(authorization(headers)), |secret| Some(secret));
+    if let Some(fetch) = keys_to_wait_for(&app, shown, &arrival) {
+        fetch.await;
+    }
     let shown = shown.or_else(|| headers.contains_key(AUTHORIZATION).then_some(&[][..]));
     let grant = match app.grant(shown, request.extensions().get()) {
         Ok(grant) => grant,
@@ -173,17 +185,20 @@ fn rejected(app: &App, request: &Request, arrival: &Arrival, none: NoGrant) -> O
         NoGrant::Certificate => "its client certificate is no caller's".to_owned(),
         NoGrant::Jwt(fault) => {
             app.events.tally().jwt_rejected(fault);
-            if fault == JwtFault::NoKeys {
-                let detail = "The keys of the token's issuer cannot be fetched, so that nobody can say whether the token is \
-                              good; try again later. `countersign doctor` and the server's log say why.";
-                let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "issuer-unavailable", detail);
-                return Some(with_retry_after(problem.into_response(), MIN_REFRESH_INTERVAL));
-            }
             fault.to_string()
         }
     };
-    app.events.credential_rejected(&Caller::of(arrival, request.headers()), reason);
-    let wait = app.limiter.count(arrival.peer).err()?;
+    // It may be good.
+    let is_unknown = none == NoGrant::Jwt(JwtFault::NoKeys);
+    if !is_unknown {
+        app.events.credential_rejected(&Caller::of(arrival, request.headers()), reason);
+    }
+    let Err(wait) = app.limiter.count(arrival.peer) else {
+        let detail = "The keys of the token's issuer cannot be fetched, so that nobody can say whether the token is good; \
+                      try again later. `countersign doctor` and the server's log say why.";
+        let problem = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "issuer-unavailable", detail);
+        return is_unknown.then(|| with_retry_after(problem().into_response(), MIN_REFRESH_INTERVAL));
+    };
     let detail = "Too many wrong secrets from this address; try again later, or show the right one.";
     let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-refusals", detail);
     Some(with_retry_after(problem.into_response(), wait))

@@ -15,8 +15,8 @@ use utoipa::ToSchema;
 use crate::effective_config::{BoundListener, PassedOver, Setting, absolute};
 use crate::health::STORE_TIMEOUT;
 use crate::problem::Problem;
-use crate::secret::{Exposure, exposure_of};
-use crate::{Address, App, Callers, Scope, Tls};
+use crate::secret::{Exposure, SecretFile, exposure_of};
+use crate::{Address, App, Callers, JwtRule, Scope, Tls};
 
 /// How a server stands.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -243,7 +243,20 @@ fn files(app: &App) -> Vec<FileDocument> {
         }
         document
     });
-    directories.chain(secrets).collect()
+    let mut files: Vec<FileDocument> = directories.chain(secrets).collect();
+    for file in issuer_files(app) {
+        let document = self::file(file.what, &file.path, false, file.exposure(user));
+        // Callers of one issuer have its keys from the same files. Whatever else is wrong with one, its issuer's trouble says.
+        if document.exposure.is_some() && files.iter().all(|known| known.path != document.path) {
+            files.push(document);
+        }
+    }
+    files
+}
+
+fn issuer_files(app: &App) -> Vec<SecretFile> {
+    let callers = app.callers.as_ref().map(Callers::all).unwrap_or_default();
+    callers.iter().filter_map(|caller| caller.rule.jwt.as_ref()).flat_map(JwtRule::files).collect()
 }
 
 fn callers(callers: &Callers) -> Vec<CallerDocument> {

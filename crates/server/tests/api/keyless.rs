@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use countersign_core::seal::unseal;
 use countersign_server::limits::{
-    JWKS_MAX_AGE, JWKS_REFRESH, MAX_JWKS_KEYS, MAX_JWT_BYTES, MIN_REFRESH_INTERVAL,
+    JWKS_MAX_AGE, JWKS_REFRESH, MAX_JWKS_KEYS, MAX_JWT_BYTES, MAX_WAITING, MIN_REFRESH_INTERVAL,
 };
 use countersign_server::routes::{Needs, private_routes};
 use countersign_server::{Scope, SecretHash};
@@ -152,6 +152,11 @@ async fn what_is_not_the_issuers_token_for_this_server_is_rejected() {
         ("audience is a number", is("aud", json!(7)), "claims"),
         ("another subject", is("sub", json!("system:serviceaccount:trackers:worker2")), "subject"),
         ("no subject", is("sub", Value::Null), "claims"),
+        (
+            "a logout token without a type",
+            is("events", json!({ "http://schemas.openid.net/event/backchannel-logout": {} })),
+            "type",
+        ),
         ("bound to a key", is("cnf", json!({ "jkt": "x" })), "bound"),
     ];
     for (what, token, reason) in cases {
@@ -638,4 +643,119 @@ async fn browser_shows_a_jwt_as_its_password() {
     let basic = BASE64.encode(format!("anna:{}", key.token(&claims(KUBERNETES))).as_bytes());
     let request = Request::get("/").header("authorization", format!("Basic {basic}"));
     assert_eq!(server.private(request.body(Body::empty()).unwrap()).await.status, StatusCode::OK);
+}
+
+/// A server for an issuer that takes requests and answers none.
+async fn server_of_a_silent_issuer(key: &SigningKey, refusals_per_minute: u32) -> (Fixture, IssuerServer) {
+    let issuer = IssuerServer::start(None).await;
+    issuer.publish(&[key]);
+    issuer.hold();
+    let callers = Some(caller("worker", Scope::Issue, issuer.url(), WORKER, "") + &ops());
+    (Fixture::with(Options { refusals_per_minute, callers, ..Options::default() }), issuer)
+}
+
+#[tokio::test(start_paused = true)]
+async fn request_beyond_those_that_wait_is_answered_at_once() {
+    use futures_util::future::join_all;
+    let key = SigningKey::new("one", "ES256");
+    let (server, issuer) = server_of_a_silent_issuer(&key, 0).await;
+    let good = key.token(&claims(issuer.url()));
+    let began = tokio::time::Instant::now();
+    let answers = join_all((0..2 * MAX_WAITING).map(async |_| {
+        let status = show(&server, &good).await.status;
+        (status, began.elapsed() >= Duration::from_secs(5))
+    }))
+    .await;
+    assert!(answers.iter().all(|(status, _)| *status == StatusCode::SERVICE_UNAVAILABLE), "{answers:?}");
+    assert_eq!(answers.iter().filter(|(_, waited)| *waited).count(), MAX_WAITING);
+}
+
+#[tokio::test(start_paused = true)]
+async fn address_with_too_many_refusals_does_not_wait() {
+    let key = SigningKey::new("one", "ES256");
+    let (server, issuer) = server_of_a_silent_issuer(&key, 1).await;
+    for status in [401, 429] {
+        assert_eq!(show(&server, "guessed").await.status, status);
+    }
+    let began = tokio::time::Instant::now();
+    assert_eq!(show(&server, &key.token(&claims(issuer.url()))).await.status, StatusCode::TOO_MANY_REQUESTS);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn password_waits_for_keys_on_the_page_only() {
+    let key = SigningKey::new("one", "ES256");
+    let (server, issuer) = server_of_a_silent_issuer(&key, 0).await;
+    let basic = BASE64.encode(format!("anna:{}", key.token(&claims(issuer.url()))).as_bytes());
+    for (path, status, waits) in [("/v1/keys", 401, false), ("/bugs", 401, false), ("/", 503, true)] {
+        let method = if path == "/bugs" { "POST" } else { "GET" };
+        let request =
+            Request::builder().method(method).uri(path).header("authorization", format!("Basic {basic}"));
+        let began = tokio::time::Instant::now();
+        assert_eq!(server.private(request.body(Body::empty()).unwrap()).await.status, status, "{path}");
+        assert_eq!(began.elapsed() >= Duration::from_secs(5), waits, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn what_no_key_can_mend_is_rejected_without_keys() {
+    let key = SigningKey::new("one", "ES256");
+    let (server, mut issuer) = server_and_issuer(&key).await;
+    issuer.stop().await;
+    let good = claims(issuer.url());
+    let header = |header: Value| key.sign(&header, &good);
+    for (token, reason) in [
+        (header(json!({ "alg": "HS256" })), "algorithm"),
+        (header(json!({ "alg": "ES256", "typ": "logout+jwt" })), "type"),
+        (header(json!({ "alg": "none" })), "header"),
+        (key.token(&with(good.clone(), "exp", json!(NOON - 60))), "expired"),
+    ] {
+        let before = metrics(&server).await;
+        assert_eq!(show(&server, &token).await.status, StatusCode::UNAUTHORIZED, "{reason}");
+        assert_eq!(rejected_for(&server, &before).await, reason);
+    }
+    assert!(
+        metrics(&server).await.contains("countersign_jwks_refresh_failures_total 0\n"),
+        "nothing was fetched"
+    );
+    assert_eq!(show(&server, &key.token(&good)).await.status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn token_without_keys_is_limited() {
+    let key = SigningKey::new("one", "ES256");
+    let mut issuer = IssuerServer::start(None).await;
+    issuer.stop().await;
+    let callers = Some(caller("worker", Scope::Issue, issuer.url(), WORKER, "") + &ops());
+    let server = Fixture::with(Options { callers, refusals_per_minute: 2, ..Options::default() });
+    for status in [503, 503, 429] {
+        assert_eq!(show(&server, &key.token(&claims(issuer.url()))).await.status, status);
+    }
+}
+
+#[tokio::test]
+async fn pipe_that_nobody_writes_to_is_no_file_of_keys() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let pipe = directory.path().join("jwks.json");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let key = SigningKey::new("one", "ES256");
+    let more = format!("jwks_file = '{}'", pipe.display());
+    let callers = Some(caller("worker", Scope::Issue, KUBERNETES, WORKER, &more) + &ops());
+    let server = Fixture::with(Options { callers, ..Options::default() });
+    assert_eq!(show(&server, &key.token(&claims(KUBERNETES))).await.status, StatusCode::SERVICE_UNAVAILABLE);
+    let trouble = server_document(&server).await["issuers"][0]["trouble"].to_string();
+    assert!(trouble.contains("its jwks_file cannot be read: it is not a regular file"), "{trouble}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn quiet_stream_ends_when_its_token_has_expired() {
+    use http_body_util::BodyExt;
+    let key = SigningKey::new("one", "ES256");
+    let (server, _directory) = server_with(&key, &[("watcher", Scope::Events, WORKER, "")]);
+    let request = Request::get("/v1/events/stream?kind=consumed")
+        .header("authorization", format!("Bearer {}", key.token(&claims(KUBERNETES))));
+    let body = server.private_response(request.body(Body::empty()).unwrap()).await.into_body();
+    server.clock.advance(Duration::from_mins(61));
+    let ended = tokio::time::timeout(Duration::from_mins(1), body.collect()).await;
+    assert!(ended.is_ok(), "it ends without an event");
 }

@@ -1,14 +1,17 @@
 //! Gets the keys of an issuer: from a file, from a URL, or from where the issuer's discovery document says that they are.
 
-use std::fs::File;
-use std::io::Read;
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::header::{ACCEPT, AUTHORIZATION, USER_AGENT};
 use axum::http::{HeaderValue, Request, StatusCode};
 use bytes::Bytes;
 use countersign_http_client::{Connections, HttpClient, HttpError, Trust, is_https_or_loopback, read_whole};
+use rustix::fs::OFlags;
 use serde::Deserialize;
 use url::Url;
 use zeroize::Zeroizing;
@@ -27,29 +30,36 @@ pub const MAX_JWKS_BYTES: usize = 256 * 1024;
 /// The longest bearer that is sent, in bytes.
 const MAX_BEARER_BYTES: usize = 16 * 1024;
 
+/// Held by each thread that reads a file of an issuer. A file system that is away can keep a thread for any time, and no other
+/// thread is to join it there.
+pub(super) type Reading = Arc<()>;
+
 /// Gets the keys.
 ///
 /// # Errors
 ///
 /// Why there are none, in words that have nothing of a document, a bearer or a URL in them: a URL may hold a secret.
-pub(super) async fn fetch(source: &KeySource) -> Result<KeySet, String> {
-    tokio::time::timeout(JWKS_TIMEOUT, fetch_at_leisure(source))
+pub(super) async fn fetch(source: &KeySource, reading: &Reading) -> Result<KeySet, String> {
+    tokio::time::timeout(JWKS_TIMEOUT, fetch_at_leisure(source, reading))
         .await
         .unwrap_or_else(|_| Err(format!("its keys did not come within {} seconds", JWKS_TIMEOUT.as_secs())))
 }
 
-async fn fetch_at_leisure(source: &KeySource) -> Result<KeySet, String> {
+async fn fetch_at_leisure(source: &KeySource, reading: &Reading) -> Result<KeySet, String> {
     if let Some(path) = &source.jwks_file {
-        let text = file(path, "jwks_file", MAX_JWKS_BYTES).await?;
+        let text = file(path, "jwks_file", MAX_JWKS_BYTES, reading).await?;
         return KeySet::read(&text).map_err(|reason| format!("its jwks_file {reason}"));
     }
     // The authorities are read each time: a cluster's change while the server runs.
     let authorities = match &source.ca_file {
-        Some(path) => Some(file(path, "ca_file", MAX_JWKS_BYTES).await?),
+        Some(path) => Some(file(path, "ca_file", MAX_JWKS_BYTES, reading).await?),
         None => None,
     };
+    let held = Arc::clone(reading);
     let trust = tokio::task::spawn_blocking(move || {
-        Trust::only_or_system(authorities.as_ref().map(|text| text.as_slice()))
+        let trust = Trust::only_or_system(authorities.as_ref().map(|text| text.as_slice()));
+        drop(held);
+        trust
     });
     let trust = trust.await.map_err(|_| "reading its ca_file broke off".to_owned())?;
     let trust = trust.map_err(|error| format!("its ca_file cannot be used: {error}"))?;
@@ -59,7 +69,7 @@ async fn fetch_at_leisure(source: &KeySource) -> Result<KeySet, String> {
         None => (discover(&client, source.issuer.as_str()).await?, "the jwks_uri of its discovery document"),
     };
     let bearer = match &source.bearer_file {
-        Some(path) => Some(bearer(path).await?),
+        Some(path) => Some(bearer(path, reading).await?),
         None => None,
     };
     let text = get(&client, &url, bearer).await.map_err(|reason| format!("{what} {reason}"))?;
@@ -120,8 +130,8 @@ async fn get(client: &HttpClient, url: &Url, bearer: Option<HeaderValue>) -> Res
     read_whole(answer.into_body(), MAX_JWKS_BYTES).await.map_err(unanswered)
 }
 
-async fn bearer(path: &Path) -> Result<HeaderValue, String> {
-    let text = file(path, "bearer_file", MAX_BEARER_BYTES).await?;
+async fn bearer(path: &Path, reading: &Reading) -> Result<HeaderValue, String> {
+    let text = file(path, "bearer_file", MAX_BEARER_BYTES, reading).await?;
     let secret = text.trim_ascii();
     let fits = !secret.is_empty() && secret.iter().all(u8::is_ascii_graphic);
     let header = [b"Bearer ", secret].concat();
@@ -133,17 +143,36 @@ async fn bearer(path: &Path) -> Result<HeaderValue, String> {
 }
 
 /// Reads a file of so many bytes at most.
-async fn file(path: &Path, what: &'static str, longest: usize) -> Result<Zeroizing<Vec<u8>>, String> {
-    let path = path.to_owned();
+async fn file(
+    path: &Path,
+    what: &'static str,
+    longest: usize,
+    reading: &Reading,
+) -> Result<Zeroizing<Vec<u8>>, String> {
+    let (path, held) = (path.to_owned(), Arc::clone(reading));
     let read = tokio::task::spawn_blocking(move || {
-        let mut text = Zeroizing::new(Vec::new());
-        let limit = u64::try_from(longest).unwrap_or(u64::MAX).saturating_add(1);
-        File::open(path)?.take(limit).read_to_end(&mut text).map(|_| text)
+        let text = read_regular(&path, longest);
+        drop(held);
+        text
     });
     let read = read.await.map_err(|_| format!("reading its {what} broke off"))?;
     let text = read.map_err(|error| format!("its {what} cannot be read: {error}"))?;
     if text.len() > longest {
         return Err(format!("its {what} is longer than {longest} bytes"));
     }
+    Ok(text)
+}
+
+/// Reads one byte more than the longest that it may be, if there are so many.
+fn read_regular(path: &Path, longest: usize) -> io::Result<Zeroizing<Vec<u8>>> {
+    // Opening a pipe that nobody writes to would wait.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut text = Zeroizing::new(Vec::new());
+    let limit = u64::try_from(longest).unwrap_or(u64::MAX).saturating_add(1);
+    file.take(limit).read_to_end(&mut text)?;
     Ok(text)
 }

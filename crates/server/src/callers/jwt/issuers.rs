@@ -11,13 +11,13 @@ use std::time::Duration;
 use countersign_core::Clock;
 use jiff::Timestamp;
 use jsonwebtoken::Algorithm;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::callers::CallerRule;
 use crate::outage_log::{OutageLog, OutageNotice};
 
-use super::fetch::fetch;
+use super::fetch::{Reading, fetch};
 use super::keys::KeySet;
 use super::rule::{IssuerUrl, KeySource};
 
@@ -32,6 +32,9 @@ pub const MIN_REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// For how long keys are used while no newer ones can be had. Then no token of the issuer is accepted.
 pub const JWKS_MAX_AGE: Duration = Duration::from_hours(1);
+
+/// How many requests wait for the keys of one issuer at a time. Further ones are answered at once.
+pub const MAX_WAITING: usize = 16;
 
 /// How many issuers there can be.
 pub const MAX_ISSUERS: usize = 16;
@@ -59,6 +62,8 @@ pub(crate) struct Issuer {
     state: Mutex<State>,
     /// Counts the fetches that have ended.
     ended: watch::Sender<u64>,
+    waiting: Arc<Semaphore>,
+    reading: Reading,
     outage: OutageLog,
 }
 
@@ -77,6 +82,14 @@ struct FetchedKeys {
     /// By the clock that nobody sets.
     at: Duration,
     wall: Timestamp,
+}
+
+impl FetchedKeys {
+    /// The clock that nobody sets may stand still while the machine sleeps, and the other one may be set back.
+    fn age(&self, clock: &dyn Clock) -> Duration {
+        let by_wall = clock.now().duration_since(self.wall);
+        clock.steady().saturating_sub(self.at).max(Duration::try_from(by_wall).unwrap_or_default())
+    }
 }
 
 /// How an issuer stands.
@@ -118,6 +131,8 @@ impl Issuers {
             counts: Arc::clone(&self.counts),
             state: Mutex::default(),
             ended: watch::Sender::new(0),
+            waiting: Arc::new(Semaphore::new(MAX_WAITING)),
+            reading: Reading::default(),
             outage: OutageLog::default(),
         }
     }
@@ -161,32 +176,42 @@ impl Issuer {
         self.fetched().map(|fetched| fetched.keys)
     }
 
-    /// A fetch to wait for, if a token with this header cannot be verified without: no keys, or none that fits.
+    /// A fetch to wait for, if a token with this header cannot be verified without: no keys, or none that fits. `None` also if too
+    /// many wait for it already.
     pub(super) fn fetch_for(
         self: &Arc<Self>,
         key: Option<&str>,
         algorithm: Algorithm,
     ) -> Option<impl Future<Output = ()> + Send + 'static + use<>> {
         let is_known = self.keys().is_some_and(|keys| !keys.fitting(key, algorithm).is_empty());
-        if is_known { None } else { self.fetch_again() }
+        if is_known {
+            return None;
+        }
+        let fetch = self.fetch_again()?;
+        let place = Arc::clone(&self.waiting).try_acquire_owned().ok()?;
+        Some(async move {
+            fetch.await;
+            drop(place);
+        })
     }
 
-    /// Begins to fetch the keys, or joins a fetch that goes on; `None` if the last one was begun too short a time ago. The fetch
-    /// runs to its end in a task of its own, and is over when what is returned is.
+    /// Begins to fetch the keys, or joins a fetch that goes on; `None` if the last one was begun too short a time ago, or
+    /// still has a thread that reads a file. The fetch runs to its end in a task of its own, and is over when what is returned is.
     fn fetch_again(self: &Arc<Self>) -> Option<impl Future<Output = ()> + Send + 'static + use<>> {
         let mut state = self.state();
         // Subscribed while the state is held, so that its end is not missed.
         let mut ended = self.ended.subscribe();
         if !state.is_fetching {
             let now = self.clock.steady();
-            if state.tried.is_some_and(|tried| now.saturating_sub(tried) < MIN_REFRESH_INTERVAL) {
+            let is_soon = state.tried.is_some_and(|tried| now.saturating_sub(tried) < MIN_REFRESH_INTERVAL);
+            if is_soon || Arc::strong_count(&self.reading) > 1 {
                 return None;
             }
             state.tried = Some(now);
             state.is_fetching = true;
             let fetching = Fetching(Arc::clone(self));
             tokio::spawn(async move {
-                let found = fetch(&fetching.0.source).await;
+                let found = fetch(&fetching.0.source, &fetching.0.reading).await;
                 fetching.0.note(found);
             });
         }
@@ -237,14 +262,11 @@ impl Issuer {
 
     fn is_due(&self) -> bool {
         let period = if self.source.jwks_file.is_some() { FILE_REFRESH } else { JWKS_REFRESH };
-        let fetched = self.state().keys.as_ref().map(|keys| keys.at);
-        let now = self.clock.steady();
-        fetched.is_none_or(|at| now.saturating_sub(at) >= period)
+        self.state().keys.as_ref().is_none_or(|keys| keys.age(&*self.clock) >= period)
     }
 
     fn fetched(&self) -> Option<FetchedKeys> {
-        let now = self.clock.steady();
-        self.state().keys.clone().filter(|keys| now.saturating_sub(keys.at) <= JWKS_MAX_AGE)
+        self.state().keys.clone().filter(|keys| keys.age(&*self.clock) <= JWKS_MAX_AGE)
     }
 
     fn standing(&self) -> IssuerState {
@@ -253,7 +275,7 @@ impl Issuer {
         IssuerState {
             issuer: self.url().to_string(),
             keys: fetched.as_ref().map_or(0, |fetched| fetched.keys.len()),
-            age: fetched.map(|fetched| self.clock.steady().saturating_sub(fetched.at)),
+            age: fetched.map(|fetched| fetched.age(&*self.clock)),
             fetched: state.keys.as_ref().map(|keys| keys.wall),
             trouble: state.trouble.clone(),
         }
@@ -278,5 +300,47 @@ impl Drop for Fetching {
         let mut state = self.0.state();
         state.is_fetching = false;
         self.0.ended.send_modify(|ended| *ended = ended.wrapping_add(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_core::ManualClock;
+
+    use super::*;
+
+    fn issuer(clock: &Arc<ManualClock>, source: &str) -> Arc<Issuer> {
+        let rule = format!("issuer = 'https://issuer.example'\naudience = 'a'\nsubject = 's'\n{source}");
+        let rule: crate::JwtRule = toml::from_str(&rule).unwrap();
+        Arc::new(Issuers::new(Arc::clone(clock) as Arc<dyn Clock>).issuer(rule.source()))
+    }
+
+    #[tokio::test]
+    async fn no_read_begins_while_one_has_not_returned() {
+        let clock = Arc::new(ManualClock::at("2026-01-31T12:00:00Z".parse().unwrap()));
+        let issuer = issuer(&clock, "jwks_file = '/nowhere'");
+        let hangs = Arc::clone(&issuer.reading);
+        assert!(issuer.fetch_again().is_none(), "a thread still reads");
+        assert_eq!(issuer.counts.failed.load(Ordering::Relaxed), 0);
+        drop(hangs);
+        issuer.fetch_again().unwrap().await;
+        assert_eq!(issuer.counts.failed.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn keys_grow_old_by_the_clock_that_went_further() {
+        let noon: Timestamp = "2026-01-31T12:00:00Z".parse().unwrap();
+        let clock = ManualClock::at(noon);
+        let hour_ago = noon - jiff::SignedDuration::from_hours(1);
+        let keys = |wall| {
+            let key =
+                serde_json::json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "x": "A".repeat(43) }] });
+            let keys = Arc::new(KeySet::read(key.to_string().as_bytes()).unwrap());
+            FetchedKeys { keys, at: clock.steady(), wall }
+        };
+        assert_eq!(keys(hour_ago).age(&clock), Duration::from_hours(1), "this machine has slept");
+        let fetched = keys(noon + jiff::SignedDuration::from_hours(1));
+        clock.advance(Duration::from_mins(2));
+        assert_eq!(fetched.age(&clock), Duration::from_mins(2), "the wall clock was set back");
     }
 }

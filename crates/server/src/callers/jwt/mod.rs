@@ -16,9 +16,9 @@ mod verify;
 
 pub use self::fetch::{JWKS_TIMEOUT, MAX_JWKS_BYTES};
 pub(crate) use self::issuers::{Issuers, RefreshCounts};
-pub use self::issuers::{JWKS_MAX_AGE, JWKS_REFRESH, MAX_ISSUERS, MIN_REFRESH_INTERVAL};
+pub use self::issuers::{JWKS_MAX_AGE, JWKS_REFRESH, MAX_ISSUERS, MAX_WAITING, MIN_REFRESH_INTERVAL};
 pub use self::keys::MAX_JWKS_KEYS;
-pub use self::rule::{HttpsUrl, IssuerUrl, JwtRule, NotAnHttpsUrl};
+pub use self::rule::{HttpsUrl, ISSUER_AUTHORITIES, ISSUER_KEYS, IssuerUrl, JwtRule, NotAnHttpsUrl};
 pub(crate) use self::verify::JwtFault;
 pub use self::verify::{JWT_CLOCK_SKEW, MAX_JWT_BYTES, MAX_JWT_LIFETIME};
 
@@ -35,11 +35,15 @@ impl Issuers {
     pub(crate) fn fetch_for(
         &self,
         shown: &[u8],
+        now: Timestamp,
     ) -> Option<impl Future<Output = ()> + Send + 'static + use<>> {
         if self.is_empty() {
             return None;
         }
         let token = Unverified::read(shown)?;
+        if token.is_expired(now) {
+            return None;
+        }
         let header = token.header.ok()?;
         self.find(&token.issuer)?.fetch_for(header.kid.as_deref(), header.alg)
     }
@@ -58,10 +62,10 @@ impl Issuers {
         let issuer = self.find(&token.issuer)?;
         let rules: Vec<_> =
             callers.iter().filter_map(|caller| Some((caller, caller.rule.jwt.as_ref()?))).collect();
-        // A header that is wrong is wrong, whether or not there are keys.
-        let readable = token.header.as_ref().map(|_| ()).map_err(|fault| *fault);
-        let keys = readable.and_then(|()| issuer.keys().ok_or(JwtFault::NoKeys));
-        let judged = keys.and_then(|keys| judge(shown, token, &keys, &rules, now));
+        let judged = match issuer.keys() {
+            Some(keys) => judge(shown, token, &keys, &rules, now),
+            None => Err(token.fault_without_keys(now)),
+        };
         Some(judged.map(|(caller, until)| (Arc::clone(caller), until)))
     }
 }
@@ -113,6 +117,6 @@ impl JwtRule {
     ///
     /// Why there are none.
     pub async fn try_keys(&self) -> Result<usize, String> {
-        fetch::fetch(&self.source()).await.map(|keys| keys.len())
+        fetch::fetch(&self.source(), &fetch::Reading::default()).await.map(|keys| keys.len())
     }
 }

@@ -10,6 +10,13 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 use url::Url;
 
+use crate::secret::SecretFile;
+
+/// What a `jwks_file` is called among the files that doctor looks at.
+pub const ISSUER_KEYS: &str = "an issuer's keys";
+/// And a `ca_file`.
+pub const ISSUER_AUTHORITIES: &str = "an issuer's authorities";
+
 /// Whose tokens stand for a caller.
 ///
 /// Every text is compared as it is, byte by byte: what an issuer calls a subject is its own business.
@@ -84,6 +91,19 @@ impl JwtRule {
             return Some("has a `jwt` with `bearer_file` but no `jwks_url` to send the bearer to");
         }
         None
+    }
+
+    /// The files that decide whose tokens are good, and the bearer.
+    pub fn files(&self) -> impl Iterator<Item = SecretFile> {
+        let files = [
+            (ISSUER_KEYS, &self.jwks_file, true),
+            (ISSUER_AUTHORITIES, &self.ca_file, true),
+            ("the bearer for an issuer's keys", &self.bearer_file, false),
+        ];
+        files.into_iter().filter_map(|(what, path, is_public)| {
+            // What is missing, the issuer's trouble says.
+            Some(SecretFile { what, path: path.clone()?, is_made_later: true, is_public })
+        })
     }
 
     pub(super) fn source(&self) -> KeySource {

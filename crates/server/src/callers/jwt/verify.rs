@@ -21,6 +21,9 @@ pub const MAX_JWT_BYTES: usize = 8 * 1024;
 /// How far an issuer's clock may be from this one's.
 pub const JWT_CLOCK_SKEW: Duration = Duration::from_mins(1);
 
+/// What a logout token has in `events` (`OpenID` Connect Back-Channel Logout 1.0, section 2.4). Not each one has a `typ`.
+const LOGOUT: &str = "http://schemas.openid.net/event/backchannel-logout";
+
 /// The longest time from a token's `iat` to its `exp`.
 pub const MAX_JWT_LIFETIME: Duration = Duration::from_hours(24);
 
@@ -109,27 +112,45 @@ impl fmt::Display for JwtFault {
 pub(super) struct Unverified {
     pub(super) issuer: String,
     pub(super) header: Result<Header, JwtFault>,
+    /// `None` also if it is not a number: that is looked at when the signature is known to be right.
+    expires: Option<NumericDate>,
 }
 
 #[derive(Deserialize)]
-struct IssuerOnly {
+struct UnverifiedClaims {
     iss: String,
+    #[serde(default)]
+    exp: Value,
 }
 
 impl Unverified {
     /// `None` for what is no JWT, or names no issuer.
     pub(super) fn read(shown: &[u8]) -> Option<Self> {
-        let is_like_one = shown.starts_with(b"ey")
-            && shown.len() <= MAX_JWT_BYTES
-            && shown.split(|byte| *byte == b'.').count() == 3;
+        let is_like_one = shown.len() <= MAX_JWT_BYTES && shown.split(|byte| *byte == b'.').count() == 3;
         if !is_like_one {
             return None;
         }
-        let IssuerOnly { iss } = insecure_decode_claims(shown).ok()?;
+        let UnverifiedClaims { iss, exp } = insecure_decode_claims(shown).ok()?;
         Some(Self {
             issuer: iss,
             header: decode_header(shown).map_err(|_| JwtFault::Header).and_then(check_header),
+            expires: NumericDate::deserialize(exp).ok(),
         })
+    }
+
+    /// Whether it has expired, by what it says of itself.
+    pub(super) fn is_expired(&self, now: Timestamp) -> bool {
+        self.expires.is_some_and(|expires| expires.is_past(now))
+    }
+
+    /// Why it is not accepted while its issuer's keys are not there.
+    pub(super) fn fault_without_keys(self, now: Timestamp) -> JwtFault {
+        let is_expired = self.is_expired(now);
+        match self.header {
+            Err(fault) => fault,
+            Ok(_) if is_expired => JwtFault::Expired,
+            Ok(_) => JwtFault::NoKeys,
+        }
     }
 }
 
@@ -203,12 +224,15 @@ impl Claims {
         if self.cnf.is_some() {
             return Err(JwtFault::Bound);
         }
+        if self.more.get("events").is_some_and(|events| events.get(LOGOUT).is_some()) {
+            return Err(JwtFault::Type);
+        }
+        if self.exp.is_past(now) {
+            return Err(JwtFault::Expired);
+        }
         let skew = millis(JWT_CLOCK_SKEW);
         let now = to_millis(now);
         let (NumericDate(iat), NumericDate(exp)) = (self.iat, self.exp);
-        if exp.saturating_add(skew) <= now {
-            return Err(JwtFault::Expired);
-        }
         let begins = self.nbf.map_or(iat, |NumericDate(nbf)| nbf.max(iat));
         if begins.saturating_sub(skew) > now {
             return Err(JwtFault::NotYet);
@@ -240,6 +264,13 @@ fn millis(duration: Duration) -> i64 {
 /// Seconds since 1970, which may have a fraction (RFC 7519 section 2); here milliseconds.
 #[derive(Clone, Copy)]
 struct NumericDate(i64);
+
+impl NumericDate {
+    /// Whether a token with this `exp` has expired.
+    fn is_past(self, now: Timestamp) -> bool {
+        self.0.saturating_add(millis(JWT_CLOCK_SKEW)) <= to_millis(now)
+    }
+}
 
 impl<'de> Deserialize<'de> for NumericDate {
     #[expect(clippy::cast_possible_truncation, reason = "a number beyond the range becomes the range's end")]
