@@ -16,11 +16,12 @@ use crate::receiver::Receiver;
 const MANY_GUESSES: usize = 10;
 
 /// Every route of `/v1`, by method. `{token}` stands for a token.
-const ROUTES: [(&str, &str); 12] = [
+const ROUTES: [(&str, &str); 13] = [
     ("delete", "/v1/tokens/{token}"),
     ("get", "/v1/events"),
     ("get", "/v1/keys"),
     ("get", "/v1/store"),
+    ("get", "/v1/summary"),
     ("get", "/v1/tokens/{token}"),
     ("post", "/v1/keys/rotate"),
     ("post", "/v1/keys/revoke"),
@@ -54,7 +55,8 @@ fn the_openapi_document_describes_every_route_and_every_route_answers() {
     routes.insert(("post", "/v1/keys/rewrap"));
     assert_eq!(described, routes);
     for (method, path) in ROUTES {
-        let url = format!("{}{}", server.private, path.replace("{token}", &server.token()));
+        let query = if path == "/v1/summary" { "?by=tracker" } else { "" };
+        let url = format!("{}{}{query}", server.private, path.replace("{token}", &server.token()));
         let method = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
         let key = http::get(&format!("{}/v1/keys", server.private)).json()["keys"][0]["id"].clone();
         let (headers, body) = match path {
