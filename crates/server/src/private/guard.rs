@@ -42,8 +42,8 @@ pub(crate) async fn admit(
     // A parameter that is not looked at, such as an audience, would be lost without a word.
     let path = request.uri().path();
     // What is only read has a query, and answers these methods 405.
-    let takes_one = path.starts_with("/v1/events") || path == "/v1/summary";
-    let takes_none = path.starts_with("/v1/") && !takes_one;
+    let is_read = path.starts_with("/v1/events") || path == "/v1/summary";
+    let takes_none = path.starts_with("/v1/") && !is_read;
     if takes_none
         && matches!(*request.method(), Method::POST | Method::DELETE)
         && request.uri().query().is_some_and(|query| !query.is_empty())
