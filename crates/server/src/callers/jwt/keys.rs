@@ -1,7 +1,7 @@
 //! The public keys of an issuer (RFC 7517).
 
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
-use jsonwebtoken::{Algorithm, DecodingKey};
+use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -65,34 +65,23 @@ impl Key {
         if jwk.common.key_operations.as_ref().is_some_and(|all| !all.contains(&KeyOperations::Verify)) {
             return None;
         }
-        let by_kind: &[Algorithm] = match &jwk.algorithm {
-            AlgorithmParameters::RSA(_) => &[
-                Algorithm::RS256,
-                Algorithm::RS384,
-                Algorithm::RS512,
-                Algorithm::PS256,
-                Algorithm::PS384,
-                Algorithm::PS512,
-            ],
-            AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => {
-                &[Algorithm::ES256]
+        let by_kind = |algorithm: &Algorithm| match &jwk.algorithm {
+            AlgorithmParameters::RSA(_) => algorithm.family() == AlgorithmFamily::Rsa,
+            AlgorithmParameters::EllipticCurve(key) => match key.curve {
+                EllipticCurve::P256 => *algorithm == Algorithm::ES256,
+                EllipticCurve::P384 => *algorithm == Algorithm::ES384,
+                _ => false,
+            },
+            AlgorithmParameters::OctetKeyPair(key) => {
+                key.curve == EllipticCurve::Ed25519 && *algorithm == Algorithm::EdDSA
             }
-            AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P384 => {
-                &[Algorithm::ES384]
-            }
-            AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
-                &[Algorithm::EdDSA]
-            }
-            _ => return None,
+            _ => false,
         };
-        let algorithms: Vec<Algorithm> = match jwk.common.key_algorithm {
-            Some(said) => {
-                let said = Algorithm::try_from(said).ok()?;
-                by_kind.iter().copied().filter(|algorithm| *algorithm == said).collect()
-            }
-            None => by_kind.to_vec(),
-        };
-        debug_assert!(algorithms.iter().all(|algorithm| ALGORITHMS.contains(algorithm)));
+        let mut algorithms: Vec<_> = ALGORITHMS.into_iter().filter(by_kind).collect();
+        if let Some(said) = jwk.common.key_algorithm {
+            let said = Algorithm::try_from(said).ok()?;
+            algorithms.retain(|algorithm| *algorithm == said);
+        }
         let verifies = DecodingKey::from_jwk(&jwk).ok().filter(|_| !algorithms.is_empty())?;
         Some(Self { id: jwk.common.key_id, algorithms, verifies })
     }
