@@ -56,7 +56,7 @@ pub struct Credentials {
 /// A secret, or a token that a platform gave to this process. Its `Debug` says nothing of it.
 #[derive(Clone)]
 pub enum Bearer {
-    /// It.
+    /// The secret itself.
     Secret(Zeroizing<String>),
     /// The file in which it stands alone. It is read for each request: platforms replace their tokens while programs run.
     File(PathBuf),
@@ -69,7 +69,13 @@ impl Bearer {
             Self::File(path) => {
                 let text = fs::read_to_string(path).map(Zeroizing::new);
                 let text = text.map_err(|error| ClientError::BearerFile { path: path.clone(), error })?;
-                Ok(Zeroizing::new(text.trim().to_owned()))
+                let secret = text.trim();
+                if secret.is_empty() {
+                    // As while it is being replaced. Sent, it would count as a wrong secret.
+                    let error = std::io::Error::other("it is empty");
+                    return Err(ClientError::BearerFile { path: path.clone(), error });
+                }
+                Ok(Zeroizing::new(secret.to_owned()))
             }
         }
     }

@@ -14,6 +14,9 @@ pub const MAX_CALLER_NAME_CHARS: usize = 32;
 /// issued carries no name.
 pub const DEFAULT_CALLER: &str = "default";
 
+/// What tokens that are bound to no tracker are called where trackers are named.
+pub const UNBOUND: &str = "unbound";
+
 /// A name that an operator gave to a caller of the private API. It is not a secret; it stands in tokens, events and metrics,
 /// so that nothing in it could be mistaken for anything else, and so that two names never look alike.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

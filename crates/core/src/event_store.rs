@@ -28,7 +28,7 @@ pub trait EventStore: Send + Sync + fmt::Debug {
 
     /// What [`remember`](Self::remember) wrote last; `None`: nothing yet.
     ///
-    /// What follows here is for stores that end with their server: they have nothing to tell the next one.
+    /// This default, and those of the next three, are for stores that end with their server: they have nothing to tell the next one.
     async fn known(&self) -> Result<Option<Known>, StoreError> {
         Ok(None)
     }

@@ -39,7 +39,7 @@ mod token;
 
 pub use countersign_audience::{Audience, AudienceError, MAX_AUDIENCE_BYTES};
 
-pub use caller_name::{CallerName, CallerNameError, DEFAULT_CALLER, MAX_CALLER_NAME_CHARS};
+pub use caller_name::{CallerName, CallerNameError, DEFAULT_CALLER, MAX_CALLER_NAME_CHARS, UNBOUND};
 pub use claims::{Claims, ClaimsError, ISSUED_BY, MAX_CLAIMS_BYTES};
 pub use clock::{Clock, ManualClock, SystemClock, after, before, from_millis, to_millis};
 pub use ending::{Consumption, EndedToken, Ending, EndingQuery, Endings, LOOKED_AT, RetryKeyHash};

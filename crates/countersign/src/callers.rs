@@ -176,9 +176,12 @@ pub(crate) fn run(command: CallersCommand) -> Result<(), Failure> {
             let file = place.open()?;
             let secret = file.rotate(&name, &OsEntropy).map_err(Failure::failed)?;
             print(&*secret)?;
-            let callers = file.callers().map_err(Failure::failed)?;
-            if callers.iter().any(|caller| caller.name == name && caller.secrets.len() == 1) {
-                note("this secret is not shown again; it is the only one, and stands beside the certificate");
+            // The secret is valid already: what follows is no reason to fail.
+            let is_only = file.callers().is_ok_and(|callers| {
+                callers.iter().any(|caller| caller.name == name && caller.secrets.len() == 1)
+            });
+            if is_only {
+                note("this secret is not shown again; it is the caller's only one");
                 return Ok(());
             }
             note(format!(

@@ -8,7 +8,7 @@ use clap::Args;
 use countersign_client::{EventsRequest, PrivateApi, StreamItem};
 use countersign_core::seal::seems_to_have_token;
 use countersign_core::{
-    Audience, CallerName, Clock, DEFAULT_CALLER, EventName, KindFilter, SystemClock, before,
+    Audience, CallerName, Clock, DEFAULT_CALLER, EventName, KindFilter, SystemClock, UNBOUND, before,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -54,7 +54,7 @@ pub(crate) struct EventsCommand {
     /// Only events that this address caused
     #[arg(long, value_name = "ADDRESS")]
     peer: Option<IpAddr>,
-    /// Only events with this text in a tracker's URL, a user agent or the name of a key
+    /// Only events with this text in a tracker's URL, a user agent, or the name of a caller or a key
     #[arg(long, value_name = "TEXT")]
     text: Option<String>,
     /// Only events about tokens that are bound to this tracker; `unbound` for those that are bound to none
@@ -129,21 +129,21 @@ fn checked_text(text: Option<&String>) -> Result<Option<String>, Failure> {
 }
 
 /// The moment so long before now.
-fn ago(duration: Option<SignedDuration>, flag: &str) -> Result<Option<String>, Failure> {
+pub(crate) fn ago(duration: Option<SignedDuration>, flag: &str) -> Result<Option<Timestamp>, Failure> {
     let Some(duration) = duration else { return Ok(None) };
     let duration =
         Duration::try_from(duration).map_err(|_| Failure::usage(format!("{flag} cannot be negative")))?;
-    Ok(Some(before(SystemClock.now(), duration).to_string()))
+    Ok(Some(before(SystemClock.now(), duration)))
 }
 
-/// Checks a tracker for the same reason, and whether it is one.
+/// Checks whether it is a tracker, and that it has no token in it.
 fn checked_tracker(tracker: Option<&String>) -> Result<Option<String>, Failure> {
     if tracker.is_some_and(|tracker| seems_to_have_token(tracker)) {
         return Err(Failure::usage(
             "--tracker has a token in it; it takes the base URL of a tracker, or `unbound`",
         ));
     }
-    if tracker.is_some_and(|tracker| tracker != "unbound" && Audience::parse(tracker).is_err()) {
+    if tracker.is_some_and(|tracker| tracker != UNBOUND && Audience::parse(tracker).is_err()) {
         return Err(Failure::usage(
             "--tracker takes the base URL of a tracker, such as https://trac.example.org/, or `unbound`",
         ));
@@ -167,8 +167,8 @@ pub(crate) async fn run(command: EventsCommand) -> Result<(), Failure> {
     }
     let request = EventsRequest {
         kinds: command.kind.iter().map(|kind| kind.label().to_owned()).collect(),
-        since: ago(command.since, "--since")?,
-        until: ago(command.until, "--until")?,
+        since: ago(command.since, "--since")?.map(|since| since.to_string()),
+        until: ago(command.until, "--until")?.map(|until| until.to_string()),
         id: checked_id(command.id.as_ref())?,
         peer: command.peer.map(|peer| peer.to_string()),
         text: checked_text(command.text.as_ref())?,

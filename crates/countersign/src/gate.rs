@@ -2,10 +2,9 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use countersign_core::{Clock, OsEntropy, SystemClock, before};
+use countersign_core::{Clock, OsEntropy, SystemClock};
 use countersign_gate::{
     BoundGate, Config, Ended, Event, EventKind, EventQuery, Gate, Session, Sessions, WhichSessions,
 };
@@ -14,6 +13,7 @@ use jiff::SignedDuration;
 use serde_json::json;
 use tokio::sync::Notify;
 
+use crate::events::ago;
 use crate::log;
 use crate::output::{Failure, note, print, print_json};
 use crate::serve::{Signals, raise_descriptor_limit};
@@ -229,15 +229,14 @@ async fn end(args: EndArgs) -> Result<(), Failure> {
 }
 
 async fn events(args: EventsArgs) -> Result<(), Failure> {
-    let since = args.since.map(|since| Duration::try_from(since).unwrap_or_default());
     let query = EventQuery {
-        since: since.map(|since| before(SystemClock.now(), since)),
+        since: ago(args.since, "--since")?,
         kinds: args.kind,
         limit: Some(args.limit).filter(|limit| *limit > 0),
     };
     let events = args.config.sessions()?.events(query).await.map_err(Failure::failed)?;
-    if events.is_empty() && !args.json {
-        return print("no events");
+    if events.is_empty() {
+        return if args.json { Ok(()) } else { print("no events") };
     }
     let line = |event: &Event| {
         if args.json { serde_json::to_string(event).unwrap_or_default() } else { sentence(event) }

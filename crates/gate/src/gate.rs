@@ -172,7 +172,7 @@ impl Gate {
         }
     }
 
-    /// Has an event recorded. Nothing waits for it but the end of the gate.
+    /// Records a refusal. Nothing waits for it but the end of the gate.
     pub(crate) fn note(&self, event: Event) {
         let (sessions, log_limit) = (self.sessions.clone(), Arc::clone(&self.log_limit));
         self.tasks.spawn(async move {

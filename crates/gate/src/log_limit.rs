@@ -1,4 +1,4 @@
-//! Limits how many lines of the log strangers can cause.
+//! Limits how many lines of the log, and how many events, strangers can cause.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;

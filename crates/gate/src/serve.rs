@@ -54,20 +54,20 @@ fn grace(issuers: &[IssuerConfig]) -> Duration {
 ///
 /// # Errors
 ///
-/// If everybody can connect, who would be taken for the proxy, or if the socket cannot be looked at.
+/// If its mode lets in others, who would be taken for the proxy, or if the socket cannot be looked at.
 pub fn check_socket(path: &Path) -> io::Result<()> {
     let shown = path.display();
     let metadata = std::fs::metadata(path)
         .map_err(|error| io::Error::new(error.kind(), format!("cannot look at {shown}: {error}")))?;
     let mode = metadata.permissions().mode() & 0o777;
-    let others = mode % 0o10;
-    if others == 0 {
+    let for_others = mode & 0o007;
+    if for_others == 0 {
         return Ok(());
     }
     Err(io::Error::new(
         io::ErrorKind::PermissionDenied,
         format!(
-            "everybody can connect to {shown}, whose mode is {mode:o}, and would be taken for the proxy; with systemd, set \
+            "{shown} is not for the proxy alone: its mode is {mode:o}, and others who can connect would be taken for the proxy; with systemd, set \
              SocketMode=0660 and SocketGroup= to the proxy's group, and restart the socket"
         ),
     ))
@@ -91,7 +91,7 @@ impl BoundGate {
     ///
     /// # Errors
     ///
-    /// If the address cannot be used, or is a Unix socket that everybody can connect to.
+    /// If the address cannot be used, or is a Unix socket whose mode lets in others.
     pub async fn bind(gate: Arc<Gate>, inherited: &mut ActivatedSockets) -> io::Result<Self> {
         let bound = Bound::with_mode(&gate.config.listen, gate.config.socket_mode, inherited).await?;
         for place in &bound {

@@ -231,7 +231,7 @@ impl Range {
         to_millis(time).div_euclid(self.minutes * MINUTE_MILLIS)
     }
 
-    /// The number of the oldest slot that is kept at this moment.
+    /// The number of the range's oldest slot at this moment. A ring may keep older ones.
     fn first(&self, now: Timestamp) -> i64 {
         self.slot(now) - self.span() + 1
     }

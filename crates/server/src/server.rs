@@ -192,7 +192,7 @@ impl Server {
         let mut said_of_clock = None;
         app.keep_time(&mut said_of_clock).await;
         if let Err(error) = app.events.learn_known().await {
-            tracing::warn!(%error, "what was changed while no server ran cannot be told");
+            tracing::warn!(%error, "what was changed while no server ran cannot be told, and the numbers by tracker and by caller begin anew");
         }
         app.note_changes().await;
         // The issuer's own services are few, and may have it all.

@@ -55,8 +55,8 @@ fn issuer(document: &IssuerDocument) -> Finding {
     }
 }
 
-const ISSUER_REMEDY: &str = "see that this machine reaches the issuer, and compare issuer, jwks_url, ca_file and bearer_file in the callers file with \
-     docs/callers.md";
+const ISSUER_REMEDY: &str = "see that this machine reaches the issuer, or can read its jwks_file, and compare issuer, jwks_url, jwks_file, ca_file and \
+     bearer_file in the callers file with docs/callers.md";
 
 /// Fetches the keys of each issuer, as a server would.
 async fn try_issuers(rules: &[CallerRule]) -> Vec<Finding> {

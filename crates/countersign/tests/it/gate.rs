@@ -97,7 +97,11 @@ fn looking_at_sessions_needs_a_gate_that_has_run() {
     let mut gate = start(&place, &["--listen", "unix:gate.sock"]);
     assert_eq!(gate.out.lines(1), "gate unix:gate.sock\n");
     assert_eq!(place.mode("gate.sock"), 0o600);
-    assert_eq!(place.run(&["gate", "events", "--config", "gate.toml"]).printed(), "no events");
+    let events = |more: &[&str]| place.run(&[&["gate", "events", "--config", "gate.toml"], more].concat());
+    assert_eq!(events(&[]).printed(), "no events");
+    assert_eq!(events(&["--json"]).out, "", "a line has an event");
+    let since = events(&["--since=-24h"]);
+    assert_eq!(since.code, Some(2), "{since:?}");
     let unknown = place.run(&["gate", "events", "--config", "gate.toml", "--kind", "colour"]);
     assert!(unknown.err.contains("the kinds are login, login-refused"), "{unknown:?}");
     gate.signal(Signal::TERM);
@@ -142,7 +146,11 @@ fn inherited_socket_for_everybody_is_rejected() {
     let gate = place.command(["gate", "--config", "gate.toml", "--listen", "systemd:gate"]);
     let (mut command, _handed) = handed(&gate, &[socket.as_fd()], "gate");
     let said = Process::start(&mut command, "").ended().refused(1);
-    assert!(said.contains("gate.sock, whose mode is 666") && said.contains("SocketMode=0660"), "{said}");
+    assert!(
+        said.contains("gate.sock is not for the proxy alone: its mode is 666")
+            && said.contains("SocketMode=0660"),
+        "{said}"
+    );
 
     // As it should be, with another one that has no path, and so no mode.
     place.set_mode("gate.sock", 0o660);
@@ -170,7 +178,7 @@ fn doctor_finds_a_socket_for_everybody() {
     // What answers is not looked at here.
     drop(socket);
     let look = |place: &Place| doctor(place, &["--gate", "gate.toml"], &[]);
-    look(&place).must_have("error", "configuration", "everybody can connect to gate.sock");
+    look(&place).must_have("error", "configuration", "gate.sock is not for the proxy alone");
     place.set_mode("gate.sock", 0o660);
     look(&place).must_have("ok", "configuration", "gate.toml can be used");
 }

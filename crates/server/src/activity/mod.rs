@@ -29,7 +29,7 @@ use crate::metrics::HandshakeOutcome;
 use self::row::Row;
 use self::table::Table;
 
-pub(crate) use self::row::{RANGES, Sum, range};
+pub(crate) use self::row::{RANGES, Sum, range, saturating_sum};
 
 /// How many trackers are told apart, and how many callers.
 pub const MAX_PARTIES: usize = MAX_CALLERS;
@@ -114,7 +114,7 @@ impl Party {
     pub(crate) fn name(&self, by: By) -> &str {
         match (self, by) {
             (Self::Named(name), _) => name,
-            (Self::Nameless, By::Tracker) => "unbound",
+            (Self::Nameless, By::Tracker) => countersign_core::UNBOUND,
             (Self::Nameless, By::Caller) => countersign_core::DEFAULT_CALLER,
             (Self::Other, _) => "other",
             (Self::Unattributed, _) => UNATTRIBUTED,

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{array, mem};
 
+use countersign_core::Reason;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -126,9 +127,8 @@ impl Sum {
 
     /// The reasons for that, each with how often it was the one.
     pub(crate) fn reasons(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let others =
-            ["accepted", "repeated", "replay", "audience-mismatch", "busy", "store-unavailable", "clock"];
-        self.outcomes().filter(move |(outcome, count)| *count > 0 && !others.contains(outcome))
+        let is_one = |outcome: &str| Reason::of_label(outcome).is_some();
+        self.outcomes().filter(move |(outcome, count)| *count > 0 && is_one(outcome))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -167,7 +167,7 @@ impl Sum {
     }
 }
 
-fn saturating_sum(counts: impl IntoIterator<Item = u64>) -> u64 {
+pub(crate) fn saturating_sum(counts: impl IntoIterator<Item = u64>) -> u64 {
     counts.into_iter().fold(0, u64::saturating_add)
 }
 
@@ -285,7 +285,7 @@ impl Row {
         }
     }
 
-    /// The same of what was counted in this process.
+    /// When a handshake was answered 200 last, and what was counted in this process.
     pub(super) fn totals(&self) -> (Option<Timestamp>, Sum) {
         (self.past().last_good, self.counted())
     }

@@ -126,9 +126,8 @@ impl CallersFile {
         entropy: &dyn Entropy,
     ) -> Result<Zeroizing<String>, CallersFileError> {
         let secret = new_secret(entropy)?;
-        let shows_jwts = |caller: &CallerRule| caller.name == *name && caller.jwt.is_some();
-        self.change_secrets(name, |secrets| {
-            if secrets.is_empty() && self.callers().is_ok_and(|callers| callers.iter().any(shows_jwts)) {
+        self.change_secrets(name, |secrets, shows_jwts| {
+            if secrets.is_empty() && shows_jwts {
                 return Err(CallersFileError::NoSecret(name.clone()));
             }
             if secrets.len() >= MAX_SECRETS {
@@ -142,7 +141,7 @@ impl CallersFile {
 
     /// Takes the older secret of a caller away.
     pub fn finish_rotation(&self, name: &CallerName) -> Result<(), CallersFileError> {
-        self.change_secrets(name, |secrets| {
+        self.change_secrets(name, |secrets, _| {
             if secrets.len() < MAX_SECRETS {
                 return Err(CallersFileError::NoRotation(name.clone()));
             }
@@ -167,15 +166,16 @@ impl CallersFile {
     fn change_secrets(
         &self,
         name: &CallerName,
-        change: impl FnOnce(&mut Array) -> Result<(), CallersFileError>,
+        change: impl FnOnce(&mut Array, bool) -> Result<(), CallersFileError>,
     ) -> Result<(), CallersFileError> {
         self.change(false, |document| {
             let callers = document.get_mut("caller").and_then(Item::as_array_of_tables_mut);
             let caller =
                 callers.into_iter().flat_map(ArrayOfTables::iter_mut).find(|caller| is_named(caller, name));
             let caller = caller.ok_or_else(|| self.no_such_caller(name))?;
+            let shows_jwts = caller.contains_key("jwt");
             let secrets = caller.entry("secrets").or_insert_with(|| value(Array::new()));
-            secrets.as_array_mut().map_or(Ok(()), change)
+            secrets.as_array_mut().map_or(Ok(()), |secrets| change(secrets, shows_jwts))
         })
     }
 

@@ -359,10 +359,12 @@ fn fault_in(text: &str, line: usize) -> String {
     if let Some((key, takes)) = KEYS.iter().chain(&JWT_KEYS).find(|(known, _)| Some(*known) == key) {
         return format!("`{key}` is {takes}, once for each caller");
     }
-    let keys: Vec<&str> = KEYS.iter().map(|(key, _)| *key).collect();
+    let names =
+        |keys: &[(&'static str, &str)]| keys.iter().map(|(key, _)| *key).collect::<Vec<_>>().join(", ");
     format!(
-        "this cannot be used; each caller begins with [[caller]] and has some of {}, as key = value",
-        keys.join(", ")
+        "this cannot be used; each caller begins with [[caller]] and has some of {}, as key = value; its jwt has some of {}",
+        names(&KEYS),
+        names(&JWT_KEYS)
     )
 }
 

@@ -378,6 +378,7 @@ mod tests {
 
     #[test]
     fn every_outcome_is_there_from_the_start() {
+        assert!(countersign_core::Reason::ALL.iter().all(|reason| OUTCOMES.contains(&reason.label())));
         let first = Consumption { at: Timestamp::UNIX_EPOCH, by: None, retry_key: None };
         let refusals = [
             Refusal::NotPost,

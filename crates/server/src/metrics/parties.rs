@@ -78,7 +78,7 @@ impl Families {
         for line in activity.totals(by).iter().filter(|line| has_series(line)) {
             let party = (by.label(), line.party.name(by).to_owned());
             let alone = vec![party.clone()];
-            // A caller may be called as those are that share a series; then it shares theirs.
+            // A caller may be named `other`; then it shares that series.
             families.issued.get_or_create(&alone).inc_by(line.sum.issued);
             for (outcome, count) in line.sum.outcomes() {
                 if count > 0 || AT_ONCE.contains(&outcome) {

@@ -195,12 +195,15 @@ fn rejected(app: &App, request: &Request, arrival: &Arrival, none: NoGrant) -> O
     if !is_unknown {
         app.events.credential_rejected(&Caller::of(arrival, request.headers()), reason);
     }
-    let Err(wait) = app.limiter.count(arrival.peer) else {
+    let counted = app.limiter.count(arrival.peer);
+    if is_unknown {
         let detail = "The keys of the token's issuer cannot be fetched, so that nobody can say whether the token is good; \
                       try again later. `countersign doctor` and the server's log say why.";
-        let problem = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "issuer-unavailable", detail);
-        return is_unknown.then(|| with_retry_after(problem().into_response(), MIN_REFRESH_INTERVAL));
-    };
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "issuer-unavailable", detail);
+        let wait = counted.err().unwrap_or(MIN_REFRESH_INTERVAL);
+        return Some(with_retry_after(problem.into_response(), wait));
+    }
+    let wait = counted.err()?;
     let detail = "Too many wrong secrets from this address; try again later, or show the right one.";
     let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-refusals", detail);
     Some(with_retry_after(problem.into_response(), wait))

@@ -44,7 +44,7 @@ pub(crate) struct SummaryRow {
     name: String,
     /// Whether `name` is a URL or a caller's name, and none of these words: a caller may be called `other`.
     named: bool,
-    /// When a handshake was answered 200 last, to the second; missing if that was before `since` of the longest range, or never.
+    /// When a handshake was answered 200 last, also if that was before `since`; missing if none is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     last_good: Option<Timestamp>,

@@ -334,6 +334,23 @@ async fn tracker_that_once_worked_is_named_first() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn tracker_with_logins_just_before_the_hour_is_not_called_silent() {
+    let server = server();
+    issue_five(&server, TRAC).await;
+    for _ in 0..5 {
+        let token = server.token_for(TRAC);
+        let body = Body::from(format!("audience={TRAC}"));
+        server.public(post(&handshake_path(&token)).header("content-type", FORM).body(body).unwrap()).await;
+    }
+    page(&server, "/").await;
+    // They are out of the hour, but not out of the one that ended ten minutes ago.
+    server.clock.advance(Duration::from_mins(66));
+    issue_five(&server, TRAC).await;
+    let page_now = page(&server, "/").await;
+    assert!(page_now.contains("All is well"), "they have only just been issued: {page_now}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn headline_counts_what_the_table_does() {
     let server = server();
     let token = server.token();

@@ -80,7 +80,9 @@ impl JwtRule {
             return Some("has a `jwt` with an empty audience or subject");
         }
         if self.claims.keys().any(|name| RESERVED.contains(&name.as_str())) {
-            return Some("has a `jwt` whose `claims` have one that has a key of its own, or one of a time");
+            return Some(
+                "has a `jwt` whose `claims` have one of iss, aud, sub, exp, nbf, iat, jti and cnf, which cannot stand there",
+            );
         }
         if self.jwks_file.is_some() && (self.jwks_url.is_some() || self.ca_file.is_some()) {
             return Some(
@@ -131,7 +133,7 @@ impl JwtRule {
     }
 }
 
-/// The claims that are looked at anyway.
+/// The claims that a rule cannot ask for: they have a key of their own, are judged anyway, or differ in each token.
 const RESERVED: [&str; 8] = ["iss", "aud", "sub", "exp", "nbf", "iat", "jti", "cnf"];
 
 impl IssuerUrl {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use countersign_core::seal::seems_to_have_token;
 use countersign_core::{
     Audience, CallerName, DEFAULT_CALLER, EventCursor, EventId, EventName, EventQuery, KindFilter,
-    MAX_NOTE_CHARS, NameFilter, TokenId, from_millis, to_millis,
+    MAX_NOTE_CHARS, NameFilter, TokenId, UNBOUND, from_millis, to_millis,
 };
 use jiff::Timestamp;
 
@@ -102,7 +102,7 @@ pub(crate) fn read_query(text: &str, limit: usize) -> Result<Asked, Problem> {
                     return Err(wrong("tracker has a token in it; give the base URL of the tracker."));
                 }
                 query.tracker = Some(match &*value {
-                    "unbound" => NameFilter::Nameless,
+                    UNBOUND => NameFilter::Nameless,
                     url => {
                         let tracker = Audience::parse(url).map_err(|_| {
                             wrong("tracker must be the base URL of a tracker, such as https://trac.example.org/, or unbound.")

@@ -88,7 +88,13 @@ fn row(by: By, Line { party, last_good, sum }: &Line, since: Timestamp) -> Party
         issued: grouped(sum.issued),
         good: grouped(sum.good()),
         cells: [
-            cell("refused", sum.refused() + sum.unanswered(), "", KindFilter::Refused, details(sum)),
+            cell(
+                "refused",
+                sum.refused().saturating_add(sum.unanswered()),
+                "",
+                KindFilter::Refused,
+                details(sum),
+            ),
             cell("replays", sum.replays(), "alarming", KindFilter::Replay, String::new()),
             cell("relay attempts", sum.relays(), "alarming", KindFilter::Relay, String::new()),
         ],

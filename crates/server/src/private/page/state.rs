@@ -6,7 +6,7 @@ use countersign_core::{EventQuery, Key, KindFilter, StoreCounts, StoreError, Sto
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout};
 
-use crate::activity::{self, By, Line};
+use crate::activity::{self, By, Line, saturating_sum};
 use crate::history::{Handshakes, Range, Slot};
 use crate::metrics::count;
 use crate::private::events::{Found, MAX_EVENTS, find};
@@ -23,8 +23,8 @@ const READY_HOLDS: Duration = Duration::from_secs(5);
 const STATS_HOLD: Duration = Duration::from_mins(1);
 const STATS_RATIO: u32 = 50;
 
-/// How long ago a token must have been issued before it is odd that nobody shows it: two of the parts that an hour is counted in, so
-/// that it is at least one.
+/// How long ago a token must have been issued before it is odd that nobody shows it: two of the parts that an hour is counted in. The
+/// part that this moment falls into counts as a whole, so that it is five to ten minutes.
 const TIME_TO_SHOW: Duration = Duration::from_mins(10);
 
 /// Everything that the page tells.
@@ -199,7 +199,7 @@ impl Page {
         let found = timeout(PATIENCE, self.app.events.store().events(&wanted)).await;
         let found = found.ok().and_then(Result::ok).unwrap_or_default();
         Recent {
-            count: found.iter().map(|event| event.count).fold(0, u64::saturating_add),
+            count: saturating_sum(found.iter().map(|event| event.count)),
             may_be_more: found.len() >= MAX_EVENTS,
         }
     }

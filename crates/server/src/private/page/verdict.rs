@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use askama::Template;
 use countersign_core::{ClockError, KindFilter, Reason, StoreError};
 
-use crate::activity::{By, Line, Party, Sum};
+use crate::activity::{By, Line, Party, Sum, saturating_sum};
 use crate::metrics::count;
 use crate::private::summary::filter_of;
 
@@ -140,8 +140,13 @@ fn concerned(parties: &[(By, Vec<Line>)], kind: KindFilter) -> String {
 
 /// The trackers at which logins were tried in the last hour and none worked.
 fn silent_trackers(state: &PageState) -> Vec<Finding> {
-    let had_time: HashMap<_, _> =
-        state.tracker_had_time.iter().map(|line| (&line.party, line.sum.issued)).collect();
+    // Its window begins earlier than the hour's, too. Tokens that were shown then have nothing to do with this.
+    let had_time: HashMap<_, _> = state
+        .tracker_had_time
+        .iter()
+        .filter(|line| line.sum.handshakes() == 0)
+        .map(|line| (&line.party, line.sum.issued))
+        .collect();
     let mut silent: Vec<_> = trackers(state)
         .filter(|line| matches!(line.party, Party::Named(_)) && line.sum.good() == 0)
         .filter_map(|line| {
@@ -236,8 +241,7 @@ fn findings(state: &PageState) -> Vec<Finding> {
     findings.extend(state.standing.ready.as_ref().err().map(unready));
 
     // From the same source as the names beside them.
-    let sum =
-        |count: fn(&Sum) -> u64| trackers(state).map(|line| count(&line.sum)).fold(0, u64::saturating_add);
+    let sum = |count: fn(&Sum) -> u64| saturating_sum(trackers(state).map(|line| count(&line.sum)));
     for (count, kind, one, many, advice) in [
         (
             sum(Sum::replays),
