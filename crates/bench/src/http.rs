@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_of_every_framing() {
+    fn bodies_of_every_framing_are_read() {
         for (text, end, expected) in [
             ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", false, (200, "hello", true)),
             (
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_in_parts_is_waited_for_and_a_cut_one_is_wrong() {
+    fn split_answer_is_read_and_cut_one_is_an_error() {
         for whole in [
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_http_is_said() {
+    fn malformed_http_is_an_error() {
         for text in [
             "SSH-2.0-OpenSSH\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: five\r\n\r\nhello",

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn latency_counts_from_the_timetable_and_parts_from_when_they_were_sent() {
+    fn latency_starts_at_the_scheduled_time() {
         let mut recorder = Recorder::new(Workload::Handshake).unwrap();
         recorder.right(MEASURED, times(1000, 3000, 3030), Some(Duration::from_millis(3010)));
         assert!(recorder.whole.0.equivalent(recorder.whole.0.max(), 2_030_000));
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn the_warm_up_is_not_measured_but_its_errors_count() {
+    fn warm_up_is_not_measured_but_its_errors_count() {
         let mut recorder = Recorder::new(Workload::Issue).unwrap();
         recorder.right(WARM_UP, times(0, 0, 500), None);
         recorder.wrong(WARM_UP, times(0, 0, 500), Step::Issue, &ResponseError::Status(503, "Later.".into()));
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_first_few_errors_are_told_in_words() {
+    fn only_first_errors_are_described() {
         let mut recorder = Recorder::new(Workload::Replay).unwrap();
         for _ in 0..100 {
             recorder.wrong(

@@ -95,7 +95,7 @@ mod tests {
                           </param></params></methodResponse>";
 
     #[test]
-    fn tokens_are_read_and_nothing_else_is() {
+    fn only_tokens_are_parsed() {
         assert_eq!(token(STRING.as_bytes()), Ok("T0".to_owned()));
         assert_eq!(token(STRING.replace("<string>T0</string>", "T0").as_bytes()), Ok("T0".to_owned()));
         for wrong in ["../x", "", "T 0"] {
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn descriptions() {
+    fn descriptions_are_read() {
         let described = STRING.replace(
             "<string>T0</string>",
             "<struct><member><name>handshake_url</name><value>http://x/T0</value></member></struct>",

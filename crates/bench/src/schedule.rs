@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_loop_sends_when_it_can() {
+    fn closed_loop_waits_for_each_answer() {
         let mut schedule = Schedule::new(Plan { rate: None, warmup: ms(10), limit: Limit::Time(ms(100)) });
         assert_eq!(schedule.next(ms(0)), Some(slot(0, false)));
         assert_eq!(schedule.next(ms(9)), Some(slot(9, false)));
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_count_does_not_count_the_warm_up() {
+    fn count_excludes_the_warm_up() {
         let mut schedule = Schedule::new(Plan { rate: None, warmup: ms(10), limit: Limit::Count(2) });
         assert_eq!(schedule.next(ms(0)), Some(slot(0, false)));
         assert_eq!(schedule.next(ms(10)), Some(slot(10, true)));
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_loop_keeps_its_timetable_whatever_the_server_does() {
+    fn open_loop_keeps_its_timetable_with_a_slow_server() {
         let mut schedule = Schedule::new(Plan { rate: Some(100.0), warmup: ms(20), limit: Limit::Count(3) });
         // All are asked for late, after a stall of a second.
         let dues: Vec<_> = std::iter::from_fn(|| schedule.next(ms(1000))).collect();
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_kept_from_being_sent_is_told() {
+    fn unsent_requests_are_reported() {
         let plan = Plan { rate: Some(100.0), warmup: ms(0), limit: Limit::Time(ms(100)) };
         let mut schedule = Schedule::new(plan);
         assert_eq!(schedule.next(ms(0)), Some(slot(0, true)));
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stall_shows_in_every_request_that_it_held_up() {
+    fn stall_counts_for_each_delayed_request() {
         let late = Slot { due: ms(10), measured: true };
         // Busy until 1000 ms: 990 ms of waiting count.
         assert_eq!(late.counts_from(ms(1000), false), ms(10));

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_loaded_and_other_machines_only_if_that_is_said() {
+    fn other_machines_are_loaded_only_with_permission() {
         for (url, host, base) in [
             ("http://127.0.0.1:8087", "127.0.0.1:8087", ""),
             ("http://127.3.2.1:8087/prefix/", "127.3.2.1:8087", "/prefix"),
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handshake_url_says_where_handshakes_are() {
+    fn handshake_url_template_is_used() {
         let split = |url| {
             Handshakes::split(url, "T0").map(|(paths, url)| (paths.before, paths.after, url.to_string()))
         };

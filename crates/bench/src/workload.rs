@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_lead_back() {
+    fn workload_names_are_read_back() {
         for workload in Workload::ALL {
             assert_eq!(workload.name().parse(), Ok(workload));
         }

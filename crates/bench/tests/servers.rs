@@ -116,7 +116,7 @@ const ISSUED: &str = "<methodResponse><params><param><value><string>abcdefghij01
                       </params></methodResponse>";
 
 #[test]
-fn every_workload_finds_the_real_server_right() {
+fn every_workload_accepts_a_correct_server() {
     for spent in [SpentStatus::Unauthorized, SpentStatus::Gone] {
         let server = real(Policy::default(), spent, 0);
         for workload in Workload::ALL {
@@ -131,7 +131,7 @@ fn every_workload_finds_the_real_server_right() {
 }
 
 #[test]
-fn a_handshake_is_reported_in_its_parts_too() {
+fn handshake_is_reported_by_its_parts() {
     let server = real(Policy::default(), SpentStatus::Unauthorized, 0);
     let report = bench(&options(Workload::Handshake, &server)).unwrap();
     let parts: Vec<_> = report.parts.iter().map(|(name, part)| (*name, part.requests)).collect();
@@ -140,7 +140,7 @@ fn a_handshake_is_reported_in_its_parts_too() {
 }
 
 #[test]
-fn an_open_loop_sends_every_request_of_its_timetable() {
+fn open_loop_sends_every_request_of_its_timetable() {
     let server = real(Policy::default(), SpentStatus::Unauthorized, 0);
     let plan = Plan { rate: Some(2000.0), ..options(Workload::Handshake, &server).plan };
     let report = bench(&Options { plan, ..options(Workload::Handshake, &server) }).unwrap();
@@ -160,7 +160,7 @@ fn bound_tokens_are_redeemed_by_their_tracker() {
 }
 
 #[test]
-fn a_limit_of_refusals_is_told_with_what_to_do() {
+fn limit_on_refusals_is_explained() {
     let server = real(Policy::default(), SpentStatus::Unauthorized, 1);
     let report = bench(&options(Workload::Forged, &server)).unwrap();
     assert_eq!((report.rounds.count(), report.wrong()), (1, COUNT - 1), "{report}");
@@ -169,7 +169,7 @@ fn a_limit_of_refusals_is_told_with_what_to_do() {
 }
 
 #[test]
-fn a_server_that_accepts_everything_is_wrong() {
+fn server_that_accepts_everything_is_reported() {
     let router = Router::new()
         .route("/bugs", post(async || ISSUED))
         .route("/token/{token}/{view}", any(async || "Handshake token validated."));
@@ -185,7 +185,7 @@ fn a_server_that_accepts_everything_is_wrong() {
 }
 
 #[test]
-fn a_server_that_does_not_know_its_own_tokens_is_wrong() {
+fn server_that_refuses_its_own_tokens_is_reported() {
     let server = routed(Router::new().route("/bugs", post(async || ISSUED)));
     let report = bench(&told(Workload::Handshake, &server)).unwrap();
     assert_eq!(report.errors, errors([("redeem: status 404", COUNT)]), "{report}");
@@ -194,7 +194,7 @@ fn a_server_that_does_not_know_its_own_tokens_is_wrong() {
 }
 
 #[test]
-fn a_right_status_with_another_text_is_wrong() {
+fn right_status_with_wrong_text_is_an_error() {
     let router = Router::new()
         .route("/bugs", post(async || ISSUED))
         .route("/token/{token}/{view}", any(async || "<html>Welcome abcdefghij0123456789"));
@@ -209,7 +209,7 @@ fn a_right_status_with_another_text_is_wrong() {
 }
 
 #[test]
-fn a_server_that_is_busy_is_wrong() {
+fn busy_answer_is_an_error() {
     let busy = async || (StatusCode::SERVICE_UNAVAILABLE, "Later, abcdefghij0123456789.");
     let report = bench(&told(Workload::Health, &routed(Router::new().route("/healthz", get(busy))))).unwrap();
     assert_eq!(report.errors, errors([("health: status 503", COUNT)]), "{report}");
@@ -217,7 +217,7 @@ fn a_server_that_is_busy_is_wrong() {
 }
 
 #[test]
-fn cut_connections_and_garbage_are_wrong() {
+fn cut_connections_and_garbage_are_errors() {
     for (words, kind) in [
         (&b""[..], "health: connection closed"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhalf", "health: connection closed"),
@@ -229,13 +229,13 @@ fn cut_connections_and_garbage_are_wrong() {
 }
 
 #[test]
-fn a_server_that_closes_after_every_answer_is_right() {
+fn closing_after_every_answer_is_allowed() {
     let report = bench(&told(Workload::Health, &blunt(b"HTTP/1.0 200 OK\r\n\r\nalive\n"))).unwrap();
     assert_eq!((report.rounds.count(), report.wrong()), (COUNT, 0), "{report}");
 }
 
 #[test]
-fn without_a_first_answer_there_is_an_error_that_says_what_to_do() {
+fn missing_first_answer_is_explained() {
     let nobody = blunt(b"");
     let gone = Options { private: "http://127.0.0.1:1".into(), ..options(Workload::Handshake, &nobody) };
     let error = bench(&gone).unwrap_err();
@@ -260,7 +260,7 @@ fn described(call: &str) -> String {
 }
 
 #[test]
-fn a_stopped_run_ends_early_and_reports() {
+fn stopped_run_ends_early_and_reports() {
     let server = real(Policy::default(), SpentStatus::Unauthorized, 0);
     let (stop, stopped) = watch::channel(false);
     let plan = Plan { rate: Some(0.001), warmup: Duration::ZERO, limit: Limit::Count(COUNT) };
@@ -274,7 +274,7 @@ fn a_stopped_run_ends_early_and_reports() {
 }
 
 #[test]
-fn processor_time_is_what_the_server_says() {
+fn processor_time_comes_from_the_servers_metrics() {
     for (after, expected) in [("3.5", Some(50_000.0)), ("1.6", None), ("0", None), ("much", None)] {
         let said = Arc::new(AtomicBool::new(false));
         let metrics = get(async move || {
@@ -314,7 +314,7 @@ fn numbers_out_of_range_are_refused() {
 }
 
 #[test]
-fn the_shape_of_the_json() {
+fn json_report_has_the_documented_fields() {
     let server = real(Policy::default(), SpentStatus::Unauthorized, 0);
     let report = serde_json::to_value(bench(&options(Workload::Handshake, &server)).unwrap()).unwrap();
     let names = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();

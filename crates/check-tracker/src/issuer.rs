@@ -372,7 +372,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_issuer_stays_private() {
+    async fn issuer_stays_private() {
         for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0", "[2001:db8::1]:0"] {
             let refused = Issuer::listen(address.parse().unwrap()).await.unwrap_err();
             assert!(matches!(refused, CheckError::NotPrivate(_)), "{address}: {refused}");

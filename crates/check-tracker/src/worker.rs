@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn finding_names_what_was_sent() {
+    fn finding_names_the_sent_request() {
         let base: Url = "https://bugs.example.org/".parse().unwrap();
         for method in ["HEAD", "GET", "POST", "PUT", "OPTIONS"] {
             let method = Method::from_bytes(method.as_bytes()).unwrap();
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_is_read_in_any_order_and_spelling() {
+    fn fault_is_read_in_any_order_and_spelling() {
         let (code, text) = (("faultCode", "<int>10705</int>"), ("faultString", "No &lt;b&gt;\n account."));
         for members in [[code, text], [text, code], [("faultCode", "<string>Server</string>"), text]] {
             let answer = fault(&members);
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_xml_rpc_is_neither_yes_nor_no() {
+    fn foreign_document_is_no_answer() {
         let deep = format!("<methodResponse>{}", "<a>".repeat(10_000));
         for body in ["", "<html></html>", "<fault>", "<fault></fault>", &deep] {
             assert!(

@@ -449,7 +449,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_server_is_refused() {
+    fn invalid_server_address_is_refused() {
         for server in ["", "localhost:8087", "ftp://127.0.0.1/", "http://", "unix:"] {
             assert!(
                 matches!(PrivateApi::new(server, Credentials::default()), Err(ClientError::Server(_))),
@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_never_shows_the_token() {
+    fn error_never_shows_the_token() {
         let credentials = Credentials {
             bearer: Some(Bearer::Secret("s3cret".to_owned().into())),
             ..Credentials::default()

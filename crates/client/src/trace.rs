@@ -59,7 +59,7 @@ mod tests {
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     #[test]
-    fn a_trace_is_read() {
+    fn trace_is_read() {
         let said = |state| {
             let trace = Trace::read(PARENT, state).unwrap();
             trace

@@ -343,7 +343,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_note_is_bounded_and_in_one_line() {
+    fn note_is_one_bounded_line() {
         let note = |bytes: &[u8]| Note::clean(bytes).map(|note| note.as_str().to_owned());
         assert_eq!(note(b"curl/8.5"), Some("curl/8.5".to_owned()));
         assert_eq!(note(b""), None);
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn no_word_that_could_be_a_token_is_noted() {
+    fn token_like_words_are_left_out_of_notes() {
         let note = |text: &str| Note::clean(text.as_bytes()).unwrap().as_str().to_owned();
         let token = format!("cs1{}", "abc234".repeat(30));
         assert_eq!(note(&format!("x/1 ({token}) y")), "x/1 (…) y");
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn every_label_means_one_kind_and_refusals_are_called_as_everywhere() {
+    fn event_labels_are_unique_and_match_refusals() {
         for kind in KindFilter::ALL {
             assert_eq!(KindFilter::of_label(kind.label()), Some(*kind));
         }

@@ -236,7 +236,7 @@ mod tests {
     use crate::TokenId;
 
     #[test]
-    fn names_are_ids_and_requests() {
+    fn event_names_are_ids_or_requests() {
         let id = TokenId::generate(Timestamp::UNIX_EPOCH, &crate::SequenceEntropy::default()).unwrap();
         assert_eq!(EventName::read(&id.to_string()), Some(EventName::Id(id.into())));
         assert_eq!(EventName::read("00000000000000ff"), Some(EventName::Request(RequestId(255))));

@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn key_waits_for_a_year_at_most() {
+    fn key_waits_at_most_a_year() {
         let mut ring = KeyRing::generate(noon(), &OsEntropy).unwrap();
         for (activate_in, refused) in [(LONGEST_WAIT, false), (LONGEST_WAIT + Duration::from_secs(1), true)] {
             let changed = ring.change(KeyChange::Rotate { activate_in }, noon(), &OsEntropy);
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn newest_key_whose_moment_has_come_seals() {
+    fn newest_active_key_seals() {
         let mut ring = KeyRing::generate(noon(), &SequenceEntropy::default()).unwrap();
         let first = ring.keys()[0].id;
         let ten_minutes = Duration::from_mins(10);
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn revoked_key_is_gone_for_good() {
+    fn revoked_key_stays_removed() {
         let mut ring = KeyRing::generate(noon(), &OsEntropy).unwrap();
         let first = ring.keys()[0].id;
         assert_eq!(revoke(&mut ring, first, false, noon()), Err(KeyRingError::Seals(first)));
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn waiting_key_takes_place_of_revoked_one_at_once() {
+    fn waiting_key_replaces_revoked_one_at_once() {
         let mut ring = KeyRing::generate(noon(), &OsEntropy).unwrap();
         let stolen = ring.keys()[0].id;
         let hour = Duration::from_hours(1);
@@ -471,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn rotation_is_bounded_and_full_ring_can_be_revoked() {
+    fn ring_is_bounded_and_full_ring_allows_revoking() {
         let mut ring = KeyRing::generate(noon(), &OsEntropy).unwrap();
         for _ in 1..MAX_KEYS {
             rotate(&mut ring, noon(), Duration::ZERO);

@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn key_that_another_file_sealed_with_is_lacking() {
+    fn key_of_another_file_is_reported_missing() {
         let mut ring = KeyRing::generate(noon(), &OsEntropy).unwrap();
         let other = KeyRing::generate(noon(), &OsEntropy).unwrap();
         let seen = |node: Node| SeenNode { node, at: noon(), live: false, schema: 1 };
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn text_round_trips_and_tolerates_what_later_versions_add() {
+    fn text_round_trips_with_unknown_members() {
         let mut node = node(&KeyRing::generate(noon(), &OsEntropy).unwrap());
         node.unlocks = vec![node.keys[0].id];
         let text = node.to_text();

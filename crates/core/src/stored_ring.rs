@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn ring_opens_with_its_file_and_no_other() {
+    fn ring_opens_only_with_its_key_file() {
         let (ring, file) = (ring().at_version(7), ring());
         let stored = StoredRing::seal(&ring, &file.keys()[0]).unwrap();
         let opened = stored.open(&file).unwrap();
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn stored_ring_tells_no_secret_and_not_even_names() {
+    fn stored_ring_reveals_no_secret_or_name() {
         let (ring, file) = (ring().at_version(1), ring());
         let stored = StoredRing::seal(&ring, &file.keys()[0]).unwrap();
         let shown = format!("{:?}{}", stored, String::from_utf8_lossy(&stored.sealed));
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn changed_ring_does_not_open() {
+    fn tampered_ring_does_not_open() {
         let (ring, file) = (ring().at_version(3), ring());
         let by = file.keys()[0].id();
         let stored = StoredRing::seal(&ring, &file.keys()[0]).unwrap();
@@ -264,7 +264,7 @@ mod tests {
 
     /// The key that locks the ring is not the key of the file itself, so that neither use tells anything about the other.
     #[test]
-    fn derived_key_is_its_own() {
+    fn derived_key_differs_from_the_file_key() {
         let file = ring();
         let key = &file.keys()[0];
         let derived = cipher(key).unwrap().encrypt([PURPOSE], b"text").unwrap();

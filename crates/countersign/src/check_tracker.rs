@@ -205,13 +205,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failed_check_is_a_failure() {
+    async fn failed_check_makes_the_exit_code_fail() {
         let found = failure(&[&open_house(), "--only", "detection", "--only", "only-200"]).await;
         assert!(found.contains("2 of 2 checks failed") && found.contains("code: 1"), "{found}");
     }
 
     #[tokio::test]
-    async fn a_tracker_that_is_not_there_is_not_waited_for_unless_wished() {
+    async fn missing_tracker_is_awaited_only_on_request() {
         let free = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
         let found = failure(&[&format!("http://{free}"), "--wait", "0s"]).await;
         assert!(found.contains("Connection refused") && found.contains("code: 1"), "{found}");
@@ -225,13 +225,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn self_signed_issuer_makes_its_own_check_only() {
+    async fn self_signed_issuer_runs_only_its_check() {
         let found = failure(&[&open_house(), "--self-signed"]).await;
         assert!(found.contains("1 of 1 checks failed") && found.contains("code: 1"), "{found}");
     }
 
     #[tokio::test]
-    async fn wishes_that_cannot_be_met_are_wrong_usage() {
+    async fn impossible_options_are_usage_errors() {
         for (arguments, sentence) in [
             (
                 ["http://127.0.0.1:1/", "--only=api-time"],

@@ -183,12 +183,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_definition_is_sound() {
+    fn command_definition_is_valid() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn every_flag_of_serve_has_the_variable_and_the_key_that_its_help_promises() {
+    fn every_serve_flag_has_its_variable_and_key() {
         let command = Cli::command();
         let serve = command.find_subcommand("serve").unwrap();
         for arg in serve.get_arguments() {

@@ -378,7 +378,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn table_has_a_row_for_each_and_the_reasons_below() {
+    fn table_lists_every_result_with_its_reason() {
         let document = json!({
             "by": "tracker", "range": "1h", "since": "2026-01-31T11:00:00Z", "until": "2026-01-31T12:00:00.5Z",
             "server": "this server",
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_a_line_with_what_matters_first() {
+    fn event_is_printed_as_one_line() {
         let replay = json!({
             "id": "0", "at": "2026-01-31T12:00:00.5Z", "kind": "replay", "token": "019b", "peer": "192.0.2.1",
             "caller": "worker-eu", "count": 1, "first": { "at": "2026-01-31T11:59:00Z", "peer": "198.51.100.1" }, "user_agent": "curl/8",

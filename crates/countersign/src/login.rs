@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_session_ends_up_in_the_cookie_jar() {
+    async fn session_ends_up_in_the_cookie_jar() {
         let (both, directory) = (both(), TempDir::new().unwrap());
         let jar = directory.path().join("jar");
         login(&both, &["--cookie-jar", jar.to_str().unwrap()]).await.unwrap();
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_token_is_bound_as_the_flags_say() {
+    async fn token_is_bound_as_the_flags_say() {
         let both = both();
         login(&both, &[]).await.unwrap();
         login(&both, &["--audience", "https://trac.example.org/"]).await.unwrap();
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_asked_for_that_could_not_be_kept() {
+    async fn unusable_jar_is_refused_before_any_request() {
         let (both, directory) = (both(), TempDir::new().unwrap());
         let precious = directory.path().join("thesis.txt");
         fs::write(&precious, "precious").unwrap();

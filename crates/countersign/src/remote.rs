@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_plain_http_to_elsewhere_is_open_to_others() {
+    fn only_remote_plain_http_is_warned_about() {
         for (server, is_open) in [
             ("http://127.0.0.1:8087", false),
             ("http://[::1]:8087", false),

@@ -16,7 +16,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn typo_finds_its_name() {
+    fn misspelled_setting_suggests_its_name() {
         let names = ["store", "issuer", "public_listen"];
         assert_eq!(similar("stroe", names.into_iter()).as_deref(), Some("store"));
         assert_eq!(similar("public-listen", names.into_iter()).as_deref(), Some("public_listen"));

@@ -41,17 +41,17 @@ fn is_caught(words: &str, broken: impl FnOnce()) {
 }
 
 #[test]
-fn a_jwt_without_a_signature() {
+fn unsigned_jwt_is_caught() {
     is_caught("a token without a signature", || jwt::check(NONE, |_, _, _, now| Ok(now)));
 }
 
 #[test]
-fn a_jwt_with_a_shared_secret() {
+fn jwt_with_a_shared_secret_is_caught() {
     is_caught("a token with the algorithm HS256", || jwt::check(SHARED, |_, _, _, now| Ok(now)));
 }
 
 #[test]
-fn a_jwt_of_another_subject() {
+fn jwt_of_another_subject_is_caught() {
     is_caught("another subject", || {
         let broken: jwt::Judge = |_, _, _, now| Ok(now + std::time::Duration::from_mins(1));
         jwt::check(SUBJECT, broken);
@@ -59,14 +59,14 @@ fn a_jwt_of_another_subject() {
 }
 
 #[test]
-fn a_jwt_that_is_told() {
+fn disclosed_jwt_is_caught() {
     is_caught("a part of the input is told", || {
         jwt::check(SUBJECT, |_, _, token, _| Err(String::from_utf8_lossy(token).into_owned()));
     });
 }
 
 #[test]
-fn a_token_with_two_spellings() {
+fn token_with_two_spellings_is_caught() {
     is_caught("a text is accepted that sealing does not give", || {
         let upper = SEALED.to_ascii_uppercase();
         token_text::check(&upper, |text, ring| unseal(&text.to_lowercase(), ring));
@@ -74,7 +74,7 @@ fn a_token_with_two_spellings() {
 }
 
 #[test]
-fn a_token_that_may_be_changed() {
+fn malleable_token_is_caught() {
     let longer = include_bytes!("../../../fuzz/corpus/token_text/change-longer");
     is_caught("a changed text is accepted", || {
         token_text::check(longer, |text, ring| unseal(text.get(..71).unwrap_or(text), ring));
@@ -82,7 +82,7 @@ fn a_token_that_may_be_changed() {
 }
 
 #[test]
-fn a_path_that_two_programs_read_in_two_ways() {
+fn ambiguous_path_is_caught() {
     let parameter = include_bytes!("../../../fuzz/corpus/gate_request/parameter");
     is_caught("takes /issue1;/../user1 for another path", || {
         gate_request::check(parameter, |_| RequestPath::parse("/issue1"));
@@ -90,14 +90,14 @@ fn a_path_that_two_programs_read_in_two_ways() {
 }
 
 #[test]
-fn an_audience_that_is_not_normalised_at_once() {
+fn unstable_normalisation_is_caught() {
     is_caught("normalising twice changes something", || {
         names::check(b"https://trac.example.org/a", |text| Audience::parse(&format!("{text}/x")));
     });
 }
 
 #[test]
-fn a_key_ring_that_tells_its_secrets() {
+fn key_ring_that_reveals_secrets_is_caught() {
     let ring = include_bytes!("../../../fuzz/corpus/key_ring/short-secret");
     is_caught("a secret is told", || {
         key_ring::check(ring, |text| Err(KeyRingError::Format(text.to_owned())));
@@ -105,7 +105,7 @@ fn a_key_ring_that_tells_its_secrets() {
 }
 
 #[test]
-fn a_key_ring_that_is_not_the_one_in_the_text() {
+fn misread_key_ring_is_caught() {
     is_caught("writing changes the ring", || {
         let ring = include_bytes!("../../../fuzz/corpus/key_ring/one");
         key_ring::check(ring, |text| {
@@ -116,7 +116,7 @@ fn a_key_ring_that_is_not_the_one_in_the_text() {
 }
 
 #[test]
-fn an_answer_that_is_read_in_one_spelling_only() {
+fn answer_read_in_one_spelling_only_is_caught() {
     let answer = include_bytes!("../../../fuzz/corpus/tracker_answer/login");
     is_caught("what was written cannot be read", || {
         tracker_answer::check(answer, |kind, body| {
@@ -127,7 +127,7 @@ fn an_answer_that_is_read_in_one_spelling_only() {
 }
 
 #[test]
-fn a_callers_file_that_is_not_looked_at() {
+fn unvalidated_callers_file_is_caught() {
     let file = include_bytes!("../../../fuzz/corpus/callers/two");
     let twice: callers::Read = |text| parse_callers(text).map(|callers| [callers.clone(), callers].concat());
     is_caught("a caller is there twice", || callers::check(file, twice));
@@ -144,7 +144,7 @@ fn a_callers_file_that_is_not_looked_at() {
 }
 
 #[test]
-fn a_configuration_that_is_not_looked_at() {
+fn unvalidated_configuration_is_caught() {
     let careless = |_: &str| Ok(Policy::default());
     is_caught("spent_status = 404 is accepted", || configuration::check(b"spent_status = 404", careless));
     is_caught("an unknown setting is accepted", || configuration::check(b"spent_status = 410", careless));
@@ -152,7 +152,7 @@ fn a_configuration_that_is_not_looked_at() {
 }
 
 #[test]
-fn a_response_that_is_not_xml() {
+fn malformed_xml_response_is_caught() {
     let call = include_bytes!("../../../fuzz/corpus/xmlrpc_body/python-one.xml");
     is_caught("XML cannot carry", || {
         xmlrpc_body::check(call, |answer| RpcResponse {
@@ -169,7 +169,7 @@ fn a_response_that_is_not_xml() {
 }
 
 #[test]
-fn a_fault_that_tells_a_token() {
+fn fault_that_quotes_a_token_is_caught() {
     let call = include_bytes!("../../../fuzz/corpus/xmlrpc_body/token-of-nobody.xml");
     is_caught("a token is told", || {
         xmlrpc_body::check(call, |answer| {
@@ -180,7 +180,7 @@ fn a_fault_that_tells_a_token() {
 }
 
 #[test]
-fn a_fault_that_is_the_servers() {
+fn internal_fault_is_caught() {
     let call = include_bytes!("../../../fuzz/corpus/xmlrpc_body/unknown-method.xml");
     is_caught("a caller cannot cause fault -32603", || {
         xmlrpc_body::check(call, |answer| RpcResponse {
@@ -192,14 +192,14 @@ fn a_fault_that_is_the_servers() {
 }
 
 #[test]
-fn a_store_that_lets_everybody_redeem() {
+fn store_without_single_use_is_caught() {
     is_caught("accepted twice, without the first key", || handshake_request::check(TWICE, generous));
     is_caught("accepted twice, without the first key", || handshake_request::check(RETRY, generous));
     is_caught("a token that was accepted is not consumed", || handshake_request::check(REVOKED, generous));
 }
 
 #[test]
-fn a_store_that_keeps_nothing() {
+fn store_that_records_nothing_is_caught() {
     is_caught("a token that was accepted is not consumed", || handshake_request::check(TWICE, idle));
 }
 

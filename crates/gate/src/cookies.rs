@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn cookie_is_as_narrow_as_the_url_lets_it_be() {
+    fn cookie_is_scoped_to_the_url() {
         for (base_url, name, attributes) in [
             ("https://bugs.example.org/", "__Host-countersign_gate", "Path=/; Secure"),
             ("https://example.org/bugs/", "__Secure-countersign_gate", "Path=/bugs; Secure"),
@@ -167,7 +167,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_cookie_header_makes_a_session(line in any::<Vec<u8>>(), name in any::<bool>()) {
+        fn forged_cookie_headers_open_no_session(line in any::<Vec<u8>>(), name in any::<bool>()) {
             let cookies = cookies("http://localhost/");
             let line = if name { [b"countersign_gate=".as_slice(), &line].concat() } else { line };
             if let Ok(value) = HeaderValue::from_bytes(&line) {

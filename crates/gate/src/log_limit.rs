@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flood_leaves_room_for_other_lines() {
+    fn many_log_lines_leave_room_for_others() {
         let limit = LogLimit::default();
         let at = |seconds: i64| Timestamp::from_second(1_800_000_000 + seconds).unwrap();
         let written =

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn pattern_stands_for_whole_paths() {
+    fn pattern_matches_whole_paths() {
         for (pattern, target, expected) in [
             ("/", "/", true),
             ("/", "/a", false),
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_no_pattern_is_rejected() {
+    fn invalid_pattern_is_rejected() {
         use PatternError::{AllBelow, NotAPath};
         for (text, error) in [
             ("", NotAPath),
@@ -263,7 +263,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn star_means_any_text(pattern in "[ab*]{0,6}", text in "[ab]{0,8}") {
+        fn star_matches_any_text(pattern in "[ab*]{0,6}", text in "[ab]{0,8}") {
             let chars = |text: &str| text.chars().collect::<Vec<_>>();
             prop_assert_eq!(matches(&pattern, &text), by_definition(&chars(&pattern), &chars(&text)));
         }

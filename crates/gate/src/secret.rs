@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secret_is_made_once_for_its_owner() {
+    fn secret_is_created_once_and_private() {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("secret");
         let entropy = SequenceEntropy::default();

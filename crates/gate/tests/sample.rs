@@ -26,7 +26,7 @@ fn sample_shows_the_defaults() {
 }
 
 #[test]
-fn page_shows_a_configuration_that_works() {
+fn documented_configuration_works() {
     let page = include_str!("../../../docs/gate.md");
     let indented = page.split("   ```toml\n").nth(1).unwrap().split("   ```").next().unwrap();
     Config::parse(indented).unwrap();

@@ -210,7 +210,7 @@ async fn token_reaches_the_issuer_of_its_path_and_no_other() {
 }
 
 #[tokio::test]
-async fn only_the_proxy_is_told_who_is_logged_in() {
+async fn only_the_proxy_learns_the_user() {
     let issuer = Issuer::start().await;
     let directory = Arc::new(TempDir::new().unwrap());
     let gate = Running::start_in(Arc::clone(&directory), "", &issuer.table("one", "")).await;
@@ -225,7 +225,7 @@ async fn only_the_proxy_is_told_who_is_logged_in() {
 }
 
 #[tokio::test]
-async fn proxy_may_come_by_a_socket_of_its_own() {
+async fn proxy_may_use_a_unix_socket() {
     let issuer = Issuer::start().await;
     let directory = Arc::new(TempDir::new().unwrap());
     let socket = directory.path().join("gate.sock");
@@ -282,7 +282,7 @@ async fn refusals_are_recorded_with_their_reason() {
 }
 
 #[tokio::test]
-async fn request_that_the_proxy_does_not_state_is_an_error() {
+async fn request_without_the_proxys_headers_is_an_error() {
     let issuer = Issuer::start().await;
     let gate = Running::start("anonymous = true", &issuer.table("one", "")).await;
     let cookie = gate.log_in("/bugs/one/good").await.cookie().unwrap();
@@ -312,7 +312,7 @@ async fn request_that_the_proxy_does_not_state_is_an_error() {
 }
 
 #[tokio::test]
-async fn session_ends_with_its_time_and_with_its_issuer() {
+async fn session_ends_by_expiry_or_removed_issuer() {
     let issuer = Issuer::start().await;
     let directory = Arc::new(TempDir::new().unwrap());
     let lifetime = "session_lifetime = \"1h\"";
@@ -341,7 +341,7 @@ async fn session_ends_with_its_time_and_with_its_issuer() {
 }
 
 #[tokio::test]
-async fn address_that_tries_too_often_has_to_wait() {
+async fn address_over_the_limit_has_to_wait() {
     let issuer = Issuer::start().await;
     let gate = Running::start("logins_per_minute = 2", &issuer.table("one", "")).await;
     let from = |client: &'static str| [("X-Forwarded-For", client)];
@@ -368,7 +368,7 @@ async fn address_that_tries_too_often_has_to_wait() {
 }
 
 #[tokio::test]
-async fn login_runs_to_its_end_when_the_caller_is_gone_and_when_the_gate_stops() {
+async fn login_completes_despite_disconnect_or_shutdown() {
     let issuer = Issuer::start().await;
     issuer.let_go.forget_permits(1000);
     let gate = Running::start("", &issuer.table("one", "")).await;
@@ -386,7 +386,7 @@ async fn login_runs_to_its_end_when_the_caller_is_gone_and_when_the_gate_stops()
 }
 
 #[tokio::test]
-async fn slow_logins_leave_room_for_the_proxy() {
+async fn slow_logins_do_not_block_the_proxy() {
     let issuer = Issuer::start().await;
     let gate = Running::start("logins_per_minute = 0", &issuer.table("one", "timeout = \"60s\"")).await;
     let cookie = gate.log_in("/bugs/one/good").await.cookie().unwrap();
@@ -408,7 +408,7 @@ async fn slow_logins_leave_room_for_the_proxy() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn login_whose_body_never_comes_times_out() {
+async fn login_without_its_body_times_out() {
     let issuer = Issuer::start().await;
     let gate = Running::start("", &issuer.table("one", "")).await;
     let head = "POST /bugs/one HTTP/1.1\r\nHost: bugs.example.org\r\nConnection: close\r\n\
@@ -447,7 +447,7 @@ async fn websocket_of_another_site_is_forbidden() {
 }
 
 #[tokio::test]
-async fn gate_that_cannot_read_its_sessions_lets_nobody_through() {
+async fn unreadable_sessions_reject_every_request() {
     let issuer = Issuer::start().await;
     let gate = Running::start("anonymous = true", &issuer.table("one", "")).await;
     let cookie = gate.log_in("/bugs/one/good1").await.cookie().unwrap();
@@ -481,7 +481,7 @@ async fn sessions_of_an_issuer_are_bounded() {
 }
 
 #[tokio::test]
-async fn request_that_has_the_user_taken_away_is_forbidden() {
+async fn request_with_removed_user_header_is_forbidden() {
     let issuer = Issuer::start().await;
     let gate = Running::start("", &issuer.table("one", "")).await;
     let cookie = gate.log_in("/bugs/one/good").await.cookie().unwrap();
@@ -502,7 +502,7 @@ async fn request_that_has_the_user_taken_away_is_forbidden() {
 }
 
 #[tokio::test]
-async fn logins_without_an_address_count_as_of_one_client() {
+async fn logins_without_address_share_one_limit() {
     let issuer = Issuer::start().await;
     let directory = Arc::new(TempDir::new().unwrap());
     let socket = directory.path().join("gate.sock");
@@ -522,7 +522,7 @@ async fn logins_without_an_address_count_as_of_one_client() {
 }
 
 #[tokio::test]
-async fn flood_of_one_reason_leaves_room_for_others() {
+async fn many_refusals_displace_no_other_reason() {
     let issuer = Issuer::start().await;
     let gate = Running::start("", &issuer.table("one", "")).await;
     let cookie = gate.log_in("/bugs/one/good").await.cookie().unwrap();

@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_this_machine() {
+    fn loopback_counts_as_this_machine() {
         for (url, is_here) in [
             ("http://localhost:8080", true),
             ("http://LOCALHOST/", true),
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn body_is_read_up_to_its_bound() {
+    async fn body_is_read_up_to_its_limit() {
         for (length, body, longest, came, error) in [
             (5, "abcde", 5, "abcde", None),
             (5, "abcde", 4, "abcd", Some("it is longer than 4 bytes")),
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn body_that_breaks_off_leaves_what_came() {
+    async fn truncated_body_keeps_its_first_part() {
         let mut into = Vec::new();
         let read = read(&mut answer(9, "abcde").await, &mut into, 100).await;
         assert!(matches!(read, Err(HttpError::Lost(_))), "{read:?}");
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn port_is_named_and_the_rest_stays() {
+    fn default_port_is_added_to_the_host() {
         for (url, expected) in [
             ("https://h/a%2Fb?c=d", "https://h:443/a%2Fb?c=d"),
             ("http://[::1]/", "http://[::1]:80/"),

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_forms_of_a_date_are_read() {
+    fn all_date_formats_are_parsed() {
         for text in [
             "Thu, 1 Jan 1970 00:00:00 GMT",
             "Thu, 01 Jan 1970 00:00:00 GMT",
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_date_is_none() {
+    fn invalid_dates_are_ignored() {
         for text in [
             "",
             "0",
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_end_that_can_be_read_counts() {
+    fn last_readable_ending_counts() {
         let end = |text| cookie_end(text).map(|end| end.to_string());
         assert_eq!(end("expires=Thu, 1 Jan 1970 00:00:00 GMT"), None, "that is the cookie's name");
         assert_eq!(

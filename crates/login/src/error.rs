@@ -242,7 +242,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_tracker_says_is_made_harmless() {
+    fn trackers_text_is_sanitized() {
         for (text, said) in [
             ("No.\n", "No"),
             ("  a\r\n\tb\u{1b}[31m\u{202e}c ", "a b [31m c"),
@@ -259,13 +259,13 @@ mod tests {
     }
 
     #[test]
-    fn a_token_across_the_end_of_what_is_repeated_does_not_show_in_part() {
+    fn token_cut_by_the_quote_limit_stays_hidden() {
         let text = format!("{}cs1abcdef", "x".repeat(TrackerMessage::LONGEST - 4));
         assert!(!TrackerMessage::new(&text, "cs1abcdef").as_str().contains("cs1"));
     }
 
     #[test]
-    fn nothing_said_leaves_no_gap() {
+    fn missing_reason_leaves_no_gap() {
         let error = LoginError::IssuerUnreachable { said: TrackerMessage::default() };
         assert!(error.to_string().contains("of the token; its"), "{error}");
     }

@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn every_attribute_is_read() {
+    fn every_cookie_attribute_is_parsed() {
         let cookie = one(
             "https://trac.example.org/p/launchpad-auth/cs1abc",
             "trac_auth=af; Domain=.Example.org; Path=/p; Secure; HttpOnly; SameSite=Strict; \
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_said_has_the_standard_meaning() {
+    fn missing_attributes_have_standard_defaults() {
         let cookie = one("http://127.0.0.1:8000/p/launchpad-auth/cs1abc", "a=b");
         assert_eq!((cookie.domain.as_str(), cookie.host_only), ("127.0.0.1", true));
         assert_eq!(cookie.path, "/p/launchpad-auth");
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_cookie_of_a_name_counts() {
+    fn last_cookie_of_a_name_counts() {
         let url = "http://localhost/";
         assert_eq!(kept(url, &["a=1", "a=2"]).iter().map(|cookie| &cookie.value).collect::<Vec<_>>(), ["2"]);
         assert_eq!(kept(url, &["a=1", "a=; Expires=Thu, 01 Jan 1970 00:00:00 GMT"]), []);
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn cookie_is_sent_where_it_belongs() {
+    fn cookie_is_sent_only_where_it_matches() {
         for (attributes, url, is_sent) in [
             ("Path=/p", "http://h/p", true),
             ("Path=/p", "http://h/p/xmlrpc", true),
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_sets_cookies_for_others() {
+    fn foreign_cookie_domains_are_ignored() {
         for (url, domain) in [
             ("https://trac.example.org/", "example.com"),
             ("https://trac.example.org/", "org"),
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_break_a_cookie_jar_is_not_kept() {
+    fn unsafe_cookie_is_not_kept() {
         for line in ["a=b\tc", "a=b; Path=/\tx", "=b", "ab", ""] {
             assert_eq!(kept("http://localhost/", &[line]), [], "{line:?}");
         }

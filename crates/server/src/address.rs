@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_read_and_shown() {
+    fn addresses_round_trip() {
         for (text, local) in [
             ("127.0.0.1:8080", Some(true)),
             ("[::1]:0", Some(true)),
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_is_for_its_owner_and_a_stale_one_is_replaced() {
+    async fn socket_is_private_and_replaces_a_stale_one() {
         let directory = tempfile::TempDir::new().unwrap();
         let path = directory.path().join("a.sock");
         let address = Address::Unix(path.clone());

@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_browser_shows_it_as_the_password() {
+    fn browser_sends_secret_as_password() {
         let bearer = Bearer::new("s3c:ret-0f9e8d7c6b5a4321".to_owned().into()).unwrap();
         for (pair, accepted) in [
             ("anybody:s3c:ret-0f9e8d7c6b5a4321", true),
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn secret_that_can_be_guessed_is_refused() {
+    fn guessable_secret_is_refused() {
         for (secret, fits) in [
             ("", false),
             ("s3cret", false),
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn changed_file_is_read_again_and_a_bad_one_is_not_used() {
+    fn changed_file_is_reloaded_and_bad_one_ignored() {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("bearer");
         let (old, new) = ("old-0f9e8d7c6b5a4321", "new-0f9e8d7c6b5a43210");

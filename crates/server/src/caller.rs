@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_is_called_the_same_in_its_answer_and_in_the_log() {
+    fn request_id_is_the_same_in_answer_and_log() {
         for number in [0, 1, 0x9e37_79b9_7f4a_7c15, u64::MAX] {
             let id = RequestId(number);
             assert_eq!(header(id).to_str().unwrap(), id.to_string());

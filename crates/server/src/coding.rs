@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn only_known_codings_are_undone() {
+    fn only_known_codings_are_decoded() {
         for (lines, coding) in [
             (vec![], Ok(Coding::Identity)),
             (vec!["identity"], Ok(Coding::Identity)),
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn bombs_are_not_blown_up() {
+    fn compression_bombs_are_rejected() {
         for (coding, bomb) in compressed(&vec![b'0'; 100_000_000]) {
             assert_eq!(coding.decode(&bomb, LIMIT), Err(DecodeError::TooLong), "{coding:?}");
         }
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn cut_bodies_are_broken() {
+    fn truncated_bodies_are_errors() {
         for (coding, body) in compressed(&[7; 500]) {
             assert_eq!(coding.decode(&body[..body.len() - 1], LIMIT), Err(DecodeError::Broken), "{coding:?}");
         }
@@ -154,7 +154,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_compressed_is_read(text in prop::collection::vec(any::<u8>(), 0..=LIMIT)) {
+        fn compressed_body_is_read(text in prop::collection::vec(any::<u8>(), 0..=LIMIT)) {
             for (coding, body) in compressed(&text) {
                 let read = coding.decode(&body, LIMIT);
                 prop_assert_eq!(read.as_deref(), Ok(&*text));

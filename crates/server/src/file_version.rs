@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn repaired_mode_is_another_version() {
+    fn changed_mode_counts_as_changed_file() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let repair = || fs::set_permissions(file.path(), fs::Permissions::from_mode(0o600)).unwrap();
         repair();

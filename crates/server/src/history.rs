@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_on_top_belongs_to_the_minute_of_the_look() {
+    fn increase_is_counted_in_the_minute_it_is_seen() {
         let clock = ManualClock::at(from_millis(1_767_225_600_000));
         let history = History::new(clock.now());
         look(&history, &clock, accepted(3));
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn an_hour_is_kept_whatever_the_clock_does() {
+    fn clock_steps_keep_an_hour_of_records() {
         let clock = ManualClock::at(from_millis(1_767_225_600_000));
         let history = History::new(clock.now());
         for minute in 1..=200 {
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn each_range_keeps_its_slots_and_no_more() {
+    fn each_range_keeps_a_bounded_history() {
         let clock = ManualClock::at(from_millis(1_767_225_600_000));
         let history = History::new(clock.now());
         for minute in 1..=20_000 {
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn bound_of_the_history_is_as_documented() {
+    fn history_limit_matches_the_documentation() {
         let clock = ManualClock::at(from_millis(1_767_225_600_000));
         let history = History::new(clock.now());
         // Long enough to fill the coarsest range.

@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_made_once_and_only_for_its_owner() {
+    fn key_file_is_created_once_and_private() {
         let (directory, file) = key_file();
         let (made, new) = file.load_or_create(noon(), &OsEntropy).unwrap();
         assert!(new);
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_others_can_read_is_refused() {
+    fn file_readable_by_others_is_refused() {
         let (_directory, file) = key_file();
         file.load_or_create(noon(), &OsEntropy).unwrap();
         for mode in [0o644, 0o604, 0o662, 0o601] {
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn rotation_replaces_the_file_and_others_notice() {
+    fn rotation_replaces_the_file_and_is_noticed() {
         let (directory, file) = key_file();
         file.load_or_create(noon(), &OsEntropy).unwrap();
         let reader = KeyFile::new(file.path().to_owned());
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn looking_at_the_file_is_not_using_it() {
+    fn inspecting_the_file_takes_no_lock() {
         let (_directory, file) = key_file();
         file.load_or_create(noon(), &OsEntropy).unwrap();
         let rotated = rotate(&KeyFile::new(file.path().to_owned()));
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn revoked_key_is_not_in_the_file_any_more() {
+    fn revoked_key_is_removed_from_the_file() {
         let (_directory, file) = key_file();
         let (ring, _) = file.load_or_create(noon(), &OsEntropy).unwrap();
         let key = ring.keys()[0].id();
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn rotations_at_the_same_time_are_all_kept() {
+    fn concurrent_rotations_are_all_kept() {
         let (_directory, file) = key_file();
         file.load_or_create(noon(), &OsEntropy).unwrap();
         std::thread::scope(|scope| {
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn locked_file_is_an_error_and_not_a_wait_for_ever() {
+    fn locked_file_times_out() {
         let (directory, file) = key_file();
         file.load_or_create(noon(), &OsEntropy).unwrap();
         let other = File::open(directory.path()).unwrap();
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn ring_that_others_may_read_from_now_on_is_reported() {
+    fn ring_becoming_readable_is_reported() {
         let (_directory, file) = key_file();
         file.load_or_create(noon(), &OsEntropy).unwrap();
         fs::set_permissions(file.path(), Permissions::from_mode(0o644)).unwrap();
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_file_is_refused() {
+    fn invalid_key_file_is_refused() {
         let (directory, _) = key_file();
         let error = KeyFile::new(directory.path().to_owned()).load().unwrap_err();
         assert!(matches!(error, KeyFileError::NotAFile(_)), "{error}");

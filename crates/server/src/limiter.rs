@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_steps_back_locks_nobody_out() {
+    fn clock_stepping_back_locks_out_no_client() {
         let (limiter, clock) = limiter(6);
         let hour = Duration::from_hours(1);
         let now = clock.now();
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_network_counts_as_one() {
+    fn ipv6_network_counts_as_one() {
         let (limiter, _) = limiter(1);
         assert_eq!(limiter.count(address("2001:db8::1")), Ok(()));
         assert!(limiter.count(address("2001:db8::ffff:2")).is_err());
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_of_addresses_takes_bounded_memory() {
+    fn many_addresses_take_bounded_memory() {
         let (limiter, clock) = limiter(1);
         for bits in 0..u32::try_from(MAX_ADDRESSES).unwrap() {
             assert_eq!(limiter.count(Some(IpAddr::V4(bits.into()))), Ok(()));

@@ -348,7 +348,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_connection_gets_the_descriptors_that_the_rest_needs() {
+    fn reserved_descriptors_stay_free() {
         for (descriptors, public, private) in [
             (0, MIN_CONNECTIONS, MIN_CONNECTIONS),
             (64, 12, 4),

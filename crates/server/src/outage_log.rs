@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn flood_of_failures_is_said_in_a_few_lines() {
+    async fn repeated_failures_take_few_log_lines() {
         let (episode, start) = (OutageLog::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         assert_eq!(episode.succeeded(at(0)), None);

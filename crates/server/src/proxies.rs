@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_believed_by_default() {
+    fn no_proxy_is_trusted_by_default() {
         let headers =
             [("x-forwarded-for".parse().unwrap(), "192.0.2.9".parse().unwrap())].into_iter().collect();
         let peer: IpAddr = PROXY.parse().unwrap();
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_read_in_every_form() {
+    fn forwarded_node_is_parsed_in_every_form() {
         for (node, address) in [
             ("192.0.2.9", Some("192.0.2.9")),
             ("192.0.2.9:4711", Some("192.0.2.9")),
@@ -403,7 +403,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_client_cannot_change_what_the_proxy_appends(
+        fn client_cannot_change_the_proxys_entry(
             sent in prop::collection::vec(header_bytes(), 0..3),
             joined in any::<bool>(),
             host in header_bytes(),

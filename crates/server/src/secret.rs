@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn who_can_read_decides() {
+    fn secret_is_judged_by_who_can_read_it() {
         for (mode, owner, group) in [
             (0o600, SERVER, PEOPLE),
             (0o400, SERVER, PEOPLE),
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn remedy_leaves_the_server_its_access() {
+    fn remedy_keeps_the_servers_access() {
         let remedy = |owner, user, is_read_only| {
             let facts = FileMode { mode: 0o644, owner, group: PEOPLE };
             judge(facts, &[], is_read_only, user).unwrap().remedy(Path::new("ring"), false)

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_that_is_not_waited_for_runs_to_its_end() {
+    async fn detached_work_completes() {
         let tasks = Tasks::default();
         let (go, gone) = oneshot::channel::<()>();
         let (done, seen) = oneshot::channel();
@@ -136,7 +136,7 @@ mod tests {
 
     /// On a clock that runs ahead whenever everybody waits.
     #[tokio::test(start_paused = true)]
-    async fn work_without_end_is_counted() {
+    async fn unfinished_work_is_counted() {
         let tasks = Tasks::default();
         drop(tasks.run(std::future::pending::<()>()));
         assert_eq!(tasks.finish(Instant::now() + Duration::from_secs(10)).await, 1);

@@ -32,21 +32,21 @@ fn token(tracker: Option<&str>) -> (LoginToken, KeyRing) {
 }
 
 #[divan::bench(args = TRACKERS)]
-fn seals(bencher: Bencher<'_, '_>, tracker: Option<&str>) {
+fn sealing_is_measured(bencher: Bencher<'_, '_>, tracker: Option<&str>) {
     let (token, ring) = token(tracker);
     let key = ring.sealing_key(from_millis(NOW)).unwrap();
     bencher.bench(|| seal(black_box(&token), key));
 }
 
 #[divan::bench(args = TRACKERS)]
-fn unseals(bencher: Bencher<'_, '_>, tracker: Option<&str>) {
+fn unsealing_is_measured(bencher: Bencher<'_, '_>, tracker: Option<&str>) {
     let (token, ring) = token(tracker);
     let text = seal(&token, ring.sealing_key(from_millis(NOW)).unwrap()).unwrap().into_exposed();
     bencher.bench(|| unseal(black_box(&text), &ring));
 }
 
 #[divan::bench]
-fn refuses_a_forged_one(bencher: Bencher<'_, '_>) {
+fn refusing_a_forged_token_is_measured(bencher: Bencher<'_, '_>) {
     let (token, ring) = token(None);
     let mut text = seal(&token, ring.sealing_key(from_millis(NOW)).unwrap()).unwrap().into_exposed();
     text.replace_range(40..41, if text.get(40..41) == Some("b") { "c" } else { "b" });
@@ -55,7 +55,7 @@ fn refuses_a_forged_one(bencher: Bencher<'_, '_>) {
 }
 
 #[divan::bench(args = TRACKERS)]
-fn decides(bencher: Bencher<'_, '_>, tracker: Option<&str>) {
+fn deciding_is_measured(bencher: Bencher<'_, '_>, tracker: Option<&str>) {
     let (token, _) = token(tracker);
     let audience =
         tracker.map_or(StatedAudience::None, |url| StatedAudience::Tracker(Audience::parse(url).unwrap()));

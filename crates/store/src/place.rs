@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_names_a_store() {
+    fn url_names_a_store() {
         let sqlite = |path: &str| StoreUrl::Sqlite(Some(PathBuf::from(path)));
         for (url, store) in [
             ("sqlite:", StoreUrl::Sqlite(None)),
@@ -194,7 +194,7 @@ mod tests {
     proptest::proptest! {
         /// Passwords as people paste them, with whatever characters.
         #[test]
-        fn no_part_of_an_unescaped_password_is_shown(before in "[!-~]{0,3}", after in "[!-~]{0,3}", option in "[a-z=&]{0,4}") {
+        fn unescaped_password_stays_hidden(before in "[!-~]{0,3}", after in "[!-~]{0,3}", option in "[a-z=&]{0,4}") {
             let url = format!("postgres://anna:{before}hUnter2{after}@db.example/tokens?{option}");
             let (shown, debug) = match url.parse::<StoreUrl>() {
                 Ok(parsed) => (parsed.to_string(), format!("{parsed:?}")),
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_has_a_place() {
+    fn place_of_a_database_is_printed() {
         let place = |url: &str| url.parse::<StoreUrl>().unwrap().database(Path::new("/data"));
         assert_eq!(place("sqlite:"), Some(PathBuf::from("/data/countersign.db")));
         assert_eq!(place("sqlite:/srv/tokens.db"), Some(PathBuf::from("/srv/tokens.db")));
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_default_is_a_file_in_the_data_directory() {
+    async fn default_is_a_file_in_the_data_directory() {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
         assert!(matches!(open(&place("sqlite:", &data), IfMissing::Fail).await, Err(OpenError::Missing(_))));
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_store_in_use_is_backed_up_by_its_url() {
+    async fn store_in_use_is_backed_up_by_its_url() {
         let dir = tempfile::tempdir().unwrap();
         let copy = dir.path().join("copy.db");
         let store = open(&place("sqlite:", dir.path()), IfMissing::Make).await.unwrap();
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_place_that_cannot_be_used_is_named() {
+    async fn unusable_place_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();

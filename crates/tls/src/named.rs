@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn self_signed_certificate_that_was_named_is_trusted() {
+    fn named_self_signed_certificate_is_accepted() {
         for is_ca in [IsCa::NoCa, IsCa::Ca(BasicConstraints::Unconstrained)] {
             let ours = certificate("tokens.example", is_ca);
             assert_eq!(judged(&ours, &ours, "tokens.example", 105), Ok(()));

@@ -142,14 +142,14 @@ mod tests {
     }
 
     #[test]
-    fn whole_key_is_read() {
+    fn every_key_format_is_read() {
         assert!(private_key(KEY.as_bytes()).is_ok());
         assert!(private_key(KEY.replace('\n', "\r\n").as_bytes()).is_ok());
         assert!(private_key(format!("a note\n{KEY}").as_bytes()).is_ok());
     }
 
     #[test]
-    fn each_fault_is_named() {
+    fn each_unusable_pem_file_is_named() {
         for (pem, fault) in [
             (KEY.replace('\n', "\\n"), PemError::JoinedLines),
             (KEY.replace('\n', " "), PemError::JoinedLines),

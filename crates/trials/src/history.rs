@@ -243,14 +243,14 @@ mod tests {
     const NO: Option<Ret> = Some(Ret::Refused);
 
     #[test]
-    fn one_yes_in_any_order() {
+    fn one_acceptance_in_any_order_is_allowed() {
         let (a, b, none) = (Op::Redeem(Some(1)), Op::Redeem(Some(2)), Op::Redeem(None));
         assert_eq!(concurrent(&[(a, NO), (none, YES), (b, NO)]), Ok(()));
         assert_eq!(one_after_the_other(&[(a, YES), (b, NO), (a, YES), (none, NO)]), Ok(()));
     }
 
     #[test]
-    fn two_yeses_are_not_explained() {
+    fn two_acceptances_are_a_violation() {
         let (a, b, none) = (Op::Redeem(Some(1)), Op::Redeem(Some(2)), Op::Redeem(None));
         for pair in [[(a, YES), (b, YES)], [(none, YES), (none, YES)], [(a, YES), (none, YES)]] {
             assert!(concurrent(&pair).is_err(), "{pair:?}");
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn real_time_counts() {
+    fn checker_respects_real_time() {
         let (a, b) = (Op::Redeem(Some(1)), Op::Redeem(Some(2)));
         assert!(one_after_the_other(&[(a, NO), (b, YES)]).is_err(), "refused before anybody was accepted");
         let seen = |sight| (Op::Look, Some(Ret::Seen(sight)));
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_got_no_answer_happened_or_did_not() {
+    fn unanswered_operation_may_have_happened() {
         let (a, b) = (Op::Redeem(Some(1)), Op::Redeem(Some(2)));
         assert_eq!(one_after_the_other(&[(a, None), (b, NO), (a, YES)]), Ok(()), "it did");
         assert_eq!(one_after_the_other(&[(a, None), (b, YES), (a, NO)]), Ok(()), "it did not");
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn the_evidence_is_readable() {
+    fn history_is_printed_readably() {
         let history = History::new("0199-id");
         let call = history.sent(Op::Redeem(Some(3)));
         history.note("the server was killed");

@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_cannot_work_are_refused() {
+    fn unusable_settings_are_refused() {
         let refused = |builder: LoginLayerBuilder| builder.build().map(|_| ()).unwrap_err();
         for user in ["", "a\nb", &"u".repeat(MAX_NAME_BYTES + 1)] {
             assert_eq!(refused(builder().user(user)), SetupError::User, "{user}");

@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_is_told_by_its_media_type() {
+    fn json_is_recognized_by_its_media_type() {
         for (value, json) in [
             ("application/json", true),
             ("Application/JSON; charset=utf-8", true),
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_is_whole_seconds() {
+    fn retry_pause_is_whole_seconds() {
         for (value, pause) in
             [("3", Some(3)), (" 0 ", Some(0)), ("-1", None), ("Wed, 21 Oct 2015 07:28:00 GMT", None)]
         {

@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_template_or_a_base_url_names_the_issuer() {
+    fn template_or_a_base_url_names_the_issuer() {
         for (issuer, url) in [
             ("https://lp.example.org", "https://lp.example.org/token/T/+bugtracker-handshake"),
             ("https://lp.example.org/", "https://lp.example.org/token/T/+bugtracker-handshake"),
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_issuer_is_refused() {
+    fn invalid_issuer_is_refused() {
         for issuer in [
             "",
             "lp.example.org",
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_this_machine_alone() {
+    fn only_loopback_counts_as_this_machine() {
         for (issuer, loopback) in [
             ("http://localhost:8080", true),
             ("http://countersign.localhost", true),

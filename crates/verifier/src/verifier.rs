@@ -267,7 +267,7 @@ mod tests {
     const ISSUER: &str = "http://127.0.0.1:9";
 
     #[test]
-    fn settings_that_cannot_work_are_refused() {
+    fn unusable_settings_are_refused() {
         let build = |builder: VerifierBuilder| builder.build().map(|_| ()).unwrap_err();
         let at = |issuer: &str| Verifier::builder(issuer);
         assert!(matches!(build(at("launchpad.net")), SetupError::Issuer(_)));
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_lost_answer_is_asked_for_again() {
+    fn only_a_lost_answer_is_retried() {
         let timeout = Duration::from_secs(10);
         let answer = |status: u16, retry_after: Option<u64>| {
             Ok(IssuerResponse {

@@ -18,7 +18,7 @@ const WITH_TRACKER: &str = "<?xml version='1.0'?>\n<methodCall>\n<methodName>new
                             </param>\n</params>\n</methodCall>\n";
 
 #[divan::bench(args = [BARE, WITH_TRACKER])]
-fn reads(bencher: Bencher<'_, '_>, call: &str) {
+fn document_is_read(bencher: Bencher<'_, '_>, call: &str) {
     read_call(Some("text/xml"), call.as_bytes()).unwrap();
     bencher.bench(|| read_call(Some("text/xml"), black_box(call.as_bytes())));
 }

@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_tests_of_legality_agree_on_every_character() {
+    fn both_character_checks_agree() {
         for c in '\0'..=char::MAX {
             assert_eq!(
                 is_legal(c),
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn names() {
+    fn names_follow_the_xml_rules() {
         for name in ["value", "ex:nil", "dateTime.iso8601", "_a-1", "né"] {
             assert!(is_name(name), "{name}");
         }

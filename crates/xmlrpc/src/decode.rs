@@ -93,14 +93,14 @@ mod tests {
     }
 
     #[test]
-    fn utf8_is_borrowed() {
+    fn utf8_is_borrowed_not_copied() {
         for body in ["<a>é</a>", "<?xml version='1.0' encoding='UTF-8'?><a>é</a>", "\u{feff}<a>é</a>"] {
             assert!(matches!(decode(None, body.as_bytes()), Ok(Cow::Borrowed(_))), "{body}");
         }
     }
 
     #[test]
-    fn the_declaration_names_the_encoding() {
+    fn declaration_names_the_encoding() {
         for declaration in [
             "<?xml version=\"1.0\" encoding=\"iso-8859-1\"?>",
             "<?xml version='1.0' encoding = 'ISO-8859-1' standalone='yes' ?>",
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn the_charset_parameter_beats_the_declaration_and_a_mark_beats_both() {
+    fn charset_precedence_is_bom_header_declaration() {
         let latin = b"<?xml version='1.0' encoding='utf-8'?>\xe9";
         for content_type in [
             "text/xml; charset=iso-8859-1",
@@ -143,13 +143,13 @@ mod tests {
     }
 
     #[test]
-    fn us_ascii_is_read_as_the_utf8_that_it_is_part_of() {
+    fn us_ascii_is_read_as_utf8() {
         let text = "<?xml version='1.0' encoding='us-ascii'?><a>é</a>";
         assert_eq!(decode(None, text.as_bytes()).unwrap(), text);
     }
 
     #[test]
-    fn what_cannot_be_decoded() {
+    fn undecodable_documents_are_faults() {
         let rows: &[(Option<&str>, &[u8], i32)] = &[
             (Some("text/xml; charset=x-klingon"), b"<a/>", fault::UNSUPPORTED_ENCODING),
             (None, b"<?xml version='1.0' encoding='ebcdic-cp-us'?><a/>", fault::UNSUPPORTED_ENCODING),

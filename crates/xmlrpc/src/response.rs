@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn values() {
+    fn values_are_parsed() {
         let answer =
             returned("<struct><member><name>user_id</name><value><int>7</int></value></member></struct>");
         let Some(CallOutcome::Returned(ResponseValue::Struct(members))) = read_utf8(answer.as_bytes()) else {
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_an_answer() {
+    fn invalid_answers_are_rejected() {
         let deep = returned(&format!(
             "{}x{}",
             "<array><data><value>".repeat(2000),
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_expected_does_no_harm() {
+    fn unexpected_members_are_ignored() {
         let seven = Some(CallOutcome::Returned(ResponseValue::Int(7)));
         for answer in [
             "<methodResponse><params><param><value><int>7</int></value></param><param><value>8</value></param></params></methodResponse>",

@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_response() {
+    fn response_is_written() {
         assert_eq!(
             response_document(structure([
                 ("token_id", Value::String("a<b&c\r".into())),
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_string_is_written_the_same_with_and_without_the_serialiser() {
+    fn both_writers_write_the_same_string() {
         for text in ["cs1abc234", "0", ""] {
             let value = Value::String(text.into());
             let serialised = document(&MethodResponse { value: value.clone() }.to_xml().unwrap());
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault() {
+    fn fault_is_written() {
         assert_eq!(
             fault_document(Fault::new(-32500, "no <such> token\u{1b}".into())),
             "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n\
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn dates() {
+    fn dates_are_written() {
         let date = date_time(civil::datetime(2026, 11, 23, 21, 11, 0, 999)).unwrap();
         assert_eq!(date.to_string(), "20261123T21:11:00");
         assert_eq!(date_time(civil::datetime(7, 1, 2, 3, 4, 5, 0)).unwrap().to_string(), "00070102T03:04:05");

@@ -40,7 +40,7 @@ fn result(name: &str, params: Vec<Value>) -> Result<Value, Fault> {
 }
 
 #[test]
-fn a_call_is_answered() {
+fn call_is_answered() {
     assert_eq!(result("newBugTrackerToken", vec![]), Ok(string("unbound")));
     assert_eq!(result("newBugTrackerToken", vec![string("x")]), Ok(string("for x")));
     assert_eq!(
@@ -53,7 +53,7 @@ fn a_call_is_answered() {
 }
 
 #[test]
-fn faults() {
+fn faults_are_answered() {
     let int = Value::Integer(1);
     let rows: &[(&str, Vec<Value>, i32, &str)] = &[
         (
@@ -148,7 +148,7 @@ fn faults() {
 }
 
 #[test]
-fn what_a_log_may_know() {
+fn debug_shows_method_and_code_only() {
     let body = b"<methodCall><methodName>getLoginToken</methodName>\
         <params><param><value>cs1secret</value></param></params></methodCall>";
     assert_eq!(
@@ -162,7 +162,7 @@ fn what_a_log_may_know() {
 }
 
 #[test]
-fn introspection() {
+fn introspection_lists_the_methods() {
     assert_eq!(
         result("system.listMethods", vec![]),
         Ok(strings(&[
@@ -207,7 +207,7 @@ fn introspection() {
 }
 
 #[test]
-fn capabilities() {
+fn capabilities_are_listed() {
     let Ok(Value::Struct(capabilities)) = result("system.getCapabilities", vec![]) else {
         panic!("no capabilities");
     };
@@ -284,7 +284,7 @@ fn multicall_stops_when_the_service_says_so() {
 }
 
 #[test]
-fn multicall_gives_others_a_turn_between_calls() {
+fn multicall_yields_between_calls() {
     let calls = Value::Array(vec![entry("newBugTrackerToken", vec![]); 7]);
     let body = MethodCall { name: "system.multicall".into(), params: vec![calls] }.to_xml().unwrap();
     let mut answer = pin!(respond(&Tokens, None, body.as_bytes()));
@@ -334,7 +334,7 @@ fn multicall_answers_every_entry_on_its_own() {
 }
 
 #[test]
-fn multicall_is_bounded_in_calls() {
+fn multicall_limits_its_calls() {
     let entries = |count| vec![entry("newBugTrackerToken", vec![]); count];
     assert!(multicall(entries(MAX_CALLS)).iter().all(|result| *result == Ok(string("unbound"))));
     assert_eq!(
@@ -347,7 +347,7 @@ fn multicall_is_bounded_in_calls() {
 }
 
 #[test]
-fn multicall_is_bounded_in_what_it_returns() {
+fn multicall_limits_its_answers() {
     // 300 kB each: the fourth result is beyond 1 MiB, so that nothing is called after it.
     let results = multicall(vec![entry("large", vec![]); 10]);
     let (made, refused) = results.split_at(4);
@@ -356,7 +356,7 @@ fn multicall_is_bounded_in_what_it_returns() {
 }
 
 #[test]
-fn the_future_can_move_between_threads() {
+fn future_can_move_between_threads() {
     fn check<T: Send>(_: T) {}
     check(respond(&Tokens, None, b""));
     assert!(Tokens.methods().len() > 1);

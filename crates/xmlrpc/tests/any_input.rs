@@ -165,7 +165,7 @@ proptest! {
     }
 
     #[test]
-    fn a_call_with_random_pieces_in_it(places in vec((any::<Index>(), select(PIECES), any::<bool>()), 1..4)) {
+    fn call_with_random_pieces_in_it(places in vec((any::<Index>(), select(PIECES), any::<bool>()), 1..4)) {
         let mut body = SEED.to_owned();
         for (place, piece, at_tag) in places {
             let mut at = place.index(body.len());
@@ -178,7 +178,7 @@ proptest! {
     }
 
     #[test]
-    fn a_call_with_a_piece_missing_or_doubled(from in any::<Index>(), length in 0..60_usize, double in any::<bool>()) {
+    fn call_with_missing_or_doubled_piece(from in any::<Index>(), length in 0..60_usize, double in any::<bool>()) {
         let from = from.index(SEED.len());
         let until = SEED.len().min(from + length);
         let rest = if double { from } else { until };
@@ -186,7 +186,7 @@ proptest! {
     }
 
     #[test]
-    fn a_call_with_bytes_changed(changes in vec((any::<Index>(), any::<u8>()), 1..5)) {
+    fn call_with_bytes_changed(changes in vec((any::<Index>(), any::<u8>()), 1..5)) {
         let mut body = SEED.as_bytes().to_vec();
         for (place, byte) in changes {
             let at = place.index(body.len());
@@ -196,7 +196,7 @@ proptest! {
     }
 
     #[test]
-    fn a_call_comes_back_as_it_was_written(params in vec(any_value(), 0..4)) {
+    fn call_comes_back_as_it_was_written(params in vec(any_value(), 0..4)) {
         let body = MethodCall { name: "m".into(), params: params.clone() }.to_xml().expect("a call");
         let call = read_call(None, body.as_bytes()).expect("the same call");
         prop_assert_eq!(call.parameters, params);

@@ -17,7 +17,7 @@ macro_rules! sample {
 }
 
 #[test]
-fn a_token_bound_or_not() {
+fn token_bound_or_not() {
     let rows = [
         (sample!("node-none"), None),
         (sample!("node-one"), Some(ACCENTED)),

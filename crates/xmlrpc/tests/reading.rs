@@ -30,7 +30,7 @@ fn refused(xml: &str, code: i32, sentence: &str) {
 }
 
 #[test]
-fn calls() {
+fn calls_are_parsed() {
     let rows: &[(&str, &str, usize)] = &[
         ("<methodCall><methodName>m</methodName></methodCall>", "m", 0),
         ("<methodCall><methodName>m</methodName><params/></methodCall>", "m", 0),
@@ -71,7 +71,7 @@ fn calls() {
 }
 
 #[test]
-fn values() {
+fn values_are_parsed() {
     let rows: &[(&str, Value)] = &[
         ("<value/>", string("")),
         ("<value></value>", string("")),
@@ -137,7 +137,7 @@ fn values() {
 }
 
 #[test]
-fn not_well_formed() {
+fn malformed_documents_are_faults() {
     let rows: &[(&str, &str)] = &[
         ("", "empty"),
         (" \r\n", "empty"),
@@ -205,7 +205,7 @@ fn not_well_formed() {
 }
 
 #[test]
-fn well_formed_but_not_a_call() {
+fn xml_that_is_no_call_is_rejected() {
     let rows: &[(&str, &str)] = &[
         ("<foo/>", "<foo>, not a <methodCall>"),
         ("<methodResponse><params/></methodResponse>", "<methodResponse>, not a <methodCall>"),
@@ -264,7 +264,7 @@ fn well_formed_but_not_a_call() {
 }
 
 #[test]
-fn values_that_are_none() {
+fn invalid_values_are_rejected() {
     let rows: &[(&str, &str)] = &[
         ("", "no <value>"),
         ("<value/><value/>", "second <value>"),
@@ -346,7 +346,7 @@ fn values_that_are_none() {
 }
 
 #[test]
-fn undecodable() {
+fn undecodable_bytes_are_faults() {
     let fault = read_call(Some("text/xml; charset=utf-7"), b"<methodCall/>").unwrap_err();
     assert_eq!(fault.code(), UNSUPPORTED_ENCODING);
     assert_eq!(fault.string(), "The encoding utf-7 is not supported. Send the call as UTF-8.");
@@ -383,13 +383,13 @@ fn attributes_up_to_the_limit() {
 }
 
 #[test]
-fn an_element_name_is_cut_short() {
+fn element_name_is_cut_short() {
     let fault = read(&format!("<{}/>", "a".repeat(100_000))).unwrap_err();
     assert_eq!(fault.string(), format!("The document is a <{}...>, not a <methodCall>.", "a".repeat(40)));
 }
 
 #[test]
-fn the_fault_for_a_large_body() {
+fn fault_for_a_large_body() {
     let fault = body_too_large(65_536);
     assert_eq!(fault.code(), INVALID_CALL);
     assert_eq!(fault.string(), "The request body is larger than 65536 bytes. Send a smaller call.");

@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_from_the_token_is_found() {
+    fn digests_of_the_token_are_found() {
         for value in [
             TOKEN.to_owned(),
             TOKEN[..16].to_owned(),

@@ -56,7 +56,7 @@ async fn check(tracker: Tracker, fault: ApiFault) -> Report {
 }
 
 #[tokio::test]
-async fn each_fault_of_the_api_is_found_by_its_checks_and_by_no_other() {
+async fn each_api_fault_fails_only_its_checks() {
     for tracker in BOTH {
         for (fault, expected) in FAULTS {
             // A Bugzilla states the link with the bug: what is not there has none. In a Trac a login is found by the same answer.
@@ -73,7 +73,7 @@ async fn each_fault_of_the_api_is_found_by_its_checks_and_by_no_other() {
 
 /// Faults with which little works any more, and the sentence that must say why.
 #[tokio::test]
-async fn what_breaks_the_api_is_named() {
+async fn broken_api_is_named() {
     for (tracker, fault, expected) in [
         (
             Tracker::Trac,
@@ -137,7 +137,7 @@ async fn link_is_put_back() {
 }
 
 #[tokio::test]
-async fn what_launchpad_could_not_have_used_is_said() {
+async fn unusable_for_launchpad_is_reported() {
     let report = check(Tracker::Trac, ForgetsOldSessions).await;
     assert_eq!(
         complaints(&report),
@@ -151,7 +151,7 @@ async fn what_launchpad_could_not_have_used_is_said() {
 }
 
 #[tokio::test]
-async fn each_check_can_be_made_alone() {
+async fn each_check_runs_alone() {
     for tracker in BOTH {
         for name in names() {
             let (checker, _) = api_checker(tracker, Nothing).await;
@@ -162,7 +162,7 @@ async fn each_check_can_be_made_alone() {
 }
 
 #[tokio::test]
-async fn without_a_bug_the_api_is_left_alone() {
+async fn api_is_not_checked_without_a_bug() {
     let issuer = issuer().await;
     let url = stub::start(issuer.auth_server(), None, Fault::Nothing).await;
     let checker = checker(issuer, Tracker::Trac, &url, None, Duration::from_mins(1));
@@ -171,7 +171,7 @@ async fn without_a_bug_the_api_is_left_alone() {
 }
 
 #[test]
-fn every_check_of_the_api_has_a_tracker_that_breaks_it() {
+fn every_api_check_fails_for_some_tracker() {
     let found = FAULTS.iter().flat_map(|(_, names)| names.iter().copied());
     let found: BTreeSet<&str> = found.chain(["api-login", "api-bug", "api-reading"]).collect();
     assert_eq!(found, API_CHECKS.iter().map(|check| check.name).collect());

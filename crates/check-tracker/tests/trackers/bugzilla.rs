@@ -17,19 +17,19 @@ async fn broken_by(fault: Fault) -> (Vec<&'static str>, String) {
 }
 
 #[tokio::test]
-async fn a_right_bugzilla_passes_every_check() {
+async fn correct_bugzilla_passes_every_check() {
     assert_eq!(broken_by(Fault::Nothing).await, (vec![], String::new()));
 }
 
 #[tokio::test]
-async fn a_fault_is_the_only_refusal() {
+async fn xmlrpc_fault_is_the_only_refusal() {
     let (broken, complaints) = broken_by(Fault::RefusesWith(403)).await;
     assert_eq!(broken, ["refusal-answer"], "{complaints}");
     assert!(complaints.contains("After 401 it answered with HTTP status 403."), "{complaints}");
 }
 
 #[tokio::test]
-async fn a_bugzilla_without_the_extension_is_told_so() {
+async fn bugzilla_without_the_extension_is_reported() {
     let issuer = issuer().await;
     let url = stub::start(issuer.auth_server(), None, Fault::CheckIsMissing).await;
     let checker = checker(issuer, Tracker::Bugzilla, &url, None, Duration::from_mins(1));

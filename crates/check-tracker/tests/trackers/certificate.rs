@@ -30,7 +30,7 @@ async fn serve(tracker: Router) -> String {
 }
 
 #[tokio::test]
-async fn a_tracker_that_verifies_it_passes() {
+async fn verifying_tracker_passes() {
     let issuer = issuer().await;
     let auth_server = issuer.auth_server();
     assert!(auth_server.starts_with("https://"), "{auth_server}");
@@ -43,7 +43,7 @@ async fn a_tracker_that_verifies_it_passes() {
 }
 
 #[tokio::test]
-async fn a_tracker_that_does_not_verify_it_is_found() {
+async fn tracker_that_skips_verification_is_reported() {
     let issuer = issuer().await;
     let auth_server = issuer.auth_server();
     let url = serve(Router::new().fallback(async move |uri: Uri| {
@@ -65,7 +65,7 @@ async fn a_tracker_that_does_not_verify_it_is_found() {
 }
 
 #[tokio::test]
-async fn a_tracker_that_never_comes_is_not_taken_for_a_careful_one() {
+async fn silent_tracker_does_not_pass() {
     let url = serve(Router::new().fallback(async || StatusCode::UNAUTHORIZED)).await;
     let checker = checker(issuer().await, Tracker::Trac, &url, None, Duration::from_mins(1));
     assert!(matches!(checker.reach().await, Err(CheckError::NotAsked { .. })));
@@ -74,7 +74,7 @@ async fn a_tracker_that_never_comes_is_not_taken_for_a_careful_one() {
 }
 
 #[tokio::test]
-async fn only_this_check_can_be_made_there() {
+async fn only_the_possible_check_runs() {
     let checker = checker(issuer().await, Tracker::Trac, "http://127.0.0.1:1/", None, Duration::from_mins(1));
     let error = checker.run(&["login".to_owned()], |_| {}).await.unwrap_err();
     assert_eq!(error.to_string(), "there is no check \"login\" to make here; there are verifies-certificate");

@@ -5,7 +5,7 @@ use countersign_check_tracker::{API_CHECKS, CHECKS, Check, Weight};
 const TRACKERS: &str = include_str!("../../../../docs/trackers.md");
 
 #[test]
-fn the_table_of_checks_is_that_of_the_code() {
+fn documented_checks_match_the_code() {
     assert_has_table(CHECKS);
     assert_has_table(API_CHECKS);
 }

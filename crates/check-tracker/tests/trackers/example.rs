@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use crate::{checker, complaints, issuer};
 
 #[tokio::test]
-async fn the_example_passes_every_check() {
+async fn example_passes_every_check() {
     let issuer = issuer().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

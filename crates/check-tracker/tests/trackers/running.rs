@@ -9,7 +9,7 @@ use crate::stub::Fault;
 use crate::{checker, issuer, stub};
 
 #[tokio::test]
-async fn a_tracker_that_is_not_there() {
+async fn missing_tracker_is_reported() {
     // Bound and closed again, so that nobody listens there.
     let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let checker =
@@ -20,7 +20,7 @@ async fn a_tracker_that_is_not_there() {
 }
 
 #[tokio::test]
-async fn a_tracker_that_is_configured_with_another_issuer() {
+async fn tracker_of_another_issuer_fails_with_the_reason() {
     let (ours, other) = (issuer().await, issuer().await);
     let auth_server = ours.auth_server();
     let url = stub::start(other.auth_server(), None, Fault::Nothing).await;
@@ -31,7 +31,7 @@ async fn a_tracker_that_is_configured_with_another_issuer() {
 }
 
 #[tokio::test]
-async fn a_tracker_without_the_plugin() {
+async fn tracker_without_the_plugin_fails_with_the_reason() {
     let ours = issuer().await;
     let url = stub::start(ours.auth_server(), None, Fault::Nothing).await;
     let checker = checker(ours, Tracker::Trac, &url.replace("/trac", "/wiki"), None, Duration::from_mins(1));
@@ -40,7 +40,7 @@ async fn a_tracker_without_the_plugin() {
 }
 
 #[tokio::test]
-async fn what_is_found_is_shown() {
+async fn findings_are_printed() {
     let ours = issuer().await;
     let url = stub::start(ours.auth_server(), None, Fault::WidePath).await;
     let checker = checker(ours, Tracker::Trac, &url, None, Duration::from_mins(1));
@@ -68,7 +68,7 @@ async fn what_is_found_is_shown() {
 }
 
 #[tokio::test]
-async fn a_check_that_does_not_exist() {
+async fn unknown_check_is_a_usage_error() {
     let checker = checker(issuer().await, Tracker::Trac, "http://127.0.0.1:1/", None, Duration::from_mins(1));
     let error = checker.run(&["spelling".to_owned()], |_| {}).await.unwrap_err();
     assert!(error.is_usage());
@@ -81,7 +81,7 @@ async fn a_check_that_does_not_exist() {
 }
 
 #[test]
-fn what_is_no_tracker_is_refused() {
+fn invalid_tracker_url_is_refused() {
     for (url, audience, expected) in [
         ("trac.example.org", None, "the tracker's URL is not an absolute URL"),
         ("https://user:secret@trac.example.org/", None, "the tracker's URL must not carry a user name"),

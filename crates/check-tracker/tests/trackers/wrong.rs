@@ -103,7 +103,7 @@ async fn check(fault: Fault, only: &[&str], timeout: Duration) -> Report {
 }
 
 #[tokio::test]
-async fn each_fault_is_found_by_its_checks_and_by_no_other() {
+async fn each_fault_fails_only_its_checks() {
     let only: Vec<&str> =
         CHECKS.iter().map(|check| check.name).filter(|name| !WITHOUT_SILENCE.contains(name)).collect();
     for (fault, expected) in FAULTS {
@@ -116,7 +116,7 @@ async fn each_fault_is_found_by_its_checks_and_by_no_other() {
 }
 
 #[tokio::test]
-async fn what_breaks_everything_is_named() {
+async fn fatal_fault_is_named() {
     for (fault, name) in FATAL {
         // The tracker without patience is the one that is waited for.
         let is_patient = matches!(fault, NoTimeout | LimitsEachWait | ReadsAll);
@@ -127,7 +127,7 @@ async fn what_breaks_everything_is_named() {
 }
 
 #[tokio::test]
-async fn no_wrong_status_passes_for_200() {
+async fn only_200_passes_for_acceptance() {
     for status in [201, 202, 203, 204, 206, 302, 401, 403, 404, 405, 410, 429, 500, 503] {
         let report = check(AlsoAccepts(status), &["only-200"], Duration::from_mins(1)).await;
         assert_eq!(broken(&report), ["only-200"], "{status}");
@@ -155,7 +155,7 @@ const PLACES: &[Place] = &[
 ];
 
 #[tokio::test]
-async fn an_issuer_that_the_request_names_is_found() {
+async fn issuer_that_the_request_names_is_found() {
     for place in PLACES {
         let report = check(IssuerFrom(*place), &["issuer-is-configured"], Duration::from_mins(1)).await;
         let said = complaints(&report);
@@ -171,7 +171,7 @@ async fn an_issuer_that_the_request_names_is_found() {
 }
 
 #[tokio::test]
-async fn an_audience_that_the_request_names_is_found() {
+async fn audience_that_the_request_names_is_found() {
     let own = [Place::Cookie("base_url"), Place::Query("audience"), Place::Query("url")];
     for place in
         PLACES.iter().filter(|place| !matches!(place, Place::Cookie(_) | Place::Query(_))).chain(&own)
@@ -206,7 +206,7 @@ async fn sessions_that_can_be_guessed_are_found() {
 
 /// A tracker that has a limit of time must be seen to keep it.
 #[tokio::test]
-async fn an_answer_that_drips_is_waited_for_in_all_and_not_believed() {
+async fn dripping_answer_times_out_as_a_whole() {
     for (fault, expected) in [
         (Nothing, ""),
         (BelievesPartOfAHead, "After headers that drip it let the worker in."),
@@ -236,17 +236,17 @@ async fn assert_that_a_right_tracker_passes(audience: Option<&str>) {
 }
 
 #[tokio::test]
-async fn a_right_tracker_passes_every_check() {
+async fn correct_tracker_passes_every_check() {
     assert_that_a_right_tracker_passes(None).await;
 }
 
 #[tokio::test]
-async fn a_right_https_tracker_passes_every_check() {
+async fn correct_https_tracker_passes_every_check() {
     assert_that_a_right_tracker_passes(Some("https://trac.example.org/trac")).await;
 }
 
 #[test]
-fn every_check_has_a_tracker_that_breaks_it() {
+fn every_check_fails_for_some_tracker() {
     let found = FAULTS.iter().flat_map(|(_, names)| names.iter().copied());
     let found = found.chain(FATAL.iter().map(|(_, name)| *name));
     let found: BTreeSet<&str> = found.chain([crate::certificate::CHECK]).collect();
@@ -255,7 +255,7 @@ fn every_check_has_a_tracker_that_breaks_it() {
 }
 
 #[tokio::test]
-async fn advice_is_no_failure() {
+async fn advice_keeps_exit_code_zero() {
     let report = check(NoRetry, &["lost-answer"], Duration::from_mins(1)).await;
     assert!(report.passed());
     assert_eq!(report.count(Grade::Advice), 1);

@@ -41,7 +41,7 @@ fn consumed(at: Timestamp, key: Option<&str>) -> EndResult {
 }
 
 #[test]
-fn the_table_of_the_protocol() {
+fn every_case_of_the_protocol_is_decided_right() {
     let unbound = token(None);
     let bound = token(Some(TRAC));
     let soon = noon() + Duration::from_secs(1);
@@ -64,7 +64,7 @@ fn the_table_of_the_protocol() {
 }
 
 #[test]
-fn a_token_lives_from_its_creation_to_its_expiry() {
+fn token_lives_from_its_creation_to_its_expiry() {
     let token = token(None);
     let millisecond = Duration::from_millis(1);
     for (now, expected) in [
@@ -91,7 +91,7 @@ fn token_created_as_late_as_known_is_consumed() {
 }
 
 #[test]
-fn an_answer_lost_at_the_last_moment_can_be_asked_for_after_expiry() {
+fn retry_after_expiry_gets_the_first_answer() {
     let token = token(None);
     let expired = noon() + LIFETIME;
     let attempt = post_with_key("k");
@@ -114,7 +114,7 @@ fn an_answer_lost_at_the_last_moment_can_be_asked_for_after_expiry() {
 }
 
 #[test]
-fn only_the_key_of_the_first_use_gets_its_answer_again() {
+fn only_the_first_retry_key_repeats_acceptance() {
     let token = token(None);
     let first = noon();
     for (attempt, on_record, after, accepted) in [
@@ -138,7 +138,7 @@ fn only_the_key_of_the_first_use_gets_its_answer_again() {
 }
 
 #[test]
-fn what_the_store_says_is_said() {
+fn each_store_answer_has_its_verdict() {
     let token = token(None);
     let consume = Decision::Consume(&token);
     for (answer, expected) in [
@@ -158,7 +158,7 @@ fn any_audience() -> impl Strategy<Value = Option<&'static str>> {
 proptest! {
     /// The whole truth about `decide`, said the other way round: when does it consume?
     #[test]
-    fn it_consumes_only_what_it_may(
+    fn only_allowed_handshakes_consume(
         is_post in any::<bool>(),
         bound in any_audience(),
         stated in any_audience(),
@@ -180,7 +180,7 @@ proptest! {
 
     /// Whatever the store answers, only a fresh record or the first use's own key makes it a yes.
     #[test]
-    fn it_accepts_only_what_it_may(
+    fn only_fresh_or_retried_use_is_accepted(
         key in proptest::option::of("[ab]"),
         on_record in proptest::option::of("[ab]"),
         fresh in any::<bool>(),

@@ -95,7 +95,7 @@ fn caller_is_sealed_outside_the_claims() {
 }
 
 #[test]
-fn earlier_version_opens_a_token_of_a_named_caller() {
+fn older_version_opens_named_callers_tokens() {
     let unnamed = token(Some("https://bugs.example.org/"), "{\"project\":\"demo\"}");
     let named = LoginToken { issued_by: Some("worker-eu".parse().unwrap()), ..unnamed.clone() };
     let (audience, mut claims) = read_by_an_earlier_version(&write_content(&named).unwrap()).unwrap();
@@ -150,7 +150,7 @@ fn numbers_in_claims_are_preserved() {
 }
 
 #[test]
-fn every_flipped_bit_and_every_cut_is_refused() {
+fn flipped_bits_and_cut_tokens_are_refused() {
     let ring = ring();
     let text = sealed(&token(Some("https://bugs.example.org/"), "{\"a\":1}"), &ring);
     let bytes = BASE32.decode(&text.as_bytes()[PREFIX.len()..]).unwrap();
@@ -224,7 +224,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_of_the_right_letters_is_accepted(text in "cs1aaaa[a-z2-7]{0,300}") {
+    fn random_text_of_valid_letters_is_refused(text in "cs1aaaa[a-z2-7]{0,300}") {
         prop_assert_eq!(unseal(&text, &ring()), Err(UnsealError));
     }
 

@@ -102,7 +102,7 @@ async fn verdict(set: &LoginTokenSet, text: &TokenText) -> Verdict {
 }
 
 #[tokio::test]
-async fn a_token_is_redeemed_once_and_looking_never_consumes() {
+async fn token_is_redeemed_once_and_lookup_consumes_nothing() {
     let Fixture { set, clock, .. } = fixture(Policy::default());
     let issued = set.issue(NewToken::default()).unwrap();
     let text = issued.text.expose();
@@ -125,7 +125,7 @@ async fn consuming_one_token_leaves_the_others_alone() {
 }
 
 #[tokio::test]
-async fn a_revoked_token_is_refused_and_a_consumed_one_cannot_be_revoked() {
+async fn revoked_token_is_refused_and_consumed_one_stays() {
     let Fixture { set, clock, .. } = fixture(Policy::default());
     let revoked = set.issue(NewToken::default()).unwrap().text;
     assert_eq!(set.revoke(revoked.expose()).await, Ok(true));
@@ -142,7 +142,7 @@ async fn a_revoked_token_is_refused_and_a_consumed_one_cannot_be_revoked() {
 }
 
 #[tokio::test]
-async fn issuing_needs_no_store_and_a_store_away_is_never_a_yes() {
+async fn unreachable_store_blocks_redeeming_but_not_issuing() {
     let Fixture { set, store, .. } = fixture(Policy::default());
     *store.away.lock().unwrap() = true;
     let text = set.issue(NewToken::default()).unwrap().text;
@@ -153,7 +153,7 @@ async fn issuing_needs_no_store_and_a_store_away_is_never_a_yes() {
 }
 
 #[tokio::test]
-async fn what_is_not_ours_never_reaches_the_store() {
+async fn foreign_tokens_never_reach_the_store() {
     let Fixture { set, store, .. } = fixture(Policy::default());
     *store.away.lock().unwrap() = true;
     let redemption = set.redeem("cs1nonsense", &post(), None).await.unwrap();
@@ -163,7 +163,7 @@ async fn what_is_not_ours_never_reaches_the_store() {
 }
 
 #[test]
-fn the_policy_is_kept_when_issuing() {
+fn issuing_follows_the_policy() {
     let Fixture { set, .. } = fixture(Policy { require_audience: true, ..Policy::default() });
     assert!(set.policy().require_audience);
     assert_eq!(set.issue(NewToken::default()).unwrap_err(), IssueError::AudienceRequired);
@@ -214,7 +214,7 @@ fn pass(one: &Fixture, other: &Fixture, by: Duration) {
 }
 
 #[tokio::test]
-async fn node_with_a_wrong_clock_does_nothing_until_it_is_right() {
+async fn node_with_a_wrong_clock_refuses_until_corrected() {
     for wrong in [Duration::from_hours(72), Duration::from_secs(31)] {
         let (right, node) = neighbours(wrong);
         let token = right.set.issue(NewToken::default()).unwrap().text;
@@ -256,7 +256,7 @@ async fn clock_set_while_serving_is_noticed_at_once() {
 }
 
 #[tokio::test]
-async fn slow_answer_of_the_store_makes_no_clock_wrong() {
+async fn slow_store_does_not_condemn_the_clock() {
     let node = fixture(Policy::default());
     let answer_after = |by: Duration| {
         let mut times = node.store.times.lock().unwrap();
@@ -295,7 +295,7 @@ async fn fence_refuses_tokens_of_a_node_that_is_ahead() {
 }
 
 #[tokio::test]
-async fn refused_token_tells_the_node_of_a_moved_fence() {
+async fn refused_token_makes_the_node_reread_the_fence() {
     let (one, other) = neighbours(Duration::ZERO);
     other.set.keep_time().await.unwrap();
     let old = other.set.issue(NewToken::default()).unwrap().text;
@@ -402,7 +402,7 @@ async fn clock_behind_the_records_neither_purges_nor_fences() {
 }
 
 #[tokio::test]
-async fn token_that_would_be_refused_is_not_issued() {
+async fn unredeemable_token_is_not_issued() {
     let Fixture { set, clock, store } = fixture(Policy::default());
     let first = after(clock.now(), Duration::from_secs(61));
     let horizon = Horizon { created: before(first, Duration::from_millis(1)), expires: Timestamp::MAX };

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_that_differ_are_told() {
+    fn differing_servers_are_reported() {
         let now = "2026-01-31T12:00:00Z".parse().unwrap();
         let ring = KeyRing::generate(now, &OsEntropy).unwrap();
         let (alpha, mut beta) = (node("alpha", &ring), node("beta", &ring));

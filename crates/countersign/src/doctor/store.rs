@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_that_may_forget_is_found_out() {
+    fn database_that_may_forget_is_reported() {
         let found = |findings: Vec<Finding>, level: Level, part: &str| {
             assert!(
                 findings.iter().any(|found| found.level == level && found.sentence.contains(part)),
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn little_room_is_a_warning_and_none_an_error() {
+    fn low_disk_space_warns_and_none_is_an_error() {
         let level = |free| room_finding("/srv", free).level;
         assert_eq!(level(u64::MAX), Level::Ok);
         assert_eq!(level(LITTLE_ROOM - 1), Level::Warning);
@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn dates_still_to_come_are_errors() {
+    fn future_dates_are_errors() {
         let now: Timestamp = "2026-01-31T12:00:00Z".parse().unwrap();
         let far = after(now, Duration::from_secs(61));
         let horizon = Horizon { created: far, expires: far };

@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_placed_and_named() {
+    fn configuration_fault_is_named_with_its_place() {
         for (text, says) in [
             (
                 "\nstroe = \"postgres://cs:hunter2@db/x\"",

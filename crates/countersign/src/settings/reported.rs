@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_secret_is_said_and_the_rest_resolves_again() {
+    fn report_hides_secrets_and_can_be_resolved() {
         let text = "
             store = 'postgres://anna:hUnter2@db.example/x?sslmode=require'
             alarm_webhook = 'https://alarms.example/hUnter2'

@@ -130,7 +130,7 @@ fn value_of_another_kind_is_refused() {
 }
 
 #[test]
-fn the_key_ring_goes_with_the_data_directory() {
+fn key_ring_goes_with_the_data_directory() {
     let resolved = resolve("data_dir = '/srv/countersign'").unwrap();
     assert_eq!(resolved.key_ring, Path::new("/srv/countersign/key-ring.toml"));
 }

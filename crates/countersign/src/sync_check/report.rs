@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clock_that_rounds_to_a_second_agrees() {
+    fn clock_rounded_to_a_second_agrees() {
         let at = |text: &str| text.parse::<Timestamp>().unwrap();
         let (before, after) = (at("2026-11-30T05:16:23.6Z"), at("2026-11-30T05:16:23.7Z"));
         for (time, expected) in [

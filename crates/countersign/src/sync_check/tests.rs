@@ -131,7 +131,7 @@ fn bugzilla(request: &Request) -> String {
 }
 
 #[tokio::test]
-async fn a_trac_is_seen_as_launchpad_sees_it() {
+async fn trac_is_read_as_launchpad_reads_it() {
     let both = StubTracker::start(trac);
     let sight = see_with(&both, &["trac", "7"]).await.unwrap();
     assert_eq!(
@@ -153,7 +153,7 @@ async fn a_trac_is_seen_as_launchpad_sees_it() {
 }
 
 #[tokio::test]
-async fn written_comment_is_named() {
+async fn comment_id_is_reported_after_writing() {
     let both = StubTracker::start(trac);
     let sight = see_with(&both, &["trac", "7", "--write"]).await.unwrap();
     assert!(sight.lines().ends_with("\ncomment   added, as 7:2"), "{}", sight.lines());
@@ -165,7 +165,7 @@ async fn written_comment_is_named() {
 }
 
 #[tokio::test]
-async fn a_bugzilla_is_seen_as_launchpad_sees_it() {
+async fn bugzilla_is_read_as_launchpad_reads_it() {
     let both = StubTracker::start(bugzilla);
     let sight = see_with(&both, &["bugzilla", "7"]).await.unwrap();
     assert!(
@@ -203,7 +203,7 @@ async fn only_failure(
 }
 
 #[tokio::test]
-async fn every_failure_says_what_to_do() {
+async fn every_failure_has_a_remedy() {
     let trac_failure = async |method: &'static str, with: String| {
         only_failure(&["trac", "7"], trac, move |request| {
             (request.method() == Some(method) && request.has_session).then(|| with.clone())
@@ -248,7 +248,7 @@ async fn every_failure_says_what_to_do() {
 }
 
 #[tokio::test]
-async fn tracker_that_does_not_make_launchpad_log_in_is_found() {
+async fn tracker_that_asks_no_login_is_reported() {
     for (kind, otherwise, method, with, expected) in [
         (
             "trac",
@@ -283,7 +283,7 @@ async fn tracker_that_does_not_make_launchpad_log_in_is_found() {
 }
 
 #[tokio::test]
-async fn without_a_plugin_no_token_is_used() {
+async fn no_token_is_used_without_a_plugin() {
     for (kind, answer) in [("trac", plain("404 Not Found", "", "")), ("bugzilla", fault(-32601))] {
         let both = StubTracker::start(move |_| answer.clone());
         let failure = see_with(&both, &[kind, "7"]).await.err().unwrap();

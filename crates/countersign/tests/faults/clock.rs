@@ -6,7 +6,7 @@ use crate::shim::Dial;
 const HOUR: i64 = 3600;
 
 #[tokio::test]
-async fn no_step_makes_a_used_token_good_or_ends_the_server() {
+async fn clock_steps_revive_no_token() {
     let place = Place::new();
     place.shim.set(Dial::ClockOffset, -2 * HOUR);
     let server = place.start_with(Launch { arguments: &["--retention", "1h"], ..Launch::default() }).await;
@@ -38,7 +38,7 @@ async fn no_step_makes_a_used_token_good_or_ends_the_server() {
 }
 
 #[tokio::test]
-async fn what_a_purge_has_forgotten_stays_dead_when_the_clock_steps_back() {
+async fn purged_token_stays_dead_after_a_clock_step() {
     let place = Place::new();
     let hour = || Launch { arguments: &["--retention", "1h"], ..Launch::default() };
     let server = place.start_with(hour()).await;
@@ -86,7 +86,7 @@ async fn wrong_clock_at_start_purges_nothing_by_itself() {
 }
 
 #[tokio::test]
-async fn store_made_by_a_wrong_clock_says_so_and_is_begun_anew() {
+async fn store_of_a_wrong_clock_is_reported() {
     let place = Place::new();
     place.shim.set(Dial::ClockOffset, 73 * 365 * 24 * HOUR);
     let server = place.start().await;

@@ -31,7 +31,7 @@ async fn assert_none_is_good(server: &Server, used: &[String]) {
 }
 
 #[tokio::test]
-async fn a_damaged_store_is_refused_at_the_start() {
+async fn damaged_store_is_refused_at_the_start() {
     for from in [0, 4096] {
         let place = Place::new();
         let used = filled(&place).await;
@@ -54,7 +54,7 @@ async fn a_damaged_store_is_refused_at_the_start() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_damaged_in_use_accepts_nothing_twice() {
+async fn store_damaged_in_use_accepts_no_token_twice() {
     let place = Place::new();
     let used = filled(&place).await;
     let server = place.start().await;

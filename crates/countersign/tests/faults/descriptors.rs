@@ -8,7 +8,7 @@ use crate::http::{Wire, seen, soon};
 use crate::server::{FOR_MANY, Launch, Place};
 
 #[tokio::test]
-async fn the_soft_limit_is_raised_to_the_hard_one() {
+async fn soft_limit_is_raised_to_the_hard_one() {
     let place = Place::new();
     let launch = Launch { before: "ulimit -Sn 100; ulimit -Hn 600", log_level: "debug", ..Launch::default() };
     let server = place.start_with(launch).await;
@@ -20,7 +20,7 @@ async fn the_soft_limit_is_raised_to_the_hard_one() {
 }
 
 #[tokio::test]
-async fn when_they_are_used_up_the_store_and_the_private_api_have_theirs() {
+async fn exhausted_descriptors_leave_room_for_the_store() {
     let place = Place::new();
     let server =
         place.start_with(Launch { before: "ulimit -n 64", arguments: FOR_MANY, ..Launch::default() }).await;

@@ -49,26 +49,26 @@ async fn through(dials: &[(Dial, i32)]) -> String {
 }
 
 #[tokio::test]
-async fn a_full_disk() {
+async fn full_disk_loses_no_answered_record() {
     let said = through(&[(Dial::WriteError, libc::ENOSPC)]).await;
     assert!(said.contains("countersign.db is full; make room, and it goes on by itself"), "{said}");
 }
 
 #[tokio::test]
-async fn a_disk_that_fails_to_sync() {
+async fn failed_sync_loses_no_answered_record() {
     let said = through(&[(Dial::SyncError, libc::EIO)]).await;
     assert!(said.contains("check the disk and its limits, and it goes on by itself"), "{said}");
 }
 
 /// As file systems that are set to `errors=remount-ro` become after a fault.
 #[tokio::test]
-async fn a_disk_that_becomes_read_only() {
+async fn read_only_disk_loses_no_answered_record() {
     let said = through(&[(Dial::WriteError, libc::EROFS), (Dial::OpenError, libc::EROFS)]).await;
     assert!(said.contains("and it goes on by itself"), "{said}");
 }
 
 #[tokio::test]
-async fn a_file_that_may_not_grow() {
+async fn file_size_limit_loses_no_answered_record() {
     let place = Place::new();
     let server = place.start().await;
     let (used, late) = (server.tokens(5).await, server.tokens(3).await);
@@ -87,7 +87,7 @@ async fn a_file_that_may_not_grow() {
 }
 
 #[tokio::test]
-async fn a_store_that_another_program_keeps_locked() {
+async fn locked_store_is_survived() {
     let place = Place::new();
     let server = place.start().await;
     let (used, late) = (server.tokens(5).await, server.tokens(1).await);
@@ -105,7 +105,7 @@ async fn a_store_that_another_program_keeps_locked() {
 }
 
 #[tokio::test]
-async fn a_place_that_cannot_be_written_is_refused_at_the_start() {
+async fn unwritable_place_is_refused_at_start() {
     let place = Place::new();
     let read_only = Turned::to(&place.shim, Dial::OpenError, libc::EROFS);
     let said = place.refused().await;

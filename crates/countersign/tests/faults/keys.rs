@@ -19,7 +19,7 @@ async fn until_handshake_is(server: &Server, token: &str, status: u16) {
 }
 
 #[tokio::test]
-async fn a_store_without_its_key_ring_is_not_served() {
+async fn store_without_its_key_ring_is_not_served() {
     let place = Place::new();
     let server = place.start_unlimited().await;
     let (used, live) = (used_token(&server).await, server.token().await);
@@ -48,7 +48,7 @@ async fn a_store_without_its_key_ring_is_not_served() {
 }
 
 #[tokio::test]
-async fn a_first_start_that_was_cut_short_is_not_held_against_it() {
+async fn key_ring_missing_beside_unused_store_is_recreated() {
     let place = Place::new();
     place.start().await.stop().await;
     fs::remove_file(place.key_ring()).unwrap();
@@ -57,7 +57,7 @@ async fn a_first_start_that_was_cut_short_is_not_held_against_it() {
 }
 
 #[tokio::test]
-async fn a_key_ring_that_vanishes_stays_in_use() {
+async fn vanished_key_ring_stays_in_use() {
     let place = Place::new();
     let server = place.start_unlimited().await;
     let token = server.token().await;
@@ -74,7 +74,7 @@ async fn a_key_ring_that_vanishes_stays_in_use() {
 }
 
 #[tokio::test]
-async fn the_key_ring_of_another_server_opens_nothing() {
+async fn key_ring_of_another_server_opens_nothing() {
     let (place, other) = (Place::new(), Place::new());
     let server = place.start_unlimited().await;
     let (used, live) = (used_token(&server).await, server.token().await);

@@ -212,7 +212,7 @@ fn rows() -> BTreeSet<(&'static str, String)> {
 }
 
 #[test]
-fn every_limit_is_on_the_page_as_it_is() {
+fn documented_limits_match_the_code() {
     let limits: BTreeSet<_> =
         limits().into_iter().chain(limits_of_callers()).chain(limits_of_the_page()).collect();
     let rows = rows();

@@ -29,7 +29,7 @@ fn talkative(stderr: Option<Stdio>, before: &'static str) -> Launch<'static> {
 }
 
 #[tokio::test]
-async fn a_log_that_is_closed_full_or_left_by_its_reader() {
+async fn closed_or_full_stderr_stops_no_server() {
     let (reader, abandoned) = std::io::pipe().unwrap();
     drop(reader);
     let full = File::options().write(true).open("/dev/full").unwrap();
@@ -46,7 +46,7 @@ async fn a_log_that_is_closed_full_or_left_by_its_reader() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_nobody_reads_holds_up_nobody() {
+async fn unread_log_delays_nothing() {
     let (mut reader, writer) = std::io::pipe().unwrap();
     let place = Place::new();
     let server = place.start_with(talkative(Some(writer.into()), "")).await;
@@ -71,7 +71,7 @@ async fn a_log_that_nobody_reads_holds_up_nobody() {
 }
 
 #[tokio::test]
-async fn flood_of_replays_is_logged_in_few_lines_and_counted() {
+async fn many_replays_take_few_log_lines() {
     const REPLAYS: usize = 400;
     let place = Place::new();
     let server = place.start().await;

@@ -35,7 +35,7 @@ fn idle_connections() -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn those_who_only_connect_hold_up_nobody() {
+async fn idle_connections_delay_no_request() {
     let count = idle_connections();
     make_room(count);
     let place = Place::new();
@@ -121,7 +121,7 @@ async fn flood(server: &Server, tokens: &Arc<Vec<String>>, rounds: usize) -> (us
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_of_forged_tokens_does_not_reach_the_store() {
+async fn forged_tokens_do_not_reach_the_store() {
     make_room(100);
     let tokens = Arc::new(forged().await);
     let place = Place::new();
@@ -152,7 +152,7 @@ async fn a_flood_of_forged_tokens_does_not_reach_the_store() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_from_one_address_becomes_429_and_a_good_token_passes() {
+async fn refusals_over_the_limit_become_429() {
     make_room(100);
     let tokens = Arc::new(forged().await);
     let place = Place::new();
@@ -168,7 +168,7 @@ async fn a_flood_from_one_address_becomes_429_and_a_good_token_passes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_disk_does_not_keep_up_with_is_refused_and_nothing_is_lost() {
+async fn overload_of_the_disk_is_refused_without_loss() {
     const TOO_MANY: usize = 50;
     let connections = 1 + QUEUE + TOO_MANY;
     make_room(connections);

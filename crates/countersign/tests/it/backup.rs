@@ -22,7 +22,7 @@ fn restore(from: &Place, copy: &str) -> Place {
 }
 
 #[test]
-fn no_token_from_before_a_restore_becomes_live_again() {
+fn restore_revives_no_token() {
     let place = Place::new();
     let server = place.serve();
     let (consumed_before, consumed_after, unused) = (server.token(), server.token(), server.token());
@@ -97,7 +97,7 @@ fn told(place: &Place, server: &Server, kinds: &str, count: usize) -> Vec<Value>
 }
 
 #[test]
-fn fence_moved_without_a_server_is_told_at_the_next_start() {
+fn offline_fence_is_reported_at_the_next_start() {
     for retention in ["720h", "0s"] {
         let place = Place::new();
         let alarms = Receiver::answering(204);
@@ -169,7 +169,7 @@ fn keys_changed_without_a_server_are_events_at_the_next_start() {
 }
 
 #[test]
-fn to_look_at_a_backup_is_not_to_restore_it() {
+fn inspecting_a_backup_does_not_restore_it() {
     let place = Place::new();
     let server = place.serve();
     place.print(&["store", "backup", "copy.db"]);
@@ -189,7 +189,7 @@ fn to_look_at_a_backup_is_not_to_restore_it() {
 }
 
 #[test]
-fn a_backup_needs_no_server() {
+fn backup_needs_no_server() {
     let place = Place::new();
     let server = place.serve();
     assert_eq!(server.status(&server.token()), 200);
@@ -205,7 +205,7 @@ fn a_backup_needs_no_server() {
 }
 
 #[test]
-fn a_backup_replaces_nothing() {
+fn backup_replaces_nothing() {
     let place = Place::new();
     place.serve().stop();
     place.write("precious", "text");

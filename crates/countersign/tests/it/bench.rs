@@ -8,7 +8,7 @@ fn bench(place: &Place, server: &Server, arguments: &[&str]) -> EndedProcess {
 }
 
 #[test]
-fn right_answers_end_well() {
+fn correct_answers_exit_zero() {
     let place = Place::new();
     let server = place.serve_with(&["--refusals-per-minute", "0"], &[]);
     for workload in ["handshake", "issue", "replay", "forged", "health"] {
@@ -24,7 +24,7 @@ fn right_answers_end_well() {
 }
 
 #[test]
-fn wrong_answers_end_badly_and_are_told() {
+fn wrong_answers_exit_nonzero_and_are_reported() {
     let place = Place::new();
     let server = place.serve_with(&["--refusals-per-minute", "1"], &[]);
     let ended = bench(&place, &server, &["forged", "--count", "20", "--json"]);
@@ -36,7 +36,7 @@ fn wrong_answers_end_badly_and_are_told() {
 }
 
 #[test]
-fn wrong_usage_is_told_apart() {
+fn wrong_usage_has_its_own_exit_code() {
     for (arguments, told) in [
         (&["handshakes"][..], "handshake"),
         (&["--private", "http://192.0.2.1:8087"], "--allow-remote"),

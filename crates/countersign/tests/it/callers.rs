@@ -171,7 +171,7 @@ fn commands_find_the_file_that_is_configured() {
 
 /// `./test oidc` lets callers in by the tokens of a real issuer.
 #[test]
-fn keyless_caller_is_added_listed_and_looked_after() {
+fn keyless_caller_is_added_and_managed() {
     let place = Place::new();
     let jwt = [
         "--jwt-issuer",

@@ -3,7 +3,7 @@
 use crate::fixture::Place;
 
 #[test]
-fn the_demonstration_shows_every_scene_and_hides_no_hole() {
+fn demo_shows_every_attack_and_its_result() {
     let ended = Place::new().run(&["demo"]);
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let shown = ended.out;

@@ -78,7 +78,7 @@ fn offline(place: &Place, arguments: &[&str]) -> Found {
 }
 
 #[test]
-fn a_collector_of_traces_is_asked_whether_it_takes_spans() {
+fn doctor_probes_the_trace_collector() {
     let place = Place::new();
     let look = |url: &str| {
         let server = place.serve_with(&["--traces", url], &[]);
@@ -112,7 +112,7 @@ fn beside(place: &Place, server: &Server, arguments: &[&str]) -> Found {
 }
 
 #[test]
-fn what_is_well_is_said_to_be() {
+fn healthy_server_gets_an_all_clear() {
     let place = used();
     offline(&place, &[]).must_be_well();
     let server = place.serve();
@@ -137,7 +137,7 @@ fn what_is_well_is_said_to_be() {
 }
 
 #[test]
-fn a_server_that_does_not_answer_is_an_error() {
+fn server_that_does_not_answer_is_an_error() {
     let place = used();
     doctor(&place, &["--server", "http://127.0.0.1:9"], &[]).must_have(
         "error",
@@ -151,7 +151,7 @@ fn a_server_that_does_not_answer_is_an_error() {
 }
 
 #[test]
-fn a_configuration_that_cannot_be_used_is_an_error_and_an_unwise_one_a_warning() {
+fn unusable_configuration_is_error_and_unwise_one_warning() {
     let place = used();
     for (text, level, check, part) in [
         ("colour = 3", "error", "configuration", "there is no setting `colour`"),
@@ -168,7 +168,7 @@ fn a_configuration_that_cannot_be_used_is_an_error_and_an_unwise_one_a_warning()
 }
 
 #[test]
-fn files_that_others_may_use_are_errors() {
+fn files_open_to_others_are_errors() {
     let place = used();
     for (path, mode, level, check, part) in [
         (
@@ -197,7 +197,7 @@ fn files_that_others_may_use_are_errors() {
 
 /// Only root can give files away: run by somebody else, this tries nothing.
 #[test]
-fn root_may_look_after_the_server_of_another_user() {
+fn root_may_maintain_another_users_server() {
     let place = used();
     let root = rustix::process::geteuid().is_root();
     for name in [DATA, RING, "countersign-data/countersign.db"].into_iter().filter(|_| root) {
@@ -218,7 +218,7 @@ fn root_may_look_after_the_server_of_another_user() {
 }
 
 #[test]
-fn a_key_ring_that_is_not_the_stores_is_found_out() {
+fn foreign_key_ring_is_reported() {
     let place = used();
     place.print(&["keys", "new", "--key-ring", "other"]);
     offline(&place, &["--key-ring", "other"]).must_have("warning", "keys", "the ring lacks key");
@@ -269,7 +269,7 @@ fn unusable_events_file_is_an_error() {
 }
 
 #[test]
-fn a_store_that_no_server_may_use_is_an_error() {
+fn unusable_store_is_an_error() {
     let place = used();
     offline(&place, &["--store", "sqlite:nowhere.db"]).must_have("error", "store", "there is no store at");
     place.write("text", &"no database, and long enough to be one.\n".repeat(100));
@@ -281,7 +281,7 @@ fn a_store_that_no_server_may_use_is_an_error() {
 }
 
 #[test]
-fn a_damaged_store_and_a_fence_to_come_are_errors() {
+fn damaged_store_and_future_fence_are_errors() {
     let place = used();
     let database = Connection::open(place.path("countersign-data/countersign.db")).unwrap();
     let later = "UPDATE store SET fence = 4102444800000";
@@ -300,7 +300,7 @@ fn a_damaged_store_and_a_fence_to_come_are_errors() {
 }
 
 #[test]
-fn a_clock_that_has_stepped_back_is_an_error() {
+fn clock_stepped_back_is_an_error() {
     let place = used();
     let database = Connection::open(place.path("countersign-data/countersign.db")).unwrap();
     database.execute("UPDATE nodes SET seen = seen + 3600000", ()).unwrap();
@@ -309,7 +309,7 @@ fn a_clock_that_has_stepped_back_is_an_error() {
 }
 
 #[test]
-fn certificates_are_looked_at() {
+fn doctor_checks_certificates() {
     let place = used();
     place.write("key.pem", &KeyPair::generate().unwrap().serialize_pem());
     place.set_mode("key.pem", 0o600);
@@ -339,7 +339,7 @@ pub(crate) fn made_at() -> SystemTime {
 }
 
 #[test]
-fn a_public_url_that_leads_elsewhere_is_an_error() {
+fn public_url_to_another_server_is_an_error() {
     let place = used();
     let server = place.serve();
     for (answer, part) in [
@@ -374,7 +374,7 @@ fn a_public_url_that_leads_elsewhere_is_an_error() {
 }
 
 #[test]
-fn servers_on_one_database_whose_files_differ_are_told() {
+fn differing_key_files_on_one_database_are_reported() {
     let (alpha, beta) = (Place::new(), Place::new());
     let (url, schema) = (shared(), new_name());
     let store = ["--store", &*url, "--store-schema", &*schema];

@@ -141,7 +141,7 @@ fn every_fault_of_a_running_server_is_found() {
 
 /// Faults with which no server starts, and those that can be seen in files.
 #[test]
-fn faults_of_what_is_read_here_are_found() {
+fn doctor_finds_faults_of_local_files() {
     let fitless = [("public_tls_certificate", "good.pem"), ("public_tls_key", "other.key")];
     let mut faults: Vec<Fault> = faults()
         .into_iter()
@@ -173,7 +173,7 @@ fn faults_of_what_is_read_here_are_found() {
 }
 
 #[test]
-fn settings_that_are_not_in_force_are_judged_beside_those_that_are() {
+fn pending_settings_are_judged_too() {
     let place = place();
     let server = place.serve_with(&["--spent-status", "410"], &[]);
     let look = |text: &str| {
@@ -194,7 +194,7 @@ fn settings_that_are_not_in_force_are_judged_beside_those_that_are() {
 }
 
 #[test]
-fn server_is_asked_where_the_configuration_has_it_listen() {
+fn commands_find_the_configured_server() {
     let place = place();
     place.write("countersign.toml", "private_listen = 'unix:private.sock'\nprivate_bearer_file = 'bearer'\n");
     let server = Server::start(
@@ -208,7 +208,7 @@ fn server_is_asked_where_the_configuration_has_it_listen() {
 }
 
 #[test]
-fn server_that_does_not_tell_is_no_all_clear() {
+fn silent_server_gets_no_all_clear() {
     let place = place();
     let server = place.serve_with(&["--private-bearer-file", "bearer"], &[]);
     for (url, level, says, remedy) in [
@@ -225,7 +225,7 @@ fn server_that_does_not_tell_is_no_all_clear() {
 }
 
 #[test]
-fn server_of_an_older_version_is_no_all_clear() {
+fn older_server_gets_no_all_clear() {
     let place = Place::new();
     place.serve().stop();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -255,7 +255,7 @@ fn server_of_an_older_version_is_no_all_clear() {
 }
 
 #[test]
-fn database_that_was_moved_away_is_found() {
+fn moved_database_is_detected() {
     let place = Place::new();
     let server = place.serve();
     assert_eq!(server.status(&server.token()), 200);
@@ -271,7 +271,7 @@ fn database_that_was_moved_away_is_found() {
 }
 
 #[test]
-fn report_of_the_server_holds_no_secret() {
+fn servers_report_contains_no_secret() {
     let place = place();
     let with_password = shared();
     let password = format!(":{}@", without_password(&with_password).1);
@@ -305,7 +305,7 @@ fn report_of_the_server_holds_no_secret() {
 
 /// `openssl req -x509` makes authorities, and people give one to a server and to its callers.
 #[test]
-fn self_signed_certificate_is_trusted_once_it_is_named() {
+fn named_self_signed_certificate_is_trusted() {
     let place = place();
     let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -340,7 +340,7 @@ fn self_signed_certificate_is_trusted_once_it_is_named() {
 
 /// What is set for other programs, or not as libpq wants it.
 #[test]
-fn what_of_libpq_changes_nothing_is_found() {
+fn ignored_libpq_variables_are_reported() {
     let place = Place::new();
     let (url, password) = without_password(&shared());
     place.replace("password", &password, 0o600);
@@ -370,7 +370,7 @@ fn what_of_libpq_changes_nothing_is_found() {
 
 /// A directory that a group shares on purpose stays its.
 #[test]
-fn remedy_for_a_directory_takes_nothing_from_its_group() {
+fn directory_remedy_keeps_group_access() {
     let place = Place::new();
     let server = place.serve();
     place.set_mode(DATA, 0o775);
@@ -384,7 +384,7 @@ fn remedy_for_a_directory_takes_nothing_from_its_group() {
 }
 
 #[test]
-fn doctor_in_another_directory_looks_at_the_files_of_the_server() {
+fn doctor_checks_the_servers_files_from_any_directory() {
     let (place, elsewhere) = (Place::new(), Place::new());
     let server = place.serve();
     assert_eq!(server.status(&server.token()), 200);

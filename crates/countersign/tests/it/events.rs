@@ -21,7 +21,7 @@ fn events(place: &Place, server: &Server, kind: &str, count: usize) -> Vec<Value
 }
 
 #[test]
-fn what_happened_is_listed_oldest_first_also_after_a_restart() {
+fn events_are_listed_after_a_restart() {
     let place = Place::new();
     let server = place.serve();
     let token = server.token();
@@ -50,7 +50,7 @@ fn what_happened_is_listed_oldest_first_also_after_a_restart() {
 }
 
 #[test]
-fn replay_is_listed_at_once() {
+fn replay_is_listed_immediately() {
     let place = Place::new();
     let server = place.serve();
     for replays in 1..=8 {
@@ -62,7 +62,7 @@ fn replay_is_listed_at_once() {
 }
 
 #[test]
-fn rare_event_is_found_by_id_address_text_and_time() {
+fn event_is_found_by_id_address_text_and_time() {
     let place = Place::new();
     let server = place.serve();
     let token = server.token();
@@ -91,7 +91,7 @@ fn rare_event_is_found_by_id_address_text_and_time() {
 }
 
 #[test]
-fn a_follower_is_told_until_ctrl_c_or_until_the_server_stops() {
+fn follower_runs_until_ctrl_c_or_server_stop() {
     let place = Place::new();
     let server = place.serve();
     let early = server.token();
@@ -126,7 +126,7 @@ fn a_follower_is_told_until_ctrl_c_or_until_the_server_stops() {
 }
 
 #[test]
-fn events_can_be_kept_of_issued_tokens_too_or_not_at_all() {
+fn events_of_issuing_are_optional() {
     let place = Place::new();
     let server = place.serve_with(&["--record-issued"], &[]);
     server.token();
@@ -143,7 +143,7 @@ fn events_can_be_kept_of_issued_tokens_too_or_not_at_all() {
 }
 
 #[test]
-fn every_answer_names_its_request_and_so_do_events_and_the_log() {
+fn request_id_is_in_answers_events_and_log() {
     let place = Place::new();
     let server = place.serve();
     let token = server.token();
@@ -166,7 +166,7 @@ fn every_answer_names_its_request_and_so_do_events_and_the_log() {
 }
 
 #[test]
-fn a_store_of_events_that_cannot_be_used_stops_no_handshake() {
+fn unusable_event_store_stops_no_handshake() {
     let place = Place::new();
     let server = place.serve();
     server.stop();
@@ -183,7 +183,7 @@ fn a_store_of_events_that_cannot_be_used_stops_no_handshake() {
 }
 
 #[test]
-fn trackers_and_callers_are_summed_up_also_after_a_restart() {
+fn summaries_survive_a_restart() {
     const TRAC: &str = "https://trac.example.org/";
     let place = Place::new();
     let secret = |name: &str, scope: &str| {

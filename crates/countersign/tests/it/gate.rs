@@ -35,7 +35,7 @@ fn free_port() -> u16 {
 }
 
 #[test]
-fn gate_says_one_line_and_drains_on_sigterm() {
+fn gate_prints_one_line_and_drains_on_sigterm() {
     let place = Place::new();
     configure(&place, 1, "");
     let mut gate = start(&place, &["--listen", "127.0.0.1:0"]);
@@ -86,7 +86,7 @@ fn directory_that_others_can_write_to_is_refused() {
 }
 
 #[test]
-fn looking_at_sessions_needs_a_gate_that_has_run() {
+fn listing_sessions_requires_an_existing_store() {
     let place = Place::new();
     configure(&place, 1, "");
     for command in [&["sessions", "list"][..], &["events"], &["sessions", "end", "--all"]] {
@@ -109,7 +109,7 @@ fn looking_at_sessions_needs_a_gate_that_has_run() {
 }
 
 #[test]
-fn doctor_finds_what_is_wrong_with_a_gate() {
+fn doctor_reports_faults_of_a_gate() {
     let place = Place::new();
     let look = |place: &Place| doctor(place, &["--gate", "gate.toml"], &[]);
     look(&place).must_have("error", "configuration", "cannot read it");
@@ -184,7 +184,7 @@ fn doctor_finds_a_socket_for_everybody() {
 }
 
 #[test]
-fn session_ends_and_a_failed_record_is_told() {
+fn session_ends_and_failed_record_is_reported() {
     let place = Place::new();
     configure(&place, 1, "");
     let mut gate = start(&place, &["--listen", "127.0.0.1:0"]);

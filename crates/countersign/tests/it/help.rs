@@ -42,7 +42,7 @@ fn collect(command: &[&str], texts: &mut BTreeMap<String, String>) {
 }
 
 #[test]
-fn the_help_of_every_command_is_as_it_was_read_last() {
+fn help_matches_its_snapshots() {
     let mut texts = BTreeMap::new();
     collect(&[], &mut texts);
     assert!(texts.len() > 10, "only {:?} were found", texts.keys());
@@ -58,7 +58,7 @@ fn the_help_of_every_command_is_as_it_was_read_last() {
 }
 
 #[test]
-fn the_help_fits_a_terminal_and_is_the_same_in_all_its_forms() {
+fn help_fits_a_terminal_in_every_form() {
     let mut texts = BTreeMap::new();
     collect(&[], &mut texts);
     for (name, text) in &texts {
@@ -72,7 +72,7 @@ fn the_help_fits_a_terminal_and_is_the_same_in_all_its_forms() {
 }
 
 #[test]
-fn help_does_not_show_what_is_in_the_environment_and_may_be_secret() {
+fn help_hides_values_of_the_environment() {
     let place = Place::new();
     let secret = [("COUNTERSIGN_STORE", "postgres://anna:hunter2@db/tokens")];
     for command in [&["serve", "--help"][..], &["store", "stats", "--help"], &["store", "backup", "--help"]] {
@@ -82,7 +82,7 @@ fn help_does_not_show_what_is_in_the_environment_and_may_be_secret() {
 }
 
 #[test]
-fn a_command_that_is_not_one_is_told_what_there_is() {
+fn unknown_command_lists_the_commands() {
     let place = Place::new();
     for arguments in [&[][..], &["token"], &["keys"], &["store"]] {
         let said = place.refusal(arguments, 2);
@@ -93,6 +93,6 @@ fn a_command_that_is_not_one_is_told_what_there_is() {
 }
 
 #[test]
-fn the_version_is_printed() {
+fn version_is_printed() {
     assert_eq!(Place::new().print(&["--version"]), concat!("countersign ", env!("CARGO_PKG_VERSION")));
 }

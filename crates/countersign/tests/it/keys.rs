@@ -66,7 +66,7 @@ fn rotate_takes_effect_at_once_and_old_tokens_stay_good() {
 }
 
 #[test]
-fn a_stolen_key_is_revoked() {
+fn stolen_key_is_revoked() {
     let place = Place::new();
     let server = place.serve();
     let stolen = server.token();
@@ -93,7 +93,7 @@ fn a_stolen_key_is_revoked() {
 }
 
 #[test]
-fn without_a_server_a_key_is_revoked_in_the_file() {
+fn offline_revoke_changes_the_file() {
     let place = Place::new();
     let server = place.serve();
     let stolen = server.token();
@@ -109,7 +109,7 @@ fn without_a_server_a_key_is_revoked_in_the_file() {
 }
 
 #[test]
-fn a_ring_is_made_once_to_be_handed_around() {
+fn keys_new_creates_a_ring_once() {
     let place = Place::new();
     let text = place.print(&["keys", "new", "--key-ring", "ring"]);
     assert!(text.lines().nth(1).unwrap().ends_with("  seals and opens"), "{text}");
@@ -134,7 +134,7 @@ fn a_ring_is_made_once_to_be_handed_around() {
 }
 
 #[test]
-fn a_key_can_be_handed_out_before_it_seals() {
+fn key_can_be_distributed_before_it_seals() {
     let place = Place::new();
     let server = place.serve();
     let (_, first) = ids(&server.json(&place, &["keys", "list", "--json"]));
@@ -157,7 +157,7 @@ fn a_key_can_be_handed_out_before_it_seals() {
 }
 
 #[test]
-fn without_a_server_list_and_rotate_work_on_the_file() {
+fn offline_list_and_rotate_use_the_file() {
     let place = Place::new();
     place.serve().stop();
     let (_, first) = ids(&offline(&place, &["list"]));
@@ -182,7 +182,7 @@ fn without_a_server_list_and_rotate_work_on_the_file() {
 }
 
 #[test]
-fn a_running_server_takes_a_new_ring_up_on_sighup() {
+fn sighup_reloads_the_key_ring() {
     let place = Place::new();
     let server = place.serve();
     let before = server.token();
@@ -196,7 +196,7 @@ fn a_running_server_takes_a_new_ring_up_on_sighup() {
 }
 
 #[test]
-fn sighup_does_not_wait_for_the_next_look_at_the_file() {
+fn sighup_reloads_at_once() {
     const CHANGED: &str = "the key ring has changed on disk";
     let place = Place::new();
     let server = place.serve();
@@ -217,7 +217,7 @@ fn sighup_does_not_wait_for_the_next_look_at_the_file() {
 }
 
 #[test]
-fn a_broken_ring_changes_nothing_until_it_is_mended() {
+fn broken_ring_is_ignored_until_repaired() {
     let place = Place::new();
     let server = place.serve();
     let token = server.token();
@@ -238,7 +238,7 @@ fn a_broken_ring_changes_nothing_until_it_is_mended() {
 }
 
 #[test]
-fn a_ring_that_others_can_read_is_not_taken_up() {
+fn ring_readable_by_others_is_not_reloaded() {
     let place = Place::new();
     let server = place.serve();
     place.replace(RING, &place.read(RING), 0o644);
@@ -249,7 +249,7 @@ fn a_ring_that_others_can_read_is_not_taken_up() {
 }
 
 #[test]
-fn flags_for_the_file_are_not_passed_over_without_offline_nor_those_for_a_server_with_it() {
+fn key_flags_that_do_not_apply_are_refused() {
     let place = Place::new();
     let server = place.serve();
     for command in [&["list"][..], &["rotate"], &["revoke", "00000000"]] {

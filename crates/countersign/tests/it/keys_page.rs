@@ -302,7 +302,7 @@ fn lost_key_file_is_replaced_as_the_page_says() {
 
 /// A locked key file, in a store of one server: said within seconds, and no process that lives on.
 #[test]
-fn locked_key_file_keeps_no_server_alive() {
+fn locked_key_file_delays_no_shutdown() {
     let place = Place::new();
     let server = place.serve();
     let directory = std::fs::File::open(place.path("countersign-data")).unwrap();

@@ -69,7 +69,7 @@ fn of_tracker(tracker: &str, outcome: &str) -> String {
 }
 
 #[test]
-fn what_happens_is_counted() {
+fn every_handshake_is_counted() {
     let place = Place::new();
     let server = place.serve_with(&["--refusals-per-minute", "3"], &[]);
     let fresh = series(&server);
@@ -124,7 +124,7 @@ fn what_happens_is_counted() {
 }
 
 #[test]
-fn every_series_that_alerts_the_dashboard_and_the_page_name_exists() {
+fn every_metric_named_in_alerts_and_docs_exists() {
     let place = Place::new();
     let server = place.serve();
     // A tracker has series from when something was done with its tokens.
@@ -157,7 +157,7 @@ fn every_series_that_alerts_the_dashboard_and_the_page_name_exists() {
 
 /// A label's value is a URL that a caller chose, and people paste what is between the backticks into a shell.
 #[test]
-fn no_command_in_an_alert_has_a_label_in_it() {
+fn alert_commands_contain_no_label() {
     let commands: Vec<_> = ALERTS.lines().flat_map(|line| line.split('`').skip(1).step_by(2)).collect();
     assert!(commands.len() > 5, "{commands:?}");
     assert!(commands.iter().all(|command| !command.contains("{{")), "{commands:?}");

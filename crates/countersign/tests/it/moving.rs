@@ -281,7 +281,7 @@ fn move_killed_at_each_step_is_completed() {
 
 /// Killed when it has got so far, again and again, until there is nothing left to do: never do both stores serve.
 #[test]
-fn move_killed_again_and_again_is_completed() {
+fn repeatedly_killed_move_is_completed() {
     let place = Place::new();
     let server = serve_on(&place, FROM);
     let token = server.token();

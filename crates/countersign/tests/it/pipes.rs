@@ -20,7 +20,7 @@ fn run_unread(command: &mut Command) -> EndedProcess {
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_is_no_failure() {
+fn closed_stdout_is_no_failure() {
     let place = Place::new();
     let server = place.serve();
     let token = server.token();
@@ -44,7 +44,7 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
 }
 
 #[test]
-fn a_server_goes_on_when_nobody_reads_its_addresses() {
+fn unread_stdout_stops_no_server() {
     let place = Place::new();
     let mut command = place.serve_command(&[], &[]);
     let mut process =
@@ -57,7 +57,7 @@ fn a_server_goes_on_when_nobody_reads_its_addresses() {
 }
 
 #[test]
-fn a_server_goes_on_when_its_log_cannot_be_written() {
+fn unwritable_log_stops_no_server() {
     let place = Place::new();
     let mut command = place.serve_command(&[], &[("RUST_LOG", "trace")]);
     let process =
@@ -72,7 +72,7 @@ fn a_server_goes_on_when_its_log_cannot_be_written() {
 }
 
 #[test]
-fn a_command_whose_complaint_nobody_reads_still_fails() {
+fn closed_stderr_keeps_the_exit_code() {
     let place = Place::new();
     for (arguments, code) in [(&["keys", "list", "--offline"][..], 1), (&["keys", "--colour"], 2)] {
         let mut command = place.command(arguments.iter().copied());

@@ -188,7 +188,7 @@ fn unknown_variable_is_warned_about() {
 }
 
 #[test]
-fn configuration_that_cannot_be_read_is_refused() {
+fn unreadable_configuration_is_refused() {
     let place = Place::empty();
     symlink("nowhere.toml", place.path("countersign.toml")).unwrap();
     let refused = place.refusal(&["serve"], 2);

@@ -32,7 +32,7 @@ fn until_ready(server: &Server, status: u16) {
 }
 
 #[test]
-fn any_server_redeems_what_any_server_issued_and_only_once() {
+fn any_server_redeems_any_servers_token_once() {
     let (place, other) = (Place::new(), Place::new());
     let store = store(&shared(), &new_name());
     let one = serve(&place, &store);
@@ -56,7 +56,7 @@ fn any_server_redeems_what_any_server_issued_and_only_once() {
 }
 
 #[test]
-fn a_store_is_looked_after_without_a_server() {
+fn store_is_maintained_offline() {
     let place = Place::new();
     let store = store(&shared(), &new_name());
     let with = |arguments: &[&'static str]| -> Vec<String> {
@@ -87,7 +87,7 @@ fn a_store_is_looked_after_without_a_server() {
 }
 
 #[test]
-fn fence_moved_past_the_servers_is_told_by_one_of_them() {
+fn one_server_reports_a_moved_fence() {
     let (place, other) = (Place::new(), Place::new());
     let store = store(&shared(), &new_name());
     let one = serve(&place, &store);
@@ -124,7 +124,7 @@ fn fence_moved_past_the_servers_is_told_by_one_of_them() {
 
 /// An older copy of the tables takes the place of the present ones, with what the servers said of themselves then.
 #[test]
-fn fence_of_an_older_copy_is_told() {
+fn fence_of_an_older_copy_is_reported() {
     let place = Place::new();
     let (url, schema) = (shared(), new_name());
     let store = store(&url, &schema);
@@ -158,7 +158,7 @@ fn fence_of_an_older_copy_is_told() {
 
 /// The database goes, and comes back: issuing goes on, and nobody restarts anything.
 #[test]
-fn a_database_that_is_away_stops_handshakes_and_nothing_else() {
+fn unreachable_database_stops_only_handshakes() {
     let cluster = Cluster::start(&[]);
     let place = Place::new();
     let store = store(cluster.url(), "countersign");
@@ -194,7 +194,7 @@ fn a_database_that_is_away_stops_handshakes_and_nothing_else() {
 
 /// It could not know with which key the others seal. A service manager starts it again.
 #[test]
-fn a_server_does_not_start_while_the_database_is_away() {
+fn server_does_not_start_while_the_database_is_away() {
     let cluster = Cluster::start(&[]);
     let place = Place::new();
     let store = store(cluster.url(), "countersign");
@@ -210,7 +210,7 @@ fn a_server_does_not_start_while_the_database_is_away() {
 }
 
 #[test]
-fn a_database_that_cannot_be_used_is_named_with_the_remedy() {
+fn unusable_database_is_named_with_its_remedy() {
     let place = Place::new();
     let url = shared();
     let wrong_password = url.replace(":postgres@", ":hunter2@");
@@ -266,7 +266,7 @@ fn missing_password_is_named_with_the_remedy() {
 }
 
 #[test]
-fn password_of_libpq_lets_a_server_in() {
+fn password_of_libpq_is_used() {
     let (url, _) = without_password(&shared());
     let host = url.split(['@', '/']).nth(3).unwrap();
     let line = format!("{host}:postgres:postgres:postgres\n");
@@ -287,7 +287,7 @@ fn password_of_libpq_lets_a_server_in() {
 }
 
 #[test]
-fn variables_of_libpq_say_how_and_never_which_database() {
+fn libpq_variables_never_choose_the_database() {
     let url = shared();
     let schema = new_name();
     let place = Place::new();

@@ -33,7 +33,7 @@ const ROUTES: [(&str, &str); 13] = [
 ];
 
 #[test]
-fn the_openapi_document_describes_every_route_and_every_route_answers() {
+fn openapi_document_describes_every_route() {
     let place = Place::new();
     let server = place.serve();
     let answer = http::get(&format!("{}/openapi.json", server.private));
@@ -100,7 +100,7 @@ fn changed_secret_is_in_use_without_a_restart() {
 }
 
 #[test]
-fn with_a_secret_set_the_private_api_asks_for_it_everywhere() {
+fn configured_secret_is_required_on_every_route() {
     let place = Place::new();
     place.write("bearer", "  s3cret-0f9e8d7c6b5a4321 \n");
     let server = place.serve_with(&["--private-bearer-file", "bearer"], &[]);
@@ -136,7 +136,7 @@ fn with_a_secret_set_the_private_api_asks_for_it_everywhere() {
 }
 
 #[test]
-fn commands_show_the_secret_that_they_are_given_a_file_with() {
+fn commands_send_the_secret_of_their_file() {
     let place = Place::new();
     place.write("bearer", "s3cret-0f9e8d7c6b5a4321\n");
     place.write("wrong", "other\n");
@@ -211,7 +211,7 @@ fn wrong_client_certificates_are_counted_recorded_and_alarmed() {
 }
 
 #[test]
-fn a_web_page_cannot_use_the_private_api_of_who_looks_at_it() {
+fn web_page_cannot_use_its_readers_private_api() {
     let place = Place::new();
     let server = place.serve();
     let url = format!("{}/v1/tokens", server.private);

@@ -225,7 +225,7 @@ fn exit_codes(place: &Place, page: &mut String) {
 }
 
 #[test]
-fn the_reference_says_what_the_program_does() {
+fn reference_matches_the_program() {
     let place = Place::new();
     let new = ["callers", "new", "worker", "--file", "callers.toml", "--scope", "issue", "--scope", "events"];
     let secret = format!("Bearer {}", place.run(&new).out.trim_end());

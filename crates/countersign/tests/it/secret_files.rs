@@ -70,7 +70,7 @@ fn mount_with_fs_group(place: &Place, directory: &str) {
 }
 
 #[test]
-fn volume_with_an_fs_group_serves_again_and_again() {
+fn volume_with_an_fs_group_survives_restarts() {
     if !is_root() {
         return;
     }
@@ -110,7 +110,7 @@ fn secret_volume(place: &Place, mode: u32) {
 }
 
 #[test]
-fn secret_of_kubernetes_is_used_if_nobody_else_can_read_it() {
+fn kubernetes_secret_mount_is_accepted() {
     if !is_root() {
         return;
     }
@@ -230,7 +230,7 @@ fn rotation_by_root_leaves_the_server_its_ring() {
 /// Run by somebody who may not look at the server's files, `doctor` says so: it neither takes them for missing nor has them
 /// replaced.
 #[test]
-fn ordinary_user_is_told_to_become_the_servers() {
+fn ordinary_user_is_told_to_switch_user() {
     let place = place();
     place.serve().stop();
     let look = || {
@@ -258,7 +258,7 @@ fn ordinary_user_is_told_to_become_the_servers() {
 }
 
 #[test]
-fn nobody_is_told_to_replace_an_open_database() {
+fn missing_log_advice_keeps_an_open_database() {
     let place = Place::new();
     place.serve().stop();
     place.set_mode("countersign-data/countersign.db", 0o644);

@@ -225,12 +225,12 @@ fn no_token_and_no_key_is_in_the_log_of_a_full_run() {
 }
 
 #[test]
-fn nor_is_one_in_a_log_for_programs() {
+fn json_log_shows_no_token() {
     a_full_run("json");
 }
 
 #[test]
-fn the_private_api_s_secret_is_not_logged_either() {
+fn private_secret_is_not_logged() {
     let place = Place::new();
     place.write("bearer", "s3cretBearer-0f9e8d7c6b5a\n");
     let server = place.serve_with(&["--private-bearer-file", "bearer"], &[("RUST_LOG", "trace")]);

@@ -60,7 +60,7 @@ fn fd(socket: &impl AsFd) -> BorrowedFd<'_> {
 }
 
 #[test]
-fn it_serves_on_sockets_that_were_opened_for_it() {
+fn activated_sockets_are_served() {
     let place = Place::new();
     let public = TcpListener::bind("127.0.0.1:0").unwrap();
     let private = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -102,7 +102,7 @@ fn second_private_socket_for_everybody_is_refused() {
 }
 
 #[test]
-fn a_unix_socket_that_was_opened_for_it_stays_when_it_ends() {
+fn activated_unix_socket_survives_the_server() {
     let place = Place::new();
     let public = TcpListener::bind("127.0.0.1:0").unwrap();
     let path = place.path("private.sock");
@@ -117,7 +117,7 @@ fn a_unix_socket_that_was_opened_for_it_stays_when_it_ends() {
 }
 
 #[test]
-fn a_socket_that_is_open_to_anybody_needs_a_credential_however_it_was_opened() {
+fn socket_open_to_anybody_needs_a_credential() {
     let place = Place::new();
     let public = TcpListener::bind("127.0.0.1:0").unwrap();
     let private = TcpListener::bind("0.0.0.0:0").unwrap();
@@ -127,7 +127,7 @@ fn a_socket_that_is_open_to_anybody_needs_a_credential_however_it_was_opened() {
 }
 
 #[test]
-fn a_socket_that_was_not_handed_over_is_named() {
+fn missing_activated_socket_is_named() {
     let place = Place::new();
     let public = TcpListener::bind("127.0.0.1:0").unwrap();
     let (mut command, _handed) = activated(&place, &[fd(&public)], "public", &BOTH);
@@ -152,7 +152,7 @@ fn one_socket_is_not_given_to_two_listeners() {
 }
 
 #[test]
-fn the_service_manager_is_told_when_it_is_ready_and_when_it_stops() {
+fn service_manager_is_notified_of_ready_and_stop() {
     let place = Place::new();
     let path = place.path("notify.sock");
     let manager = UnixDatagram::bind(&path).unwrap();
@@ -199,7 +199,7 @@ fn signals_of_other_servers_end_nothing() {
 }
 
 #[test]
-fn a_service_manager_that_is_gone_does_no_harm() {
+fn missing_service_manager_stops_nothing() {
     let place = Place::new();
     let server = place.serve_with(&[], &[("NOTIFY_SOCKET", "/nonexistent/notify.sock")]);
     assert_eq!(server.status(&server.token()), 200);

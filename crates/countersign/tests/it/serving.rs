@@ -11,7 +11,7 @@ use crate::http;
 use crate::process::Process;
 
 #[test]
-fn in_an_empty_directory_it_makes_what_it_needs_for_its_user_only() {
+fn first_start_creates_private_files() {
     let place = Place::empty();
     let server = place.serve();
     assert_eq!(place.files("."), [DATA]);
@@ -30,7 +30,7 @@ fn in_an_empty_directory_it_makes_what_it_needs_for_its_user_only() {
 }
 
 #[test]
-fn standard_output_gets_the_two_addresses_and_nothing_else_ever() {
+fn stdout_contains_only_the_two_addresses() {
     let place = Place::new();
     let mut server = place.serve_with(&[], &[("RUST_LOG", "trace")]);
     let token = server.token();
@@ -48,7 +48,7 @@ fn standard_output_gets_the_two_addresses_and_nothing_else_ever() {
 }
 
 #[test]
-fn a_token_is_good_once() {
+fn token_is_accepted_once() {
     let place = Place::new();
     let server = place.serve();
     let (token, other) = (server.token(), server.token());
@@ -67,7 +67,7 @@ fn a_token_is_good_once() {
 }
 
 #[test]
-fn what_was_issued_and_what_was_consumed_outlive_a_restart() {
+fn tokens_and_endings_survive_a_restart() {
     let place = Place::new();
     let server = place.serve();
     let (used, unused) = (server.token(), server.token());
@@ -81,7 +81,7 @@ fn what_was_issued_and_what_was_consumed_outlive_a_restart() {
 }
 
 #[test]
-fn a_consumption_outlives_a_server_that_is_killed() {
+fn consumption_survives_a_killed_server() {
     let place = Place::new();
     let server = place.serve();
     let token = server.token();
@@ -93,7 +93,7 @@ fn a_consumption_outlives_a_server_that_is_killed() {
 }
 
 #[test]
-fn a_store_elsewhere_or_nowhere_leaves_the_key_ring_in_the_data_directory() {
+fn key_ring_stays_in_the_data_directory_for_any_store() {
     for (store, files) in [("memory:", vec![DATA]), ("sqlite:elsewhere/tokens.db", vec![DATA, "elsewhere"])] {
         let place = Place::empty();
         let server = place.serve_with(&["--store", store], &[]);
@@ -107,7 +107,7 @@ fn a_store_elsewhere_or_nowhere_leaves_the_key_ring_in_the_data_directory() {
 }
 
 #[test]
-fn both_listeners_tell_whether_the_server_lives_and_is_ready() {
+fn both_listeners_answer_health_checks() {
     let place = Place::new();
     let server = place.serve();
     for url in [&server.public, &server.private] {
@@ -120,7 +120,7 @@ fn both_listeners_tell_whether_the_server_lives_and_is_ready() {
 }
 
 #[test]
-fn the_private_api_is_not_on_the_public_listener() {
+fn private_api_is_not_on_the_public_listener() {
     let place = Place::new();
     let server = place.serve();
     for path in ["bugs", "v1/tokens", "v1/keys", "v1/store/fence", "openapi.json"] {
@@ -133,7 +133,7 @@ fn the_private_api_is_not_on_the_public_listener() {
 }
 
 #[test]
-fn a_log_for_programs_has_an_object_in_every_line() {
+fn json_log_has_one_object_a_line() {
     let place = Place::new();
     let server = place.serve_with(&["--log-format", "json"], &[]);
     let token = server.token();
@@ -147,7 +147,7 @@ fn a_log_for_programs_has_an_object_in_every_line() {
 }
 
 #[test]
-fn rust_log_chooses_how_much_is_logged() {
+fn rust_log_sets_the_log_level() {
     for (filter, info) in [("error", false), ("info", true), ("countersign=!!", true)] {
         let place = Place::new();
         let server = place.serve_with(&[], &[("RUST_LOG", filter)]);
@@ -172,7 +172,7 @@ fn ipv6_addresses_are_printed_as_urls() {
 }
 
 #[test]
-fn the_private_api_can_be_a_socket_that_only_its_user_can_open() {
+fn private_socket_is_open_only_to_its_user() {
     let place = Place::new();
     let server = place.serve_with(&["--private-listen", "unix:private.sock"], &[]);
     assert_eq!(server.private, "unix:private.sock");

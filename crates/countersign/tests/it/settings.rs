@@ -37,7 +37,7 @@ const VARIABLES: [(&str, &str); 3] = [
 const FLAGS: [&str; 6] = ["--issuer", "Flag", "--token-lifetime", "1h", "--spent-status", "410"];
 
 #[test]
-fn a_flag_beats_a_variable_beats_the_file_beats_the_default() {
+fn flag_variable_file_default_take_precedence_in_order() {
     let place = Place::new();
     assert_eq!(observe(&place, &[], &[]), facts("Launchpad", 300, 401));
     place.write("countersign.toml", FILE);
@@ -48,7 +48,7 @@ fn a_flag_beats_a_variable_beats_the_file_beats_the_default() {
 }
 
 #[test]
-fn a_file_that_is_named_is_read_instead_of_the_one_that_lies_here() {
+fn named_file_replaces_the_default_one() {
     let place = Place::new();
     place.write("countersign.toml", "issuer = 'Here'\nspent_status = 410\n");
     place.write("other.toml", "issuer = 'Other'\n");
@@ -59,7 +59,7 @@ fn a_file_that_is_named_is_read_instead_of_the_one_that_lies_here() {
 }
 
 #[test]
-fn a_configuration_that_cannot_be_used_is_refused_with_the_reason() {
+fn unusable_configuration_is_refused_with_its_reason() {
     for (text, says) in [
         ("colour = 'red'", &["line 1", "there is no setting `colour`"][..]),
         ("[server]\nissuer = 'A'", &["`server`"]),
@@ -86,7 +86,7 @@ fn a_configuration_that_cannot_be_used_is_refused_with_the_reason() {
 }
 
 #[test]
-fn flags_that_cannot_be_used_are_refused_with_the_reason() {
+fn unusable_flags_are_refused_with_a_reason() {
     let place = Place::new();
     for (arguments, says) in [
         (&["--spent-status", "404"][..], "spent_status must be 401 or 410, not 404"),
@@ -120,7 +120,7 @@ fn flags_that_cannot_be_used_are_refused_with_the_reason() {
 }
 
 #[test]
-fn a_variable_that_cannot_be_used_is_refused_like_its_flag() {
+fn invalid_variable_is_refused_like_its_flag() {
     let ended = Place::new().run_with(&["serve"], &[("COUNTERSIGN_REFUSALS_PER_MINUTE", "many")], "");
     let refusal = ended.refused(2);
     assert!(refusal.contains("for 'the variable COUNTERSIGN_REFUSALS_PER_MINUTE'"), "{refusal}");
@@ -129,7 +129,7 @@ fn a_variable_that_cannot_be_used_is_refused_like_its_flag() {
 
 /// A variable that is set to nothing is mostly one that was to be set to something.
 #[test]
-fn empty_variable_is_no_default() {
+fn empty_variable_is_not_the_default() {
     let place = Place::new();
     let reference = include_str!("../../../../docs/reference.md");
     // The table of settings: flag, variable, key.
@@ -167,7 +167,7 @@ fn unbound_tokens_can_be_forbidden() {
 }
 
 #[test]
-fn too_many_refusals_become_429_and_a_good_token_still_works() {
+fn refused_address_gets_429_and_valid_token_works() {
     let place = Place::new();
     let server = place.serve_with(&["--refusals-per-minute", "2"], &[]);
     assert_eq!([1, 2, 3].map(|_| server.status("cs1unknown")), [404, 404, 429]);
@@ -189,7 +189,7 @@ fn tokens_carry_the_public_url_that_is_set() {
 }
 
 #[test]
-fn the_data_directory_and_its_files_can_be_elsewhere() {
+fn data_directory_and_its_files_can_be_elsewhere() {
     let place = Place::new();
     place.write("countersign.toml", "data_dir = 'from-file'\nkey_ring = 'ring.toml'\n");
     place.serve().stop();

@@ -15,7 +15,7 @@ fn refusal(place: &Place, arguments: &[&str], code: i32) -> String {
 }
 
 #[test]
-fn a_data_directory_has_one_server() {
+fn data_directory_has_one_server() {
     let place = Place::new();
     let server = place.serve();
     let says = refusal(&place, &[], 1);
@@ -27,7 +27,7 @@ fn a_data_directory_has_one_server() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_named_with_the_flag_that_chooses_another() {
+fn taken_port_is_named_with_its_flag() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for flag in ["--public-listen", "--private-listen"] {
@@ -39,7 +39,7 @@ fn a_port_that_is_taken_is_named_with_the_flag_that_chooses_another() {
 }
 
 #[test]
-fn address_that_cannot_be_used_names_the_remedy() {
+fn unusable_address_is_named_with_its_remedy() {
     let place = Place::new();
     let socket = format!("unix:{}", place.path("missing/socket").display());
     for (flag, address, remedy) in [
@@ -53,7 +53,7 @@ fn address_that_cannot_be_used_names_the_remedy() {
 }
 
 #[test]
-fn a_key_ring_that_others_can_read_is_not_used() {
+fn key_ring_readable_by_others_is_refused() {
     let place = Place::new();
     place.serve().stop();
     let ring = format!("{DATA}/key-ring.toml");
@@ -71,7 +71,7 @@ fn a_key_ring_that_others_can_read_is_not_used() {
 }
 
 #[test]
-fn a_key_ring_that_is_damaged_is_named_and_not_quoted() {
+fn damaged_key_ring_is_named_but_not_quoted() {
     let place = Place::new();
     place.serve().stop();
     let ring = format!("{DATA}/key-ring.toml");
@@ -99,7 +99,7 @@ fn a_key_ring_that_is_damaged_is_named_and_not_quoted() {
 }
 
 #[test]
-fn a_store_that_cannot_be_used_is_named() {
+fn unusable_store_is_named() {
     let place = Place::new();
     place.write("text", &"no database, and long enough to be one.\n".repeat(100));
     for (store, code, says) in [
@@ -121,7 +121,7 @@ fn a_store_that_cannot_be_used_is_named() {
 }
 
 #[test]
-fn the_private_api_is_not_opened_to_everybody() {
+fn private_api_stays_private() {
     let place = Place::new();
     for address in ["0.0.0.0:0", "[::]:0", "[::ffff:0.0.0.0]:0", "192.0.2.1:0"] {
         let says = refusal(&place, &["--private-listen", address], 1);
@@ -131,7 +131,7 @@ fn the_private_api_is_not_opened_to_everybody() {
 }
 
 #[test]
-fn with_a_secret_the_private_api_can_be_anywhere() {
+fn secret_allows_any_private_address() {
     let place = Place::new();
     place.write("bearer", "s3cret-0f9e8d7c6b5a4321\n");
     let server = place.serve_with(&["--private-bearer-file", "bearer", "--private-listen", "0.0.0.0:0"], &[]);
@@ -144,7 +144,7 @@ fn with_a_secret_the_private_api_can_be_anywhere() {
 }
 
 #[test]
-fn a_bearer_file_must_have_a_secret_in_it() {
+fn bearer_file_without_a_secret_is_refused() {
     let place = Place::new();
     place.write("blank", " \n");
     place.write("words", "two words\n");
@@ -164,7 +164,7 @@ fn a_bearer_file_must_have_a_secret_in_it() {
 }
 
 #[test]
-fn trackers_must_be_told_where_to_go() {
+fn public_url_is_required_for_trackers() {
     let place = Place::new();
     for address in ["0.0.0.0:0", "[::]:0"] {
         let says = refusal(&place, &["--public-listen", address], 2);

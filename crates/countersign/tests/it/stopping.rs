@@ -10,7 +10,7 @@ use crate::http::{self, Raw};
 use crate::process::Process;
 
 #[test]
-fn a_signal_to_stop_lets_the_requests_under_way_finish() {
+fn stopping_finishes_requests_in_flight() {
     for signal in [Signal::TERM, Signal::INT] {
         let place = Place::new();
         let mut server = place.serve();
@@ -45,7 +45,7 @@ fn a_signal_to_stop_lets_the_requests_under_way_finish() {
 }
 
 #[test]
-fn a_second_interrupt_ends_it_at_once() {
+fn second_interrupt_stops_at_once() {
     for first in [Signal::INT, Signal::TERM] {
         let place = Place::new();
         let mut server = place.serve();
@@ -65,7 +65,7 @@ fn a_second_interrupt_ends_it_at_once() {
 
 /// The database takes the connection and says nothing, for longer than anybody waits.
 #[test]
-fn signal_while_the_database_is_silent_is_obeyed() {
+fn signal_stops_a_server_whose_database_hangs() {
     for signal in [Signal::TERM, Signal::INT] {
         let (place, database) = (Place::new(), Silent::start());
         let store = format!("postgres://anna@{}/tokens?connect_timeout=3600", database.address());

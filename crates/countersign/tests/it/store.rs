@@ -14,7 +14,7 @@ fn time(document: &Value, name: &str) -> Timestamp {
 }
 
 #[test]
-fn stats_count_what_was_consumed_and_revoked() {
+fn stats_count_consumed_and_revoked() {
     let place = Place::new();
     let server = place.serve();
     let tokens = [server.token(), server.token(), server.token(), server.token()];
@@ -42,7 +42,7 @@ fn stats_count_what_was_consumed_and_revoked() {
 }
 
 #[test]
-fn a_fence_refuses_the_tokens_from_before_and_no_others() {
+fn fence_refuses_only_older_tokens() {
     let place = Place::new();
     let server = place.serve();
     let (consumed, before) = (server.token(), server.token());
@@ -61,7 +61,7 @@ fn a_fence_refuses_the_tokens_from_before_and_no_others() {
 }
 
 #[test]
-fn a_store_can_be_fenced_while_no_server_runs() {
+fn store_can_be_fenced_while_no_server_runs() {
     let place = Place::new();
     let server = place.serve();
     let before = server.token();
@@ -76,7 +76,7 @@ fn a_store_can_be_fenced_while_no_server_runs() {
 }
 
 #[test]
-fn a_purge_keeps_what_may_still_be_needed() {
+fn purge_keeps_records_still_needed() {
     let place = Place::new();
     let server = place.serve();
     let token = server.token();
@@ -89,7 +89,7 @@ fn a_purge_keeps_what_may_still_be_needed() {
 }
 
 #[test]
-fn a_purge_without_a_server_keeps_records_as_long_as_the_server_would() {
+fn offline_purge_keeps_the_servers_retention() {
     let place = Place::new();
     place.serve().stop();
     let says = "retention must be whole seconds, at least 120 s";
@@ -102,7 +102,7 @@ fn a_purge_without_a_server_keeps_records_as_long_as_the_server_would() {
 }
 
 #[test]
-fn a_store_that_a_server_uses_is_not_changed_behind_its_back() {
+fn store_in_use_is_not_changed_offline() {
     let place = Place::new();
     let server = place.serve();
     let token = server.token();
@@ -115,7 +115,7 @@ fn a_store_that_a_server_uses_is_not_changed_behind_its_back() {
 }
 
 #[test]
-fn a_store_that_is_not_there_is_not_made() {
+fn missing_store_is_not_created() {
     let place = Place::new();
     place.write("empty.db", "");
     for (arguments, says) in [
@@ -139,7 +139,7 @@ fn a_store_that_is_not_there_is_not_made() {
 }
 
 #[test]
-fn flags_for_the_store_are_not_passed_over_without_offline_nor_those_for_a_server_with_it() {
+fn store_flags_that_do_not_apply_are_refused() {
     let place = Place::new();
     let server = place.serve();
     let before = server.token();

@@ -16,7 +16,7 @@ fn place_and_server() -> (Place, Server) {
 }
 
 #[test]
-fn new_prints_a_token_and_nothing_else() {
+fn new_prints_only_the_token() {
     let (place, server) = place_and_server();
     let token = server.print(&place, &["token", "new"]);
     assert!(token.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()), "{token}");
@@ -26,7 +26,7 @@ fn new_prints_a_token_and_nothing_else() {
 }
 
 #[test]
-fn new_tells_everything_about_the_token_as_json() {
+fn new_describes_the_token_as_json() {
     let (place, server) = place_and_server();
     let token = server.json(&place, &["token", "new", "--json"]);
     let text = token["token_id"].as_str().unwrap();
@@ -38,7 +38,7 @@ fn new_tells_everything_about_the_token_as_json() {
 }
 
 #[test]
-fn a_token_for_one_tracker_is_redeemed_by_no_other() {
+fn bound_token_is_redeemed_by_its_tracker_only() {
     let (place, server) = place_and_server();
     let token = server.print(&place, &["token", "new", "--audience", "HTTPS://Trac.Example.ORG:443"]);
     assert_eq!(server.look(&token)["audience"], TRAC);
@@ -63,7 +63,7 @@ fn empty_audience_issues_no_token() {
 }
 
 #[test]
-fn a_token_lives_as_long_as_asked() {
+fn token_has_the_requested_lifetime() {
     let (place, server) = place_and_server();
     for (ttl, seconds) in [("90s", 90), ("1h", 3600), ("24h", 86400)] {
         let token = server.json(&place, &["token", "new", "--ttl", ttl, "--json"]);
@@ -102,7 +102,7 @@ fn claims_reach_the_tracker_that_redeems() {
 }
 
 #[test]
-fn show_tells_how_a_token_stands_and_never_consumes_it() {
+fn show_reports_status_without_consuming() {
     let (place, server) = place_and_server();
     let token = server.print(&place, &["token", "new", "--claims", "{\"a\": 1}"]);
     let live = server.json(&place, &["token", "show", "--json", &token]);
@@ -134,7 +134,7 @@ fn show_tells_how_a_token_stands_and_never_consumes_it() {
 }
 
 #[test]
-fn a_token_can_come_from_standard_input() {
+fn token_can_come_from_standard_input() {
     let (place, server) = place_and_server();
     let token = server.token();
     let arguments = |command| ["token", command, "-", "--server", &server.private];
@@ -145,7 +145,7 @@ fn a_token_can_come_from_standard_input() {
 }
 
 #[test]
-fn revoke_takes_a_live_token_back_and_fails_for_any_other() {
+fn revoke_succeeds_for_live_tokens_only() {
     let (place, server) = place_and_server();
     let (token, consumed) = (server.token(), server.token());
     assert_eq!(server.status(&consumed), 200);
@@ -164,7 +164,7 @@ fn revoke_takes_a_live_token_back_and_fails_for_any_other() {
 }
 
 #[test]
-fn a_token_of_nobody_or_of_another_server_is_unknown() {
+fn foreign_or_invented_token_is_unknown() {
     let (place, server) = place_and_server();
     let foreign = {
         let place = Place::new();
@@ -182,7 +182,7 @@ fn a_token_of_nobody_or_of_another_server_is_unknown() {
 }
 
 #[test]
-fn what_cannot_be_a_token_is_wrong_usage() {
+fn malformed_token_is_a_usage_error() {
     let (place, server) = place_and_server();
     // Some of these would ask for another path than that of a token.
     for token in ["", " ", ".", "..", "a/b", "?", "cs1%41", "ä", &"a".repeat(10_000)] {

@@ -108,7 +108,7 @@ fn look(server: &Server, headers: &[(&str, &str)]) -> Answer {
 }
 
 #[test]
-fn a_handshake_goes_on_with_its_caller_s_trace() {
+fn handshake_continues_its_callers_trace() {
     let (place, collector) = (Place::new(), Receiver::answering(200));
     let server = traced(&place, &collector, &[]);
     let token = server.token();
@@ -167,7 +167,7 @@ fn a_handshake_goes_on_with_its_caller_s_trace() {
 }
 
 #[test]
-fn a_caller_of_the_private_api_says_whether_its_trace_is_wanted() {
+fn private_caller_decides_whether_it_is_traced() {
     let (place, collector) = (Place::new(), Receiver::answering(200));
     let server = traced(&place, &collector, &["--trace-ratio", "0"]);
     let call = |flags: &str| {
@@ -195,7 +195,7 @@ fn a_caller_of_the_private_api_says_whether_its_trace_is_wanted() {
 }
 
 #[test]
-fn a_command_goes_on_with_the_trace_of_its_process() {
+fn command_continues_the_trace_of_its_environment() {
     let (place, collector) = (Place::new(), Receiver::answering(200));
     let server = traced(&place, &collector, &["--trace-ratio", "0"]);
     for (parent, state) in
@@ -214,7 +214,7 @@ fn a_command_goes_on_with_the_trace_of_its_process() {
 }
 
 #[test]
-fn who_does_not_show_the_secret_is_a_stranger_on_the_private_api_too() {
+fn wrong_secret_counts_as_unauthenticated() {
     let (place, collector) = (Place::new(), Receiver::answering(200));
     place.write("bearer", "s3cret-0f9e8d7c6b5a4321\n");
     let server = traced(&place, &collector, &["--trace-ratio", "0", "--private-bearer-file", "bearer"]);
@@ -233,7 +233,7 @@ fn who_does_not_show_the_secret_is_a_stranger_on_the_private_api_too() {
 }
 
 #[test]
-fn where_all_is_traced_the_private_caller_s_no_still_counts_and_the_stranger_s_does_not() {
+fn only_private_callers_can_opt_out_of_traces() {
     let (place, collector) = (Place::new(), Receiver::answering(200));
     let server = traced(&place, &collector, &[]);
     let unwanted = traceparent("00");
@@ -251,7 +251,7 @@ fn where_all_is_traced_the_private_caller_s_no_still_counts_and_the_stranger_s_d
 }
 
 #[test]
-fn an_alarm_is_a_part_of_the_trace_and_says_so_to_its_receiver() {
+fn alarm_continues_the_trace() {
     let (place, collector, alarms) = (Place::new(), Receiver::answering(200), Receiver::answering(204));
     place.write("alarm-secret", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
     let webhook = format!("{}/sEcretHook", alarms.url);
@@ -278,7 +278,7 @@ fn an_alarm_is_a_part_of_the_trace_and_says_so_to_its_receiver() {
 }
 
 #[test]
-fn without_a_trace_nothing_is_told_to_the_receiver_of_alarms() {
+fn untraced_alarm_has_no_trace_headers() {
     let (place, alarms) = (Place::new(), Receiver::answering(204));
     place.write("alarm-secret", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
     let server =
@@ -291,7 +291,7 @@ fn without_a_trace_nothing_is_told_to_the_receiver_of_alarms() {
 }
 
 #[test]
-fn a_collector_that_takes_nothing_is_complained_about_once_and_costs_nothing_else() {
+fn failing_collector_is_logged_once_and_delays_nothing() {
     let (place, collector) = (Place::new(), Receiver::answering(400));
     let server = traced(&place, &collector, &[]);
     for _ in 0..2 {
@@ -306,7 +306,7 @@ fn a_collector_that_takes_nothing_is_complained_about_once_and_costs_nothing_els
 }
 
 #[test]
-fn spans_are_counted() {
+fn exported_spans_are_counted() {
     let (place, collector) = (Place::new(), Receiver::answering(200));
     let server = traced(&place, &collector, &[]);
     assert_eq!(server.status(&server.token()), 200);
@@ -328,7 +328,7 @@ fn wait_for_count(server: &Server, how: &str, count: usize) {
 }
 
 #[test]
-fn a_server_is_called_what_its_variables_say() {
+fn service_name_comes_from_the_variables() {
     let (place, collector) = (Place::new(), Receiver::answering(200));
     let variables = [
         ("OTEL_SERVICE_NAME", "login tokens"),
@@ -366,7 +366,7 @@ fn spans_are_posted_again_when_a_collector_is_busy() {
 }
 
 #[test]
-fn what_a_collector_refuses_counts_as_lost() {
+fn spans_refused_by_the_collector_count_as_lost() {
     let partial_success =
         Some(ExportTracePartialSuccess { rejected_spans: 1, error_message: "too long".to_owned() });
     let refusal = ExportTraceServiceResponse { partial_success }.encode_to_vec();
@@ -380,7 +380,7 @@ fn what_a_collector_refuses_counts_as_lost() {
 }
 
 #[test]
-fn a_server_serves_without_its_collector_and_stops_without_it() {
+fn unreachable_collector_delays_neither_serving_nor_stopping() {
     let place = Place::new();
     let gone = {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -19,7 +19,7 @@ const COMMANDS: [&[&str]; 8] = [
 ];
 
 #[test]
-fn a_server_that_does_not_run_is_named_and_how_to_start_one() {
+fn missing_server_is_named_with_a_remedy() {
     let place = Place::new();
     // Bound and given back: nobody listens there.
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -35,7 +35,7 @@ fn a_server_that_does_not_run_is_named_and_how_to_start_one() {
 }
 
 #[test]
-fn what_is_no_url_is_wrong_usage() {
+fn invalid_url_is_a_usage_error() {
     let place = Place::new();
     for url in ["nonsense", "localhost:8087", "ftp://localhost/", "http://", ""] {
         for command in COMMANDS {
@@ -50,7 +50,7 @@ fn what_is_no_url_is_wrong_usage() {
 }
 
 #[test]
-fn some_other_server_is_told_from_a_countersign() {
+fn foreign_server_is_recognized() {
     let place = Place::new();
     for (status, content_type, body) in [
         ("200 OK", "text/html", "<html>Welcome to nginx!</html>"),
@@ -70,7 +70,7 @@ fn some_other_server_is_told_from_a_countersign() {
 }
 
 #[test]
-fn server_that_answers_badly_is_not_said_to_be_away() {
+fn failing_server_is_not_called_unreachable() {
     let place = Place::new();
     let long = format!("{{\"events\": [], \"x\": \"{}\"}}", "x".repeat(9_000_000));
     for (body, missing, says) in [
@@ -93,7 +93,7 @@ fn server_that_answers_badly_is_not_said_to_be_away() {
 }
 
 #[test]
-fn the_public_listener_is_no_private_api() {
+fn public_listener_rejects_private_routes() {
     let place = Place::new();
     let server = place.serve();
     let said = place.refusal(&["token", "new", "--server", &server.public], 1);
@@ -101,7 +101,7 @@ fn the_public_listener_is_no_private_api() {
 }
 
 #[test]
-fn a_proxy_in_the_environment_does_not_come_between() {
+fn proxy_variables_are_ignored() {
     let place = Place::new();
     let server = place.serve();
     let proxy = [("http_proxy", "http://127.0.0.1:1"), ("ALL_PROXY", "http://127.0.0.1:1")];

@@ -62,7 +62,7 @@ macro_rules! tests {
 tests!(callers configuration gate_request handshake_request jwt key_ring names token_text tracker_answer xmlrpc_body);
 
 #[test]
-fn every_corpus_has_a_target_that_is_run_here_and_by_cargo_fuzz() {
+fn every_corpus_has_a_target_in_both_runners() {
     let mut targets: Vec<&str> = TARGETS.iter().map(|(name, _)| *name).collect();
     targets.sort_unstable();
     assert_eq!(seeds::names("corpus", ""), targets);

@@ -63,6 +63,6 @@ fn entry(line: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_dictionary_is_read_as_libfuzzer_does() {
+fn dictionary_is_read_as_libfuzzer_does() {
     assert_eq!(entry(r#""a\x0a\"\\b""#), b"a\n\"\\b");
 }

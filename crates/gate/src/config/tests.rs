@@ -39,7 +39,7 @@ fn error(change: impl FnOnce(String) -> String) -> String {
 }
 
 #[test]
-fn setting_that_cannot_work_is_named_without_its_value() {
+fn unusable_setting_is_named_without_its_value() {
     for (old, new, says) in [
         ("proxy = \"nginx\"", "proxy = \"hunter2\"", "`proxy`: give nginx, caddy, traefik or envoy"),
         ("https://bugs.example.org/", "https://a:hunter2@bugs/", "`base_url`: it must not carry a user name"),
@@ -89,7 +89,7 @@ fn setting_that_cannot_work_is_named_without_its_value() {
 }
 
 #[test]
-fn issuers_that_could_get_each_others_tokens_are_rejected() {
+fn overlapping_issuers_are_rejected() {
     let second = |name: &str, path: &str| {
         format!(
             "{LEAST}\n[[issuer]]\nname = \"{name}\"\nurl = \"https://other.example.org\"\nuser = \"other\"\n\

@@ -34,7 +34,7 @@ async fn ended(sessions: &Sessions, which: WhichSessions) -> usize {
 }
 
 #[tokio::test]
-async fn session_lives_until_its_end_also_in_another_gate() {
+async fn session_is_valid_in_every_gate() {
     let directory = TempDir::new().unwrap();
     let sessions = Sessions::open(directory.path()).unwrap();
     sessions.begin(new("a", "launchpad", 0), 10).await.unwrap();
@@ -53,7 +53,7 @@ async fn session_lives_until_its_end_also_in_another_gate() {
 }
 
 #[tokio::test]
-async fn ended_session_is_over_in_every_gate() {
+async fn ended_session_is_rejected_in_every_gate() {
     let directory = TempDir::new().unwrap();
     let (one, two) = (Sessions::open(directory.path()).unwrap(), Sessions::open(directory.path()).unwrap());
     for (value, issuer) in [("a", "launchpad"), ("b", "launchpad"), ("c", "other"), ("d", "other")] {
@@ -84,7 +84,7 @@ async fn ended_session_is_over_in_every_gate() {
 }
 
 #[tokio::test]
-async fn oldest_sessions_of_one_issuer_make_room() {
+async fn issuers_oldest_sessions_are_evicted() {
     let directory = TempDir::new().unwrap();
     let sessions = Sessions::open(directory.path()).unwrap();
     sessions.begin(new("other", "other", 0), 2).await.unwrap();
@@ -118,7 +118,7 @@ async fn logins_of_two_gates_at_once_all_succeed() {
 }
 
 #[tokio::test]
-async fn events_outlive_a_restart_and_old_ones_are_forgotten() {
+async fn events_survive_a_restart_and_old_ones_are_purged() {
     let directory = TempDir::new().unwrap();
     let refused = |at| Event::refused(EventKind::LoginRefused, "spent", Some("launchpad"), None, at, 7);
     let month = 30 * 24 * 3600;
@@ -146,7 +146,7 @@ async fn events_outlive_a_restart_and_old_ones_are_forgotten() {
 }
 
 #[tokio::test]
-async fn refusals_that_cannot_be_recorded_stall_nobody() {
+async fn unrecordable_refusals_delay_no_request() {
     let directory = TempDir::new().unwrap();
     let sessions = Sessions::open(directory.path()).unwrap();
     sessions.begin(new("a", "launchpad", 0), 10).await.unwrap();
@@ -174,7 +174,7 @@ async fn refusals_that_cannot_be_recorded_stall_nobody() {
 }
 
 #[tokio::test]
-async fn session_ends_also_if_that_cannot_be_recorded() {
+async fn session_ends_even_if_unrecorded() {
     let directory = TempDir::new().unwrap();
     let sessions = Sessions::open(directory.path()).unwrap();
     sessions.begin(new("a", "launchpad", 0), 10).await.unwrap();
@@ -188,7 +188,7 @@ async fn session_ends_also_if_that_cannot_be_recorded() {
 }
 
 #[tokio::test]
-async fn refusals_push_no_login_out_of_the_record() {
+async fn refusals_displace_no_login_event() {
     let directory = TempDir::new().unwrap();
     let sessions = Sessions::open(directory.path()).unwrap();
     let refused = |at| Event::refused(EventKind::RequestRefused, "session_over", None, None, at, 0);
@@ -206,7 +206,7 @@ async fn refusals_push_no_login_out_of_the_record() {
 }
 
 #[tokio::test]
-async fn clock_that_jumps_ahead_leaves_the_record() {
+async fn clock_jump_purges_no_event() {
     let directory = TempDir::new().unwrap();
     let sessions = Sessions::open(directory.path()).unwrap();
     let refused = |at| Event::refused(EventKind::RequestRefused, "session_over", None, None, at, 0);
@@ -234,7 +234,7 @@ async fn file_of_an_older_gate_keeps_its_sessions() {
 }
 
 #[test]
-fn looking_makes_no_file() {
+fn inspection_creates_no_file() {
     let directory = TempDir::new().unwrap();
     let error = Sessions::open_existing(directory.path()).unwrap_err().to_string();
     assert!(error.contains("no gate has begun to use"), "{error}");

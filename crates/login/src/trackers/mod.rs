@@ -269,7 +269,7 @@ mod tests {
 
     /// What each kind must keep to, whatever its protocol.
     #[test]
-    fn every_kind_keeps_its_requests_below_the_tracker_and_its_token_to_the_login() {
+    fn every_kind_sends_the_token_only_to_the_login() {
         let base: Url = "https://bugs.example.org/base/".parse().unwrap();
         for tracker in Tracker::ALL {
             let kind = tracker.kind();

@@ -98,7 +98,7 @@ fn comment(id: &str, words: &str) -> String {
 }
 
 #[tokio::test]
-async fn whole_conversation_with_a_trac() {
+async fn trac_login_makes_the_expected_requests() {
     let stub = stub(|method| match method {
         "launchpad.time_snapshot" => {
             returned(&array(&[text("CET"), int(1_791_003_600), "<double>1791000000.5</double>".to_owned()]))
@@ -168,7 +168,7 @@ fn comments(comment: &[(&str, String)]) -> String {
 }
 
 #[tokio::test]
-async fn whole_conversation_with_a_bugzilla() {
+async fn bugzilla_login_makes_the_expected_requests() {
     let stub = stub(|method| {
         returned(&match method {
             "Launchpad.plugin_version" => text("1"),
@@ -205,7 +205,7 @@ async fn whole_conversation_with_a_bugzilla() {
 }
 
 #[tokio::test]
-async fn session_goes_with_every_call() {
+async fn session_is_sent_with_every_call() {
     let stub = Stub::start(|request| match request.lines().next().unwrap() {
         "GET /project/launchpad-auth/check HTTP/1.1" => answer("401 Unauthorized", &[], ""),
         "POST /project/xmlrpc HTTP/1.1" => trac(&int(0)),
@@ -229,7 +229,7 @@ async fn session_goes_with_every_call() {
 }
 
 #[tokio::test]
-async fn bug_that_is_not_there_is_none() {
+async fn missing_bug_is_none() {
     let missing = structure(&[("id", text("99")), ("status", text("missing"))]);
     for with in [array(&[missing]), array(&[]), ticket()] {
         let (_stub, api) = always(Tracker::Trac, trac(&with)).await;
@@ -258,7 +258,7 @@ async fn unusable<T: std::fmt::Debug>(
 }
 
 #[tokio::test]
-async fn unusable_answers_of_a_trac_are_found() {
+async fn unusable_trac_answers_are_reported() {
     let tracker = Tracker::Trac;
     for (with, expected) in [
         (int(5), "result is an integer, not an array"),
@@ -303,7 +303,7 @@ async fn unusable_answers_of_a_trac_are_found() {
 }
 
 #[tokio::test]
-async fn comments_that_a_trac_lists_and_does_not_give_are_found() {
+async fn listed_but_missing_trac_comments_are_reported() {
     for (given, expected) in [
         (array(&[comment("7:1", "x")]), "result has no comment \"7:2\", which is listed with the bug"),
         (
@@ -326,7 +326,7 @@ async fn comments_that_a_trac_lists_and_does_not_give_are_found() {
 }
 
 #[tokio::test]
-async fn unusable_answers_of_a_bugzilla_are_found() {
+async fn unusable_bugzilla_answers_are_reported() {
     let tracker = Tracker::Bugzilla;
     for (time, expected) in [
         (date("2026-11-23T21:59:59Z"), "result.utc_time is not a date like 20261130T05:16:23"),
@@ -373,7 +373,7 @@ async fn unusable_answers_of_a_bugzilla_are_found() {
 }
 
 #[tokio::test]
-async fn what_is_no_result_says_what_to_do() {
+async fn missing_result_is_explained() {
     let page = |status: &str| answer(status, &["Content-Type: text/html"], "<p>Sorry</p>");
     let plain = |status: &str| answer(status, &["Content-Type: text/plain"], "You lack a permission.\n");
     for (tracker, with, seen, remedy) in [
@@ -448,7 +448,7 @@ async fn what_is_no_result_says_what_to_do() {
 }
 
 #[tokio::test]
-async fn plugin_that_is_not_there_is_missed() {
+async fn missing_plugin_is_reported() {
     for (with, expected) in [
         (answer("200 OK", &[], ""), "there is no method launchpad-auth/check (HTTP status 200, not 401)"),
         (
@@ -464,7 +464,7 @@ async fn plugin_that_is_not_there_is_missed() {
 }
 
 #[tokio::test]
-async fn statuses_that_launchpad_does_not_know_are_told() {
+async fn statuses_unknown_to_launchpad_are_reported() {
     for (tracker, status, resolution, is_known) in [
         (Tracker::Trac, "new", "", true),
         (Tracker::Trac, "closed", "fixed", true),

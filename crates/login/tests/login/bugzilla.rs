@@ -50,7 +50,7 @@ async fn broken(to_call: String) -> String {
 }
 
 #[tokio::test]
-async fn a_login() {
+async fn bugzilla_login_returns_its_cookies() {
     let stub = bugzilla(answer("200 OK", &[XML, COOKIES[0], COOKIES[1]], USER)).await;
     let session = run(&stub.login(Tracker::Bugzilla)).await.unwrap();
     assert_eq!(session.user.as_deref(), Some("7"));
@@ -59,7 +59,7 @@ async fn a_login() {
 }
 
 #[tokio::test]
-async fn answer_that_can_be_read_is_a_login() {
+async fn readable_answer_is_a_login() {
     let more = USER.replace("<struct>", "<struct><member><name>login</name><value><nil/></value></member>");
     let two = USER.replace("</param>", "</param><param><value>more</value></param>");
     let latin = USER.replace("UTF-8", "ISO-8859-1");
@@ -71,7 +71,7 @@ async fn answer_that_can_be_read_is_a_login() {
 }
 
 #[tokio::test]
-async fn answer_that_breaks_off_is_lost() {
+async fn truncated_answer_counts_as_lost() {
     let whole = answer("200 OK", &[XML, COOKIES[0], COOKIES[1]], USER);
     let stub = bugzilla(whole[..whole.len() - 20].to_owned()).await;
     let error = run(&stub.login(Tracker::Bugzilla)).await.unwrap_err();
@@ -79,7 +79,7 @@ async fn answer_that_breaks_off_is_lost() {
 }
 
 #[tokio::test]
-async fn faults_of_the_extension() {
+async fn faults_of_the_extension_are_distinguished() {
     let error = refused(10702, "The issuer refused this\n login token.").await;
     assert!(matches!(error, LoginError::Refused { .. }), "{error:?}");
     assert!(
@@ -95,7 +95,7 @@ async fn faults_of_the_extension() {
 }
 
 #[tokio::test]
-async fn both_cookies_make_a_session() {
+async fn session_needs_both_cookies() {
     for (only, missing) in
         [(COOKIES[0], "Bugzilla_logincookie,"), (COOKIES[1], "Bugzilla_login,"), (XML, "Bugzilla_login,")]
     {
@@ -106,7 +106,7 @@ async fn both_cookies_make_a_session() {
 }
 
 #[tokio::test]
-async fn answers_to_a_token_that_are_none() {
+async fn unusable_answers_to_a_token_are_reported() {
     for (to_token, words) in [
         (answer("500 Oops", &[], TOKEN), "HTTP status 500"),
         (answer("302 Found", &[&format!("Location: /{TOKEN}")], ""), "HTTP status 302"),
@@ -119,7 +119,7 @@ async fn answers_to_a_token_that_are_none() {
 }
 
 #[tokio::test]
-async fn without_the_extension_there_is_no_token() {
+async fn no_token_is_used_without_the_extension() {
     for code in ["<int>-32601</int>", "<string>Client</string>"] {
         let sentence = broken(fault(code, "There is no method named 'Launchpad.login'.")).await;
         assert!(sentence.contains("install the extension Launchpad"), "{code}: {sentence}");
@@ -129,7 +129,7 @@ async fn without_the_extension_there_is_no_token() {
 }
 
 #[tokio::test]
-async fn what_is_no_bugzilla_gets_no_token() {
+async fn foreign_page_gets_no_token() {
     for (to_call, words) in [
         (
             answer(
@@ -161,7 +161,7 @@ async fn what_is_no_bugzilla_gets_no_token() {
 }
 
 #[tokio::test]
-async fn an_older_extension_is_known_by_its_fault() {
+async fn older_extension_is_recognized_by_its_fault() {
     for code in ["<int>10001</int>", "<int>-32000</int>", "<int>32000</int>"] {
         let probe = fault(code, "?");
         let stub = Stub::start(move |request| {

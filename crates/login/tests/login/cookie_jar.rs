@@ -32,7 +32,7 @@ fn session(cookies: Vec<Cookie>) -> Session {
 }
 
 #[test]
-fn every_field_is_written() {
+fn netscape_jar_has_every_field() {
     let full = Cookie {
         domain: "example.org".to_owned(),
         host_only: false,
@@ -68,7 +68,7 @@ fn json_has_every_attribute() {
 }
 
 #[test]
-fn a_jar_is_for_its_owner_and_replaces_a_jar() {
+fn cookie_jar_is_private_and_replaced() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("cookies.txt");
     for name in ["first", "second"] {
@@ -83,7 +83,7 @@ fn a_jar_is_for_its_owner_and_replaces_a_jar() {
 }
 
 #[test]
-fn what_is_no_jar_is_left_alone() {
+fn file_that_is_no_jar_is_kept() {
     let directory = TempDir::new().unwrap();
     let at = |name: &str| directory.path().join(name);
     fs::write(at("thesis.txt"), "# Netscape HTTP Cookie Filet\n").unwrap();
@@ -104,7 +104,7 @@ fn what_is_no_jar_is_left_alone() {
 }
 
 #[test]
-fn other_programs_jars_are_jars() {
+fn jars_of_other_programs_are_recognized() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("jar");
     for start in
@@ -117,7 +117,7 @@ fn other_programs_jars_are_jars() {
 
 /// The program that the jar is written for; the test fails where it is not installed.
 #[tokio::test]
-async fn curl_takes_the_jar() {
+async fn curl_reads_the_jar() {
     let stub = Stub::start(|request| {
         if request.contains("/check ") {
             answer("401 Unauthorized", &[], "")

@@ -51,7 +51,7 @@ async fn log_in(stub: &Stub, ca_file: Option<&Path>) -> Result<Session, LoginErr
 }
 
 #[tokio::test]
-async fn an_authority_of_ones_own_is_trusted_if_it_is_named() {
+async fn named_private_authority_is_trusted() {
     let (stub, _directory, file) = trac("localhost").await;
     let error = log_in(&stub, None).await.unwrap_err();
     assert!(
@@ -65,7 +65,7 @@ async fn an_authority_of_ones_own_is_trusted_if_it_is_named() {
 
 /// As `openssl req -x509` makes it, unless it is told otherwise.
 #[tokio::test]
-async fn self_signed_certificate_that_is_an_authority_too_is_trusted_if_it_is_named() {
+async fn named_self_signed_authority_is_trusted() {
     let (stub, _directory, file) = trac_with("localhost", IsCa::Ca(BasicConstraints::Unconstrained)).await;
     assert!(matches!(
         log_in(&stub, None).await,
@@ -75,7 +75,7 @@ async fn self_signed_certificate_that_is_an_authority_too_is_trusted_if_it_is_na
 }
 
 #[tokio::test]
-async fn a_certificate_for_another_name_or_by_another_authority_is_refused() {
+async fn certificate_of_another_name_or_authority_is_refused() {
     let (stub, _directory, file) = trac("trac.example.org").await;
     let error = log_in(&stub, Some(&file)).await.unwrap_err();
     assert!(matches!(error, LoginError::Certificate { .. }), "{error}");
@@ -88,7 +88,7 @@ async fn a_certificate_for_another_name_or_by_another_authority_is_refused() {
 }
 
 #[tokio::test]
-async fn a_ca_file_that_is_none() {
+async fn unusable_ca_file_is_refused() {
     let (stub, directory, file) = trac("localhost").await;
     let missing = directory.path().join("missing.pem");
     let empty = directory.path().join("empty.pem");
@@ -107,7 +107,7 @@ async fn a_ca_file_that_is_none() {
 }
 
 #[tokio::test]
-async fn https_to_a_port_that_speaks_http() {
+async fn https_to_a_plain_port_is_explained() {
     let (_, _directory, file) = trac("localhost").await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -41,7 +41,7 @@ async fn refused(text: &str) -> LoginError {
 }
 
 #[tokio::test]
-async fn a_login() {
+async fn bugzilla_login_returns_its_cookies() {
     let stub = trac(answer("200 OK", &[TEXT, SESSION], "Logged in as launchpad.\n")).await;
     let session = run(&stub.login(Tracker::Trac)).await.unwrap();
     assert_eq!(session.user.as_deref(), Some("launchpad"));
@@ -55,7 +55,7 @@ async fn a_login() {
 
 /// Status and cookie are in the head of the answer, so that a long body, or one that breaks off, costs no token.
 #[tokio::test]
-async fn head_of_an_answer_is_a_login() {
+async fn answer_with_complete_head_is_a_login() {
     let whole = answer("200 OK", &[TEXT, SESSION], "Logged in as launchpad.\n");
     for to_token in [
         answer("200 OK", &[SESSION], &"x".repeat(1024 * 1024)),
@@ -70,7 +70,7 @@ async fn head_of_an_answer_is_a_login() {
 }
 
 #[tokio::test]
-async fn server_that_closes_without_notice_gets_the_token() {
+async fn server_closing_idle_connections_gets_the_token() {
     let keep = |answer: String| answer.replace("Connection: close\r\n", "");
     let check = keep(answer("401 Unauthorized", &[TEXT, CHALLENGE], "This Trac logs in.\n"));
     let login = keep(answer("200 OK", &[TEXT, SESSION], "Logged in as launchpad.\n"));
@@ -82,7 +82,7 @@ async fn server_that_closes_without_notice_gets_the_token() {
 }
 
 #[tokio::test]
-async fn the_tracker_is_told_of_the_trace() {
+async fn request_carries_the_trace() {
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     for (parent, told) in [(Some(PARENT), 2), (Some("what no\nheader can carry"), 0), (None, 0)] {
         let stub = trac(answer("200 OK", &[TEXT, SESSION], "Logged in as launchpad.\n")).await;
@@ -96,7 +96,7 @@ async fn the_tracker_is_told_of_the_trace() {
 }
 
 #[tokio::test]
-async fn the_token_is_bound_to_the_url_unless_somebody_says_otherwise() {
+async fn token_is_bound_to_the_url_by_default() {
     let stub = trac(answer("200 OK", &[SESSION], "")).await;
     let asked = Mutex::new(Vec::new());
     let login = stub.login(Tracker::Trac);
@@ -113,14 +113,14 @@ async fn the_token_is_bound_to_the_url_unless_somebody_says_otherwise() {
 }
 
 #[tokio::test]
-async fn a_slash_at_the_end_of_the_url_makes_no_difference() {
+async fn trailing_slash_of_the_url_is_ignored() {
     let stub = trac(answer("200 OK", &[SESSION], "")).await;
     let login = Login::new(Tracker::Trac, &format!("{}/", stub.url())).unwrap();
     assert_eq!(run(&login).await.unwrap().user, None);
 }
 
 #[tokio::test]
-async fn refusals_are_told_apart() {
+async fn refusals_are_distinguished() {
     let error =
         refused("The issuer refused this token: it was issued for another bug tracker than this one.\n")
             .await;
@@ -154,14 +154,14 @@ async fn refusals_are_told_apart() {
 }
 
 #[tokio::test]
-async fn an_unbound_token_that_is_refused_is_not_blamed_on_the_audience() {
+async fn refused_unbound_token_blames_no_audience() {
     let stub = trac(answer("401 Unauthorized", &[TEXT], "The issuer refused this token: used.\n")).await;
     let sentence = failure(&stub.login(Tracker::Trac).audience(None)).await;
     assert!(sentence.contains("for no tracker in particular"), "{sentence}");
 }
 
 #[tokio::test]
-async fn a_tracker_that_repeats_the_token_does_not_get_it_into_the_error() {
+async fn echoed_token_is_kept_out_of_the_error() {
     let error = refused(&format!("Who is {TOKEN}?\u{1b}[2J")).await;
     assert!(error.to_string().contains("Who is [token]? [2J"), "{error}");
     let stub = trac(answer("500 No", &[TEXT], &format!("at /launchpad-auth/{TOKEN}"))).await;
@@ -173,7 +173,7 @@ async fn a_tracker_that_repeats_the_token_does_not_get_it_into_the_error() {
 }
 
 #[tokio::test]
-async fn no_cookie_is_no_session() {
+async fn missing_cookie_is_no_session() {
     for cookie in [
         "X: y",
         "Set-Cookie: trac_session=a",
@@ -187,7 +187,7 @@ async fn no_cookie_is_no_session() {
 }
 
 #[tokio::test]
-async fn another_tracker_with_the_same_way_in_may_call_its_session_what_it_likes() {
+async fn generic_tracker_may_name_its_session_cookie() {
     let stub =
         trac(answer("200 OK", &[TEXT, "Set-Cookie: launchpad_session=a"], "Logged in as launchpad.\n")).await;
     let session = run(&stub.login(Tracker::Trac)).await.unwrap();
@@ -195,7 +195,7 @@ async fn another_tracker_with_the_same_way_in_may_call_its_session_what_it_likes
 }
 
 #[tokio::test]
-async fn without_the_plugin_there_is_no_token() {
+async fn missing_plugin_uses_no_token() {
     let sentence = broken(answer("404 Not Found", &[], "")).await;
     assert!(sentence.contains("install and enable countersign_trac"), "{sentence}");
     let sentence = broken(answer("200 OK", &[SESSION], "<html>")).await;
@@ -207,7 +207,7 @@ async fn without_the_plugin_there_is_no_token() {
 }
 
 #[tokio::test]
-async fn a_redirect_is_named_and_not_followed() {
+async fn redirect_is_named_and_not_followed() {
     let to = "Location: https://trac.example.org/p/launchpad-auth/check";
     let sentence = broken(answer("301 Moved", &[to], "")).await;
     assert!(sentence.contains("redirects to https://trac.example.org/p;"), "{sentence}");
@@ -216,7 +216,7 @@ async fn a_redirect_is_named_and_not_followed() {
 }
 
 #[tokio::test]
-async fn silence_and_nonsense() {
+async fn silent_and_garbled_answers_are_reported() {
     for nonsense in
         [String::new(), "SSH-2.0-OpenSSH\r\n".to_owned(), answer("401 No", &[], &"x".repeat(100_000))]
     {
@@ -232,7 +232,7 @@ async fn silence_and_nonsense() {
 }
 
 #[tokio::test]
-async fn an_answer_that_does_not_come_is_not_waited_for_without_end() {
+async fn missing_answer_times_out() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let sentence = failure(&Login::new(Tracker::Trac, &url).unwrap().http(impatient())).await;
@@ -240,7 +240,7 @@ async fn an_answer_that_does_not_come_is_not_waited_for_without_end() {
 }
 
 #[tokio::test]
-async fn a_token_does_not_travel_in_clear() {
+async fn token_is_never_sent_over_plain_http() {
     for url in
         ["http://trac.example.org/", "http://192.0.2.1/", "http://localhost.example.org/", "http://[::2]/"]
     {
@@ -256,7 +256,7 @@ async fn a_token_does_not_travel_in_clear() {
 }
 
 #[tokio::test]
-async fn a_proxy_is_asked_to_connect() {
+async fn proxy_is_used_with_connect() {
     let proxy = Stub::start(|_| answer("403 Forbidden", &[], "")).await;
     let address = format!("http://127.0.0.1:{}", proxy.port);
     let settings = HttpSettings { proxy: Some(&address), allow_http: true, ..HttpSettings::default() };
@@ -273,7 +273,7 @@ async fn a_proxy_is_asked_to_connect() {
 }
 
 #[tokio::test]
-async fn what_is_not_a_token_is_not_brought() {
+async fn malformed_token_is_not_brought() {
     let stub = trac(answer("200 OK", &[SESSION], "")).await;
     for text in ["", "../+index", "a b", "tokén", &"a".repeat(5000)] {
         let source = async |_: Option<&str>| Ok::<_, std::io::Error>(Zeroizing::new(text.to_owned()));
@@ -287,7 +287,7 @@ async fn what_is_not_a_token_is_not_brought() {
 }
 
 #[test]
-fn what_is_not_the_url_of_a_tracker() {
+fn invalid_audiences_are_rejected() {
     for url in [
         "",
         "trac.example.org",

@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn next_server_goes_on_from_what_was_kept() {
+    fn next_server_continues_from_the_stored_counters() {
         let clock = clock();
         let first = Activity::new(clock.now());
         good(&first, "https://a.example/");
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_only_given_up_for_others() {
+    fn least_used_name_is_merged_first() {
         let clock = clock();
         let activity = Activity { trackers: Table::new(2), ..Activity::new(clock.now()) };
         let [hour, .., week] = &RANGES;
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn bound_in_memory_is_as_documented() {
+    fn memory_limit_matches_the_documentation() {
         let slots: usize = RANGES.iter().map(|range| range.slots).sum();
         let bytes = slots * (size_of::<Sum>() + size_of::<(i64, Box<Sum>)>()) + size_of::<Row>();
         let all = 2 * (MAX_PARTIES + 2) * bytes;
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn clock_that_steps_back_leaves_no_future() {
+    fn clock_step_leaves_no_future_minutes() {
         let clock = clock();
         let activity = Activity::new(clock.now());
         good(&activity, "a");
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn late_reader_and_late_look_lose_nothing() {
+    fn late_readers_miss_no_increase() {
         let clock = clock();
         let activity = Activity::new(clock.now());
         let (early, [hour, ..]) = (clock.now(), &RANGES);
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_beyond_all_bounds_are_borne() {
+    fn extreme_numbers_do_not_overflow() {
         let clock = clock();
         let activity = Activity::new(clock.now());
         let slot = |slot: i64| {

@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn equal_alarms_wait_as_one() {
+    async fn equal_alarms_are_merged() {
         let (mut waiting, now) = (AlarmQueue::default(), Instant::now());
         assert!(waiting.raise(&replay(1), None, now));
         let first = waiting.take(now).unwrap();
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn relay_comes_first_and_then_the_kind_told_least_lately() {
+    async fn relay_alarm_is_sent_first() {
         use KindFilter::{CredentialRejected, Relay, Replay};
         let (mut waiting, now) = (AlarmQueue::default(), Instant::now());
         for token in 1..9 {
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn place_stays_free_for_a_relay() {
+    async fn queue_reserves_room_for_relays() {
         let (mut waiting, now) = (AlarmQueue::default(), Instant::now());
         for token in 1..9 {
             waiting.raise(&replay(token), None, now);
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn flood_pushes_nothing_out_and_is_counted() {
+    async fn many_events_displace_none_of_another_kind() {
         let (mut waiting, now) = (AlarmQueue::default(), Instant::now());
         waiting.raise(&relay(1), None, now);
         let many = u64::try_from(ALARM_QUEUE).unwrap() + 100;
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tried_alarm_says_the_same_again() {
+    async fn retried_alarm_is_identical() {
         let (mut waiting, now) = (AlarmQueue::default(), Instant::now());
         waiting.raise(&replay(1), None, now);
         let mut first = waiting.take(now).unwrap();
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn harmless_event_is_no_alarm() {
+    async fn harmless_event_raises_no_alarm() {
         let (mut waiting, now) = (AlarmQueue::default(), Instant::now());
         for kind in [EventKind::Issued, EventKind::Consumed, EventKind::CredentialRejected] {
             assert!(!waiting.raise(&event(kind, None), None, now));

@@ -125,7 +125,7 @@ mod tests {
     const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
     #[test]
-    fn a_receiver_must_be_safe_to_talk_to_and_nothing_secret_is_repeated() {
+    fn unsafe_receiver_is_refused_without_quoting_it() {
         let url = |text: &str| text.parse::<Url>().unwrap();
         for (text, fits) in [
             ("https://hooks.example.org/s3cret", true),
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_signature_is_that_of_the_specification_s_example() {
+    fn signature_matches_the_specifications_example() {
         // The example of the Standard Webhooks' reference libraries.
         let webhook = Webhook::new(&"https://a.example".parse().unwrap(), SECRET, None).unwrap();
         let signed = "msg_p5jXN8AQM9LWM0D4loKWxJek.1614265330.{\"test\": 2432232314}";

@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn changed_file_is_taken_up_and_a_broken_one_is_not() {
+    fn changed_file_is_reloaded_and_broken_one_ignored() {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("callers.toml");
         let clock = Arc::new(ManualClock::at("2026-01-31T12:00:00Z".parse().unwrap()));
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn file_that_could_not_be_read_for_a_while_is_taken_up() {
+    fn file_is_reloaded_once_it_is_readable() {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("callers.toml");
         let clock = Arc::new(ManualClock::at("2026-01-31T12:00:00Z".parse().unwrap()));
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn change_of_the_file_gives_nobody_a_new_minute() {
+    fn reload_resets_no_rate_limit() {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("callers.toml");
         let clock = Arc::new(ManualClock::at("2026-01-31T12:00:00Z".parse().unwrap()));
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn caller_is_in_force_while_the_file_says_the_same_of_it() {
+    fn unchanged_caller_stays_in_force() {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("callers.toml");
         let clock = Arc::new(ManualClock::at("2026-01-31T12:00:00Z".parse().unwrap()));

@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn one_tracker_is_covered_in_each_of_its_spellings() {
+    fn every_spelling_of_a_tracker_is_covered() {
         let pattern = "https://bugs.example.org/";
         for url in [
             "https://bugs.example.org",
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pattern_is_refused() {
+    fn invalid_pattern_is_refused() {
         for (text, error) in [
             ("", PatternError::Url(AudienceError::NotAUrl)),
             ("*", PatternError::Star),
@@ -167,7 +167,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_covered_is_below_the_base(
+        fn covered_urls_are_below_the_base(
             base in "https://(a|b)\\.example(:80|:443)?(/[ab%.]{0,4}){0,2}",
             url in "https?://(a|b)\\.example\\.?(:80|:443)?([/\\\\][abAB%.25eE]{0,6}){0,4}",
         ) {

@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_reason_has_its_own_minute_and_the_rest_is_summed_up() {
+    fn each_reason_is_limited_separately() {
         let clock = ManualClock::at(from_millis(1_767_225_600_000));
         let throttle = EventThrottle::default();
         let limit = usize::try_from(KEPT_EACH_MINUTE).unwrap();
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn flood_is_logged_in_one_line_and_a_sum_each_minute() {
+    fn repeated_refusals_are_logged_once_a_minute() {
         let clock = ManualClock::at(from_millis(1_767_225_600_000));
         let throttle = EventThrottle::default();
         let logged = |kind: &EventKind, count| {

@@ -377,7 +377,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_outcome_is_there_from_the_start() {
+    fn every_outcome_counter_starts_at_zero() {
         assert!(countersign_core::Reason::ALL.iter().all(|reason| OUTCOMES.contains(&reason.label())));
         let first = Consumption { at: Timestamp::UNIX_EPOCH, by: None, retry_key: None };
         let refusals = [

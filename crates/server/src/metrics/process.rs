@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_system_s_words_are_read() {
+    fn proc_files_are_parsed() {
         assert_eq!(resident_bytes("Name:\ta\nVmRSS:\t    2048 kB\nThreads:\t1\n"), Some(2 * 1024 * 1024));
         assert_eq!(resident_bytes("Name:\ta\n"), None);
         let stat = "1 (a ) b) S 0 1 1 0 -1 4194560 100 0 0 0 250 150 0 0 20 0";

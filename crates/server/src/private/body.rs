@@ -206,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn object_with_a_repeated_member_is_refused() {
+    fn repeated_member_is_refused() {
         for (text, fits) in [
             (r#"{"a":1,"b":{"a":[{"a":null}]}}"#, true),
             ("{}", true),
@@ -263,7 +263,7 @@ mod tests {
         }
 
         #[test]
-        fn any_object_without_repetition_is_accepted(
+        fn objects_with_unique_members_are_accepted(
             members in prop::collection::btree_map(any::<String>(), any::<f64>(), 0..8)
         ) {
             let text = serde_json::to_vec(&members).unwrap();

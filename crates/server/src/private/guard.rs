@@ -338,7 +338,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_origin_is_one_host_and_port() {
+    fn origin_is_one_host_and_port() {
         for (origin, host, one) in [
             ("http://localhost:8087", "localhost:8087", true),
             ("http://[::1]:8087", "[::1]:8087", true),
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_points_nowhere_else() {
+    fn only_numbers_and_localhost_are_safe_hosts() {
         for (host, is_one) in [
             ("localhost", true),
             ("localhost:8087", true),
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_page_uses_the_page() {
+    fn only_same_origin_requests_use_the_page() {
         let (get, post) = (Method::GET, Method::POST);
         let host = ("host", "127.0.0.1:8087");
         let own = ("origin", "http://127.0.0.1:8087");

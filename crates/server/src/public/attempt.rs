@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_for_those_who_ask_for_it() {
+    fn json_is_sent_on_request_only() {
         for (values, json) in [
             (vec![], false),
             (vec!["*/*"], false),
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_audience_is_read_from_a_form_or_from_json() {
+    async fn audience_is_read_from_a_form_or_from_json() {
         let tracker = StatedAudience::Tracker(Audience::parse("https://a.example/").unwrap());
         let form = "application/x-www-form-urlencoded";
         let json = "application/json";
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_blank_key_is_no_key() {
+    async fn blank_idempotency_key_is_ignored() {
         for (key, expected) in [("", None), ("  ", None), ("k", Some(RetryKeyHash::of(b"k")))] {
             let mut request = post(None, "");
             request.headers_mut().insert("idempotency-key", key.parse().unwrap());
@@ -286,13 +286,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_body_makes_it_panic(body in any::<Vec<u8>>()) {
+        fn any_body_is_read_without_panic(body in any::<Vec<u8>>()) {
             let _ = audience_in_form(&body);
             let _ = audience_in_json(&body);
         }
 
         #[test]
-        fn json_states_what_a_form_states(values in prop::collection::vec("[a-z]{0,3}", 0..4), other in "[a-z]{1,9}") {
+        fn json_body_equals_form_body(values in prop::collection::vec("[a-z]{0,3}", 0..4), other in "[a-z]{1,9}") {
             let names = values.iter().enumerate().map(|(index, _)| if index == 3 { &*other } else { "audience" });
             let members: Vec<_> = names.clone().zip(&values).map(|(n, v)| format!("\"{n}\":\"{v}\"")).collect();
             let json = format!("{{{}}}", members.join(","));

@@ -284,7 +284,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_share_of_all_names_is_taken() {
+    fn configured_share_is_sampled() {
         for (share, taken, left) in [
             (0.0, None, Some(0)),
             (0.25, Some(1 << 61), Some(1 << 62 | 1 << 61)),

@@ -140,7 +140,7 @@ async fn series(server: &Fixture, name: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn replays_and_relays_are_told_signed_and_without_the_token() {
+async fn alarms_are_signed_and_hide_the_token() {
     let (url, mut received) = receiver(Vec::new()).await;
     let server = server(&url);
     server.handshake("cs1forged").await;
@@ -173,7 +173,7 @@ async fn replays_and_relays_are_told_signed_and_without_the_token() {
 }
 
 #[tokio::test]
-async fn what_is_not_taken_is_sent_again_with_the_same_id_and_no_redirect_is_followed() {
+async fn refused_alarm_is_retried_with_the_same_id() {
     let elsewhere = receiver(Vec::new()).await;
     let redirect = (StatusCode::TEMPORARY_REDIRECT, [("location", elsewhere.0.clone())], "").into_response();
     let refusals = [StatusCode::INTERNAL_SERVER_ERROR, StatusCode::TOO_MANY_REQUESTS, StatusCode::NOT_FOUND];
@@ -200,7 +200,7 @@ async fn what_is_not_taken_is_sent_again_with_the_same_id_and_no_redirect_is_fol
 }
 
 #[tokio::test]
-async fn a_receiver_that_never_takes_it_is_given_up_and_the_next_alarm_comes() {
+async fn undeliverable_alarm_is_dropped_and_the_next_sent() {
     let attempts = usize::try_from(ALARM_ATTEMPTS).unwrap();
     let refusals = (0..attempts).map(|_| StatusCode::SERVICE_UNAVAILABLE.into_response()).collect();
     let (url, mut received) = receiver(refusals).await;
@@ -238,7 +238,7 @@ async fn many_replays_of_one_token_do_not_delay_a_relay() {
 }
 
 #[tokio::test]
-async fn flood_of_replays_pushes_no_relay_out_while_the_receiver_hangs() {
+async fn many_replays_displace_no_relay_alarm() {
     let (free, held) = tokio::sync::oneshot::channel::<()>();
     let (url, mut received) = receiver_that_holds(held).await;
     let server = server(&url);
@@ -330,7 +330,7 @@ async fn many_wrong_secrets_raise_one_alarm_and_are_events() {
 }
 
 #[tokio::test]
-async fn a_receiver_whose_certificate_cannot_be_verified_is_told_nothing() {
+async fn unverified_receiver_gets_no_alarm() {
     let [ours, other] = [(); 2].map(|()| Certified::self_signed("localhost"));
     for (authority, is_told) in [(&ours.certificate, true), (&other.certificate, false)] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -61,7 +61,7 @@ fn path_of(template: &str, token: &str) -> String {
 
 /// Whoever adds a route has to say here who may use it.
 #[test]
-fn each_route_has_the_scope_that_is_meant() {
+fn each_route_has_its_scope() {
     let table: Vec<String> = private_routes()
         .iter()
         .map(|route| {
@@ -190,7 +190,7 @@ async fn unknown_path_needs_a_caller_and_is_not_found() {
 }
 
 #[tokio::test]
-async fn the_one_secret_is_the_caller_with_all_scopes() {
+async fn single_secret_has_all_scopes() {
     let secret = "s3cret-0f9e8d7c6b5a4321";
     for callers in [None, Some(one_for_each_scope())] {
         let server = Fixture::with(Options { bearer: Some(secret), callers, ..Options::default() });
@@ -207,7 +207,7 @@ async fn the_one_secret_is_the_caller_with_all_scopes() {
 }
 
 #[tokio::test]
-async fn browser_shows_a_callers_secret_as_its_password() {
+async fn browser_sends_callers_secret_as_password() {
     let server = server(caller("ops", &[Scope::Admin], "") + &caller("worker", &[Scope::Issue], ""));
     let page = async |password: &str| {
         let basic = data_encoding::BASE64.encode(format!("anna:{password}").as_bytes());
@@ -220,7 +220,7 @@ async fn browser_shows_a_callers_secret_as_its_password() {
 }
 
 #[tokio::test]
-async fn wrong_secret_is_counted_and_limited_and_tells_no_name() {
+async fn wrong_secret_is_counted_and_limited() {
     let options =
         Options { callers: Some(one_for_each_scope()), refusals_per_minute: 2, ..Options::default() };
     let server = Fixture::with(options);
@@ -245,7 +245,7 @@ async fn wrong_secret_is_counted_and_limited_and_tells_no_name() {
 }
 
 #[tokio::test]
-async fn caller_has_tokens_for_its_trackers_alone() {
+async fn caller_gets_tokens_only_for_its_trackers() {
     let bound = "audiences = ['https://trac.example.org/', 'https://bugs.example.org/projects/*']";
     let server = server(caller("worker", &[Scope::Issue], bound));
     for (audience, allowed) in [
@@ -275,7 +275,7 @@ async fn caller_has_tokens_for_its_trackers_alone() {
 }
 
 #[tokio::test]
-async fn certificate_of_nobody_is_counted() {
+async fn certificate_without_a_caller_is_counted() {
     let server = server(caller("events", &[Scope::Events], ""));
     let mut request = Request::get("/v1/events").body(Body::empty()).unwrap();
     request.extensions_mut().insert(ClientCertificate(["dns:removed".to_owned()].into()));
@@ -286,7 +286,7 @@ async fn certificate_of_nobody_is_counted() {
 
 /// As when an operator moves from one secret for all to names.
 #[tokio::test]
-async fn secret_of_a_named_caller_is_not_everybodys() {
+async fn named_callers_secret_has_only_its_scopes() {
     const SECRET: &str = "fQ9wzL2kT7sVb4XnRp8cYd3mHj6gUa5e";
     let hash = SecretHash::of(SECRET.as_bytes());
     let callers = format!("[[caller]]\nname = 'a'\nsecrets = ['{hash}']\nscopes = ['look']\n");
@@ -322,7 +322,7 @@ async fn caller_with_one_tracker_gets_bound_tokens() {
 }
 
 #[tokio::test]
-async fn caller_has_short_tokens_and_few() {
+async fn caller_limits_lifetime_and_rate() {
     let server = server(caller("worker", &[Scope::Issue], "max_lifetime = '60s'\ntokens_per_minute = 3"));
     let issue = async |body: Value| send(&server, "worker", "POST", "/v1/tokens", Some(body)).await;
     assert_eq!(issue(json!({})).await.json()["date_expires"], "2026-01-31T12:01:00Z", "not five minutes");
@@ -346,7 +346,7 @@ async fn caller_has_short_tokens_and_few() {
 }
 
 #[tokio::test]
-async fn tracker_is_told_the_caller_only_where_the_file_says_so() {
+async fn tracker_learns_the_caller_only_when_configured() {
     let callers =
         caller("told", &[Scope::Issue], "tell_trackers = true") + &caller("quiet", &[Scope::Issue], "");
     let server = server(callers);
@@ -442,7 +442,7 @@ async fn stream_ends_when_its_caller_is_removed() {
 }
 
 #[tokio::test]
-async fn server_tells_its_callers_without_their_secrets() {
+async fn server_lists_callers_without_secrets() {
     let server =
         server(caller("ops", &[Scope::Admin], "") + &caller("worker", &[Scope::Issue, Scope::Look], ""));
     let document = send(&server, "ops", "GET", "/v1/server", None).await.json();

@@ -33,7 +33,7 @@ async fn get(server: &Fixture, path: &str) -> String {
 }
 
 #[tokio::test]
-async fn change_is_counted_and_told_although_its_caller_hangs_up() {
+async fn change_is_counted_when_its_caller_disconnects() {
     let held = hooked(Held { reached: Semaphore::new(0), free: Semaphore::new(0) });
     let server = Fixture::with(Options { store: Some(held.clone()), ..Options::default() });
     tokio::spawn(Arc::clone(&server.app.events).write());

@@ -53,7 +53,7 @@ fn kinds(events: &[Value]) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn everything_that_happens_is_told_newest_first_with_who_and_when() {
+async fn events_are_listed_newest_first() {
     let server = server(issuing());
     let issue =
         post("/v1/tokens").header("content-type", "application/json").header("user-agent", "worker/1");
@@ -118,7 +118,7 @@ async fn everything_that_happens_is_told_newest_first_with_who_and_when() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_on_record_anyway_is_not_written_and_issuing_only_if_asked_for() {
+async fn recorded_endings_are_not_written_again() {
     let server = server(Options::default());
     let issued = server.private(post("/v1/tokens").body(Body::empty()).unwrap()).await.json();
     server.handshake(issued["token_id"].as_str().unwrap()).await;
@@ -127,7 +127,7 @@ async fn what_is_on_record_anyway_is_not_written_and_issuing_only_if_asked_for()
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_list_can_be_filtered_and_turned_over() {
+async fn list_is_filtered_and_paged() {
     let server = server(Options::default());
     for nth in 0..4 {
         let token = server.token();
@@ -209,7 +209,7 @@ async fn list_is_filtered_by_name_address_text_and_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn follower_hears_only_what_it_asks_for() {
+async fn follower_receives_only_matching_events() {
     let server = Fixture::new();
     let follow = Request::get("/v1/events/stream?text=curl&since=2030-01-01T00:00:00Z&kind=refused");
     let mut body = server.private_response(follow.body(Body::empty()).unwrap()).await.into_body();
@@ -233,7 +233,7 @@ impl StoreHook for Narrow {
 }
 
 #[tokio::test(start_paused = true)]
-async fn list_goes_on_past_what_one_question_looks_at() {
+async fn list_continues_past_one_query() {
     let server = server(Options { store: Some(hooked(Narrow)), ..Options::default() });
     // Those that were issued last are redeemed first, with replays in between.
     let mut tokens = Vec::new();
@@ -306,7 +306,7 @@ async fn pages_are_bounded_in_bytes_and_lose_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flood_of_forged_tokens_takes_bounded_room_and_hides_no_replay() {
+async fn forged_tokens_take_bounded_room() {
     let server = server(Options::default());
     let token = server.token();
     server.handshake(&token).await;
@@ -325,7 +325,7 @@ async fn a_flood_of_forged_tokens_takes_bounded_room_and_hides_no_replay() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_is_away_loses_what_does_not_fit_and_comes_back() {
+async fn queue_overflow_is_lost_while_the_store_is_away() {
     let kept = Arc::new(MemoryEvents::default());
     let away = Arc::new(super::store_away::AwayEvents::new(kept));
     let server = server(Options { events: Some(away.clone()), ..issuing() });
@@ -362,7 +362,7 @@ async fn a_store_that_is_away_loses_what_does_not_fit_and_comes_back() {
 }
 
 #[tokio::test]
-async fn a_follower_hears_what_happens_from_then_on() {
+async fn follower_receives_later_events() {
     let server = Fixture::new();
     let request = || Request::get("/v1/events/stream?kind=consumed,replay").body(Body::empty()).unwrap();
     let response = server.private_response(request()).await;

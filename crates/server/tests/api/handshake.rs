@@ -13,7 +13,7 @@ use crate::fixture::{FORM, Fixture, JSON, Options, TRAC, handshake_path, post};
 const SPENT: &str = "Token has already been used or is invalid.";
 
 #[tokio::test]
-async fn the_first_post_is_accepted_and_the_second_is_not() {
+async fn first_post_is_accepted_and_second_refused() {
     let server = Fixture::new();
     let token = server.token();
     let first = server.handshake(&token).await;
@@ -25,7 +25,7 @@ async fn the_first_post_is_accepted_and_the_second_is_not() {
 }
 
 #[tokio::test]
-async fn no_other_method_is_accepted_and_none_consumes() {
+async fn other_methods_are_refused_and_consume_nothing() {
     let server = Fixture::new();
     let token = server.token();
     for method in ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "PROPFIND"] {
@@ -46,7 +46,7 @@ async fn no_other_method_is_accepted_and_none_consumes() {
 }
 
 #[tokio::test]
-async fn a_stranger_learns_nothing() {
+async fn unauthenticated_caller_learns_nothing() {
     let server = Fixture::new();
     let other = Fixture::new().token();
     let mut changed = server.token();
@@ -66,7 +66,7 @@ async fn a_stranger_learns_nothing() {
 }
 
 #[tokio::test]
-async fn the_old_spelling_and_percent_encoding_reach_the_same_token() {
+async fn old_and_encoded_paths_reach_the_token() {
     let server = Fixture::new();
     for spelling in [
         "/token/{}/+bugtracker-handshake",
@@ -90,7 +90,7 @@ async fn the_old_spelling_and_percent_encoding_reach_the_same_token() {
 }
 
 #[tokio::test]
-async fn an_expired_or_revoked_token_is_refused() {
+async fn expired_or_revoked_token_is_refused() {
     let server = Fixture::new();
     let expired = server.token();
     server.clock.advance(Duration::from_mins(5));
@@ -103,7 +103,7 @@ async fn an_expired_or_revoked_token_is_refused() {
 }
 
 #[tokio::test]
-async fn a_setting_answers_410_instead_of_401() {
+async fn setting_answers_410_instead_of_401() {
     let server = Fixture::with(Options { spent_status: SpentStatus::Gone, ..Options::default() });
     let token = server.token();
     server.handshake(&token).await;
@@ -114,7 +114,7 @@ async fn a_setting_answers_410_instead_of_401() {
 }
 
 #[tokio::test]
-async fn a_token_from_before_the_fence_is_refused() {
+async fn token_from_before_the_fence_is_refused() {
     let server = Fixture::new();
     let old = server.token();
     server.app.tokens.fence().await.unwrap();
@@ -125,7 +125,7 @@ async fn a_token_from_before_the_fence_is_refused() {
 }
 
 #[tokio::test]
-async fn a_token_from_the_future_is_refused_until_its_time_comes() {
+async fn future_token_is_refused_until_its_creation_time() {
     let server = Fixture::new();
     server.clock.advance(Duration::from_hours(1));
     let token = server.token();
@@ -136,7 +136,7 @@ async fn a_token_from_the_future_is_refused_until_its_time_comes() {
 }
 
 #[tokio::test]
-async fn a_bound_token_is_for_its_tracker_only() {
+async fn bound_token_is_refused_elsewhere() {
     let server = Fixture::new();
     let token = server.token_for(TRAC);
     let path = handshake_path(&token);
@@ -172,7 +172,7 @@ async fn a_bound_token_is_for_its_tracker_only() {
 }
 
 #[tokio::test]
-async fn an_unbound_token_is_accepted_whatever_is_stated() {
+async fn unbound_token_is_accepted_with_any_audience() {
     let server = Fixture::new();
     for (content_type, body) in [
         (FORM, "audience=https://any.example/"),
@@ -191,7 +191,7 @@ async fn an_unbound_token_is_accepted_whatever_is_stated() {
 }
 
 #[tokio::test]
-async fn a_lost_answer_can_be_asked_for_again_with_the_same_key() {
+async fn retry_key_gets_the_lost_answer() {
     let server = Fixture::new();
     let token = server.token();
     let ask = async |key: &str| {
@@ -210,7 +210,7 @@ async fn a_lost_answer_can_be_asked_for_again_with_the_same_key() {
 }
 
 #[tokio::test]
-async fn a_lost_answer_can_be_asked_for_even_when_the_token_has_expired_meanwhile() {
+async fn retry_key_gets_the_lost_answer_after_expiry() {
     let server = Fixture::new();
     let (used, unused) = (server.token(), server.token());
     server.clock.advance(Duration::from_mins(5) - Duration::from_secs(1));
@@ -227,7 +227,7 @@ async fn a_lost_answer_can_be_asked_for_even_when_the_token_has_expired_meanwhil
 }
 
 #[tokio::test]
-async fn who_asks_for_json_gets_it() {
+async fn json_is_sent_when_accepted() {
     let server = Fixture::new();
     let claims = json!({ "project": "demo" });
     let issued = server
@@ -276,7 +276,7 @@ async fn who_asks_for_json_gets_it() {
 }
 
 #[tokio::test]
-async fn the_public_listener_has_nothing_of_the_private_one() {
+async fn public_listener_has_no_private_route() {
     let server = Fixture::new();
     for path in ["/bugs", "/v1/tokens", "/v1/keys", "/v1/store", "/openapi.json", "/metrics"] {
         for method in [Method::GET, Method::POST] {

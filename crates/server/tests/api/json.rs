@@ -18,7 +18,7 @@ async fn send(server: &Fixture, method: &str, path: &str, body: Option<Value>) -
 }
 
 #[tokio::test]
-async fn a_token_is_issued_without_any_body() {
+async fn token_is_issued_for_an_empty_body() {
     let server = Fixture::new();
     let answer = send(&server, "POST", "/v1/tokens", None).await;
     assert_eq!(answer.status, StatusCode::CREATED);
@@ -43,7 +43,7 @@ async fn a_token_is_issued_without_any_body() {
 }
 
 #[tokio::test]
-async fn a_token_can_have_an_audience_a_lifetime_and_claims() {
+async fn token_can_have_an_audience_a_lifetime_and_claims() {
     let server = Fixture::new();
     let body = json!({ "audience": TRAC, "ttl": 7, "claims": { "project": "demo" } });
     let document = send(&server, "POST", "/v1/tokens", Some(body)).await.json();
@@ -55,7 +55,7 @@ async fn a_token_can_have_an_audience_a_lifetime_and_claims() {
 }
 
 #[tokio::test]
-async fn bad_requests_are_told_what_is_wrong() {
+async fn bad_requests_get_the_reason() {
     let server = Fixture::new();
     let long_claims = json!({ "claims": { "a": "x".repeat(1024) } });
     for (body, reason, says) in [
@@ -129,7 +129,7 @@ async fn ambiguous_bodies_change_nothing() {
 }
 
 #[tokio::test]
-async fn a_token_is_revoked_once_and_a_strange_one_is_not_found() {
+async fn token_is_revoked_once_and_foreign_one_not_found() {
     let server = Fixture::new();
     let path = format!("/v1/tokens/{}", server.token());
     assert_eq!(send(&server, "DELETE", &path, None).await.json(), json!({ "revoked": true }));
@@ -143,7 +143,7 @@ async fn a_token_is_revoked_once_and_a_strange_one_is_not_found() {
 }
 
 #[tokio::test]
-async fn what_was_purged_is_said_to_be_forgotten() {
+async fn purged_token_is_reported_as_forgotten() {
     let server = Fixture::new();
     let token = server.token();
     server.handshake(&token).await;
@@ -162,7 +162,7 @@ async fn what_was_purged_is_said_to_be_forgotten() {
 }
 
 #[tokio::test]
-async fn the_store_is_described_and_fenced() {
+async fn store_is_described_and_fenced() {
     let server = Fixture::new();
     server.handshake(&server.token()).await;
     server.app.tokens.revoke(&server.token()).await.unwrap();
@@ -204,7 +204,7 @@ async fn keys_are_listed_without_secrets_and_rotated_under_live_tokens() {
 }
 
 #[tokio::test]
-async fn a_credential_is_asked_for_when_there_is_one() {
+async fn configured_credential_is_required() {
     let server = Fixture::with(Options { bearer: Some("s3cret-0f9e8d7c6b5a4321"), ..Options::default() });
     for (path, method) in
         [("/v1/tokens", "POST"), ("/bugs", "POST"), ("/openapi.json", "GET"), ("/nowhere", "GET")]
@@ -229,7 +229,7 @@ async fn a_credential_is_asked_for_when_there_is_one() {
 }
 
 #[tokio::test]
-async fn a_foreign_web_page_may_not_use_the_private_api() {
+async fn foreign_web_page_is_refused_by_the_private_api() {
     let server = Fixture::new();
     for (origin, status) in [
         ("https://evil.example", StatusCode::FORBIDDEN),
@@ -247,7 +247,7 @@ async fn a_foreign_web_page_may_not_use_the_private_api() {
 }
 
 #[tokio::test]
-async fn the_openapi_document_is_the_code_s_own() {
+async fn openapi_document_is_generated_from_code() {
     let server = Fixture::new();
     let document = send(&server, "GET", "/openapi.json", None).await.json();
     let paths: Vec<_> = document["paths"].as_object().unwrap().keys().cloned().collect();

@@ -98,7 +98,7 @@ async fn token_of_each_algorithm_is_accepted() {
 }
 
 #[tokio::test]
-async fn what_is_not_the_issuers_token_for_this_server_is_rejected() {
+async fn tokens_of_other_issuers_or_servers_are_rejected() {
     let (key, foreign) = (SigningKey::new("one", "ES256"), SigningKey::new("one", "ES256"));
     let (server, issuer) = server_and_issuer(&key).await;
     let good = claims(issuer.url());
@@ -213,7 +213,7 @@ async fn clocks_may_differ_by_a_minute() {
 }
 
 #[tokio::test]
-async fn key_that_is_not_for_signatures_of_this_kind_is_not_used() {
+async fn key_of_another_use_is_ignored() {
     let (key, other) = (SigningKey::new("one", "ES256"), SigningKey::new("other", "EdDSA"));
     let secret = json!({ "kty": "oct", "kid": "one", "k": BASE64URL_NOPAD.encode(b"secret") });
     for (jwk, is_good) in [
@@ -251,7 +251,7 @@ async fn token_without_a_key_id_needs_an_issuer_with_one_key() {
 }
 
 #[tokio::test]
-async fn rotated_key_is_taken_up_and_the_old_one_is_dropped() {
+async fn rotated_key_replaces_the_old_one() {
     let (old, new) = (SigningKey::new("old", "ES256"), SigningKey::new("new", "RS256"));
     let (server, issuer) = server_and_issuer(&old).await;
     let (by_old, by_new) = (old.token(&claims(issuer.url())), new.token(&claims(issuer.url())));
@@ -264,7 +264,7 @@ async fn rotated_key_is_taken_up_and_the_old_one_is_dropped() {
 }
 
 #[tokio::test]
-async fn flood_of_unknown_keys_makes_one_fetch() {
+async fn many_unknown_keys_cause_one_fetch() {
     let key = SigningKey::new("one", "ES256");
     let (server, issuer) = server_and_issuer(&key).await;
     let good = claims(issuer.url());
@@ -329,7 +329,7 @@ async fn server_document(server: &Fixture) -> Value {
 }
 
 #[tokio::test]
-async fn silent_issuer_holds_up_only_its_own_tokens() {
+async fn silent_issuer_delays_only_its_own_tokens() {
     let key = SigningKey::new("one", "ES256");
     let (server, issuer) = server_and_issuer(&key).await;
     issuer.hold();
@@ -352,7 +352,7 @@ async fn silent_issuer_holds_up_only_its_own_tokens() {
 }
 
 #[tokio::test]
-async fn keys_that_cannot_be_had_are_said_why() {
+async fn unavailable_keys_are_reported_with_the_reason() {
     let key = SigningKey::new("one", "ES256");
     let elsewhere = IssuerServer::start(None).await;
     elsewhere.publish(&[&key]);
@@ -397,7 +397,7 @@ async fn keys_that_cannot_be_had_are_said_why() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn issuer_that_never_answers_is_given_up() {
+async fn silent_issuer_times_out() {
     let key = SigningKey::new("one", "ES256");
     let (server, issuer) = server_and_issuer(&key).await;
     issuer.hold();
@@ -451,7 +451,7 @@ async fn kubernetes_token_is_accepted() {
 }
 
 #[tokio::test]
-async fn keys_in_a_file_are_read_and_read_again() {
+async fn key_file_is_read_and_reread() {
     let (old, new) = (SigningKey::new("old", "ES256"), SigningKey::new("new", "EdDSA"));
     let directory = tempfile::TempDir::new().unwrap();
     let file = directory.path().join("jwks.json");
@@ -482,7 +482,7 @@ fn server_with(key: &SigningKey, callers: &[(&str, Scope, &str, &str)]) -> (Fixt
 }
 
 #[tokio::test]
-async fn claims_of_a_rule_have_to_be_there() {
+async fn rule_requires_its_claims() {
     let key = SigningKey::new("one", "ES256");
     let (server, _directory) = server_with(
         &key,
@@ -508,7 +508,7 @@ async fn claims_of_a_rule_have_to_be_there() {
 }
 
 #[tokio::test]
-async fn token_of_two_audiences_is_no_two_callers() {
+async fn jwt_of_two_audiences_matches_one_caller() {
     let key = SigningKey::new("one", "ES256");
     let (server, directory) = server_with(&key, &[]);
     let source = format!("jwks_file = '{}'", directory.path().join("jwks.json").display());
@@ -549,7 +549,7 @@ async fn each_route_is_closed_to_each_other_scope() {
 }
 
 #[tokio::test]
-async fn limits_of_a_caller_hold_for_its_jwts() {
+async fn callers_limits_apply_to_its_jwts() {
     let key = SigningKey::new("one", "ES256");
     let (server, directory) = server_with(&key, &[]);
     let source = format!("jwks_file = '{}'", directory.path().join("jwks.json").display());
@@ -580,7 +580,7 @@ async fn limits_of_a_caller_hold_for_its_jwts() {
 }
 
 #[tokio::test]
-async fn wrong_token_is_limited_as_a_wrong_secret_is() {
+async fn wrong_jwt_is_limited_like_a_wrong_secret() {
     let key = SigningKey::new("one", "ES256");
     let (server, directory) = server_with(&key, &[]);
     drop(server);
@@ -627,7 +627,7 @@ async fn stream_ends_when_its_token_has_expired() {
 }
 
 #[tokio::test]
-async fn removed_caller_is_not_let_in_and_a_new_one_is() {
+async fn removed_caller_is_rejected_and_new_one_accepted() {
     let key = SigningKey::new("one", "ES256");
     let (server, issuer) = server_and_issuer(&key).await;
     let token = key.token(&claims(issuer.url()));
@@ -639,7 +639,7 @@ async fn removed_caller_is_not_let_in_and_a_new_one_is() {
 }
 
 #[tokio::test]
-async fn browser_shows_a_jwt_as_its_password() {
+async fn browser_sends_a_jwt_as_password() {
     let key = SigningKey::new("one", "ES256");
     let (server, _directory) = server_with(&key, &[("anna", Scope::Admin, WORKER, "")]);
     let basic = BASE64.encode(format!("anna:{}", key.token(&claims(KUBERNETES))).as_bytes());
@@ -657,7 +657,7 @@ async fn server_of_a_silent_issuer(key: &SigningKey, refusals_per_minute: u32) -
 }
 
 #[tokio::test(start_paused = true)]
-async fn request_beyond_those_that_wait_is_answered_at_once() {
+async fn request_beyond_the_waiting_limit_is_refused_at_once() {
     use futures_util::future::join_all;
     let key = SigningKey::new("one", "ES256");
     let (server, issuer) = server_of_a_silent_issuer(&key, 0).await;
@@ -687,7 +687,7 @@ async fn address_with_too_many_refusals_does_not_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn password_waits_for_keys_on_the_page_only() {
+async fn password_waits_for_keys_only_on_the_page() {
     let key = SigningKey::new("one", "ES256");
     let (server, issuer) = server_of_a_silent_issuer(&key, 0).await;
     let basic = BASE64.encode(format!("anna:{}", key.token(&claims(issuer.url()))).as_bytes());
@@ -702,7 +702,7 @@ async fn password_waits_for_keys_on_the_page_only() {
 }
 
 #[tokio::test]
-async fn what_no_key_can_mend_is_rejected_without_keys() {
+async fn unfixable_jwt_is_rejected_without_keys() {
     let key = SigningKey::new("one", "ES256");
     let (server, mut issuer) = server_and_issuer(&key).await;
     issuer.stop().await;
@@ -740,7 +740,7 @@ async fn token_without_keys_is_limited() {
 }
 
 #[tokio::test]
-async fn pipe_that_nobody_writes_to_is_no_file_of_keys() {
+async fn unwritten_pipe_is_not_read_as_keys() {
     let directory = tempfile::TempDir::new().unwrap();
     let pipe = directory.path().join("jwks.json");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());

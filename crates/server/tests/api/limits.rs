@@ -9,7 +9,7 @@ use countersign_server::TrustedProxies;
 use crate::fixture::{Fixture, Options, handshake_path, post};
 
 #[tokio::test]
-async fn too_many_refusals_become_429_and_a_good_token_still_passes() {
+async fn refused_address_gets_429_and_valid_token_passes() {
     let server = Fixture::with(Options { refusals_per_minute: 3, ..Options::default() });
     let (used, good) = (server.token(), server.token());
     server.handshake(&used).await;
@@ -28,7 +28,7 @@ async fn too_many_refusals_become_429_and_a_good_token_still_passes() {
 }
 
 #[tokio::test]
-async fn behind_a_trusted_proxy_each_client_has_its_own_count() {
+async fn clients_behind_a_proxy_are_limited_separately() {
     let networks = vec!["192.0.2.7/32".parse().unwrap()];
     let proxies = TrustedProxies { networks, ..TrustedProxies::default() };
     for (proxies, second) in

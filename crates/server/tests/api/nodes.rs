@@ -138,7 +138,7 @@ fn advance(servers: [&Fixture; 2], by: Duration) {
 }
 
 #[tokio::test]
-async fn new_key_seals_some_seconds_later_everywhere() {
+async fn new_key_seals_everywhere_after_settling() {
     let (one, other, _) = two().await;
     let old = sealing(&one).await;
     let new = rotate(&one).await;
@@ -183,7 +183,7 @@ async fn revoked_key_is_refused_everywhere_at_once() {
 }
 
 #[tokio::test]
-async fn revoked_key_can_neither_look_nor_be_asked_for_again() {
+async fn revoked_key_never_returns() {
     let (one, other, _) = two().await;
     let old = sealing(&one).await;
     let (used, live) = (one.token(), one.token());
@@ -202,7 +202,7 @@ async fn revoked_key_can_neither_look_nor_be_asked_for_again() {
 }
 
 #[tokio::test]
-async fn revocation_is_known_before_the_first_yes_after_an_outage() {
+async fn revocation_holds_right_after_an_outage() {
     let (one, other, line) = two().await;
     let old = sealing(&one).await;
     let stolen = other.token();
@@ -238,7 +238,7 @@ async fn revoked_key_stays_revoked_after_a_restart() {
 }
 
 #[tokio::test]
-async fn key_that_was_just_made_is_looked_for_before_it_is_refused() {
+async fn unknown_key_is_looked_up_before_refusing() {
     let (one, other, line) = two().await;
     revoke(&one, &sealing(&one).await, true).await;
     assert_eq!(status(&other, &one.token()).await, StatusCode::OK);
@@ -255,7 +255,7 @@ async fn key_that_was_just_made_is_looked_for_before_it_is_refused() {
 
 /// Anybody can write the name of a key that is not there; the store must not have to pay for it.
 #[tokio::test(start_paused = true)]
-async fn made_up_keys_do_not_hammer_the_store() {
+async fn invented_keys_cause_few_reads() {
     let (_one, other, line) = two().await;
     let (elsewhere, _) = server(&shared_store());
     let other = Arc::new(other);
@@ -278,7 +278,7 @@ async fn made_up_keys_do_not_hammer_the_store() {
 }
 
 #[tokio::test]
-async fn file_that_does_not_unlock_the_ring_is_refused_and_nothing_is_lost() {
+async fn wrong_key_file_is_refused_without_loss() {
     let store = shared_store();
     let ((one, _), (stranger, _)) = (server(&store), server(&store));
     one.app.tokens.join(facts("alpha")).await.unwrap();
@@ -308,7 +308,7 @@ async fn servers_that_start_at_once_agree_on_one_ring() {
 
 /// After a theft of the file: a new key in it, the file handed around, the ring locked with it.
 #[tokio::test]
-async fn another_file_key_takes_over_without_an_interruption() {
+async fn file_key_is_replaced_without_interruption() {
     let (one, other, _) = two().await;
     let thief = fs::read_to_string(one.app.key_file.path()).unwrap();
     let thief = KeyRing::parse(&thief).unwrap();
@@ -360,7 +360,7 @@ async fn server_that_cannot_read_the_ring_is_not_ready_until_it_has_the_file() {
 }
 
 #[tokio::test]
-async fn ring_of_a_file_cannot_be_locked_anew() {
+async fn relocking_a_file_ring_is_refused() {
     let answer = change(&Fixture::new(), "/v1/keys/rewrap", json!({})).await;
     assert_eq!(answer.status, StatusCode::CONFLICT);
     assert!(answer.text.contains("in the key file"), "{answer:?}");
@@ -391,7 +391,7 @@ async fn ask_and_hang_up(server: &Fixture, path: &str, body: &Value) {
 }
 
 #[tokio::test]
-async fn change_is_carried_through_when_its_caller_hangs_up() {
+async fn change_completes_when_its_caller_disconnects() {
     let server = Fixture::new();
     tokio::spawn(Arc::clone(&server.app.events).write());
     let stolen = server.token();
@@ -411,7 +411,7 @@ async fn change_is_carried_through_when_its_caller_hangs_up() {
 }
 
 #[tokio::test]
-async fn locked_key_file_is_said_and_changes_nothing() {
+async fn locked_key_file_is_reported_and_unchanged() {
     let server = Fixture::new();
     let directory = fs::File::open(server.app.key_file.path().parent().unwrap()).unwrap();
     directory.lock().unwrap();
@@ -610,7 +610,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn no_order_of_events_accepts_a_revoked_key_or_refuses_a_live_one(
+    fn every_order_of_events_respects_revocation(
         steps in prop::collection::vec(step(), 1..60)
     ) {
         // Paused: the time between two readings of the ring passes at once.
@@ -627,7 +627,7 @@ proptest! {
 
 /// A store that does not look at the ring is found out by the same checks.
 #[tokio::test]
-async fn without_the_ring_in_the_statement_a_revoked_key_is_accepted() {
+async fn model_accepts_a_revoked_key_without_the_ring_check() {
     #[derive(Debug)]
     struct Careless;
 

@@ -62,7 +62,7 @@ fn tile(page: &str, name: &str) -> u64 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_shows_at_a_glance_how_things_stand() {
+async fn page_shows_the_state_at_a_glance() {
     let server = server();
     let quiet = page(&server, "/").await;
     assert!(quiet.contains("All is well"), "{quiet}");
@@ -124,7 +124,7 @@ async fn it_shows_at_a_glance_how_things_stand() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn events_are_filtered_and_turned_over() {
+async fn events_are_filtered_and_paged() {
     let server = server();
     let token = server.token();
     for _ in 0..3 {
@@ -160,7 +160,7 @@ async fn events_are_filtered_and_turned_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn moved_fence_is_worth_a_look_for_an_hour() {
+async fn moved_fence_is_shown_for_an_hour() {
     let server = server();
     server.private(post("/v1/store/fence").body(Body::empty()).unwrap()).await;
     let moved = page(&server, "/").await;
@@ -201,7 +201,7 @@ async fn guesses_do_not_hide_a_moved_fence() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn charts_go_back_as_far_as_is_chosen() {
+async fn charts_cover_the_chosen_range() {
     let server = server();
     server.handshake(&server.token()).await;
     page(&server, "/").await;
@@ -237,7 +237,7 @@ fn row<'a>(page: &'a str, name: &str) -> &'a str {
 }
 
 #[tokio::test(start_paused = true)]
-async fn trackers_have_numbers_that_lead_to_their_events() {
+async fn tracker_numbers_link_to_their_events() {
     let server = server();
     let token = server.token_for(TRAC);
     let shown = |token: &str| {
@@ -273,7 +273,7 @@ async fn trackers_have_numbers_that_lead_to_their_events() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tracker_at_which_no_login_works_is_a_headline() {
+async fn failing_tracker_is_the_headline() {
     let server = server();
     let tokens: Vec<_> = (0..5).map(|_| server.token_for(TRAC)).collect();
     for token in tokens {
@@ -426,7 +426,7 @@ async fn rare_event_is_found_among_many_redemptions() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn events_are_exported_whole_and_as_filtered() {
+async fn export_contains_what_the_filter_selects() {
     let server = server();
     let used = server.token();
     for agent in ["=cmd|' /C calc'!A0, \"x\"", "curl/8"] {
@@ -483,7 +483,7 @@ impl EventStore for HungEvents {
 }
 
 #[tokio::test(start_paused = true)]
-async fn hung_exports_break_off_and_make_room() {
+async fn hung_exports_are_aborted_and_free_their_place() {
     let server = Fixture::with(Options { events: Some(Arc::new(HungEvents)), ..Options::default() });
     let open = async |path: &str| server.private_response(get(path)).await;
     let mut exports = Vec::new();
@@ -505,7 +505,7 @@ async fn hung_exports_break_off_and_make_room() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn export_breaks_off_when_the_server_stops() {
+async fn stopping_aborts_a_running_export() {
     let server = Fixture::with(Options { events: Some(Arc::new(HungEvents)), ..Options::default() });
     let export = server.private_response(get("/page/events.csv")).await.into_body();
     let began = tokio::time::Instant::now();
@@ -518,7 +518,7 @@ async fn export_breaks_off_when_the_server_stops() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_strangers_send_is_shown_and_not_run() {
+async fn untrusted_text_is_escaped() {
     let server = server();
     let token = server.token_for(TRAC);
     let markup = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>";
@@ -542,7 +542,7 @@ async fn what_strangers_send_is_shown_and_not_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_is_looked_up_and_revoked_and_never_shown() {
+async fn token_is_looked_up_and_revoked_but_never_displayed() {
     let server = server();
     let bound = send_form(&server, &server.token_for(TRAC), "look").await;
     assert!(bound.text.contains(TRAC), "{bound:?}");
@@ -584,7 +584,7 @@ async fn a_token_is_looked_up_and_revoked_and_never_shown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn token_as_a_filter_is_refused_unrepeated() {
+async fn token_used_as_filter_is_not_quoted() {
     let server = server();
     let token = server.token();
     for query in [
@@ -636,7 +636,7 @@ async fn page_works_below_a_path_of_a_proxy() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_may_come_as_the_url_of_its_handshake() {
+async fn handshake_url_is_accepted_as_token() {
     let server = server();
     let token = server.token();
     let id = server.look(&token).await["id"].as_str().unwrap().to_owned();
@@ -677,7 +677,7 @@ impl StoreHook for Hoarder {
 }
 
 #[tokio::test(start_paused = true)]
-async fn purges_that_fail_are_worth_a_look_until_one_does_not() {
+async fn failing_purges_are_shown_until_one_succeeds() {
     let hoarder = hooked(Hoarder(AtomicBool::new(true)));
     let server = Fixture::with(Options { store: Some(hoarder.clone()), ..Options::default() });
     let purge = async || server.private(post("/v1/store/purge").body(Body::empty()).unwrap()).await.status;
@@ -694,7 +694,7 @@ async fn purges_that_fail_are_worth_a_look_until_one_does_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_says_whose_numbers_they_are_when_several_servers_share_the_store() {
+async fn page_names_the_server_of_its_numbers() {
     assert!(!page(&server(), "/").await.contains("share the store"));
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::at("2026-01-31T12:00:00Z".parse().unwrap()));
     let store: Arc<dyn TokenStore> = Arc::new(MemoryStore::shared(&clock));
@@ -720,7 +720,7 @@ async fn it_says_whose_numbers_they_are_when_several_servers_share_the_store() {
 }
 
 #[tokio::test]
-async fn no_other_page_can_use_it_whatever_its_name() {
+async fn foreign_pages_cannot_use_it() {
     let server = Fixture::new();
     let token = server.token();
     let forged = |host: &str, origin: Option<&str>, site: Option<&str>| {
@@ -763,7 +763,7 @@ async fn no_other_page_can_use_it_whatever_its_name() {
 }
 
 #[tokio::test]
-async fn every_answer_of_it_says_what_a_browser_may_do() {
+async fn every_page_answer_restricts_the_browser() {
     let server = Fixture::new();
     for (path, media_type) in [
         ("/", "text/html; charset=utf-8"),
@@ -789,7 +789,7 @@ async fn every_answer_of_it_says_what_a_browser_may_do() {
 }
 
 #[tokio::test]
-async fn a_browser_shows_the_secret_as_its_password() {
+async fn browser_sends_secret_as_basic_password() {
     let server = Fixture::with(Options { bearer: Some("s3cret-0f9e8d7c6b5a4321"), ..Options::default() });
     let basic = |pair: &str| format!("Basic {}", BASE64.encode(pair.as_bytes()));
     let with = |path: &str, shown: &str| {
@@ -825,7 +825,7 @@ async fn a_browser_shows_the_secret_as_its_password() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_open_page_is_sent_what_changes_and_nothing_else() {
+async fn open_page_receives_only_changes() {
     let server = Fixture::new();
     let live = || Request::get("/page/live?kind=replay").body(Body::empty()).unwrap();
     let response = server.private_response(live()).await;
@@ -864,7 +864,7 @@ async fn an_open_page_is_sent_what_changes_and_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn idle_page_is_told_that_the_server_lives() {
+async fn idle_page_receives_keepalives() {
     let server = Fixture::new();
     let live = Request::get("/page/live").body(Body::empty()).unwrap();
     let mut body = server.private_response(live).await.into_body();
@@ -879,7 +879,7 @@ async fn idle_page_is_told_that_the_server_lives() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn records_keep_up_with_redemptions_between_two_counts() {
+async fn record_count_grows_between_two_queries() {
     let server = server();
     for consumed in 1..=3 {
         server.handshake(&server.token()).await;
@@ -920,7 +920,7 @@ async fn page_says_that_a_wrong_clock_stops_everything() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_is_away_is_what_the_page_says_first() {
+async fn page_headline_is_the_unreachable_store() {
     let away = hooked(Away(StoreError::unavailable("the disk is full")));
     let server = Fixture::with(Options { store: Some(away), ..Options::default() });
     server.handshake(&server.token()).await;

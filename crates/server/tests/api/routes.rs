@@ -27,7 +27,7 @@ async fn every_public_route_of_the_table_is_served() {
 }
 
 #[tokio::test]
-async fn odd_spelling_is_counted_and_told_as_the_usual_one() {
+async fn odd_spelling_counts_as_the_usual_one() {
     let networks = vec!["192.0.2.7/32".parse().unwrap()];
     let proxies = TrustedProxies { networks, ..TrustedProxies::default() };
     for path in [

@@ -66,7 +66,7 @@ fn server(error: StoreError) -> Fixture {
 }
 
 #[tokio::test]
-async fn a_handshake_is_answered_503_and_issuing_goes_on() {
+async fn handshake_is_answered_503_while_issuing_continues() {
     for (error, wait, reason) in
         [(StoreError::Busy, "1", "busy"), (StoreError::unavailable("disk full"), "5", "store-unavailable")]
     {
@@ -99,7 +99,7 @@ impl StoreHook for Hangs {
 
 /// On a clock that runs ahead whenever everybody waits.
 #[tokio::test(start_paused = true)]
-async fn a_store_that_hangs_is_a_store_that_is_away() {
+async fn hanging_store_counts_as_unreachable() {
     let server = Fixture::with(Options { store: Some(hooked(Hangs)), ..Options::default() });
     let ready = Request::get("/readyz").body(Body::empty()).unwrap();
     for answer in [server.handshake(&server.token()).await, server.public(ready).await] {
@@ -109,7 +109,7 @@ async fn a_store_that_hangs_is_a_store_that_is_away() {
 }
 
 #[tokio::test]
-async fn the_private_api_says_why() {
+async fn private_api_gives_the_reason() {
     let server = server(StoreError::unavailable("disk full"));
     let look = Request::get(format!("/v1/tokens/{}", server.token())).body(Body::empty()).unwrap();
     let answer = server.private(look).await;
@@ -124,7 +124,7 @@ async fn the_private_api_says_why() {
 }
 
 #[tokio::test]
-async fn readiness_says_so_on_both_listeners_and_liveness_does_not() {
+async fn outage_changes_readiness_but_not_liveness() {
     let server = server(StoreError::unavailable("disk full"));
     let get = |path: &str| Request::get(path).body(Body::empty()).unwrap();
     for answer in [server.public(get("/readyz")).await, server.private(get("/readyz")).await] {

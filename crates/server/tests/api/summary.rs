@@ -57,7 +57,7 @@ fn token_for(server: &Fixture, tracker: &str) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn trackers_and_callers_are_told_apart() {
+async fn trackers_and_callers_are_counted_separately() {
     let server = server();
     let bound = issue(&server, json!({ "audience": TRAC })).await;
     assert_eq!(show(&server, &bound, "https://evil.example/").await, StatusCode::FORBIDDEN);
@@ -97,7 +97,7 @@ async fn trackers_and_callers_are_told_apart() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn handshake_without_an_answer_counts_for_its_tracker() {
+async fn unanswered_handshake_counts_for_its_tracker() {
     let hooks: [Arc<dyn TokenStore>; 3] = [
         hooked(crate::store_away::Away(StoreError::Busy)),
         hooked(crate::store_away::Away(StoreError::unavailable("gone"))),
@@ -116,7 +116,7 @@ async fn handshake_without_an_answer_counts_for_its_tracker() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn numbers_are_those_of_the_range() {
+async fn summary_covers_the_requested_range() {
     let server = server();
     assert_eq!(show(&server, &token_for(&server, TRAC), TRAC).await, StatusCode::OK);
     let document = get(&server, "/v1/summary?by=tracker").await.json();
@@ -142,7 +142,7 @@ async fn numbers_are_those_of_the_range() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_with_many_trackers_pushes_none_out() {
+async fn many_trackers_displace_no_other_caller() {
     let server = server();
     assert_eq!(show(&server, &token_for(&server, TRAC), TRAC).await, StatusCode::OK);
     let names = async || {
@@ -184,7 +184,7 @@ async fn a_caller_with_many_trackers_pushes_none_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_number_leads_to_its_events() {
+async fn summary_number_links_to_its_events() {
     let server = server();
     tokio::spawn(Arc::clone(&server.app.events).write());
     let near = format!("{TRAC}projects/a");

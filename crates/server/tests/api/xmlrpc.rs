@@ -53,7 +53,7 @@ fn has_member(answer: &Answer, name: &str, value: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_token_is_issued_and_described() {
+async fn token_is_issued_and_described() {
     let server = Fixture::new();
     let token = string(&call(&server, "newBugTrackerToken", &[]).await);
     assert!(token.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{token}");
@@ -83,7 +83,7 @@ async fn a_token_is_issued_and_described() {
 }
 
 #[tokio::test]
-async fn a_token_can_be_bound_and_nonsense_cannot() {
+async fn token_is_bound_to_a_valid_audience_only() {
     let server = Fixture::new();
     let bound = string(&call(&server, "newBugTrackerToken", &["HTTPS://trac.example.org"]).await);
     assert!(has_member(
@@ -106,7 +106,7 @@ async fn new_token_at(server: &Fixture, query: &str, params: &[&str]) -> Answer 
 }
 
 #[tokio::test]
-async fn url_of_the_call_binds_the_token() {
+async fn call_with_a_url_binds_the_token() {
     let server = Fixture::new();
     let url = "?bugtracker_url=HTTPS%3A%2F%2Ftrac.example.org";
     for (query, params) in [(url, &[][..]), (url, &[TRAC]), ("?", &[TRAC])] {
@@ -127,7 +127,7 @@ async fn url_of_the_call_binds_the_token() {
 }
 
 #[tokio::test]
-async fn url_that_cannot_be_understood_issues_no_token() {
+async fn unparsable_url_issues_no_token() {
     let server = Fixture::new();
     for (query, params) in [
         ("?bugtracker_url=", &[][..]),
@@ -162,7 +162,7 @@ async fn empty_tracker_issues_no_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn slow_multicall_is_cut_short() {
+async fn slow_multicall_is_stopped() {
     let server = Fixture::with(Options { store: Some(hooked(Slow)), ..Options::default() });
     let look = format!(
         "<value><struct><member><name>methodName</name><value>getLoginToken</value></member><member><name>params</name>\
@@ -202,7 +202,7 @@ impl StoreHook for Slow {
 }
 
 #[tokio::test]
-async fn a_setting_forbids_unbound_tokens() {
+async fn required_audience_forbids_unbound_tokens() {
     let policy = Policy { require_audience: true, ..Policy::default() };
     let server = Fixture::with(Options { policy, ..Options::default() });
     let (code, sentence) = fault(&call(&server, "newBugTrackerToken", &[]).await);
@@ -212,7 +212,7 @@ async fn a_setting_forbids_unbound_tokens() {
 }
 
 #[tokio::test]
-async fn a_token_is_revoked_once() {
+async fn token_is_revoked_once() {
     let server = Fixture::new();
     let token = server.token();
     assert!(call(&server, "revokeLoginToken", &[&token]).await.text.contains("<boolean>1</boolean>"));
@@ -221,7 +221,7 @@ async fn a_token_is_revoked_once() {
 }
 
 #[tokio::test]
-async fn every_fault_has_its_number() {
+async fn every_fault_has_its_code() {
     let server = Fixture::new();
     let stranger = Fixture::new().token();
     for (method, params, code, says) in [
@@ -252,7 +252,7 @@ async fn every_fault_has_its_number() {
 }
 
 #[tokio::test]
-async fn a_hundred_megabytes_are_refused_without_being_kept() {
+async fn hundred_megabyte_body_is_refused_unbuffered() {
     let server = Fixture::new();
     // One frame, sent 1600 times: if the server kept them, it would need a hundred megabytes.
     let frame = bytes::Bytes::from(vec![b'x'; 64 * 1024]);
@@ -264,7 +264,7 @@ async fn a_hundred_megabytes_are_refused_without_being_kept() {
 }
 
 #[tokio::test]
-async fn other_methods_than_post_are_not_allowed() {
+async fn methods_other_than_post_are_rejected() {
     let server = Fixture::new();
     for path in ["/bugs", "/bugs/"] {
         let answer = server.private(Request::get(path).body(Body::empty()).unwrap()).await;

@@ -31,7 +31,7 @@ async fn handshakes_of_clients_that_hang_up_are_consumed_and_counted() {
 }
 
 #[tokio::test]
-async fn handshake_of_a_reset_connection_runs_to_its_end() {
+async fn handshake_survives_a_connection_reset() {
     let gate = Gate::new();
     let server = Running::on(gate.clone()).await;
     let token = server.token(None);
@@ -48,7 +48,7 @@ async fn handshake_of_a_reset_connection_runs_to_its_end() {
 }
 
 #[tokio::test]
-async fn server_that_stops_waits_for_what_nobody_waits_for() {
+async fn stopping_waits_for_detached_work() {
     let gate = Gate::new();
     let mut server = Running::on(gate.clone()).await;
     let token = server.token(None);
@@ -108,7 +108,7 @@ async fn pipelined_requests_of_a_half_closed_client_are_all_answered() {
 
 /// Followers are few, so one that leaves must not keep its place until the next sign of life.
 #[tokio::test(start_paused = true)]
-async fn follower_that_leaves_makes_room_at_once() {
+async fn disconnected_follower_frees_its_place() {
     for (over_tls, half) in [(false, false), (false, true), (true, false)] {
         let directory = TempDir::new().unwrap();
         let authority = Authority::new();

@@ -5,7 +5,7 @@ use tokio::io::AsyncWriteExt;
 use crate::fixture::{Running, handshake, talk};
 
 #[tokio::test]
-async fn a_request_that_is_too_large_is_refused() {
+async fn request_that_is_too_large_is_refused() {
     let server = Running::plain().await;
     let long = "x".repeat(20_000);
     for (request, status) in [
@@ -40,7 +40,7 @@ async fn endless_body_is_rejected_and_cut_off() {
 }
 
 #[tokio::test]
-async fn those_who_say_nothing_hold_up_nobody() {
+async fn silent_clients_delay_no_request() {
     let server = Running::plain().await;
     let mut silent = Vec::new();
     for _ in 0..300 {

@@ -11,7 +11,7 @@ use crate::fixture::{Running, connect, door, talk};
 
 /// On a clock that runs ahead whenever everybody waits, so that waiting for anything shows.
 #[tokio::test(start_paused = true)]
-async fn server_that_stops_waits_for_no_silent_connection() {
+async fn stopping_skips_silent_connections() {
     let directory = TempDir::new().unwrap();
     let authority = Authority::new();
     let files = write_to(&authority, directory.path());
@@ -42,7 +42,7 @@ async fn server_that_stops_waits_for_no_silent_connection() {
 }
 
 #[tokio::test]
-async fn a_request_under_way_is_answered_and_an_idle_connection_is_closed() {
+async fn stopping_answers_requests_and_closes_idle_connections() {
     let mut server = Running::plain().await;
     let token = server.app.tokens.issue(NewToken::default()).unwrap().text.into_exposed();
     let mut idle = server.connect().await;

@@ -57,7 +57,7 @@ async fn client_is_served_whichever_http_1_it_offers() {
 }
 
 #[tokio::test]
-async fn a_new_certificate_is_taken_up_and_a_bad_one_is_not() {
+async fn new_certificate_is_used_and_bad_one_ignored() {
     let directory = TempDir::new().unwrap();
     let (old, new) = (Authority::new(), Authority::new());
     let files = write_to(&old, directory.path());
@@ -76,7 +76,7 @@ async fn a_new_certificate_is_taken_up_and_a_bad_one_is_not() {
 }
 
 #[tokio::test]
-async fn a_private_api_that_others_reach_asks_for_a_credential_or_does_not_start() {
+async fn reachable_private_api_needs_a_credential_to_start() {
     let authority = Authority::new();
     let clients = Authority::new();
     let start = async |with_tls: bool, with_clients: bool, bearer: Option<&str>| {
@@ -155,7 +155,7 @@ async fn client_certificate_is_a_callers_credential() {
 }
 
 #[test]
-fn files_that_cannot_be_used_are_named() {
+fn unusable_tls_files_are_named() {
     let directory = TempDir::new().unwrap();
     let authority = Authority::new();
     let files = write_to(&authority, directory.path());

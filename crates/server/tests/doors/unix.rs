@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use crate::fixture::{Running, door};
 
 #[tokio::test]
-async fn the_private_api_can_be_a_unix_socket() {
+async fn private_api_can_be_a_unix_socket() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("private.sock");
     let private = ListenerConfig { address: Address::Unix(path.clone()), tls: None };

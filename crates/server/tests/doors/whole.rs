@@ -17,7 +17,7 @@ fn head(token: &str, content_type: &str) -> String {
 }
 
 #[tokio::test]
-async fn message_that_breaks_off_consumes_nothing() {
+async fn incomplete_request_consumes_nothing() {
     let server = Running::plain().await;
     let bodies = [
         format!("Content-Length: 42\r\n\r\n{}", &BODY[..13]),
@@ -60,7 +60,7 @@ async fn message_that_breaks_off_consumes_nothing() {
 }
 
 #[tokio::test]
-async fn message_of_two_lengths_carries_no_second_request() {
+async fn two_content_lengths_smuggle_no_request() {
     let server = Running::plain().await;
     let (first, second) = (server.token(None), server.token(None));
     let hidden = handshake(&second);
@@ -152,7 +152,7 @@ async fn body_of_megabytes_is_answered() {
 }
 
 #[tokio::test]
-async fn head_that_is_too_long_is_answered_to_its_sender() {
+async fn overlong_head_is_answered_431() {
     let server = Running::plain().await;
     let long = vec![b'x'; 1 << 20];
     assert_eq!(send_then_read(&server, &[b"GET / HTTP/1.1\r\nHost: a\r\nX: ", &long]).await, "HTTP/1.1 431");

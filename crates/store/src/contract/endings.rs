@@ -9,7 +9,7 @@ use super::Subject;
 use super::fixture::{Fixture, consumed};
 
 /// The first ending is recorded; every later one, of whatever kind, is told the first.
-pub async fn an_ending_is_recorded_once_and_reported_ever_after(subject: &dyn Subject) {
+pub async fn ending_is_recorded_once_and_reported_afterwards(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let (taken, revoked) = (f.token(), f.token());
     let consumption = consumed(f.clock.now(), Some(Ipv4Addr::new(192, 0, 2, 7).into()), Some(b"first key"));
@@ -30,7 +30,7 @@ pub async fn an_ending_is_recorded_once_and_reported_ever_after(subject: &dyn Su
 }
 
 /// Addresses of both kinds and none, keys and none, and times before, at and after the token's own come back exactly.
-pub async fn every_address_and_key_comes_back_as_it_was(subject: &dyn Subject) {
+pub async fn addresses_and_retry_keys_round_trip(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let now = f.clock.now();
     let addresses: [Option<IpAddr>; 8] = [
@@ -60,7 +60,7 @@ pub async fn every_address_and_key_comes_back_as_it_was(subject: &dyn Subject) {
 }
 
 /// However often one looks, the token can still be ended.
-pub async fn looking_changes_nothing(subject: &dyn Subject) {
+pub async fn lookup_changes_nothing(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let token = f.token();
     for _ in 0..3 {
@@ -72,7 +72,7 @@ pub async fn looking_changes_nothing(subject: &dyn Subject) {
 }
 
 /// Ending one token ends no other, not even one of the same millisecond, nor one whose id differs in its last bit.
-pub async fn tokens_do_not_touch_each_other(subject: &dyn Subject) {
+pub async fn tokens_are_independent(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let (one, other) = (f.token(), f.token());
     let mut bytes = *one.id.as_bytes();

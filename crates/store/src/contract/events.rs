@@ -28,16 +28,16 @@ pub trait EventSubject: Send + Sync {
 macro_rules! event_contract_tests {
     ($subject:expr) => {
         $crate::event_contract_tests! { @each $subject;
-            every_event_comes_back_as_it_was,
-            an_event_is_kept_once,
+            events_round_trip,
+            event_is_stored_once,
             events_are_listed_a_page_at_a_time,
-            events_are_listed_as_asked_for,
-            an_event_is_found_by_what_is_known_of_it,
-            old_events_are_forgotten,
-            a_flood_of_one_kind_leaves_the_others,
-            what_is_known_is_kept_beside_the_events,
-            activity_is_kept_by_name,
-            a_closed_store_of_events_says_so,
+            events_are_listed_by_query,
+            event_is_found_by_each_filter,
+            old_events_are_purged,
+            many_events_of_one_kind_keep_the_others,
+            known_state_is_kept_beside_the_events,
+            activity_is_stored_by_name,
+            closed_event_store_is_unavailable,
         }
     };
     (@each $subject:expr; $($case:ident),* $(,)?) => {
@@ -112,7 +112,7 @@ fn one_of_each() -> Vec<Event> {
 }
 
 /// Every kind, and every member with and without a value.
-pub async fn every_event_comes_back_as_it_was(subject: &dyn EventSubject) {
+pub async fn events_round_trip(subject: &dyn EventSubject) {
     let mut events = one_of_each();
     let store = subject.open().await;
     assert_eq!(store.events(&everything()).await, Ok(Vec::new()), "a new store is empty");
@@ -127,7 +127,7 @@ pub async fn every_event_comes_back_as_it_was(subject: &dyn EventSubject) {
 }
 
 /// A batch whose answer was lost may be appended again.
-pub async fn an_event_is_kept_once(subject: &dyn EventSubject) {
+pub async fn event_is_stored_once(subject: &dyn EventSubject) {
     let events = one_of_each();
     let store = subject.open().await;
     store.append(&[]).await.expect("nothing is no trouble");
@@ -168,7 +168,7 @@ pub async fn events_are_listed_a_page_at_a_time(subject: &dyn EventSubject) {
 }
 
 /// By kinds, by age, and how many.
-pub async fn events_are_listed_as_asked_for(subject: &dyn EventSubject) {
+pub async fn events_are_listed_by_query(subject: &dyn EventSubject) {
     let events = one_of_each();
     let store = subject.open().await;
     store.append(&events).await.expect("the store answers");
@@ -193,7 +193,7 @@ pub async fn events_are_listed_as_asked_for(subject: &dyn EventSubject) {
 }
 
 /// By any of its names, by address and by what is in its texts; a rare one among many.
-pub async fn an_event_is_found_by_what_is_known_of_it(subject: &dyn EventSubject) {
+pub async fn event_is_found_by_each_filter(subject: &dyn EventSubject) {
     let mut events = one_of_each();
     let full = events.last().expect("there are some").clone();
     let stated = events[4].clone();
@@ -247,7 +247,7 @@ pub async fn an_event_is_found_by_what_is_known_of_it(subject: &dyn EventSubject
 }
 
 /// What happened before the cutoff goes, and nothing else.
-pub async fn old_events_are_forgotten(subject: &dyn EventSubject) {
+pub async fn old_events_are_purged(subject: &dyn EventSubject) {
     let events = one_of_each();
     let store = subject.open().await;
     assert_eq!(store.purge_events(Timestamp::MAX).await, Ok(0), "there is nothing yet");
@@ -261,7 +261,7 @@ pub async fn old_events_are_forgotten(subject: &dyn EventSubject) {
 }
 
 /// Of the kind there were too many of, the newest stay; the others all stay.
-pub async fn a_flood_of_one_kind_leaves_the_others(subject: &dyn EventSubject) {
+pub async fn many_events_of_one_kind_keep_the_others(subject: &dyn EventSubject) {
     let entropy = SequenceEntropy::default();
     let store = subject.open().await;
     let mut rare = vec![event(beginning(), EventKind::Replay(None), &entropy)];
@@ -289,7 +289,7 @@ pub async fn a_flood_of_one_kind_leaves_the_others(subject: &dyn EventSubject) {
 }
 
 /// What is known last stays, whatever becomes of the events.
-pub async fn what_is_known_is_kept_beside_the_events(subject: &dyn EventSubject) {
+pub async fn known_state_is_kept_beside_the_events(subject: &dyn EventSubject) {
     let store = subject.open().await;
     assert_eq!(store.known().await, Ok(None));
     let key = "0123abcd".parse().expect("the name of a key");
@@ -309,7 +309,7 @@ pub async fn what_is_known_is_kept_beside_the_events(subject: &dyn EventSubject)
 }
 
 /// The newest text of each name is kept, and no purge of events touches it.
-pub async fn activity_is_kept_by_name(subject: &dyn EventSubject) {
+pub async fn activity_is_stored_by_name(subject: &dyn EventSubject) {
     let store = subject.open().await;
     assert_eq!(store.activity().await, Ok(Vec::new()));
     let texts = |texts: &[(&str, Option<&str>)]| {
@@ -334,7 +334,7 @@ pub async fn activity_is_kept_by_name(subject: &dyn EventSubject) {
 }
 
 /// Nothing is kept, found or purged any more.
-pub async fn a_closed_store_of_events_says_so(subject: &dyn EventSubject) {
+pub async fn closed_event_store_is_unavailable(subject: &dyn EventSubject) {
     let events = one_of_each();
     let store = subject.open().await;
     store.append(&events).await.expect("the store answers");

@@ -9,7 +9,7 @@ use super::Subject;
 use super::fixture::{Fixture, LIFETIME, beginning};
 
 /// Both kinds, and nothing that was only asked about or rejected.
-pub async fn stats_count_what_there_is(subject: &dyn Subject) {
+pub async fn stats_count_the_records(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     for n in 0..7 {
         let token = f.token();
@@ -25,7 +25,7 @@ pub async fn stats_count_what_there_is(subject: &dyn Subject) {
 }
 
 /// Ready from the first moment, again and again, and whether or not time passes.
-pub async fn a_store_is_ready_until_it_is_closed(subject: &dyn Subject) {
+pub async fn store_is_ready_until_closed(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     for _ in 0..3 {
         assert_eq!(f.store.ready().await, Ok(()));
@@ -39,7 +39,7 @@ pub async fn a_store_is_ready_until_it_is_closed(subject: &dyn Subject) {
 }
 
 /// After closing, everything fails and nothing hangs; closing again does nothing.
-pub async fn a_closed_store_says_so(subject: &dyn Subject) {
+pub async fn closed_store_is_unavailable(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let token = f.token();
     f.store.close().await;
@@ -60,7 +60,7 @@ pub async fn a_closed_store_says_so(subject: &dyn Subject) {
 }
 
 /// Whoever asked before the store closed gets an answer, and an answer that says "recorded" is true.
-pub async fn closing_answers_what_was_under_way(subject: &dyn Subject) {
+pub async fn closing_answers_calls_in_flight(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let ends: Vec<_> = (0..256).map(|_| (f.token(), f.consumption())).collect();
     let store = Arc::clone(&f.store);
@@ -88,7 +88,7 @@ pub async fn closing_answers_what_was_under_way(subject: &dyn Subject) {
 
 /// A durable store knows everything again, whether it was closed or just dropped; the others have a new fence, so that
 /// no token lives twice.
-pub async fn opening_again_finds_everything(subject: &dyn Subject) {
+pub async fn reopening_finds_everything(subject: &dyn Subject) {
     let mut f = Fixture::new(subject).await;
     let mut known = Vec::new();
     for orderly in [true, false, true] {
@@ -116,7 +116,7 @@ pub async fn opening_again_finds_everything(subject: &dyn Subject) {
 }
 
 /// Both watermarks are durable.
-pub async fn opening_again_after_a_purge_keeps_the_horizon(subject: &dyn Subject) {
+pub async fn reopening_after_a_purge_keeps_the_horizon(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let (token, unused) = (f.token(), f.token());
     let fence = after(beginning(), Duration::from_secs(1));

@@ -167,7 +167,7 @@ pub async fn store_moves_back(from: &dyn MovePlace, to: &dyn MovePlace) {
 
 /// Whatever call a move is cut short at, before or after its effect: at most one of the two serves, what is used
 /// meanwhile stays dead, and the same command completes it.
-pub async fn move_cut_short_anywhere_is_completed(
+pub async fn move_interrupted_anywhere_is_completed(
     places: &(dyn Fn() -> (Box<dyn MovePlace>, Box<dyn MovePlace>) + Send + Sync),
 ) {
     let mut completed = 0;
@@ -300,7 +300,7 @@ pub async fn record_from_the_future_stops_the_move(from: &dyn MovePlace, to: &dy
 }
 
 /// Only what was reserved takes over, and the fence of a store that serves stays where it is.
-pub async fn store_takes_over_only_when_reserved(from: &dyn MovePlace, to: &dyn MovePlace) {
+pub async fn store_takes_over_only_if_reserved(from: &dyn MovePlace, to: &dyn MovePlace) {
     let world = World::new();
     let target = to.movable(world.clock()).await;
     let fence = after(beginning(), LIFETIME);

@@ -46,7 +46,7 @@ fn names(node_list: &NodeList) -> Vec<(&str, bool)> {
 }
 
 /// What a node says of itself comes back as it said it last, with the store's schema, and looking writes nothing.
-pub async fn a_node_that_checks_in_is_on_the_roll(subject: &dyn Subject) {
+pub async fn node_that_checks_in_is_listed(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     assert_eq!(f.node_list().await.nodes, []);
     let mut node = f.node("alpha");
@@ -76,7 +76,7 @@ pub async fn nodes_see_each_other(subject: &dyn Subject) {
 }
 
 /// Of two that check in at the same time at least one is told of the other.
-pub async fn nodes_that_check_in_together_do_not_miss_each_other(subject: &dyn Subject) {
+pub async fn nodes_that_check_in_together_see_each_other(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     for _ in 0..20 {
         let (alpha, beta) = (f.node("alpha"), f.node("beta"));
@@ -104,7 +104,7 @@ pub async fn nodes_that_check_in_together_do_not_miss_each_other(subject: &dyn S
 /// A node that is silent is not live any more, is remembered as long as tokens of it may be alive, and then forgotten.
 ///
 /// A store with a clock of its own cannot be made to wait; it joins by [`Subject::goes_by_its_own_clock`].
-pub async fn a_silent_node_is_remembered_for_a_day(subject: &dyn Subject) {
+pub async fn silent_node_is_listed_for_a_day(subject: &dyn Subject) {
     if subject.goes_by_its_own_clock() {
         return;
     }
@@ -122,7 +122,7 @@ pub async fn a_silent_node_is_remembered_for_a_day(subject: &dyn Subject) {
 }
 
 /// A durable store remembers who served from it.
-pub async fn opening_again_finds_the_nodes(subject: &dyn Subject) {
+pub async fn reopening_finds_the_nodes(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     f.check_in(&f.node("alpha")).await;
     let f = f.open_again(subject).await;

@@ -36,7 +36,7 @@ pub(super) async fn all_at_once(
 }
 
 /// "For one id at most one call answers recorded", and everybody else is told that one's ending.
-pub async fn many_callers_and_one_winner(subject: &dyn Subject) {
+pub async fn one_of_many_callers_wins(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     for round in 0..8_u8 {
         let tokens = [f.token(), f.token(), f.token()];
@@ -66,7 +66,7 @@ pub async fn many_callers_and_one_winner(subject: &dyn Subject) {
 }
 
 /// A token is consumed or revoked, never both.
-pub async fn consuming_and_revoking_race_for_one_end(subject: &dyn Subject) {
+pub async fn consume_and_revoke_have_one_winner(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let tokens: Vec<_> = (0..128).map(|_| f.token()).collect();
     let mut ends = Vec::new();
@@ -88,7 +88,7 @@ pub async fn consuming_and_revoking_race_for_one_end(subject: &dyn Subject) {
 }
 
 /// A purge neither loses new records nor keeps old ones, and new tokens are ended while it works.
-pub async fn purging_and_ending_go_on_together(subject: &dyn Subject) {
+pub async fn purge_and_end_run_concurrently(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let old: Vec<_> = (0..3000).map(|_| (f.token(), f.consumption())).collect();
     for answer in all_at_once(&f, old.clone()).await {
@@ -113,7 +113,7 @@ pub async fn purging_and_ending_go_on_together(subject: &dyn Subject) {
 
 /// While the fence moves, each token is either recorded before it or rejected behind it; and once it has moved, none is
 /// recorded any more.
-pub async fn a_moving_fence_lets_nothing_slip(subject: &dyn Subject) {
+pub async fn moving_fence_lets_no_token_through(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let ends: Vec<_> = (0..512).map(|_| (f.token(), f.consumption())).collect();
     let to = after(f.clock.now(), Duration::from_millis(1));

@@ -74,7 +74,7 @@ pub async fn endings_are_listed_newest_first(subject: &dyn Subject) {
 }
 
 /// By kind and by age; also a consumption by a server whose clock is behind that of the one that issued.
-pub async fn endings_are_listed_as_asked_for(subject: &dyn Subject) {
+pub async fn endings_are_listed_by_query(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     assert_eq!(f.store.endings(&everything()).await, Ok(Endings::default()));
     let start = f.clock.now();

@@ -30,7 +30,7 @@ impl Fixture {
 }
 
 /// A ring takes the place of the one that it was made from, and of no other.
-pub async fn ring_replaces_only_what_it_was_made_from(subject: &dyn Subject) {
+pub async fn ring_replaces_only_its_own_predecessor(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     assert_eq!(f.store.ring().await, Ok(None));
     if !f.store.is_shared() {
@@ -49,7 +49,7 @@ pub async fn ring_replaces_only_what_it_was_made_from(subject: &dyn Subject) {
 }
 
 /// What was opened with another ring than the store's ends nothing, and learns nothing.
-pub async fn other_ring_ends_no_life(subject: &dyn Subject) {
+pub async fn another_ring_ends_no_token(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     if !f.store.is_shared() {
         return;
@@ -74,7 +74,7 @@ pub async fn other_ring_ends_no_life(subject: &dyn Subject) {
 }
 
 /// Of several changes that were made from the same ring one is taken.
-pub async fn one_of_many_changes_of_the_ring_is_made(subject: &dyn Subject) {
+pub async fn one_of_concurrent_ring_changes_wins(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     if !f.store.is_shared() {
         return;
@@ -94,7 +94,7 @@ pub async fn one_of_many_changes_of_the_ring_is_made(subject: &dyn Subject) {
 
 /// Callers go on with the old ring while it is replaced: from the moment at which that has returned, none is told that its
 /// call was recorded, and what they were told is what is on record.
-pub async fn ring_that_was_replaced_redeems_nothing(subject: &dyn Subject) {
+pub async fn replaced_ring_redeems_nothing(subject: &dyn Subject) {
     let f = Arc::new(Fixture::new(subject).await);
     if !f.store.is_shared() {
         return;

@@ -11,7 +11,7 @@ const HOUR: Duration = Duration::from_hours(1);
 const MS: Duration = Duration::from_millis(1);
 
 /// A new store rejects what was created before it, and takes what is created from then on.
-pub async fn the_fence_of_a_new_store_is_its_creation(subject: &dyn Subject) {
+pub async fn fence_of_a_new_store_is_its_creation(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let stats = f.store.stats().await.expect("the store answers");
     assert_eq!(stats.fence, beginning());
@@ -27,7 +27,7 @@ pub async fn the_fence_of_a_new_store_is_its_creation(subject: &dyn Subject) {
 
 /// It goes where it is told, but never back; and what is created at the fence is not before it. Each time it moves it
 /// rejects what has been created so far, at the fence itself, too.
-pub async fn the_fence_only_moves_forward(subject: &dyn Subject) {
+pub async fn fence_only_moves_forward(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let issued = f.token();
     let line = after(beginning(), HOUR);
@@ -49,7 +49,7 @@ pub async fn the_fence_only_moves_forward(subject: &dyn Subject) {
 }
 
 /// "A record on file is reported before the watermarks are looked at."
-pub async fn a_record_is_reported_behind_the_fence(subject: &dyn Subject) {
+pub async fn record_is_reported_behind_the_fence(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let (token, ending) = (f.token(), f.consumption());
     assert_eq!(f.end(token, &ending).await, Ok(EndResult::Recorded));
@@ -60,7 +60,7 @@ pub async fn a_record_is_reported_behind_the_fence(subject: &dyn Subject) {
 }
 
 /// The same behind the horizon: a record that expires exactly at the cutoff is kept, and reported.
-pub async fn a_record_is_reported_beyond_the_horizon(subject: &dyn Subject) {
+pub async fn record_is_reported_beyond_the_horizon(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let (token, ending) = (f.token(), f.revocation());
     let younger = f.token_at(after(beginning(), MS), LIFETIME.saturating_sub(MS * 2));
@@ -72,7 +72,7 @@ pub async fn a_record_is_reported_beyond_the_horizon(subject: &dyn Subject) {
 }
 
 /// A token behind both watermarks was rejected by the fence.
-pub async fn the_fence_is_judged_before_the_horizon(subject: &dyn Subject) {
+pub async fn fence_is_judged_before_the_horizon(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let token = f.token();
     let line = after(token.expires, MS);
@@ -86,7 +86,7 @@ pub async fn the_fence_is_judged_before_the_horizon(subject: &dyn Subject) {
 }
 
 /// "Expired before `cutoff`": to the millisecond, both kinds of endings, and no more than once.
-pub async fn purging_removes_what_expired_before_the_line(subject: &dyn Subject) {
+pub async fn purge_removes_endings_that_expired_before(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let (early, exact, late) =
         (f.token_for(LIFETIME.saturating_sub(MS)), f.token_for(LIFETIME), f.token_for(LIFETIME + MS));
@@ -136,7 +136,7 @@ pub async fn long_lived_tokens_survive_a_purge(subject: &dyn Subject) {
 }
 
 /// The record is gone, so only the horizon knows; it does not ask a clock.
-pub async fn a_purged_token_stays_dead_when_the_clock_steps_back(subject: &dyn Subject) {
+pub async fn purged_token_stays_dead_when_the_clock_steps_back(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let (taken, unused) = (f.token(), f.token());
     assert_eq!(f.consume(taken).await, EndResult::Recorded);
@@ -151,7 +151,7 @@ pub async fn a_purged_token_stays_dead_when_the_clock_steps_back(subject: &dyn S
 
 /// A purge with an earlier cutoff, after the clock has stepped back, takes nothing back; nor does one that removes records
 /// of which one is the youngest and another expires last.
-pub async fn the_horizon_only_moves_forward(subject: &dyn Subject) {
+pub async fn horizon_only_moves_forward(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let (token, unused) = (f.token(), f.token());
     assert_eq!(f.consume(token).await, EndResult::Recorded);
@@ -172,7 +172,7 @@ pub async fn the_horizon_only_moves_forward(subject: &dyn Subject) {
 }
 
 /// A purge by a clock that is wrong: what was issued until then may be rejected, what is issued later is good.
-pub async fn a_purge_by_a_wrong_clock_harms_no_later_token(subject: &dyn Subject) {
+pub async fn purge_by_a_wrong_clock_harms_no_later_token(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let (used, outstanding) = (f.token(), f.token());
     let late = f.token_for(LIFETIME + MS);
@@ -193,7 +193,7 @@ pub async fn a_purge_by_a_wrong_clock_harms_no_later_token(subject: &dyn Subject
 }
 
 /// The youngest token on record, for a store that goes by its caller's clock; the clock, for one that has its own.
-pub async fn a_store_tells_its_times(subject: &dyn Subject) {
+pub async fn store_reports_its_times(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let times = f.store.times().await.expect("the store answers");
     assert_eq!((times.fence, times.newest), (beginning(), None));

@@ -79,7 +79,7 @@ async fn found(store: &dyn EventStore) -> Result<usize, StoreError> {
 }
 
 #[tokio::test]
-async fn they_are_beside_the_store_and_only_for_its_owner() {
+async fn event_files_are_private_beside_the_store() {
     let dir = TempDir::new().unwrap();
     let store = StorePlace::new("sqlite:", dir.path()).unwrap().backend().events();
     assert_eq!(found(&*store).await, Ok(0));
@@ -100,7 +100,7 @@ async fn they_are_beside_the_store_and_only_for_its_owner() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_damaged_or_something_else_is_put_aside() {
+async fn damaged_or_foreign_file_is_put_aside() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("countersign-events.db");
     let other = rusqlite::Connection::open(dir.path().join("other")).unwrap();
@@ -122,7 +122,7 @@ async fn a_file_that_is_damaged_or_something_else_is_put_aside() {
 }
 
 #[tokio::test]
-async fn log_of_a_damaged_file_is_kept_with_it() {
+async fn log_is_kept_beside_its_damaged_file() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("countersign-events.db");
     fs::write(&path, b"no database".repeat(1000)).unwrap();
@@ -141,7 +141,7 @@ async fn log_of_a_damaged_file_is_kept_with_it() {
 }
 
 #[tokio::test]
-async fn unusable_files_are_neither_overwritten_nor_too_many() {
+async fn unusable_files_are_kept_up_to_a_limit() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("countersign-events.db");
     let write = |nth: usize| fs::write(&path, format!("no database {nth:03} ").repeat(1000)).unwrap();
@@ -169,7 +169,7 @@ async fn unusable_files_are_neither_overwritten_nor_too_many() {
 }
 
 #[tokio::test]
-async fn file_of_a_newer_version_is_left_as_it_is() {
+async fn file_of_a_newer_version_is_unchanged() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("countersign-events.db");
     let database = dir.path().join("countersign.db");
@@ -214,7 +214,7 @@ async fn file_of_a_newer_version_is_left_as_it_is() {
 }
 
 #[tokio::test]
-async fn file_from_before_callers_had_names_is_read_and_goes_on() {
+async fn file_without_caller_column_is_migrated() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("countersign-events.db");
     let write = async |event| {
@@ -246,7 +246,7 @@ async fn file_from_before_callers_had_names_is_read_and_goes_on() {
 }
 
 #[tokio::test]
-async fn a_file_that_becomes_unusable_is_reported_and_it_goes_on_when_it_can() {
+async fn events_resume_after_their_file_was_unusable() {
     let dir = TempDir::new().unwrap();
     let place = dir.path().join("place");
     let store = SqliteEvents::beside(&place.join("countersign.db"));

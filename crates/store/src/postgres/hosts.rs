@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn troubled_host_is_tried_last_until_it_answers() {
+    fn failed_host_is_tried_last_until_it_answers() {
         let hosts = Hosts::new(["a", "b", "c"].map(host).to_vec());
         assert_eq!(order(&hosts), [0, 1, 2]);
         hosts.trouble(0, Some(&server(1)));
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn troubled_address_of_a_name_is_tried_last() {
+    fn failed_address_of_a_name_is_tried_last() {
         let hosts = Hosts::new(vec![host("a")]);
         hosts.trouble(0, Some(&server(1)));
         let mut servers = [1, 2, 3].map(server);
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn random_order_has_every_host_and_the_troubled_one_last() {
+    fn random_order_has_every_host_and_the_failed_one_last() {
         let hosts = Hosts::new(["a", "b", "c", "d"].map(host).to_vec());
         hosts.trouble(2, None);
         let mut firsts = [false; 4];
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_kept_for_servers_that_have_connections() {
+    fn connected_servers_keep_their_place() {
         let places = ConnectionSlots::new(2);
         let held = places.at(&server(1)).try_acquire_owned().unwrap();
         drop(places.at(&server(2)));

@@ -183,7 +183,7 @@ mod tests {
     use super::DatabaseIdentity;
 
     #[test]
-    fn an_earlier_timeline_precedes_a_later_one() {
+    fn earlier_timeline_precedes_a_later_one() {
         let known = |text: &str| DatabaseIdentity { name: text.to_owned(), ..DatabaseIdentity::default() };
         assert!(known("7:00000001:5").precedes(&known("7:0000000A:5")));
         assert!(!known("7:0000000A:5").precedes(&known("7:00000009:5")));

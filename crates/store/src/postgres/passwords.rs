@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn first_line_that_fits_has_the_password() {
+    fn first_matching_line_has_the_password() {
         let db = host("db", 5433);
         for (text, password) in [
             ("db:5433:tokens:an\\:na:secret", Some("secret")),
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn each_place_comes_after_the_one_before() {
+    fn earlier_password_source_wins() {
         let dir = tempfile::tempdir().unwrap();
         let (file, passfile) = (dir.path().join("password"), dir.path().join("pgpass"));
         std::fs::write(&file, "one\n").unwrap();

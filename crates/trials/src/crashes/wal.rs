@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_ends_where_its_generation_ends() {
+    fn log_ends_with_its_generation() {
         let wal = Wal::parse(log(&[(1, 0, 7, A), (2, 2, 7, A), (2, 2, 6, B)])).unwrap();
         assert_eq!(wal.frames(), 2);
         assert_eq!(wal.commits, [32, 32 + 2 * 536]);
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_answered_is_never_damaged() {
+    fn answered_records_survive_damage() {
         let wal = Wal::parse(log(&[(1, 1, 7, A), (2, 2, 7, B)])).unwrap();
         let nothing = vec![0; 2 * PAGE];
         let after = |n: usize| 32 + n * 536;
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_checkpoint_has_copied_is_never_damaged() {
+    fn checkpointed_records_survive_damage() {
         let bytes = log(&[(1, 1, 7, A), (2, 2, 7, B)]);
         let page_of_b = bytes[32 + 536 + 24..].to_vec();
         let wal = Wal::parse(bytes).unwrap();

@@ -23,7 +23,7 @@ async fn race(store: Arc<dyn TokenStore>) -> Result<races::Tally, TrialError> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_reads_and_then_writes_is_caught_by_the_checker() {
+async fn read_then_write_store_is_caught() {
     let error = race(Arc::new(ReadThenWrite::default())).await.unwrap_err();
     let TrialError::Violation(violation) = error else { panic!("{error}") };
     assert!(violation.promise.contains("not linearizable"), "{violation}");
@@ -32,14 +32,14 @@ async fn a_store_that_reads_and_then_writes_is_caught_by_the_checker() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_keeps_its_promise_passes_the_same_races() {
+async fn correct_store_passes_the_same_races() {
     let tally = race(Arc::new(MemoryStore::new(&SystemClock))).await.unwrap();
     assert_eq!(tally.tokens, 200);
 }
 
 /// Also what the command does with a violation: exit code 1, and the evidence in a file.
 #[test]
-fn a_store_that_loses_answers_in_a_crash_is_caught() {
+fn store_that_forgets_in_a_crash_is_caught() {
     let place = tempfile::tempdir().unwrap();
     let evidence = place.path().join("evidence.txt");
     let output = command()
@@ -59,7 +59,7 @@ fn a_store_that_loses_answers_in_a_crash_is_caught() {
 }
 
 #[test]
-fn without_a_server_a_sentence_says_how_to_build_one() {
+fn missing_binary_is_explained() {
     let output = command().env(BIN_VARIABLE, "/nowhere/countersign").arg("races").output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");

@@ -5,7 +5,7 @@ use std::process::Command;
 use countersign_trials::process::find_binary;
 
 #[test]
-fn missing_program_is_told_in_one_sentence() {
+fn missing_program_is_reported_in_one_sentence() {
     for (trial, variable, says) in [
         ("nodes", "PGBOUNCER_BIN", "./test rust brings PgBouncer"),
         ("nodes", "POSTGRES_BIN", "./test brings PostgreSQL"),

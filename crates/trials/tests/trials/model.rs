@@ -11,7 +11,7 @@ fn check(scenarios: Vec<model::Scenario>) -> Vec<Finding> {
 }
 
 #[test]
-fn with_all_defences_every_promise_holds() {
+fn model_holds_with_all_defences() {
     for finding in check(model::defended()) {
         assert!(finding.promises.iter().all(|(_, holds)| *holds), "{finding}");
         assert!(finding.states > 5000, "hardly anything can happen: {finding}");
@@ -19,13 +19,13 @@ fn with_all_defences_every_promise_holds() {
 }
 
 #[test]
-fn without_any_one_defence_something_breaks() {
+fn model_breaks_without_any_one_defence() {
     let findings = check(model::undefended());
     assert!(findings.iter().all(|it| it.promises.iter().any(|(_, holds)| !holds)));
 }
 
 #[test]
-fn the_relay_attack_is_found_and_told() {
+fn relay_attack_is_reported() {
     let unbound = model::undefended().into_iter().find(|it| !it.defences.bound).unwrap();
     let finding = model::check(unbound).unwrap();
     assert!(finding.promises.contains(&(ONLY_THE_WORKER, false)), "{finding}");

@@ -13,7 +13,7 @@ const SEED: u64 = 20_080_229;
 const SILENT: ProgressSink<'static> = &|_| {};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_many_at_once_one_redeems() {
+async fn one_of_many_concurrent_handshakes_redeems() {
     let place = tempfile::tempdir().unwrap();
     let server = Launch::new(find_binary().unwrap(), place.path()).start().await.unwrap();
     let options = races::Options { count: 300, clients: 8, groups: 3, limit: LIMIT, seed: SEED };
@@ -24,7 +24,7 @@ async fn of_many_at_once_one_redeems() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_answered_survives_crashes() {
+async fn answered_records_survive_crashes() {
     let options = crashes::Options { cycles: 10, limit: LIMIT, seed: SEED, lose_log: false };
     let tally = crashes::run(find_binary().unwrap(), options, SILENT).await.unwrap();
     assert_eq!(tally.cycles, 10);
@@ -34,7 +34,7 @@ async fn what_was_answered_survives_crashes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_answer_is_given_again_to_its_key_alone() {
+async fn lost_answer_is_repeated_only_for_its_key() {
     let place = tempfile::tempdir().unwrap();
     let server = Launch::new(find_binary().unwrap(), place.path()).start().await.unwrap();
     let options = lost_answers::Options { count: 100, limit: LIMIT, seed: SEED };
@@ -75,7 +75,7 @@ async fn servers_on_one_database_redeem_each_token_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn wrong_clock_hurts_no_other_server() {
+async fn wrong_clock_affects_no_other_server() {
     let options = clocks::Options { cycles: 3, limit: LIMIT, seed: SEED };
     let tally = clocks::run(find_binary().unwrap(), options, SILENT).await.unwrap();
     assert_eq!((tally.cycles, tally.wrong, tally.fences), (3, 2, 2), "{tally}");
@@ -91,7 +91,7 @@ async fn key_that_is_revoked_under_load_redeems_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_its_log_a_store_is_careful() {
+async fn missing_log_moves_the_fence() {
     let tally = lost_log::run(find_binary().unwrap(), 1, LIMIT, SILENT).await.unwrap();
     assert!(tally.redeemed > 0);
     assert_eq!(tally.refused, tally.redeemed);

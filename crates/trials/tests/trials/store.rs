@@ -93,7 +93,7 @@ async fn compare(calls: Vec<Call>) {
 }
 
 #[test]
-fn the_model_and_the_stores_agree() {
+fn model_and_stores_agree() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     proptest!(ProptestConfig { failure_persistence: None, cases: 64, ..ProptestConfig::default() },
         |(calls in proptest::collection::vec(call(), 1..30))| runtime.block_on(compare(calls)));

@@ -58,7 +58,7 @@ async fn fetch(tracker: &Router, path: &str, cookie: &str) -> Response<Body> {
 }
 
 #[tokio::test]
-async fn a_token_opens_the_private_page_once() {
+async fn token_opens_the_private_page_once() {
     let server = TokenServer::start().await;
     let tracker = server.tracker(TRACKER);
     for audience in [None, Some(TRACKER)] {
@@ -81,7 +81,7 @@ async fn a_token_opens_the_private_page_once() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_passed_on_opens_nothing_and_stays_good() {
+async fn relayed_token_is_refused_and_not_consumed() {
     let server = TokenServer::start().await;
     let token = server.issue(Some(TRACKER));
     for thief in ["https://evil.example.org", "http://bugs.example.org", "https://bugs.example.org/other"] {
@@ -98,7 +98,7 @@ async fn a_token_that_is_passed_on_opens_nothing_and_stays_good() {
 }
 
 #[tokio::test]
-async fn what_the_server_did_not_issue_is_not_its_own() {
+async fn foreign_tokens_are_recognized() {
     let server = TokenServer::start().await;
     for token in ["check", "cs1aaaaaaaaaaaaaaaa", "Z"] {
         let refused = server.verifier(TRACKER).verify(token).await;

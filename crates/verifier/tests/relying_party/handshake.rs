@@ -30,7 +30,7 @@ async fn ask(replies: impl IntoIterator<Item = Reply>) -> (Result<Verified, Veri
 }
 
 #[tokio::test]
-async fn the_question_is_the_protocols() {
+async fn request_follows_the_protocol() {
     let stub = Stub::start([ok(), ok()]).await;
     let verifier = stub.verifier();
     for _ in 0..2 {
@@ -51,7 +51,7 @@ async fn the_question_is_the_protocols() {
 }
 
 #[tokio::test]
-async fn a_template_and_no_audience_make_another_question() {
+async fn template_and_missing_audience_change_the_request() {
     let stub = Stub::start([ok()]).await;
     let template = format!("{}/tokens/%s/+bugtracker-handshake", stub.url());
     let verifier = countersign_verifier::Verifier::builder(template).build().unwrap();
@@ -62,7 +62,7 @@ async fn a_template_and_no_audience_make_another_question() {
 }
 
 #[tokio::test]
-async fn a_yes_in_json_says_more() {
+async fn json_acceptance_has_details() {
     let document = r#"{"token_id":"cs1abc234","token_type":"BUGTRACKER","issuer":"Launchpad",
         "audience":"https://bugs.example.org/trac","date_created":"2026-01-02T03:04:05Z",
         "date_consumed":"2026-01-02T03:04:06.5Z","claims":{"run":7},"new":[]}"#;
@@ -80,7 +80,7 @@ async fn a_yes_in_json_says_more() {
 }
 
 #[tokio::test]
-async fn a_yes_that_cannot_be_meant_for_this_question_is_none() {
+async fn acceptance_for_another_request_is_rejected() {
     for document in [
         r#"{"audience":"https://other.example.org/"}"#,
         r#"{"audience":"http://bugs.example.org/trac"}"#,
@@ -104,7 +104,7 @@ async fn a_yes_that_cannot_be_meant_for_this_question_is_none() {
 }
 
 #[tokio::test]
-async fn a_no_is_final() {
+async fn refusal_is_not_retried() {
     for status in [401, 403, 404, 410, 429] {
         let reply = Reply::Send(text(&format!("{status} No"), "Retry-After: 0\r\n"));
         assert_eq!(ask([reply, ok()]).await, (Err(VerifyError::Refused { status }), 1));
@@ -112,7 +112,7 @@ async fn a_no_is_final() {
 }
 
 #[tokio::test]
-async fn only_200_is_a_yes() {
+async fn only_200_means_accepted() {
     for status in [201, 202, 204, 206, 301, 302, 303, 307, 308, 400, 405, 500, 501] {
         let location = Stub::start([ok()]).await;
         let stub = Stub::start([
@@ -132,7 +132,7 @@ async fn only_200_is_a_yes() {
 }
 
 #[tokio::test]
-async fn a_lost_answer_is_asked_for_once_more_with_the_same_key() {
+async fn lost_answer_is_retried_once_with_the_same_key() {
     let cut_in_json = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{";
     for lost in [
         Reply::Cut,
@@ -154,7 +154,7 @@ async fn a_lost_answer_is_asked_for_once_more_with_the_same_key() {
 }
 
 #[tokio::test]
-async fn nobody_waits_longer_than_they_want_to() {
+async fn long_retry_after_is_not_awaited() {
     let later = text("503 Service Unavailable", "Retry-After: 3600\r\n");
     let (verdict, asked) = ask([Reply::Send(later), ok()]).await;
     let Err(VerifyError::Unreachable { reason, .. }) = verdict else { panic!("{verdict:?}") };
@@ -162,7 +162,7 @@ async fn nobody_waits_longer_than_they_want_to() {
 }
 
 #[tokio::test]
-async fn an_issuer_that_is_silent_is_asked_twice_and_given_up() {
+async fn silent_issuer_is_retried_once() {
     let stub = Stub::start([Reply::Hang, Reply::Hang]).await;
     let verifier = stub.verifier();
     let login = tokio::spawn(async move { verifier.verify(TOKEN).await });
@@ -182,7 +182,7 @@ async fn an_issuer_that_is_silent_is_asked_twice_and_given_up() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_an_error_that_says_so() {
+async fn unreachable_tracker_is_reported() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
@@ -193,7 +193,7 @@ async fn nobody_there_is_an_error_that_says_so() {
 }
 
 #[tokio::test]
-async fn an_endless_body_is_not_read_to_its_end() {
+async fn endless_body_is_cut_off() {
     let head = |media_type| format!("HTTP/1.1 200 OK\r\nContent-Type: {media_type}\r\n\r\n");
     let (verdict, asked) = ask([Reply::Endless(head("application/json")), ok()]).await;
     assert!(matches!(verdict, Err(VerifyError::UnexpectedAnswer { status: 200, .. })), "{verdict:?}");
@@ -203,7 +203,7 @@ async fn an_endless_body_is_not_read_to_its_end() {
 }
 
 #[tokio::test]
-async fn what_is_no_token_is_never_asked_about() {
+async fn malformed_token_is_not_sent() {
     let stub = Stub::start([ok()]).await;
     let long = "a".repeat(4097);
     for token in ["", "../+index", "a/b", ".", "a%2Fb", "%s", "a?b", "a#b", "a b", "a\r\nX: y", "ä", &long] {
@@ -214,7 +214,7 @@ async fn what_is_no_token_is_never_asked_about() {
 }
 
 #[tokio::test]
-async fn a_proxy_is_used_if_it_is_named() {
+async fn proxy_is_used_if_it_is_named() {
     let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let verifier = countersign_verifier::Verifier::builder("http://issuer.invalid:81")
         .allow_insecure_http()

@@ -59,7 +59,7 @@ async fn who(tracker: &Router, cookie: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_good_token_opens_a_session() {
+async fn good_token_opens_a_session() {
     let stub = Stub::start([Reply::Send(json("200 OK", r#"{"issuer":"Läunchpad"}"#))]).await;
     let tracker = tracker(layer(stub.verifier()).build().unwrap());
     let response = send(&tracker, Method::GET, "/trac/launchpad-auth/cs1abc", None).await;
@@ -86,7 +86,7 @@ async fn every_login_has_a_session_of_its_own() {
 }
 
 #[tokio::test]
-async fn the_cookie_follows_the_base_url() {
+async fn cookie_follows_the_base_url() {
     for (base_url, login_path, attributes) in [
         ("https://b.example", "/launchpad-auth/t", "HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=86400"),
         (
@@ -109,7 +109,7 @@ async fn the_cookie_follows_the_base_url() {
 }
 
 #[tokio::test]
-async fn everything_has_the_name_one_gives_it() {
+async fn configured_names_are_used() {
     let stub = Stub::start([yes()]).await;
     let layer = layer(stub.verifier())
         .user("bugs-r-us")
@@ -123,7 +123,7 @@ async fn everything_has_the_name_one_gives_it() {
 }
 
 #[tokio::test]
-async fn the_check_is_how_launchpad_finds_the_door() {
+async fn login_path_is_probed_as_launchpad_does() {
     let stub = Stub::start([]).await;
     let tracker = tracker(layer(stub.verifier()).build().unwrap());
     let response = send(&tracker, Method::GET, "/trac/launchpad-auth/check", None).await;
@@ -133,7 +133,7 @@ async fn the_check_is_how_launchpad_finds_the_door() {
 }
 
 #[tokio::test]
-async fn a_refusal_says_why_and_opens_nothing() {
+async fn refusal_gives_its_reason_and_no_session() {
     let sentences = [
         (Reply::Send(text("401 Unauthorized", "")), "was used already"),
         (Reply::Send(text("410 Gone", "")), "was used already"),
@@ -157,7 +157,7 @@ async fn a_refusal_says_why_and_opens_nothing() {
 }
 
 #[tokio::test]
-async fn only_get_uses_a_token_up() {
+async fn only_get_redeems_a_token() {
     let stub = Stub::start([yes()]).await;
     let tracker = tracker(layer(stub.verifier()).build().unwrap());
     for method in [Method::HEAD, Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS] {
@@ -172,7 +172,7 @@ async fn only_get_uses_a_token_up() {
 }
 
 #[tokio::test]
-async fn prefetch_uses_no_token_up() {
+async fn prefetch_consumes_no_token() {
     let stub = Stub::start([yes()]).await;
     let tracker = tracker(layer(stub.verifier()).build().unwrap());
     for (name, value) in [
@@ -191,7 +191,7 @@ async fn prefetch_uses_no_token_up() {
 }
 
 #[tokio::test]
-async fn what_is_no_token_reaches_nobody() {
+async fn malformed_token_reaches_no_issuer() {
     let stub = Stub::start([]).await;
     let tracker = tracker(layer(stub.verifier()).build().unwrap());
     for path in ["", "/", "/a/b", "/../+index", "/a%2Fb", "/%63s1", "/a.b"] {
@@ -207,7 +207,7 @@ async fn what_is_no_token_reaches_nobody() {
 }
 
 #[tokio::test]
-async fn a_cookie_that_was_touched_is_nobodys() {
+async fn changed_cookie_is_rejected() {
     let stub = Stub::start([yes()]).await;
     let tracker = tracker(layer(stub.verifier()).build().unwrap());
     let (cookie, _) = log_in(&tracker, "/trac/launchpad-auth/t").await;
@@ -236,7 +236,7 @@ async fn a_cookie_that_was_touched_is_nobodys() {
 }
 
 #[tokio::test]
-async fn a_session_ends_in_time() {
+async fn session_ends_in_time() {
     let clock = Arc::new(AtomicI64::new(START));
     let told = Arc::clone(&clock);
     let stub = Stub::start([yes()]).await;
@@ -252,7 +252,7 @@ async fn a_session_ends_in_time() {
 }
 
 #[tokio::test]
-async fn a_session_belongs_to_one_tracker_one_user_and_one_secret() {
+async fn session_belongs_to_one_tracker_one_user_and_one_secret() {
     let stub = Stub::start([yes(), yes()]).await;
     let home = tracker(layer(stub.verifier()).build().unwrap());
     let (cookie, _) = log_in(&home, "/trac/launchpad-auth/t").await;
@@ -270,7 +270,7 @@ async fn a_session_belongs_to_one_tracker_one_user_and_one_secret() {
 }
 
 #[tokio::test]
-async fn an_issuers_name_that_no_cookie_can_carry_is_left_out() {
+async fn unusable_issuer_name_is_left_out_of_the_cookie() {
     let name = "x".repeat(5000);
     let stub = Stub::start([Reply::Send(json("200 OK", &format!(r#"{{"issuer":"{name}"}}"#)))]).await;
     let tracker = tracker(layer(stub.verifier()).build().unwrap());

@@ -26,7 +26,7 @@ fn assert_untrusted(verdict: Result<Verified, VerifyError>, stub: &Stub) {
 }
 
 #[tokio::test]
-async fn an_authority_that_is_named_is_trusted() {
+async fn named_authority_is_trusted() {
     let authority = Authority::new();
     let stub = serve(&authority.certify("localhost")).await;
     assert_eq!(verify(&stub, &authority.pem()).await, Ok(Verified::default()));
@@ -35,26 +35,26 @@ async fn an_authority_that_is_named_is_trusted() {
 }
 
 #[tokio::test]
-async fn another_authority_is_not() {
+async fn unnamed_authority_is_rejected() {
     let stub = serve(&Authority::new().certify("localhost")).await;
     assert_untrusted(verify(&stub, &Authority::new().pem()).await, &stub);
 }
 
 #[tokio::test]
-async fn a_certificate_for_another_host_is_not_good() {
+async fn certificate_for_another_host_is_rejected() {
     let authority = Authority::new();
     let stub = serve(&authority.certify("issuer.example.org")).await;
     assert_untrusted(verify(&stub, &authority.pem()).await, &stub);
 }
 
 #[tokio::test]
-async fn a_certificate_that_signed_itself_is_not_good() {
+async fn self_signed_certificate_is_rejected() {
     let stub = serve(&Certified::self_signed("localhost")).await;
     assert_untrusted(verify(&stub, &Authority::new().pem()).await, &stub);
 }
 
 #[tokio::test]
-async fn the_machines_authorities_do_not_vouch_for_a_private_one() {
+async fn system_authorities_reject_a_private_one() {
     let stub = serve(&Authority::new().certify("localhost")).await;
     match Verifier::builder(format!("https://localhost:{}", stub.port)).build() {
         Ok(verifier) => assert_untrusted(verifier.verify(TOKEN).await, &stub),

@@ -32,7 +32,7 @@ fn hash(secret: &str) -> SecretHash {
 }
 
 #[test]
-fn added_caller_is_read_as_it_was_given() {
+fn added_caller_round_trips() {
     let (_directory, file) = place();
     let secret = file.add(&rule("worker-eu"), &OsEntropy).unwrap().unwrap();
     let other = file.add(&rule("worker-us"), &OsEntropy).unwrap().unwrap();
@@ -60,7 +60,7 @@ fn caller_with_a_certificate_gets_a_secret_only_when_asked_for() {
 }
 
 #[test]
-fn caller_with_a_jwt_is_read_as_it_was_given() {
+fn jwt_caller_round_trips() {
     let (_directory, file) = place();
     let jwt = JwtRule {
         issuer: "https://issuer.example/".parse().unwrap(),
@@ -140,7 +140,7 @@ fn two_secrets_are_valid_during_a_rotation() {
 }
 
 #[test]
-fn what_people_wrote_stays() {
+fn ordinary_text_is_kept() {
     let (_directory, file) = place();
     let by_hand = format!(
         "# ours\n[[caller]]\nscopes = [\"look\"] # to see\nname = 'a'\nsecrets = [\n  \"{}\", # old\n]\n",
@@ -160,7 +160,7 @@ fn what_people_wrote_stays() {
 }
 
 #[test]
-fn broken_file_is_left_alone() {
+fn broken_file_is_not_overwritten() {
     let (_directory, file) = place();
     let name: CallerName = "a".parse().unwrap();
     assert!(file.rotate(&name, &OsEntropy).unwrap_err().to_string().contains("cannot be read"));
@@ -182,7 +182,7 @@ fn broken_file_is_left_alone() {
 }
 
 #[test]
-fn file_that_was_cut_off_has_no_caller_without_its_limits() {
+fn truncated_file_grants_no_caller_without_limits() {
     let (_directory, file) = place();
     file.add(&rule("worker"), &OsEntropy).unwrap();
     let whole = fs::read_to_string(file.path()).unwrap();

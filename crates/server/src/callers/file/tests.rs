@@ -13,7 +13,7 @@ fn caller(name: &str, secret: &str, more: &str) -> String {
 }
 
 #[test]
-fn whole_caller_is_read() {
+fn every_callers_field_is_parsed() {
     let more = "audiences = ['https://Bugs.example.org', 'https://trac.example.org/p/*']\nmax_lifetime = '90s'\n\
                     tokens_per_minute = 6\ntell_trackers = true";
     let callers = parse(&caller("worker-eu", "one", more)).unwrap();
@@ -47,7 +47,7 @@ fn caller_with_a_jwt_needs_no_secret() {
 }
 
 #[test]
-fn mistake_in_a_jwt_is_named_with_its_place() {
+fn jwt_mistake_is_reported_with_its_line() {
     let jwt = |more: &str| {
         format!(
             "[[caller]]\nname = 'a'\nscopes = ['look']\n[caller.jwt]\n{more}audience = 'x'\nsubject = 's'\n"
@@ -107,7 +107,7 @@ fn mistake_in_a_jwt_is_named_with_its_place() {
 }
 
 #[test]
-fn mistake_is_named_with_its_place() {
+fn mistake_is_reported_with_its_line() {
     let long: String =
         (0..=MAX_CALLERS).map(|nth| caller(&format!("c{nth}"), &nth.to_string(), "")).collect();
     let three = format!(
@@ -186,7 +186,7 @@ fn secret_has_256_random_bits() {
 }
 
 #[test]
-fn only_the_right_hash_is_a_hash() {
+fn malformed_hashes_are_rejected() {
     let of = hash("one");
     assert_eq!(SecretHash::read(&of), Some(SecretHash::of(b"one")));
     for text in ["", "sha256:", "one", &of[..of.len() - 2], &format!("{of}00"), &of.to_uppercase(), &of[7..]]

@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_grow_old_by_the_clock_that_went_further() {
+    fn keys_age_by_the_faster_clock() {
         let noon: Timestamp = "2026-01-31T12:00:00Z".parse().unwrap();
         let clock = ManualClock::at(noon);
         let hour_ago = noon - jiff::SignedDuration::from_hours(1);

@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn place_in_a_list_is_read_as_written() {
+    fn list_cursor_round_trips() {
         let (id, token) = (EventId::from_bytes([7; 16]), TokenId::from_bytes([0xfe; 16]));
         let after = EventCursor { at: from_millis(-5), id };
         for place in [

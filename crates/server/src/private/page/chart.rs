@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn the_scale_ends_at_a_round_number() {
+    fn scale_ends_at_a_round_number() {
         for (count, top) in [
             (0, 1),
             (1, 1),
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn axis_has_round_times_and_begins_with_the_server() {
+    fn axis_has_round_times_from_server_start() {
         let slots = hour(&[]);
         let marks = |started| {
             let chart = chart(&RANGES[0], &slots, from_millis(started));
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_written_in_few_digits() {
+    fn durations_are_printed_in_few_digits() {
         for (micros, text) in
             [(0, "0"), (640, "640 µs"), (1_280, "1.2 ms"), (54_321, "54 ms"), (2_600_000, "2.6 s")]
         {

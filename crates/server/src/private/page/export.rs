@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_field_is_a_formula_or_two_fields() {
+    fn csv_fields_are_escaped() {
         for (text, written) in [
             ("", ""),
             ("curl/8.5", "curl/8.5"),

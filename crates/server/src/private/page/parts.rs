@@ -401,7 +401,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ages_and_numbers_are_for_people() {
+    fn ages_and_numbers_are_rounded() {
         let now = from_millis(1_767_225_600_000);
         for (seconds, text) in [
             (0, "just now"),

@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn routine_is_hidden_until_it_is_asked_for() {
+    fn routine_events_are_hidden_by_default() {
         let kinds = |query: &str| asked(query).kinds;
         let usual = kinds("");
         assert!(usual.contains(&KindFilter::Replay) && !usual.contains(&KindFilter::Consumed), "{usual:?}");
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_read_as_a_browser_sends_them() {
+    fn times_of_browser_forms_are_parsed() {
         let moment = |text: &str| text.parse::<Timestamp>().unwrap();
         assert_eq!(asked("since=2026-01-31T11:00").since, moment("2026-01-31T11:00:00Z"));
         assert_eq!(asked("until=2026-01-31T11:00:30").until, moment("2026-01-31T11:00:30Z"));
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_is_said_in_words() {
+    fn charts_have_a_text_alternative() {
         for (query, words) in [
             ("", "every kind but issued and consumed"),
             ("kind=replay,relay&within=1h", "replay, relay, in the last hour"),

@@ -53,7 +53,7 @@ async fn hammer(world: &World, store: &Arc<PostgresStore>) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_table_that_is_locked_ties_up_no_more_sessions_than_the_pool_has() {
+async fn locked_table_uses_no_more_sessions_than_the_pool() {
     let cluster = Cluster::start(&[]);
     let world = World::at(Place::at(cluster.url()));
     let store = impatient(&world).await;
@@ -66,7 +66,7 @@ async fn a_table_that_is_locked_ties_up_no_more_sessions_than_the_pool_has() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_standby_that_is_away_ties_up_no_more_sessions_than_the_pool_has() {
+async fn missing_standby_uses_no_more_sessions_than_the_pool() {
     let cluster = Cluster::start(&[]);
     let world = World::at(Place::at(cluster.url()));
     let store = impatient(&world).await;
@@ -83,7 +83,7 @@ async fn a_standby_that_is_away_ties_up_no_more_sessions_than_the_pool_has() {
 
 /// An administrator cancels what waits for the standby: the database says that it is committed, with a warning.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_that_no_standby_has_is_no_yes() {
+async fn unreplicated_commit_is_not_accepted() {
     let cluster = Cluster::start(&[]);
     let world = World::at(Place::at(cluster.url()));
     let store = Arc::new(world.open().await);

@@ -77,7 +77,7 @@ async fn sizes(world: &World) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_call_alone_is_a_batch_of_its_own() {
+async fn single_call_is_its_own_batch() {
     let world = World::new();
     let store = world.open().await;
     for token in world.tokens(3) {
@@ -87,7 +87,7 @@ async fn a_call_alone_is_a_batch_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_that_wait_travel_together() {
+async fn waiting_calls_share_a_batch() {
     let world = World::new();
     let (held, first) = Held::new(&world, world.token(), 4096).await;
     let calls: Vec<_> = world.tokens(100).into_iter().map(|token| held.spawn(token)).collect();
@@ -101,7 +101,7 @@ async fn calls_that_wait_travel_together() {
 }
 
 #[tokio::test]
-async fn the_same_id_twice_in_a_batch_is_decided_by_order() {
+async fn same_id_twice_in_a_batch_is_decided_by_order() {
     let world = World::new();
     let (held, first) = Held::new(&world, world.token(), 4096).await;
     let (token, other) = (world.token(), world.token());
@@ -122,7 +122,7 @@ async fn the_same_id_twice_in_a_batch_is_decided_by_order() {
 }
 
 #[tokio::test]
-async fn a_full_queue_says_busy_at_once_and_writes_nothing() {
+async fn full_queue_is_busy_at_once_and_writes_nothing() {
     let world = World::new();
     let (held, first) = Held::new(&world, world.token(), 4).await;
     let calls: Vec<_> = world.tokens(4).into_iter().map(|token| held.spawn(token)).collect();
@@ -140,7 +140,7 @@ async fn a_full_queue_says_busy_at_once_and_writes_nothing() {
 }
 
 #[tokio::test]
-async fn who_has_gone_away_before_the_turn_came_consumes_nothing() {
+async fn disconnected_caller_consumes_nothing() {
     let world = World::new();
     let (held, first) = Held::new(&world, world.token(), 4096).await;
     let token = world.token();

@@ -44,7 +44,7 @@ const SHOWN: &str = "concat_ws(' ', current_setting('synchronous_commit'), curre
 const RIGHT: &str = "on 0 5s read committed";
 
 #[tokio::test]
-async fn transactions_go_by_their_own_settings() {
+async fn transactions_ignore_session_settings() {
     let world = World::new();
     let store = open_as(&world, &role_with(&world, &HOSTILE).await).await;
     let deadline = tokio::time::Instant::now() + Duration::from_mins(1);
@@ -81,7 +81,7 @@ async fn transactions_go_by_their_own_settings() {
 
 /// A batch that is a statement alone goes by its own settings, too; and where it cannot, it is a transaction of several.
 #[tokio::test]
-async fn batches_go_by_their_own_settings() {
+async fn batches_ignore_session_settings() {
     for (settings, shown) in [
         (vec!["synchronous_commit = off"], "on 0 0 read committed"),
         (vec!["synchronous_commit = remote_apply"], "remote_apply 0 0 read committed"),
@@ -105,7 +105,7 @@ async fn batches_go_by_their_own_settings() {
 
 /// Somebody holds most of the rows of `lines`, as a node does whose network is cut in the middle of its batches.
 #[tokio::test]
-async fn batch_passes_over_lines_that_are_held() {
+async fn batch_skips_locked_watermark_rows() {
     for pooled in [false, true] {
         let world = World::new();
         let settings: &[&str] =
@@ -124,7 +124,7 @@ async fn batch_passes_over_lines_that_are_held() {
 
 /// All stripes are held while somebody moves a watermark. What is consumed meanwhile is judged by where it stands afterwards.
 #[tokio::test]
-async fn batch_waits_while_a_line_is_moved() {
+async fn batch_waits_for_a_moving_watermark() {
     let world = World::new();
     let role = role_with(&world, &[]).await;
     let store = open_as(&world, &role).await;
@@ -152,7 +152,7 @@ async fn batch_waits_while_a_line_is_moved() {
 }
 
 #[tokio::test]
-async fn waiting_for_a_standby_to_apply_stays() {
+async fn role_keeps_remote_apply() {
     let world = World::new();
     let role = role_with(&world, &["synchronous_commit = remote_apply"]).await;
     let store = open_as(&world, &role).await;
@@ -164,7 +164,7 @@ async fn waiting_for_a_standby_to_apply_stays() {
 
 /// The database forgets, in a crash, what was committed in the last ten seconds without waiting for its disk.
 #[tokio::test]
-async fn what_was_answered_survives_synchronous_commit_off_and_a_crash() {
+async fn answered_records_survive_synchronous_commit_off() {
     let cluster = Cluster::start(&["--config", "wal_writer_delay=10s"]);
     let world = World::at(Place::at(cluster.url()));
     let store = world.open().await;
@@ -193,7 +193,7 @@ async fn what_was_answered_survives_synchronous_commit_off_and_a_crash() {
 
 /// Nodes fight for tokens, by a role whose transactions would see no one else's rows, or fail.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn isolation_by_default_changes_no_answer() {
+async fn default_isolation_level_changes_no_answer() {
     for level in ["repeatable read", "serializable"] {
         let world = World::new();
         let level = format!("default_transaction_isolation = '{level}'");
@@ -219,7 +219,7 @@ async fn isolation_by_default_changes_no_answer() {
 /// A token is consumed while a table is about to be emptied, by a role whose transactions see what was there when they
 /// began.
 #[tokio::test]
-async fn a_row_that_comes_while_a_table_is_about_to_be_emptied_stays() {
+async fn row_inserted_before_truncate_survives() {
     let world = World::new();
     let role = role_with(&world, &["default_transaction_isolation = 'repeatable read'"]).await;
     let store = open_as(&world, &role).await;

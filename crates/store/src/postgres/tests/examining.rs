@@ -18,7 +18,7 @@ async fn look(world: &World) -> Result<DatabaseExamination, OpenError> {
 }
 
 #[tokio::test]
-async fn settings_that_forget_commits_are_seen() {
+async fn settings_that_lose_commits_are_reported() {
     let cluster = Cluster::start(&[]);
     let world = World::at(Place::at(cluster.url()));
     assert!(matches!(look(&world).await, Err(OpenError::NoSchema { .. })), "it makes nothing");
@@ -48,7 +48,7 @@ async fn settings_that_forget_commits_are_seen() {
 }
 
 #[tokio::test]
-async fn refusal_carries_what_the_database_said() {
+async fn refusal_quotes_the_databases_message() {
     let world = World::new();
     let store = world.open().await;
     world.place.run("DROP TABLE {s}.nodes").await;

@@ -126,28 +126,28 @@ fn of_both(first: &Cluster, second: &Cluster) -> String {
 }
 
 #[tokio::test]
-async fn a_standby_that_was_behind_makes_no_token_good_again() {
+async fn lagging_standby_revives_no_token() {
     promote(false, Fate::Crashes).await;
 }
 
 #[tokio::test]
-async fn a_synchronous_standby_has_what_was_answered() {
+async fn synchronous_standby_has_every_answered_consumption() {
     promote(true, Fate::Crashes).await;
 }
 
 #[tokio::test]
-async fn frozen_primary_is_left_for_its_standby() {
+async fn frozen_primary_is_replaced_by_its_standby() {
     promote(false, Fate::Freezes).await;
 }
 
 #[tokio::test]
-async fn frozen_primary_is_left_for_its_synchronous_standby() {
+async fn frozen_primary_is_replaced_by_its_synchronous_standby() {
     promote(true, Fate::Freezes).await;
 }
 
 /// Every connection that a store may have hangs at the frozen primary, and as many may go to its standby.
 #[tokio::test]
-async fn what_hangs_at_a_frozen_primary_takes_no_place_elsewhere() {
+async fn calls_on_a_frozen_primary_block_no_others() {
     let primary = Cluster::start(&[]);
     let world = World::at(Place::at(primary.url()));
     world.clock.set(countersign_core::SystemClock.now());
@@ -213,7 +213,7 @@ async fn silent_hosts_do_not_hide_the_live_one() {
 }
 
 #[tokio::test]
-async fn silent_database_is_given_up_with_the_reason() {
+async fn silent_database_times_out_with_the_reason() {
     let world = World::new();
     let silent = Silent::start();
     let clock = Arc::clone(&world.clock) as Arc<dyn Clock>;
@@ -242,7 +242,7 @@ async fn primary_is_found_behind_its_standby() {
 }
 
 #[tokio::test]
-async fn a_dump_that_is_put_back_moves_the_fence() {
+async fn restored_dump_moves_the_fence() {
     let world = World::new();
     world.clock.set(countersign_core::SystemClock.now());
     let store = world.open().await;
@@ -269,7 +269,7 @@ async fn a_dump_that_is_put_back_moves_the_fence() {
 }
 
 #[tokio::test]
-async fn a_role_that_may_not_ask_which_server_it_is_serves() {
+async fn role_without_pg_monitor_serves() {
     let cluster = Cluster::start(&[]);
     let world = World::at(Place::at(cluster.url()));
     world.open().await.close().await;

@@ -34,7 +34,7 @@ async fn store_gets_in(url: &str, file: &Path) -> bool {
 }
 
 #[tokio::test]
-async fn password_file_means_what_it_means_to_psql() {
+async fn password_file_is_read_like_psql() {
     let shared = shared();
     let place = shared.split_once('@').unwrap().1;
     let (address, database) = place.split_once('/').unwrap();

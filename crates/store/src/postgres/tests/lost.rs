@@ -24,7 +24,7 @@ async fn behind(proxy: &Proxy, world: &World) -> Arc<PostgresStore> {
 }
 
 #[tokio::test]
-async fn a_lost_answer_is_settled_by_asking() {
+async fn lost_commit_is_settled_by_reading() {
     let world = World::new();
     let proxy = Proxy::start(world.place.url()).await;
     let store = behind(&proxy, &world).await;
@@ -42,7 +42,7 @@ async fn a_lost_answer_is_settled_by_asking() {
 }
 
 #[tokio::test]
-async fn somebody_elses_row_is_not_taken_for_ones_own_after_a_cut() {
+async fn row_of_another_server_counts_as_replay_after_a_cut() {
     let world = World::new();
     let proxy = Proxy::start(world.place.url()).await;
     let store = behind(&proxy, &world).await;
@@ -150,7 +150,7 @@ async fn end_as(node: Arc<PostgresStore>, (id, expires): Token, caller: u8) -> R
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lines_that_break_all_the_time_lose_and_double_nothing() {
+async fn breaking_connections_lose_and_double_nothing() {
     let Fight { cuts, tokens, won } = fight(&World::new(), 25, false).await.unwrap();
     assert!(cuts >= 10, "only {cuts} connections were cut");
     assert!(won > tokens / 2, "only {won} of {tokens} tokens were redeemed");
@@ -158,7 +158,7 @@ async fn lines_that_break_all_the_time_lose_and_double_nothing() {
 
 /// The same trial finds out a store that takes a lost answer for a good one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_guesses_is_found_out() {
+async fn guessing_store_is_caught() {
     let broken = fight(&World::new(), 25, true).await.err().unwrap();
     assert!(broken.contains("on record is"), "{broken}");
 }

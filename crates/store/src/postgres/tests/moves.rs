@@ -69,16 +69,16 @@ async fn store_moves_back() {
 }
 
 #[tokio::test]
-async fn move_into_a_database_cut_short_anywhere_is_completed() {
-    contract::move_cut_short_anywhere_is_completed(&|| {
+async fn interrupted_move_into_a_database_is_completed() {
+    contract::move_interrupted_anywhere_is_completed(&|| {
         (Box::new(SqlitePlace::new()), Box::new(InPostgres::new()))
     })
     .await;
 }
 
 #[tokio::test]
-async fn move_out_of_a_database_cut_short_anywhere_is_completed() {
-    contract::move_cut_short_anywhere_is_completed(&|| {
+async fn interrupted_move_out_of_a_database_is_completed() {
+    contract::move_interrupted_anywhere_is_completed(&|| {
         (Box::new(InPostgres::new()), Box::new(SqlitePlace::new()))
     })
     .await;
@@ -92,7 +92,7 @@ async fn moves_in_wrong_order_are_refused() {
     let (from, to, third) = places();
     contract::first_move_is_not_repeated_after_second(&from, &to, &third).await;
     contract::target_that_was_replaced_is_refused(&InPostgres::new(), &InPostgres::new()).await;
-    contract::store_takes_over_only_when_reserved(&InPostgres::new(), &InPostgres::new()).await;
+    contract::store_takes_over_only_if_reserved(&InPostgres::new(), &InPostgres::new()).await;
 }
 
 #[tokio::test]
@@ -231,7 +231,7 @@ impl Pair {
 const CALLS: usize = 4;
 
 #[tokio::test]
-async fn held_up_move_after_move_back_is_refused() {
+async fn delayed_move_after_a_move_back_is_refused() {
     let pair = Pair::new().await;
     let held_up = Run::new();
     let operator = async {
@@ -249,12 +249,12 @@ async fn held_up_move_after_move_back_is_refused() {
 }
 
 #[tokio::test]
-async fn opposite_moves_never_make_both_serve() {
+async fn opposite_moves_leave_one_serving_store() {
     try_every_order((1, 0)).await;
 }
 
 #[tokio::test]
-async fn same_move_twice_never_makes_both_serve() {
+async fn repeated_move_leaves_one_serving_store() {
     try_every_order((0, 1)).await;
 }
 
@@ -293,7 +293,7 @@ async fn try_every_order(second: (usize, usize)) {
 
 /// Version 0.1 copied records into a target that was in state 1 meanwhile.
 #[tokio::test]
-async fn copy_that_the_version_before_began_is_completed() {
+async fn copy_begun_by_the_previous_version_is_completed() {
     let world = World::new();
     let clock = Arc::clone(&world.clock) as Arc<dyn Clock>;
     let target = movable(&world.place, Arc::clone(&clock)).await;
@@ -314,7 +314,7 @@ async fn copy_that_the_version_before_began_is_completed() {
 
 /// The tables are a ring of days: the youngest record may be in any of them.
 #[tokio::test]
-async fn fence_is_behind_the_youngest_of_many_days() {
+async fn fence_precedes_the_youngest_record() {
     let world = World::new();
     let clock = Arc::clone(&world.clock) as Arc<dyn Clock>;
     let store = world.open().await;
@@ -337,7 +337,7 @@ async fn fence_is_behind_the_youngest_of_many_days() {
 
 /// A running node rejects everything after the hand-over, until the store serves again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_of_a_store_that_was_handed_over_ends_no_more_lives() {
+async fn node_of_a_handed_over_store_records_nothing() {
     let world = World::new();
     let (store, idle) = (Arc::new(world.open().await), world.open().await);
     let clock = Arc::clone(&world.clock) as Arc<dyn Clock>;
@@ -421,7 +421,7 @@ async fn records(place: &Place) -> Vec<TokenId> {
 }
 
 #[test]
-fn a_store_has_one_name_whoever_asks_for_it() {
+fn store_has_one_name_in_every_spelling() {
     let options = options("tokens");
     for (spelling, name) in [
         ("postgres://anna:hunter2@db/tokens", "postgres://db:5432/tokens (schema tokens)"),

@@ -64,7 +64,7 @@ async fn nodes_that_share_sessions_do_not_share_statements() {
 
 /// Behind a pooler a statement's name may be another node's. One that is called by another's name records nothing.
 #[tokio::test]
-async fn a_statement_called_by_another_name_records_nothing() {
+async fn renamed_statement_records_nothing() {
     let world = World::new();
     let store = world.open().await;
     let token = world.token();
@@ -89,7 +89,7 @@ async fn a_statement_called_by_another_name_records_nothing() {
 
 /// The role, and so each session of the pool, forgets in a crash what was committed in the last ten seconds.
 #[tokio::test]
-async fn what_was_answered_through_a_pool_survives_a_crash() {
+async fn records_answered_through_a_pool_survive_a_crash() {
     let cluster = Cluster::start(&["--config", "wal_writer_delay=10s"]);
     let role = new_name();
     let make = format!(
@@ -117,7 +117,7 @@ async fn what_was_answered_through_a_pool_survives_a_crash() {
 
 /// Statements alone: there are no transactions, and so no promises.
 #[tokio::test]
-async fn a_pool_of_statements_is_refused() {
+async fn statement_pooling_is_refused() {
     let pooler = Pooler::start(&shared(), &["pool_mode=statement"]);
     let place = Place::at(pooler.url());
     seen("the refusal names the mode", async || {

@@ -33,7 +33,7 @@ async fn rows(world: &World, table: Table) -> String {
 }
 
 #[tokio::test]
-async fn a_day_that_is_over_goes_as_a_whole() {
+async fn expired_day_is_truncated_whole() {
     let world = World::new();
     let store = world.open().await;
     let day = world.token();
@@ -64,7 +64,7 @@ async fn a_day_that_is_over_goes_as_a_whole() {
 
 /// A row of the next round of the ring is in the table: it lives, and the dead ones around it wait.
 #[tokio::test]
-async fn a_table_with_a_newer_row_is_not_emptied() {
+async fn table_with_a_newer_row_is_kept() {
     let world = World::new();
     let store = world.open().await;
     let old = world.token();
@@ -80,7 +80,7 @@ async fn a_table_with_a_newer_row_is_not_emptied() {
 
 /// Kept for longer than the ring of tables goes round, rows are deleted one by one, however many.
 #[tokio::test]
-async fn with_a_long_retention_the_dead_go_and_the_living_stay() {
+async fn purge_keeps_live_tokens_at_long_retention() {
     let world = World::new();
     let store = world.open().await;
     let old = world.token();
@@ -96,7 +96,7 @@ async fn with_a_long_retention_the_dead_go_and_the_living_stay() {
 
 /// Something has the table locked: the purge gives up on it soon, and handshakes go on.
 #[tokio::test]
-async fn a_table_that_is_locked_is_left_for_later() {
+async fn locked_table_is_purged_later() {
     let world = World::new();
     let store = world.open().await;
     let old = world.token();
@@ -119,7 +119,7 @@ async fn a_table_that_is_locked_is_left_for_later() {
 
 /// By the caller's clock the tokens are long dead; by the database's they are not.
 #[tokio::test]
-async fn token_that_lives_by_the_databases_clock_is_not_forgotten() {
+async fn purge_keeps_tokens_alive_by_the_databases_clock() {
     let world = World::new();
     let store = world.open().await;
     world.clock.set(store.times().await.unwrap().clock.unwrap());
@@ -134,7 +134,7 @@ async fn token_that_lives_by_the_databases_clock_is_not_forgotten() {
 
 /// A database that was put back has lost the move of the horizon: then nothing is deleted behind it.
 #[tokio::test]
-async fn record_is_not_deleted_before_the_horizon_is_over_it() {
+async fn record_outlives_the_horizon_move() {
     let world = World::new();
     let store = world.open().await;
     let token = world.token();

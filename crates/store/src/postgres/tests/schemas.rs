@@ -12,7 +12,7 @@ use crate::error::OpenError;
 
 /// Many nodes open the same empty place at the same moment. Each round is a new place.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nodes_that_start_together_make_one_store() {
+async fn concurrent_first_starts_create_one_store() {
     for _ in 0..4 {
         let world = Arc::new(World::new());
         let opening: Vec<_> = (0..8)
@@ -78,7 +78,7 @@ async fn older_horizon_far_ahead_refuses_no_later_token() {
 }
 
 #[tokio::test]
-async fn a_newer_schema_is_refused_and_left_alone() {
+async fn newer_schema_is_refused_unchanged() {
     let world = World::new();
     world.open().await.close().await;
     world.place.run("INSERT INTO {s}.migrations VALUES (1000, 0)").await;
@@ -88,7 +88,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
 }
 
 #[tokio::test]
-async fn an_older_schema_is_brought_up_to_date() {
+async fn older_schema_is_migrated() {
     let world = World::new();
     let store = world.open().await;
     let token = world.token();
@@ -103,7 +103,7 @@ async fn an_older_schema_is_brought_up_to_date() {
 
 /// Two real roles: one owns the tables, the other serves.
 #[tokio::test]
-async fn a_role_that_may_only_read_and_write_records_serves() {
+async fn role_with_only_record_rights_serves() {
     let world = World::new();
     let (owner, server) = (new_name(), new_name());
     let url_of = |role: &str| {
@@ -161,7 +161,7 @@ async fn a_role_that_may_only_read_and_write_records_serves() {
 }
 
 #[tokio::test]
-async fn a_database_that_takes_no_writes_is_named() {
+async fn read_only_database_is_named() {
     let world = World::new();
     world.open().await.close().await;
     let role = new_name();

@@ -7,7 +7,7 @@ use super::super::{LibpqEnvironment, PostgresUrl, SchemaName};
 use super::url;
 
 #[test]
-fn a_url_is_shown_without_its_password() {
+fn url_is_shown_without_its_password() {
     for (given, shown) in [
         ("postgres://anna:hunter2@db.example.org:5433/tokens", "postgres://anna@db.example.org:5433/tokens"),
         ("postgresql://anna:hunter2@db/tokens?connect_timeout=3", "postgres://anna@db:5432/tokens"),
@@ -31,7 +31,7 @@ fn a_url_is_shown_without_its_password() {
 }
 
 #[test]
-fn tls_is_never_weaker_than_the_url_asks() {
+fn tls_is_never_weaker_than_requested() {
     for (url_text, mode) in [
         ("postgres://db.example.org/tokens", TlsMode::Verify),
         ("postgres://192.0.2.1/tokens", TlsMode::Verify),
@@ -56,7 +56,7 @@ fn tls_is_never_weaker_than_the_url_asks() {
 }
 
 #[test]
-fn a_schema_has_a_plain_name() {
+fn schema_name_must_be_plain() {
     for name in ["countersign", "_a1", "a"] {
         assert_eq!(name.parse::<SchemaName>().unwrap().name(), name);
     }
@@ -74,7 +74,7 @@ fn environment(variables: &[(&str, &str)]) -> LibpqEnvironment {
 }
 
 #[test]
-fn url_comes_before_the_variables_of_libpq() {
+fn url_overrides_libpq_variables() {
     let libpq = environment(&[
         ("PGSSLMODE", "require"),
         ("PGSSLROOTCERT", "/etc/theirs.pem"),
@@ -106,7 +106,7 @@ fn url_comes_before_the_variables_of_libpq() {
 }
 
 #[test]
-fn each_of_several_hosts_has_its_own_time() {
+fn each_host_has_its_own_timeout() {
     for (text, seconds, wants) in [
         ("postgres://a/tokens", 5, TargetSession::Any),
         ("postgres://a,b/tokens", 3, TargetSession::ReadWrite),
@@ -121,7 +121,7 @@ fn each_of_several_hosts_has_its_own_time() {
 }
 
 #[test]
-fn options_count_as_for_libpq() {
+fn options_are_read_like_libpq() {
     let read = url(
         "postgres://a/tokens?tcp_user_timeout=2500&keepalives_idle=7&keepalives_interval=8&keepalives_count=9",
     );
@@ -137,7 +137,7 @@ fn options_count_as_for_libpq() {
 }
 
 #[test]
-fn value_that_cannot_be_is_refused_and_not_shown() {
+fn impossible_value_is_refused_unquoted() {
     for (options, says) in [
         (
             "target_session_attrs=standby",

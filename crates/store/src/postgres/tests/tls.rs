@@ -25,7 +25,7 @@ async fn open(text: &str, ca_file: Option<&PathBuf>) -> Result<PostgresStore, Op
 }
 
 #[tokio::test]
-async fn the_servers_certificate_is_checked() {
+async fn servers_certificate_is_checked() {
     let dir = TempDir::new().unwrap();
     let file = |name: &str, text: &str| {
         let path = dir.path().join(name);

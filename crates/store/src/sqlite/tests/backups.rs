@@ -12,7 +12,7 @@ use super::{Held, Place, SqliteStore, consume, consume_all, fence_after_all, loo
 use crate::error::OpenError;
 
 #[tokio::test]
-async fn a_restored_backup_makes_no_token_live_again() {
+async fn restored_backup_revives_no_token() {
     let place = Place::new();
     let store = place.open().await;
     let (known, unknown, unused) = (place.token(), place.token(), place.token());
@@ -50,7 +50,7 @@ async fn a_restored_backup_makes_no_token_live_again() {
 }
 
 #[tokio::test]
-async fn a_restored_backup_moves_no_fence_back() {
+async fn restored_backup_moves_no_fence_back() {
     let place = Place::new();
     let store = place.open().await;
     let fence = place.token().1;
@@ -64,7 +64,7 @@ async fn a_restored_backup_moves_no_fence_back() {
 }
 
 #[tokio::test]
-async fn a_backup_waits_for_nobody_and_holds_up_nobody() {
+async fn backup_runs_beside_readers_and_writers() {
     let place = Place::new();
     let store = place.open().await;
     consume_all(&store, place.tokens(200)).await;
@@ -79,7 +79,7 @@ async fn a_backup_waits_for_nobody_and_holds_up_nobody() {
 }
 
 #[tokio::test]
-async fn a_backup_overwrites_nothing_and_leaves_nothing_half_done() {
+async fn failed_backup_leaves_no_file() {
     let place = Place::new();
     let store = place.open().await;
     let token = place.token();

@@ -29,7 +29,7 @@ async fn calls_that_wait_share_a_commit() {
 }
 
 #[tokio::test]
-async fn a_call_alone_is_a_batch_of_its_own() {
+async fn single_call_is_its_own_batch() {
     let place = Place::new();
     let store = place.open().await;
     for token in place.tokens(10) {
@@ -40,7 +40,7 @@ async fn a_call_alone_is_a_batch_of_its_own() {
 }
 
 #[tokio::test]
-async fn the_same_id_twice_in_a_batch_is_decided_by_order() {
+async fn same_id_twice_in_a_batch_is_decided_by_order() {
     let place = Place::new();
     let store = place.open().await;
     let (token, other) = (place.token(), place.token());
@@ -57,7 +57,7 @@ async fn the_same_id_twice_in_a_batch_is_decided_by_order() {
 }
 
 #[tokio::test]
-async fn a_fence_counts_for_those_behind_it_in_the_batch() {
+async fn fence_applies_to_later_calls_of_its_batch() {
     let place = Place::new();
     let store = place.open().await;
     let (before, behind) = (place.token(), place.token());
@@ -74,7 +74,7 @@ async fn a_fence_counts_for_those_behind_it_in_the_batch() {
 }
 
 #[tokio::test]
-async fn a_horizon_counts_for_those_behind_it_in_the_batch() {
+async fn horizon_applies_to_later_calls_of_its_batch() {
     let place = Place::new();
     let store = place.open().await;
     let (before, behind) = (place.token(), place.token());
@@ -94,7 +94,7 @@ async fn a_horizon_counts_for_those_behind_it_in_the_batch() {
 }
 
 #[tokio::test]
-async fn a_full_queue_says_busy_at_once_and_writes_nothing() {
+async fn full_queue_is_busy_at_once_and_writes_nothing() {
     let place = Place::new();
     let store = place.open_tampered(4, |_| Ok(()));
     let late = place.token();
@@ -115,7 +115,7 @@ async fn a_full_queue_says_busy_at_once_and_writes_nothing() {
 }
 
 #[tokio::test]
-async fn who_has_gone_away_before_the_turn_came_consumes_nothing() {
+async fn disconnected_caller_consumes_nothing() {
     let place = Place::new();
     let store = place.open().await;
     let token = place.token();
@@ -142,7 +142,7 @@ async fn readiness_costs_at_most_one_commit_a_second() {
 }
 
 #[tokio::test]
-async fn an_answer_from_the_record_shows_nothing_about_writing() {
+async fn replay_does_not_prove_that_writes_work() {
     let place = Place::new();
     let store = place.open().await;
     let token = place.token();
@@ -155,7 +155,7 @@ async fn an_answer_from_the_record_shows_nothing_about_writing() {
 }
 
 #[tokio::test]
-async fn purging_bothers_the_writer_only_where_there_is_something_to_remove() {
+async fn empty_purge_does_not_lock_the_writer() {
     let place = Place::new();
     let store = place.open().await;
     for token in place.tokens(50) {
@@ -170,7 +170,7 @@ async fn purging_bothers_the_writer_only_where_there_is_something_to_remove() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_large_purge_is_cut_into_slices() {
+async fn large_purge_is_split_into_slices() {
     let place = Place::new();
     let store = place.open().await;
     consume_all(&store, place.tokens(750)).await;
@@ -182,7 +182,7 @@ async fn a_large_purge_is_cut_into_slices() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_purge_lets_others_write_between_its_slices() {
+async fn purge_lets_others_write_between_its_slices() {
     let place = Place::new();
     let store = place.open().await;
     consume_all(&store, place.tokens(2000)).await;

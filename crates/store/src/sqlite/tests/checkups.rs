@@ -26,7 +26,7 @@ async fn filled() -> Place {
 }
 
 #[tokio::test]
-async fn damage_that_is_found_in_use_ends_all_writing() {
+async fn damage_found_in_use_stops_writing() {
     let place = filled().await;
     let mut damaged = fs::read(place.db()).unwrap();
     // A page that neither opening nor a new token's record comes across.
@@ -41,7 +41,7 @@ async fn damage_that_is_found_in_use_ends_all_writing() {
 }
 
 #[tokio::test]
-async fn a_sound_store_goes_on() {
+async fn intact_store_serves_during_the_check() {
     let place = filled().await;
     let store = open_large(&place);
     assert_eq!(consume(&store, place.token()).await, Ok(EndResult::Recorded), "nobody waits for the look");
@@ -50,7 +50,7 @@ async fn a_sound_store_goes_on() {
 }
 
 #[tokio::test]
-async fn closing_cuts_it_short_and_leaves_one_file() {
+async fn closing_stops_the_check_and_leaves_one_file() {
     let place = filled().await;
     let store = open_large(&place);
     assert_eq!(consume(&store, place.token()).await, Ok(EndResult::Recorded));

@@ -21,7 +21,7 @@ async fn fill_the_disk(store: &super::SqliteStore) {
 }
 
 #[tokio::test]
-async fn a_batch_that_does_not_fit_on_the_disk_is_refused_as_a_whole() {
+async fn batch_larger_than_the_disk_is_refused_whole() {
     let place = Place::new();
     let store = place.open().await;
     let kept = place.token();
@@ -54,7 +54,7 @@ async fn a_batch_that_does_not_fit_on_the_disk_is_refused_as_a_whole() {
 }
 
 #[tokio::test]
-async fn a_batch_that_fails_in_the_middle_leaves_nothing_behind() {
+async fn failed_batch_leaves_no_rows() {
     let place = Place::new();
     let store = place.open_tampered(16, |_| Ok(()));
     let ((id, expires), other) = (place.token(), place.token());
@@ -79,7 +79,7 @@ async fn a_batch_that_fails_in_the_middle_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_store_that_became_read_only_comes_back_by_itself() {
+async fn store_recovers_from_being_read_only() {
     let place = Place::new();
     let read_only = Arc::new(AtomicBool::new(false));
     let is_read_only = Arc::clone(&read_only);
@@ -148,7 +148,7 @@ async fn nothing_is_written_into_a_deleted_file() {
 }
 
 #[tokio::test]
-async fn a_removed_log_is_saved_and_needs_a_restart() {
+async fn removed_log_is_saved_and_requires_a_restart() {
     let place = Place::new();
     let store = place.open().await;
     let tokens = place.tokens(300);
@@ -175,7 +175,7 @@ async fn a_removed_log_is_saved_and_needs_a_restart() {
 }
 
 #[tokio::test]
-async fn another_programs_lock_is_named_as_the_cause() {
+async fn foreign_lock_is_named_as_the_cause() {
     let place = Place::new();
     let store = place.open_tampered(16, |connection| connection.busy_timeout(Duration::ZERO));
     let token = place.token();

@@ -30,7 +30,7 @@ fn remove_log(place: &Place) {
 }
 
 #[tokio::test]
-async fn a_log_lost_after_a_crash_makes_no_token_live_again() {
+async fn log_lost_in_a_crash_revives_no_token() {
     let (place, token) = crashed().await;
     remove_log(&place);
     let store = place.open().await;
@@ -48,7 +48,7 @@ async fn a_log_lost_after_a_crash_makes_no_token_live_again() {
 }
 
 #[tokio::test]
-async fn a_crash_with_its_log_moves_no_fence() {
+async fn crash_with_intact_log_moves_no_fence() {
     let (place, token) = crashed().await;
     let live = place.token();
     place.clock.advance(Duration::from_millis(1));
@@ -58,7 +58,7 @@ async fn a_crash_with_its_log_moves_no_fence() {
 }
 
 #[tokio::test]
-async fn who_looks_first_does_not_hide_it() {
+async fn inspection_does_not_hide_the_loss() {
     let (place, token) = crashed().await;
     remove_log(&place);
     // SQLite makes a new log for every connection.
@@ -68,7 +68,7 @@ async fn who_looks_first_does_not_hide_it() {
 }
 
 #[tokio::test]
-async fn a_start_that_is_cut_short_does_not_hide_it() {
+async fn interrupted_start_does_not_hide_the_loss() {
     let (place, token) = crashed().await;
     remove_log(&place);
     // It has connected, and dies before it has moved the fence.
@@ -79,7 +79,7 @@ async fn a_start_that_is_cut_short_does_not_hide_it() {
 }
 
 #[tokio::test]
-async fn a_log_that_could_not_be_saved_is_a_lost_one() {
+async fn unsaved_log_counts_as_lost() {
     let place = Place::new();
     let store = place.open_tampered(16, |connection| connection.busy_timeout(Duration::ZERO));
     let token = place.token();

@@ -55,8 +55,8 @@ async fn store_moves_back() {
 }
 
 #[tokio::test]
-async fn move_cut_short_anywhere_is_completed() {
-    contract::move_cut_short_anywhere_is_completed(&|| {
+async fn move_interrupted_anywhere_is_completed() {
+    contract::move_interrupted_anywhere_is_completed(&|| {
         (Box::new(SqlitePlace::new()), Box::new(SqlitePlace::new()))
     })
     .await;
@@ -70,7 +70,7 @@ async fn moves_in_wrong_order_are_refused() {
     let (from, to, third) = places();
     contract::first_move_is_not_repeated_after_second(&from, &to, &third).await;
     contract::target_that_was_replaced_is_refused(&SqlitePlace::new(), &SqlitePlace::new()).await;
-    contract::store_takes_over_only_when_reserved(&SqlitePlace::new(), &SqlitePlace::new()).await;
+    contract::store_takes_over_only_if_reserved(&SqlitePlace::new(), &SqlitePlace::new()).await;
 }
 
 #[tokio::test]
@@ -90,7 +90,7 @@ async fn store_in_use_is_not_moved() {
 
 /// Version 0.1 copied records into a target that was in state 1 meanwhile.
 #[tokio::test]
-async fn copy_that_the_version_before_began_is_completed() {
+async fn copy_begun_by_the_previous_version_is_completed() {
     let (from, to) = (SqlitePlace::new(), SqlitePlace::new());
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(from_millis(1_767_225_600_123)));
     let (source, target) = (from.movable(Arc::clone(&clock)).await, to.movable(Arc::clone(&clock)).await);

@@ -14,7 +14,7 @@ use crate::error::OpenError;
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_new_store_is_for_its_owner_only() {
+async fn new_store_is_private() {
     use std::os::unix::fs::PermissionsExt;
     let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
 
@@ -30,7 +30,7 @@ async fn a_new_store_is_for_its_owner_only() {
 }
 
 #[tokio::test]
-async fn closing_leaves_one_file_and_gives_the_lock_back() {
+async fn closing_leaves_one_file_and_frees_the_lock() {
     let place = Place::new();
     let store = place.open().await;
     let token = place.token();
@@ -42,7 +42,7 @@ async fn closing_leaves_one_file_and_gives_the_lock_back() {
 }
 
 #[tokio::test]
-async fn a_directory_in_use_is_refused() {
+async fn directory_in_use_is_refused() {
     let place = Place::new();
     let store = place.open().await;
     let refused = place.try_open().await.unwrap_err();
@@ -65,7 +65,7 @@ async fn a_directory_in_use_is_refused() {
 }
 
 #[tokio::test]
-async fn administration_makes_no_new_store() {
+async fn offline_commands_create_no_store() {
     let place = Place::new();
     let clock = Arc::clone(&place.clock) as Arc<dyn Clock>;
     let missing = SqliteStore::open_or(&place.db(), Arc::clone(&clock), IfMissing::Fail).await.unwrap_err();
@@ -77,7 +77,7 @@ async fn administration_makes_no_new_store() {
 }
 
 #[tokio::test]
-async fn a_store_in_use_can_be_inspected() {
+async fn store_in_use_can_be_inspected() {
     let place = Place::new();
     let store = place.open().await;
     for token in place.tokens(3) {
@@ -89,7 +89,7 @@ async fn a_store_in_use_can_be_inspected() {
 }
 
 #[tokio::test]
-async fn another_programs_database_is_refused_and_left_alone() {
+async fn foreign_database_is_refused_unchanged() {
     let place = Place::new();
     let other = rusqlite::Connection::open(place.db()).unwrap();
     other.execute_batch("CREATE TABLE recipes (name TEXT); INSERT INTO recipes VALUES ('bread')").unwrap();
@@ -103,7 +103,7 @@ async fn another_programs_database_is_refused_and_left_alone() {
 }
 
 #[tokio::test]
-async fn a_newer_schema_is_refused_and_left_alone() {
+async fn newer_schema_is_refused_unchanged() {
     let place = Place::new();
     let store = place.open().await;
     store.close().await;
@@ -123,7 +123,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
 }
 
 #[tokio::test]
-async fn what_is_damaged_is_refused_with_a_remedy() {
+async fn damaged_store_is_refused_with_a_remedy() {
     let place = Place::new();
     let store = place.open().await;
     consume_all(&store, place.tokens(500)).await;
@@ -150,7 +150,7 @@ async fn what_is_damaged_is_refused_with_a_remedy() {
 }
 
 #[tokio::test]
-async fn a_file_that_was_emptied_is_a_new_store_with_a_new_fence() {
+async fn emptied_file_becomes_a_new_fenced_store() {
     let place = Place::new();
     let store = place.open().await;
     let token = place.token();
@@ -163,7 +163,7 @@ async fn a_file_that_was_emptied_is_a_new_store_with_a_new_fence() {
 }
 
 #[tokio::test]
-async fn a_commit_waits_for_the_disk() {
+async fn commit_waits_for_the_disk() {
     let place = Place::new();
     let store = place.open().await;
     let pragma = |name: &'static str| {
@@ -179,7 +179,7 @@ async fn a_commit_waits_for_the_disk() {
 }
 
 #[tokio::test]
-async fn a_store_of_the_first_schema_is_brought_up_to_date() {
+async fn first_schema_is_migrated() {
     let place = Place::new();
     let store = place.open().await;
     let token = place.token();
@@ -260,7 +260,7 @@ async fn symlink_to_a_database_is_followed_once() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn lock_that_leads_elsewhere_is_refused() {
+async fn lock_that_is_a_symlink_is_refused() {
     let place = Place::new();
     let other = tempfile::tempdir().unwrap();
     let precious = other.path().join("precious");

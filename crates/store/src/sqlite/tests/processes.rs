@@ -49,14 +49,14 @@ fn say(words: &str) {
 }
 
 #[tokio::test]
-async fn a_second_process_is_told_who_has_the_directory() {
+async fn second_process_learns_who_has_the_directory() {
     if let Some(dir) = child_dir() {
         let refused = SqliteStore::open(&dir.join(FILE_NAME), Arc::new(SystemClock)).await.unwrap_err();
         return say(&format!("refused: {refused}"));
     }
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await;
-    let child = start("sqlite::tests::processes::a_second_process_is_told_who_has_the_directory", dir.path());
+    let child = start("sqlite::tests::processes::second_process_learns_who_has_the_directory", dir.path());
     let output = child.wait_with_output().unwrap();
     let sentence = format!(
         "\nrefused: the data directory {} is in use by process {}; stop that process, or give this one another \
@@ -70,7 +70,7 @@ async fn a_second_process_is_told_who_has_the_directory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_server_loses_nothing_that_it_answered() {
+async fn killed_server_loses_no_answered_record() {
     if let Some(dir) = child_dir() {
         let store = Arc::new(open(&dir).await);
         let callers: Vec<_> = (0..16)
@@ -91,8 +91,7 @@ async fn a_killed_server_loses_nothing_that_it_answered() {
         }
     }
     let dir = tempfile::tempdir().unwrap();
-    let mut child =
-        start("sqlite::tests::processes::a_killed_server_loses_nothing_that_it_answered", dir.path());
+    let mut child = start("sqlite::tests::processes::killed_server_loses_no_answered_record", dir.path());
     let mut answered = Vec::new();
     for line in BufReader::new(child.stdout.take().unwrap()).lines() {
         // The last line may have been cut off.
@@ -120,7 +119,7 @@ fn limit_files(bytes: Option<u64>) {
 }
 
 #[tokio::test]
-async fn a_disk_without_room_is_survived() {
+async fn full_disk_is_survived() {
     if let Some(dir) = child_dir() {
         let store = open(&dir).await;
         let log = wal_of(store.path());
@@ -154,7 +153,7 @@ async fn a_disk_without_room_is_survived() {
         return say("survived");
     }
     let dir = tempfile::tempdir().unwrap();
-    let child = start("sqlite::tests::processes::a_disk_without_room_is_survived", dir.path());
+    let child = start("sqlite::tests::processes::full_disk_is_survived", dir.path());
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("\nsurvived\n"), "{text}");

@@ -47,7 +47,7 @@ async fn bytes_each(all: u64, by: IpAddr) -> u64 {
 }
 
 #[tokio::test]
-async fn a_consumption_takes_little_room() {
+async fn consumption_needs_few_bytes() {
     let v4 = bytes_each(20_000, Ipv4Addr::new(192, 0, 2, 1).into()).await;
     let v6 = bytes_each(200_000, Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()).await;
     println!("bytes for each consumption: {v4} with an IPv4 address, {v6} with an IPv6 address");
@@ -56,7 +56,7 @@ async fn a_consumption_takes_little_room() {
 }
 
 #[tokio::test]
-async fn purged_room_is_used_again() {
+async fn purged_space_is_reused() {
     let place = Place::new();
     let store = place.open().await;
     let mut sizes = Vec::new();
