@@ -10,9 +10,9 @@ use crate::workload::Step;
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
     /// That is not a URL that can be loaded.
-    #[error("{url:?} must be http://HOST:PORT, with a path if need be, and nothing else: {reason}")]
+    #[error("{url} must be http://HOST:PORT, with a path if need be, and nothing else: {reason}")]
     Url {
-        /// What was given.
+        /// What was given, in quotes, or a word for it.
         url: String,
         /// What is wrong with it.
         reason: &'static str,

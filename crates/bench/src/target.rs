@@ -49,7 +49,9 @@ impl Endpoint {
 
 /// The URL of a listener, if this speaks to such.
 fn plain(text: &str) -> Result<Url, BenchError> {
-    let wrong = |reason| BenchError::Url { url: text.to_owned(), reason };
+    // What is refused is not repeated where it may hold a password.
+    let shown = if text.contains(['@', '?', '#']) { "the URL".to_owned() } else { format!("{text:?}") };
+    let wrong = |reason| BenchError::Url { url: shown.clone(), reason };
     let url = Url::parse(text).map_err(|_| wrong("it is not a URL"))?;
     match url.scheme() {
         "http" if !url.has_host() => Err(wrong("it has no host")),
@@ -145,6 +147,14 @@ mod tests {
             ["https://127.0.0.1", "unix:/run/x", "127.0.0.1:80", "http://u@127.0.0.1", "http://127.0.0.1/?q"]
         {
             assert!(matches!(find(url, false), Err(BenchError::Url { .. })), "{url}");
+        }
+    }
+
+    #[test]
+    fn password_in_the_url_is_not_shown() {
+        for url in ["http://ops:s3cret@127.0.0.1", "http://127.0.0.1/?s3cret", "ops:s3cret@127.0.0.1"] {
+            let refused = find(url, false).unwrap_err().to_string();
+            assert!(!refused.contains("s3cret"), "{refused}");
         }
     }
 

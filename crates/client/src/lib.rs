@@ -172,7 +172,7 @@ impl EventsRequest {
 pub enum ClientError {
     /// The address is not one.
     #[error(
-        "{0:?} is not the address of a server; give it as http://HOST:PORT, https://HOST:PORT or unix:PATH"
+        "{0} is not the address of a server; give it as http://HOST:PORT, https://HOST:PORT or unix:PATH"
     )]
     Server(String),
     /// A certificate cannot be used.
@@ -228,10 +228,19 @@ pub enum ClientError {
     },
 }
 
+/// What was given for a server's address, but for what can be a secret.
+fn shown(server: &str) -> String {
+    if server.contains(['@', '?', '#']) {
+        "a URL with a user, a password or a query".to_owned()
+    } else {
+        format!("{server:?}")
+    }
+}
+
 impl PrivateApi {
     /// The private API at `server`: an `http` or `https` URL such as [`DEFAULT_SERVER`], or `unix:PATH`.
     pub fn new(server: &str, credentials: Credentials) -> Result<Self, ClientError> {
-        let wrong = || ClientError::Server(server.to_owned());
+        let wrong = || ClientError::Server(shown(server));
         let (base, transport) = match server.strip_prefix("unix:") {
             Some("") => return Err(wrong()),
             Some(path) => {
@@ -239,7 +248,10 @@ impl PrivateApi {
             }
             None => {
                 let url = Url::parse(server).map_err(|_| wrong())?;
-                if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+                let has_a_user = !url.username().is_empty() || url.password().is_some();
+                let has_a_query = url.query().is_some() || url.fragment().is_some();
+                let is_http = matches!(url.scheme(), "http" | "https") && url.has_host();
+                if !is_http || has_a_user || has_a_query {
                     return Err(wrong());
                 }
                 let transport = Transport::to_url(&url, &credentials).map_err(ClientError::Tls)?;
@@ -455,6 +467,23 @@ mod tests {
                 matches!(PrivateApi::new(server, Credentials::default()), Err(ClientError::Server(_))),
                 "{server}"
             );
+        }
+    }
+
+    #[test]
+    fn password_in_the_address_is_refused_and_not_shown() {
+        for server in [
+            "http://ops:s3cret@127.0.0.1:9/",
+            "https://s3cret@127.0.0.1:9/",
+            "http://127.0.0.1:9/?key=s3cret",
+            "http://127.0.0.1:9/#s3cret",
+            "ftp://ops:s3cret@127.0.0.1/",
+            "ops:s3cret@127.0.0.1",
+            "http://ops:s3cret@[::1",
+        ] {
+            let error = PrivateApi::new(server, Credentials::default()).unwrap_err();
+            assert!(matches!(error, ClientError::Server(_)), "{server}");
+            assert!(!format!("{error} {error:?}").contains("s3cret"), "{error}");
         }
     }
 

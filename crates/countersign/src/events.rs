@@ -13,7 +13,7 @@ use countersign_core::{
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use crate::output::{Failure, member, print, print_json};
+use crate::output::{Failure, member, print, print_json, print_while_read};
 use crate::remote::ServerArgs;
 use crate::settings::parse_duration;
 
@@ -178,7 +178,7 @@ pub(crate) async fn run(command: EventsCommand) -> Result<(), Failure> {
     };
     let api = command.server.connect()?;
     if !command.follow {
-        return show(&list(&api, request, command.limit).await?, command.json);
+        return show(&list(&api, request, command.limit).await?, command.json).map(drop);
     }
     tokio::select! {
         followed = follow(&api, request, &command) => followed,
@@ -280,19 +280,23 @@ async fn follow(api: &PrivateApi, request: EventsRequest, command: &EventsComman
     // The stream is opened before the list is asked for, so that nothing falls between; what is in both is told once.
     let mut stream = api.follow_events(&request).await?;
     let listed = list(api, request, command.limit).await?;
-    show(&listed, command.json)?;
+    let mut is_read = show(&listed, command.json)?;
     let mut told: HashSet<String> = listed.iter().map(|event| member(event, "id")).collect();
-    while let Some(news) = stream.next().await? {
+    // When nobody reads any more, as after `| grep -m 1 replay`, the place of this follower is for others.
+    while is_read {
+        let Some(news) = stream.next().await? else {
+            return Err(Failure::failed("the server has stopped, so there is nothing to follow any more"));
+        };
         match news {
             StreamItem::Event(event) if told.remove(&member(&event, "id")) => {}
-            StreamItem::Event(event) => show(&[event], command.json)?,
+            StreamItem::Event(event) => is_read = show(&[event], command.json)?,
             StreamItem::Missed(missed) => {
                 let sentence = "events came too fast to be told; `countersign events` lists what was kept";
                 Failure::failed(format!("{missed} {sentence}")).report();
             }
         }
     }
-    Err(Failure::failed("the server has stopped, so there is nothing to follow any more"))
+    Ok(())
 }
 
 /// The newest `limit` events, oldest first; 0 for all.
@@ -315,13 +319,14 @@ async fn list(api: &PrivateApi, mut request: EventsRequest, limit: usize) -> Res
     Ok(events)
 }
 
-fn show(events: &[Value], json: bool) -> Result<(), Failure> {
+/// Prints events. Returns whether somebody still reads them.
+fn show(events: &[Value], json: bool) -> Result<bool, Failure> {
     if events.is_empty() {
-        return Ok(());
+        return Ok(true);
     }
     let lines: Vec<String> =
         events.iter().map(|event| if json { event.to_string() } else { line(event) }).collect();
-    print(lines.join("\n"))
+    print_while_read(lines.join("\n"))
 }
 
 /// An event in a line, for a person.

@@ -43,13 +43,18 @@ pub(crate) fn note(sentence: impl Display) {
 
 /// Prints lines to standard output.
 pub(crate) fn print(text: impl Display) -> Result<(), Failure> {
+    print_while_read(text).map(drop)
+}
+
+/// Prints lines to standard output. Returns whether somebody still reads there: a command that prints for ever ends when
+/// nobody does.
+pub(crate) fn print_while_read(text: impl Display) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
         // Whoever read us has seen enough, as `head` does.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        printed => {
-            printed.map_err(|error| Failure::failed(format!("cannot write to standard output: {error}")))
-        }
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::failed(format!("cannot write to standard output: {error}"))),
     }
 }
 

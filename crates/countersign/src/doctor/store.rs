@@ -222,6 +222,19 @@ fn judge(database: &DatabaseExamination, lifetime: Duration) -> Vec<Finding> {
             "nothing",
         ));
     }
+    for (table, what) in &database.unsound_tables {
+        findings.push(if what == "unlogged" {
+            Finding::error(
+                format!("the table {table} is unlogged: a crash empties it, and used tokens would be good again"),
+                format!("run `ALTER TABLE {table} SET LOGGED` in the store's schema; no token is redeemed until then"),
+            )
+        } else {
+            Finding::error(
+                format!("the table {table} is {what}, by which the database decides who redeems a token"),
+                "finish putting the backup back, or add the primary key again; none of its tokens is redeemed until then",
+            )
+        });
+    }
     if database.is_told_apart == Some(false) {
         findings.push(Finding::warning(
             "the database does not tell which server it is of: that a standby took over, or that a backup of the server was \
@@ -398,6 +411,7 @@ mod tests {
             times: None,
             settings: settings.iter().map(own).collect(),
             is_told_apart: Some(is_told_apart),
+            unsound_tables: Vec::new(),
             is_standby,
             standbys: standbys.iter().map(follows).collect(),
         };

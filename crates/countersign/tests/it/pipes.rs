@@ -43,6 +43,17 @@ fn closed_stdout_is_no_failure() {
     }
 }
 
+/// As in `countersign events --follow | grep -m 1 replay`, which would keep its connection and its place for ever.
+#[test]
+fn follower_ends_with_its_reader() {
+    let place = Place::new();
+    let server = place.serve();
+    assert_eq!(server.status("unknown"), 404);
+    let mut command = place.command(["events", "--follow", "--server", &server.private]);
+    let ended = run_unread(&mut command);
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""));
+}
+
 #[test]
 fn unread_stdout_stops_no_server() {
     let place = Place::new();

@@ -17,7 +17,7 @@ use super::rows::{LookupRow, TokenKey, Watermarks, counts, unreadable, uuid};
 use super::session::Session;
 use super::sql::Query;
 use super::{
-    PATIENCE, PostgresStore, Work, moving, no_watermarks, node_registry, recent, ring, schema, work,
+    PATIENCE, PostgresStore, Work, identity, moving, no_watermarks, node_registry, recent, ring, schema, work,
 };
 
 pub(super) fn unavailable(failure: Failure) -> StoreError {
@@ -160,7 +160,10 @@ impl TokenStore for PostgresStore {
         let node = Arc::new(node.clone());
         self.ask(work(move |session| {
             let node = Arc::clone(&node);
-            Box::pin(async move { node_registry::check_in(session, &node).await })
+            Box::pin(async move {
+                identity::refuse_unlogged(session).await?;
+                node_registry::check_in(session, &node).await
+            })
         }))
         .await
     }

@@ -29,6 +29,8 @@ pub struct DatabaseExamination {
     pub settings: Vec<(String, String)>,
     /// Whether it tells which server it is of, so that a node notices when another one takes over; `None`: not asked.
     pub is_told_apart: Option<bool>,
+    /// Tables that cannot keep what they are given, and what is wrong with them: `unlogged`, or `without a primary key`.
+    pub unsound_tables: Vec<(String, String)>,
     /// Whether it is a standby itself, which takes no writes.
     pub is_standby: bool,
     /// The standbys that follow it, and how: `sync`, `quorum`, `potential` or `async`; `None`: this role may not know.
@@ -55,6 +57,7 @@ pub async fn examine(
     let standby = pairs(&mut session, sql::IS_STANDBY).await;
     let is_told_apart = identity::is_told(&mut session).await.ok().flatten();
     let standbys = pairs(&mut session, sql::STANDBYS).await;
+    let unsound_tables = identity::unsound_tables(&mut session).await.map_err(SchemaError::from)?;
     Ok(DatabaseExamination {
         stats,
         handed_over_to,
@@ -63,6 +66,7 @@ pub async fn examine(
         times,
         settings: settings.into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect(),
         is_told_apart,
+        unsound_tables,
         is_standby: standby.first().is_some_and(|(answer, _)| answer == "t"),
         standbys,
     })

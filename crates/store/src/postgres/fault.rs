@@ -253,6 +253,12 @@ fn sentence(refusal: &DbError, place: &str) -> String {
             "{place} has not the tables that it had ({says}); put them back, or restart the server to begin with an \
              empty store, which refuses the tokens issued so far"
         )
+    } else if *code == SqlState::INVALID_COLUMN_REFERENCE {
+        format!(
+            "a table in {place} has lost its primary key ({says}), by which the database decides who redeems a token; if a \
+             backup is being put back, wait until it is there; else add the key again (`PRIMARY KEY (id)`), and it goes on by \
+             itself"
+        )
     } else if [&SqlState::INVALID_PASSWORD, &SqlState::INVALID_AUTHORIZATION_SPECIFICATION].contains(&code) {
         format!(
             "{place} does not let this user in ({says}); check the user in the store's URL, its password \

@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use countersign_core::from_millis;
 use countersign_core::handshake::CLOCK_SKEW;
 use jiff::Timestamp;
+use tokio_postgres::SimpleQueryRow;
 use tokio_postgres::error::SqlState;
 
 use super::StoreInner;
@@ -86,11 +87,12 @@ impl Identity {
             return Ok(());
         }
         match look(session).await {
-            Ok(Some((_, here, _))) if here.precedes(&known) => Err(succeeded(session)),
+            Ok(Some((_, here, _))) if here.precedes(&known) => return Err(succeeded(session)),
             // Tables that are not there are for others to notice.
-            Ok(_) | Err(Failure::Refused { .. }) => Ok(()),
-            Err(failure) => Err(failure),
+            Ok(_) | Err(Failure::Refused { .. }) => {}
+            Err(failure) => return Err(failure),
         }
+        refuse_unlogged(session).await
     }
 }
 
@@ -107,6 +109,7 @@ fn succeeded(session: &Session) -> Failure {
 impl StoreInner {
     /// Sees which database this is. If the watermarks were in another one, moves the fence.
     pub(super) async fn recognize(&self, session: &mut Session) -> Result<(), Failure> {
+        refuse_unlogged(session).await?;
         let Some((tells, here, before)) = look(session).await? else {
             // A store that does not serve has no watermarks.
             return Ok(());
@@ -124,8 +127,8 @@ impl StoreInner {
                 let fence = from_millis(fence);
                 tracing::error!(
                     database = session.place(), %fence, was = before, is = here.name(),
-                    "the database is another one than it was (a standby took over, or a backup was put back), and may have \
-                     forgotten which tokens were used last: every token issued so far is refused"
+                    "the database is another one than it was (a standby took over, a backup was put back, or a table was \
+                     unlogged), and may have forgotten which tokens were used last: every token issued so far is refused"
                 );
                 self.identity.moved.lock().unwrap_or_else(PoisonError::into_inner).push(fence);
             }
@@ -136,6 +139,35 @@ impl StoreInner {
         }
         Ok(())
     }
+}
+
+/// Refuses tables that are unlogged (`ALTER TABLE … SET UNLOGGED`): after a crash the database empties them, and used tokens
+/// would be good again. That may have happened before anybody looked. So the identity is forgotten, and the fence moves as
+/// soon as all tables are logged.
+pub(super) async fn refuse_unlogged(session: &mut Session) -> Result<(), Failure> {
+    let unsound = unsound_tables(session).await?;
+    let Some((table, what)) = unsound.into_iter().find(|(_, what)| what == "unlogged") else { return Ok(()) };
+    let (place, schema) = (session.place(), session.sql().schema().name());
+    let failure = Failure::Unreachable {
+        reason: format!(
+            "the table {schema}.{table} in {place} is {what}: when the database crashes, it empties the table, and used tokens \
+             would be good again; run `ALTER TABLE {schema}.{table} SET LOGGED`, and it goes on by itself"
+        ),
+    };
+    let distrust = session.sql().distrust();
+    match session.script(&distrust, "").await {
+        // A standby, or no store that serves.
+        Ok(_) | Err(Failure::Refused { .. }) => Err(failure),
+        Err(lost) => Err(lost),
+    }
+}
+
+/// The tables that cannot keep what they are given, and what is wrong with them.
+pub(super) async fn unsound_tables(session: &mut Session) -> Result<Vec<(String, String)>, Failure> {
+    let text = session.sql().unsound_tables();
+    let rows = session.rows(&text).await?;
+    let column = |row: &SimpleQueryRow, at| row.try_get(at).ok().flatten().unwrap_or_default().to_owned();
+    Ok(rows.iter().map(|row| (column(row, 0), column(row, 1))).collect())
 }
 
 /// Whether the database tells which server it is of, which database the watermarks are in, and in which one they were.

@@ -236,6 +236,9 @@ impl Sql {
     /// The lock on one stripe lasts until the commit. So the watermarks that are read here are still the watermarks when the rows
     /// become visible, on whatever node somebody moves them. Stripes that others hold are passed over; if all of a group are
     /// held, because somebody moves a watermark or many batches are under way, nothing is recorded.
+    ///
+    /// The statement names the key that decides, `ON CONFLICT (id)`: it fails where a table has lost its primary key, such as
+    /// one of a dump whose keys have not been put back yet. Without the name it would record a token any number of times.
     pub(super) fn batch(&self, table: Table, arguments: &str, tells: bool) -> String {
         format!(concat!(begin!(), "; EXECUTE {}({}); COMMIT"), self.batch_of(table, tells).name, arguments)
     }
@@ -407,6 +410,30 @@ impl Sql {
         )
     }
 
+    /// The tables that cannot keep what they are given, and what is wrong with them: the database empties one that is
+    /// unlogged after a crash, and without a primary key nothing decides who redeems a token.
+    pub(super) fn unsound_tables(&self) -> String {
+        let endings = every_table(|table| format!("'{table}'"), ", ");
+        format!(
+            "SELECT c.relname, CASE WHEN c.relpersistence <> 'p' THEN 'unlogged' ELSE 'without a primary key' END \
+             FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
+             WHERE n.nspname = '{}' AND c.relname IN ('lines', 'copying', 'ring', {endings}) \
+             AND (c.relpersistence <> 'p' OR NOT EXISTS (SELECT FROM pg_catalog.pg_index AS i \
+             WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisvalid)) ORDER BY 1",
+            self.schema.name()
+        )
+    }
+
+    /// Forgets which database the watermarks are in: a script for one transaction. No batch records anything until
+    /// [`recognize`](Self::recognize) has moved the fence.
+    pub(super) fn distrust(&self) -> String {
+        let s = self.schema.quoted();
+        format!(
+            "SELECT stripe FROM {s}.lines WHERE stripe = 0 FOR UPDATE; \
+             UPDATE {s}.lines SET identity = '{DISTRUSTED}' WHERE identity IS DISTINCT FROM '{DISTRUSTED}'"
+        )
+    }
+
     /// Writes down which database the watermarks are in: a script for one transaction. If they were in another one, moves
     /// the fence to so many milliseconds after the present moment of the database's clock, and says so: of many who send
     /// this, one is told. The first stripe's lock comes first, as in [`move_fence`](Self::move_fence).
@@ -499,7 +526,7 @@ fn batch_text(s: &str, table: Table, tells: bool, alone: bool) -> String {
          SELECT w.id, w.expires, w.ended, w.kind, w.peer, {retry_key}, $1 FROM line CROSS JOIN \
          unnest($4, $5, $6, $7, $8, $9, $10) AS w (id, created, expires, ended, kind, peer, retry_key) \
          WHERE w.created >= line.fence AND (w.created > line.cleared OR w.expires > line.horizon) ORDER BY w.id \
-         ON CONFLICT DO NOTHING RETURNING id"
+         ON CONFLICT (id) DO NOTHING RETURNING id"
     )
 }
 
@@ -514,6 +541,9 @@ const OWN_NAME: &str = "{name}";
 fn since(tells: bool) -> &'static str {
     if tells { "(extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::BIGINT" } else { "0" }
 }
+
+/// No database's identity. One has it whose tables may have lost what they were given.
+const DISTRUSTED: &str = "distrusted";
 
 /// Whether the watermarks are in the table that they were in.
 const IS_SAME_TABLE: &str = "split_part(l.identity, ':', 3) = l.tableoid::BIGINT::TEXT";

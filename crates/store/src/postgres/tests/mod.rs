@@ -13,6 +13,7 @@ mod purging;
 mod schemas;
 mod settings;
 mod tls;
+mod unsound;
 
 use std::sync::Arc;
 use std::time::Duration;
