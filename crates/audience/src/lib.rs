@@ -89,7 +89,7 @@ impl Audience {
         &self.0
     }
 
-    /// Takes a text that [`as_str`](Self::as_str) gave; it is not looked at again.
+    /// Takes a text that [`as_str`](Self::as_str) returned, without checking it again.
     pub fn from_normal_form(text: String) -> Self {
         Self(text)
     }

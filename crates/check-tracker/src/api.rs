@@ -109,7 +109,7 @@ pub const API_CHECKS: &[Check] = &[
     },
 ];
 
-/// Goes through the API once. What an earlier check has found out is not asked for again.
+/// Goes through the API once. Later checks reuse what earlier ones found out.
 pub(crate) struct ApiRun<'a> {
     checker: &'a Checker,
     id: &'a str,
@@ -121,7 +121,7 @@ pub(crate) struct ApiRun<'a> {
     added: Option<String>,
 }
 
-/// What comes of a login.
+/// The result of a login.
 struct LoggedIn {
     session: Session,
     api: PluginApi,
@@ -242,7 +242,7 @@ impl<'a> ApiRun<'a> {
             Err(error) if matches!(error.trouble, ApiFailure::LoginWanted { .. }) => {
                 Err(format!("it does not take the session that it has opened: {}", error.seen()))
             }
-            // What else can be wrong has its own check.
+            // Other faults have checks of their own.
             Ok(()) | Err(_) => {
                 let user = session.user.as_deref().unwrap_or("the worker");
                 Ok(format!("it knows {user} by the session"))

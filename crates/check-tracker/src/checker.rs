@@ -127,7 +127,7 @@ impl Checker {
         Err(CheckError::NotAsked { url, answered, auth_server: self.issuer.auth_server() })
     }
 
-    /// Makes the checks of these names, or all that this issuer is for if there are none. `found` is told of each as it comes.
+    /// Makes the checks with these names, or without names all that suit this issuer. Calls `found` for each result as it comes.
     ///
     /// # Errors
     ///
@@ -280,7 +280,7 @@ fn claim_header(claim: ForgedOrigin, decoys: Decoys) -> Option<(HeaderName, Head
     Some((name, HeaderValue::try_from(value).ok()?))
 }
 
-/// The parameters of the query that the request has besides.
+/// Further query parameters of the request.
 fn query(with: RequestExtra, decoys: Decoys) -> Vec<Parameter> {
     match with {
         RequestExtra::Claim(ForgedOrigin::Query) => named_claims(decoys.host).collect(),

@@ -5,7 +5,7 @@ use http::HeaderMap;
 use http::header::SET_COOKIE;
 use jiff::Timestamp;
 
-/// More cookies than this in one answer are not looked at.
+/// Further cookies in one answer are ignored.
 const MAX_COOKIES: usize = 50;
 
 /// In seconds.
@@ -44,7 +44,7 @@ pub(crate) fn live_cookies(headers: &HeaderMap) -> Vec<Cookie> {
         .collect()
 }
 
-/// Servers that want a cookie forgotten give it no age, or the end of 1970 at the latest.
+/// Servers delete a cookie with a zero age, or an expiry up to the end of 1970.
 fn is_over(cookie: &cookie::Cookie<'_>, end: Option<Timestamp>) -> bool {
     let aged = cookie.max_age().is_some_and(|age| age.whole_seconds() <= 0);
     aged || end.is_some_and(|end| end.as_second() < YEAR)

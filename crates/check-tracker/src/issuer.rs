@@ -42,7 +42,7 @@ const MAX_QUESTION: usize = 64 * 1024;
 /// How long a tracker may take to send the head of a question.
 const SLOWEST_HEAD: Duration = Duration::from_mins(1);
 
-/// What is shorter, in characters, was not made up to be a token.
+/// Shorter texts, in characters, are not taken for tokens.
 const SHORTEST_TOKEN: usize = 16;
 
 /// Where a redirect leads.
@@ -210,7 +210,7 @@ struct ListenerContext {
 enum Role {
     /// The issuer that the tracker is configured with, with TLS or without.
     Issuer(Option<TlsAcceptor>),
-    /// The one that nobody must ask.
+    /// The issuer that the tracker must never ask.
     Decoy,
 }
 
@@ -292,7 +292,7 @@ async fn answer(
     let body = match status {
         _ if is_long => Either::Right(LongBody { left: LONG_BODY, token: token.clone(), state: door.state }),
         200 => Either::Left(Full::from("This is the issuer of the checks.\n")),
-        // The words of a yes, under a status that is none.
+        // The text of an acceptance, under another status.
         _ => Either::Left(Full::from("Handshake token validated.\n")),
     };
     // JSON is the only kind of body that a tracker may want to read.

@@ -1,10 +1,9 @@
 //! Plays the issuer against a bug tracker, and says what its plugin for login tokens does wrong.
 //!
 //! A tracker is configured with the address of an [`Issuer`] that this crate runs. A [`Checker`] then brings tokens that it
-//! made up to the tracker, as an issuer's worker would, while its issuer answers rightly, wrongly, late, or not at all. What
-//! the tracker asks and answers is compared with what a plugin must do: each such comparison is a [`Check`], and [`CHECKS`]
-//! has them all. **To add a check, add it there.** [`API_CHECKS`] has those of the plugin API, in which Launchpad's worker has the
-//! word.
+//! made up to the tracker, as an issuer's worker would, while its issuer answers rightly, wrongly, late, or not at all. It
+//! compares the tracker's requests and answers with what a plugin must do: each comparison is a [`Check`], and [`CHECKS`] has
+//! them all. **To add a check, add it there.** [`API_CHECKS`] has those of the plugin API, which Launchpad's worker calls.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), countersign_check_tracker::CheckError> {

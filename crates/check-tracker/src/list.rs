@@ -87,7 +87,7 @@ pub const CHECKS: &[Check] = &[
     Check {
         name: "asks-with-post",
         rule: "Ask with POST. Other methods never consume a token, so do not try one first.",
-        risk: "An issuer answers 405, and nobody can log in.",
+        risk: "The issuer answers 405, and nobody can log in.",
         weight: Must,
         how: Watch { over: Http, steps: ACCEPTED, judge: judge::asks_with_post },
     },
@@ -109,21 +109,21 @@ pub const CHECKS: &[Check] = &[
     Check {
         name: "verifies-certificate",
         rule: "Verify the issuer's certificate and the name in it, and ask nothing before.",
-        risk: "Whoever is on the way to the issuer says yes in its place, and logs in.",
+        risk: "An attacker between the tracker and the issuer can accept tokens in its place, and log in.",
         weight: Must,
         how: Watch { over: SelfSigned, steps: ACCEPTED, judge: judge::verifies_certificate },
     },
     Check {
         name: "asks-once",
         rule: "Ask one question for one login: the first 200 has used the token up.",
-        risk: "The second question is a replay, which the issuer refuses: nobody can log in.",
+        risk: "The second request is a replay, which the issuer refuses: nobody can log in.",
         weight: Must,
         how: Watch { over: Http, steps: ACCEPTED, judge: judge::asks_once },
     },
     Check {
         name: "asks-every-time",
         rule: "Ask for every login. Remember no token as good: that it works once is the whole point.",
-        risk: "Whoever has seen a token can log in with it again.",
+        risk: "Anyone who has seen a token can log in with it again.",
         weight: Must,
         how: Watch {
             over: Http,
@@ -176,7 +176,7 @@ pub const CHECKS: &[Check] = &[
     Check {
         name: "no-redirects",
         rule: "Follow no redirect of the issuer: a token goes to the configured URL only.",
-        risk: "Whoever can make the issuer redirect, or is in its place for a moment, gets the tokens or says yes.",
+        risk: "An attacker who can make the issuer redirect, or stands in for it for a moment, gets the tokens or accepts them.",
         weight: Must,
         how: Watch {
             over: Http,
@@ -265,7 +265,7 @@ pub const CHECKS: &[Check] = &[
         name: "key-per-login",
         rule: "Make a new random Idempotency-Key for each login, also for a token you have seen: with the old key a used \
                token is accepted again.",
-        risk: "Whoever comes with a used token within a minute is logged in.",
+        risk: "Anyone who brings a used token within a minute is logged in.",
         weight: Must,
         how: Watch {
             over: Http,
@@ -346,7 +346,7 @@ pub const CHECKS: &[Check] = &[
     Check {
         name: "no-session-on-refusal",
         rule: "Set the session's cookies after a yes of the issuer, and at no other time.",
-        risk: "Whoever is refused may be logged in all the same.",
+        risk: "A refused user may still be logged in.",
         weight: Must,
         how: Watch {
             over: Http,
@@ -398,7 +398,7 @@ pub const CHECKS: &[Check] = &[
     Check {
         name: "no-fixation",
         rule: "Make up the session's cookie yourself: never adopt one that the caller sent.",
-        risk: "Whoever chose the cookie has the session.",
+        risk: "An attacker who chose the cookie has the session.",
         weight: Must,
         how: Watch {
             over: Http,
@@ -416,7 +416,7 @@ pub const CHECKS: &[Check] = &[
     Check {
         name: "cookie-secure",
         rule: "Set the session cookie with Secure if the tracker's URL is https.",
-        risk: "Whoever is on the way of one plain http request has the session.",
+        risk: "An attacker who sees one plain http request has the session.",
         weight: Must,
         how: Watch { over: Http, steps: ACCEPTED, judge: judge::session::cookie_secure },
     },

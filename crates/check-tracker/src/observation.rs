@@ -47,7 +47,7 @@ pub(crate) struct IssuerLog {
     pub(crate) misled: usize,
     /// How many connections carried something that was not HTTP.
     pub(crate) garbled: usize,
-    /// Whether somebody took the whole of a [`crate::step::Reply::LongBody`].
+    /// Whether the tracker read a whole [`crate::step::Reply::LongBody`].
     pub(crate) read_all: bool,
 }
 

@@ -46,7 +46,7 @@ impl Finding {
 }
 
 impl fmt::Display for Finding {
-    /// One line. Of what is in order neither the risk nor the rule needs saying.
+    /// One line. A passed check needs neither the risk nor the rule.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (result, name, seen) = (self.result, self.check, &self.seen);
         write!(f, "{:<6}  {name:<22}  {seen}", result.label())?;

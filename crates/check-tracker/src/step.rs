@@ -35,7 +35,7 @@ pub(crate) enum Credential {
     Nothing,
 }
 
-/// What the worker's request says besides.
+/// Additions to the worker's request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum RequestExtra {
     /// Nothing.

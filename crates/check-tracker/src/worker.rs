@@ -23,7 +23,7 @@ pub(crate) struct Worker {
     timeout: Duration,
 }
 
-/// What a request says besides.
+/// Additions to a request.
 pub(crate) struct Extras {
     /// They replace those of the client's own.
     pub(crate) headers: HeaderMap,

@@ -28,7 +28,7 @@ use crate::transport::{Transport, TransportError};
 pub use crate::follow::{EventStream, StreamItem};
 pub use crate::trace::Trace;
 
-/// Where the private API is unless somebody says otherwise.
+/// The default URL of the private API.
 pub const DEFAULT_SERVER: &str = "http://127.0.0.1:8087";
 
 /// The private API of one server.
@@ -41,8 +41,8 @@ pub struct PrivateApi {
     trace: Option<Trace>,
 }
 
-/// What a server may ask its callers for, and by whom it shows who it is. By default nothing, and by the authorities
-/// that this machine trusts.
+/// The credentials that a server may ask for, and the authorities that vouch for the server. By default there are no
+/// credentials, and the machine's authorities are trusted.
 #[derive(Default)]
 pub struct Credentials {
     /// The secret or token that the server asks for.

@@ -2,7 +2,7 @@
 
 use hyper::header::HeaderValue;
 
-/// A trace that goes on (W3C Trace Context, level 1): who calls, and what was said along the way.
+/// A trace to continue (W3C Trace Context, level 1): the calling span and its state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trace {
     parent: HeaderValue,

@@ -34,7 +34,7 @@ pub(crate) enum TransportError {
     Unreachable(String),
     /// Somebody does, and does not speak TLS as is asked for.
     Tls(String),
-    /// Somebody does, and the answer does not come, or not as it should; goes on with "but".
+    /// A server listens there, but its answer is missing or wrong; the text continues with "but".
     NoAnswer(String),
 }
 

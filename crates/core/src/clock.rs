@@ -15,7 +15,7 @@ pub trait Clock: fmt::Debug + Send + Sync {
     /// The present moment, UTC, whole milliseconds.
     fn now(&self) -> Timestamp;
 
-    /// The time since some moment in the past, on a clock that nobody sets. The difference of two readings is how much
+    /// The time since some moment in the past, on a clock that cannot be set. The difference of two readings is how much
     /// time has passed, whatever happened to [`now`](Self::now) in between.
     fn steady(&self) -> Duration;
 }

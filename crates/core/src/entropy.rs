@@ -10,7 +10,7 @@ pub struct EntropyError;
 
 /// A source of random bytes.
 pub trait Entropy: fmt::Debug + Send + Sync {
-    /// Fills `buffer` with bytes that nobody can foresee.
+    /// Fills `buffer` with unpredictable bytes.
     fn fill(&self, buffer: &mut [u8]) -> Result<(), EntropyError>;
 }
 

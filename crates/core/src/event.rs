@@ -77,7 +77,7 @@ pub enum EventKind {
     Revoked,
     /// A used token was shown again. `None`: many such events in one.
     Replay(Option<FirstUse>),
-    /// A token was shown by another tracker than it is bound to: somebody passed it on.
+    /// A token was shown by another tracker than the one it is bound to: a relay attempt.
     Relay {
         /// The tracker that was stated instead.
         stated: Option<Note>,

@@ -28,7 +28,8 @@ pub trait EventStore: Send + Sync + fmt::Debug {
 
     /// What [`remember`](Self::remember) wrote last; `None`: nothing yet.
     ///
-    /// This default, and those of the next three, are for stores that end with their server: they have nothing to tell the next one.
+    /// This default, and those of the next three, are for stores that end with their server: they have nothing to tell the next
+    /// one.
     async fn known(&self) -> Result<Option<Known>, StoreError> {
         Ok(None)
     }
@@ -55,10 +56,9 @@ pub trait EventStore: Send + Sync + fmt::Debug {
     async fn close_events(&self);
 }
 
-/// What a server knew last of the fence and of the keys. Its successor compares, and so tells of what was changed while no
-/// server looked.
+/// The fence and the keys as a server saw them last. Its successor compares them, and so reports what changed while no server ran.
 ///
-/// It is kept as text: a later version may add members, and an earlier one passes over those it does not know.
+/// It is stored as text: a later version may add members, and an earlier one ignores those that it does not know.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
     /// Where the fence stood.

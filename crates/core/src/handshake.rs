@@ -60,7 +60,7 @@ pub enum UnreadableAudience {
     TooLong,
 }
 
-/// What is to be done about a request, before the store is asked.
+/// The decision about a request, before the store is asked.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decision<'t> {
     /// Ask the store to end this token's life; [`settle`] reads the answer.
@@ -97,7 +97,7 @@ pub enum Refusal {
     AudienceMissing,
     /// It is bound to a tracker, and what the request states cannot be understood.
     AudienceUnreadable(UnreadableAudience),
-    /// It is bound to another tracker: somebody passed it on.
+    /// It is bound to another tracker: a relay attempt.
     AudienceMismatch,
     /// Its time is over.
     Expired,

@@ -166,12 +166,10 @@ pub enum KeyRingError {
     #[error("it holds no key; a new ring is made when the file does not exist")]
     Empty,
     /// Two keys have the same id.
-    #[error("key {0} stands in it twice; remove one of the two")]
+    #[error("it has key {0} twice; remove one of the two")]
     Duplicate(KeyId),
     /// A key stands in it and is revoked in it.
-    #[error(
-        "key {0} stands in it although it is revoked; take the key out, and copy no older ring into this one"
-    )]
+    #[error("it has key {0} although that is revoked; remove the key, and copy no older ring into this one")]
     Revoked(KeyId),
     /// There is no such key.
     #[error("it holds no key {0}; `countersign keys list` shows those that it holds")]

@@ -26,7 +26,7 @@ use crate::{
     TokenText,
 };
 
-/// What every token of this version begins with; a scanner for leaked secrets can look for it.
+/// The prefix of every token of this version; a scanner for leaked secrets can look for it.
 pub const PREFIX: &str = "cs1";
 
 /// The longest text that can be a token. Longer ones are rejected unread.

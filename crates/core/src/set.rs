@@ -55,7 +55,7 @@ pub struct NewToken {
     pub lifetime: Option<Duration>,
     /// What the redeeming tracker shall know.
     pub claims: Claims,
-    /// For which caller it is issued; it stands in the token, and no tracker is told.
+    /// The caller it is issued for; the token contains it, and no tracker learns it.
     pub issued_by: Option<CallerName>,
 }
 
@@ -294,8 +294,8 @@ impl LoginTokenSet {
     pub async fn revoke(&self, text: &str) -> Result<bool, GetError> {
         let present = self.time.present(&*self.clock);
         let now = present.clone().unwrap_or_else(|_| self.clock.now());
-        // What has expired here may be live for a node whose clock is behind, by as much as two clocks can be apart that
-        // both are near enough to the store's.
+        // A token that has expired here may be live on a node whose clock is behind. Each clock may differ from the store's by
+        // CLOCK_SKEW, so two nodes may differ by twice that.
         let others_are_behind_by = if self.store.is_shared() { CLOCK_SKEW * 2 } else { Duration::ZERO };
         let may_live = |token: &LoginToken| now < after(token.expires(), others_are_behind_by);
         let revoked = Ending::Revoked { at: now };

@@ -68,7 +68,7 @@ pub trait TokenStore: Send + Sync + fmt::Debug {
         self.look_up(id, expires).await
     }
 
-    /// The key ring that a shared store keeps; `None` as long as nobody has put one there.
+    /// The key ring that a shared store keeps; `None` before the first server has written one.
     async fn ring(&self) -> Result<Option<StoredRing>, StoreError> {
         Ok(None)
     }
@@ -81,7 +81,7 @@ pub trait TokenStore: Send + Sync + fmt::Debug {
         Err(StoreError::unavailable("it keeps no key ring: that is in the key file"))
     }
 
-    /// The lives that ended last, newest first: what an operator is shown. Changes nothing, and holds up nobody.
+    /// The latest endings, newest first, for operators. Changes nothing and delays no other call.
     ///
     /// A store looks at so many tokens as the query says, from the one issued last backwards, so that the effort is
     /// bounded. If those are not all, the answer says where to go on.
@@ -96,7 +96,7 @@ pub trait TokenStore: Send + Sync + fmt::Debug {
     async fn purge(&self, cutoff: Timestamp) -> Result<u64, StoreError>;
 
     /// Where the store has moved its fence by itself since this was asked last, because what it is kept in is not what it
-    /// was: another database server took over, or a backup was put back. Each move is told once, by one server.
+    /// was: another database server took over, or a backup was put back. One server reports each move, once.
     fn take_moved_fences(&self) -> Vec<Timestamp> {
         Vec::new()
     }

@@ -40,7 +40,7 @@ pub struct StoredRing {
 pub enum RingChange {
     /// Of its keys.
     Keys(KeyChange),
-    /// Of what unlocks it: from now on the newest key of the key file, and no other one.
+    /// The ring is locked anew: only the newest key of the key file unlocks it from now on.
     Rewrap,
 }
 

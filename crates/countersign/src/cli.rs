@@ -102,8 +102,8 @@ impl Cli {
     }
 }
 
-/// The same error without a value that can be a secret: one that came from a variable, which is named then, or a URL. What
-/// else stands on the command line is repeated, so that a typo is found at once.
+/// The same error without a value that can be a secret: one that came from a variable, which is named then, or a URL. Other
+/// arguments are quoted, which makes a typo easy to find.
 fn without_secrets(mut error: clap::Error, given: &[String]) -> clap::Error {
     let hidden = || ContextValue::String("…".to_owned());
     let Some(ContextValue::String(arg)) = error.get(ContextKind::InvalidArg).cloned() else { return error };
@@ -114,7 +114,7 @@ fn without_secrets(mut error: clap::Error, given: &[String]) -> clap::Error {
         return error;
     }
     let flag = arg.split([' ', '=', '[']).next().unwrap_or_default();
-    // What is no flag has no variable either.
+    // Only flags have variables.
     let is_given = !flag.starts_with("--") || given.iter().any(|given| given.split('=').next() == Some(flag));
     if !is_given {
         let name = flag.trim_start_matches('-').replace('-', "_").to_uppercase();

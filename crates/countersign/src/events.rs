@@ -107,8 +107,7 @@ fn parse_kind(label: &str) -> Result<KindFilter, String> {
     })
 }
 
-/// Checks an id here: a token itself would go into an address, which is no place for it. What was given instead is not
-/// repeated.
+/// Checks an id here: a token in its place would end up in a URL, where it must not be. An invalid id is not quoted.
 fn checked_id(id: Option<&String>) -> Result<Option<String>, Failure> {
     if id.is_some_and(|id| EventName::read(id).is_none()) {
         return Err(Failure::usage(
@@ -182,7 +181,7 @@ pub(crate) async fn run(command: EventsCommand) -> Result<(), Failure> {
     }
     tokio::select! {
         followed = follow(&api, request, &command) => followed,
-        // Whoever follows ends it so.
+        // The user ends it with Ctrl-C.
         _ = tokio::signal::ctrl_c() => Ok(()),
     }
 }
@@ -214,7 +213,7 @@ const COLUMNS: [(&str, &str); 9] = [
     ("p99", "p99_seconds"),
 ];
 
-/// How wide a column gets at most. What is longer stands out.
+/// The widest a column gets. Longer values stick out.
 const MAX_WIDTH: usize = 60;
 
 /// A table for a person, with the reasons of refusals below each row that has some.
@@ -277,7 +276,7 @@ fn moment(text: &str) -> String {
 }
 
 async fn follow(api: &PrivateApi, request: EventsRequest, command: &EventsCommand) -> Result<(), Failure> {
-    // The stream is opened before the list is asked for, so that nothing falls between; what is in both is told once.
+    // Open the stream before requesting the list, so no event is missed; an event in both is printed once.
     let mut stream = api.follow_events(&request).await?;
     let listed = list(api, request, command.limit).await?;
     let mut is_read = show(&listed, command.json)?;

@@ -10,7 +10,7 @@ use crate::settings::Resolved;
 pub(crate) const KEY_RING: &str = "the key ring";
 pub(crate) const DATABASE: &str = "the database";
 
-/// And the callers file, which holds hashes of secrets that nobody can search for: who writes it decides who may call.
+/// And the callers file. Its hashes of random secrets reveal nothing, but write access to it decides who may call.
 pub(crate) const CALLERS: &str = "the callers file";
 
 /// Every secret that the configuration names.

@@ -35,7 +35,7 @@ pub(crate) fn start(format: LogFormat) -> Result<Log, Failure> {
         .with_max_level(most.unwrap_or(LevelFilter::OFF))
         .with_writer(move || writer.clone())
         .with_target(false)
-        // A log that cannot be written would be complained about where nobody reads, and end the server.
+        // By default, a failed write of the log is reported to standard error, which fails too and ends the server.
         .log_internal_errors(false);
     match format {
         LogFormat::Human => logs.with_ansi(io::stderr().is_terminal()).finish().with(filter).init(),
@@ -44,8 +44,8 @@ pub(crate) fn start(format: LogFormat) -> Result<Log, Failure> {
     Ok(log)
 }
 
-/// What is logged: `RUST_LOG` has levels, and levels of modules, between commas. There are no spans here to filter by, so
-/// that the filter which knows them, and its regular expressions, would be of no use. What cannot be read is said and left out.
+/// What is logged: `RUST_LOG` has levels, and levels of modules, between commas. There are no spans to filter by, so the larger
+/// filter that knows them would be of no use. Unreadable parts are reported and ignored.
 fn filter(text: &str) -> Targets {
     let mut filter = Targets::new();
     let mut is_given = false;
@@ -72,7 +72,7 @@ impl Drop for Log {
     fn drop(&mut self) {
         let (written, wait) = sync_channel(1);
         if self.0.waiting.try_send(Message::Tell(written)).is_ok() {
-            // In vain if nobody reads the log.
+            // This fails if the log's reader is gone.
             let _ = wait.recv_timeout(PATIENCE);
         }
     }

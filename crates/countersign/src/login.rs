@@ -82,7 +82,7 @@ pub(crate) struct LoginCommand {
 pub(crate) async fn run(command: LoginCommand) -> Result<(), Failure> {
     let trace = trace();
     let login = command.tracker.login(trace.as_ref())?;
-    // What could only fail once the token is spent is looked at before.
+    // Check this first: it would fail only after the token is used.
     if let Some(path) = &command.cookie_jar {
         check_cookie_jar(path)?;
     }
@@ -90,7 +90,7 @@ pub(crate) async fn run(command: LoginCommand) -> Result<(), Failure> {
     if let Some(path) = &command.cookie_jar {
         session.write_cookie_jar(path)?;
     }
-    // Standard output is for programs. That the rest is lost when nobody reads it does no harm.
+    // Standard output is for programs. The rest may get lost.
     let _ = writeln!(io::stderr(), "{}", report(&command, &session));
     if command.json {
         let document = serde_json::to_value(&session).map_err(Failure::failed)?;

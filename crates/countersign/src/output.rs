@@ -46,13 +46,13 @@ pub(crate) fn print(text: impl Display) -> Result<(), Failure> {
     print_while_read(text).map(drop)
 }
 
-/// Prints lines to standard output. Returns whether somebody still reads there: a command that prints for ever ends when
-/// nobody does.
+/// Prints lines to standard output. Returns whether the reader is still there: a command that prints without end
+/// stops when it has gone.
 pub(crate) fn print_while_read(text: impl Display) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
         Ok(()) => Ok(true),
-        // Whoever read us has seen enough, as `head` does.
+        // The reader closed the pipe, as `head` does.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(Failure::failed(format!("cannot write to standard output: {error}"))),
     }

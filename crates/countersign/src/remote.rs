@@ -58,7 +58,7 @@ impl Trust {
         };
         if credentials.bearer.is_some() && is_plain_http_elsewhere(server) {
             note(
-                "the secret goes to another machine in plain HTTP, where whoever is on the way reads it; use https",
+                "the secret goes to another machine in plain HTTP, where anybody on the way can read it; use https",
             );
         }
         Ok(PrivateApi::new(server, credentials)?.in_trace(trace()))

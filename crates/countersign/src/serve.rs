@@ -12,7 +12,7 @@ use countersign_http_client::is_this_machine;
 use countersign_server::limits::ALARM_PAUSE;
 use countersign_server::{
     App, Bearer, Callers, EffectiveConfig, Events, KeyFile, Look, Names, PassedOver, RefusalLimiter, Server,
-    Traces, Webhook, log_news,
+    Traces, Webhook, log_finding,
 };
 use countersign_store::backend::IfMissing;
 use jiff::Timestamp;
@@ -34,7 +34,7 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     let settings = args.resolve()?;
     let log = log::start(settings.log_format)?;
     for (variable, meant) in unknown_variables() {
-        tracing::warn!(variable, meant, "this variable is no setting, so it changes nothing");
+        tracing::warn!(variable, meant, "this variable is no setting and has no effect");
     }
     let bearer = bearer(&settings)?;
     let callers = callers(&settings)?;
@@ -186,7 +186,7 @@ async fn join(tokens: &LoginTokenSet, private_url: String) -> Result<(), Failure
         private_url,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    tokens.join(facts).await.map_err(Failure::failed)?.iter().for_each(log_news);
+    tokens.join(facts).await.map_err(Failure::failed)?.iter().for_each(log_finding);
     Ok(())
 }
 
@@ -225,7 +225,7 @@ fn webhook(settings: &Resolved) -> Result<Option<Webhook>, Failure> {
     Webhook::new(url, &secret, None).map(Some).map_err(Failure::usage)
 }
 
-/// What this server was told, for whoever asks it.
+/// The settings of this server, as `GET /v1/server` shows them.
 fn effective_config(settings: &Resolved) -> EffectiveConfig {
     EffectiveConfig {
         config_file: settings.config_file.clone(),
@@ -287,7 +287,7 @@ impl Signals {
         })
     }
 
-    /// Waits until the process is told to stop.
+    /// Waits for the signal to stop.
     async fn stop_asked(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}

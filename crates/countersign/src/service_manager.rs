@@ -15,7 +15,7 @@ pub(crate) const STOPPING: &str = "STOPPING=1";
 pub(crate) fn tell(state: &str) {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
     if let Err(error) = send(&socket, state) {
-        tracing::warn!(%error, "cannot tell the service manager how this server stands");
+        tracing::warn!(%error, "cannot send this server's state to the service manager");
     }
 }
 

@@ -73,7 +73,8 @@ pub(crate) struct Settings {
     public_listen: Address,
     /// The address of the private listener, for the issuer's own processes: IP:PORT, unix:PATH or systemd:NAME
     ///
-    /// Beyond loopback it needs `callers_file`, `private_bearer_file` or `private_client_ca`. Only the server's own user can use a Unix socket.
+    /// Beyond loopback it needs `callers_file`, `private_bearer_file` or `private_client_ca`. Only the server's own user can
+    /// use a Unix socket.
     #[arg(long, env = "COUNTERSIGN_PRIVATE_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8087")]
     private_listen: Address,
     /// The URL under which trackers reach the public listener; token URLs begin with it [default: where it listens]
@@ -151,7 +152,8 @@ pub(crate) struct Settings {
     private_bearer_file: Option<PathBuf>,
     /// A file that names the callers of the private API, with what each may do; read again when it changes
     ///
-    /// `countersign callers` writes it. With it, every caller must show a secret or a client certificate. By default every caller may do everything.
+    /// `countersign callers` writes it. With it, every caller must show a secret or a client certificate. By default every
+    /// caller may do everything.
     ///
     /// Example: `/etc/countersign/callers.toml`
     #[arg(long, env = "COUNTERSIGN_CALLERS_FILE", value_name = "FILE")]
@@ -325,7 +327,7 @@ impl ServeArgs {
     }
 }
 
-/// What could be meant for the store of these settings and changes nothing: variables of libpq, and its password file.
+/// Variables of libpq, and its password file, that could be meant for this store but have no effect.
 pub(crate) fn passed_over(store: &StorePlace) -> Vec<PassedOver> {
     let StoreUrl::Postgres(url) = &store.url else { return Vec::new() };
     let variables = libpq_environment().passed_over().into_iter().map(|(variable, reason)| PassedOver {

@@ -165,7 +165,7 @@ async fn add_comment(api: &PluginApi, bug: &Bug) -> Result<String, String> {
 }
 
 impl SyncReport {
-    /// Launchpad comes without a session, and logs in when it is told so in a particular way.
+    /// Launchpad comes without a session, and logs in only after a particular answer.
     async fn without_session(&mut self, stranger: &PluginApi, bug: &Bug) {
         if stranger.is_read_without_session() {
             let reason = match stranger.bug(&bug.id).await {

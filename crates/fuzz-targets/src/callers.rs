@@ -19,7 +19,7 @@ pub fn target(input: &[u8]) {
     check(input, parse_callers);
 }
 
-/// What is accepted names each caller and each secret once, and no pattern covers a tracker elsewhere; what is refused is
+/// An accepted file names each caller and each secret once, and no pattern covers a tracker elsewhere; what is refused is
 /// refused with a reason that quotes nothing long.
 pub fn check(input: &[u8], read: Read) {
     let Ok(text) = std::str::from_utf8(input) else { return };

@@ -17,7 +17,7 @@ pub fn target(input: &[u8]) {
     check(input, check_configuration);
 }
 
-/// What is accepted holds known settings only, each once, all in range, and means the same when it is written anew; what
+/// An accepted file holds known settings only, each once, all in range, and means the same when it is written anew; what
 /// is refused is refused with a reason.
 pub fn check(input: &[u8], read: Read) {
     let Ok(text) = std::str::from_utf8(input) else { return };

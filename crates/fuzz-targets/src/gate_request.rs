@@ -175,7 +175,7 @@ impl World {
         let headers = request.headers_mut();
         *headers = asked.headers.clone();
         for (name, value) in [("x-original-uri", &asked.target), ("x-original-method", &asked.method)] {
-            // What is no value of a header, nginx does not let through either.
+            // nginx does not forward invalid header values either.
             let Ok(value) = HeaderValue::from_bytes(value) else { return (StatusCode::BAD_REQUEST, None) };
             headers.insert(HeaderName::from_static(name), value);
         }

@@ -19,8 +19,8 @@ pub fn target(input: &[u8]) {
     check(input, judge_jwt);
 }
 
-/// The input is a JWKS document, a line end, and a token. What is accepted is signed by a key that is no shared secret, is for the
-/// caller, and is valid at noon for a bounded time. What is refused is refused with a reason that quotes nothing.
+/// The input is a JWKS document, a line end, and a token. An accepted token is signed by a key that is no shared secret, is for
+/// the caller, and is valid at noon for a bounded time. A refusal has a reason that quotes nothing.
 pub fn check(input: &[u8], judge: Judge) {
     let end = input.iter().position(|byte| *byte == b'\n').unwrap_or(input.len());
     let (keys, token) = input.split_at(end);

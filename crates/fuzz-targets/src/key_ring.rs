@@ -9,7 +9,7 @@ use crate::noon;
 /// A secret is 88 characters of Base64; a run that is not much shorter may be one with a slip in it.
 const LIKE_A_SECRET: usize = 80;
 
-/// So much of a secret gives it away.
+/// The length of a piece of a secret that counts as a leak.
 const TELLING: usize = 20;
 
 /// Reads a ring; what is fuzzed is [`KeyRing::parse`].

@@ -1,4 +1,4 @@
-//! What fuzzing asserts of Countersign: for each kind of input from outside, a function that takes any bytes, drives the real
+//! The assertions of the fuzzers: for each kind of input from outside, a function that takes any bytes, drives the real
 //! code with them, and panics if the result breaks a promise.
 //!
 //! Two runs feed these functions. `cargo fuzz` does so for as long as one likes, guided by coverage (see the README of

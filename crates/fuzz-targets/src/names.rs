@@ -50,12 +50,12 @@ fn check_store(text: &str) {
             if named.as_os_str().is_empty() {
                 assert!(file.starts_with(data_dir), "{text:?} is {}", file.display());
             } else if named.symlink_metadata().is_err() {
-                // What is no link stays what it was called.
+                // A name that is no link stays as it is.
                 assert_eq!(file.file_name(), named.file_name(), "{text:?} is {}", file.display());
             }
         }
         Ok(StoreUrl::Postgres(url)) => {
-            // What is shown has no password, and names the same place when it is given again.
+            // The printed form has no password and names the same place when it is read again.
             let shown = url.to_string();
             if let Ok(again) = shown.parse::<StoreUrl>() {
                 assert_eq!(again.to_string(), shown, "{text:?} is shown as {shown:?}");

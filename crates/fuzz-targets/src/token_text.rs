@@ -1,6 +1,6 @@
 //! The text of a token.
 //!
-//! An input is used twice: as a text that somebody shows, and as the plan of a token to seal and of changes to its text.
+//! Each input is used twice: as a token's text, and as the plan of a token to seal and of changes to its text.
 //!
 //! ```text
 //! plan = time of issue in milliseconds (6)  lifetime in seconds (4)  number of changes (1)  changes (4 each)

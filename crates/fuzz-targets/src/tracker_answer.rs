@@ -17,7 +17,7 @@ pub fn target(input: &[u8]) {
     check(input, read_response);
 }
 
-/// Whatever arrives is read or refused, and what was read is read again, the same, when it is written anew by another library.
+/// Every input is read or refused. A value that was read stays the same when another library writes it and it is read again.
 /// `read` is the reader under test.
 pub fn check(input: &[u8], read: Reader) {
     let (content_type, body) = parts(input);
@@ -38,7 +38,7 @@ pub fn check(input: &[u8], read: Reader) {
         assert!(written.matches("</value>").count() > 15, "what was written cannot be read: {written}");
         return;
     };
-    // As text, because a number that is none is not equal to itself, and because a code can be written in two ways.
+    // As text, because NaN is not equal to itself, and because a code can be written in two ways.
     assert_eq!(shown(&again), shown(&outcome), "{written}");
 }
 

@@ -29,7 +29,7 @@ pub fn target(input: &[u8]) {
     check(input, |answer| answer);
 }
 
-/// Whatever arrives is answered by a well-formed response or by a known fault that repeats nothing of the parameters,
+/// Every input is answered by a well-formed response or by a known fault that repeats nothing of the parameters,
 /// and a call that is understood is understood again when it is written anew. `pass` is what each answer goes through.
 pub fn check(input: &[u8], pass: fn(RpcResponse) -> RpcResponse) {
     let (content_type, body) = parts(input);
@@ -81,7 +81,7 @@ fn is_well_formed(document: &str) {
     while reader.read_event().expect("well-formed XML") != Event::Eof {}
 }
 
-/// A parameter may be a login token, which has no business in a fault that somebody logs.
+/// A parameter may be a login token, and faults get logged.
 fn hides_parameters(parameters: &[Value], document: &str) {
     for parameter in parameters {
         match parameter {
@@ -108,7 +108,7 @@ fn check_written_anew(method: String, parameters: Vec<Value>) {
         Err(fault) if fault.string().contains("nested deeper") => return,
         Err(fault) => panic!("what was written cannot be read: {fault}: {first}"),
     };
-    // As text, because a number that is none is not equal to itself.
+    // As text, because NaN is not equal to itself.
     let second = MethodCall { name: again.method.into(), params: again.parameters }.to_xml();
     assert_eq!(second.as_ref(), Ok(&first));
 }

@@ -1,4 +1,4 @@
-//! What is broken is caught: each target is fed through code with a fault put in, and has to panic.
+//! Each target catches broken code: it runs against code with a fault put in, and has to panic.
 
 #![expect(clippy::expect_used, reason = "tests")]
 

@@ -122,7 +122,7 @@ impl fmt::Debug for HttpClient {
     }
 }
 
-/// Whether a URL leads to this machine itself, so that nobody can read on the way what goes there without TLS. This is the one
+/// Whether a URL leads to this machine itself, where plain HTTP cannot be read on the way. This is the one
 /// rule for every URL that a secret or a token is sent to. A name counts only if no resolver may point it elsewhere (RFC 6761
 /// section 6.3).
 pub fn is_this_machine(url: &Url) -> bool {

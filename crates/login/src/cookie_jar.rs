@@ -83,7 +83,7 @@ pub fn check_cookie_jar(path: &Path) -> Result<(), CookieJarError> {
             if metadata.is_dir() { Ok(()) } else { Err(io_error(path, ErrorKind::NotADirectory.into())) }
         }
         Err(reason) => Err(io_error(path, reason)),
-        // A link is not followed: what it leads to may be somebody else's choice.
+        // A link is not followed: another user may have chosen its target.
         Ok(metadata) if !metadata.is_file() => Err(not_a_jar()),
         Ok(metadata) if metadata.len() == 0 => Ok(()),
         Ok(_) => {

@@ -90,7 +90,7 @@ pub enum LoginError {
         /// The HTTP status, or the fault, in words.
         answer: String,
     },
-    /// Whatever answers there, it is not the tracker's plugin.
+    /// The server there is not the tracker's plugin.
     #[error("what answers at that URL is not {expected}: {found}. No token was sent; check the URL")]
     NotTheTracker {
         /// What should.
@@ -137,7 +137,7 @@ pub enum LoginError {
     },
     /// The account that tokens log in to is not there.
     #[error(
-        "the tracker's account for this issuer is missing or disabled{said}; its administrator must see to it"
+        "the tracker's account for this issuer is missing or disabled{said}; its administrator must create or enable it"
     )]
     UserUnavailable {
         /// The tracker's words.

@@ -31,11 +31,11 @@ pub struct HttpSettings<'a> {
     pub timeout: Duration,
     /// A PEM file with certificate authorities to trust besides those of the system.
     pub ca_file: Option<&'a Path>,
-    /// An HTTP proxy, `http://HOST:PORT`, that must allow CONNECT. Variables of the environment are not looked at.
+    /// An HTTP proxy, `http://HOST:PORT`, that must allow CONNECT. Environment variables are ignored.
     pub proxy: Option<&'a str>,
     /// Whether a token may travel over plain http to another machine.
     pub allow_http: bool,
-    /// The trace that the login is a part of, which the tracker is told (W3C Trace Context).
+    /// The trace that the login belongs to; the tracker receives it (W3C Trace Context).
     pub traceparent: Option<&'a str>,
 }
 

@@ -22,7 +22,7 @@
 //!
 //! [`Login::plugin_api`] calls the tracker as Launchpad does once it is logged in: [`PluginApi`].
 //!
-//! What can go wrong is [`LoginError`], one sentence each. To add a kind of tracker, see `trackers/mod.rs`; [`TrackerKind`] is
+//! [`LoginError`] has every way to fail, one sentence each. To add a kind of tracker, see `trackers/mod.rs`; [`TrackerKind`] is
 //! what it is made of.
 
 mod api;

@@ -109,19 +109,19 @@ impl Drop for SocketFile {
 }
 
 impl Bound {
-    /// Listens there, on one socket or more. `inherited` has the sockets that the service manager handed over.
-    pub async fn to(address: &Address, inherited: &mut ActivatedSockets) -> io::Result<Vec<Self>> {
-        Self::with_mode(address, OWNER_ONLY, inherited).await
+    /// Listens there, on one socket or more. `activated` has the sockets that the service manager handed over.
+    pub async fn to(address: &Address, activated: &mut ActivatedSockets) -> io::Result<Vec<Self>> {
+        Self::with_mode(address, OWNER_ONLY, activated).await
     }
 
     /// The same, where the file of a Unix socket that this makes gets this mode.
     pub async fn with_mode(
         address: &Address,
         mode: u32,
-        inherited: &mut ActivatedSockets,
+        activated: &mut ActivatedSockets,
     ) -> io::Result<Vec<Self>> {
         match address {
-            Address::Systemd(name) => inherited.take(name),
+            Address::Systemd(name) => activated.take(name),
             Address::Tcp(address) => Ok(vec![Self::Tcp(TcpListener::bind(address).await?)]),
             Address::Unix(path) => {
                 remove_stale(path).await?;
@@ -144,7 +144,7 @@ impl Bound {
     }
 }
 
-/// Binds a socket that nobody can ever connect to whom its mode does not let: it is made in a directory of its owner's alone,
+/// Binds a socket so that its mode applies from the first moment: it is created in a directory of its owner alone,
 /// gets its mode there, and only then its name.
 fn bind_privately(path: &Path, mode: u32) -> io::Result<UnixListener> {
     use std::os::unix::fs::DirBuilderExt;
@@ -152,7 +152,7 @@ fn bind_privately(path: &Path, mode: u32) -> io::Result<UnixListener> {
     // Short, because the whole path must not be longer than some hundred bytes.
     let dir = parent.join(format!(".cs{}", std::process::id()));
     let inside = dir.join("s");
-    // A process with the same number may have been killed at this very moment. What cannot be removed is in the way.
+    // A process with the same number may have been killed at this very moment. An unremovable socket makes the bind below fail.
     let remove = || {
         let _ = std::fs::remove_file(&inside);
         let _ = std::fs::remove_dir(&dir);
@@ -216,26 +216,26 @@ mod tests {
         let directory = tempfile::TempDir::new().unwrap();
         let path = directory.path().join("a.sock");
         let address = Address::Unix(path.clone());
-        let mut inherited = ActivatedSockets::nothing();
-        let bound = Bound::to(&address, &mut inherited).await.unwrap();
+        let mut activated = ActivatedSockets::nothing();
+        let bound = Bound::to(&address, &mut activated).await.unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left beside it");
         UnixStream::connect(&path).await.unwrap();
-        assert_eq!(Bound::to(&address, &mut inherited).await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(Bound::to(&address, &mut activated).await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(bound);
         assert!(!path.exists());
-        let bound = Bound::with_mode(&address, 0o660, &mut inherited).await.unwrap();
+        let bound = Bound::with_mode(&address, 0o660, &mut activated).await.unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
         drop(bound);
         // A process that was killed leaves its socket behind.
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        let bound = Bound::to(&address, &mut inherited).await.unwrap();
+        let bound = Bound::to(&address, &mut activated).await.unwrap();
         assert_eq!(bound[0].address().unwrap(), address);
         drop(bound);
         std::fs::write(&path, "precious").unwrap();
         assert_eq!(
-            Bound::to(&address, &mut inherited).await.unwrap_err().kind(),
+            Bound::to(&address, &mut activated).await.unwrap_err().kind(),
             io::ErrorKind::AlreadyExists
         );
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");

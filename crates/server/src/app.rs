@@ -42,13 +42,12 @@ pub struct App {
     pub traces: Option<Arc<Traces>>,
     /// What the server was told, for whoever asks it.
     pub effective_config: EffectiveConfig,
-    /// What goes on although its caller may have gone.
+    /// Work that continues after its caller has disconnected.
     pub tasks: Tasks,
 }
 
 impl App {
-    /// A server without a credential, that keeps no events, sends no traces and limits no refusals. Whoever wants it
-    /// otherwise sets the fields.
+    /// A server without a credential, that keeps no events, sends no traces and limits no refusals. Set the fields to change that.
     pub fn new(tokens: LoginTokenSet, key_file: KeyFile, names: Names) -> Self {
         let (clock, entropy) = (Arc::clone(tokens.clock()), Arc::clone(tokens.entropy()));
         Self {
@@ -195,7 +194,7 @@ impl App {
                     %fence, was = known.map(display),
                     "the fence stands elsewhere than this server has seen it: it was moved offline or by another server, or \
                      the store was emptied or replaced. Every token issued before it is refused. If an older copy of the \
-                     store was put there, run `countersign store fence`: it holds tokens for unused that are not"
+                     store was put there, run `countersign store fence`: it does not know which tokens were used since"
                 );
             }
             self.events.fence_moved(fence, &Caller::default());
@@ -211,20 +210,20 @@ impl App {
     pub async fn keep_time(&self, said: &mut Option<ClockError>) {
         let asked = tokio::time::timeout(STORE_TIMEOUT, self.tokens.keep_time()).await;
         if let Err(error) = asked.unwrap_or_else(|_| Err(store_hangs())) {
-            tracing::debug!(%error, "cannot ask the store for the time; going on by this machine's steady clock");
+            tracing::debug!(%error, "cannot read the store's clock; using this machine's steady clock");
         }
-        let trouble = self.tokens.clock_trouble();
-        let found = trouble.clone().or_else(|| self.tokens.clock_warning());
+        let error = self.tokens.clock_trouble();
+        let found = error.clone().or_else(|| self.tokens.clock_warning());
         // That it is a second more or less is no news.
         if found.as_ref().map(mem::discriminant) != said.as_ref().map(mem::discriminant) {
-            match (&trouble, &found) {
-                (Some(trouble), _) => {
+            match (&error, &found) {
+                (Some(error), _) => {
                     // Behind a line of the store, tokens of other servers are redeemed.
-                    let what = match trouble {
+                    let what = match error {
                         ClockError::BehindWatermark(_) => "issued",
                         _ => "issued or redeemed",
                     };
-                    tracing::error!(%trouble, "the clock is wrong: no token is {what} here");
+                    tracing::error!(%error, "the clock is wrong: no token is {what} here");
                 }
                 (None, Some(warning)) => tracing::warn!(%warning, "the clock is doubtful"),
                 (None, None) => tracing::info!("the clock is right again"),
@@ -235,18 +234,18 @@ impl App {
 
     /// Succeeds if a token can be issued and redeemed now.
     pub(crate) async fn ready(&self, patience: Duration) -> Result<(), StoreError> {
-        if let Some(trouble) = self.tokens.clock_trouble() {
-            return Err(trouble.into());
+        if let Some(error) = self.tokens.clock_trouble() {
+            return Err(error.into());
         }
         let ready = tokio::time::timeout(patience, self.tokens.ready()).await;
         ready.unwrap_or_else(|_| Err(store_hangs()))
     }
 
-    /// Reads the ring that a shared store keeps, says in the store that this server serves, and logs what comes of it.
+    /// Reads the ring of a shared store, registers this server in the store, and logs the findings.
     pub async fn check_in(&self) {
         match self.tokens.check_in().await {
-            Ok(news) => news.iter().for_each(log_news),
-            Err(error) => tracing::debug!(%error, "cannot check in; the key that seals stays as it is"),
+            Ok(findings) => findings.iter().for_each(log_finding),
+            Err(error) => tracing::debug!(%error, "cannot check in; the sealing key stays as it is"),
         }
     }
 }
@@ -294,8 +293,8 @@ impl KeyChangeError {
 }
 
 /// Says what a server has found out about the keys.
-pub fn log_news(news: &CheckInFinding) {
-    match news {
+pub fn log_finding(finding: &CheckInFinding) {
+    match finding {
         CheckInFinding::Seals(key) => tracing::info!(%key, "seals with this key"),
         CheckInFinding::Revoked(key) => {
             tracing::warn!(%key, "another server has revoked the key: tokens that it sealed are refused");

@@ -42,13 +42,13 @@ impl Bearer {
     /// The same, read again from this file when it has changed.
     #[must_use]
     pub fn kept_in(mut self, path: &Path) -> Self {
-        // What is there now may not be what was read.
+        // The file may have changed since it was read.
         self.file = Some((path.to_owned(), Mutex::new(None)));
         self
     }
 
-    /// Reads the file again if it is another than last time, or `anyway`; returns whether there is another secret now. What
-    /// cannot be used changes nothing, and is reported once, or each time it is read anyway.
+    /// Rereads the file if it has changed, or `anyway`; returns whether the secret has changed. An unusable file changes
+    /// nothing, and is reported once, or each time with `anyway`.
     pub(crate) fn reload_if_changed(&self, anyway: bool) -> Result<bool, String> {
         let Some((path, seen)) = &self.file else { return Ok(false) };
         let found = FileVersion::at(path);
@@ -63,7 +63,7 @@ impl Bearer {
         Ok(is_another)
     }
 
-    /// Why the secret in this file could not be put to use now, if it is the file that this one is kept in; goes on from the
+    /// Why the secret in this file is unusable now, if this bearer is kept in it; the text continues from the
     /// file's name.
     pub(crate) fn trouble_of(&self, path: &Path) -> Option<String> {
         self.file.as_ref().filter(|(kept_in, _)| kept_in == path)?;
@@ -93,7 +93,7 @@ pub(crate) fn shown_by_browser(authorization: &[u8]) -> Option<Zeroizing<Vec<u8>
     scheme.eq_ignore_ascii_case(b"Basic ").then(|| password.into())
 }
 
-/// Reads a secret. The error goes on from the file's name.
+/// Reads a secret. The error's text continues from the file's name.
 fn read(path: &Path) -> Result<Zeroizing<String>, String> {
     let text = fs::read_to_string(path).map(Zeroizing::new);
     let text = text.map_err(|error| format!("cannot be read: {error}"))?;

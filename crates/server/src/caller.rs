@@ -54,7 +54,7 @@ impl Caller {
         Self { peer, ..Self::default() }
     }
 
-    /// The same on behalf of whom a proxy names.
+    /// The same on behalf of the client that a proxy names.
     pub(crate) fn behind_proxies(self, peer: Option<IpAddr>) -> Self {
         Self { peer, ..self }
     }

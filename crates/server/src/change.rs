@@ -80,8 +80,8 @@ impl App {
 
 /// It did not come to its end: a mistake in the program, or the end of the process.
 fn broke_off(error: &JoinError) -> StoreError {
-    tracing::error!(%error, "a change broke off");
+    tracing::error!(%error, "a change was interrupted");
     StoreError::unavailable(
-        "the change broke off, and may have taken effect; the server's log has more".to_owned(),
+        "the change was interrupted and may have taken effect; the server's log has more".to_owned(),
     )
 }

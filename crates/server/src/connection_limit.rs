@@ -53,7 +53,7 @@ impl ConnectionLimit {
         Self { places: Arc::new(Semaphore::new(places)), shares: None }
     }
 
-    /// Room for so many strangers, of whom none may have it all. Trusted proxies may: they bring many clients.
+    /// Room for this many connections. One address may not take all of it, except trusted proxies, which bring many clients.
     pub(crate) fn in_shares(places: usize, app: Arc<App>) -> Self {
         let shares = PerAddressLimit {
             app,
@@ -66,7 +66,7 @@ impl ConnectionLimit {
 
     /// Waits until a place is free.
     pub(crate) async fn place(&self) -> Option<OwnedSemaphorePermit> {
-        // An error means that it was closed, which nobody does.
+        // An error would mean a closed semaphore, and nothing closes it.
         Arc::clone(&self.places).acquire_owned().await.ok()
     }
 

@@ -72,7 +72,7 @@ impl BodyDemand {
     }
 }
 
-/// A body that says whether somebody waits for more of it.
+/// A body that knows whether the server is waiting for more of it.
 struct IncomingBody {
     body: Incoming,
     awaited: Arc<AtomicBool>,

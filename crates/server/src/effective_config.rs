@@ -18,7 +18,7 @@ pub struct EffectiveConfig {
     pub config_file: Option<PathBuf>,
     /// Every setting.
     pub settings: Vec<Setting>,
-    /// The files that nobody else may use.
+    /// The files that only the server may use.
     pub secrets: Vec<SecretFile>,
     /// The directories that the store and the keys are in, each with what it is.
     pub directories: Vec<(&'static str, PathBuf)>,
@@ -69,8 +69,8 @@ impl fmt::Debug for Look {
 pub struct Setting {
     /// Its name in the configuration file.
     pub name: String,
-    /// Its value, without what is secret in it: a URL of the store has no password, other secret URLs have scheme, host and port alone, and a
-    /// path is absolute. Absent if nothing was said, and its default depends on nothing.
+    /// Its value, without what is secret in it: a URL of the store has no password, other secret URLs have scheme, host and
+    /// port alone, and a path is absolute. Absent if nothing was said, and its default depends on nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<Value>,
     /// Who said it.

@@ -26,7 +26,7 @@ pub(crate) async fn alive() -> &'static str {
     "alive\n"
 }
 
-/// `GET /readyz`: a token could be issued and consumed now. A second line says what is wrong with the clock all the same.
+/// `GET /readyz`: a token could be issued and consumed now. A second line warns about the clock.
 pub(crate) async fn ready(State(app): State<Arc<App>>, caller: Caller) -> Response {
     match app.ready(STORE_TIMEOUT).await {
         Ok(()) => {
@@ -36,9 +36,9 @@ pub(crate) async fn ready(State(app): State<Arc<App>>, caller: Caller) -> Respon
                 Some(warning) => format!("ready\nBut {warning}.\n").into_response(),
             }
         }
-        Err(StoreError::Clock(trouble)) => {
-            let answer = (StatusCode::SERVICE_UNAVAILABLE, format!("Not ready: {trouble}.\n"));
-            with_retry_after(answer.into_response(), StoreError::Clock(trouble).retry_after())
+        Err(StoreError::Clock(error)) => {
+            let answer = (StatusCode::SERVICE_UNAVAILABLE, format!("Not ready: {error}.\n"));
+            with_retry_after(answer.into_response(), StoreError::Clock(error).retry_after())
         }
         Err(error) => {
             app.events.tally().store_failed(&error);

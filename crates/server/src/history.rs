@@ -202,7 +202,7 @@ impl History {
         }
     }
 
-    /// The slots of a range, oldest first, each with when it begins; the last one goes on.
+    /// The slots of a range, oldest first, each with its start; the last one is still running.
     pub(crate) fn slots(&self, range: &'static Range, now: Timestamp) -> Vec<(Timestamp, Slot)> {
         let first = range.first(now);
         let mut slots: Vec<_> =

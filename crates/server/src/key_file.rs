@@ -128,7 +128,7 @@ impl KeyFile {
         &self.path
     }
 
-    /// Waits until nobody changes the keys, and keeps others from it.
+    /// Waits for the lock on the keys, and holds it.
     pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.turn.lock().await
     }
@@ -265,7 +265,7 @@ impl KeyFile {
         }
     }
 
-    /// Writes the ring to a new file, which whoever may use the `old` one may use, and nobody else.
+    /// Writes the ring to a new file with the access rights of the `old` one.
     fn write_beside(&self, ring: &KeyRing, old: Option<&File>) -> io::Result<PathBuf> {
         replace::write_beside(&self.path, ring.to_text().as_bytes(), old)
     }

@@ -63,7 +63,7 @@ impl Latencies {
     }
 
     /// Within what time so many of 100 were answered; `None`: there was none. It is the end of a class, so
-    /// at most a quarter too long (64 µs are told as 80), but for times below 64 µs, which are all told as 80 too.
+    /// at most a quarter too long (64 µs are reported as 80), except times below 64 µs, which are all reported as 80.
     pub(crate) fn percentile(&self, percent: u64) -> Option<Duration> {
         let all: u128 = self.0.iter().map(|&count| u128::from(count)).sum();
         let rank = all * u128::from(percent);

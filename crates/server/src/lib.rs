@@ -56,7 +56,7 @@ pub(crate) const AGENT: &str = concat!("countersign/", env!("CARGO_PKG_VERSION")
 
 pub use address::{Address, Bound, NotAnAddress, OWNER_ONLY, SocketFile};
 pub use alarms::{Webhook, WebhookError};
-pub use app::{App, Names, SpentStatus, log_news};
+pub use app::{App, Names, SpentStatus, log_finding};
 pub use arrival::{ClientCertificate, Peer};
 pub use bearer::{Bearer, WeakSecret};
 pub use callers::{

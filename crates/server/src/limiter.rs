@@ -117,7 +117,8 @@ impl RateLimiter {
     }
 }
 
-/// Whom an address counts for: one IPv4 address, or one IPv6 network of 64 bits, which is what one customer gets.
+/// The client that an address belongs to: one IPv4 address, or one IPv6 network of 64 bits, which is what providers give to one
+/// customer.
 pub(crate) fn party(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),

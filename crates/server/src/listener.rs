@@ -122,7 +122,7 @@ impl Listener {
     ) {
         let connections = TaskTracker::new();
         let service = Arc::new(Service { app, routes, ids, spans });
-        let trouble = OutageLog::default();
+        let outage = OutageLog::default();
         loop {
             let accepted = tokio::select! {
                 accepted = self.accept(&room) => accepted,
@@ -130,16 +130,16 @@ impl Listener {
             };
             let (connection, peer, seat) = match accepted {
                 Ok(accepted) => {
-                    if let Some(failures) = trouble.succeeded(Instant::now()) {
+                    if let Some(failures) = outage.succeeded(Instant::now()) {
                         tracing::info!(failures, "connections are accepted again");
                     }
                     let Some(accepted) = accepted else { continue };
                     accepted
                 }
                 Err(error) => {
-                    match trouble.failed(Instant::now()) {
+                    match outage.failed(Instant::now()) {
                         Some(OutageNotice::Begins) => {
-                            tracing::warn!(%error, "cannot accept a connection; trying again");
+                            tracing::warn!(%error, "cannot accept a connection; retrying");
                         }
                         Some(OutageNotice::GoesOn(failures)) => {
                             tracing::warn!(%error, failures, "still cannot accept connections");
@@ -213,13 +213,13 @@ impl Listener {
 
 /// Speaks TLS first, where that is asked for.
 async fn accept_tls<S: Stream>(stream: S, mut client: ConnectionContext) -> Result<(), String> {
-    let standing = Arc::<ConnectionState>::default();
-    let stream = Socket::new(stream, Arc::clone(&standing));
-    let Some(tls) = client.tls.take() else { return serve_http(stream, standing, client).await };
+    let connection = Arc::<ConnectionState>::default();
+    let stream = Socket::new(stream, Arc::clone(&connection));
+    let Some(tls) = client.tls.take() else { return serve_http(stream, connection, client).await };
     let greeting = tokio::time::timeout(HEAD_TIMEOUT, tls.acceptor().accept(stream));
     let greeted = tokio::select! {
         greeted = greeting => greeted,
-        // Nothing was asked, so nobody is left without an answer.
+        // There was no request, so no answer is missing.
         _ = client.stop.wait_for(|stop| *stop) => return Ok(()),
     };
     let stream = greeted.map_err(|_| "no TLS handshake in time".to_owned())?.map_err(|error| {
@@ -229,7 +229,7 @@ async fn accept_tls<S: Stream>(stream: S, mut client: ConnectionContext) -> Resu
         error.to_string()
     })?;
     client.certificate = client_certificate(stream.get_ref().1);
-    serve_http(stream, standing, client).await
+    serve_http(stream, connection, client).await
 }
 
 /// The names in the certificate that the client has shown, which has been verified by now.
@@ -248,17 +248,17 @@ fn shows_wrong_certificate(error: &io::Error) -> bool {
 /// Speaks HTTP.
 async fn serve_http<S>(
     stream: S,
-    standing: Arc<ConnectionState>,
+    connection: Arc<ConnectionState>,
     client: ConnectionContext,
 ) -> Result<(), String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let ConnectionContext { service, peer, certificate, mut stop, .. } = client;
-    let ends = Arc::clone(&standing);
+    let ends = Arc::clone(&connection);
     let service = service_fn(move |request| {
-        standing.ask();
-        answer(Arc::clone(&service), Arc::clone(&standing), peer, certificate.clone(), request)
+        connection.ask();
+        answer(Arc::clone(&service), Arc::clone(&connection), peer, certificate.clone(), request)
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -305,7 +305,7 @@ where
 
 async fn answer(
     service: Arc<Service>,
-    standing: Arc<ConnectionState>,
+    connection: Arc<ConnectionState>,
     peer: Peer,
     certificate: Option<ClientCertificate>,
     request: Request<Incoming>,
@@ -329,7 +329,7 @@ async fn answer(
         Some(span) => Box::pin(span.around(answering)).await,
     };
     if is_endless(response.headers()) {
-        standing.stream();
+        connection.stream();
     }
     response.headers_mut().insert(X_REQUEST_ID, caller::header(id));
     if let Some(span) = span {
@@ -338,7 +338,7 @@ async fn answer(
     Ok(response)
 }
 
-/// Whether an answer goes on until one of the two leaves.
+/// Whether an answer lasts until one of the two sides leaves.
 fn is_endless(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
 }

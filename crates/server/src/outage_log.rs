@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How often it is said that the trouble goes on.
+/// How often a continuing outage is logged.
 const REMINDER: Duration = Duration::from_mins(1);
 
-/// How long nothing has failed before the trouble is over: a store that is overloaded fails and answers by turns.
+/// How long nothing must fail until the outage is over: an overloaded store fails and succeeds by turns.
 const CALM: Duration = Duration::from_secs(5);
 
-/// Trouble of one kind: said when it begins, once a minute while it goes on, and when it is over.
+/// Failures of one kind: logged when they begin, once a minute while they last, and when they are over.
 #[derive(Debug, Default)]
 pub(crate) struct OutageLog {
     /// So that what succeeds while all is well looks at nothing else.
     goes_on: AtomicBool,
-    trouble: Mutex<Option<Outage>>,
+    outage: Mutex<Option<Outage>>,
 }
 
 #[derive(Debug)]
@@ -32,40 +32,40 @@ struct Outage {
 pub(crate) enum OutageNotice {
     /// It begins.
     Begins,
-    /// It goes on; so many failures so far.
+    /// It continues; the number of failures so far.
     GoesOn(u64),
 }
 
 impl OutageLog {
     /// Something has failed. Returns what to say of it, if anything.
     pub(crate) fn failed(&self, now: Instant) -> Option<OutageNotice> {
-        let mut guarded = self.trouble();
-        let Some(trouble) = guarded.as_mut() else {
+        let mut guarded = self.outage();
+        let Some(outage) = guarded.as_mut() else {
             *guarded = Some(Outage { failures: 1, failed_last: now, said_last: now });
             self.goes_on.store(true, Ordering::Relaxed);
             return Some(OutageNotice::Begins);
         };
-        trouble.failures = trouble.failures.saturating_add(1);
-        trouble.failed_last = now;
-        (now.duration_since(trouble.said_last) >= REMINDER).then(|| {
-            trouble.said_last = now;
-            OutageNotice::GoesOn(trouble.failures)
+        outage.failures = outage.failures.saturating_add(1);
+        outage.failed_last = now;
+        (now.duration_since(outage.said_last) >= REMINDER).then(|| {
+            outage.said_last = now;
+            OutageNotice::GoesOn(outage.failures)
         })
     }
 
-    /// Something has succeeded. Returns how many failures there were, if that is the end of the trouble.
+    /// Something has succeeded. Returns how many failures there were, if that is the end of the outage.
     pub(crate) fn succeeded(&self, now: Instant) -> Option<u64> {
         if !self.goes_on.load(Ordering::Relaxed) {
             return None;
         }
-        let mut trouble = self.trouble();
-        let over = trouble.take_if(|trouble| now.duration_since(trouble.failed_last) >= CALM)?;
+        let mut outage = self.outage();
+        let over = outage.take_if(|outage| now.duration_since(outage.failed_last) >= CALM)?;
         self.goes_on.store(false, Ordering::Relaxed);
         Some(over.failures)
     }
 
-    fn trouble(&self) -> MutexGuard<'_, Option<Outage>> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    fn outage(&self) -> MutexGuard<'_, Option<Outage>> {
+        self.outage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -129,7 +129,7 @@ pub(crate) fn with_challenge(mut response: Response, challenge: &'static str) ->
     response
 }
 
-/// What is not there, or is not to be told apart from it.
+/// Not found, or indistinguishable from it.
 pub(crate) async fn not_found() -> Response {
     (StatusCode::NOT_FOUND, "Not found.").into_response()
 }

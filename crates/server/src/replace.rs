@@ -28,7 +28,7 @@ pub(crate) fn lock(path: &Path) -> io::Result<Option<File>> {
     lock.recv_timeout(LOCK_PATIENCE).ok().transpose()
 }
 
-/// Writes a new file beside this one, which whoever may use the `old` one may use, and nobody else.
+/// Writes a new file beside this one, with the access rights of the `old` one.
 pub(crate) fn write_beside(path: &Path, content: &[u8], old: Option<&File>) -> io::Result<PathBuf> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".new-{}", std::process::id()));
@@ -65,7 +65,7 @@ fn give_like(old: &File, new: &File) -> io::Result<()> {
     }
     let list = access_list(old)?;
     let lets_others_in = before.mode() & 0o077 != 0;
-    // The server's own user needs nobody's help, and could not give a file to a group that it is not in.
+    // The server's own user already has access, and could not give a file to a group that it is not in.
     if lets_others_in && (mine.gid() == before.gid() || fchown(new, None, Some(before.gid())).is_ok()) {
         new.set_permissions(Permissions::from_mode(before.mode() & 0o660))?;
         if !list.is_empty() {

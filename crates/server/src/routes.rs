@@ -133,7 +133,7 @@ pub enum Needs {
 }
 
 impl Needs {
-    /// Fails unless somebody with this grant has what it takes.
+    /// Fails unless this grant has the route's scope.
     pub(crate) fn check(self, grant: &Grant) -> Result<(), NotAllowed> {
         match self {
             Self::Nothing | Self::Caller => Ok(()),
@@ -210,8 +210,8 @@ pub fn public_routes() -> Vec<Route> {
     ]
 }
 
-/// What only the issuer's own processes reach. Everything that is made of routes is made of this table: the router with its
-/// guard, the description of the API, the templates of the traces, and the reference. A route needs a scope to stand here.
+/// The routes of the private listener. The router with its guard, the description of the API, the templates of the traces and
+/// the reference are all made of this table. Each route states its scope.
 pub fn private_routes() -> Vec<Route> {
     use Scope::{Admin, Events, Issue, Look, Revoke};
     vec![

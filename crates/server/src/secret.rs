@@ -7,7 +7,7 @@
 //! - Users other than the owner and those named have no access.
 //! - The owner is the server's user, or root.
 //! - A group or a user that root has named may read a file of root's, but not write it. PostgreSQL takes such keys, too.
-//! - A group may use a file of the server's user if nobody else is in it: the user's own group of the same name, or a
+//! - A group may use a file of the server's user if it has no other members: the user's own group of the same name, or a
 //!   group that has no name on this machine and that this process is in, as an `fsGroup` is.
 
 use std::fmt;
@@ -29,14 +29,14 @@ pub(crate) const MAX_ACL_BYTES: usize = 64 * 1024;
 /// The accounts of this machine.
 const ACCOUNTS: &str = "/etc/passwd";
 
-/// A file that nobody but the server may use, or change.
+/// A file that only the server may use or change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretFile {
     /// What it holds.
     pub what: &'static str,
     /// Where it is.
     pub path: PathBuf,
-    /// Whether it may be missing, because the server makes it, or because what is missing is told elsewhere.
+    /// Whether it may be missing, because the server creates it, or because another check reports it.
     pub is_made_later: bool,
     /// Whether others may read it, and only not write it.
     pub is_public: bool,
@@ -67,13 +67,13 @@ pub struct Exposure {
     owner: u32,
     /// Whom the server runs as.
     user: u32,
-    /// Whether the file system lets nobody change the mode.
+    /// Whether the file system does not allow a change of the mode.
     is_read_only: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ExposedTo {
-    /// Whoever owns it is neither the server's user nor root.
+    /// The owner is neither the server's user nor root.
     Owner,
     User(u32),
     Group(u32),
@@ -132,7 +132,7 @@ impl fmt::Display for Exposure {
     }
 }
 
-/// Who else than root and `user`, whom the server runs as, has access to what is at this path; links are followed.
+/// The users other than root and `user` (the server's) that have access to this path; links are followed.
 ///
 /// # Errors
 ///
@@ -187,7 +187,7 @@ impl FileMode {
     }
 }
 
-/// Whom a file lets in, beside its owner.
+/// Access that a file grants to others than its owner.
 struct AccessGrant {
     who: ExposedTo,
     bits: u32,
@@ -202,7 +202,7 @@ fn judge(facts: FileMode, list: &[u8], is_read_only: bool, user: u32) -> Option<
     let openings = openings(mode, group, list);
     let by_others =
         || openings.iter().filter(|opening| opening.bits != 0 && !is_let_in(opening, owner, user));
-    // That somebody may change it is the worst news.
+    // Write access is the worst exposure.
     if let Some(worst) = by_others().find(|opening| opening.bits & WRITE != 0).or_else(|| by_others().next())
     {
         return found(worst.who, worst.bits & WRITE != 0);
@@ -226,8 +226,8 @@ fn is_let_in(opening: &AccessGrant, owner: u32, user: u32) -> bool {
     }
 }
 
-/// The access of the group, of others, and of whom the access control list names (`acl(5)`): with a list, the group's bits of
-/// the mode are the most that anybody gets whom the list names.
+/// The access of the group, of others, and of the users and groups in the access control list (`acl(5)`): with a list, the
+/// group's bits of the mode are the most that anybody gets whom the list names.
 fn openings(mode: u32, group: u32, list: &[u8]) -> Vec<AccessGrant> {
     const USER: u16 = 0x02;
     const GROUP_OBJECT: u16 = 0x04;
@@ -258,7 +258,7 @@ fn openings(mode: u32, group: u32, list: &[u8]) -> Vec<AccessGrant> {
     openings
 }
 
-/// Whether nobody is in this group but the owner of a file.
+/// Whether the owner of a file is the only member of this group.
 fn is_of_one(group: u32, owner: u32, user: u32) -> bool {
     match group_of(group) {
         Ok(Some(named)) => {
@@ -371,7 +371,7 @@ mod tests {
             let facts = FileMode { mode, owner, group: PEOPLE };
             judge(facts, &list, false, SERVER).map(|exposure| exposure.to_string())
         };
-        // What systemd does: root's file, which one user may read. The mode shows the mask as the group's.
+        // As systemd does it: root's file, which one user may read. The mode shows the mask as the group's.
         assert_eq!(found(0o440, 0, (2, 4, SERVER)), None);
         assert_eq!(found(0o640, SERVER, (2, 4, SERVER)), None);
         assert_eq!(found(0o600, SERVER, (2, 4, UNNAMED)), None, "the mask keeps it out");

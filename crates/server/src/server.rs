@@ -78,7 +78,7 @@ pub enum StartError {
     Tls(#[from] TlsError),
 }
 
-/// What can be done about an address that cannot be used, besides another one.
+/// The remedy for an unusable address, other than choosing another one.
 fn remedy(address: &Address, error: &io::Error) -> &'static str {
     match (address, error.kind()) {
         (Address::Systemd(_), _) => "",
@@ -115,11 +115,11 @@ impl Server {
         if is_for_anybody(private.address.is_local()) {
             return Err(StartError::Exposed(private.address));
         }
-        let mut inherited = ActivatedSockets::from_environment();
+        let mut activated = ActivatedSockets::from_environment();
         let (public_flag, private_flag) = ("--public-listen", "--private-listen");
-        let public = bind(public.address, public_flag, &mut inherited).await?;
+        let public = bind(public.address, public_flag, &mut activated).await?;
         let asked = private.address.clone();
-        let private = bind(private.address, private_flag, &mut inherited).await?;
+        let private = bind(private.address, private_flag, &mut activated).await?;
         // Of a socket that was handed over it turns out only now.
         let addresses: io::Result<Vec<Address>> = private.iter().map(Bound::address).collect();
         let addresses =
@@ -130,7 +130,7 @@ impl Server {
         let is_remote = addresses.iter().any(|address| address.is_local() == Some(false));
         if private_asks_for_secret && is_remote && private_tls.is_none() {
             tracing::warn!(
-                "the private API takes its secret in plain HTTP from other machines: whoever is on the way reads it, and can \
+                "the private API takes its secret in plain HTTP from other machines: anybody on the way can read it, and can \
                  have tokens issued; give it TLS (private_tls_certificate), or keep it on 127.0.0.1"
             );
         }
@@ -188,11 +188,11 @@ impl Server {
         for tls in tls.iter().flatten() {
             warn_of_certificate(tls, app.tokens.clock().now());
         }
-        // Before the first request: where the fence stands, and whether this clock is to be used.
+        // Before the first request: read the fence, and check this clock.
         let mut said_of_clock = None;
         app.keep_time(&mut said_of_clock).await;
         if let Err(error) = app.events.learn_known().await {
-            tracing::warn!(%error, "what was changed while no server ran cannot be told, and the numbers by tracker and by caller begin anew");
+            tracing::warn!(%error, "cannot report what changed while no server ran, and the numbers by tracker and by caller begin anew");
         }
         app.note_changes().await;
         // The issuer's own services are few, and may have it all.
@@ -225,7 +225,7 @@ impl Server {
         app.events.end_following();
         for listener in [public, private] {
             if let Err(error) = listener.await {
-                tracing::error!(%error, "a listener ended badly");
+                tracing::error!(%error, "a listener failed");
             }
         }
         for chore in chores {
@@ -235,7 +235,7 @@ impl Server {
         if unfinished > 0 {
             tracing::warn!(
                 unfinished,
-                "the store has not answered; what became of these handshakes and changes is not told"
+                "the store has not answered; the outcome of these handshakes and changes is unknown"
             );
         }
         if let Err(error) = app.tokens.leave().await {
@@ -281,9 +281,9 @@ fn load(files: Option<TlsFiles>) -> Result<Option<Arc<Tls>>, TlsError> {
 async fn bind(
     address: Address,
     flag: &'static str,
-    inherited: &mut ActivatedSockets,
+    activated: &mut ActivatedSockets,
 ) -> Result<Vec<Bound>, StartError> {
-    let bound = Bound::to(&address, inherited).await;
+    let bound = Bound::to(&address, activated).await;
     bound.map_err(|error| StartError::Listen { address, flag, error })
 }
 
@@ -323,7 +323,7 @@ async fn watch_files(app: Arc<App>, tls: [Option<Arc<Tls>>; 2], reload: Arc<toki
     }
 }
 
-/// Says so when clients will refuse the certificate. The server goes on: a clock may be wrong, and a reload puts it right.
+/// Warns when clients will reject the certificate. The server continues: a clock may be wrong, and a reload can replace the file.
 fn warn_of_certificate(tls: &Tls, now: Timestamp) {
     let file = tls.files().certificates.display();
     if tls.is_authority() {
@@ -420,16 +420,16 @@ async fn purge(app: Arc<App>) {
         } else {
             match app.purge().await {
                 Ok(0) => {}
-                Ok(purged) => tracing::info!(purged, "forgot tokens that expired long ago"),
-                Err(error) => tracing::warn!(%error, "cannot purge; trying again in a minute"),
+                Ok(purged) => tracing::info!(purged, "purged tokens that expired long ago"),
+                Err(error) => tracing::warn!(%error, "cannot purge; retrying in a minute"),
             }
         }
         // Where no event is kept, no clock decides.
         if waits.is_none() || !app.events.keeps() {
             match app.events.purge().await {
                 Ok(0) => {}
-                Ok(purged) => tracing::debug!(purged, "forgot old events"),
-                Err(error) => tracing::warn!(%error, "cannot forget old events; trying again in a minute"),
+                Ok(purged) => tracing::debug!(purged, "purged old events"),
+                Err(error) => tracing::warn!(%error, "cannot purge old events; retrying in a minute"),
             }
         }
     }

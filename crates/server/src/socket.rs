@@ -18,7 +18,7 @@ use tokio::time::{Sleep, sleep, timeout};
 /// there.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long the server goes on to take in what a client still sends when it has been answered and its connection ends.
+/// How long the server keeps reading from a client after the last answer, before it closes the connection.
 /// Otherwise the answer could be lost: a socket that is closed with bytes in it resets the connection.
 pub const LINGER: Duration = Duration::from_secs(10);
 
@@ -44,7 +44,7 @@ impl ConnectionState {
         self.asked.load(Ordering::Relaxed)
     }
 
-    /// The answer goes on for as long as the client listens. One that closes its side does not listen any more.
+    /// The answer lasts as long as the client listens. A client that closes its side has stopped listening.
     pub(crate) fn stream(&self) {
         self.streams.store(true, Ordering::Relaxed);
     }
@@ -92,13 +92,13 @@ pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
 #[derive(Debug)]
 pub(crate) struct Socket<S> {
     stream: S,
-    standing: Arc<ConnectionState>,
+    state: Arc<ConnectionState>,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S: Stream> Socket<S> {
-    pub(crate) fn new(stream: S, standing: Arc<ConnectionState>) -> Self {
-        Self { stream, standing, stalled: None }
+    pub(crate) fn new(stream: S, state: Arc<ConnectionState>) -> Self {
+        Self { stream, state, stalled: None }
     }
 
     /// Fails what has been pending for too long.
@@ -157,7 +157,7 @@ impl<S: Stream> AsyncWrite for Socket<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.standing.streams() {
+        if self.state.streams() {
             // HTTP does not read while it answers, so this is what wakes it when the client leaves.
             let _ = self.stream.poll_read_ready(context);
             if has_hung_up(&self.stream) {

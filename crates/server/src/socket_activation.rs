@@ -29,7 +29,7 @@ impl ActivatedSockets {
         Self { sockets: ListenFd::from_env(), names: names.split(':').map(str::to_owned).collect() }
     }
 
-    /// None, as of a server that nobody hands sockets to.
+    /// None, as for a server without socket activation.
     pub fn nothing() -> Self {
         Self { sockets: ListenFd::empty(), names: Vec::new() }
     }
@@ -88,7 +88,7 @@ fn check_that_it_listens(socket: &impl AsFd) -> io::Result<()> {
 
 impl fmt::Debug for ActivatedSockets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inherited").field("names", &self.names).finish_non_exhaustive()
+        f.debug_struct("ActivatedSockets").field("names", &self.names).finish_non_exhaustive()
     }
 }
 

@@ -15,7 +15,7 @@ use crate::traces::{self, CurrentSpan};
 #[derive(Debug, Default)]
 pub struct Tasks(TaskTracker);
 
-/// Work that is waited for, and that goes on in a task of its own as soon as it is not.
+/// Work with a waiting client; it moves to a task of its own once the client leaves.
 #[must_use = "it runs in a task of its own when it is dropped"]
 pub(crate) struct DetachedOnDrop<F: Future<Output: Send + 'static> + Send + 'static> {
     work: Option<Pin<Box<F>>>,
@@ -70,7 +70,7 @@ impl<F: Future<Output: Send + 'static> + Send + 'static> Future for DetachedOnDr
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        // It is there until it is done, and nobody polls what is done.
+        // It is present until it completes, and is never polled after that.
         let Some(work) = &mut self.work else { return Poll::Pending };
         let polled = work.as_mut().poll(context);
         if polled.is_ready() {
@@ -82,7 +82,7 @@ impl<F: Future<Output: Send + 'static> + Send + 'static> Future for DetachedOnDr
 
 impl<F: Future<Output: Send + 'static> + Send + 'static> Drop for DetachedOnDrop<F> {
     fn drop(&mut self) {
-        // Work that has panicked must not be gone on with. Without a runtime, the process ends.
+        // Work that has panicked must not continue. Without a runtime, the process ends.
         if let (Some(work), false, Ok(runtime)) =
             (self.work.take(), std::thread::panicking(), Handle::try_current())
         {

@@ -43,7 +43,7 @@ impl fmt::Display for MoveId {
     }
 }
 
-/// A store that can be moved from and to. What changes it is durable when it returns, and may be done again.
+/// A store that can be the source or the target of a move. Each change is durable when the call returns, and may be repeated.
 #[async_trait]
 pub trait Movable: Send + Sync + fmt::Debug {
     /// The store that this one was handed over to; `None`: it serves.

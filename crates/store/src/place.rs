@@ -81,7 +81,7 @@ impl FromStr for StoreUrl {
 impl StoreUrl {
     /// Reads a URL, together with the variables that say how to get into a PostgreSQL database.
     pub fn read(url: &str, environment: &LibpqEnvironment) -> Result<Self, OpenError> {
-        // What does not begin with a scheme is not repeated: a URL can hold a password.
+        // Text without a scheme is not quoted: a URL can hold a password.
         let Some((scheme, rest)) = url.split_once(':') else {
             return Err(OpenError::NoScheme);
         };

@@ -146,7 +146,7 @@ async fn requests(
                 return to.flush().await;
             }
             Some(Cut::Answer) => {
-                // What comes from now on is read and kept back; `answers` ends when all of it is there.
+                // Later bytes are read and held back; `answers` ends once all of them are there.
                 stop.send_replace(true);
                 to.write_all(text).await?;
                 std::future::pending::<()>().await;

@@ -175,7 +175,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happened to the file: cut, joined, doubled, or with bytes replaced.
+        /// For every kind of damage: a file cut, joined, doubled, or with bytes replaced.
         #[test]
         fn no_error_quotes_the_key(
             cut in 0..KEY.len(),

@@ -1,4 +1,4 @@
-//! What callers did with one token and what they were told, in real-time order; and whether that can be explained.
+//! The operations on one token and their answers, in real-time order; checks whether they can be explained.
 //!
 //! The explanation is sought by [`stateright`]'s linearizability checker: there must be an order of the operations, one
 //! after the other, that agrees with real time (what had been answered before another was sent comes before it), and in

@@ -1,5 +1,5 @@
-//! Several servers on one PostgreSQL: under load, with cut lines, one of them revokes the key that sealed. Whatever is asked
-//! after the revocation was answered, on whatever server, is not accepted; and what the new key seals is known everywhere.
+//! Several servers on one PostgreSQL: under load and with cut connections, one of them revokes the sealing key. After the
+//! answer to that, no server accepts a token of the revoked key, and every server accepts tokens of the new one.
 
 use std::fmt;
 use std::path::PathBuf;

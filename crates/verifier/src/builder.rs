@@ -84,7 +84,7 @@ impl LoginLayerBuilder {
         self
     }
 
-    /// What tells the time; the machine's clock if nothing is said.
+    /// Sets the clock; the default is the machine's.
     #[must_use]
     pub fn clock(mut self, clock: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
         self.clock = Arc::new(clock);

@@ -31,9 +31,9 @@ const PREFETCH_HEADERS: [&str; 4] = ["sec-purpose", "purpose", "x-purpose", "x-m
 ///
 /// An issuer that cannot be asked is a 401 too, with another text, so that the detection works while it is away.
 ///
-/// Each answer is a line in the log (of `tracing`) with the reason. A token is never in it; but it is in the path, so
-/// keep paths out of the logs of whatever is in front. Whoever asks makes the tracker ask the issuer: a limit on requests
-/// belongs around this layer if strangers can reach it.
+/// Each answer is a line in the log (of `tracing`) with the reason. A token is never in it; but it is in the path, so keep
+/// paths out of the logs of proxies in front. Each request makes the tracker ask the issuer: put a limit on requests around
+/// this layer if strangers can reach it.
 #[derive(Clone, Debug)]
 pub struct LoginLayer {
     door: Arc<LayerState>,
@@ -133,7 +133,7 @@ where
 }
 
 impl LayerState {
-    /// What stands where a token should, if the path is the login path. It is not decoded: no token needs that.
+    /// The text in the token's place, if the path is the login path. It is not decoded, because no token needs that.
     fn token_in<'p>(&self, path: &'p str) -> Option<&'p str> {
         match path.strip_prefix(&self.login_path)? {
             "" => Some(""),

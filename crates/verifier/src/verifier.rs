@@ -41,7 +41,7 @@ pub struct VerifierBuilder {
     insecure: bool,
 }
 
-/// What is known of a token that was good. It is used up now.
+/// The details of an accepted token, which is consumed now.
 ///
 /// An issuer that answers in plain text, as Launchpad does, says nothing beyond the yes; then everything here is empty.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]

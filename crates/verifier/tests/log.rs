@@ -1,5 +1,5 @@
-//! What is logged, down to the last detail, while a login succeeds and others fail. It is a program of its own because
-//! the log is the whole program's.
+//! The log of one login that succeeds and others that fail, at the most detailed level. A test program of its own, because the
+//! log belongs to the whole process.
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail as tests do")]
 

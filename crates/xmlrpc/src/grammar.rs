@@ -99,7 +99,7 @@ impl Element {
     }
 }
 
-/// What an element of a scalar type may hold, in words; `None` for any other name.
+/// The values that an element of a scalar type may hold, in words; `None` for any other name.
 pub(crate) fn scalar_range(name: &str) -> Option<&'static str> {
     Some(match name {
         "i4" | "int" => "a whole number from -2147483648 to 2147483647",

@@ -17,7 +17,7 @@ pub const MAX_CALLS: usize = 1024;
 /// About how large the results of one `system.multicall` may grow, in bytes, before it makes no more calls.
 pub const MAX_RESULTS_SIZE: usize = 1024 * 1024;
 
-/// Makes the calls one after the other. Whatever is wrong with one is a fault of that one only.
+/// Makes the calls one after the other. A failed call is a fault of that call only.
 pub(crate) async fn answer<S: Service>(service: &S, arguments: Arguments) -> Result<Value, Fault> {
     let Some(Value::Array(calls)) = arguments.into_values().pop() else {
         return Err(fault::internal());

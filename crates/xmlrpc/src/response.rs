@@ -1,7 +1,7 @@
 //! Reads the answer to an XML-RPC call from an untrusted server.
 //!
-//! What is well-formed and has an answer in it is read, in any encoding, whatever else is there besides: a token may have been
-//! spent on it. Nothing recurses, and nothing is expanded.
+//! The parser reads every well-formed document with an answer in it, in any encoding, and ignores additions: a token may have
+//! been spent on it. It does not recurse and expands no entities.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Whatever arrives, it is answered by a valid document, and what was written is read back.
+//! Every input is answered by a valid document, and written values are read back.
 
 #![expect(clippy::expect_used, reason = "tests")]
 

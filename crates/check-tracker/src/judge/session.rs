@@ -76,7 +76,7 @@ pub(crate) fn session_unguessable(observation: &Observation<'_>) -> Judgement {
 pub(crate) fn no_session_on_refusal(observation: &Observation<'_>) -> Judgement {
     let names: Vec<String> =
         session_cookies(observation.first()?)?.into_iter().map(|cookie| cookie.name).collect();
-    // Who is let in has not been refused. That this was wrong is for other checks to say.
+    // Only refused logins count here; other checks report a login that should have been refused.
     for result in observation.visits.iter().skip(1).filter(|result| !result.seems_let_in()) {
         let cookies = live_cookies(&result.answered()?.headers);
         if let Some(cookie) = cookies.iter().find(|cookie| names.contains(&cookie.name)) {

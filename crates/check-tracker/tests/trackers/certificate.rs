@@ -58,7 +58,7 @@ async fn tracker_that_skips_verification_is_reported() {
     let report = check(issuer, &url).await;
     assert_eq!(broken(&report), [CHECK]);
     assert!(
-        complaints(&report).contains("can trust and let the worker in. Whoever is on the way"),
+        complaints(&report).contains("can trust and let the worker in. An attacker between"),
         "{}",
         complaints(&report)
     );

@@ -9,7 +9,7 @@ use crate::stub::Fault::{self, *};
 use crate::stub::{Place, Source};
 use crate::{broken, checker, complaints, issuer, stub};
 
-/// What takes as long as the tracker's patience is left out, where patience is not the matter.
+/// Leaves out the checks that wait for the tracker's timeout, for faults that have nothing to do with it.
 const WITHOUT_SILENCE: &[&str] = &["issuer-silent", "issuer-slow", "verifies-certificate"];
 
 /// The fault, and exactly those checks that must find it.

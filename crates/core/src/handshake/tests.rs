@@ -178,7 +178,7 @@ proptest! {
         prop_assert_eq!(decision == Decision::Consume(&token), may);
     }
 
-    /// Whatever the store answers, only a fresh record or the first use's own key makes it a yes.
+    /// Only a fresh record or the first use's own key leads to acceptance, for every answer of the store.
     #[test]
     fn only_fresh_or_retried_use_is_accepted(
         key in proptest::option::of("[ab]"),

@@ -121,7 +121,7 @@ impl TryFrom<KeyText> for Key {
     type Error = KeyRingError;
 
     fn try_from(text: KeyText) -> Result<Self, Self::Error> {
-        // What is no id is not repeated: it may be a secret that was put into the wrong line.
+        // An invalid id is not quoted: it may be a secret on the wrong line.
         let id: KeyId = text.id.parse().map_err(|_| {
             KeyRingError::Format("an `id` must be 8 hexadecimal digits in lower case".to_owned())
         })?;

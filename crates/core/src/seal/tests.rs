@@ -113,7 +113,7 @@ fn claims_cannot_replace_the_caller() {
         let members = serde_json::json!({ crate::ISSUED_BY: value }).as_object().unwrap().clone();
         assert_eq!(Claims::new(members), Err(crate::ClaimsError::Reserved));
     }
-    // What an earlier version sealed under that name stays a claim, unless it could be a caller's name.
+    // A claim that an earlier version sealed under that name stays a claim, unless it could be a caller's name.
     let odd = token(None, "{\"@caller\":\"Somebody Else\"}");
     let read = unseal(&sealed(&odd, &ring()), &ring()).unwrap();
     assert_eq!((read.issued_by(), read.claims().members().len()), (None, 1));

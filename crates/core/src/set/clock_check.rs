@@ -20,7 +20,7 @@ use super::LoginTokenSet;
 use crate::handshake::CLOCK_SKEW;
 use crate::{Clock, Horizon, StoreError, StoreTimes, TokenStore, after, before};
 
-/// For how long a clock must have gone on steadily before records are purged by it.
+/// How long a clock must run without a step before records are purged by it.
 pub const STEADY: Duration = Duration::from_mins(5);
 
 /// An answer of the store that took longer than this tells nothing about its clock, which may have been read at any moment
@@ -270,7 +270,7 @@ impl LoginTokenSet {
     ///
     /// # Errors
     ///
-    /// If the store does not answer, the steady clock goes on telling what its clock must show.
+    /// If the store does not answer, the steady clock tells what the store's clock must show.
     pub async fn keep_time(&self) -> Result<(), StoreError> {
         self.time.write().observe(ClockReading::of(&*self.clock));
         // Nobody else moves the watermarks of a store that is not shared.

@@ -17,7 +17,7 @@ use crate::node::{HeldKey, Node, NodeId, NodeList};
 use crate::seal::key_of;
 use crate::{ChangedRing, Key, KeyId, KeyRing, RingChange, RingError, StoreError, change_ring, read_or_put};
 
-/// The least time between two readings of the ring because of a token with a key that nobody here knows: anybody can make
+/// The least time between two readings of the ring because of a token with an unknown key: anybody can make
 /// such a text up.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -311,7 +311,7 @@ impl LoginTokenSet {
         Ok(())
     }
 
-    /// Reads the ring, or waits for somebody else's reading that began after this call. With `paced`, not more often than
+    /// Reads the ring, or waits for another task's reading that began after this call. With `paced`, not more often than
     /// every [`PAUSE`].
     async fn read_again(&self, paced: bool) -> Result<(), RingError> {
         let before = self.nodes.readings.load(Ordering::Acquire);
@@ -374,7 +374,7 @@ impl LoginTokenSet {
     }
 }
 
-/// What callers are told that only know of a store.
+/// The same error for callers that only know of a store.
 fn unreadable(error: RingError) -> StoreError {
     match error {
         RingError::Store(error) => error,

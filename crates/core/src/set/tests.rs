@@ -276,7 +276,7 @@ async fn slow_store_does_not_condemn_the_clock() {
     node.set.keep_time().await.unwrap();
     assert_eq!(node.set.known_fence(), Some(fence), "where the fence stands counts");
     assert_eq!((node.set.clock_trouble(), node.set.clock_offset()), (None, offset));
-    // What the steady clock tells is still held against this one.
+    // The clock is still compared with the steady clock.
     node.clock.set(after(node.clock.now(), Duration::from_hours(1)));
     assert!(matches!(node.set.clock_trouble(), Some(ClockError::Apart(_))));
 }

@@ -17,7 +17,7 @@ pub(super) async fn named(context: &Context) -> Vec<Finding> {
     let report = context.report();
     let (callers, issuers): (Vec<_>, Vec<_>) =
         match report.and_then(|report| Some((report, report.callers.as_ref()?))) {
-            // What is wrong with the file is told where the files are.
+            // Faults of the file are reported with the other files.
             Some((report, callers)) => {
                 (callers.iter().map(Caller::of).collect(), report.issuers.iter().map(issuer).collect())
             }
@@ -86,7 +86,7 @@ fn counted(keys: usize) -> String {
 struct Caller {
     name: String,
     secrets: usize,
-    /// Whether it has called; nobody knows without a server.
+    /// Whether it has called; unknown without a server.
     is_used: Option<bool>,
 }
 

@@ -25,7 +25,7 @@ pub(super) struct Context {
     /// The settings to judge, or what is wrong with them: those that are in force, if a server says which; otherwise those
     /// that are read here.
     pub(super) settings: Result<Resolved, String>,
-    /// What is read here beside what is in force, if it differs.
+    /// The settings that were read here but are not in force, if they differ.
     pub(super) aside: Option<UnusedSettings>,
     /// The key ring, from its file or from a shared store that keeps it.
     pub(super) ring: Option<Result<KeyRing, Unusable>>,
@@ -110,7 +110,7 @@ impl Context {
         if let Ok(settings) = &settings {
             let place = place(settings, my_store);
             store = Some(look_into(&place, Arc::clone(&clock)).await);
-            // What keeps this user from the store keeps it from the events, and has been said.
+            // A user who cannot open the store cannot open the events either; the store's finding says so.
             let is_unseen = matches!(&store, Some(Err(unusable)) if unusable.is_unseen);
             if report.is_none() && !is_unseen {
                 events = Some(look_at_events(&place).await);
@@ -266,7 +266,7 @@ fn store_of(settings: &Resolved) -> (Option<Value>, StorePlace) {
     (said.and_then(|setting| setting.value.clone()), settings.store.clone())
 }
 
-/// Where to look for the store. What a server tells of it has no password in it; what is read here may.
+/// Where to look for the store. The server's report of it has no password; the settings read here may have one.
 fn place(settings: &Resolved, mine: Option<(Option<Value>, StorePlace)>) -> StorePlace {
     let (said, place) = store_of(settings);
     match mine {

@@ -75,7 +75,7 @@ fn configuration(config: &Config, file: &Path) -> Vec<Finding> {
             "let a firewall pass on the proxy alone, or listen on 127.0.0.1",
         ));
     }
-    // One that is not there is told below.
+    // A missing one is reported below.
     if let Address::Unix(path) = &config.listen
         && path.exists()
         && let Err(error) = check_socket(path)

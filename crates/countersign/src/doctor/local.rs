@@ -20,7 +20,7 @@ use crate::exposure::{CALLERS, DATABASE, KEY_RING, directories, issuer_files, se
 use crate::remote::read_secret;
 use crate::settings::{Resolved, giver, passed_over};
 
-/// A certificate that expires sooner than this is to be renewed.
+/// Warn about certificates that expire within this time.
 const RENEW_BEFORE: SignedDuration = SignedDuration::from_hours(14 * 24);
 
 /// What to do with settings that are not in force.
@@ -280,7 +280,7 @@ fn seen(settings: &Resolved) -> Vec<Finding> {
         secret(&file, user, &mut findings);
     }
     for file in issuer_files(settings) {
-        // Whatever else is wrong with it, its issuer's trouble says.
+        // The check of its issuer reports every other fault of the file.
         if let Ok(Some(_)) = file.exposure(user) {
             secret(&file, user, &mut findings);
         }

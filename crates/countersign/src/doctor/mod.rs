@@ -68,7 +68,7 @@ struct Check {
     run: for<'c> fn(&'c Context) -> Findings<'c>,
 }
 
-/// Everything that is looked at, in the order in which it is told.
+/// All checks, in the order of the report.
 const CHECKS: &[Check] = &[
     Check { name: "configuration", run: |context| Box::pin(async { local::configuration(context) }) },
     Check { name: "files", run: |context| Box::pin(async { local::files(context) }) },

@@ -3,7 +3,7 @@
 use super::context::Context;
 use super::finding::Finding;
 
-/// Whether the collector takes spans, if there is to be one.
+/// Whether the collector accepts spans, if one is configured.
 pub(super) async fn collector(context: &Context) -> Vec<Finding> {
     if let Some(report) = context.report() {
         let traces = report.traces.as_ref();

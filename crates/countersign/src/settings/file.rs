@@ -16,7 +16,7 @@ use super::given::{Fault, Given};
 use crate::output::Failure;
 use crate::suggest::similar;
 
-/// The file of the machine. It comes first, so that nobody's working directory replaces it by accident.
+/// The machine's file. It comes first, so a working directory cannot replace it by accident.
 const OF_THE_MACHINE: &str = "/etc/countersign/countersign.toml";
 
 /// The file of the working directory, used where the machine has none.
@@ -114,7 +114,7 @@ pub(super) fn read(path: &Path) -> Result<Given, Failure> {
     parse(&text).map_err(|error| Failure::usage(format!("configuration file {}, {error}", path.display())))
 }
 
-/// Reads the text of a configuration file. Of several faults the first is told.
+/// Reads the text of a configuration file. Reports the first of several faults.
 pub(super) fn parse(text: &str) -> Result<Given, FileError> {
     let table: BTreeMap<Spanned<String>, Spanned<Value>> =
         toml::from_str(text).map_err(|error: toml::de::Error| {

@@ -13,7 +13,7 @@ use super::given::{Given, definition};
 use super::{Resolved, Settings, libpq_environment};
 use crate::output::Failure;
 
-/// Every setting. Those that nobody gave are their defaults, and have no value.
+/// Every setting. A setting that was not given has its default and no value.
 pub(super) fn settings(
     settings: &Settings,
     given: &Given,
@@ -57,7 +57,7 @@ fn value_name(arg: &Arg) -> &str {
     arg.get_value_names().and_then(|names| names.first()).map_or("", |name| name.as_str())
 }
 
-/// Says where something is although nobody said so: the default depends on the directory that a server was started in.
+/// Gives the place of something that was not set: the default depends on the directory that the server was started in.
 pub(super) fn name_places(said: &mut [Setting], places: &[(&str, &Path)]) {
     for (name, path) in places {
         for setting in said.iter_mut().filter(|setting| setting.name == *name) {

@@ -71,7 +71,7 @@ async fn wrong_clock_at_start_purges_nothing_by_itself() {
     server.stop().await;
     for offset in [72 * HOUR, 73 * 365 * 24 * HOUR] {
         place.shim.set(Dial::ClockOffset, offset);
-        // What an earlier round has logged proves nothing.
+        // Ignore what an earlier round logged.
         place.clear_log();
         let server = place.start_with(Launch { log_level: "debug", ..Launch::default() }).await;
         place.logged("nothing is purged").await;

@@ -40,7 +40,7 @@ async fn damaged_store_is_refused_at_the_start() {
         assert!(said.contains("countersign.db is damaged or not a database"), "{said}");
         assert!(said.contains("put a backup in its place, or move it away"), "{said}");
 
-        // What the sentence says is what helps.
+        // The advice of the message works.
         fs::rename(place.database(), place.data().join("damaged")).unwrap();
         for suffix in ["-wal", "-shm"] {
             let _ = fs::remove_file(place.data().join(format!("countersign.db{suffix}")));

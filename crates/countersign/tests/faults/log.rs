@@ -1,4 +1,4 @@
-//! Whoever reads the log: gone, full, asleep.
+//! Readers of the log that are gone, full or asleep.
 
 use std::fs::File;
 use std::io::Read;
@@ -88,7 +88,7 @@ async fn many_replays_take_few_log_lines() {
     let metrics = server.private("GET", "/metrics").await.body;
     let counted = format!("outcome=\"replay\"}} {REPLAYS}\n");
     assert!(metrics.contains(&counted), "{metrics}");
-    // What the sum of a minute would say is said when the server stops.
+    // The server writes the summary of the last minute when it stops.
     server.stop().await;
     let log = place.log();
     let lines = |text: &str| log.lines().filter(|line| line.contains(text)).collect::<Vec<_>>();

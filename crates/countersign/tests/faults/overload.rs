@@ -9,7 +9,7 @@ use crate::shim::Dial;
 /// How many handshakes wait for the store, besides those that it is at.
 pub(crate) const QUEUE: usize = 4096;
 
-/// What the server needs when nothing happens, and what each connection may add, in KiB. `docs/limits.md` states them.
+/// The memory of an idle server, and what each connection may add, in KiB. `docs/limits.md` states both.
 pub(crate) const BASE_KIB: u64 = 64 * 1024;
 pub(crate) const CONNECTION_KIB: u64 = 48;
 
@@ -126,7 +126,7 @@ async fn forged_tokens_do_not_reach_the_store() {
     let tokens = Arc::new(forged().await);
     let place = Place::new();
     let server = place.start_unlimited().await;
-    // What the server does at its start has been done when nothing happens any more.
+    // An idle server has finished its work at the start.
     let settled = async || {
         let touches = place.shim.read(Dial::Touches);
         flood(&server, &tokens, 1).await;

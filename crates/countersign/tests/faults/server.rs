@@ -137,7 +137,7 @@ impl Place {
         let log = self.directory.path().join("log");
         let log = || Stdio::from(File::options().create(true).append(true).open(log).unwrap());
         let mut command = Command::new("sh");
-        // What the tests are told by variables is nothing to the server.
+        // The server must not see the variables that are meant for the tests.
         for (name, _) in
             std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("COUNTERSIGN_"))
         {

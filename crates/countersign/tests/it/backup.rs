@@ -119,7 +119,7 @@ fn offline_fence_is_reported_at_the_next_start() {
                 fs::remove_file(place.path(&format!("{DATA}/{file}"))).unwrap();
             }
         };
-        // What the command that opens it first is told, nobody else is.
+        // Only the first command that opens it is told.
         let restored_and_purged = || {
             clear();
             fs::copy(place.path("copy.db"), place.path(DATABASE)).unwrap();

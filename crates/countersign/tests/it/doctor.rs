@@ -205,7 +205,7 @@ fn root_may_maintain_another_users_server() {
     }
     offline(&place, &[]).must_be_well();
 
-    // What it changes is still the server's to read.
+    // The server can still read the changed file.
     place.print(&["keys", "rotate", "--offline"]);
     let owner = fs::metadata(place.path(RING)).unwrap().uid();
     assert_eq!(owner, fs::metadata(place.path(DATA)).unwrap().uid());

@@ -126,7 +126,7 @@ fn every_fault_of_a_running_server_is_found() {
                     command.envs(given.variables.iter().map(|(name, value)| (name, value)));
                     let server = Server::start(&mut command);
                     (fault.then)(&place);
-                    // Of what was given to the server, this command knows nothing.
+                    // This command does not know the server's own flags.
                     place.write("countersign.toml", "");
                     // All their files hold the same secret at first.
                     let asks = settings.iter().any(|(name, _)| *name == "private_bearer_file");
@@ -260,7 +260,7 @@ fn moved_database_is_detected() {
     let server = place.serve();
     assert_eq!(server.status(&server.token()), 200);
     fs::rename(place.path("countersign-data/countersign.db"), place.path("elsewhere.db")).unwrap();
-    // What has just been written is believed for a second.
+    // A recent write counts as proof for a second.
     let mut found = doctor(&place, &["--server", &server.private], &[]);
     while found.has("ok", "server", "") {
         found = doctor(&place, &["--server", &server.private], &[]);

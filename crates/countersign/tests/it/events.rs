@@ -135,7 +135,7 @@ fn events_of_issuing_are_optional() {
     let server = place.serve_with(&["--event-retention", "0s"], &[]);
     let token = server.token();
     assert_eq!((server.status(&token), server.status(&token)), (200, 401));
-    // What was kept before is forgotten, and nothing new is kept.
+    // Old events are purged, and no new ones are stored.
     until("no event", || {
         server.print(&place, &["events", "--kind", "issued,replay"]).is_empty().then_some(())
     });

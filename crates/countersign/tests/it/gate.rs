@@ -175,7 +175,7 @@ fn doctor_finds_a_socket_for_everybody() {
     place.write("gate.toml", &text);
     let socket = UnixListener::bind(place.path("gate.sock")).unwrap();
     place.set_mode("gate.sock", 0o666);
-    // What answers is not looked at here.
+    // This test ignores the answer.
     drop(socket);
     let look = |place: &Place| doctor(place, &["--gate", "gate.toml"], &[]);
     look(&place).must_have("error", "configuration", "gate.sock is not for the proxy alone");

@@ -246,7 +246,7 @@ fn move_killed_at_each_step_is_completed() {
             child.kill().unwrap();
             child.wait().unwrap();
             holder.batch_execute("ROLLBACK").await.unwrap();
-            // What the killed command had begun ends with its session.
+            // The killed command's transaction ends with its session.
             let there = format!("SELECT pid FROM pg_stat_activity WHERE pid = {pid}");
             seen("the end of its session", async || run(&url, &there).await.is_empty().then_some(())).await;
             let mut states = Vec::new();

@@ -1,4 +1,4 @@
-//! What happens when nobody reads, as in `countersign keys list | head -0`.
+//! Output that nobody reads, as in `countersign keys list | head -0`.
 
 use std::io::pipe;
 use std::process::{Command, Stdio};

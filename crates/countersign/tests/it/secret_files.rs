@@ -198,7 +198,7 @@ fn access_control_list_says_who_can_read() {
     // A credential of systemd's is root's, and one user may read it.
     give(0, USER);
     serve(&place, &["--key-ring", "secret/ring.toml"]).stop();
-    // What belongs to the server's user, another one may not.
+    // Another user may not read the files of the server's user.
     give(USER, USER + 7);
     let said = refused(&place, &["--key-ring", "secret/ring.toml"]);
     assert!(

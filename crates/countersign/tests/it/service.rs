@@ -19,7 +19,7 @@ const PUBLIC_URL: (&str, &str) = ("COUNTERSIGN_PUBLIC_URL", "http://127.0.0.1:1"
 const FIRST_FREE: i32 = 10;
 
 /// `countersign serve` as a service manager starts it: `sockets` from descriptor 3 on, and their `names`.
-/// What comes beside the command must live until it has started.
+/// The values returned beside the command must live until it has started.
 fn activated(
     place: &Place,
     sockets: &[BorrowedFd<'_>],

@@ -333,7 +333,7 @@ fn service_name_comes_from_the_variables() {
     let variables = [
         ("OTEL_SERVICE_NAME", "login tokens"),
         ("OTEL_RESOURCE_ATTRIBUTES", "host.name=elsewhere,deployment.environment.name=trial"),
-        // What decides elsewhere decides nothing here.
+        // The sampling settings of other programs have no effect here.
         ("OTEL_TRACES_SAMPLER", "always_off"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1"),
     ];

@@ -22,7 +22,7 @@ pub(super) enum Step {
     Request(Box<Request<Body>>),
 }
 
-/// Reads a script. What no HTTP library would let through is left out.
+/// Reads a script. Leaves out requests that no HTTP library would accept.
 pub(super) fn steps(input: &[u8], world: &World) -> Vec<Step> {
     let mut script = input.to_vec();
     for token in &world.tokens {

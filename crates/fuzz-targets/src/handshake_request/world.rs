@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use super::NewStore;
 use crate::{noon, ring};
 
-/// Who asks: a proxy that is believed, so that its headers are read.
+/// The peer: a trusted proxy, so its headers are read.
 const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
 
 /// Few enough that a script can reach it.

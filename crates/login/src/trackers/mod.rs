@@ -52,11 +52,11 @@ registry! {
     Gate => gate::Gate,
 }
 
-/// A parameter that a request has besides: its name and its value.
+/// A further parameter of a request: its name and its value.
 pub type Parameter = (&'static str, String);
 
-/// What is particular to one kind of tracker: what a worker sends, and how it reads the answers. Nothing here sends anything,
-/// so that a login and a check of the tracker's plugin share it.
+/// One kind of tracker: what a worker sends to it, and how it reads the answers. The trait itself sends nothing, so a login and
+/// a check of the tracker's plugin can share it.
 ///
 /// The methods with a default are those of the protocol that `docs/trackers.md` gives to authors of plugins:
 /// `GET {tracker}/launchpad-auth/check` is 401 if the plugin is there, and `GET {tracker}/launchpad-auth/{token}` is 200 with

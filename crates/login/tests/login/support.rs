@@ -109,7 +109,7 @@ pub(crate) fn answer(status: &str, headers: &[&str], body: &str) -> String {
     format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n{headers}\r\n{body}", body.len())
 }
 
-/// Logs in with [`TOKEN`]. Whatever comes of it does not show the token, nor does the error's `Debug`.
+/// Logs in with [`TOKEN`]. Asserts that neither the result nor the error's `Debug` shows the token.
 pub(crate) async fn run(login: &Login<'_>) -> Result<Session, LoginError> {
     let result = login
         .run(NOW.parse().unwrap(), async |_| Ok::<_, std::io::Error>(Zeroizing::new(TOKEN.to_owned())))

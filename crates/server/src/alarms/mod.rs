@@ -68,7 +68,7 @@ impl Alarms {
         }
     }
 
-    /// How many are to be delivered.
+    /// The number of alarms still to deliver.
     pub(crate) fn waiting(&self) -> usize {
         self.those_waiting().len()
     }
@@ -102,7 +102,7 @@ impl Alarms {
         }
     }
 
-    /// What comes of an attempt.
+    /// The result of an attempt.
     fn settle(
         &self,
         mut alarm: Alarm,
@@ -123,14 +123,14 @@ impl Alarms {
             Err(reason) if alarm.attempts >= ALARM_ATTEMPTS => {
                 self.those_waiting().done(&alarm);
                 self.failed.inc();
-                tracing::error!(host, reason, event, "an alarm was given up");
+                tracing::error!(host, reason, event, "an alarm was dropped after the last retry");
             }
             Err(reason) => {
                 let doubled = 2_u32.saturating_pow(alarm.attempts.saturating_sub(1));
                 alarm.due = Instant::now() + jittered(self.pause.saturating_mul(doubled), entropy);
                 self.those_waiting().put_back(alarm);
                 if !std::mem::replace(failing, true) {
-                    tracing::warn!(host, reason, event, "an alarm was not delivered; trying again");
+                    tracing::warn!(host, reason, event, "an alarm was not delivered; retrying");
                 }
             }
         }

@@ -11,13 +11,13 @@ use tokio::time::Instant;
 
 use crate::traces::CurrentSpan;
 
-/// How many alarms of one kind wait one by one; further ones are told as one, with their number.
+/// How many alarms of one kind wait separately; further ones are merged into one, with their number.
 pub const ALARM_QUEUE: usize = 64;
 
 /// How many are delivered at a time.
 pub const ALARM_DELIVERIES: usize = 4;
 
-/// An alarm that is to be delivered.
+/// An alarm to deliver.
 #[derive(Debug)]
 pub(super) struct Alarm {
     /// The first of the events that it stands for; its count is that of all.
@@ -47,7 +47,7 @@ enum Urgency {
     Normal,
 }
 
-/// How urgent it is to tell of an event; `None` if nobody need be told.
+/// The urgency of an event's alarm; `None` if it raises none.
 fn urgency(event: &Event) -> Option<Urgency> {
     match event.kind.filter() {
         KindFilter::Relay => Some(Urgency::High),
@@ -151,14 +151,14 @@ impl AlarmQueue {
         }
     }
 
-    /// It was not delivered, and is to be tried again.
+    /// Delivery failed and will be retried.
     pub(super) fn put_back(&mut self, alarm: Alarm) {
         self.done(&alarm);
         // Before those of the same reason that came meanwhile.
         self.alarms.insert(0, alarm);
     }
 
-    /// How many are to be delivered, those under way included.
+    /// The number still to deliver, including those under way.
     pub(super) fn len(&self) -> usize {
         self.alarms.len() + self.under_way.len()
     }

@@ -35,7 +35,7 @@ pub enum CallersFileError {
         reason: String,
     },
     /// There would be nothing to do, or it cannot be done.
-    #[error("the callers file {} would not be one any more: {reason}; nothing was changed", path.display())]
+    #[error("the change would make the callers file {} invalid: {reason}; nothing was changed", path.display())]
     Refused {
         /// The file.
         path: PathBuf,
@@ -179,7 +179,7 @@ impl CallersFile {
         })
     }
 
-    /// Changes the file, unless it would not be one any more.
+    /// Changes the file, unless that would make it invalid.
     fn change(
         &self,
         may_be_new: bool,

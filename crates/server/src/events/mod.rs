@@ -8,31 +8,27 @@
 //! No request waits for any of it: a full queue loses events, and counts them. Redemptions and revocations are already in
 //! the store, so they go to followers only.
 
+mod log;
+mod record;
 mod throttle;
 mod writer;
 
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use countersign_core::handshake::{Refusal, StatedAudience};
 use countersign_core::{
-    Clock, Entropy, Event, EventId, EventKind, EventQuery, EventStore, Key, KeyRing, KindFilter, Known,
-    LoginToken, Note, Reason, StoreError, before,
+    Clock, Entropy, Event, EventKind, EventQuery, EventStore, Key, KeyRing, Known, StoreError, before,
 };
 use jiff::Timestamp;
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
-use tracing::field::display;
 
 use crate::activity::Activity;
 use crate::alarms::{Alarms, Webhook};
 use crate::caller::Caller;
-use crate::callers::{Grant, NotAllowed};
 use crate::history::{History, Slot};
-use crate::metrics::{Counters, HandshakeOutcome};
-use crate::traces;
+use crate::metrics::Counters;
 
 use self::throttle::EventThrottle;
 
@@ -66,7 +62,7 @@ impl Default for EventPolicy {
     }
 }
 
-/// Takes in what happens. Cheap where nobody needs to know.
+/// Receives every event. Costs little for events that no one needs.
 #[derive(Debug)]
 pub struct Events {
     policy: EventPolicy,
@@ -187,7 +183,7 @@ impl Events {
         }
     }
 
-    /// Events that followers are told, and that nobody keeps.
+    /// Events that only followers receive; they are not stored.
     pub fn unkept(clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
         let policy = EventPolicy { retention: Duration::ZERO, record_issued: false };
         Self::new(policy, Arc::new(NullEventStore), clock, entropy)
@@ -199,102 +195,6 @@ impl Events {
     pub fn with_alarms(mut self, webhook: Webhook, pause: Duration) -> Self {
         self.alarms = Some(Alarms::new(webhook, pause));
         self
-    }
-
-    /// A token was issued.
-    pub(crate) fn issued(&self, token: &LoginToken, caller: &Caller) {
-        self.tally.issued();
-        if let Some(name) = caller.name() {
-            self.tally.callers().issued(name);
-        }
-        self.activity.issued(token);
-        traces::happened("issued", Some(token.id()));
-        if self.policy.record_issued || self.is_followed() {
-            // Not when it is created by its date: after a fence that is a moment still to come.
-            let now = self.clock.now();
-            self.happened(now, EventKind::Issued, Some(token), caller, self.policy.record_issued);
-        }
-    }
-
-    /// A handshake was answered, with this token if it was an authentic one.
-    pub(crate) fn answered(&self, token: Option<&LoginToken>, outcome: HandshakeOutcome<'_>, took: Duration) {
-        self.tally.handshake(outcome, took);
-        self.activity.handshake(token, outcome, took);
-    }
-
-    /// A token was redeemed, which is on record.
-    pub(crate) fn consumed(&self, at: Timestamp, token: &LoginToken, caller: &Caller) {
-        if self.is_followed() {
-            self.happened(at, EventKind::Consumed, Some(token), caller, false);
-        }
-    }
-
-    /// A token was revoked, which is on record. `token` is only asked for if somebody wants to know.
-    pub(crate) fn revoked(&self, token: impl FnOnce() -> Option<LoginToken>, caller: &Caller) {
-        self.tally.revoked();
-        traces::happened("revoked", None);
-        if self.is_followed() {
-            self.happened(self.clock.now(), EventKind::Revoked, token().as_ref(), caller, false);
-        }
-    }
-
-    /// A handshake was rejected.
-    pub(crate) fn refused(
-        &self,
-        refusal: &Refusal,
-        token: Option<&LoginToken>,
-        stated: &StatedAudience,
-        caller: &Caller,
-    ) {
-        let now = self.clock.now();
-        let stated = match stated {
-            StatedAudience::Tracker(audience) => Note::clean(audience.as_str().as_bytes()),
-            StatedAudience::None | StatedAudience::Unreadable(_) => None,
-        };
-        let kind = EventKind::of(refusal, stated);
-        // What is no token tells of nobody who should not have one.
-        let admitted = self.throttle.admit(&kind, now, token.is_some());
-        log_refusal(refusal, token, caller, admitted.is_logged);
-        if admitted.nth.is_none() {
-            self.counts.summed_up.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
-        self.happened(now, kind, token, caller, true);
-    }
-
-    /// Somebody showed the private API a wrong credential: a bearer, or a certificate. `reason` holds nothing of it.
-    pub(crate) fn credential_rejected(&self, caller: &Caller, reason: impl fmt::Display) {
-        self.tally.credential_rejected();
-        let (now, kind) = (self.clock.now(), EventKind::CredentialRejected);
-        let admitted = self.throttle.admit(&kind, now, true);
-        let (peer, request) = (caller.peer.map(display), caller.request.map(display));
-        if admitted.is_logged {
-            tracing::warn!(peer, request, %reason, "the private API was shown a wrong credential");
-        }
-        let Some(nth) = admitted.nth else {
-            self.counts.summed_up.fetch_add(1, Ordering::Relaxed);
-            return;
-        };
-        if nth == MANY_GUESSES {
-            tracing::warn!(
-                peer,
-                request,
-                nth,
-                "wrong credentials at the private API; somebody guesses, or has an old secret"
-            );
-            if let (Some(alarms), Some(event)) = (&self.alarms, self.event(now, kind.clone(), None, caller)) {
-                alarms.raise(&Event { count: nth.into(), ..event });
-            }
-        }
-        self.happened(now, kind, None, caller, true);
-    }
-
-    /// A caller asked for what it may not have.
-    pub(crate) fn not_allowed(&self, grant: &Grant, reason: &NotAllowed) {
-        if let Some(name) = grant.name() {
-            self.tally.callers().denied(name, reason.label());
-            tracing::debug!(caller = %name, reason = reason.label(), "a caller asked for what it may not have");
-        }
     }
 
     /// Learns what the server before this one knew. An error means that this one begins as if there had been none.
@@ -361,71 +261,6 @@ impl Events {
         }
     }
 
-    /// Tells followers, and has it kept if `keep` says so.
-    fn happened(
-        &self,
-        at: Timestamp,
-        kind: EventKind,
-        token: Option<&LoginToken>,
-        caller: &Caller,
-        keep: bool,
-    ) {
-        match self.event(at, kind, token, caller) {
-            Some(event) => self.tell(event, keep),
-            // Without randomness no token is issued either, and that is complained about.
-            None => self.lose(1),
-        }
-    }
-
-    /// An event; `None` if there is no randomness for its name.
-    fn event(
-        &self,
-        at: Timestamp,
-        kind: EventKind,
-        token: Option<&LoginToken>,
-        caller: &Caller,
-    ) -> Option<Event> {
-        let id = match token {
-            // It is on record under this name.
-            Some(token) if kind.filter().is_an_ending() => token.id().into(),
-            _ => EventId::generate(at, &*self.entropy).ok()?,
-        };
-        // By a caller that may have no name, which is not the one whose token it is.
-        let is_asked = kind == EventKind::Revoked;
-        Some(Event {
-            id,
-            at,
-            kind,
-            token: token.map(LoginToken::id),
-            audience: token.and_then(LoginToken::audience).map(|audience| audience.as_str().to_owned()),
-            peer: caller.peer,
-            user_agent: caller.user_agent(),
-            request: caller.request,
-            caller: caller
-                .name()
-                .or_else(|| token.and_then(LoginToken::issued_by).filter(|_| !is_asked))
-                .cloned(),
-            count: 1,
-        })
-    }
-
-    fn tell(&self, event: Event, keep: bool) {
-        if let Some(alarms) = &self.alarms {
-            alarms.raise(&event);
-        }
-        if self.is_followed() {
-            // An error means that the last one has just gone.
-            let _ = self.followers.send(FollowerMessage::Event(Arc::new(event.clone())));
-        }
-        if keep && self.keeps() && self.queue.try_send(Message::Event(event)).is_err() {
-            self.lose(1);
-        }
-    }
-
-    fn lose(&self, events: u64) {
-        self.counts.lost.fetch_add(events, Ordering::Relaxed);
-    }
-
     /// Whether events are kept at all.
     pub(crate) fn keeps(&self) -> bool {
         !self.policy.retention.is_zero()
@@ -471,7 +306,7 @@ impl Events {
         &self.history
     }
 
-    /// Delivers alarms, if there are to be any, as [`Server::run`](crate::Server::run) has it done. To be run once.
+    /// Delivers alarms, if configured. [`Server::run`](crate::Server::run) runs it, once.
     pub async fn deliver_alarms(self: Arc<Self>) {
         if let Some(alarms) = &self.alarms {
             alarms.deliver(&*self.clock, &*self.entropy).await;
@@ -527,52 +362,5 @@ impl Events {
     /// Forgets those that have been kept long enough, and the oldest of a kind that there are too many of.
     pub(crate) async fn purge(&self) -> Result<u64, StoreError> {
         self.store.purge_events(before(self.clock.now(), self.policy.retention)).await
-    }
-}
-
-/// Logs that a token was used by somebody who should not have it: in a line that everybody sees, or, where the log has had
-/// one of its kind lately, in one for who asks for more.
-fn log_refusal(refusal: &Refusal, token: Option<&LoginToken>, caller: &Caller, is_logged: bool) {
-    let (peer, request) = (caller.peer.map(display), caller.request.map(display));
-    let (Some(token), true) = (token, is_logged) else {
-        let id = token.map(|token| display(token.id()));
-        tracing::debug!(id, peer, request, reason = refusal.label(), "refused");
-        return;
-    };
-    let id = token.id();
-    match refusal {
-        Refusal::Replay(first) => {
-            let caller = token.issued_by().map(display);
-            tracing::warn!(%id, caller, peer, request, first_at = %first.at, first_by = first.by.map(display), "a token was used a second time");
-        }
-        Refusal::AudienceMismatch => {
-            let audience = token.audience().map(display);
-            let caller = token.issued_by().map(display);
-            tracing::warn!(%id, caller, peer, request, audience, "a token was used by another tracker than it is for");
-        }
-        Refusal::NotPost
-        | Refusal::NotOurs
-        | Refusal::AudienceMissing
-        | Refusal::AudienceUnreadable(_)
-        | Refusal::Expired
-        | Refusal::FromTheFuture
-        | Refusal::Fenced
-        | Refusal::Revoked => tracing::info!(%id, peer, request, reason = refusal.label(), "refused"),
-    }
-}
-
-/// Logs how many refusals of a kind there were that got no line of their own.
-fn log_sum(kind: &EventKind, count: u64) {
-    let reason = kind.reason().map(Reason::label);
-    let more = format!("`countersign events` has them, up to {KEPT_EACH_MINUTE} a minute one by one");
-    match kind.filter() {
-        KindFilter::Replay => tracing::warn!(count, "more tokens were used a second time; {more}"),
-        KindFilter::Relay => {
-            tracing::warn!(count, "more tokens were used by another tracker than they are for; {more}");
-        }
-        KindFilter::CredentialRejected => {
-            tracing::warn!(count, "the private API was shown more wrong credentials; {more}");
-        }
-        _ => tracing::info!(count, reason, "more handshakes were refused; {more}"),
     }
 }

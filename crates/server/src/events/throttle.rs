@@ -34,7 +34,7 @@ struct Minute {
     told: i64,
     /// When the log had the last line about them, in milliseconds.
     logged: i64,
-    /// How many the log has had no line about since.
+    /// How many have not been logged since.
     unlogged: u64,
 }
 
@@ -97,7 +97,7 @@ impl EventThrottle {
         Admitted { nth: minute.keep(now), is_logged }
     }
 
-    /// Of each reason, how many there were that the log has had no line about, once a minute; all of them at the end.
+    /// The number of unlogged events by reason, once a minute; all of them at the end.
     pub(super) fn unlogged(&self, now: Timestamp, at_the_end: bool) -> Vec<(EventKind, u64)> {
         let mut sums = Vec::new();
         for (class, minute) in self.0.iter().enumerate() {
@@ -111,8 +111,8 @@ impl EventThrottle {
         sums
     }
 
-    /// What was not kept by itself, of each reason, a minute after it began to be too much, and every minute while it
-    /// goes on; all of it at the end.
+    /// The number of events that were dropped, by reason: a minute after the limit was reached, every minute while it lasts,
+    /// and all of them at the end.
     pub(super) fn sum_up(&self, now: Timestamp, at_the_end: bool) -> Vec<(EventKind, u64)> {
         let mut sums = Vec::new();
         for (class, minute) in self.0.iter().enumerate() {

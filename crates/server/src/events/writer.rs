@@ -9,7 +9,7 @@ use countersign_core::{Event, EventId, Known};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{Events, Message, log_sum};
+use super::{Events, Message, log};
 
 /// How many events wait at most; further ones are lost.
 pub const QUEUE: usize = 4096;
@@ -87,9 +87,9 @@ impl Events {
 struct Writer {
     events: Arc<Events>,
     waiting: mpsc::Receiver<Message>,
-    /// What is to be written next.
+    /// The next entries to write.
     batch: Vec<Event>,
-    /// What is to be kept after it.
+    /// The state to store after them.
     known: Option<Known>,
     /// Who waits until it is.
     readers: Vec<oneshot::Sender<()>>,
@@ -163,12 +163,12 @@ impl Writer {
                     self.batch.clear();
                     self.known = None;
                     if self.events.note_write(None) {
-                        tracing::info!("events are kept again");
+                        tracing::info!("events are written again");
                     }
                 }
                 Err(error) => {
                     if self.events.note_write(Some(error.reason())) {
-                        tracing::error!(%error, "events cannot be kept; handshakes go on, and what does not fit into the queue is lost");
+                        tracing::error!(%error, "events cannot be written; handshakes continue, and events that do not fit into the queue are lost");
                     }
                     if self.closing.is_some() {
                         self.events.lose(u64::try_from(self.batch.len()).unwrap_or(0));
@@ -186,7 +186,7 @@ impl Writer {
     async fn pause(&mut self) {
         let until = Instant::now() + PAUSE;
         self.complain(false);
-        // Only a full queue is emptied here, and only to see whether it is to be closed: the events in it stay.
+        // This runs only for a full queue, to find out whether it is being closed; its events stay.
         while Instant::now() < until && self.closing.is_none() {
             if self.batch.len() < BATCH {
                 match tokio::time::timeout_at(until, self.waiting.recv()).await {
@@ -224,20 +224,20 @@ impl Writer {
     /// Logs what is said in sums alone: refusals that came too fast for a line of their own, and events that are lost.
     fn complain(&mut self, at_the_end: bool) {
         for (kind, count) in self.events.throttle.unlogged(self.events.clock.now(), at_the_end) {
-            log_sum(&kind, count);
+            log::sum(&kind, count);
         }
         let lost = self.events.counts().lost;
         let more = lost - self.lost_before;
         if more > 0 {
             tracing::warn!(
                 more,
-                "events were lost, because they could not be kept, or not as fast as they came"
+                "events were lost, because they could not be written, or not as fast as they came"
             );
             self.lost_before = lost;
         }
     }
 
-    /// Keeps what trackers and callers did for the next server. What cannot be written now is written the next time.
+    /// Stores the counters of trackers and callers for the next server. After a failure, the next write includes them.
     async fn keep_activity(&mut self) {
         if !self.events.keeps() {
             return;
@@ -252,7 +252,9 @@ impl Writer {
         }
         match self.events.store.keep_activity(&self.activity).await {
             Ok(()) => self.activity.clear(),
-            Err(error) => tracing::debug!(%error, "what trackers and callers did cannot be kept now"),
+            Err(error) => {
+                tracing::debug!(%error, "cannot write the numbers by tracker and by caller; retrying later");
+            }
         }
     }
 

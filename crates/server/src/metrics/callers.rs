@@ -10,8 +10,7 @@ use prometheus_client::registry::Registry;
 
 use crate::callers::MAX_CALLERS;
 
-/// Whose series the callers share that came when there were [`MAX_CALLERS`] others. No caller has this name in the file, or it
-/// shares its series.
+/// The series shared by all callers beyond the first [`MAX_CALLERS`]. A caller with this very name shares it too.
 const OTHER: &str = "other";
 
 type OfCaller = [(&'static str, String); 1];
@@ -45,7 +44,7 @@ impl CallerCounters {
         self.issued.get_or_create(&[("caller", self.label(caller))]).inc();
     }
 
-    /// This caller asked for what it may not have.
+    /// This caller asked for more than it may have.
     pub(crate) fn denied(&self, caller: &CallerName, problem: &str) {
         let labels = [("caller", self.label(caller)), ("problem", problem.to_owned())];
         self.denied.get_or_create(&labels).inc();

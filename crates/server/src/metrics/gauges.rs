@@ -18,17 +18,17 @@ use super::{count, parties, process};
 
 /// Everything that is looked up and not counted.
 pub(super) fn registry(app: &App) -> Registry {
-    let mut standing = Gauges(Registry::default());
-    standing.build();
-    standing.keys(app);
-    standing.clock(app);
-    standing.store(app);
-    standing.events(app);
-    parties::register(&mut standing.0, app);
-    standing.traces(app);
-    standing.issuers(app);
-    standing.process();
-    standing.0
+    let mut gauges = Gauges(Registry::default());
+    gauges.build();
+    gauges.keys(app);
+    gauges.clock(app);
+    gauges.store(app);
+    gauges.events(app);
+    parties::register(&mut gauges.0, app);
+    gauges.traces(app);
+    gauges.issuers(app);
+    gauges.process();
+    gauges.0
 }
 
 struct Gauges(Registry);

@@ -160,17 +160,17 @@ impl From<&Event> for EventDocument {
     }
 }
 
-/// A part of a list, and where it goes on.
+/// A part of a list, and where the next part begins.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
     pub(crate) events: Vec<Event>,
     pub(crate) next: Option<Place>,
 }
 
-/// Lists what happened, newest first. What a token's record has is told of a redemption or a revocation: when, and by
-/// which address. A page has fewer than asked for, perhaps none, where more would be longer than 512 KiB, or where
-/// 200,000 tokens were looked at; `next` goes on. A token that was redeemed after 200,000 that were issued later
-/// may be out of order or missing then; it is found by its `id`.
+/// Lists what happened, newest first. A redemption or revocation comes from the token's record, with its time and address. A
+/// page has fewer than asked for, perhaps none, where more would be longer than 512 KiB, or where 200,000 tokens were looked
+/// at; `next` goes on. A token that was redeemed after 200,000 that were issued later may be out of order or missing then; it
+/// is found by its `id`.
 #[utoipa::path(
     get, path = "/v1/events", tag = "events",
     params(
@@ -294,9 +294,9 @@ fn on_record(ended: EndedToken) -> Event {
     }
 }
 
-/// Tells what happens as it happens, as server-sent events (WHATWG HTML, section 9.2): the kind as the event's name, and
-/// in `data` the same document as in the list. `missed` says how many were missed by a reader that is too slow. Of
-/// refusals that come too fast, only so many a minute are told one by one.
+/// Tells what happens as it happens, as server-sent events (WHATWG HTML, section 9.2): the kind as the event's name,
+/// and in `data` the same document as in the list. `missed` says how many were missed by a reader that is too slow. Of
+/// frequent refusals, only a limited number per minute are sent one by one.
 #[utoipa::path(
     get, path = "/v1/events/stream", tag = "events",
     params(
@@ -318,13 +318,13 @@ pub(crate) async fn stream(
     RawQuery(query): RawQuery,
 ) -> Result<impl IntoResponse, Problem> {
     let query = read_query(query.as_deref().unwrap_or_default(), DEFAULT_EVENTS)?;
-    let news = app.events.follow().ok_or_else(|| {
+    let messages = app.events.follow().ok_or_else(|| {
         let detail = "Too many follow the events already; try again when one of them has stopped.";
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-followers", detail)
     })?;
     // What happens from here on is asked for, whenever that is.
     let query = EventQuery { since: Timestamp::MIN, until: Timestamp::MAX, after: None, ..query.events };
-    Ok(unbuffered(told(app, caller.grant, news, query)))
+    Ok(unbuffered(told(app, caller.grant, messages, query)))
 }
 
 /// An answer without an end, which shows from time to time that it lives. nginx would keep it until it has some kilobytes.
@@ -336,13 +336,13 @@ where
     ([(HeaderName::from_static("x-accel-buffering"), "no")], stream)
 }
 
-/// What a follower is sent. Begins with a comment, so that it knows that it hears everything from here on.
-/// Ends when the callers file says something else of the caller, or its JWT has expired: then it has to show again what it may do.
-/// That is looked at before each event, and as often as the stream shows that it lives.
+/// What a follower is sent. Begins with a comment, so that it knows that it hears everything from here on. Ends when
+/// the callers file says something else of the caller, or its JWT has expired: then it has to show again what it may
+/// do. That is looked at before each event, and as often as the stream shows that it lives.
 fn told(
     app: Arc<App>,
     grant: Grant,
-    news: Receiver<FollowerMessage>,
+    messages: Receiver<FollowerMessage>,
     query: EventQuery,
 ) -> impl Stream<Item = Result<sse::Event, Infallible>> {
     let (looks, sees) = ((Arc::clone(&app), grant.clone()), grant);
@@ -352,20 +352,20 @@ fn told(
             tokio::time::sleep(SIGN_OF_LIFE).await;
         }
     };
-    let told = every(news, query).take_while(move |_| std::future::ready(app.is_in_force(&sees)));
+    let told = every(messages, query).take_while(move |_| std::future::ready(app.is_in_force(&sees)));
     told.take_until(ends)
 }
 
 fn every(
-    news: Receiver<FollowerMessage>,
+    messages: Receiver<FollowerMessage>,
     query: EventQuery,
 ) -> impl Stream<Item = Result<sse::Event, Infallible>> {
-    unfold((news, query, true), |(mut news, query, begins)| async move {
+    unfold((messages, query, true), |(mut messages, query, begins)| async move {
         if begins {
-            return Some((Ok(sse::Event::default().comment("following")), (news, query, false)));
+            return Some((Ok(sse::Event::default().comment("following")), (messages, query, false)));
         }
         loop {
-            let told = match news.recv().await {
+            let told = match messages.recv().await {
                 Ok(FollowerMessage::Event(event)) if query.covers(&event) => sse::Event::default()
                     .id(event.id.to_string())
                     .event(event.kind.label())
@@ -377,7 +377,7 @@ fn every(
                 }
                 Ok(FollowerMessage::End) | Err(RecvError::Closed) => return None,
             };
-            return Some((Ok(told), (news, query, false)));
+            return Some((Ok(told), (messages, query, false)));
         }
     })
 }

@@ -39,7 +39,7 @@ pub(crate) async fn admit(
         Ok(grant) => request.extensions_mut().insert(grant),
         Err(refused) => return refused,
     };
-    // A parameter that is not looked at, such as an audience, would be lost without a word.
+    // An ignored parameter, such as an audience, would be lost without notice.
     let path = request.uri().path();
     // What is only read has a query, and answers these methods 405.
     let is_read = path.starts_with("/v1/events") || path == "/v1/summary";
@@ -55,7 +55,7 @@ pub(crate) async fn admit(
     next.run(request).await
 }
 
-/// Whether a request to the API shows the credential that is asked for, does not come from a web page of somebody else that a
+/// Whether a request to the API shows the required credential, does not come from a foreign web page that a
 /// person on this machine happens to look at, and may have what the route needs. Returns what the caller may do, or how the
 /// request is rejected.
 #[expect(clippy::result_large_err, reason = "it is the answer, and made once")]
@@ -93,7 +93,7 @@ pub(crate) fn check(
     Ok(grant)
 }
 
-/// What ends when the keys are there by which a call's JWT can be verified, or cannot be had; see [`keys_to_wait_for`].
+/// A future that ends once the keys for a call's JWT are available or unavailable; see [`keys_to_wait_for`].
 pub(crate) fn keys_for_call(
     app: &App,
     headers: &HeaderMap,
@@ -102,9 +102,9 @@ pub(crate) fn keys_for_call(
     keys_to_wait_for(app, shown_by_program(authorization(headers)), arrival)
 }
 
-/// What ends when the keys are there by which a JWT can be verified, or cannot be had; `None` if there is nothing to wait for, as
-/// for all that shows no JWT of an issuer that the callers file names. An address that had too many refusals is answered at once:
-/// it holds no place, and a good token whose key is known is accepted all the same.
+/// A future that ends once the keys for a JWT are available or unavailable; `None` if there is nothing to wait for, as when the
+/// request has no JWT of an issuer that the callers file names. An address that had too many refusals is answered at once: it
+/// takes no place, and a good token whose key is known is still accepted.
 fn keys_to_wait_for(
     app: &App,
     shown: Option<&[u8]>,
@@ -178,8 +178,8 @@ pub(crate) enum NoGrant {
     Jwt(JwtFault),
 }
 
-/// Counts a credential that is not the right one; how it is answered if its address has shown too many, or if nobody can say
-/// now whether it is right. A request without any is not a guess: a browser asks so first.
+/// Counts a wrong credential; returns the answer if its address has shown too many, or if the credential cannot be
+/// judged now. A request without one is no guess: browsers ask that way first.
 fn rejected(app: &App, request: &Request, arrival: &Arrival, none: NoGrant) -> Option<Response> {
     let reason = match none {
         NoGrant::Nothing => return None,
@@ -210,8 +210,8 @@ fn rejected(app: &App, request: &Request, arrival: &Arrival, none: NoGrant) -> O
 }
 
 impl App {
-    /// What a caller may do that shows this secret or JWT, or, without any, a certificate with these names. An error if it is
-    /// asked for one, and this is none.
+    /// The rights of the caller with this secret or JWT or, without one, with a certificate of these names. An error if a
+    /// credential is required and this one is invalid.
     pub(crate) fn grant(
         &self,
         shown: Option<&[u8]>,
@@ -273,9 +273,9 @@ fn foreign() -> Problem {
     )
 }
 
-/// Whether a request is addressed to this machine. A web page of somebody else can have its own name point here, and then
+/// Whether a request is addressed to this machine. A foreign web page can let its own name point here, and then
 /// its requests are of its own origin for a browser (DNS rebinding); only the name that they are addressed to shows it.
-/// Where a bearer is asked for, such a page has none to show. From elsewhere nobody comes without one but by TLS, which
+/// Where a bearer is required, such a page has none. Remote callers without one must use TLS, which
 /// checks the name itself; and to a Unix socket no browser connects.
 fn is_called_by_its_name(app: &App, request: &Request, arrival: &Arrival) -> Result<(), Problem> {
     let from_here = arrival.peer.is_some_and(|peer| peer.is_loopback());

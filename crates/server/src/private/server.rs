@@ -44,7 +44,7 @@ pub struct ServerDocument {
     pub settings: Vec<Setting>,
     /// Both listeners.
     pub listeners: Vec<ListenerDocument>,
-    /// The files and directories that nobody else may use.
+    /// The files and directories that only the server may use.
     pub files: Vec<FileDocument>,
     /// The named callers of the private API; absent where no file names any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -52,7 +52,7 @@ pub struct ServerDocument {
     /// The issuers whose JWTs callers may show; absent where there is none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub issuers: Vec<IssuerDocument>,
-    /// What could be meant for this server and changes nothing: variables of libpq, a password file.
+    /// Variables of libpq and a password file that could be meant for this server but have no effect.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passed_over: Vec<PassedOver>,
     /// Where traces go.
@@ -143,7 +143,7 @@ pub struct IssuerDocument {
     pub trouble: Option<String>,
 }
 
-/// A file or a directory that nobody else may use, as this server sees it.
+/// A file or a directory that only the server may use, as the server sees it.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct FileDocument {
     /// What it is.
@@ -166,7 +166,7 @@ pub struct FileDocument {
 /// That others have access to a file.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct ExposureDocument {
-    /// Who, and what they may; goes on from the file's name.
+    /// Who has access, and of which kind; the text continues from the file's name.
     pub finding: String,
     /// Whether they may write.
     pub may_write: bool,
@@ -184,7 +184,7 @@ pub struct TracesDocument {
     pub trouble: Option<String>,
 }
 
-/// Tells how this server stands: the settings that are in force and who gave them, its certificates and secret files, and
+/// Describes this server: the settings that are in force and who gave them, its certificates and secret files, and
 /// whether it can serve. No value is secret.
 #[utoipa::path(
     get, path = "/v1/server", tag = "server",
@@ -246,7 +246,7 @@ fn files(app: &App) -> Vec<FileDocument> {
     let mut files: Vec<FileDocument> = directories.chain(secrets).collect();
     for file in issuer_files(app) {
         let document = self::file(file.what, &file.path, false, file.exposure(user));
-        // Callers of one issuer have its keys from the same files. Whatever else is wrong with one, its issuer's trouble says.
+        // Callers of one issuer have its keys from the same files. The issuer's error covers every other fault of such a file.
         if document.exposure.is_some() && files.iter().all(|known| known.path != document.path) {
             files.push(document);
         }

@@ -39,8 +39,8 @@ pub(crate) struct SummaryDocument {
 /// What one of them did.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct SummaryRow {
-    /// The tracker's base URL, or the caller's name. `unbound` are tokens for any tracker, and `default` those of the caller without
-    /// a name; `other` are all beyond the 256 that are told apart, and `unattributed` handshakes without an authentic token.
+    /// The tracker's base URL, or the caller's name. `unbound` are tokens for any tracker, and `default` those of the caller
+    /// without a name; `other` stands for all beyond the first 256, and `unattributed` handshakes without an authentic token.
     name: String,
     /// Whether `name` is a URL or a caller's name, and none of these words: a caller may be called `other`.
     named: bool,
@@ -143,8 +143,8 @@ fn read(query: &str) -> Result<(By, &'static Range), Problem> {
     Ok((by.ok_or_else(|| wrong("by must be tracker or caller."))?, chosen))
 }
 
-/// The filter that shows a row's events: the name of a parameter and its value. None for a URL that looks as if it had a token in it,
-/// since no address may.
+/// The filter that shows a row's events: the name of a parameter and its value. None for a URL that looks as if it had a token
+/// in it, since no address may.
 pub(crate) fn filter_of(by: By, party: &Party) -> Option<(&'static str, &str)> {
     match party {
         Party::Named(name) if seems_to_have_token(name) => None,

@@ -61,7 +61,7 @@ pub(crate) struct TokenDocument {
     audience: String,
     /// The named caller for which it was issued; empty when that has no name.
     caller: String,
-    /// What the redeeming tracker is told.
+    /// The claims for the redeeming tracker.
     #[schema(value_type = Object)]
     claims: Map<String, Value>,
     /// `live`, `consumed`, `revoked`, `expired`, or `fenced`.

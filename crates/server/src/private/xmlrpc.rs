@@ -62,8 +62,8 @@ pub(crate) async fn answer(app: &Arc<App>, arrival: &Arrival, grant: Grant, requ
     ([(CONTENT_TYPE, countersign_xmlrpc::CONTENT_TYPE)], document).into_response()
 }
 
-/// For how long a `system.multicall` begins further calls. What is left of a request's time is enough for the last one, so
-/// that the caller learns what was done.
+/// How long a `system.multicall` starts further calls. The rest of the request's time is enough for the last one, so the caller
+/// always gets an answer.
 pub const MULTICALL_TIME: Duration = Duration::from_secs(5);
 
 /// The methods of `/bugs`.
@@ -126,7 +126,7 @@ impl Service for Bugs<'_> {
     }
 }
 
-/// What a method takes. One that nobody has thought of takes most.
+/// The scope that a method needs. An unlisted method needs the highest.
 fn scope_of(method: &str) -> Scope {
     match method {
         "newBugTrackerToken" => Scope::Issue,
@@ -166,8 +166,8 @@ impl Bugs<'_> {
         Ok(Value::String(issued.text.into_exposed()))
     }
 
-    /// The bug tracker that the URL of this call names. What cannot be understood is a fault: to ignore it would be to issue a
-    /// token that any tracker can redeem.
+    /// The bug tracker that the URL of this call names. An unreadable URL is a fault: ignoring it would issue a token that any
+    /// tracker can redeem.
     fn audience_of_url(&self) -> Result<Option<Audience>, Fault> {
         let mut found = None;
         for (name, value) in form_urlencoded::parse(self.query.unwrap_or_default().as_bytes()) {

@@ -33,7 +33,7 @@ pub(super) struct ResponseWriter<'a> {
     pub(super) json: bool,
 }
 
-/// What a tracker that asks for JSON is told about a good token.
+/// The details of an accepted token, for a tracker that asks for JSON.
 #[derive(Serialize)]
 struct Accepted<'a> {
     token_id: &'a str,
@@ -161,7 +161,7 @@ fn text(refusal: &Refusal) -> &'static str {
     }
 }
 
-/// What a problem document says beyond its type. Only who holds an authentic token gets to read more than "not found".
+/// The text of a problem document. Only the holder of an authentic token learns more than "not found".
 fn detail(refusal: &Refusal) -> Cow<'static, str> {
     match refusal {
         Refusal::NotPost | Refusal::NotOurs | Refusal::AudienceMissing | Refusal::AudienceMismatch => {

@@ -29,7 +29,7 @@ pub const MAX_DISCARDED_BYTES: usize = 64 * 1024 * 1024;
 /// Why a message is not a handshake, whatever its token. Nothing is consumed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Incomplete {
-    /// Its body ends before it should, or has a chunk that is none (RFC 9112 section 8).
+    /// Its body ends too early, or has an invalid chunk (RFC 9112 section 8).
     BrokenOff,
     /// It has not arrived by the request's deadline.
     TooSlow,

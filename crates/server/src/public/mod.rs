@@ -45,7 +45,7 @@ pub(crate) async fn answer(app: &Arc<App>, text: String, arrival: &Arrival, requ
                 peer = peer.map(display),
                 request = caller.request.map(display),
                 ?incomplete,
-                "not a whole handshake"
+                "incomplete handshake"
             );
             return answers.incomplete(incomplete);
         }
@@ -53,8 +53,8 @@ pub(crate) async fn answer(app: &Arc<App>, text: String, arrival: &Arrival, requ
     let request = caller.request;
     let handshake = Arc::new(Handshake { app: Arc::clone(app), text, attempt, caller, json, started });
     let decided = Arc::clone(&handshake);
-    // A disk that hangs fails like one that is full, so that the tracker is told 503. What has been asked of the store
-    // goes on, and is counted and told when it is known.
+    // A hanging disk is answered 503, like a full one. The call to the store goes on; its outcome is counted and
+    // reported later.
     let patience = deadline.0.min(Instant::now() + STORE_TIMEOUT);
     if let Ok(answered) = timeout_at(patience, app.tasks.outlive(async move { decided.decide().await })).await
     {
@@ -83,8 +83,8 @@ impl Handshake {
         unseal(&self.text, &self.app.tokens.keys()).ok()
     }
 
-    /// Decides, and records and counts what comes of it. It has to run to its end, also when nobody waits for the answer
-    /// any more: otherwise a client that disconnects could consume tokens, or replay them, without a trace.
+    /// Decides, and records and counts the outcome. It has to run to its end, also when the client has left: otherwise
+    /// a client that disconnects could consume tokens, or replay them, without a trace.
     async fn decide(&self) -> Response {
         let Self { app, text, attempt, caller, json, started } = self;
         let answers = answer::ResponseWriter { app, json: *json };

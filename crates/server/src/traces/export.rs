@@ -150,7 +150,7 @@ impl Exporter {
             tracing::warn!(
                 host = self.collector.host(),
                 reason,
-                "the collector does not take spans; trying again, and losing what does not fit into the queue"
+                "the collector does not take spans; retrying, and spans that do not fit into the queue are lost"
             );
         }
     }

@@ -135,7 +135,7 @@ impl fmt::Debug for Traces {
     }
 }
 
-/// What the spans are of. `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` say otherwise and more.
+/// The resource that the spans belong to. `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` change and extend it.
 fn resource(host: String) -> Resource {
     let own = [
         KeyValue::new("service.name", "countersign"),
@@ -145,7 +145,7 @@ fn resource(host: String) -> Resource {
     let told = Resource::builder().build();
     let is_told = |key: &Key| {
         told.get_ref(key).is_some_and(|value| {
-            // What stands there when nobody has said anything.
+            // The specification's default.
             !value.as_str().starts_with("unknown_service")
         })
     };
@@ -153,7 +153,7 @@ fn resource(host: String) -> Resource {
     Resource::builder().with_attributes(own).build()
 }
 
-/// Which requests have a span, when nobody has said so.
+/// The default sampler.
 #[derive(Clone, Copy, Debug)]
 struct SampledShare {
     /// As many as there are names of requests below this, of all 2^64.
@@ -192,7 +192,7 @@ impl CurrentSpan {
         OpenSpan::begin(&self.tracer, builder, &self.context)
     }
 
-    /// Runs `work` within this span, also where it goes on in a task of its own.
+    /// Runs `work` within this span, also if it moves to a task of its own.
     pub(crate) fn around<F: Future>(self, work: F) -> impl Future<Output = F::Output> {
         CURRENT.scope(self, work)
     }
@@ -220,7 +220,7 @@ pub(crate) fn happened(what: &'static str, token: Option<TokenId>) {
     });
 }
 
-/// A span that has begun. When it is dropped before it is done, it has failed: nobody waited for its end.
+/// A span that has begun. If it is dropped before its end, it counts as failed.
 #[derive(Debug)]
 pub(crate) struct OpenSpan {
     context: Context,
@@ -244,7 +244,7 @@ impl OpenSpan {
         self.context.span().set_status(Status::error(""));
     }
 
-    /// The headers with which a request of this server's own goes on with the trace (W3C Trace Context).
+    /// The headers with which this server's own requests continue the trace (W3C Trace Context).
     pub(crate) fn headers(&self) -> HeaderMap {
         let mut headers = Headers(HeaderMap::new());
         TraceContextPropagator::new().inject_context(&self.context, &mut headers);

@@ -45,7 +45,7 @@ pub(crate) struct RequestSpan {
 }
 
 impl RequestSpans {
-    /// For a listener, if there are to be spans.
+    /// For a listener, if traces are exported.
     pub(crate) fn new(
         app: &Arc<App>,
         listener: ListenerKind,
@@ -99,8 +99,8 @@ impl RequestSpans {
 
     /// The context that a request comes in, if it is to have a span.
     ///
-    /// Whose server it is decides. The issuer's own services may say of a trace whether they want it; a stranger may not,
-    /// or could have all of a flood traced. That one's trace is gone on with all the same, when it is to be.
+    /// The listener decides. Only the issuer's own services may ask for a trace or opt out of it; otherwise a
+    /// stranger could have a whole flood traced. A sampled request still continues the stranger's trace.
     fn parent(&self, request: &Request<Body>, id: RequestId) -> Option<Context> {
         let headers = request.headers();
         let trusted = remote(headers).filter(|_| self.trusts(request));

@@ -59,7 +59,7 @@ fn path_of(template: &str, token: &str) -> String {
     template.replace("{token}", token).replace("{state}", "good")
 }
 
-/// Whoever adds a route has to say here who may use it.
+/// Each new route must be added here with its scope.
 #[test]
 fn each_route_has_its_scope() {
     let table: Vec<String> = private_routes()

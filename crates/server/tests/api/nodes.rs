@@ -569,8 +569,11 @@ impl World {
         let clock: Arc<dyn Clock> = self.clock.clone();
         let set = LoginTokenSet::new(file, line, clock, Arc::new(OsEntropy), Policy::default());
         match set.join(facts(&node.to_string())).await {
-            Ok(news) => {
-                assert!(news.iter().all(|news| matches!(news, CheckInFinding::Seals(_))), "{news:?}");
+            Ok(findings) => {
+                assert!(
+                    findings.iter().all(|finding| matches!(finding, CheckInFinding::Seals(_))),
+                    "{findings:?}"
+                );
                 self.nodes[node] = Some(set);
             }
             Err(error) => assert!(self.lines[node].is_cut(), "{error}"),

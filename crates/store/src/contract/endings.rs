@@ -8,7 +8,7 @@ use countersign_core::{Clock, EndResult, before};
 use super::Subject;
 use super::fixture::{Fixture, consumed};
 
-/// The first ending is recorded; every later one, of whatever kind, is told the first.
+/// The first ending is recorded; every later call, of either kind, is answered with the first.
 pub async fn ending_is_recorded_once_and_reported_afterwards(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let (taken, revoked) = (f.token(), f.token());

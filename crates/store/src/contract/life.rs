@@ -59,7 +59,7 @@ pub async fn closed_store_is_unavailable(subject: &dyn Subject) {
     }
 }
 
-/// Whoever asked before the store closed gets an answer, and an answer that says "recorded" is true.
+/// Every call made before the store closed gets an answer, and "recorded" is always true.
 pub async fn closing_answers_calls_in_flight(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let ends: Vec<_> = (0..256).map(|_| (f.token(), f.consumption())).collect();

@@ -22,7 +22,7 @@ pub trait MovePlace: Send + Sync {
     /// What it is called.
     fn name(&self) -> String;
 
-    /// Opens it to move it; makes it if it is not there. Whoever had it open before has let go of it.
+    /// Opens the store to move it, and creates it if it is missing. Nobody else has it open.
     async fn movable(&self, clock: Arc<dyn Clock>) -> Arc<dyn Movable>;
 
     /// Opens it as a server does.
@@ -165,8 +165,8 @@ pub async fn store_moves_back(from: &dyn MovePlace, to: &dyn MovePlace) {
     store.close().await;
 }
 
-/// Whatever call a move is cut short at, before or after its effect: at most one of the two serves, what is used
-/// meanwhile stays dead, and the same command completes it.
+/// A move that is interrupted at any call, before or after its effect: at most one of the two stores serves, tokens used
+/// meanwhile stay used, and the same command completes the move.
 pub async fn move_interrupted_anywhere_is_completed(
     places: &(dyn Fn() -> (Box<dyn MovePlace>, Box<dyn MovePlace>) + Send + Sync),
 ) {
@@ -222,7 +222,7 @@ pub async fn move_interrupted_anywhere_is_completed(
     }
 }
 
-/// Whatever is done in the wrong order is refused, and changes nothing.
+/// Steps in the wrong order are refused and change nothing.
 pub async fn moves_in_wrong_order_are_refused(
     from: &dyn MovePlace,
     to: &dyn MovePlace,

@@ -64,7 +64,7 @@ pub async fn node_that_checks_in_is_listed(subject: &dyn Subject) {
     assert_eq!(f.node_list().await.nodes[0].node, node);
 }
 
-/// In a store that several may use, each is told of the others; elsewhere, who was there before is gone.
+/// In a shared store, each node learns of the others; elsewhere, the earlier node is gone.
 pub async fn nodes_see_each_other(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     let (alpha, beta) = (f.node("alpha"), f.node("beta"));
@@ -75,7 +75,7 @@ pub async fn nodes_see_each_other(subject: &dyn Subject) {
     assert_eq!(names(&f.check_in(&beta).await), [("alpha", false), ("beta", true)]);
 }
 
-/// Of two that check in at the same time at least one is told of the other.
+/// Of two nodes that check in at the same time, at least one learns of the other.
 pub async fn nodes_that_check_in_together_see_each_other(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     for _ in 0..20 {

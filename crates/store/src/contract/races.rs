@@ -35,7 +35,7 @@ pub(super) async fn all_at_once(
     answers
 }
 
-/// "For one id at most one call answers recorded", and everybody else is told that one's ending.
+/// "For one id at most one call answers recorded", and all others get that call's ending.
 pub async fn one_of_many_callers_wins(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;
     for round in 0..8_u8 {

@@ -51,7 +51,7 @@ pub async fn endings_are_listed_newest_first(subject: &dyn Subject) {
         }
         assert_eq!(pages, expected, "{limit} at a time");
     }
-    // Whatever the number of tokens that are looked at, nothing is missed, though not all comes in this order.
+    // For every number of tokens per query, nothing is missing, though the order may differ.
     for (look_at, limit) in (1..=8).flat_map(|look_at| [(look_at, 1000), (look_at, 1), (look_at, 2)]) {
         let mut query = EndingQuery { look_at, limit, ..everything() };
         let mut pages = Vec::new();

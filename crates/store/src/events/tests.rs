@@ -127,7 +127,7 @@ async fn log_is_kept_beside_its_damaged_file() {
     let path = dir.path().join("countersign-events.db");
     fs::write(&path, b"no database".repeat(1000)).unwrap();
     fs::write(dir.path().join("countersign-events.db-wal"), "a log").unwrap();
-    // Whatever stands there already stays.
+    // Existing files stay.
     fs::write(dir.path().join("countersign-events.db.aside-wal"), "an earlier log").unwrap();
     let store = SqliteEvents::beside(&dir.path().join("countersign.db"));
     store.append(&[an_event()]).await.unwrap();

@@ -20,7 +20,7 @@ use super::session::Session;
 use super::sql::{GROUPS, Query, Table};
 use super::{StoreInner, no_watermarks};
 
-/// How long a batch is tried before its callers are told that nobody knows. Less than the server waits for its store.
+/// How long a batch is retried before its callers are told that the outcome is unknown. Less than the server waits for its store.
 pub const BATCH_PATIENCE: Duration = Duration::from_secs(15);
 
 /// How long one statement may take before another connection asks. More than the `lock_timeout` of those that have one.
@@ -131,7 +131,7 @@ impl StoreInner {
         loop {
             let failure = match self.attempt(batch, deadline).await {
                 Ok(true) => return Ok(()),
-                // A row that was in the way is gone, or somebody moves a watermark: look again.
+                // A conflicting row is gone, or a watermark is being moved: look again.
                 Ok(false) => None,
                 Err(failure) => Some(failure),
             };
@@ -165,7 +165,7 @@ impl StoreInner {
         let limit = deadline.min(Instant::now() + self.limits.statement);
         let known = self.identity.known();
         match timeout_at(limit, batch.send(&mut session, &known)).await {
-            // What is not recorded and could be: the database may be another one than it was.
+            // The record is missing although it could be there: this may be another database than before.
             Ok(Ok(false)) => {
                 let limit = deadline.min(Instant::now() + self.limits.statement);
                 let recognized = timeout_at(limit, Box::pin(self.recognize(&mut session))).await;

@@ -206,7 +206,7 @@ impl Connector {
     }
 }
 
-/// A host that is being tried. If it comes to nothing, also because nobody waits any longer, the others come first the next
+/// A host that is being tried. If the attempt fails or its caller stops waiting, the others come first the next
 /// time.
 struct Attempt<'a> {
     hosts: &'a Hosts,
@@ -236,7 +236,7 @@ impl Drop for Attempt<'_> {
     }
 }
 
-/// Moves the bytes until the connection ends. Calls that wait for an answer are told how it ended.
+/// Moves the bytes until the connection ends. Calls in flight get the reason.
 async fn drive<S, T>(mut connection: Connection<S, T>, asides: Arc<Notices>, place: Arc<str>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -261,7 +261,7 @@ where
 pub(super) struct Manager {
     connector: Arc<Connector>,
     places: ConnectionSlots,
-    /// Whether what nobody waits for any more is cancelled at once.
+    /// Whether statements whose caller has left are cancelled at once.
     cancels: bool,
 }
 

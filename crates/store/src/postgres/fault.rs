@@ -189,7 +189,7 @@ impl Failure {
         }
     }
 
-    /// What came before was refused; whether this was carried out is not known.
+    /// The attempt before was refused; whether this one was carried out is unknown.
     pub(super) fn or_lost(self) -> Self {
         match self {
             Self::Refused { reason, .. } => Self::Lost { reason },

@@ -32,7 +32,7 @@ impl Health {
         self.lock().away.clone()
     }
 
-    /// It is away. Returns whether that is news: then somebody has to look for it until it is back.
+    /// The database is unreachable. Returns whether that is new: then the caller has to start the task that looks for it.
     pub(super) fn went(&self, reason: &str) -> bool {
         let mut state = self.lock();
         let is_news = state.away.is_none() && !state.closed;

@@ -24,7 +24,7 @@ use super::session::Session;
 #[derive(Debug, Default)]
 pub(super) struct Identity {
     known: Mutex<DatabaseIdentity>,
-    /// Where the fence was moved to, because the database was another one, and nobody has been told yet.
+    /// The fence's new position after the database had changed, until it is reported.
     moved: Mutex<Vec<Timestamp>>,
 }
 

@@ -89,7 +89,7 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 /// How long looking after the tables may take. Nodes that come at the same moment wait for each other.
 const MIGRATION: Duration = Duration::from_mins(1);
 
-/// How often somebody looks whether the database is back.
+/// How often a node checks whether the database is back.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// A store in a PostgreSQL database. See the [module](self).

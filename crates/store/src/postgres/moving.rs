@@ -52,7 +52,7 @@ impl MovablePostgres {
         if_missing: IfMissing,
     ) -> Result<Self, OpenError> {
         let core = StoreInner::new(url, options, clock, entropy)?;
-        // A move serves nobody: if the database goes away the command fails, and nobody has to look for it.
+        // A move serves no requests: if the database goes away the command fails, and no task has to wait for it.
         core.health.close();
         let change = match if_missing {
             IfMissing::Make => SchemaChange::Make,

@@ -29,7 +29,7 @@ pub(super) struct FoundPassword {
     pub(super) says: String,
 }
 
-/// Where it is to be good.
+/// The server that it is for.
 pub(super) struct PasswordQuery<'a> {
     pub(super) host: &'a Host,
     pub(super) user: &'a str,

@@ -97,7 +97,7 @@ impl StoreInner {
                 tracing::info!(
                     %table,
                     reason = failure.reason(),
-                    "a table whose tokens are all dead could not be emptied; it is tried again later"
+                    "a table whose tokens are all dead could not be emptied; retrying later"
                 );
                 self.purged.with(table, |memory| memory.respite = RESPITE);
                 Ok(0)
@@ -200,7 +200,7 @@ async fn look(
         .map(|look| look.unwrap_or(PurgeScan { dead: 0, looked_at: 0, last: None, last_dead: None }))
 }
 
-/// Empties the table, unless somebody has put a newer row there meanwhile. Returns how many rows were in it.
+/// Empties the table, unless another node has put a newer row there meanwhile. Returns how many rows were in it.
 async fn empty(session: &mut Session, table: Table, first_live: Uuid) -> Result<u64, Failure> {
     // Nothing comes or goes any more, but for another node that does the same. Counting takes its time, so it comes before
     // the locks.

@@ -13,7 +13,7 @@ use super::rows::unreadable;
 use super::session::Session;
 use super::sql::Query;
 
-/// The ring; `None` as long as nobody has put one there.
+/// The ring; `None` before the first one is written.
 pub(super) async fn read(session: &mut Session) -> Result<Option<StoredRing>, Failure> {
     let rows = match session.query(Query::Ring, &[]).await {
         Ok(rows) => rows,

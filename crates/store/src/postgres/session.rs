@@ -19,7 +19,7 @@ use super::hosts::{Hosts, Server};
 use super::rows::BatchArguments;
 use super::sql::{self, Query, Sql, Table};
 
-/// How long telling the database to stop what nobody waits for may take.
+/// The time limit for cancelling an abandoned statement.
 const CANCEL: Duration = Duration::from_secs(5);
 
 /// A connection. It holds nothing that a request relies on: with a pooler in between, each transaction may be carried out
@@ -127,7 +127,7 @@ impl Cancel {
             None => timeout(CANCEL, self.token.cancel_query(NoTls)).await,
         };
         if let Ok(Err(error)) = outcome {
-            tracing::debug!(%error, "the database could not be told that nobody waits any more");
+            tracing::debug!(%error, "cannot cancel an abandoned statement in the database");
         }
     }
 }
@@ -315,7 +315,7 @@ impl Session {
 
     /// As a statement that this connection has prepared, and that is a transaction by itself: the fast way, where nothing
     /// is in between and the settings of the session are as usual. Behind a pooler the driver's name for the statement may
-    /// be that of another node's; so it is called by its real name besides, and records nothing if that is wrong.
+    /// be that of another node's; so the call also states its real name, and records nothing if that is wrong.
     async fn record_alone(
         &mut self,
         table: Table,

@@ -90,7 +90,7 @@ pub struct PostgresUrl {
 pub(super) enum TlsMode {
     /// Not at all.
     Disable,
-    /// Encrypted if the server can. Whose server it is, nobody checks.
+    /// Encrypted if the server supports it. The server's identity is not checked.
     Prefer,
     /// Encrypted, and the server shows a certificate for its name from an authority that is trusted.
     Verify,
@@ -422,8 +422,7 @@ const OPTIONS_OF_LIBPQ: [&str; 20] = [
     "sslsni",
 ];
 
-/// What is wrong with a URL. It names an option only if libpq knows it: what stands in the place of an option can be the
-/// rest of a password with a `?` in it.
+/// The fault of a URL. It names an option only if libpq knows it: an unknown one can be the rest of a password with a `?` in it.
 fn reason(error: &tokio_postgres::Error) -> String {
     let reason = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
     match reason.strip_prefix("unknown option `").and_then(|rest| rest.strip_suffix('`')) {

@@ -19,7 +19,7 @@ use super::settings::SchemaName;
 /// a whole when its tokens have been dead for long enough and before its next day comes.
 pub(super) const TABLES: u8 = 8;
 
-/// How many rows hold the two watermarks, all the same. A batch locks one of them that nobody else holds. Moving a
+/// How many equal rows hold the two watermarks. A batch locks one that is free. Moving a
 /// watermark locks all.
 pub(super) const STRIPES: i16 = 64;
 
@@ -68,8 +68,8 @@ impl fmt::Display for Table {
 ///
 /// - `synchronous_commit`: waits for the disk at the commit, and for a synchronous standby's disk if there is one.
 ///   `remote_apply` waits for more than `on` does, and stays.
-/// - `lock_timeout`: shorter than a node waits for an answer, so that the database itself gives up what nobody waits for
-///   any more. It does not cut short the wait for a synchronous standby.
+/// - `lock_timeout`: shorter than a node waits for an answer, so the database itself gives up abandoned statements.
+///   It does not cut short the wait for a synchronous standby.
 /// - `transaction_timeout`, where the server knows it (PostgreSQL 17): a role's own must not end a batch in the middle.
 macro_rules! rules {
     () => {
@@ -86,9 +86,9 @@ macro_rules! rules {
 /// statement. What its commit waits for, it sets.
 ///
 /// It has no `lock_timeout`: setting that took a quarter of a batch's time in the database. The statement passes over rows of
-/// `lines` that somebody holds. What it can still wait for is a commit of the same token's, which a `lock_timeout` could
-/// cut short, and a lock on a whole table, which is taken before any setting of the statement's counts. `session.rs` bounds
-/// how many such waits a node leaves behind.
+/// `lines` that are locked. It can still wait for a commit for the same token, which a `lock_timeout` could cut short, and
+/// for a lock on the whole table, which is taken before any setting of the statement counts. `session.rs` bounds how many such
+/// waits a node leaves behind.
 const RULES_ALONE: &str = "1 / CASE WHEN current_setting('transaction_isolation') = 'read committed' \
      AND current_setting('statement_timeout') = '0' \
      AND coalesce(current_setting('transaction_timeout', true), '0') = '0' THEN 1 ELSE 0 END = 1 \
@@ -109,8 +109,8 @@ macro_rules! begin {
 /// Begins a transaction by these rules, and by these:
 ///
 /// - `idle_in_transaction_session_timeout`: a node that died must not keep its locks.
-/// - `enable_seqscan`: everything is looked up by key, also before the database knows how many rows there are. What has no
-///   key counts as so dear then that it would be compiled first, for a second, and under locks: hence `jit`.
+/// - `enable_seqscan`: everything is looked up by key, also before the database knows how many rows there are. A query without
+///   a key then seems so expensive that it would be compiled first, for a second, under locks: hence `jit`.
 pub(super) const BEGIN: &str = concat!(
     begin!(),
     "; SELECT ",
@@ -124,7 +124,7 @@ pub(super) const BEGIN: &str = concat!(
 pub(super) enum Query {
     /// How tokens stand: the watermarks, and each token's ending if it is on record. Parameter: ids.
     Look(Table),
-    /// Writes something that nobody reads. Parameters: a stripe, the time.
+    /// A write that proves that writing works. Parameters: a stripe, the time.
     Probe,
     /// The id that was made last.
     Newest(Table),
@@ -169,7 +169,7 @@ pub(super) enum Query {
 pub(super) enum MoveQuery {
     /// Whether a server may use the store: state, the other store; and the watermarks, if it may not.
     Standing,
-    /// The same, and nobody else changes it until the transaction ends.
+    /// The same, locked until the transaction ends.
     LockStanding,
     /// Changes that. Parameters: state, the other store.
     SetStanding,
@@ -235,7 +235,7 @@ impl Sql {
     ///
     /// The lock on one stripe lasts until the commit. So the watermarks that are read here are still the watermarks when the rows
     /// become visible, on whatever node somebody moves them. Stripes that others hold are passed over; if all of a group are
-    /// held, because somebody moves a watermark or many batches are under way, nothing is recorded.
+    /// held, because a watermark is being moved or many batches are under way, nothing is recorded.
     ///
     /// The statement names the key that decides, `ON CONFLICT (id)`: it fails where a table has lost its primary key, such as
     /// one of a dump whose keys have not been put back yet. Without the name it would record a token any number of times.
@@ -244,7 +244,7 @@ impl Sql {
     }
 
     /// Prepares the statement of [`batch`](Self::batch) after it was refused, in a transaction that goes on: so a pooler
-    /// lets the same session have the next request. What is prepared stays so, also if the transaction fails.
+    /// lets the same session have the next request. The prepared statement stays, also if the transaction fails.
     pub(super) fn prepare(&self, table: Table, tells: bool) -> String {
         let Batch { name, text, .. } = self.batch_of(table, tells);
         let types = "BIGINT, SMALLINT, TEXT, UUID[], BIGINT[], BIGINT[], BIGINT[], SMALLINT[], INET[], TEXT[], BIGINT, TEXT, \
@@ -475,10 +475,10 @@ impl Sql {
         )
     }
 
-    /// Begins to empty a table, in a transaction: holds all stripes, so that no batch is under way and none begins. Says
-    /// which row is the youngest, and what the database's clock shows. Gives up soon when something holds a lock: meanwhile
-    /// no token is consumed. What looks for rows sees those that were there when the stripes were got, as the transaction's
-    /// isolation lets each statement.
+    /// Begins to empty a table, in a transaction: holds all stripes, so that no batch is under way and none begins. Says which
+    /// row is the youngest, and what the database's clock shows. Gives up soon when something holds a lock: meanwhile no token
+    /// is consumed. The queries see the rows that were there when the stripes were locked, because the isolation level gives
+    /// each statement its own snapshot.
     pub(super) fn begin_truncate(&self, table: Table) -> String {
         let s = self.schema.quoted();
         format!(
@@ -570,7 +570,7 @@ pub(super) const IS_READ_ONLY: &str = "SHOW transaction_read_only";
 /// Whether commits reach the disk at all, which only the server's configuration can say.
 pub(super) const FSYNC: &str = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'fsync'";
 
-/// What an operator may have set that makes commits forgettable. `reset_val` is what counts before a session sets anything.
+/// Settings with which commits can be lost. `reset_val` is the value before a session sets anything.
 pub(super) const WHAT_IS_SET: &str = "SELECT name, reset_val FROM pg_catalog.pg_settings WHERE name IN \
     ('fsync', 'full_page_writes', 'synchronous_commit', 'default_transaction_read_only')";
 

@@ -13,7 +13,7 @@ use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, Signature
 use super::settings::TlsMode;
 use crate::error::OpenError;
 
-/// What connects by TLS. With [`TlsMode::Disable`] it is never asked.
+/// The TLS connector. [`TlsMode::Disable`] never uses it.
 pub(super) fn connector(mode: TlsMode, ca_file: Option<&Path>) -> Result<MakeRustlsConnect, OpenError> {
     let cannot = |error| OpenError::Unusable(format!("TLS cannot be set up: {error}"));
     let config = match mode {

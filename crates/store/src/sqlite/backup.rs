@@ -28,7 +28,7 @@ pub fn backup(path: &Path, to: &Path) -> Result<(), BackupError> {
     let part = beside(to, ".part");
     let copied = copy(&source, &part, to);
     if copied.is_err() {
-        // What cannot be removed is left for the operator; the error says which file it is about.
+        // A file that cannot be removed is left for the operator; the error names it.
         let _ = fs::remove_file(&part);
         let _ = fs::remove_file(to);
     }

@@ -17,7 +17,7 @@ pub(super) type Connect = Box<dyn Fn() -> rusqlite::Result<Connection> + Send>;
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     pub(super) counts: Counts,
-    /// What the look through a large database found; nothing is written then.
+    /// The damage that the check of a large database found; nothing is written from then on.
     pub(super) damage: OnceLock<String>,
 }
 
@@ -77,7 +77,7 @@ impl<'c> Batch<'c> {
     }
 }
 
-/// A call: what is to be done, and who waits for it.
+/// A call: the operation, and where its answer goes.
 pub(super) trait Job: Send {
     /// Whether its caller still waits; a call whose caller has disconnected is skipped.
     fn is_wanted(&self) -> bool;

@@ -38,7 +38,7 @@ impl Checkup {
                 let _ = shared.damage.set(damage.to_string());
             }
             // Cut short, or the disk fails, which the writer notices, too.
-            Err(error) => tracing::info!(%error, "the look for damage did not come to its end"),
+            Err(error) => tracing::info!(%error, "the check for damage was interrupted"),
         };
         let thread = thread::Builder::new()
             .name("store-checkup".to_owned())

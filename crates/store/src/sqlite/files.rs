@@ -72,7 +72,7 @@ pub(super) fn lost_log_mark(path: &Path) -> PathBuf {
 
 /// Marks a database whose log is missing: answers that were given may have stood in it. A database that has ever been
 /// opened has a log, if an empty one, because this store never removes it; and `SQLite` makes a new one in silence. So
-/// this comes before every connection, and the mark stays until somebody has moved the fence.
+/// this comes before every connection, and the mark stays until the fence is moved.
 ///
 /// Returns whether the database is marked.
 pub(super) fn mark_lost_log(path: &Path) -> io::Result<bool> {

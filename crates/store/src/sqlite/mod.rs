@@ -88,7 +88,7 @@ pub struct SqliteStore {
     readers: Readers,
     /// Only while a large database is looked through, or was.
     checkup: Option<Checkup>,
-    /// Where opening it has moved the fence, until somebody asks.
+    /// The fence's new position if opening has moved it, until it is reported.
     moved: Mutex<Option<Timestamp>>,
 }
 

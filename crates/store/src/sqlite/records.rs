@@ -56,7 +56,7 @@ impl Watermarks {
     }
 }
 
-/// The statement that adds records. Whoever adds many keeps it, so that it is looked up once for all.
+/// The statement that adds records. A batch keeps it, so it is looked up only once.
 pub(super) struct Insert<'c>(CachedStatement<'c>);
 
 impl<'c> Insert<'c> {
@@ -153,7 +153,7 @@ pub(super) fn newest(connection: &Connection) -> rusqlite::Result<Option<Timesta
     Ok(id.map(|id| TokenId::from_bytes(id).created()))
 }
 
-/// Writes something that nobody reads, to see whether writing works.
+/// Writes a value only to check that writing works.
 pub(super) fn probe(connection: &Connection, now: i64) -> rusqlite::Result<()> {
     connection.prepare_cached("UPDATE store SET probed = ?")?.execute((now,)).map(drop)
 }

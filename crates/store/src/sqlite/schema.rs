@@ -82,12 +82,12 @@ pub(super) fn connect(path: &Path, access: Access) -> rusqlite::Result<Connectio
     };
     let connection = Connection::open_with_flags(path, mode | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(LOCK_WAIT)?;
-    // A file that somebody tampered with shall do no harm beyond its content.
+    // A manipulated file must do no harm beyond its content.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.pragma_update(None, "trusted_schema", false)?;
     connection.pragma_update(None, "cell_size_check", true)?;
     if access == Access::Write {
-        // Only an orderly close writes the log back. What else ends a connection is treated like a crash.
+        // Only an orderly close writes the log back. Any other end of a connection is treated like a crash.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         // FULL: the log is on disk before a commit returns. On macOS only `fullfsync` empties the drive's own cache.
         connection.pragma_update(None, "synchronous", "FULL")?;
@@ -175,7 +175,7 @@ pub(super) fn prepare(
     if lost_log {
         tracing::warn!(
             database = %path.display(),
-            "the store's -wal file is missing, and with it perhaps what was consumed last: every token issued before \
+            "the store's -wal file is missing, and with it perhaps the latest records: every token issued before \
              this moment is refused"
         );
     }

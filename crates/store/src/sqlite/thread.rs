@@ -26,7 +26,7 @@ pub(super) struct WriterThread {
     /// Whether something failed on this connection. It is kept until there is a new one, because the last connection
     /// that any program closes takes the log away.
     suspect: bool,
-    /// What to say since the log was removed; that needs a restart.
+    /// The error for every call since the log was removed; only a restart helps.
     lost_log: Option<String>,
     clock: Arc<dyn Clock>,
     shared: Arc<Shared>,
@@ -57,7 +57,7 @@ impl WriterThread {
         })
     }
 
-    /// Runs batch after batch until nobody can send any more.
+    /// Runs batches until the queue is closed.
     pub(super) fn serve(mut self, mut queue: mpsc::Receiver<Message>) {
         let mut messages = Vec::with_capacity(BATCH);
         let mut closing = false;
@@ -200,7 +200,9 @@ impl WriterThread {
         // All of it is in the log already; the next start reads it from there if this does not work.
         match self.write_log_back() {
             Ok(true) => {}
-            Ok(false) => tracing::info!("somebody reads the store; its log stays until the next start"),
+            Ok(false) => {
+                tracing::info!("another process reads the store; its log stays until the next start");
+            }
             Err(error) => {
                 let reason = sentence(&self.path, &error);
                 tracing::warn!(reason, "the store's log could not be written back");

@@ -140,7 +140,7 @@ impl PluginApiKind for BugzillaApi {
         Part::result(api, METHOD, &value).member("comment_id")?.id()
     }
 
-    /// The link is told with the bug.
+    /// The bug's answer includes the link.
     async fn link(&self, api: &PluginApi, id: &str) -> Result<Option<i32>, ApiError> {
         match self.bug(api, id).await? {
             Some(bug) => Ok(bug.link),

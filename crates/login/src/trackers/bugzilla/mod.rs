@@ -85,7 +85,7 @@ impl TrackerKind for Bugzilla {
         }
     }
 
-    /// The parameters besides are in the query and, by the same names, in the call's struct.
+    /// Further parameters are in the query and, with the same names, in the call's struct.
     fn login_request(
         &self,
         base: &Url,

@@ -27,12 +27,12 @@ impl TrackerKind for Gate {
          /launchpad-auth on to it, or give the base URL of another"
     }
 
-    /// The tracker itself may set cookies, too; those are nobody's login.
+    /// The tracker itself may set cookies too; those are no login.
     fn missing_cookie(&self, cookies: &[Cookie]) -> Option<&'static str> {
         if cookies.iter().any(|cookie| cookie.name.ends_with(COOKIE)) { None } else { Some(COOKIE) }
     }
 
-    /// The reason is told by how the gate begins its sentence.
+    /// The first words of the gate's sentence give the reason.
     fn refusal(&self, attempt: &LoginAttempt<'_>, said: TrackerMessage) -> LoginError {
         let begins = |start| said.as_str().starts_with(start);
         if begins("The issuer could not be asked") {

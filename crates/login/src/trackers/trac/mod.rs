@@ -29,13 +29,13 @@ impl TrackerKind for Trac {
          base URL of another"
     }
 
-    /// Another tracker with Trac's way in calls its session what it likes, but `trac_session` is nobody's login.
+    /// Another tracker with Trac's login path may choose the cookie's name, but `trac_session` is never a login.
     fn missing_cookie(&self, cookies: &[Cookie]) -> Option<&'static str> {
         let is_session = |cookie: &Cookie| cookie.name == COOKIE || !cookie.name.starts_with("trac_");
         if cookies.iter().any(is_session) { None } else { Some(COOKIE) }
     }
 
-    /// The reason is told by how the plugin begins its sentence.
+    /// The first words of the plugin's sentence give the reason.
     fn refusal(&self, attempt: &LoginAttempt<'_>, said: TrackerMessage) -> LoginError {
         let begins = |start| said.as_str().starts_with(start);
         if begins("The issuer could not be reached") || begins("The issuer cannot answer") {

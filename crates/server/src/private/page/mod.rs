@@ -58,7 +58,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 pub(crate) struct Page {
     app: Arc<App>,
     /// How the store stood lately, so that many viewers ask it no more often than one.
-    standing: Mutex<Option<StoreStatus>>,
+    store_status: Mutex<Option<StoreStatus>>,
     /// Room for those who have the page open.
     viewers: Arc<Semaphore>,
     /// Room for the files of events that are being sent.
@@ -68,7 +68,7 @@ pub(crate) struct Page {
 impl Page {
     pub(crate) fn new(app: Arc<App>) -> Self {
         let room = |places| Arc::new(Semaphore::new(places));
-        Self { app, standing: Mutex::default(), viewers: room(MAX_VIEWERS), exports: room(MAX_EXPORTS) }
+        Self { app, store_status: Mutex::default(), viewers: room(MAX_VIEWERS), exports: room(MAX_EXPORTS) }
     }
 
     /// The whole page; `answer` is what was asked about a token.

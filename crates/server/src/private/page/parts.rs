@@ -349,12 +349,12 @@ struct Store {
 
 impl Store {
     fn of(state: &PageState) -> Self {
-        let ready = match &state.standing.ready {
+        let ready = match &state.store_status.ready {
             Ok(()) => "takes tokens".to_owned(),
             Err(why) => why.to_string(),
         };
         let mut facts = vec![("state", ready)];
-        if let Some(stats) = &state.standing.stats {
+        if let Some(stats) = &state.store_status.stats {
             facts.extend([
                 ("kind", stats.kind.to_owned()),
                 (
@@ -362,7 +362,7 @@ impl Store {
                     format!("{} consumed, {} revoked", grouped(stats.consumed), grouped(stats.revoked)),
                 ),
             ]);
-            facts.extend(state.standing.long_ago().map(|counted| {
+            facts.extend(state.store_status.long_ago().map(|counted| {
                 ("counted", format!("{}; what this server has added since is in it", moment(counted).text))
             }));
             facts.extend([("refuses tokens from before", moment(stats.fence).text)]);

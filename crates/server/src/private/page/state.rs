@@ -23,8 +23,8 @@ const READY_HOLDS: Duration = Duration::from_secs(5);
 const STATS_HOLD: Duration = Duration::from_mins(1);
 const STATS_RATIO: u32 = 50;
 
-/// How long ago a token must have been issued before it is odd that nobody shows it: two of the parts that an hour is counted in. The
-/// part that this moment falls into counts as a whole, so that it is five to ten minutes.
+/// How long ago a token must have been issued before it is odd that nobody shows it: two of the parts that an hour is counted
+/// in. The part that this moment falls into counts as a whole, so that it is five to ten minutes.
 const TIME_TO_SHOW: Duration = Duration::from_mins(10);
 
 /// Everything that the page tells.
@@ -64,7 +64,7 @@ pub(super) struct PageState {
     /// Delivered, given up, and waiting; `None` if nobody is alarmed.
     pub(super) alarms: Option<(u64, u64, u64)>,
     pub(super) keys: Vec<KeyState>,
-    pub(super) standing: StoreStatus,
+    pub(super) store_status: StoreStatus,
     pub(super) counts: Option<StoreCounts>,
     /// The other servers on the store that serve now.
     pub(super) neighbours: Vec<String>,
@@ -134,7 +134,7 @@ impl Page {
             self.recent(KindFilter::CredentialRejected, asked_at),
             timeout(PATIENCE, app.events.trouble())
         );
-        let standing = self.standing(asked_at).await;
+        let store_status = self.store_status(asked_at).await;
         // Now that all have answered who take their time.
         app.events.look_at_handshakes();
         let now = clock.now();
@@ -182,7 +182,7 @@ impl Page {
                 .alarms()
                 .map(|alarms| (alarms.delivered.get(), alarms.failed.get(), count(alarms.waiting()))),
             keys: keys.collect(),
-            standing,
+            store_status,
             counts: app.tokens.store().counts(),
             neighbours: others.map(|seen| seen.node.label()).collect(),
         }
@@ -205,13 +205,13 @@ impl Page {
     }
 
     /// Asks the store, unless somebody has just done so. Who comes meanwhile waits for that answer.
-    async fn standing(&self, now: Timestamp) -> StoreStatus {
-        let mut kept = self.standing.lock().await;
+    async fn store_status(&self, now: Timestamp) -> StoreStatus {
+        let mut kept = self.store_status.lock().await;
         let before = kept.take();
-        if let Some(standing) = &before
-            && is_within(standing.asked, now, READY_HOLDS)
+        if let Some(store_status) = &before
+            && is_within(store_status.asked, now, READY_HOLDS)
         {
-            return self.with_additions(kept.insert(standing.clone()));
+            return self.with_additions(kept.insert(store_status.clone()));
         }
         let store = self.app.tokens.store();
         let ready = self.app.ready(PATIENCE).await;
@@ -241,14 +241,14 @@ impl Page {
     }
 
     /// The same, with what has been added since it was counted: the counts beside it have that, too.
-    fn with_additions(&self, standing: &StoreStatus) -> StoreStatus {
-        let mut standing = standing.clone();
+    fn with_additions(&self, store_status: &StoreStatus) -> StoreStatus {
+        let mut store_status = store_status.clone();
         let (consumed, revoked) = self.additions();
-        if let Some(stats) = &mut standing.stats {
-            stats.consumed += consumed.saturating_sub(standing.before.0);
-            stats.revoked += revoked.saturating_sub(standing.before.1);
+        if let Some(stats) = &mut store_status.stats {
+            stats.consumed += consumed.saturating_sub(store_status.before.0);
+            stats.revoked += revoked.saturating_sub(store_status.before.1);
         }
-        standing
+        store_status
     }
 }
 

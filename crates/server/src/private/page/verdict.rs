@@ -91,11 +91,11 @@ fn unready(error: &StoreError) -> Finding {
         ),
         StoreError::Clock(_) => (
             "No token can be issued or redeemed",
-            "Handshakes are answered 503 until the clock is right; then it goes on by itself.",
+            "Handshakes are answered 503 until the clock is right; then it recovers by itself.",
         ),
         StoreError::Busy | StoreError::Unavailable(_) | StoreError::OtherRing => (
             "No token can be redeemed",
-            "Handshakes are answered 503 until the cause is gone; then it goes on by itself. countersign doctor says what \
+            "Handshakes are answered 503 until the cause is gone; then it recovers by itself. countersign doctor says what \
              to do.",
         ),
     };
@@ -238,7 +238,7 @@ fn remedy(reason: Reason) -> &'static str {
 /// Everything to know, the worst first.
 fn findings(state: &PageState) -> Vec<Finding> {
     let mut findings = Vec::new();
-    findings.extend(state.standing.ready.as_ref().err().map(unready));
+    findings.extend(state.store_status.ready.as_ref().err().map(unready));
 
     // From the same source as the names beside them.
     let sum = |count: fn(&Sum) -> u64| saturating_sum(trackers(state).map(|line| count(&line.sum)));
@@ -309,7 +309,7 @@ fn findings(state: &PageState) -> Vec<Finding> {
         look(
             "Events cannot be kept".to_owned(),
             &format!(
-                "{}. No handshake suffers. Mend that, and it goes on by itself.",
+                "{}. No handshake suffers. Fix that, and it recovers by itself.",
                 reason.trim_end_matches('.')
             ),
         );

@@ -122,7 +122,7 @@ async fn batch_skips_locked_watermark_rows() {
     }
 }
 
-/// All stripes are held while somebody moves a watermark. What is consumed meanwhile is judged by where it stands afterwards.
+/// Moving a watermark holds all stripes. Tokens consumed meanwhile are judged by its new position.
 #[tokio::test]
 async fn batch_waits_for_a_moving_watermark() {
     let world = World::new();

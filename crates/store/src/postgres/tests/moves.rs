@@ -258,8 +258,8 @@ async fn repeated_move_leaves_one_serving_store() {
     try_every_order((0, 1)).await;
 }
 
-/// A move from the first store to the second and another one, whatever the order of their calls. What holds after each call
-/// holds wherever one of them is cut short.
+/// A move from the first store to the second and another move, with their calls in every order. An invariant that holds after
+/// each call also holds wherever one of them is interrupted.
 async fn try_every_order(second: (usize, usize)) {
     let pair = Pair::new().await;
     assert_eq!(pair.move_store(0, 1).await, Ok(()));

@@ -1,4 +1,4 @@
-//! What needs a second process. It is this same test binary, told by the environment to play the other part.
+//! Tests with a second process: this same test binary, which the environment tells to play the other part.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
