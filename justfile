@@ -54,6 +54,14 @@ trial name *arguments:
 fuzz cases="60000":
     COUNTERSIGN_FUZZ_CASES={{ cases }} cargo test -p countersign-fuzz-targets --test bounded
 
+# Change the domain in small ways, and list the changes that no test notices (needs cargo-mutants).
+mutants *arguments:
+    cargo mutants -p countersign-core --baseline skip {{ arguments }} -- --lib
+
+# Show how many lines the tests run (needs cargo-llvm-cov; CONTRIBUTING.md has the last figure).
+coverage *arguments:
+    cargo llvm-cov --locked --workspace --no-fail-fast --summary-only {{ arguments }}
+
 # Make the book of all pages: target/book/index.html.
 book:
     contrib/build-book
