@@ -117,6 +117,13 @@ pub enum OpenError {
         /// The process that has it, if it has said so.
         pid: Option<u32>,
     },
+    /// Another process has it by another name.
+    #[error(
+        "the database {} is in use by another server in another directory (it is a hard link, or the file is mounted in two \
+         places): both would accept the same token; stop that server, or give this one a database of its own",
+        .0.display()
+    )]
+    InUseElsewhere(PathBuf),
     /// The directory or a file in it cannot be used.
     #[error("{} cannot be {doing}: {error}; check that it is a place on a local disk that this user may write", .path.display())]
     Files {

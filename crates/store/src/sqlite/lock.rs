@@ -1,4 +1,4 @@
-//! One server for one data directory.
+//! One server for one data directory, and for one database.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -16,15 +16,22 @@ const LONGEST: u64 = 16;
 ///
 /// The operating system's lock on the file decides. The process id in it is only for the sentence that the second
 /// process prints, and a file that a dead process left behind is no obstacle.
+///
+/// The database has a lock of its own: a hard link, or a file that is mounted into two containers, has other directories,
+/// and `SQLite` would write a log in each of them.
 #[derive(Debug)]
-pub(super) struct Lock(File);
+pub(super) struct Lock {
+    dir: File,
+    database: Option<File>,
+}
 
 impl Drop for Lock {
     /// Gives the lock back by name. Closing the file would do, but for a child process that is just being started: until
     /// it has become another program, it has the file open, too.
     fn drop(&mut self) {
-        // The file is closed in any case.
-        let _ = self.0.unlock();
+        // The files are closed in any case.
+        let _ = self.dir.unlock();
+        let _ = self.database.as_ref().map(File::unlock);
     }
 }
 
@@ -56,7 +63,22 @@ impl Lock {
         }
         file.set_len(0).and_then(|()| file.rewind()).map_err(files)?;
         writeln!(file, "{}", std::process::id()).map_err(files)?;
-        Ok(Self(file))
+        Ok(Self { dir: file, database: None })
+    }
+
+    /// Takes the lock on the database itself, too. It comes before the first connection: closing a file, as happens when
+    /// this fails, gives up all of this process's other locks on it.
+    ///
+    /// It is no obstacle for programs that only read: `SQLite` does not look at locks of this kind.
+    pub(super) fn take_database(&mut self, path: &Path) -> Result<(), OpenError> {
+        let files = |error| OpenError::Files { doing: "locked", path: path.to_owned(), error };
+        let file = File::open(path).map_err(files)?;
+        match file.try_lock() {
+            Ok(()) => self.database = Some(file),
+            Err(TryLockError::WouldBlock) => return Err(OpenError::InUseElsewhere(path.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(files(error)),
+        }
+        Ok(())
     }
 }
 

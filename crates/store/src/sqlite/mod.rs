@@ -164,10 +164,11 @@ fn make_place(path: &Path, if_missing: IfMissing) -> Result<Lock, OpenError> {
         IfMissing::Make => files::make_dir(dir).map_err(files("made", dir))?,
         IfMissing::Fail => must_exist(path)?,
     }
-    let lock = Lock::take(dir)?;
+    let mut lock = Lock::take(dir)?;
     if !path.exists() {
         files::make_file(path).map_err(files("made", path))?;
     }
+    lock.take_database(path)?;
     if files::remove_stale_wal(path).map_err(files("read", path))? {
         tracing::warn!(database = %path.display(), "removed the log of the database that was here before");
     }

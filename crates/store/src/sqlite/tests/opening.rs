@@ -258,6 +258,22 @@ async fn symlink_to_a_database_is_followed_once() {
     assert_eq!(names(elsewhere.path()), ["tokens.db"]);
 }
 
+/// Each name has a directory with a log of its own, in which the other server does not look.
+#[cfg(unix)]
+#[tokio::test]
+async fn hard_link_in_another_directory_is_in_use() {
+    let place = Place::new();
+    let store = place.open().await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let link = elsewhere.path().join("tokens.db");
+    fs::hard_link(place.db(), &link).unwrap();
+    let clock = Arc::clone(&place.clock) as Arc<dyn Clock>;
+    let refused = SqliteStore::open(&link, Arc::clone(&clock)).await.unwrap_err();
+    assert!(matches!(refused, OpenError::InUseElsewhere(_)), "{refused}");
+    drop(store);
+    SqliteStore::open(&link, clock).await.unwrap();
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn lock_that_is_a_symlink_is_refused() {
