@@ -18,6 +18,9 @@ use crate::Failure;
 /// How many tokens are issued in a millisecond: some 25,000 a second.
 const PER_MILLISECOND: u64 = 25;
 
+/// How many records one transaction holds, so that the log stays below 100 MiB however many there are.
+const TRANSACTION: usize = 1_000_000;
+
 const LIFETIME: std::time::Duration = std::time::Duration::from_mins(5);
 
 /// Puts so many consumptions into the store at `database`: with an address and a retry key each. The store has to
@@ -58,25 +61,27 @@ fn insert(database: &Path, records: u64, newest: i64) -> Result<TokenId, Failure
     // Nothing here is worth keeping if the machine stops; the store's own connections go on waiting for the disk.
     // The log stays: without one, the store would think that it was lost.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    connection.execute_batch("PRAGMA synchronous = OFF; PRAGMA wal_autocheckpoint = 100000")?;
-    let transaction = connection.transaction()?;
-    {
-        let mut insert = transaction.prepare(
-            "INSERT INTO endings (id, expires, early, kind, by, retry_key) VALUES (?, ?, ?, 0, ?, ?)",
-        )?;
-        let mut tail = [0; 10];
-        for nth in 0..records {
-            OsEntropy.fill(&mut tail)?;
-            let created = newest - i64::try_from((records - nth) / PER_MILLISECOND)?;
-            for (to, from) in id.iter_mut().zip(created.to_be_bytes().iter().skip(2).chain(&tail)) {
-                *to = *from;
+    connection.execute_batch("PRAGMA synchronous = OFF; PRAGMA wal_autocheckpoint = 10000")?;
+    for start in (0..records).step_by(TRANSACTION) {
+        let transaction = connection.transaction()?;
+        {
+            let mut insert = transaction.prepare(
+                "INSERT INTO endings (id, expires, early, kind, by, retry_key) VALUES (?, ?, ?, 0, ?, ?)",
+            )?;
+            let mut tail = [0; 10];
+            for nth in (start..records).take(TRANSACTION) {
+                OsEntropy.fill(&mut tail)?;
+                let created = newest - i64::try_from((records - nth) / PER_MILLISECOND)?;
+                for (to, from) in id.iter_mut().zip(created.to_be_bytes().iter().skip(2).chain(&tail)) {
+                    *to = *from;
+                }
+                let expires = created + i64::try_from(LIFETIME.as_millis())?;
+                let key = RetryKeyHash::of(&id);
+                insert.execute((id, expires, 299_000, [192, 0, 2, 1], key.as_bytes()))?;
             }
-            let expires = created + i64::try_from(LIFETIME.as_millis())?;
-            let key = RetryKeyHash::of(&id);
-            insert.execute((id, expires, 299_000, [192, 0, 2, 1], key.as_bytes()))?;
         }
+        transaction.commit()?;
     }
-    transaction.commit()?;
     connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")?;
     Ok(TokenId::from_bytes(id))
 }
