@@ -200,7 +200,8 @@ async fn look(
         .map(|look| look.unwrap_or(PurgeScan { dead: 0, looked_at: 0, last: None, last_dead: None }))
 }
 
-/// Empties the table, unless another node has put a newer row there meanwhile. Returns how many rows were in it.
+/// Empties the table, unless another node has put a newer row there meanwhile. Returns how many rows were in it, which is an
+/// estimate for a large table.
 async fn empty(session: &mut Session, table: Table, first_live: Uuid) -> Result<u64, Failure> {
     // Nothing comes or goes any more, but for another node that does the same. Counting takes its time, so it comes before
     // the locks.

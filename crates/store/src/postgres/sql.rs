@@ -27,6 +27,9 @@ pub(super) const STRIPES: i16 = 64;
 /// had the same rows to choose from, all would try the first one first.
 pub(super) const GROUPS: i16 = 4;
 
+/// Up to how many rows a purge counts before it empties their table.
+pub(super) const COUNTED: u32 = 100_000;
+
 /// The database's clock, in milliseconds since 1970.
 pub(super) const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::BIGINT";
 
@@ -128,7 +131,8 @@ pub(super) enum Query {
     Probe,
     /// The id that was made last.
     Newest(Table),
-    /// How many rows there are.
+    /// How many rows there are; of more than [`COUNTED`], as the database last estimated. To count a hundred million takes
+    /// longer than a statement has.
     Count(Table),
     /// How many of the first so many rows, from an id on and before another, expired before a moment, and not later than the
     /// database's clock shows; how many were looked at; the last id among them; the last id and the latest expiry of those
@@ -279,7 +283,11 @@ impl Sql {
             ),
             Query::Probe => format!("UPDATE {s}.lines SET probed = $2 WHERE stripe = $1"),
             Query::Newest(table) => format!("SELECT id FROM {s}.{table} ORDER BY id DESC LIMIT 1"),
-            Query::Count(table) => format!("SELECT count(*) FROM {s}.{table}"),
+            Query::Count(table) => format!(
+                "SELECT CASE WHEN n <= {COUNTED} THEN n ELSE greatest(n, \
+                 (SELECT reltuples::BIGINT FROM pg_class WHERE oid = '{s}.{table}'::REGCLASS)) END \
+                 FROM (SELECT count(*) AS n FROM (SELECT FROM {s}.{table} LIMIT {COUNTED} + 1) AS first) AS counted"
+            ),
             Query::CountExpired(table) => format!(
                 "WITH w AS (SELECT id, expires, expires < $3 AND expires < {NOW} AS dead FROM {s}.{table} \
                  WHERE id >= $1 AND id < $2 ORDER BY id LIMIT $4) \
