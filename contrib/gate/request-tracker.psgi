@@ -2,7 +2,7 @@
 #
 #     starman --listen 127.0.0.1:9000 request-tracker.psgi
 #
-# docs/gate.md says what belongs to it. The path is Debian's.
+# docs/gate-request-tracker.md says what belongs to it. The path is Debian's.
 
 use strict;
 use warnings;

@@ -1,4 +1,4 @@
-# A Roundup whose reverse proxy says who is logged in, for any WSGI server. docs/gate.md says what belongs to it.
+# A Roundup whose reverse proxy says who is logged in, for any WSGI server. docs/gate-roundup.md says what belongs to it.
 #
 # Roundup itself reads the header: [web] http_auth_header = HTTP_X_REMOTE_USER in its config.ini.
 

@@ -1,4 +1,4 @@
-# A Trac whose reverse proxy says who is logged in, for any WSGI server. docs/gate.md says what belongs to it.
+# A Trac whose reverse proxy says who is logged in, for any WSGI server. docs/gate-trac.md says what belongs to it.
 
 from trac.web.main import dispatch_request
 

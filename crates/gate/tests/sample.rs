@@ -31,3 +31,21 @@ fn documented_configuration_works() {
     let indented = page.split("   ```toml\n").nth(1).unwrap().split("   ```").next().unwrap();
     Config::parse(indented).unwrap();
 }
+
+#[test]
+fn rules_of_each_trackers_page_work() {
+    for page in [
+        include_str!("../../../docs/gate-roundup.md"),
+        include_str!("../../../docs/gate-trac.md"),
+        include_str!("../../../docs/gate-request-tracker.md"),
+        include_str!("../../../docs/gate-redmine.md"),
+        include_str!("../../../docs/gate-bugzilla.md"),
+    ] {
+        let rules = page.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+        let config = format!(
+            "base_url = \"https://bugs.example.org/\"\ndata_dir = \"gate\"\nproxy = \"nginx\"\nanonymous = true\n\
+             [[issuer]]\nname = \"launchpad\"\nurl = \"https://launchpad.example.org\"\nuser = \"launchpad\"\n{rules}"
+        );
+        Config::parse(&config).unwrap();
+    }
+}

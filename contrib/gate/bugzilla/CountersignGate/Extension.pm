@@ -1,5 +1,5 @@
 # A Bugzilla whose reverse proxy says who is logged in: an extension, which goes into the directory extensions of a Bugzilla 5.2,
-# or 5.0.4 and later, whose login is `Env`. docs/gate.md says what belongs to it.
+# or 5.0.4 and later, whose login is `Env`. docs/gate-bugzilla.md says what belongs to it.
 
 package Bugzilla::Extension::CountersignGate;
 

@@ -1,5 +1,5 @@
 # A Redmine whose reverse proxy says who is logged in: a plugin, which goes into the directory plugins of a Redmine 5.
-# docs/gate.md says what belongs to it.
+# docs/gate-redmine.md says what belongs to it.
 
 Redmine::Plugin.register :countersign_gate do
   name 'Countersign gate'
