@@ -103,6 +103,7 @@ impl Gate {
     /// If a gate with this configuration would not start.
     pub fn check(config: &Config) -> Result<(), OpenError> {
         Audience::parse(config.base_url.as_str())?;
+        secret::check_file_system(&config.data_dir)?;
         config.issuers.iter().try_for_each(|issuer| Issuer::new(issuer, config).map(drop))
     }
 

@@ -42,5 +42,6 @@ pub use events::{Event, EventKind, EventQuery};
 pub use gate::{Gate, OpenError};
 pub use request_path::{RequestPath, UnclearPath};
 pub use rules::{Pattern, PatternError, Rule};
+pub use secret::WRITTEN_SESSIONS;
 pub use serve::{BoundGate, check_socket};
 pub use sessions::{Ended, Session, SessionError, Sessions, WhichSessions};

@@ -14,6 +14,7 @@
 //! No answer redirects, so there is no place that a request could name. Each login opens a new session, whatever cookies
 //! come along.
 
+use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +35,7 @@ use crate::auth::comes_from_another_site;
 use crate::events::{Event, EventKind};
 use crate::gate::{Gate, Issuer};
 use crate::routes::{Peer, text};
-use crate::sessions::{NewSession, id_of};
+use crate::sessions::{Session, id_of};
 
 /// RFC 9110 section 11.6.1 wants a challenge with every 401. There is no credential to offer but a token.
 pub(crate) const CHALLENGE: HeaderValue = HeaderValue::from_static("LoginToken realm=\"launchpad-auth\"");
@@ -57,6 +58,10 @@ pub(crate) enum LoginOutcome {
     Limited,
     /// This address has tried too often lately.
     TooMany,
+    /// More logins are under way than there are places.
+    Full,
+    /// Its body did not come in time.
+    Late,
     /// A browser was sent here by another site.
     CrossSite,
     Unreachable,
@@ -66,7 +71,7 @@ pub(crate) enum LoginOutcome {
 }
 
 impl LoginOutcome {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Accepted,
         Self::Spent,
         Self::Relay,
@@ -74,6 +79,8 @@ impl LoginOutcome {
         Self::Malformed,
         Self::Limited,
         Self::TooMany,
+        Self::Full,
+        Self::Late,
         Self::CrossSite,
         Self::Unreachable,
         Self::Unexpected,
@@ -90,6 +97,8 @@ impl LoginOutcome {
             Self::Malformed => "malformed",
             Self::Limited => "limited",
             Self::TooMany => "too_many",
+            Self::Full => "full",
+            Self::Late => "late",
             Self::CrossSite => "cross_site",
             Self::Unreachable => "unreachable",
             Self::Unexpected => "unexpected",
@@ -154,6 +163,11 @@ pub(crate) async fn answer(
     };
     let token = token.to_owned();
     let headers = request.headers().clone();
+    let refused = |outcome: LoginOutcome, error: &dyn Display| {
+        if let Some(issuer) = gate.issuers.get(place) {
+            gate.refused(issuer, outcome, gate.client(peer, &headers), error);
+        }
+    };
     match (request.method(), token.is_empty()) {
         (&Method::GET, _) if is_prefetch(&headers) => {
             let sentence = "This request only loads a page in advance, so it did not use the token up.";
@@ -166,8 +180,13 @@ pub(crate) async fn answer(
                 Ok(Ok(Json(document))) => {
                     gate.finish(place, document.token, peer, &headers, Form::Json).await
                 }
-                Ok(Err(rejection)) => reject(&not_a_document(&rejection), Form::Json),
+                Ok(Err(rejection)) => {
+                    let rejected = not_a_document(&rejection);
+                    refused(LoginOutcome::Malformed, &rejected.sentence);
+                    reject(&rejected, Form::Json)
+                }
                 Err(_) => {
+                    refused(LoginOutcome::Late, &"its body did not come in time");
                     let sentence = "The token took too long to arrive. Send the request again.";
                     let status = StatusCode::REQUEST_TIMEOUT;
                     reject(&Rejected { status, sentence, retry_after: None }, Form::Json)
@@ -186,6 +205,17 @@ pub(crate) async fn answer(
             response
         }
     }
+}
+
+/// Answers a login for which there is no place.
+pub(crate) fn full(gate: &Gate, peer: Option<IpAddr>, request: &Request) -> Response {
+    let issuer = gate.issuer_at(request.uri().path()).and_then(|(place, _)| gate.issuers.get(place));
+    let Some(issuer) = issuer else { return text(StatusCode::NOT_FOUND, "There is nothing here.") };
+    let client = gate.client(peer, request.headers());
+    gate.refused(issuer, LoginOutcome::Full, client, &"too many logins are under way");
+    let sentence = "Too many logins are under way. Try again.";
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    reject(&Rejected { status, sentence, retry_after: Some(1) }, Form::Text)
 }
 
 fn not_a_document(rejection: &JsonRejection) -> Rejected {
@@ -222,6 +252,25 @@ impl Gate {
         login.await.ok().flatten().unwrap_or_else(failed)
     }
 
+    /// Counts, records and logs that a login was refused.
+    fn refused(&self, issuer: &Issuer, outcome: LoginOutcome, client: Option<IpAddr>, error: &dyn Display) {
+        let name = &*issuer.config.name;
+        self.metrics.login(name, outcome);
+        let now = self.clock.now();
+        let Some(left_out) = self.log_limit.admit(outcome.name(), now) else { return };
+        let address = client.map(|client| client.to_string());
+        self.note(Event::refused(
+            EventKind::LoginRefused,
+            outcome.name(),
+            Some(name),
+            address,
+            now,
+            left_out,
+        ));
+        let client = client.map(tracing::field::display);
+        tracing::warn!(issuer = name, client, outcome = outcome.name(), %error, left_out, "refused a login by token");
+    }
+
     async fn log_in(
         &self,
         issuer: &Issuer,
@@ -235,23 +284,7 @@ impl Gate {
             ));
         }
         let name = &*issuer.config.name;
-        let tell = |outcome: LoginOutcome, error: &dyn std::fmt::Display| {
-            self.metrics.login(name, outcome);
-            let now = self.clock.now();
-            if let Some(left_out) = self.log_limit.admit(outcome.name(), now) {
-                let address = client.map(|client| client.to_string());
-                self.note(Event::refused(
-                    EventKind::LoginRefused,
-                    outcome.name(),
-                    Some(name),
-                    address,
-                    now,
-                    left_out,
-                ));
-                let client = client.map(tracing::field::display);
-                tracing::warn!(issuer = name, client, outcome = outcome.name(), %error, left_out, "refused a login by token");
-            }
-        };
+        let tell = |outcome, error: &dyn Display| self.refused(issuer, outcome, client, error);
         if is_cross_site {
             tell(LoginOutcome::CrossSite, &"another site sent a browser here");
             return Err(Rejected::unauthorized("Another site sent your browser here, so no token was used."));
@@ -292,8 +325,8 @@ impl Gate {
         let cookie = HeaderValue::try_from(cookie).map_err(|error| error.to_string())?;
         let began = self.clock.now();
         let ends = after(began, lifetime.unsigned_abs());
-        let new = NewSession {
-            digest,
+        let new = Session {
+            id: id_of(&digest),
             tracker: self.tracker.clone(),
             issuer: issuer.config.name.clone(),
             user: issuer.config.user.to_str().unwrap_or_default().to_owned(),
@@ -301,8 +334,12 @@ impl Gate {
             began,
             ends,
         };
-        self.sessions.begin(new, issuer.config.max_sessions).await.map_err(|error| error.to_string())?;
-        Ok(LoggedIn { id: id_of(&digest), ends, cookie })
+        let id = new.id.clone();
+        self.sessions
+            .begin(digest, new, issuer.config.max_sessions)
+            .await
+            .map_err(|error| error.to_string())?;
+        Ok(LoggedIn { id, ends, cookie })
     }
 }
 

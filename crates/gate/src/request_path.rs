@@ -59,9 +59,13 @@ impl RequestPath {
         &self.segments
     }
 
-    /// Whether the query has a parameter of this name.
+    /// Whether the query has a parameter that some program takes for one of this name: PHP makes `_` of a dot, a space and `[`.
     pub(crate) fn has_query_parameter(&self, name: &str) -> bool {
-        self.query_names.iter().any(|found| found == name)
+        let is_same =
+            |(found, wanted): (u8, u8)| found == wanted || (wanted == b'_' && b". [".contains(&found));
+        let passes =
+            |found: &String| found.len() == name.len() && found.bytes().zip(name.bytes()).all(is_same);
+        self.query_names.iter().any(passes)
     }
 
     /// What stands below these segments; `None` if the path is not below them.
@@ -165,7 +169,16 @@ mod tests {
 
     #[test]
     fn query_parameter_is_found_in_each_spelling() {
-        for target in ["/?_method=put", "/?a=b&_method", "/?a;_method=x", "/?%5fmethod=put", "/?_%6Dethod"] {
+        for target in [
+            "/?_method=put",
+            "/?a=b&_method",
+            "/?a;_method=x",
+            "/?%5fmethod=put",
+            "/?_%6Dethod",
+            "/?.method=put",
+            "/?[method=put",
+            "/?+method=put",
+        ] {
             assert!(RequestPath::parse(target).unwrap().has_query_parameter("_method"), "{target}");
         }
         assert!(!RequestPath::parse("/_method?method=_method").unwrap().has_query_parameter("_method"));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Extension, Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, REFERRER_POLICY, RETRY_AFTER};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, REFERRER_POLICY};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
@@ -53,10 +53,8 @@ async fn login(State(gate): State<Arc<Gate>>, peer: Extension<Peer>, request: Re
     let mut response = if let Ok(_place) = gate.login_places.try_acquire() {
         login::answer(State(Arc::clone(&gate)), peer, request).await
     } else {
-        gate.log_limit.warn("full", gate.clock.now(), &"refused a login: too many are under way");
-        let mut full = text(StatusCode::SERVICE_UNAVAILABLE, "Too many logins are under way. Try again.");
-        full.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
-        full
+        let Extension(Peer(peer)) = peer;
+        login::full(&gate, peer, &request)
     };
     response.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     response

@@ -41,6 +41,18 @@ pub enum SecretError {
         /// What to do.
         remedy: String,
     },
+    /// Others can read the sessions, or change them.
+    #[error("{path} {found}: {remedy}{then}", path = .path.display())]
+    ExposedSessions {
+        /// Which.
+        path: PathBuf,
+        /// By whom.
+        found: String,
+        /// What to do.
+        remedy: String,
+        /// And what about the sessions.
+        then: &'static str,
+    },
     /// Others can put files of theirs in the place of the gate's.
     #[error("data_dir {path} {found}, who could put files of theirs in the place of the gate's: {remedy}", path = .path.display())]
     OpenDirectory {
@@ -50,6 +62,18 @@ pub enum SecretError {
         found: String,
         /// What to do.
         remedy: String,
+    },
+    /// The directory is on another machine.
+    #[error(
+        "data_dir {path} is on a network file system ({kind}), where gates of several machines would not see each other's changes, \
+         so that a session that was ended could go on: set data_dir to a directory of this machine; docs/gate.md, \"Two machines\", says how \
+         several machines have a gate", path = .path.display()
+    )]
+    NetworkFileSystem {
+        /// Which.
+        path: PathBuf,
+        /// What it is called.
+        kind: &'static str,
     },
     /// No gate has made it.
     #[error("there is no {path}: no gate has begun to use this data_dir; start one, or name the configuration of the one that \
@@ -64,9 +88,9 @@ pub enum SecretError {
 /// gate's.
 pub(crate) fn make_directory(path: &Path) -> Result<(), SecretError> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(files(path))?;
+    check_file_system(path)?;
     let directory = File::open(path).map_err(files(path))?;
-    let exposure = directory.metadata().and_then(|metadata| exposure_of_open(&directory, &metadata));
-    match exposure.map_err(files(path))?.filter(Exposure::may_write) {
+    match exposure(path, &directory)?.filter(Exposure::may_write) {
         None => Ok(()),
         Some(exposure) => Err(SecretError::OpenDirectory {
             path: path.to_owned(),
@@ -76,17 +100,51 @@ pub(crate) fn make_directory(path: &Path) -> Result<(), SecretError> {
     }
 }
 
-/// Makes an empty file for its owner only, unless there is one. Others must not be able to change it.
-pub(crate) fn make_private_file(path: &Path) -> Result<(), SecretError> {
+/// Fails if the directory, should it be there, is on a network file system. `SQLite` lets several processes write to one file by
+/// memory that they share, which those of two machines do not. Where it cannot be looked at, opening it says so.
+pub(crate) fn check_file_system(path: &Path) -> Result<(), SecretError> {
+    match kind_of_file_system(path).and_then(network_file_system) {
+        None => Ok(()),
+        Some(kind) => Err(SecretError::NetworkFileSystem { path: path.to_owned(), kind }),
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn kind_of_file_system(path: &Path) -> Option<u64> {
+    u64::try_from(rustix::fs::statfs(path).ok()?.f_type).ok()
+}
+
+/// Elsewhere the numbers are others.
+#[cfg(not(target_os = "linux"))]
+fn kind_of_file_system(_: &Path) -> Option<u64> {
+    None
+}
+
+/// Which network file system this is, by its number in `statfs(2)`; `None` for one of this machine, and for what cannot be told,
+/// such as one of FUSE.
+fn network_file_system(number: u64) -> Option<&'static str> {
+    Some(match number {
+        0x6969 => "NFS",
+        0x517b | 0xfe53_4d42 | 0xff53_4d42 => "SMB",
+        0x00c3_6400 => "Ceph",
+        0x5346_414f | 0x6b41_4653 => "AFS",
+        0x0bd0_0bd0 => "Lustre",
+        0x4750_4653 => "GPFS",
+        _ => return None,
+    })
+}
+
+/// Makes the empty file of the sessions for its owner only, unless there is one. Others must not be able to change it.
+pub(crate) fn make_sessions_file(path: &Path) -> Result<(), SecretError> {
     let made = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
-    check_exposure(path, &made.map_err(files(path))?)
+    check_sessions_exposure(path, &made.map_err(files(path))?)
 }
 
 /// The same of a file that must be there.
-pub(crate) fn check_private_file(path: &Path) -> Result<(), SecretError> {
+pub(crate) fn check_sessions_file(path: &Path) -> Result<(), SecretError> {
     match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(SecretError::Missing(path.to_owned())),
-        opened => check_exposure(path, &opened.map_err(files(path))?),
+        opened => check_sessions_exposure(path, &opened.map_err(files(path))?),
     }
 }
 
@@ -128,8 +186,7 @@ fn make(path: &Path, entropy: &dyn Entropy) -> Result<(), SecretError> {
 }
 
 fn check_exposure(path: &Path, file: &File) -> Result<(), SecretError> {
-    let exposure = file.metadata().and_then(|metadata| exposure_of_open(file, &metadata));
-    match exposure.map_err(files(path))? {
+    match exposure(path, file)? {
         None => Ok(()),
         Some(exposure) => Err(SecretError::Exposed {
             path: path.to_owned(),
@@ -137,6 +194,27 @@ fn check_exposure(path: &Path, file: &File) -> Result<(), SecretError> {
             remedy: exposure.remedy(path, false),
         }),
     }
+}
+
+/// Nobody has a session by its hash. But whoever can write can let one go on that was ended, or remove events.
+fn check_sessions_exposure(path: &Path, file: &File) -> Result<(), SecretError> {
+    match exposure(path, file)? {
+        None => Ok(()),
+        Some(exposure) => Err(SecretError::ExposedSessions {
+            path: path.to_owned(),
+            found: exposure.to_string(),
+            remedy: exposure.remedy(path, false),
+            then: if exposure.may_write() { WRITTEN_SESSIONS } else { "" },
+        }),
+    }
+}
+
+/// What to do where others could write to the file of the sessions.
+pub const WRITTEN_SESSIONS: &str =
+    "; if somebody else may have written to it, end all sessions: `countersign gate sessions end --all`";
+
+fn exposure(path: &Path, file: &File) -> Result<Option<Exposure>, SecretError> {
+    file.metadata().and_then(|metadata| exposure_of_open(file, &metadata)).map_err(files(path))
 }
 
 fn files(path: &Path) -> impl Fn(io::Error) -> SecretError {
@@ -181,6 +259,35 @@ mod tests {
                 assert!(error.to_string().contains("chmod o-rwx"), "{error}");
             }
         }
+    }
+
+    #[test]
+    fn sessions_that_others_can_use_are_rejected() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("gate-sessions.db");
+        make_sessions_file(&path).unwrap();
+        check_sessions_file(&path).unwrap();
+        for (mode, done, ends_all) in [(0o604, "read", false), (0o606, "changed", true)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            for error in [make_sessions_file(&path).unwrap_err(), check_sessions_file(&path).unwrap_err()] {
+                let error = error.to_string();
+                assert!(error.contains(&format!("can be {done} by other users")), "{error}");
+                assert!(error.contains("chmod 600") && !error.contains("remove"), "{error}");
+                assert_eq!(error.contains("sessions end --all"), ends_all, "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn network_file_system_is_told_from_a_local_one() {
+        let directory = TempDir::new().unwrap();
+        check_file_system(directory.path()).unwrap();
+        check_file_system(&directory.path().join("missing")).unwrap();
+        // What `stat --file-system --format=%t` prints: ext, btrfs, xfs, tmpfs, overlay.
+        for local in [0xef53, 0x9123_683e, 0x5846_5342, 0x0102_1994, 0x794c_7630] {
+            assert_eq!(network_file_system(local), None, "{local:x}");
+        }
+        assert_eq!(network_file_system(0x6969), Some("NFS"));
     }
 
     #[test]

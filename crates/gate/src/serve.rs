@@ -1,25 +1,22 @@
 //! Accepts connections of the proxy, and stops in order.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use countersign_server::{ActivatedSockets, Address, Bound};
+use countersign_server::{ActivatedSockets, Address, Bound, Connection, accept};
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -81,11 +78,6 @@ pub struct BoundGate {
     bound: Vec<Bound>,
 }
 
-enum Connection {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
 impl BoundGate {
     /// Takes the address that is configured, or those among `inherited` that a service manager has opened for it.
     ///
@@ -117,7 +109,7 @@ impl BoundGate {
         let accepting = async {
             loop {
                 let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
-                match poll_fn(|context| poll_accept(&mut self.bound, context)).await {
+                match accept(&mut self.bound).await {
                     Ok((connection, peer)) => {
                         let (router, stopped) = (router.clone(), stopped.clone());
                         connections.spawn(async move {
@@ -163,29 +155,6 @@ impl BoundGate {
             );
         }
     }
-}
-
-/// Accepts a connection of any of the addresses, with the address at its other end.
-fn poll_accept(
-    bound: &mut [Bound],
-    context: &mut Context<'_>,
-) -> Poll<io::Result<(Connection, Option<IpAddr>)>> {
-    for place in bound.iter() {
-        let accepted = match place {
-            Bound::Tcp(listener) => listener
-                .poll_accept(context)
-                .map_ok(|(stream, address)| (Connection::Tcp(stream), Some(address.ip().to_canonical()))),
-            Bound::Unix(listener, _) => {
-                listener.poll_accept(context).map_ok(|(stream, _)| (Connection::Unix(stream), None))
-            }
-        };
-        if accepted.is_ready() {
-            // The next one is asked first, so that a busy address leaves no other one waiting.
-            bound.rotate_left(1);
-            return accepted;
-        }
-    }
-    Poll::Pending
 }
 
 async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(

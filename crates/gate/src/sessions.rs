@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::task::spawn_blocking;
 
 use crate::events::{self, Event, EventQuery, WhyEnded};
-use crate::secret::{SecretError, check_private_file, make_private_file};
+use crate::secret::{SecretError, check_file_system, check_sessions_file, make_sessions_file};
 
 /// The file's name in the data directory.
 pub(crate) const FILE_NAME: &str = "gate-sessions.db";
@@ -43,6 +43,9 @@ const SCHEMA: &str = "
     ) STRICT;
     CREATE INDEX IF NOT EXISTS sessions_ends ON sessions (ends);
 ";
+
+/// The columns of a session, in the order in which [`read`] takes them.
+const COLUMNS: &str = "digest, tracker, issuer, user, peer, began, ends";
 
 /// The SHA-256 of a session's cookie, by which the file knows the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,32 +74,6 @@ pub struct Session {
     pub began: Timestamp,
     /// When it ends.
     pub ends: Timestamp,
-}
-
-/// A session that is to begin.
-#[derive(Clone, Debug)]
-pub(crate) struct NewSession {
-    pub(crate) digest: Digest,
-    pub(crate) tracker: String,
-    pub(crate) issuer: String,
-    pub(crate) user: String,
-    pub(crate) peer: Option<String>,
-    pub(crate) began: Timestamp,
-    pub(crate) ends: Timestamp,
-}
-
-impl NewSession {
-    fn session(&self) -> Session {
-        Session {
-            id: id_of(&self.digest),
-            tracker: self.tracker.clone(),
-            issuer: self.issuer.clone(),
-            user: self.user.clone(),
-            peer: self.peer.clone(),
-            began: self.began,
-            ends: self.ends,
-        }
-    }
 }
 
 /// Which sessions to end.
@@ -169,7 +146,8 @@ impl Sessions {
     /// If it cannot be used, or others than this user can.
     pub fn open(data_dir: &Path) -> Result<Self, SessionError> {
         let path = data_dir.join(FILE_NAME);
-        make_private_file(&path)?;
+        check_file_system(data_dir)?;
+        make_sessions_file(&path)?;
         Self::open_file(path)
     }
 
@@ -181,7 +159,7 @@ impl Sessions {
     /// If there is none, or it cannot be used, or others than this user can.
     pub fn open_existing(data_dir: &Path) -> Result<Self, SessionError> {
         let path = data_dir.join(FILE_NAME);
-        check_private_file(&path)?;
+        check_sessions_file(&path)?;
         Self::open_file(path)
     }
 
@@ -200,15 +178,15 @@ impl Sessions {
     }
 
     /// Begins a session. Of those of one tracker and issuer only so many go on; the oldest ones end.
-    pub(crate) async fn begin(&self, new: NewSession, most: u32) -> Result<(), SessionError> {
+    pub(crate) async fn begin(&self, digest: Digest, new: Session, most: u32) -> Result<(), SessionError> {
         self.call(&self.writes, move |connection| {
             let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             change.execute("DELETE FROM sessions WHERE ends <= ?1", [to_millis(new.began)])?;
-            Event::login(&new.session()).record(&change)?;
+            Event::login(&new).record(&change)?;
             change.execute(
-                "INSERT INTO sessions (digest, tracker, issuer, user, peer, began, ends) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                &format!("INSERT INTO sessions ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"),
                 params![
-                    new.digest.0,
+                    digest.0,
                     new.tracker,
                     new.issuer,
                     new.user,
@@ -219,11 +197,10 @@ impl Sessions {
             )?;
             // By number, and not by time: a clock that was set back must not end the session that has just begun.
             let ended: Vec<Session> = change
-                .prepare(
+                .prepare(&format!(
                     "DELETE FROM sessions WHERE tracker = ?1 AND issuer = ?2 AND number NOT IN (SELECT number FROM sessions \
-                     WHERE tracker = ?1 AND issuer = ?2 ORDER BY number DESC LIMIT ?3) \
-                     RETURNING digest, tracker, issuer, user, peer, began, ends",
-                )?
+                     WHERE tracker = ?1 AND issuer = ?2 ORDER BY number DESC LIMIT ?3) RETURNING {COLUMNS}"
+                ))?
                 .query_map(params![new.tracker, new.issuer, most], read)?
                 .collect::<Result<_, _>>()?;
             for session in &ended {
@@ -238,10 +215,7 @@ impl Sessions {
     pub(crate) async fn find(&self, digest: Digest, now: Timestamp) -> Result<Option<Session>, SessionError> {
         self.call(&self.reads, move |connection| {
             connection
-                .prepare(
-                    "SELECT digest, tracker, issuer, user, peer, began, ends FROM sessions \
-                     WHERE digest = ?1 AND ends > ?2",
-                )?
+                .prepare(&format!("SELECT {COLUMNS} FROM sessions WHERE digest = ?1 AND ends > ?2"))?
                 .query_row(params![digest.0, to_millis(now)], read)
                 .optional()
         })
@@ -252,10 +226,7 @@ impl Sessions {
     pub async fn list(&self, now: Timestamp) -> Result<Vec<Session>, SessionError> {
         self.call(&self.reads, move |connection| {
             connection
-                .prepare(
-                    "SELECT digest, tracker, issuer, user, peer, began, ends FROM sessions \
-                     WHERE ends > ?1 ORDER BY number DESC",
-                )?
+                .prepare(&format!("SELECT {COLUMNS} FROM sessions WHERE ends > ?1 ORDER BY number DESC"))?
                 .query_map([to_millis(now)], read)?
                 .collect()
         })
@@ -285,9 +256,7 @@ impl Sessions {
             };
             let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let ended: Vec<Session> = change
-                .prepare(&format!(
-                    "DELETE FROM sessions WHERE {by} RETURNING digest, tracker, issuer, user, peer, began, ends"
-                ))?
+                .prepare(&format!("DELETE FROM sessions WHERE {by} RETURNING {COLUMNS}"))?
                 .query_map([value], read)?
                 .collect::<Result<_, _>>()?;
             change.commit()?;

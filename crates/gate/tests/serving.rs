@@ -399,12 +399,26 @@ async fn slow_logins_do_not_block_the_proxy() {
     issuer.waiting.acquire_many(128).await.unwrap().forget();
     let answer = gate.log_in("/bugs/one/more").await;
     assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")));
+    let document = gate.ask("POST", "/bugs/one", &[("X-Forwarded-For", "192.0.2.9")], "{}").await;
+    assert_eq!(document.status, 503);
+    assert_eq!(gate.ask("GET", "/elsewhere", &[], "").await.status, 404, "it is no login");
+    let counted = "countersign_gate_logins_total{issuer=\"one\",outcome=\"full\"}";
+    assert_eq!(gate.metric(counted).await, Some(2));
     assert_eq!(gate.check(&cookie, "GET", "/bugs/one/1").await, allowed("one-user"));
     issuer.let_go.add_permits(1000);
     for stream in slow {
         assert_eq!(read(stream).await.status, 200);
     }
     assert_eq!(gate.log_in("/bugs/one/good").await.status, 401, "there is room again");
+    let sessions = gate.sessions();
+    gate.stop().await;
+    let events = sessions.events(EventQuery::default()).await.unwrap();
+    let full = events.iter().filter(|event| event.reason.as_deref() == Some("full"));
+    let mut full: Vec<_> =
+        full.map(|event| (&*event.kind, event.issuer.as_deref(), event.address.as_deref())).collect();
+    full.sort_unstable();
+    let refused = |address| ("login-refused", Some("one"), Some(address));
+    assert_eq!(full, [refused("127.0.0.1"), refused("192.0.2.9")]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -418,6 +432,14 @@ async fn login_without_its_body_times_out() {
     stream.write_all(head.as_bytes()).await.unwrap();
     assert_eq!(read(stream).await.status, 408);
     assert_eq!(began.elapsed().as_secs(), 10);
+    for (content_type, status) in [("application/json", 422), ("text/plain", 415)] {
+        let answer = gate.ask("POST", "/bugs/one", &[("Content-Type", content_type)], "{}").await;
+        assert_eq!(answer.status, status, "{}", answer.body);
+    }
+    for (outcome, times) in [("late", 1), ("malformed", 2)] {
+        let counted = format!("countersign_gate_logins_total{{issuer=\"one\",outcome=\"{outcome}\"}}");
+        assert_eq!(gate.metric(&counted).await, Some(times), "{outcome}");
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use countersign_client::{probe, probe_socket};
-use countersign_gate::{Config, Gate, check_socket};
+use countersign_gate::{Config, Gate, WRITTEN_SESSIONS, check_socket};
 use countersign_http_client::is_this_machine;
 use countersign_server::{Address, exposure_of};
 use jiff::Timestamp;
@@ -122,9 +122,18 @@ fn files(config: &Config) -> Vec<Finding> {
             Finding::warning(sentence, remedy)
         });
     }
-    for path in Gate::files(&config.data_dir) {
+    let [secret, sessions] = Gate::files(&config.data_dir);
+    for path in [secret, sessions.clone()] {
         match exposure_of(&path, user) {
             Ok(None) => findings.push(Finding::ok(format!("nobody else has access to {}", path.display()))),
+            Ok(Some(exposure)) if path == sessions => findings.push(Finding::error(
+                format!("{} {exposure}; the gate does not start like this", path.display()),
+                format!(
+                    "{}{}",
+                    exposure.remedy(&path, false),
+                    if exposure.may_write() { WRITTEN_SESSIONS } else { "" }
+                ),
+            )),
             Ok(Some(exposure)) => findings.push(Finding::error(
                 format!("{} {exposure}, who can be any user of the tracker by it", path.display()),
                 format!(

@@ -10,9 +10,9 @@ fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + seconds).unwrap()
 }
 
-fn new(value: &str, issuer: &str, began: i64) -> NewSession {
-    NewSession {
-        digest: Digest::of(value),
+fn new(value: &str, issuer: &str, began: i64) -> Session {
+    Session {
+        id: id_of(&Digest::of(value)),
         tracker: "https://bugs.example.org/".to_owned(),
         issuer: issuer.to_owned(),
         user: "launchpad".to_owned(),
@@ -37,7 +37,7 @@ async fn ended(sessions: &Sessions, which: WhichSessions) -> usize {
 async fn session_is_valid_in_every_gate() {
     let directory = TempDir::new().unwrap();
     let sessions = Sessions::open(directory.path()).unwrap();
-    sessions.begin(new("a", "launchpad", 0), 10).await.unwrap();
+    sessions.begin(Digest::of("a"), new("a", "launchpad", 0), 10).await.unwrap();
     let other = Sessions::open(directory.path()).unwrap();
     for gate in [&sessions, &other] {
         assert!(is_open(gate, "a", 59).await);
@@ -48,7 +48,7 @@ async fn session_is_valid_in_every_gate() {
     assert_eq!(listed, [sessions.find(Digest::of("a"), at(0)).await.unwrap().unwrap()]);
     assert_eq!(listed[0].id, id_of(&Digest::of("a")));
     // The next login removes what has ended.
-    sessions.begin(new("b", "launchpad", 60), 10).await.unwrap();
+    sessions.begin(Digest::of("b"), new("b", "launchpad", 60), 10).await.unwrap();
     assert_eq!(sessions.list(at(0)).await.unwrap().len(), 1);
 }
 
@@ -57,7 +57,7 @@ async fn ended_session_is_rejected_in_every_gate() {
     let directory = TempDir::new().unwrap();
     let (one, two) = (Sessions::open(directory.path()).unwrap(), Sessions::open(directory.path()).unwrap());
     for (value, issuer) in [("a", "launchpad"), ("b", "launchpad"), ("c", "other"), ("d", "other")] {
-        one.begin(new(value, issuer, 0), 10).await.unwrap();
+        one.begin(Digest::of(value), new(value, issuer, 0), 10).await.unwrap();
     }
     assert!(is_open(&two, "a", 0).await);
     let id = id_of(&Digest::of("a")).to_uppercase();
@@ -87,10 +87,10 @@ async fn ended_session_is_rejected_in_every_gate() {
 async fn issuers_oldest_sessions_are_evicted() {
     let directory = TempDir::new().unwrap();
     let sessions = Sessions::open(directory.path()).unwrap();
-    sessions.begin(new("other", "other", 0), 2).await.unwrap();
+    sessions.begin(Digest::of("other"), new("other", "other", 0), 2).await.unwrap();
     // A clock that steps back does not end the newest.
     for (value, began) in [("a", 3), ("b", 2), ("c", 1)] {
-        sessions.begin(new(value, "launchpad", began), 2).await.unwrap();
+        sessions.begin(Digest::of(value), new(value, "launchpad", began), 2).await.unwrap();
     }
     for (value, expected) in [("a", false), ("b", true), ("c", true), ("other", true)] {
         assert_eq!(is_open(&sessions, value, 5).await, expected, "{value}");
@@ -109,7 +109,9 @@ async fn logins_of_two_gates_at_once_all_succeed() {
     let gates = [Sessions::open(directory.path()).unwrap(), Sessions::open(directory.path()).unwrap()];
     let logins = (0..40).map(|number| {
         let gate = gates[number % 2].clone();
-        tokio::spawn(async move { gate.begin(new(&number.to_string(), "launchpad", 0), 100).await })
+        tokio::spawn(async move {
+            gate.begin(Digest::of(&number.to_string()), new(&number.to_string(), "launchpad", 0), 100).await
+        })
     });
     for login in logins.collect::<Vec<_>>() {
         login.await.unwrap().unwrap();
@@ -123,7 +125,7 @@ async fn events_survive_a_restart_and_old_ones_are_purged() {
     let refused = |at| Event::refused(EventKind::LoginRefused, "spent", Some("launchpad"), None, at, 7);
     let month = 30 * 24 * 3600;
     let sessions = Sessions::open(directory.path()).unwrap();
-    sessions.begin(new("a", "launchpad", 0), 10).await.unwrap();
+    sessions.begin(Digest::of("a"), new("a", "launchpad", 0), 10).await.unwrap();
     sessions.note(refused(at(1))).await.unwrap();
     drop(sessions);
     let sessions = Sessions::open_existing(directory.path()).unwrap();
@@ -149,7 +151,7 @@ async fn events_survive_a_restart_and_old_ones_are_purged() {
 async fn unrecordable_refusals_delay_no_request() {
     let directory = TempDir::new().unwrap();
     let sessions = Sessions::open(directory.path()).unwrap();
-    sessions.begin(new("a", "launchpad", 0), 10).await.unwrap();
+    sessions.begin(Digest::of("a"), new("a", "launchpad", 0), 10).await.unwrap();
     let other = Connection::open(directory.path().join(FILE_NAME)).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let refused = || Event::refused(EventKind::RequestRefused, "session_over", None, None, at(1), 0);
@@ -161,7 +163,7 @@ async fn unrecordable_refusals_delay_no_request() {
         .collect();
     let login = tokio::spawn({
         let sessions = sessions.clone();
-        async move { sessions.begin(new("b", "launchpad", 0), 10).await }
+        async move { sessions.begin(Digest::of("b"), new("b", "launchpad", 0), 10).await }
     });
     for refusal in refusals {
         assert!(refusal.await.unwrap().is_err(), "the other process writes");
@@ -177,7 +179,7 @@ async fn unrecordable_refusals_delay_no_request() {
 async fn session_ends_even_if_unrecorded() {
     let directory = TempDir::new().unwrap();
     let sessions = Sessions::open(directory.path()).unwrap();
-    sessions.begin(new("a", "launchpad", 0), 10).await.unwrap();
+    sessions.begin(Digest::of("a"), new("a", "launchpad", 0), 10).await.unwrap();
     let file = Connection::open(directory.path().join(FILE_NAME)).unwrap();
     file.execute_batch("CREATE TRIGGER full BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'full'); END")
         .unwrap();
@@ -192,7 +194,7 @@ async fn refusals_displace_no_login_event() {
     let directory = TempDir::new().unwrap();
     let sessions = Sessions::open(directory.path()).unwrap();
     let refused = |at| Event::refused(EventKind::RequestRefused, "session_over", None, None, at, 0);
-    sessions.begin(new("a", "launchpad", 0), 10).await.unwrap();
+    sessions.begin(Digest::of("a"), new("a", "launchpad", 0), 10).await.unwrap();
     sessions.note(refused(at(1))).await.unwrap();
     let file = Connection::open(directory.path().join(FILE_NAME)).unwrap();
     file.execute("UPDATE sqlite_sequence SET seq = ?1 WHERE name = 'events'", [events::MOST_EVENTS]).unwrap();
@@ -222,7 +224,7 @@ async fn clock_jump_purges_no_event() {
 async fn file_of_an_older_gate_keeps_its_sessions() {
     let directory = TempDir::new().unwrap();
     let sessions = Sessions::open(directory.path()).unwrap();
-    sessions.begin(new("a", "launchpad", 0), 10).await.unwrap();
+    sessions.begin(Digest::of("a"), new("a", "launchpad", 0), 10).await.unwrap();
     drop(sessions);
     // As the first version left it.
     let file = Connection::open(directory.path().join(FILE_NAME)).unwrap();
