@@ -7,8 +7,8 @@
 //! Cookie: {session}
 //! ```
 //!
-//! `{session}` stands for the cookie of a session, whose rules allow GET and POST below `/issue*`. The proxy adds what the
-//! sample for nginx has it add; what the client sends by those names it replaces.
+//! `{session}` stands for the cookie of a session, whose rules allow GET and POST below `/issue*`. The proxy is nginx or Envoy, as
+//! their samples have them: nginx adds headers and replaces what the client sends by those names; Envoy repeats the request.
 
 mod readers;
 
@@ -16,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use axum::routing::post;
 use countersign_core::{Clock, ManualClock, OsEntropy};
 use countersign_gate::{Config, Gate, RequestPath, UnclearPath};
@@ -26,30 +26,34 @@ use tower::ServiceExt as _;
 /// Reads a path; what is fuzzed is [`RequestPath::parse`].
 pub type ReadPath = fn(&str) -> Result<RequestPath, UnclearPath>;
 
+/// Answers whether the request is let through, and with which user's name; what is fuzzed is the gate of [`ask`].
+pub type Ask = fn(&World, &Asked) -> (StatusCode, Option<String>);
+
 const USER: &str = "launchpad";
 
 /// See [`check`].
 pub fn target(input: &[u8]) {
-    check(input, RequestPath::parse);
+    check(input, RequestPath::parse, ask);
 }
 
 /// A path that is accepted is the same to all who read it; and the gate names its user for a request of a session that a rule
 /// allows, which carries nothing that could pass for the gate's word, and for no other.
-pub fn check(input: &[u8], read: ReadPath) {
+pub fn check(input: &[u8], read: ReadPath, ask: Ask) {
     let Some(asked) = Asked::of(input) else { return };
     let read = str::from_utf8(&asked.target).ok().and_then(|target| read(target).ok());
     if let Some(path) = &read {
         readers::check(&asked.target, path.segments());
     }
-    for anonymous in [false, true] {
-        let (status, user) = world(anonymous).ask(&asked);
+    for world in worlds() {
+        let (status, user) = ask(world, &asked);
         let is_named = user.as_deref() == Some(USER);
         assert!(is_named || user.as_deref().is_none_or(str::is_empty), "another user: {user:?}");
-        assert!(user.is_none() || status == StatusCode::NO_CONTENT, "{status} names {user:?}");
-        if status != StatusCode::NO_CONTENT {
+        assert!(user.is_none() || status == world.yes(), "{status} names {user:?}");
+        if status != world.yes() {
             continue;
         }
         assert!(!asked.claims_to_be_somebody(), "a client that sends the user header is let through");
+        assert!(!asked.has_user_header_removed(), "a client that has the user header removed is let through");
         if is_named {
             let path = read.as_ref().expect("a path with two readings is allowed");
             let [segment] = path.segments() else { panic!("{path:?} is allowed") };
@@ -60,15 +64,17 @@ pub fn check(input: &[u8], read: ReadPath) {
                 asked.method != b"POST" || !asked.says_another_site(),
                 "another site may change something"
             );
+            assert!(!asked.asks_for_another_method(), "a request that asks for another method is allowed");
         } else {
-            assert!(anonymous, "nobody is let through");
+            assert!(world.anonymous, "nobody is let through");
             assert!(!asked.brings_gate_cookie(), "a bad cookie passes for none");
         }
     }
 }
 
 /// What a client sends.
-struct Asked {
+#[derive(Debug)]
+pub struct Asked {
     method: Vec<u8>,
     target: Vec<u8>,
     headers: HeaderMap,
@@ -85,10 +91,8 @@ impl Asked {
         for line in lines {
             let mut parts = line.splitn(2, |byte| *byte == b':');
             let (Some(name), Some(value)) = (parts.next(), parts.next()) else { continue };
-            let value = String::from_utf8_lossy(value.trim_ascii());
-            let is_session = value.contains("{session}");
-            let value = value.replace("{session}", &world(false).cookie);
-            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_str(&value)) {
+            let (value, is_session) = with_session(value.trim_ascii());
+            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(&value)) {
                 brings_session |= is_session && name == "cookie";
                 headers.append(name, value);
             }
@@ -98,8 +102,33 @@ impl Asked {
 
     /// Whether a server could take one of the headers for the user's name.
     fn claims_to_be_somebody(&self) -> bool {
-        let plain = |name: &str| name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
-        self.headers.keys().any(|name| plain(name.as_str()) == "x_remote_user")
+        self.headers.keys().any(|name| plain(name.as_str().as_bytes()) == "x_remote_user")
+    }
+
+    /// Whether a proxy would take away the header with the user's name, in whatever spelling it has there (RFC 9110 section 7.6.1).
+    fn has_user_header_removed(&self) -> bool {
+        let lines = self.headers.get_all("connection").iter();
+        let mut options = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+        options.any(|option| plain(option.trim_ascii()) == "x_remote_user")
+    }
+
+    /// Whether a framework could take the request for one of another method: Rails, Laravel and Symfony know such headers and such
+    /// a parameter. PHP makes `_` of some characters in a parameter's name.
+    fn asks_for_another_method(&self) -> bool {
+        let headers = ["x_http_method_override", "x_http_method", "x_method_override"];
+        let mut names = self.headers.keys().map(|name| plain(name.as_str().as_bytes()));
+        if names.any(|name| headers.contains(&&*name)) {
+            return true;
+        }
+        let query = self.target.iter().position(|byte| *byte == b'?').map_or(0, |at| at + 1);
+        let query = self.target.get(query..).filter(|_| query > 0).unwrap_or_default();
+        let mut pairs = query.split(|byte| matches!(byte, b'&' | b';'));
+        pairs.any(|pair| {
+            let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
+            let name: Vec<u8> = name.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
+            let name: Vec<u8> = percent_encoding::percent_decode(&name).collect();
+            matches!(&*name, [b'_' | b'.' | b'[' | b' ', rest @ ..] if rest == b"method")
+        })
     }
 
     fn says_another_site(&self) -> bool {
@@ -120,24 +149,57 @@ impl Asked {
     }
 }
 
+/// A name in lower case, with `_` for everything that is no letter and no digit.
+fn plain(name: &[u8]) -> String {
+    let plain = |byte: &u8| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'_' };
+    name.iter().map(plain).map(char::from).collect()
+}
+
+/// The value with the session's cookie where it belongs, byte by byte; and whether it has one.
+fn with_session(value: &[u8]) -> (Vec<u8>, bool) {
+    const PLACE: &[u8] = b"{session}";
+    let (mut rest, mut filled, mut has_one) = (value, Vec::new(), false);
+    while let Some(at) = rest.windows(PLACE.len()).position(|part| part == PLACE) {
+        let (before, after) = rest.split_at(at);
+        filled.extend_from_slice(before);
+        filled.extend_from_slice(first_world().cookie.as_bytes());
+        rest = after.get(PLACE.len()..).unwrap_or_default();
+        has_one = true;
+    }
+    filled.extend_from_slice(rest);
+    (filled, has_one)
+}
+
 /// A gate with one session.
-struct World {
+#[derive(Debug)]
+pub struct World {
     router: Router,
     cookie: String,
     directory: tempfile::TempDir,
+    anonymous: bool,
+    /// As the gate's configuration has it.
+    proxy: &'static str,
 }
 
-/// Both gates are on one data directory, and so know the same session.
-fn world(anonymous: bool) -> &'static World {
-    static WORLDS: [OnceLock<World>; 2] = [OnceLock::new(), OnceLock::new()];
-    let [strict, open] = &WORLDS;
-    let strict = strict.get_or_init(|| crate::block_on_all(World::new(None)));
-    if anonymous { open.get_or_init(|| crate::block_on_all(World::new(Some(strict)))) } else { strict }
+static FIRST_WORLD: OnceLock<World> = OnceLock::new();
+
+fn first_world() -> &'static World {
+    FIRST_WORLD.get_or_init(|| crate::block_on_all(World::new("nginx", None)))
+}
+
+/// A gate that wants a session, and gates that let strangers pass, for two proxies. All are on one data directory, and so know the
+/// same session.
+fn worlds() -> [&'static World; 3] {
+    static OTHERS: OnceLock<[World; 2]> = OnceLock::new();
+    let first = first_world();
+    let beside = |proxy| crate::block_on_all(World::new(proxy, Some(first)));
+    let [nginx, envoy] = OTHERS.get_or_init(|| ["nginx", "envoy"].map(beside));
+    [first, nginx, envoy]
 }
 
 impl World {
     /// A gate beside another one, whose session it has, lets strangers pass.
-    async fn new(beside: Option<&World>) -> Self {
+    async fn new(proxy: &'static str, beside: Option<&World>) -> Self {
         let issuer = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", issuer.local_addr().expect("an address"));
         let handshake = post(|| async { StatusCode::OK });
@@ -146,7 +208,7 @@ impl World {
         let directory = tempfile::TempDir::new().expect("a directory");
         let place = beside.map_or(directory.path(), |beside| beside.directory.path());
         let text = format!(
-            "base_url = \"https://bugs.example.org/\"\ndata_dir = \"{}\"\nproxy = \"nginx\"\nanonymous = {}\n\
+            "base_url = \"https://bugs.example.org/\"\ndata_dir = \"{}\"\nproxy = \"{proxy}\"\nanonymous = {}\n\
              [[issuer]]\nname = \"{USER}\"\nurl = \"{url}\"\nuser = \"{USER}\"\n\
              allow = [{{ methods = [\"GET\", \"POST\"], paths = [\"/issue*\"] }}]\n",
             place.display(),
@@ -166,21 +228,40 @@ impl World {
             cookie.split(';').next().unwrap_or_default().to_owned()
         };
         issuing.abort();
-        Self { router, cookie, directory }
+        Self { router, cookie, directory, anonymous: beside.is_some(), proxy }
     }
 
-    /// Asks as nginx does, and returns the status and the user's name.
-    fn ask(&self, asked: &Asked) -> (StatusCode, Option<String>) {
-        let mut request = Request::get("/auth").body(Body::empty()).expect("a request");
+    /// The status that lets a request through.
+    pub fn yes(&self) -> StatusCode {
+        if self.proxy == "envoy" { StatusCode::OK } else { StatusCode::NO_CONTENT }
+    }
+
+    /// The question about a request, as the proxy puts it; `None` for a request that the proxy itself refuses.
+    fn question(&self, asked: &Asked) -> Option<Request<Body>> {
+        let mut request = Request::get("/auth").body(Body::empty()).ok()?;
+        if self.proxy == "envoy" {
+            // It passes no fragment on, and its path is the target of the question.
+            let is_target = asked.target.starts_with(b"/") && !asked.target.contains(&b'#');
+            *request.uri_mut() =
+                [b"/auth", &*asked.target].concat().try_into().ok().filter(|_: &Uri| is_target)?;
+            *request.method_mut() = Method::from_bytes(&asked.method).ok()?;
+        }
         let headers = request.headers_mut();
         *headers = asked.headers.clone();
-        for (name, value) in [("x-original-uri", &asked.target), ("x-original-method", &asked.method)] {
-            // nginx does not forward invalid header values either.
-            let Ok(value) = HeaderValue::from_bytes(value) else { return (StatusCode::BAD_REQUEST, None) };
-            headers.insert(HeaderName::from_static(name), value);
+        if self.proxy == "nginx" {
+            for (name, value) in [("x-original-uri", &asked.target), ("x-original-method", &asked.method)] {
+                // nginx does not forward invalid header values either.
+                headers.insert(HeaderName::from_static(name), HeaderValue::from_bytes(value).ok()?);
+            }
         }
-        let answer = crate::block_on_all(self.router.clone().oneshot(request)).expect("an answer");
-        let user = answer.headers().get("x-remote-user");
-        (answer.status(), user.map(|user| String::from_utf8_lossy(user.as_bytes()).into_owned()))
+        Some(request)
     }
+}
+
+/// Asks the gate as its proxy does, and returns the status and the user's name.
+pub fn ask(world: &World, asked: &Asked) -> (StatusCode, Option<String>) {
+    let Some(question) = world.question(asked) else { return (StatusCode::BAD_REQUEST, None) };
+    let answer = crate::block_on_all(world.router.clone().oneshot(question)).expect("an answer");
+    let user = answer.headers().get("x-remote-user");
+    (answer.status(), user.map(|user| String::from_utf8_lossy(user.as_bytes()).into_owned()))
 }

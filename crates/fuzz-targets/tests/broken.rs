@@ -10,6 +10,7 @@ use countersign_core::seal::unseal;
 use countersign_core::{
     Audience, Clock, EndResult, Ending, KeyRing, KeyRingError, Policy, StoreError, TokenId, TokenStore,
 };
+use countersign_fuzz_targets::gate_request::{Asked, World};
 use countersign_fuzz_targets::{
     callers, configuration, gate_request, handshake_request, jwt, key_ring, names, token_text,
     tracker_answer, xmlrpc_body,
@@ -85,7 +86,38 @@ fn malleable_token_is_caught() {
 fn ambiguous_path_is_caught() {
     let parameter = include_bytes!("../../../fuzz/corpus/gate_request/parameter");
     is_caught("takes /issue1;/../user1 for another path", || {
-        gate_request::check(parameter, |_| RequestPath::parse("/issue1"));
+        gate_request::check(parameter, |_| RequestPath::parse("/issue1"), gate_request::ask);
+    });
+}
+
+#[test]
+fn gate_that_overlooks_a_header_is_caught() {
+    for (words, input) in [
+        ("has the user header removed", "GET /issue1\nCookie: {session}\nConnection: close, X-Remote-User"),
+        ("has the user header removed", "GET /issue1\nCookie: {session}\nConnection: x_remote.USER"),
+        ("asks for another method", "POST /issue1?a&_method=DELETE\nCookie: {session}"),
+        ("asks for another method", "POST /issue1?%5fmethod=DELETE\nCookie: {session}"),
+        ("asks for another method", "POST /issue1?.method=DELETE\nCookie: {session}"),
+        ("asks for another method", "POST /issue1\nCookie: {session}\nX_HTTP_Method-Override: PUT"),
+    ] {
+        gate_request::target(input.as_bytes());
+        is_caught(words, || {
+            let says_yes = |world: &World, _: &Asked| (world.yes(), Some("launchpad".to_owned()));
+            gate_request::check(input.as_bytes(), RequestPath::parse, says_yes);
+        });
+    }
+}
+
+#[test]
+fn byte_beyond_ascii_reaches_the_gate() {
+    // Bytes of Latin-1, of which a header may have any: the cookie before it is the session's all the same.
+    let input = b"GET /issue1\nCookie: a=\xe9; {session}\nX-Note: \xff";
+    is_caught("the header has arrived", || {
+        gate_request::check(input, RequestPath::parse, |world, asked| {
+            let (status, user) = gate_request::ask(world, asked);
+            assert_eq!((status, user.as_deref()), (world.yes(), Some("launchpad")));
+            panic!("the header has arrived");
+        });
     });
 }
 
