@@ -165,10 +165,7 @@ pub struct Probe {
 ///
 /// Why there is no answer, for a person; also if its certificate is not valid.
 pub async fn probe(url: &Url) -> Result<Probe, String> {
-    let answered = tokio::time::timeout(PROBE_TIMEOUT, probe_now(url)).await;
-    answered
-        .map_err(|_| format!("no answer in {} s", PROBE_TIMEOUT.as_secs()))?
-        .map_err(|error| error.to_string())
+    probed(probe_now(url)).await
 }
 
 /// How long an answer to a probe may take.
@@ -183,11 +180,15 @@ const MAX_PROBE_BYTES: usize = 4096;
 ///
 /// Why there is no answer, for a person.
 pub async fn probe_socket(socket: &Path, path: &str) -> Result<Probe, String> {
-    let asking = async {
+    probed(async {
         let request = Request::get(path).header(hyper::header::HOST, "localhost");
         let request = request.body(Full::new(Bytes::new())).map_err(io::Error::other)?;
         probe_over(UnixStream::connect(socket).await?, request).await
-    };
+    })
+    .await
+}
+
+async fn probed(asking: impl Future<Output = io::Result<Probe>>) -> Result<Probe, String> {
     let answered = tokio::time::timeout(PROBE_TIMEOUT, asking).await;
     answered
         .map_err(|_| format!("no answer in {} s", PROBE_TIMEOUT.as_secs()))?

@@ -1,14 +1,16 @@
 //! The address of a listener.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::task::{Context, Poll};
 
 use serde::{Deserialize, Serialize};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::socket_activation::ActivatedSockets;
 
@@ -96,6 +98,46 @@ pub enum Bound {
     Tcp(TcpListener),
     /// A Unix socket, and its file, if this made it.
     Unix(UnixListener, Option<SocketFile>),
+}
+
+/// A connection that was accepted.
+#[derive(Debug)]
+pub enum Connection {
+    /// By TCP.
+    Tcp(TcpStream),
+    /// By a Unix socket.
+    Unix(UnixStream),
+}
+
+/// Accepts a connection at any of these addresses, with the address at its other end; `None` for a Unix socket.
+///
+/// # Errors
+///
+/// If none can be accepted now, mostly because the process has used up its file descriptors.
+pub async fn accept(bound: &mut [Bound]) -> io::Result<(Connection, Option<IpAddr>)> {
+    poll_fn(|context| poll_accept(bound, context)).await
+}
+
+fn poll_accept(
+    bound: &mut [Bound],
+    context: &mut Context<'_>,
+) -> Poll<io::Result<(Connection, Option<IpAddr>)>> {
+    for place in bound.iter() {
+        let accepted = match place {
+            Bound::Tcp(listener) => listener
+                .poll_accept(context)
+                .map_ok(|(stream, address)| (Connection::Tcp(stream), Some(address.ip().to_canonical()))),
+            Bound::Unix(listener, _) => {
+                listener.poll_accept(context).map_ok(|(stream, _)| (Connection::Unix(stream), None))
+            }
+        };
+        if accepted.is_ready() {
+            // The next one is asked first, so that a busy address leaves no other one waiting.
+            bound.rotate_left(1);
+            return accepted;
+        }
+    }
+    Poll::Pending
 }
 
 /// The file of a Unix socket.

@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -18,14 +18,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::rustls;
 use tokio_util::task::TaskTracker;
 
 use crate::App;
-use crate::address::Bound;
+use crate::address::{Bound, Connection, accept};
 use crate::arrival::{Arrival, ClientCertificate, Peer};
 use crate::caller::{self, RequestIds, X_REQUEST_ID};
 use crate::connection_limit::{ConnectionLimit, ConnectionPermit};
@@ -91,11 +90,6 @@ struct Service {
     ids: Arc<RequestIds>,
     /// `None` where traces are off.
     spans: Option<Arc<RequestSpans>>,
-}
-
-enum Connection {
-    Tcp(TcpStream),
-    Unix(UnixStream),
 }
 
 /// What a connection is served with.
@@ -184,30 +178,11 @@ impl Listener {
         room: &ConnectionLimit,
     ) -> io::Result<Option<(Connection, Peer, ConnectionPermit)>> {
         let Some(place) = room.place().await else { return Ok(None) };
-        let (connection, peer) = poll_fn(|context| self.poll_accept(context)).await?;
+        let (connection, peer) = accept(&mut self.bound).await?;
         if let Connection::Tcp(stream) = &connection {
             prepare(stream)?;
         }
-        Ok(room.seat(place, peer.0).map(|seat| (connection, peer, seat)))
-    }
-
-    fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<io::Result<(Connection, Peer)>> {
-        for bound in &self.bound {
-            let accepted = match bound {
-                Bound::Tcp(listener) => listener.poll_accept(context).map_ok(|(stream, address)| {
-                    (Connection::Tcp(stream), Peer(Some(address.ip().to_canonical())))
-                }),
-                Bound::Unix(listener, _) => {
-                    listener.poll_accept(context).map_ok(|(stream, _)| (Connection::Unix(stream), Peer(None)))
-                }
-            };
-            if accepted.is_ready() {
-                // The next one is asked first, so that a busy address leaves no other one waiting.
-                self.bound.rotate_left(1);
-                return accepted;
-            }
-        }
-        Poll::Pending
+        Ok(room.seat(place, peer).map(|seat| (connection, Peer(peer), seat)))
     }
 }
 
