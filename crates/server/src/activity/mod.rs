@@ -26,7 +26,7 @@ use crate::callers::MAX_CALLERS;
 use crate::history::Range;
 use crate::metrics::HandshakeOutcome;
 
-use self::row::Row;
+use self::row::{KeptRow, Row};
 use self::table::Table;
 
 pub(crate) use self::row::{RANGES, Sum, range, saturating_sum};
@@ -233,8 +233,10 @@ impl Activity {
         changed
     }
 
-    /// Goes on from what the server before this one kept.
+    /// Goes on from what the server before this one kept. What cannot be read is as good as none. Should there be more names than
+    /// there is room for, those stay of which something happened last.
     pub(crate) fn restore(&self, kept: &[(String, String)]) {
+        let mut rows = Vec::new();
         for (name, text) in kept {
             match (&**name, name.split_once(' ')) {
                 (SINCE, _) => {
@@ -242,14 +244,22 @@ impl Activity {
                         self.since.fetch_min(since, Ordering::Relaxed);
                     }
                 }
-                (UNATTRIBUTED, _) => self.unattributed.restore(text),
+                (UNATTRIBUTED, _) => {
+                    if let Some(row) = KeptRow::read(text) {
+                        self.unattributed.restore(row);
+                    }
+                }
                 (_, Some((label, name))) => {
-                    if let Some(by) = By::of_label(label) {
-                        self.table(by).restore(&Party::of_kept_name(by, name), text);
+                    if let (Some(by), Some(row)) = (By::of_label(label), KeptRow::read(text)) {
+                        rows.push((by, Party::of_kept_name(by, name), row));
                     }
                 }
                 _ => {}
             }
+        }
+        rows.sort_by_cached_key(|(_, _, row)| Reverse(row.latest()));
+        for (by, party, row) in rows {
+            self.table(by).restore(party, row);
         }
     }
 
@@ -355,6 +365,33 @@ mod tests {
         activity.look(clock.now());
         assert_eq!(line(&activity, hour, &clock, "c").unwrap().sum.good(), 1);
         assert!(line(&activity, hour, &clock, "b").is_some() && line(&activity, hour, &clock, "a").is_none());
+    }
+
+    #[test]
+    fn latest_of_too_many_kept_rows_stay() {
+        let clock = clock();
+        let first = Activity::new(clock.now());
+        // By name, the latest would come last.
+        for name in ["a", "b", "c", "d"] {
+            clock.advance(Duration::from_hours(24));
+            count(&first, name, HandshakeOutcome::Rejected("replay"));
+            first.look(clock.now());
+        }
+        clock.advance(Duration::from_hours(24));
+        good(&first, "b");
+        first.look(clock.now());
+        let kept: Vec<_> =
+            first.changed().into_iter().filter_map(|(name, text)| Some((name, text?))).collect();
+        let second = Activity { trackers: Table::new(2), ..Activity::new(clock.now()) };
+        second.restore(&kept);
+        let mut names: Vec<_> = second.lines(By::Tracker, &RANGES[3], clock.now());
+        names.sort_by_key(|line| line.party.clone());
+        let names: Vec<_> = names.iter().map(|line| line.party.name(By::Tracker)).collect();
+        assert_eq!(names, ["b", "d"]);
+        let changed = second.changed();
+        for name in ["a", "c"] {
+            assert_eq!(changed.get(&format!("tracker {name}")), Some(&None), "nothing of it is kept");
+        }
     }
 
     #[test]

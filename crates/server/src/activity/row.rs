@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{array, mem};
 
-use countersign_core::Reason;
+use countersign_core::{Reason, to_millis};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -52,10 +52,28 @@ struct Past {
 /// A row as it is kept for the next server. A later version may know more outcomes, other slots and other classes; each passes over
 /// what it does not know.
 #[derive(Debug, Serialize, Deserialize)]
-struct KeptRow {
+pub(super) struct KeptRow {
     last_good: Option<Timestamp>,
     /// By how many minutes their slots are long.
     slots: BTreeMap<i64, Vec<KeptSlot>>,
+}
+
+impl KeptRow {
+    /// `None` for a text that no row has written.
+    pub(super) fn read(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+
+    /// When something happened last, in milliseconds; as exactly as the shortest of its slots tell.
+    pub(super) fn latest(&self) -> i64 {
+        let end =
+            |minutes: i64, slot: i64| minutes.saturating_mul(60_000).saturating_mul(slot.saturating_add(1));
+        let ends = self
+            .slots
+            .iter()
+            .filter_map(|(minutes, slots)| slots.iter().map(|kept| end(*minutes, kept.slot)).max());
+        ends.min().or(self.last_good.map(to_millis)).unwrap_or(i64::MIN)
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -268,9 +286,8 @@ impl Row {
         serde_json::to_string(&KeptRow { last_good: past.last_good, slots: slots.collect() }).ok()
     }
 
-    /// Goes on from such a text. One that cannot be read is as good as none.
-    pub(super) fn restore(&self, text: &str) {
-        let Ok(mut kept) = serde_json::from_str::<KeptRow>(text) else { return };
+    /// Goes on from what was kept.
+    pub(super) fn restore(&self, mut kept: KeptRow) {
         let mut past = self.past();
         past.last_good = kept.last_good;
         for (ring, range) in past.ranges.iter_mut().zip(&RANGES) {

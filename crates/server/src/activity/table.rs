@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
 use super::Party;
-use super::row::Row;
+use super::row::{KeptRow, Row};
 
 type Rows = HashMap<Arc<str>, Arc<Row>>;
 
@@ -91,16 +91,15 @@ impl Table {
         std::mem::take(&mut *self.gone.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Goes on from a row that was kept.
-    pub(super) fn restore(&self, party: &Party, text: &str) {
+    /// Goes on from a row that was kept. A name for which there is no room is not kept any longer.
+    pub(super) fn restore(&self, party: Party, kept: KeptRow) {
         match party {
-            Party::Nameless => self.nameless.restore(text),
-            Party::Other => self.other.restore(text),
-            Party::Named(name) => {
-                if let Some(row) = self.add(name) {
-                    row.restore(text);
-                }
-            }
+            Party::Nameless => self.nameless.restore(kept),
+            Party::Other => self.other.restore(kept),
+            Party::Named(name) => match self.add(&name) {
+                Some(row) => row.restore(kept),
+                None => self.gone.lock().unwrap_or_else(PoisonError::into_inner).push(name),
+            },
             Party::Unattributed => {}
         }
     }

@@ -48,7 +48,7 @@ impl Events {
             readers: Vec::new(),
             closing: None,
             lost_before: 0,
-            activity: BTreeMap::new(),
+            activity: Arc::default(),
             next_keep: Instant::now() + KEEP,
         }
         .run()
@@ -96,8 +96,8 @@ struct Writer {
     closing: Option<oneshot::Sender<()>>,
     /// How many had been lost when that was last complained about.
     lost_before: u64,
-    /// What trackers and callers did, as far as it is not kept yet.
-    activity: BTreeMap<String, Option<String>>,
+    /// What trackers and callers did, as far as it is not kept yet. The store reads it where it is: it can be some megabytes.
+    activity: Arc<BTreeMap<String, Option<String>>>,
     next_keep: Instant,
 }
 
@@ -245,13 +245,13 @@ impl Writer {
         let events = Arc::clone(&self.events);
         // Some megabytes of text where there are many names.
         if let Ok(changed) = tokio::task::spawn_blocking(move || events.activity().changed()).await {
-            self.activity.extend(changed);
+            Arc::make_mut(&mut self.activity).extend(changed);
         }
         if self.activity.is_empty() {
             return;
         }
-        match self.events.store.keep_activity(&self.activity).await {
-            Ok(()) => self.activity.clear(),
+        match self.events.store.keep_activity(Arc::clone(&self.activity)).await {
+            Ok(()) => self.activity = Arc::default(),
             Err(error) => {
                 tracing::debug!(%error, "cannot write the numbers by tracker and by caller; retrying later");
             }
