@@ -3,7 +3,8 @@
 use std::fs;
 
 use crate::http::seen;
-use crate::server::{Place, Server};
+use crate::server::{Launch, Place, Server};
+use crate::shim::Dial;
 
 async fn used_token(server: &Server) -> String {
     let token = server.token().await;
@@ -16,6 +17,28 @@ async fn until_handshake_is(server: &Server, token: &str, status: u16) {
         (server.handshake(token).await.status == status).then_some(())
     })
     .await;
+}
+
+/// As when the file system that has it is away.
+#[tokio::test]
+async fn hanging_read_of_an_issuers_keys_does_not_hold_up_the_end() {
+    let place = Place::new();
+    let (keys, callers) = (place.data().join("jwks.json"), place.data().join("callers.toml"));
+    fs::write(&keys, "{}").unwrap();
+    let text = format!(
+        "[[caller]]\nname = 'worker'\nscopes = ['issue']\n[caller.jwt]\nissuer = 'https://issuer.example'\n\
+         audience = 'a'\nsubject = 's'\njwks_file = '{}'\n",
+        keys.display()
+    );
+    fs::write(&callers, text).unwrap();
+    place.shim.set(Dial::HangKeys, 1);
+    let server = place
+        .start_with(Launch { arguments: &["--callers-file", callers.to_str().unwrap()], ..Launch::default() })
+        .await;
+    seen("a read that hangs", async || (place.shim.read(Dial::Hanging) == 1).then_some(())).await;
+    place.logged("its keys did not come within 5 seconds").await;
+    server.stop().await;
+    assert_eq!(place.shim.read(Dial::Hanging), 1, "it never returned");
 }
 
 #[tokio::test]

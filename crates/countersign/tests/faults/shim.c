@@ -25,6 +25,7 @@ struct control {
     _Atomic int64_t hang;         /* while 1, fsync does not return */
     _Atomic int64_t hanging;      /* out: how many wait because of that */
     _Atomic int64_t touches;      /* out: how many reads, writes, syncs and opens of the store there were */
+    _Atomic int64_t hang_keys;    /* while 1, reading a file of an issuer's keys does not return */
 };
 
 static struct control *control;
@@ -100,16 +101,27 @@ int ftruncate64(int file, off_t size) {
     return fails(file, control->write_error) ? -1 : real(file, size);
 }
 
+static void wait_while(_Atomic int64_t *hang) {
+    control->hanging++;
+    while (*hang)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    control->hanging--;
+}
+
+ssize_t read(int file, void *to, size_t size) {
+    REAL(read);
+    char path[PATH_MAX];
+    if (control && control->hang_keys && concerns(file, path) && strstr(path, "/jwks.json"))
+        wait_while(&control->hang_keys);
+    return real(file, to, size);
+}
+
 static int sync_with(int (*real)(int), int file) {
     if (fails(file, control->sync_error))
         return -1;
     char path[PATH_MAX];
-    if (control->hang && concerns(file, path)) {
-        control->hanging++;
-        while (control->hang)
-            nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
-        control->hanging--;
-    }
+    if (control->hang && concerns(file, path))
+        wait_while(&control->hang);
     return real(file);
 }
 

@@ -19,10 +19,12 @@ pub(crate) enum Dial {
     OpenError,
     /// 1 while fsync shall not return.
     Hang,
-    /// To read: how many fsyncs do not return.
+    /// To read: how many calls do not return.
     Hanging,
     /// To read: how often the store's files were read, written, synced or opened.
     Touches,
+    /// 1 while reading a file of an issuer's keys shall not return.
+    HangKeys,
 }
 
 /// The shim of one server.
