@@ -78,7 +78,7 @@ pub(crate) struct BenchCommand {
     /// The bug tracker to which tokens are bound and which redeems them [default: none]
     #[arg(long, value_name = "URL", value_parser = parse_audience)]
     audience: Option<String>,
-    /// A file with the secret that the private API requires, if any
+    /// A file with the secret that the private API requires, if any; it is read once, at the start
     #[arg(long, env = "COUNTERSIGN_PRIVATE_BEARER_FILE", value_name = "FILE")]
     private_bearer_file: Option<PathBuf>,
     /// Allow a server on another machine; use it only on a machine of yours

@@ -18,7 +18,7 @@ use crate::remote::ServerArgs;
 use crate::settings::parse_duration;
 
 pub(crate) const EVENTS_HELP: &str = "\
-Kinds: issued, consumed, refused, revoked, replay, relay, key-rotated, key-revoked, fence-moved, credential-rejected. Several are separated by commas.
+Kinds: issued, consumed, refused, revoked, replay, relay, key-rotated, key-revoked, fence-moved, credential-rejected, caller-denied. Several are separated by commas.
 
 The oldest event comes first. Events name tokens by their ids, which `countersign token show` prints. A redemption \
 comes from its record, with the time and the address. Issued tokens are kept as events only if the server's setting \
@@ -45,8 +45,8 @@ pub(crate) struct EventsCommand {
     /// Only events of this last period, such as 90s, 5m, 24h or 7d
     #[arg(long, value_name = "DURATION", value_parser = parse_period)]
     since: Option<SignedDuration>,
-    /// Only events older than this, such as 90s, 5m or 24h
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, conflicts_with = "follow")]
+    /// Only events older than this, such as 90s, 5m, 24h or 7d
+    #[arg(long, value_name = "DURATION", value_parser = parse_period, conflicts_with = "follow")]
     until: Option<SignedDuration>,
     /// Only events with this id: their own, that of their token or of their request
     #[arg(long, value_name = "ID")]
@@ -92,8 +92,8 @@ impl By {
     }
 }
 
-/// Reads a duration, and also days, as the tables' ranges have them.
-fn parse_period(text: &str) -> Result<SignedDuration, &'static str> {
+/// Reads a duration, and also days: events are kept for weeks.
+pub(crate) fn parse_period(text: &str) -> Result<SignedDuration, &'static str> {
     match text.strip_suffix('d').map(str::parse::<u32>) {
         Some(Ok(days)) => Ok(SignedDuration::from_hours(24 * i64::from(days))),
         _ => parse_duration(text),
@@ -380,6 +380,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn period_can_be_given_in_days() {
+        assert_eq!(parse_period("7d"), Ok(SignedDuration::from_hours(7 * 24)));
+        assert_eq!(parse_period("90m"), Ok(SignedDuration::from_mins(90)));
+        for wrong in ["d", "-1d", "1.5d", "week"] {
+            assert!(parse_period(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn table_lists_every_result_with_its_reason() {

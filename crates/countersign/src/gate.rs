@@ -13,12 +13,12 @@ use jiff::SignedDuration;
 use serde_json::json;
 use tokio::sync::Notify;
 
-use crate::events::ago;
+use crate::events::{ago, parse_period};
 use crate::log;
 use crate::output::{Failure, note, print, print_json};
 use crate::serve::{Signals, raise_descriptor_limit};
 use crate::service_manager;
-use crate::settings::{LogFormat, parse_duration};
+use crate::settings::LogFormat;
 
 pub(crate) const GATE_HELP: &str = "\
 A worker shows a login token to the gate, which asks the issuer and opens a session. For each request to the tracker the \
@@ -77,8 +77,8 @@ one reason each gate records 20 a minute; the next one says how many were left o
 struct EventsArgs {
     #[command(flatten)]
     config: GateConfig,
-    /// Only events of this last period, such as 90s, 5m or 24h
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    /// Only events of this last period, such as 90s, 5m, 24h or 7d
+    #[arg(long, value_name = "DURATION", value_parser = parse_period)]
     since: Option<SignedDuration>,
     /// Only these kinds, separated by commas
     #[arg(long, value_name = "KINDS", value_delimiter = ',', value_parser = parse_kind)]

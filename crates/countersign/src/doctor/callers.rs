@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use countersign_server::{CallerDocument, CallerRule, CallersFile, IssuerDocument};
+use countersign_server::{CallerDocument, CallerRule, CallersFile, IssuerDocument, JwtRule};
 
 use super::context::Context;
 use super::finding::{Finding, Level};
@@ -58,24 +58,38 @@ fn issuer(document: &IssuerDocument) -> Finding {
 const ISSUER_REMEDY: &str = "see that this machine reaches the issuer, or can read its jwks_file, and compare issuer, jwks_url, jwks_file, ca_file and \
      bearer_file in the callers file with docs/callers.md";
 
-/// Fetches the keys of each issuer, as a server would.
+/// Fetches the keys of each issuer, as a server would. All are asked at once, as each may take seconds; a callers file has 16 at
+/// most.
 async fn try_issuers(rules: &[CallerRule]) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let mut tried = Vec::new();
+    let mut jwts: Vec<&JwtRule> = Vec::new();
     for jwt in rules.iter().filter_map(|rule| rule.jwt.as_ref()) {
-        if tried.contains(&&jwt.issuer) {
-            continue;
+        if !jwts.iter().any(|tried| tried.issuer == jwt.issuer) {
+            jwts.push(jwt);
         }
-        tried.push(&jwt.issuer);
-        findings.push(match jwt.try_keys().await {
-            Ok(keys) => Finding::ok(format!("the issuer {} has {}", jwt.issuer, counted(keys))),
-            Err(reason) => Finding::error(
-                format!("the keys of the issuer {} cannot be fetched from here: {reason}", jwt.issuer),
-                ISSUER_REMEDY,
-            ),
-        });
+    }
+    let asked: Vec<_> = jwts
+        .into_iter()
+        .map(|jwt| {
+            let jwt = jwt.clone();
+            tokio::spawn(async move { try_issuer(&jwt).await })
+        })
+        .collect();
+    let mut findings = Vec::new();
+    for asked in asked {
+        // An error means that the process is ending.
+        findings.extend(asked.await.ok());
     }
     findings
+}
+
+async fn try_issuer(jwt: &JwtRule) -> Finding {
+    match jwt.try_keys().await {
+        Ok(keys) => Finding::ok(format!("the issuer {} has {}", jwt.issuer, counted(keys))),
+        Err(reason) => Finding::error(
+            format!("the keys of the issuer {} cannot be fetched from here: {reason}", jwt.issuer),
+            ISSUER_REMEDY,
+        ),
+    }
 }
 
 fn counted(keys: usize) -> String {
@@ -145,4 +159,44 @@ fn judge(path: &Path, callers: &[Caller], has_default: bool) -> Vec<Finding> {
         findings.push(Finding::ok(format!("{} names {how_many}", path.display())));
     }
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::sync::{Arc, Barrier};
+
+    use countersign_server::parse_callers;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn all_issuers_are_asked_at_once() {
+        const MANY: usize = 4;
+        // None answers before all have been asked.
+        let asked = Arc::new(Barrier::new(MANY));
+        let callers = (0..MANY).map(|nth| {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let asked = Arc::clone(&asked);
+            std::thread::spawn(move || {
+                let (mut connection, _) = listener.accept().unwrap();
+                let _ = connection.read(&mut [0; 4096]).unwrap();
+                asked.wait();
+                connection.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").unwrap();
+            });
+            format!(
+                "[[caller]]\nname = 'c{nth}'\nscopes = ['issue']\n[caller.jwt]\nissuer = 'http://{address}'\naudience = 'a'\n\
+                 subject = 's'\n"
+            )
+        });
+        let rules = parse_callers(&callers.collect::<String>()).unwrap();
+        let findings = try_issuers(&rules).await;
+        assert_eq!(findings.len(), MANY);
+        for finding in findings {
+            let said = format!("{finding:?}");
+            assert!(said.contains("404"), "{said}");
+        }
+    }
 }
