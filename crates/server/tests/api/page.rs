@@ -47,6 +47,17 @@ async fn page(server: &Fixture, path: &str) -> String {
     answer.text
 }
 
+/// A store that answers until it is switched off.
+#[derive(Debug, Default)]
+struct Switch(Arc<AtomicBool>);
+
+#[async_trait]
+impl StoreHook for Switch {
+    async fn before(&self, _: StoreCall) -> Result<(), StoreError> {
+        if self.0.load(Ordering::SeqCst) { Err(StoreError::Busy) } else { Ok(()) }
+    }
+}
+
 fn server() -> Fixture {
     let server = Fixture::new();
     tokio::spawn(Arc::clone(&server.app.events).write());
@@ -89,11 +100,13 @@ async fn page_shows_the_state_at_a_glance() {
     assert!(tried.contains("<title>1 replay and 1 relay attempt in the last hour · Countersign of"));
     assert!(tried.contains("href=\"./page/icon/bad\""));
     assert!(
-        tried.contains("<a href=\"?kind=replay&#38;within=1h#events-title\">See the replay.</a>"),
+        tried.contains(
+            "<a href=\"?kind=replay&#38;since=2026-01-31T11%3A59%3A59#events-title\">See the replay.</a>"
+        ),
         "{tried}"
     );
     assert!(
-        tried.contains("<a href=\"?kind=relay&#38;within=1h#events-title\">See the relay attempt.</a>"),
+        tried.contains("<a href=\"?kind=relay&#38;since=2026-01-31T11%3A59%3A59#events-title\">See the relay attempt.</a>"),
         "{tried}"
     );
     for (name, count) in [
@@ -273,6 +286,47 @@ async fn tracker_numbers_link_to_their_events() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn headline_links_to_every_event_it_counts() {
+    let server = server();
+    server.clock.advance(Duration::from_hours(2));
+    page(&server, "/").await;
+    let token = server.token();
+    for _ in 0..2 {
+        server.handshake(&token).await;
+    }
+    page(&server, "/").await;
+    server.clock.advance(Duration::from_mins(62));
+    let tried = page(&server, "/").await;
+    assert!(tried.contains("<p class=\"headline\">1 replay in the last hour</p>"), "{tried}");
+    let (before, _) = tried.split_once("\">See the replay.</a>").unwrap();
+    let link = before.rsplit_once("<a href=\"").unwrap().1.replace("&#38;", "&");
+    let there = page(&server, &format!("/{}", link.trim_end_matches("#events-title"))).await;
+    assert_eq!(there.matches("<strong>replay</strong>").count(), 1, "{link}: {there}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn unanswered_handshakes_link_to_no_events() {
+    let is_away = Switch::default();
+    let away = Arc::clone(&is_away.0);
+    let server = Fixture::with(Options { store: Some(hooked(is_away)), ..Options::default() });
+    tokio::spawn(Arc::clone(&server.app.events).write());
+    let token = server.token_for(TRAC);
+    let shown = |tracker: &str| {
+        let body = Body::from(format!("audience={tracker}"));
+        post(&handshake_path(&token)).header("content-type", FORM).body(body).unwrap()
+    };
+    away.store(true, Ordering::SeqCst);
+    assert_eq!(server.public(shown(TRAC)).await.status, StatusCode::SERVICE_UNAVAILABLE);
+    let page_now = page(&server, "/").await;
+    let trac = row(&page_now, TRAC).to_owned();
+    assert!(trac.contains("not answered 1") && !trac.contains("<a href"), "there are no such events: {trac}");
+    server.public(post(&handshake_path(&token)).body(Body::empty()).unwrap()).await;
+    let page_now = page(&server, "/").await;
+    let trac = row(&page_now, TRAC).to_owned();
+    assert!(trac.contains("audience-missing 1, not answered 1") && trac.contains("kind=refused"), "{trac}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn failing_tracker_is_the_headline() {
     let server = server();
     let tokens: Vec<_> = (0..5).map(|_| server.token_for(TRAC)).collect();
@@ -287,7 +341,7 @@ async fn failing_tracker_is_the_headline() {
     assert!(tried.contains("Set the base URL in its plugin"), "what to do: {tried}");
     assert!(
         tried.contains(
-            "?kind=refused&#38;tracker=https%3A%2F%2Ftrac.example.org%2F&#38;within=1h#events-title"
+            "?kind=refused&#38;tracker=https%3A%2F%2Ftrac.example.org%2F&#38;since=2026-01-31T11%3A59%3A59#events-title"
         )
     );
     let token = server.token_for(TRAC);

@@ -66,12 +66,13 @@ impl Parties {
 }
 
 fn row(by: By, Line { party, last_good, sum }: &Line, since: Timestamp) -> PartyRow {
-    let cell = |what, count: u64, class, kind, detail: String| Cell {
+    // Handshakes that could not be answered are no events.
+    let cell = |what, count: u64, seen: u64, class, kind, detail: String| Cell {
         what,
         count: grouped(count),
         class: if count == 0 { "" } else { class },
         detail,
-        link: (count > 0).then(|| events_of(by, party, kind, since)).flatten(),
+        link: (seen > 0).then(|| events_of(by, party, kind, since)).flatten(),
     };
     let took = |percent| sum.latencies.percentile(percent).map_or("-".to_owned(), in_words);
     PartyRow {
@@ -91,12 +92,13 @@ fn row(by: By, Line { party, last_good, sum }: &Line, since: Timestamp) -> Party
             cell(
                 "refused",
                 sum.refused().saturating_add(sum.unanswered()),
+                sum.refused(),
                 "",
                 KindFilter::Refused,
                 details(sum),
             ),
-            cell("replays", sum.replays(), "alarming", KindFilter::Replay, String::new()),
-            cell("relay attempts", sum.relays(), "alarming", KindFilter::Relay, String::new()),
+            cell("replays", sum.replays(), sum.replays(), "alarming", KindFilter::Replay, String::new()),
+            cell("relay attempts", sum.relays(), sum.relays(), "alarming", KindFilter::Relay, String::new()),
         ],
         p50: took(50),
         p99: took(99),
@@ -116,8 +118,11 @@ fn events_of(by: By, party: &Party, kind: KindFilter, since: Timestamp) -> Optio
     let mut query = form_urlencoded::Serializer::new(String::new());
     query.append_pair("kind", kind.label());
     let (name, value) = filter_of(by, party)?;
-    // What happened is counted up to a second later.
-    let since = before(since, Duration::from_secs(1));
-    query.append_pair(name, value).append_pair("since", &since.strftime("%Y-%m-%dT%H:%M:%S").to_string());
+    query.append_pair(name, value).append_pair("since", &counted_since(since));
     Some(format!("?{}#events-title", query.finish()))
+}
+
+/// From when on there are the events of numbers that count from a moment on: what happens is counted up to a second later.
+pub(super) fn counted_since(since: Timestamp) -> String {
+    before(since, Duration::from_secs(1)).strftime("%Y-%m-%dT%H:%M:%S").to_string()
 }

@@ -243,7 +243,7 @@ impl Events {
 fn row(event: &Event) -> EventRow {
     let mut kind = event.kind.label().to_owned();
     if let Some(reason) = event.kind.reason() {
-        let _ = write!(kind, ": {}", reason.label());
+        let _ = write!(kind, ": {reason}");
     }
     if event.count > 1 {
         let _ = write!(kind, " ({} of them)", grouped(event.count));
@@ -251,7 +251,7 @@ fn row(event: &Event) -> EventRow {
     let class = match event.kind {
         EventKind::Replay(_) | EventKind::Relay { .. } | EventKind::CredentialRejected => "alarming",
         EventKind::Consumed => "accepted",
-        EventKind::Refused(_) => "refused",
+        EventKind::Refused(_) | EventKind::CallerDenied(_) => "refused",
         _ => "",
     };
     let (mut first, mut stated, mut key, mut fence) = (None, None, None, None);

@@ -49,6 +49,7 @@ pub(super) struct PageState {
     pub(super) parties_since: Timestamp,
     /// The same of the last hour.
     pub(super) hour: [(By, Vec<Line>); 2],
+    pub(super) hour_since: Timestamp,
     /// What each tracker did in an hour up to some minutes ago.
     pub(super) tracker_had_time: Vec<Line>,
     /// `Err` says why there are none to show.
@@ -56,6 +57,8 @@ pub(super) struct PageState {
     /// In the last hour: how often the fence was moved, and how many wrong credentials the private API was sent.
     pub(super) fence_moves: Recent,
     pub(super) guesses: Recent,
+    /// What named callers asked for and may not have.
+    pub(super) denials: Recent,
     pub(super) events_lost: u64,
     /// Why they cannot be kept now.
     pub(super) events_trouble: Option<String>,
@@ -129,9 +132,10 @@ impl Page {
             },
             Err(wrong) => Err(wrong),
         };
-        let (fence_moves, guesses, events_trouble) = tokio::join!(
+        let (fence_moves, guesses, denials, events_trouble) = tokio::join!(
             self.recent(KindFilter::FenceMoved, asked_at),
             self.recent(KindFilter::CredentialRejected, asked_at),
+            self.recent(KindFilter::CallerDenied, asked_at),
             timeout(PATIENCE, app.events.trouble())
         );
         let store_status = self.store_status(asked_at).await;
@@ -169,10 +173,12 @@ impl Page {
             parties: lines(coarse),
             parties_since: activity.since(coarse, now),
             hour: lines(hour),
+            hour_since: activity.since(hour, now),
             tracker_had_time: activity.lines(By::Tracker, hour, before(now, TIME_TO_SHOW)),
             events,
             fence_moves,
             guesses,
+            denials,
             events_lost: app.events.counts().lost,
             // A disk that hangs is seen by the list of events.
             events_trouble: events_trouble.ok().flatten(),

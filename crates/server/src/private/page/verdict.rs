@@ -10,6 +10,7 @@ use crate::activity::{By, Line, Party, Sum, saturating_sum};
 use crate::metrics::count;
 use crate::private::summary::filter_of;
 
+use super::parties::counted_since;
 use super::parts::{moment, times};
 use super::state::PageState;
 
@@ -152,7 +153,7 @@ fn silent_trackers(state: &PageState) -> Vec<Finding> {
         .filter_map(|line| {
             // Where the store is shared, another server may redeem what this one issues.
             let had_time = if state.shared { None } else { had_time.get(&line.party).copied() };
-            Some((line.last_good, silent_tracker(line, had_time.unwrap_or(0), state.shared)?))
+            Some((line.last_good, silent_tracker(line, had_time.unwrap_or(0), state)?))
         })
         .collect();
     // A caller can have tokens for trackers that there are not: those at which logins worked once come first.
@@ -179,9 +180,13 @@ fn trackers(state: &PageState) -> impl Iterator<Item = &Line> {
 }
 
 /// `had_time` is how many tokens there were that it has had time to show.
-fn silent_tracker(Line { party, last_good, sum }: &Line, had_time: u64, shared: bool) -> Option<Finding> {
+fn silent_tracker(
+    Line { party, last_good, sum }: &Line,
+    had_time: u64,
+    state: &PageState,
+) -> Option<Finding> {
     let name = party.name(By::Tracker);
-    let here = if shared { " by way of this server" } else { "" };
+    let here = if state.shared { " by way of this server" } else { "" };
     let before =
         last_good.map_or(String::new(), |last| format!(" The last good one was at {}.", moment(last).text));
     let most = sum.reasons().max_by_key(|(_, count)| *count).and_then(|(reason, _)| Reason::of_label(reason));
@@ -201,7 +206,7 @@ fn silent_tracker(Line { party, last_good, sum }: &Line, had_time: u64, shared: 
         let query = form_urlencoded::Serializer::new(String::new())
             .append_pair("kind", KindFilter::Refused.label())
             .append_pair(filter, name)
-            .append_pair("within", "1h")
+            .append_pair("since", &counted_since(state.hour_since))
             .finish();
         (format!("?{query}#events-title"), "See the events.".to_owned())
     });
@@ -263,7 +268,12 @@ fn findings(state: &PageState) -> Vec<Finding> {
         if count > 0 {
             let what = times(count, one, many);
             let see = if count == 1 { format!("See the {one}.") } else { format!("See the {what}.") };
-            let link = Some((format!("?kind={}&within=1h#events-title", kind.label()), see));
+            // The numbers go back some minutes further than an hour, and so does the list.
+            let query = form_urlencoded::Serializer::new(String::new())
+                .append_pair("kind", kind.label())
+                .append_pair("since", &counted_since(state.hour_since))
+                .finish();
+            let link = Some((format!("?{query}#events-title"), see));
             let advice = format!("{advice}{}", concerned(&state.hour, kind));
             findings.push(Finding { level: Level::Bad, what, advice, link });
         }
@@ -289,6 +299,16 @@ fn findings(state: &PageState) -> Vec<Finding> {
             advice: "the private API was sent a wrong secret or certificate: a program has an old one, or somebody guesses."
                 .to_owned(),
             link: seen(KindFilter::CredentialRejected),
+        });
+    }
+    if state.denials.count > 0 {
+        findings.push(Finding {
+            level: Level::WorthALook,
+            what: format!("{} in the last hour", state.denials.times("request denied to a caller", "requests denied to callers")),
+            advice: "a caller asked for what its scopes, trackers or limits do not allow. Change the callers file if it needs that; \
+                     if not, ask who runs it, as its secret may be in other hands."
+                .to_owned(),
+            link: seen(KindFilter::CallerDenied),
         });
     }
 
