@@ -99,6 +99,8 @@ pub enum EventKind {
     },
     /// Somebody showed the private API a credential that is not the right one. The credential is not kept.
     CredentialRejected,
+    /// A named caller asked the private API for what the callers file does not let it have.
+    CallerDenied(Denial),
 }
 
 /// The use that a replay repeats.
@@ -169,6 +171,22 @@ labelled! {
 }
 
 labelled! {
+    /// Why a named caller does not get what it asks for.
+    Denial {
+        /// It lacks the scope.
+        Scope => "scope",
+        /// A token for a tracker that is not its, or an unbound one.
+        Audience => "caller-audience",
+        /// A token that lives longer than its tokens may.
+        Lifetime => "caller-lifetime",
+        /// Claims that it may not set.
+        Claims => "claims",
+        /// More tokens in a minute than it may have.
+        Rate => "caller-rate",
+    }
+}
+
+labelled! {
     /// The kinds of events, as an operator asks for them.
     KindFilter {
         /// [`EventKind::Issued`].
@@ -191,6 +209,8 @@ labelled! {
         FenceMoved => "fence-moved",
         /// [`EventKind::CredentialRejected`].
         CredentialRejected => "credential-rejected",
+        /// [`EventKind::CallerDenied`], for whatever reason.
+        CallerDenied => "caller-denied",
     }
 }
 
@@ -224,13 +244,15 @@ impl EventKind {
             Self::KeyRevoked { .. } => KindFilter::KeyRevoked,
             Self::FenceMoved { .. } => KindFilter::FenceMoved,
             Self::CredentialRejected => KindFilter::CredentialRejected,
+            Self::CallerDenied(_) => KindFilter::CallerDenied,
         }
     }
 
-    /// Why, if it is a refusal.
-    pub fn reason(&self) -> Option<Reason> {
+    /// Why, in a word, if it is a refusal or a denial. Stable.
+    pub fn reason(&self) -> Option<&'static str> {
         match self {
-            Self::Refused(reason) => Some(*reason),
+            Self::Refused(reason) => Some(reason.label()),
+            Self::CallerDenied(denial) => Some(denial.label()),
             _ => None,
         }
     }
@@ -373,6 +395,9 @@ mod tests {
             assert_eq!(KindFilter::of_label(kind.label()), Some(*kind));
         }
         assert_eq!(KindFilter::of_label("other"), None);
+        for denial in Denial::ALL {
+            assert_eq!(Denial::of_label(denial.label()), Some(*denial));
+        }
         for refusal in [
             Refusal::NotPost,
             Refusal::NotOurs,
@@ -383,7 +408,7 @@ mod tests {
             Refusal::Fenced,
             Refusal::Revoked,
         ] {
-            let reason = EventKind::of(&refusal, None).reason().unwrap();
+            let EventKind::Refused(reason) = EventKind::of(&refusal, None) else { panic!("{refusal:?}") };
             assert_eq!(reason.label(), refusal.label());
             assert_eq!(Reason::of_label(refusal.label()), Some(reason));
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -47,7 +48,7 @@ pub trait EventStore: Send + Sync + fmt::Debug {
 
     /// Keeps texts about what happened lately for the next server, each in the place of the one with the same name; `None` removes
     /// it. The caller sees to it that there are not too many.
-    async fn keep_activity(&self, changed: &BTreeMap<String, Option<String>>) -> Result<(), StoreError> {
+    async fn keep_activity(&self, changed: Arc<BTreeMap<String, Option<String>>>) -> Result<(), StoreError> {
         let _ = changed;
         Ok(())
     }
@@ -100,7 +101,8 @@ pub fn kept_of(kind: KindFilter) -> u64 {
         | KindFilter::KeyRotated
         | KindFilter::KeyRevoked
         | KindFilter::FenceMoved
-        | KindFilter::CredentialRejected => MAX_KEPT,
+        | KindFilter::CredentialRejected
+        | KindFilter::CallerDenied => MAX_KEPT,
     }
 }
 

@@ -44,7 +44,9 @@ pub use claims::{Claims, ClaimsError, ISSUED_BY, MAX_CLAIMS_BYTES};
 pub use clock::{Clock, ManualClock, SystemClock, after, before, from_millis, to_millis};
 pub use ending::{Consumption, EndedToken, Ending, EndingQuery, Endings, LOOKED_AT, RetryKeyHash};
 pub use entropy::{Entropy, EntropyError, OsEntropy, SequenceEntropy};
-pub use event::{Event, EventId, EventKind, FirstUse, KindFilter, MAX_NOTE_CHARS, Note, Reason, RequestId};
+pub use event::{
+    Denial, Event, EventId, EventKind, FirstUse, KindFilter, MAX_NOTE_CHARS, Note, Reason, RequestId,
+};
 pub use event_store::{
     EventCursor, EventName, EventQuery, EventStore, Known, MAX_KEPT, MAX_KEPT_ISSUED, NameFilter, kept_of,
 };

@@ -2,16 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use countersign_server::{CallersFile, ISSUER_AUTHORITIES, ISSUER_KEYS, SecretFile};
+use countersign_server::{CALLERS_FILE, CallersFile, DATABASE, SecretFile, caller_files, warn_of_exposure};
 
 use crate::settings::Resolved;
 
-/// What the key ring and the database are called among the secrets.
+/// What the key ring is called among the secrets.
 pub(crate) const KEY_RING: &str = "the key ring";
-pub(crate) const DATABASE: &str = "the database";
-
-/// And the callers file. Its hashes of random secrets reveal nothing, but write access to it decides who may call.
-pub(crate) const CALLERS: &str = "the callers file";
 
 /// Every secret that the configuration names.
 pub(crate) fn secrets(settings: &Resolved) -> Vec<SecretFile> {
@@ -24,7 +20,7 @@ pub(crate) fn secrets(settings: &Resolved) -> Vec<SecretFile> {
         add("the bearer secret", path, false);
     }
     if let Some(path) = &settings.callers_file {
-        add(CALLERS, path, false);
+        add(CALLERS_FILE, path, false);
     }
     if let Some(path) = &settings.store.postgres.password_file {
         add("the database's password", path, false);
@@ -43,15 +39,9 @@ pub(crate) fn secrets(settings: &Resolved) -> Vec<SecretFile> {
 
 /// The files that the callers file names, as it is now.
 pub(crate) fn issuer_files(settings: &Resolved) -> Vec<SecretFile> {
-    let callers = settings.callers_file.clone().and_then(|path| CallersFile::new(path).callers().ok());
-    let jwts = callers.iter().flatten().filter_map(|caller| caller.jwt.as_ref());
-    let mut files: Vec<SecretFile> = Vec::new();
-    for file in jwts.flat_map(countersign_server::JwtRule::files) {
-        if !files.contains(&file) {
-            files.push(file);
-        }
-    }
-    files
+    let Some(path) = &settings.callers_file else { return Vec::new() };
+    let callers = CallersFile::new(path.clone()).callers().unwrap_or_default();
+    caller_files(path, &callers).into_iter().filter(|file| file.what != CALLERS_FILE).collect()
 }
 
 /// The directories that the store and the keys are in, with what they are.
@@ -73,22 +63,8 @@ fn is_same(one: &Path, other: &Path) -> bool {
 
 /// Says at the start which secrets others can read. The key ring is refused by itself.
 pub(crate) fn warn(settings: &Resolved) {
-    let user = rustix::process::geteuid().as_raw();
-    let files = secrets(settings).into_iter().chain(issuer_files(settings));
-    for secret in files.filter(|secret| secret.what != KEY_RING) {
-        if let Ok(Some(exposure)) = secret.exposure(user) {
-            let remedy = exposure.remedy(&secret.path, false);
-            let file = secret.path.display();
-            // A new database would have forgotten which tokens were used.
-            let then = match secret.what {
-                DATABASE => "",
-                CALLERS => "; if somebody else may have written to it, look at the callers in it",
-                ISSUER_KEYS | ISSUER_AUTHORITIES => {
-                    "; if somebody else may have written to it, get it again from the issuer"
-                }
-                _ => "; whoever may have read it knows it, so replace it",
-            };
-            tracing::warn!(%remedy, "{} {file} {exposure}{then}", secret.what);
-        }
-    }
+    let mut files = secrets(settings);
+    files.retain(|secret| secret.what != KEY_RING);
+    files.extend(issuer_files(settings));
+    warn_of_exposure(&files);
 }

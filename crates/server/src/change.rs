@@ -24,7 +24,7 @@ impl App {
     /// Issues a token, if the caller may have it. Nothing waits in between, so that it runs to its end by itself.
     pub(crate) fn issue(&self, wanted: NewToken, caller: &Caller) -> Result<Issued, NotIssued> {
         let wanted = caller.grant.permit(wanted, self.tokens.policy()).map_err(|reason| {
-            self.events.not_allowed(&caller.grant, &reason);
+            self.events.denied(caller, &reason);
             NotIssued::NotAllowed(reason)
         })?;
         let issued = self.tokens.issue(wanted).map_err(NotIssued::Failed)?;

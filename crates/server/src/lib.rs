@@ -54,15 +54,16 @@ mod traces;
 /// What the server calls itself where it is the client.
 pub(crate) const AGENT: &str = concat!("countersign/", env!("CARGO_PKG_VERSION"));
 
-pub use address::{Address, Bound, NotAnAddress, OWNER_ONLY, SocketFile};
+pub use address::{Address, Bound, Connection, NotAnAddress, OWNER_ONLY, SocketFile, accept};
 pub use alarms::{Webhook, WebhookError};
 pub use app::{App, Names, SpentStatus, log_finding};
 pub use arrival::{ClientCertificate, Peer};
 pub use bearer::{Bearer, WeakSecret};
 pub use callers::{
-    AudiencePattern, CallerRule, Callers, CallersChange, CallersError, CallersFile, CallersFileError,
-    CertificateName, HttpsUrl, ISSUER_AUTHORITIES, ISSUER_KEYS, IssuerUrl, JwtRule, NotACertificateName,
-    NotAScope, NotAnHttpsUrl, PatternError, Scope, SecretHash, judge_jwt, new_secret, parse as parse_callers,
+    AudiencePattern, CALLERS_FILE, CallerRule, Callers, CallersChange, CallersError, CallersFile,
+    CallersFileError, CertificateName, HttpsUrl, ISSUER_AUTHORITIES, ISSUER_KEYS, IssuerUrl, JwtRule,
+    NotACertificateName, NotAScope, NotAnHttpsUrl, PatternError, Scope, SecretHash, files as caller_files,
+    judge_jwt, new_secret, parse as parse_callers,
 };
 pub use effective_config::{BoundListener, EffectiveConfig, Look, PassedOver, Setting, Source, absolute};
 pub use events::{EventCounts, EventPolicy, Events};
@@ -74,7 +75,7 @@ pub use private::server::{
 };
 pub use problem::PROBLEMS;
 pub use proxies::{ForwardedHeader, TrustedProxies};
-pub use secret::{Exposure, SecretFile, exposure_of, exposure_of_open};
+pub use secret::{DATABASE, Exposure, SecretFile, exposure_of, exposure_of_open, warn_of_exposure};
 pub use server::{ListenerConfig, Server, StartError};
 pub use socket_activation::ActivatedSockets;
 pub use tasks::Tasks;

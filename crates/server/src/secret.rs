@@ -20,6 +20,8 @@ use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, getgroups};
 use rustix::fs::{StatVfs, StatVfsMountFlags, fgetxattr, getxattr};
 use rustix::io::Errno;
 
+use crate::callers::{CALLERS_FILE, ISSUER_AUTHORITIES, ISSUER_KEYS};
+
 /// Where Linux keeps a POSIX access control list (`acl(5)`).
 pub(crate) const ACL: &str = "system.posix_acl_access";
 
@@ -52,6 +54,34 @@ impl SecretFile {
         match exposure_of(&self.path, user) {
             Err(error) if self.is_made_later && error.kind() == io::ErrorKind::NotFound => Ok(None),
             found => Ok(found?.filter(|exposure| exposure.may_write || !self.is_public)),
+        }
+    }
+
+    /// What to do about what may have happened meanwhile; goes on from what has.
+    fn after_exposure(&self) -> &'static str {
+        match self.what {
+            // A new database would have forgotten which tokens were used.
+            DATABASE => "",
+            CALLERS_FILE => "; if somebody else may have written to it, look at the callers in it",
+            ISSUER_KEYS | ISSUER_AUTHORITIES => {
+                "; if somebody else may have written to it, get it again from the issuer"
+            }
+            _ => "; whoever may have read it knows it, so replace it",
+        }
+    }
+}
+
+/// What the database is called among the secrets.
+pub const DATABASE: &str = "the database";
+
+/// Logs who else than this process's user has access to secrets, for each one that somebody has, and what to do.
+pub fn warn_of_exposure(files: &[SecretFile]) {
+    let user = geteuid().as_raw();
+    for file in files {
+        if let Ok(Some(exposure)) = file.exposure(user) {
+            let remedy = exposure.remedy(&file.path, false);
+            let then = file.after_exposure();
+            tracing::warn!(%remedy, "{} {} {exposure}{then}", file.what, file.path.display());
         }
     }
 }

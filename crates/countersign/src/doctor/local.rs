@@ -6,7 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use countersign_server::{
-    Bearer, FileDocument, ISSUER_AUTHORITIES, ISSUER_KEYS, PassedOver, SecretFile, Tls, TlsFiles, exposure_of,
+    Bearer, CALLERS_FILE, DATABASE, FileDocument, ISSUER_AUTHORITIES, ISSUER_KEYS, PassedOver, SecretFile,
+    Tls, TlsFiles, exposure_of,
 };
 use countersign_store::place::StoreUrl;
 use countersign_tls::Validity;
@@ -16,7 +17,7 @@ use rustix::fs::Access;
 use super::context::{Context, ServerReport};
 use super::finding::{Finding, Level};
 use super::public;
-use crate::exposure::{CALLERS, DATABASE, KEY_RING, directories, issuer_files, secrets};
+use crate::exposure::{KEY_RING, directories, issuer_files, secrets};
 use crate::remote::read_secret;
 use crate::settings::{Resolved, giver, passed_over};
 
@@ -232,7 +233,7 @@ fn exposed(sentence: String, remedy: &str, what: &str) -> Finding {
         KEY_RING => "; if anybody may have read it, go on with \"After a theft\" in docs/keys.md",
         // It holds no token and no key; a new one would have forgotten which tokens were used.
         DATABASE => "",
-        CALLERS => "; if anybody may have changed it, look at the callers in it",
+        CALLERS_FILE => "; if anybody may have changed it, look at the callers in it",
         ISSUER_KEYS | ISSUER_AUTHORITIES => "; if anybody may have changed it, get it again from the issuer",
         _ => "; if anybody may have read it, replace it",
     };

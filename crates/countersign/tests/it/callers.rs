@@ -216,6 +216,9 @@ fn keyless_caller_is_added_and_managed() {
     place.set_mode("jwks.json", 0o644);
     doctor(&place, &flags, &[]).must_have("ok", "files", "their owner's alone");
     place.set_mode("jwks.json", 0o646);
+    // Each time that the server takes up the callers file, it looks at what that names, too.
+    look_again(&server);
+    server.process.err.with("jwks.json can be changed by other users (mode 0646)");
     for found in [offline(), doctor(&place, &flags, &[])] {
         found.must_have("error", "files", "jwks.json can be changed by other users (mode 0646)");
     }
@@ -231,6 +234,20 @@ fn server_beyond_this_machine_starts_with_a_callers_file() {
     let server = place.serve_with(&[&everywhere[..], &["--callers-file", "callers.toml"]].concat(), &[]);
     let private = server.private.replace("0.0.0.0", "127.0.0.1");
     assert_eq!(http::get(&format!("{private}/v1/keys")).status, 401);
+}
+
+#[test]
+fn callers_file_that_others_can_write_is_warned_about_while_serving() {
+    let place = Place::new();
+    callers(&place, &["new", "worker", "--scope", "issue"]);
+    let server = place.serve_with(&["--callers-file", "callers.toml"], &[]);
+    let warned = "callers.toml can be changed by other users (mode 0666)";
+    assert!(!server.process.err.so_far().contains(warned));
+    // Nothing else has changed.
+    place.set_mode("callers.toml", 0o666);
+    let log = server.process.err.with(warned);
+    let line = log.lines().find(|line| line.contains(warned)).unwrap();
+    assert!(line.contains("look at the callers in it") && line.contains("chmod 600"), "{line}");
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use countersign_core::{KindFilter, Reason};
+use countersign_core::{Denial, KindFilter, Reason};
 use countersign_server::PROBLEMS;
 use countersign_server::routes::{Needs, Route, private_routes, public_routes};
 use countersign_testkit::until;
@@ -178,6 +178,9 @@ fn meaning(kind: KindFilter) -> &'static str {
         KindFilter::CredentialRejected => {
             "the private API was shown a wrong secret or client certificate; an alarm when there are many"
         }
+        KindFilter::CallerDenied => {
+            "a named caller asked for what the callers file does not let it have; an alarm when there are many for want of a scope or a tracker"
+        }
     }
 }
 
@@ -188,10 +191,12 @@ fn events(page: &mut String) {
         row(page, &[&format!("`{}`", kind.label()), meaning(*kind)]);
     }
     let reasons: Vec<String> = Reason::ALL.iter().map(|reason| format!("`{}`", reason.label())).collect();
+    let denials: Vec<String> = Denial::ALL.iter().map(|denial| format!("`{}`", denial.label())).collect();
     writeln!(
         page,
-        "\nThe reasons of `refused` mean what the problems of that name do:\n{}.",
-        reasons.join(", ")
+        "\nThe reasons of `refused` and of `caller-denied` mean what the problems of that name do:\n{}; {}.",
+        reasons.join(", "),
+        denials.join(", ")
     )
     .unwrap();
 }

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use countersign_core::{Event, EventKind, KindFilter, TokenId};
+use countersign_core::{Denial, Event, EventKind, KindFilter, TokenId};
 use tokio::time::Instant;
 
 use crate::traces::CurrentSpan;
@@ -54,7 +54,9 @@ fn urgency(event: &Event) -> Option<Urgency> {
         KindFilter::Replay | KindFilter::FenceMoved => Some(Urgency::Normal),
         // One is a typing mistake.
         KindFilter::CredentialRejected if event.count > 1 => Some(Urgency::Normal),
+        KindFilter::CallerDenied if event.count > 1 && is_overreach(&event.kind) => Some(Urgency::Normal),
         KindFilter::CredentialRejected
+        | KindFilter::CallerDenied
         | KindFilter::Issued
         | KindFilter::Consumed
         | KindFilter::Refused
@@ -62,6 +64,11 @@ fn urgency(event: &Event) -> Option<Urgency> {
         | KindFilter::KeyRotated
         | KindFilter::KeyRevoked => None,
     }
+}
+
+/// Whether a caller asked for what it has no right to at all. Too many tokens, or too long ones, are a mistake.
+pub(super) fn is_overreach(kind: &EventKind) -> bool {
+    matches!(kind, EventKind::CallerDenied(Denial::Scope | Denial::Audience))
 }
 
 /// The alarms that wait.

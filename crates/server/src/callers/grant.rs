@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use countersign_core::{Audience, CallerName, Claims, ClaimsError, NewToken, Policy};
+use countersign_core::{Audience, CallerName, Claims, ClaimsError, Denial, NewToken, Policy};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -137,15 +137,20 @@ impl fmt::Display for NotAllowed {
 }
 
 impl NotAllowed {
+    /// Of which kind it is.
+    pub(crate) fn denial(&self) -> Denial {
+        match self {
+            Self::Scope(_) => Denial::Scope,
+            Self::Audience(_) | Self::Unbound => Denial::Audience,
+            Self::Lifetime(_) => Denial::Lifetime,
+            Self::CallerClaim | Self::Claims(_) => Denial::Claims,
+            Self::Rate(_) => Denial::Rate,
+        }
+    }
+
     /// The problem's type, in a word.
     pub(crate) fn label(&self) -> &'static str {
-        match self {
-            Self::Scope(_) => "scope",
-            Self::Audience(_) | Self::Unbound => "caller-audience",
-            Self::Lifetime(_) => "caller-lifetime",
-            Self::CallerClaim | Self::Claims(_) => "claims",
-            Self::Rate(_) => "caller-rate",
-        }
+        self.denial().label()
     }
 
     fn problem(&self) -> Problem {

@@ -23,6 +23,7 @@ use jiff::Timestamp;
 
 use crate::file_version::FileVersion;
 use crate::limiter::RateLimiter;
+use crate::secret::{SecretFile, warn_of_exposure};
 
 pub use self::edit::{CallersFile, CallersFileError};
 pub use self::file::{
@@ -126,13 +127,19 @@ impl Callers {
         Some(Arc::clone(found))
     }
 
-    /// Whose JWT this is, and until when it is good. `None`: it is not a JWT of an issuer that the file names.
+    /// Whose JWT this is, and until when it is good. `None`: it is not a JWT of an issuer that the file names. By a clock that is
+    /// not trusted, none is good, and none has expired.
     pub(crate) fn find_by_jwt(
         &self,
         shown: &[u8],
+        trusts_clock: impl FnOnce() -> bool,
     ) -> Option<Result<(Arc<NamedCaller>, Timestamp), JwtFault>> {
         let now = self.clock.now();
         let found = self.issuers.find_caller(shown, &self.all(), now)?;
+        let goes_by_the_clock = matches!(found, Ok(_) | Err(JwtFault::Expired | JwtFault::NotYet));
+        if goes_by_the_clock && !trusts_clock() {
+            return Some(Err(JwtFault::Clock));
+        }
         if let Ok((caller, _)) = &found {
             caller.seen.store(to_millis(now), Ordering::Relaxed);
         }
@@ -172,6 +179,7 @@ impl Callers {
                 return if is_known { Ok(None) } else { Err(fault) };
             }
         };
+        warn_of_exposure(&files(&self.path, &rules));
         let before = self.all();
         if before.iter().map(|caller| &caller.rule).eq(&rules) {
             return Ok(None);
@@ -232,6 +240,23 @@ pub struct CallersChange {
     pub removed: Vec<CallerName>,
     /// Those with other secrets or rights.
     pub changed: Vec<CallerName>,
+}
+
+/// What the callers file is called among the secrets. It holds hashes of secrets that nobody can search for; but who writes it
+/// decides who may call.
+pub const CALLERS_FILE: &str = "the callers file";
+
+/// The callers file at this path, and the files that these callers name, each once.
+pub fn files(path: &Path, callers: &[CallerRule]) -> Vec<SecretFile> {
+    let itself =
+        SecretFile { what: CALLERS_FILE, path: path.to_owned(), is_made_later: false, is_public: false };
+    let mut files = vec![itself];
+    for file in callers.iter().filter_map(|caller| caller.jwt.as_ref()).flat_map(JwtRule::files) {
+        if !files.contains(&file) {
+            files.push(file);
+        }
+    }
+    files
 }
 
 /// Reads the file. The error goes on from its name, and quotes nothing of it.

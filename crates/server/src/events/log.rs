@@ -1,7 +1,7 @@
 //! Lines of the log about refusals.
 
 use countersign_core::handshake::Refusal;
-use countersign_core::{EventKind, KindFilter, LoginToken, Reason};
+use countersign_core::{EventKind, KindFilter, LoginToken};
 use tracing::field::display;
 
 use super::KEPT_EACH_MINUTE;
@@ -40,7 +40,7 @@ pub(super) fn refusal(refusal: &Refusal, token: Option<&LoginToken>, caller: &Ca
 
 /// Logs how many refusals of a kind there were that got no line of their own.
 pub(super) fn sum(kind: &EventKind, count: u64) {
-    let reason = kind.reason().map(Reason::label);
+    let reason = kind.reason();
     let more = format!("`countersign events` has them, up to {KEPT_EACH_MINUTE} a minute one by one");
     match kind.filter() {
         KindFilter::Replay => tracing::warn!(count, "more tokens were used a second time; {more}"),
@@ -49,6 +49,9 @@ pub(super) fn sum(kind: &EventKind, count: u64) {
         }
         KindFilter::CredentialRejected => {
             tracing::warn!(count, "the private API was shown more wrong credentials; {more}");
+        }
+        KindFilter::CallerDenied => {
+            tracing::warn!(count, reason, "callers asked again for more than they may have; {more}");
         }
         _ => tracing::info!(count, reason, "more handshakes were refused; {more}"),
     }

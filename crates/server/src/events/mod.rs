@@ -206,7 +206,8 @@ impl Events {
             self.activity.restore(&activity);
         } else if !activity.is_empty() {
             // A later server that keeps them again must not take them for numbers without a gap.
-            self.store.keep_activity(&activity.into_iter().map(|(name, _)| (name, None)).collect()).await?;
+            let gone = activity.into_iter().map(|(name, _)| (name, None)).collect();
+            self.store.keep_activity(Arc::new(gone)).await?;
         }
         Ok(())
     }

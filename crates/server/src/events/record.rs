@@ -12,7 +12,7 @@ use tracing::field::display;
 
 use super::{Events, FollowerMessage, MANY_GUESSES, Message, log};
 use crate::caller::Caller;
-use crate::callers::{Grant, NotAllowed};
+use crate::callers::NotAllowed;
 use crate::metrics::HandshakeOutcome;
 use crate::traces;
 
@@ -20,9 +20,6 @@ impl Events {
     /// A token was issued.
     pub(crate) fn issued(&self, token: &LoginToken, caller: &Caller) {
         self.tally.issued();
-        if let Some(name) = caller.name() {
-            self.tally.callers().issued(name);
-        }
         self.activity.issued(token);
         traces::happened("issued", Some(token.id()));
         if self.policy.record_issued || self.is_followed() {
@@ -105,12 +102,26 @@ impl Events {
         self.happened(now, kind, None, caller, true);
     }
 
-    /// A caller asked for more than it may have.
-    pub(crate) fn not_allowed(&self, grant: &Grant, reason: &NotAllowed) {
-        if let Some(name) = grant.name() {
-            self.tally.callers().denied(name, reason.label());
-            tracing::debug!(caller = %name, reason = reason.label(), "a caller asked for more than it may have");
+    /// A named caller asked for more than it may have.
+    pub(crate) fn denied(&self, caller: &Caller, reason: &NotAllowed) {
+        let Some(name) = caller.name() else { return };
+        self.tally.callers().denied(name, reason.label());
+        let (now, kind) = (self.clock.now(), EventKind::CallerDenied(reason.denial()));
+        let admitted = self.throttle.admit(&kind, now, true);
+        let (peer, request) = (caller.peer.map(display), caller.request.map(display));
+        if admitted.is_logged {
+            tracing::warn!(caller = %name, peer, request, reason = reason.label(), "a caller asked for more than it may have");
         }
+        let Some(nth) = admitted.nth else {
+            self.counts.summed_up.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        if nth == MANY_GUESSES
+            && let (Some(alarms), Some(event)) = (&self.alarms, self.event(now, kind.clone(), None, caller))
+        {
+            alarms.raise(&Event { count: nth.into(), ..event });
+        }
+        self.happened(now, kind, None, caller, true);
     }
 
     /// Tells followers, and has it kept if `keep` says so.

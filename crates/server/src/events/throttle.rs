@@ -3,7 +3,7 @@
 use std::array;
 use std::sync::{Mutex, PoisonError};
 
-use countersign_core::{EventKind, Reason, to_millis};
+use countersign_core::{Denial, EventKind, Reason, to_millis};
 use jiff::Timestamp;
 
 /// How many refusals of one reason become an event of their own in a minute; the others are summed up in one. A replay and
@@ -12,11 +12,12 @@ pub const KEPT_EACH_MINUTE: u32 = 120;
 
 const MINUTE_MILLIS: i64 = 60_000;
 
-/// One for each [`Reason`], and one each for replays, relay attempts and wrong credentials.
-const CLASSES: usize = Reason::ALL.len() + 3;
+/// One for each [`Reason`], one each for replays, relay attempts and wrong credentials, and one for each [`Denial`].
+const CLASSES: usize = DENIALS + Denial::ALL.len();
 const REPLAY: usize = Reason::ALL.len();
 const RELAY: usize = Reason::ALL.len() + 1;
 const CREDENTIAL: usize = Reason::ALL.len() + 2;
+const DENIALS: usize = Reason::ALL.len() + 3;
 
 /// What was rejected lately, by reason.
 #[derive(Debug)]
@@ -137,20 +138,28 @@ fn class(kind: &EventKind) -> usize {
         EventKind::Replay(_) => REPLAY,
         EventKind::Relay { .. } => RELAY,
         EventKind::CredentialRejected => CREDENTIAL,
-        other => {
-            let reason = other.reason();
-            Reason::ALL.iter().position(|&known| Some(known) == reason).unwrap_or(CLASSES)
+        EventKind::Refused(reason) => Reason::ALL.iter().position(|known| known == reason).unwrap_or(CLASSES),
+        EventKind::CallerDenied(denial) => {
+            Denial::ALL.iter().position(|known| known == denial).map_or(CLASSES, |nth| DENIALS + nth)
         }
+        EventKind::Issued
+        | EventKind::Consumed
+        | EventKind::Revoked
+        | EventKind::KeyRotated { .. }
+        | EventKind::KeyRevoked { .. }
+        | EventKind::FenceMoved { .. } => CLASSES,
     }
 }
 
 /// The kind of an event that sums up many.
 fn kind(class: usize) -> EventKind {
-    match Reason::ALL.get(class) {
-        Some(&reason) => EventKind::Refused(reason),
-        None if class == RELAY => EventKind::Relay { stated: None },
-        None if class == CREDENTIAL => EventKind::CredentialRejected,
-        None => EventKind::Replay(None),
+    let denial = class.checked_sub(DENIALS).and_then(|nth| Denial::ALL.get(nth));
+    match (Reason::ALL.get(class), denial) {
+        (Some(&reason), _) => EventKind::Refused(reason),
+        (None, Some(&denial)) => EventKind::CallerDenied(denial),
+        (None, None) if class == RELAY => EventKind::Relay { stated: None },
+        (None, None) if class == CREDENTIAL => EventKind::CredentialRejected,
+        (None, None) => EventKind::Replay(None),
     }
 }
 

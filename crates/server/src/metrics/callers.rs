@@ -13,35 +13,23 @@ use crate::callers::MAX_CALLERS;
 /// The series shared by all callers beyond the first [`MAX_CALLERS`]. A caller with this very name shares it too.
 const OTHER: &str = "other";
 
-type OfCaller = [(&'static str, String); 1];
 type ByProblem = [(&'static str, String); 2];
 
-/// The counters with a caller's name as a label. Names come from the callers file and from authentic tokens, so that a stranger
-/// chooses none; over the years there may be many, and the number of series stays bounded.
+/// The counters of requests that a caller was denied. Names come from the callers file, so that a stranger chooses none; over the
+/// years there may be many, and the number of series stays bounded.
 #[derive(Debug, Default)]
 pub(crate) struct CallerCounters {
     names: Mutex<BTreeSet<CallerName>>,
-    issued: Family<OfCaller, Counter>,
     denied: Family<ByProblem, Counter>,
 }
 
 impl CallerCounters {
     pub(super) fn register(&self, registry: &mut Registry) {
         registry.register(
-            "countersign_caller_tokens_issued",
-            "Tokens issued, by named caller",
-            self.issued.clone(),
-        );
-        registry.register(
             "countersign_caller_requests_denied",
             "Requests that a named caller may not make, by problem",
             self.denied.clone(),
         );
-    }
-
-    /// A token was issued for this caller.
-    pub(crate) fn issued(&self, caller: &CallerName) {
-        self.issued.get_or_create(&[("caller", self.label(caller))]).inc();
     }
 
     /// This caller asked for more than it may have.
@@ -70,11 +58,16 @@ mod tests {
     fn number_of_series_is_bounded() {
         let counters = CallerCounters::default();
         for nth in 0..MAX_CALLERS + 10 {
-            counters.issued(&format!("c{nth}").parse().unwrap());
+            counters.denied(&format!("c{nth}").parse().unwrap(), "scope");
         }
-        let count = |caller: &str| counters.issued.get_or_create(&[("caller", caller.to_owned())]).get();
+        let count = |caller: &str| {
+            counters
+                .denied
+                .get_or_create(&[("caller", caller.to_owned()), ("problem", "scope".to_owned())])
+                .get()
+        };
         assert_eq!((count("c0"), count(&format!("c{}", MAX_CALLERS - 1)), count(OTHER)), (1, 1, 10));
-        counters.issued(&"c0".parse().unwrap());
+        counters.denied(&"c0".parse().unwrap(), "scope");
         assert_eq!((count("c0"), count(OTHER)), (2, 10));
     }
 }

@@ -48,8 +48,8 @@ pub(super) fn register(registry: &mut Registry, app: &App) {
         "Within what time so many of the last hour's handshakes with tokens for this tracker were answered",
         trackers.seconds,
     );
-    // The tokens that were issued for them are counted elsewhere.
     let callers = Families::of(By::Caller, app);
+    registry.register("countersign_caller_tokens_issued", "Tokens issued, by named caller", callers.issued);
     registry.register(
         "countersign_caller_handshakes",
         "Handshakes with tokens of named callers, by how they were answered",

@@ -138,13 +138,14 @@ impl From<&Event> for EventDocument {
             | EventKind::Consumed
             | EventKind::Refused(_)
             | EventKind::Revoked
-            | EventKind::CredentialRejected => {}
+            | EventKind::CredentialRejected
+            | EventKind::CallerDenied(_) => {}
         }
         Self {
             id: event.id.to_string(),
             at: event.at,
             kind: event.kind.label(),
-            reason: event.kind.reason().map(countersign_core::Reason::label),
+            reason: event.kind.reason(),
             token: event.token.map(|id| id.to_string()),
             audience: event.audience.clone(),
             peer: event.peer,

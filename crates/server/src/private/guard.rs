@@ -87,7 +87,7 @@ pub(crate) fn check(
         return Err(foreign().into_response());
     }
     if let Err(reason) = needs.check(&grant) {
-        app.events.not_allowed(&grant, &reason);
+        app.events.denied(&Caller::of(arrival, headers).with(grant), &reason);
         return Err(reason.into_response());
     }
     Ok(grant)
@@ -161,7 +161,7 @@ pub(crate) async fn admit_to_page(
         return foreign().into_response();
     }
     if let Err(not_allowed) = needs.check(&grant) {
-        app.events.not_allowed(&grant, &not_allowed);
+        app.events.denied(&Caller::of(&arrival, headers).with(grant), &not_allowed);
         return not_allowed.into_response();
     }
     request.extensions_mut().insert(grant);
@@ -191,11 +191,19 @@ fn rejected(app: &App, request: &Request, arrival: &Arrival, none: NoGrant) -> O
         }
     };
     // It may be good.
-    let is_unknown = none == NoGrant::Jwt(JwtFault::NoKeys);
+    let is_unknown = matches!(none, NoGrant::Jwt(JwtFault::NoKeys | JwtFault::Clock));
     if !is_unknown {
         app.events.credential_rejected(&Caller::of(arrival, request.headers()), reason);
     }
     let counted = app.limiter.count(arrival.peer);
+    if none == NoGrant::Jwt(JwtFault::Clock) {
+        let why = app.tokens.clock_trouble().map_or_else(String::new, |trouble| format!(": {trouble}"));
+        let detail = format!(
+            "This server cannot tell whether the token has expired{why}. Show a secret, or try again."
+        );
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "clock", detail);
+        return Some(problem.into_response());
+    }
     if is_unknown {
         let detail = "The keys of the token's issuer cannot be fetched, so that nobody can say whether the token is good; \
                       try again later. `countersign doctor` and the server's log say why.";
@@ -234,7 +242,8 @@ impl App {
         if is_default {
             return Ok(Grant::Everything);
         }
-        match self.callers.as_ref().and_then(|callers| callers.find_by_jwt(shown)) {
+        let trusts_clock = || self.tokens.clock_trouble().is_none();
+        match self.callers.as_ref().and_then(|callers| callers.find_by_jwt(shown, trusts_clock)) {
             Some(Ok((caller, until))) => Ok(Grant::Named(caller, Some(until))),
             Some(Err(fault)) => Err(NoGrant::Jwt(fault)),
             None => Err(NoGrant::Secret),
@@ -247,7 +256,9 @@ impl App {
             Grant::Nothing => false,
             Grant::Everything => true,
             Grant::Named(caller, until) => {
-                let has_time = until.is_none_or(|until| self.tokens.clock().now() < until);
+                let is_before =
+                    |until| self.tokens.clock_trouble().is_none() && self.tokens.clock().now() < until;
+                let has_time = until.is_none_or(is_before);
                 has_time && self.callers.as_ref().is_some_and(|callers| callers.is_in_force(caller))
             }
         }

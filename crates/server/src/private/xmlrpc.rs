@@ -112,7 +112,7 @@ impl Service for Bugs<'_> {
 
     async fn call(&self, method: &'static str, arguments: Arguments) -> Result<Value, Fault> {
         self.caller.grant.check(scope_of(method)).map_err(|reason| {
-            self.app.events.not_allowed(&self.caller.grant, &reason);
+            self.app.events.denied(self.caller, &reason);
             not_allowed(&reason)
         })?;
         match method {

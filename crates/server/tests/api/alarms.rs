@@ -8,19 +8,20 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Request as HttpRequest, StatusCode};
 use axum::response::{IntoResponse, Response};
-use countersign_server::Webhook;
 use countersign_server::limits::{
     ALARM_ATTEMPTS, ALARM_DELIVERIES, ALARM_QUEUE, KEPT_EACH_MINUTE, MANY_GUESSES,
 };
+use countersign_server::{Scope, Webhook};
 use countersign_testkit::{Certified, seen, soon};
 use data_encoding::BASE64;
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
+use crate::callers::{caller, send};
 use crate::fixture::{FORM, Fixture, Options, TRAC, handshake_path, post};
 
 const BEARER: &str = "3f1c0d9be2a84765b0c1d2e3f4a59687";
@@ -344,4 +345,28 @@ async fn unverified_receiver_gets_no_alarm() {
         let accepted = acceptor.accept(listener.accept().await.unwrap().0).await;
         assert_eq!(accepted.is_ok(), is_told, "{:?}", accepted.err());
     }
+}
+
+#[tokio::test]
+async fn caller_that_overreaches_often_raises_an_alarm() {
+    let (url, mut received) = receiver(Vec::new()).await;
+    let webhook = Webhook::new(&url.parse().unwrap(), SECRET, None).unwrap();
+    let callers = caller("worker-eu", &[Scope::Issue], "tokens_per_minute = 1");
+    let alarms = Some((webhook, Duration::ZERO));
+    let server = Fixture::with(Options { callers: Some(callers), alarms, ..Options::default() });
+    tokio::spawn(Arc::clone(&server.app.events).deliver_alarms());
+    // More tokens than it may have are no attempt at anything.
+    for _ in 0..=2 * MANY_GUESSES {
+        send(&server, "worker-eu", "POST", "/v1/tokens", Some(json!({}))).await;
+    }
+    for _ in 0..2 * MANY_GUESSES {
+        send(&server, "worker-eu", "POST", "/v1/store/fence", None).await;
+    }
+    let told = next(&mut received).await;
+    let alarm = told.verified();
+    assert_eq!(alarm["type"], "countersign.caller-denied");
+    let data = &alarm["data"];
+    assert_eq!((&data["reason"], &data["caller"]), (&"scope".into(), &"worker-eu".into()));
+    assert_eq!(data["count"], MANY_GUESSES);
+    assert!(received.try_recv().is_err(), "one is enough");
 }

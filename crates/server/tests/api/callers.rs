@@ -7,12 +7,13 @@ use axum::http::{Request, StatusCode};
 use countersign_core::seal::unseal;
 use countersign_server::routes::{Needs, private_routes};
 use countersign_server::{ClientCertificate, Scope, SecretHash};
+use countersign_testkit::seen;
 use serde_json::{Value, json};
 
 use crate::fixture::{Answer, Fixture, JSON, Options, TRAC, post};
 
 /// A caller of the file; its secret is its name with `-secret` behind.
-fn caller(name: &str, scopes: &[Scope], more: &str) -> String {
+pub(crate) fn caller(name: &str, scopes: &[Scope], more: &str) -> String {
     let hash = SecretHash::of(format!("{name}-secret").as_bytes());
     let scopes: Vec<_> = scopes.iter().map(|scope| format!("'{scope}'")).collect();
     format!("[[caller]]\nname = '{name}'\nsecrets = ['{hash}']\nscopes = [{}]\n{more}\n", scopes.join(", "))
@@ -22,7 +23,13 @@ fn server(callers: String) -> Fixture {
     Fixture::with(Options { callers: Some(callers), ..Options::default() })
 }
 
-async fn send(server: &Fixture, name: &str, method: &str, path: &str, body: Option<Value>) -> Answer {
+pub(crate) async fn send(
+    server: &Fixture,
+    name: &str,
+    method: &str,
+    path: &str,
+    body: Option<Value>,
+) -> Answer {
     let request = Request::builder().method(method).uri(path);
     let request = if name.is_empty() {
         request
@@ -420,6 +427,56 @@ async fn events_name_the_caller() {
     assert!(csv.lines().any(|line| line.ends_with(",worker-eu")), "{csv}");
     let of_one = send(&server, "ops", "GET", "/v1/events?kind=replay&text=worker-eu", None).await.json();
     assert_eq!(of_one["events"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn denied_requests_are_events() {
+    let more = "audiences = ['https://trac.example.org/']\nmax_lifetime = '60s'\ntokens_per_minute = 1";
+    let callers = caller("worker-eu", &[Scope::Issue], more)
+        + &caller("ops", &[Scope::Admin, Scope::Events], "")
+        + &caller("metrics", &[Scope::Events], "");
+    let server = server(callers);
+    tokio::spawn(std::sync::Arc::clone(&server.app.events).write());
+    let agent = |method: &str, path: &str| {
+        let request = Request::builder().method(method).uri(path).header("user-agent", "worker/1");
+        request.header("authorization", "Bearer worker-eu-secret").body(Body::empty()).unwrap()
+    };
+    assert_eq!(server.private(agent("POST", "/v1/store/fence")).await.status, StatusCode::FORBIDDEN);
+    // The page, and a method of XML-RPC, are denied in places of their own.
+    assert_eq!(server.private(agent("GET", "/")).await.status, StatusCode::FORBIDDEN);
+    call(&server, "worker-eu", "/bugs", "revokeLoginToken", Some("cs1nonsense")).await;
+    for body in [
+        json!({ "audience": "https://other.example/" }),
+        json!({ "ttl": 3600 }),
+        json!({ "claims": { "caller": "ops" } }),
+        json!({}),
+        json!({}),
+    ] {
+        send(&server, "worker-eu", "POST", "/v1/tokens", Some(body)).await;
+    }
+    let list = "/v1/events?kind=caller-denied";
+    let listed = seen("all are written", async || {
+        let listed = send(&server, "metrics", "GET", list, None).await.json()["events"].clone();
+        let listed = listed.as_array().unwrap().clone();
+        (listed.len() == 7).then_some(listed)
+    })
+    .await;
+    let mut reasons: Vec<_> = listed.iter().map(|event| event["reason"].as_str().unwrap()).collect();
+    reasons.sort_unstable();
+    assert_eq!(
+        reasons,
+        ["caller-audience", "caller-lifetime", "caller-rate", "claims", "scope", "scope", "scope"]
+    );
+    for event in &listed {
+        assert_eq!((&event["caller"], &event["peer"]), (&"worker-eu".into(), &"127.0.0.1".into()), "{event}");
+    }
+    assert_eq!(listed.iter().filter(|event| event["user_agent"] == "worker/1").count(), 2);
+    let of_another = send(&server, "metrics", "GET", &format!("{list}&caller=ops"), None).await.json();
+    assert_eq!(of_another["events"], json!([]));
+    let request = Request::get("/").header("authorization", "Bearer ops-secret");
+    let page = server.private(request.body(Body::empty()).unwrap()).await.text;
+    assert!(page.contains("7 requests denied to callers in the last hour"), "{page}");
+    assert!(page.contains("?kind=caller-denied&#38;within=1h#events-title"), "{page}");
 }
 
 #[tokio::test]

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use countersign_core::{
-    Entropy, Event, EventCursor, EventId, EventKind, EventName, EventQuery, EventStore, FirstUse, KindFilter,
-    Known, MAX_KEPT, NameFilter, Note, Reason, RequestId, SequenceEntropy, StoreError, TokenId, after,
+    Denial, Entropy, Event, EventCursor, EventId, EventKind, EventName, EventQuery, EventStore, FirstUse,
+    KindFilter, Known, MAX_KEPT, NameFilter, Note, Reason, RequestId, SequenceEntropy, StoreError, TokenId,
+    after,
 };
 use jiff::Timestamp;
 
@@ -93,6 +94,7 @@ fn one_of_each() -> Vec<Event> {
         EventKind::FenceMoved { fence: beginning() },
         EventKind::CredentialRejected,
     ];
+    kinds.extend(Denial::ALL.iter().map(|&denial| EventKind::CallerDenied(denial)));
     kinds.extend(Reason::ALL.iter().map(|&reason| EventKind::Refused(reason)));
     let mut next = || {
         at = after(at, Duration::from_secs(1));
@@ -314,14 +316,14 @@ pub async fn activity_is_stored_by_name(subject: &dyn EventSubject) {
     assert_eq!(store.activity().await, Ok(Vec::new()));
     let texts = |texts: &[(&str, Option<&str>)]| {
         let owned = texts.iter().map(|(name, text)| ((*name).to_owned(), text.map(str::to_owned)));
-        owned.collect::<BTreeMap<_, _>>()
+        Arc::new(owned.collect::<BTreeMap<_, _>>())
     };
     for changed in [
         texts(&[("a", Some("1")), ("b", Some("1")), ("none", None)]),
         texts(&[("a", None), ("b", Some("2")), ("c", Some("3"))]),
         texts(&[]),
     ] {
-        store.keep_activity(&changed).await.expect("the store answers");
+        store.keep_activity(changed).await.expect("the store answers");
     }
     store.append(&one_of_each()).await.expect("the store answers");
     store.purge_events(Timestamp::MAX).await.expect("the store answers");
@@ -346,5 +348,5 @@ pub async fn closed_event_store_is_unavailable(subject: &dyn EventSubject) {
     assert!(matches!(store.known().await, Err(StoreError::Unavailable(_))));
     assert!(matches!(store.remember(&Known::default()).await, Err(StoreError::Unavailable(_))));
     assert!(matches!(store.activity().await, Err(StoreError::Unavailable(_))));
-    assert!(matches!(store.keep_activity(&BTreeMap::new()).await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(store.keep_activity(Arc::default()).await, Err(StoreError::Unavailable(_))));
 }

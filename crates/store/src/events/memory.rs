@@ -1,11 +1,11 @@
 //! A store of events in memory; lost when the process ends.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use countersign_core::{
-    Event, EventCursor, EventId, EventQuery, EventStore, KindFilter, Known, Reason, StoreError, kept_of,
+    Event, EventCursor, EventId, EventQuery, EventStore, KindFilter, Known, StoreError, kept_of,
 };
 use jiff::Timestamp;
 
@@ -55,7 +55,7 @@ impl EventStore for MemoryEvents {
     async fn purge_events(&self, cutoff: Timestamp) -> Result<u64, StoreError> {
         let mut state = self.state()?;
         let before = state.events.len();
-        let mut kept: HashMap<(KindFilter, Option<Reason>), u64> = HashMap::new();
+        let mut kept: HashMap<(KindFilter, Option<&str>), u64> = HashMap::new();
         let mut gone = Vec::new();
         for event in state.events.values().rev() {
             let of_its_kind = kept.entry((event.kind.filter(), event.kind.reason())).or_default();
@@ -84,9 +84,9 @@ impl EventStore for MemoryEvents {
         Ok(self.state()?.activity.clone().into_iter().collect())
     }
 
-    async fn keep_activity(&self, changed: &BTreeMap<String, Option<String>>) -> Result<(), StoreError> {
+    async fn keep_activity(&self, changed: Arc<BTreeMap<String, Option<String>>>) -> Result<(), StoreError> {
         let mut state = self.state()?;
-        for (name, text) in changed {
+        for (name, text) in &*changed {
             match text {
                 Some(text) => state.activity.insert(name.clone(), text.clone()),
                 None => state.activity.remove(name),

@@ -10,19 +10,25 @@ use ring::signature::{
     self, RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm,
 };
 
-/// The algorithms that a token may be signed with. All have a public and a private key: with a shared one (HS256), whoever
-/// verifies could also sign, and a public key could be passed off as the secret.
-pub(super) const ALGORITHMS: [Algorithm; 9] = [
-    Algorithm::RS256,
-    Algorithm::RS384,
-    Algorithm::RS512,
-    Algorithm::PS256,
-    Algorithm::PS384,
-    Algorithm::PS512,
-    Algorithm::ES256,
-    Algorithm::ES384,
-    Algorithm::EdDSA,
+/// The algorithms that a token may be signed with, and how each is verified. All have a public and a private key: with a shared
+/// one (HS256), whoever verifies could also sign, and a public key could be passed off as the secret. RSA keys have 2048 bits at
+/// least.
+static METHODS: [(Algorithm, Method); 9] = [
+    (Algorithm::RS256, Method::Rsa(&signature::RSA_PKCS1_2048_8192_SHA256)),
+    (Algorithm::RS384, Method::Rsa(&signature::RSA_PKCS1_2048_8192_SHA384)),
+    (Algorithm::RS512, Method::Rsa(&signature::RSA_PKCS1_2048_8192_SHA512)),
+    (Algorithm::PS256, Method::Rsa(&signature::RSA_PSS_2048_8192_SHA256)),
+    (Algorithm::PS384, Method::Rsa(&signature::RSA_PSS_2048_8192_SHA384)),
+    (Algorithm::PS512, Method::Rsa(&signature::RSA_PSS_2048_8192_SHA512)),
+    (Algorithm::ES256, Method::Other(&signature::ECDSA_P256_SHA256_FIXED)),
+    (Algorithm::ES384, Method::Other(&signature::ECDSA_P384_SHA384_FIXED)),
+    (Algorithm::EdDSA, Method::Other(&signature::ED25519)),
 ];
+
+/// The algorithms that a token may be signed with.
+pub(super) fn algorithms() -> impl Iterator<Item = Algorithm> {
+    METHODS.iter().map(|(algorithm, _)| *algorithm)
+}
 
 static PROVIDER: CryptoProvider =
     CryptoProvider { signer_factory: no_signer, verifier_factory: verifier, key_utils: NO_KEY_UTILS };
@@ -51,7 +57,8 @@ fn no_signer(_: &Algorithm, _: &EncodingKey) -> Result<Box<dyn JwtSigner>, Error
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the library wants it so")]
 fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>, Error> {
-    let method = Method::of(*algorithm).ok_or(ErrorKind::UnsupportedAlgorithm)?;
+    let known = METHODS.iter().find(|(known, _)| known == algorithm);
+    let (_, method) = *known.ok_or(ErrorKind::UnsupportedAlgorithm)?;
     // A public key of 65 bytes is none of Ed25519, and `ring` says so; that RSA is not taken for it is said here.
     if key.family() != algorithm.family() {
         return Err(ErrorKind::InvalidAlgorithm.into());
@@ -59,27 +66,10 @@ fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerif
     Ok(Box::new(RingVerifier { algorithm: *algorithm, method, key: key.clone() }))
 }
 
+#[derive(Clone, Copy)]
 enum Method {
     Rsa(&'static RsaParameters),
     Other(&'static dyn VerificationAlgorithm),
-}
-
-impl Method {
-    /// RSA keys have 2048 bits at least.
-    fn of(algorithm: Algorithm) -> Option<Self> {
-        Some(match algorithm {
-            Algorithm::RS256 => Self::Rsa(&signature::RSA_PKCS1_2048_8192_SHA256),
-            Algorithm::RS384 => Self::Rsa(&signature::RSA_PKCS1_2048_8192_SHA384),
-            Algorithm::RS512 => Self::Rsa(&signature::RSA_PKCS1_2048_8192_SHA512),
-            Algorithm::PS256 => Self::Rsa(&signature::RSA_PSS_2048_8192_SHA256),
-            Algorithm::PS384 => Self::Rsa(&signature::RSA_PSS_2048_8192_SHA384),
-            Algorithm::PS512 => Self::Rsa(&signature::RSA_PSS_2048_8192_SHA512),
-            Algorithm::ES256 => Self::Other(&signature::ECDSA_P256_SHA256_FIXED),
-            Algorithm::ES384 => Self::Other(&signature::ECDSA_P384_SHA384_FIXED),
-            Algorithm::EdDSA => Self::Other(&signature::ED25519),
-            _ => return None,
-        })
-    }
 }
 
 struct RingVerifier {

@@ -5,7 +5,7 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::crypto::ALGORITHMS;
+use super::crypto::algorithms;
 
 /// How many keys an issuer can have. Most have two or three.
 pub const MAX_JWKS_KEYS: usize = 64;
@@ -77,7 +77,7 @@ impl Key {
             }
             _ => false,
         };
-        let mut algorithms: Vec<_> = ALGORITHMS.into_iter().filter(by_kind).collect();
+        let mut algorithms: Vec<_> = algorithms().filter(by_kind).collect();
         if let Some(said) = jwk.common.key_algorithm {
             let said = Algorithm::try_from(said).ok()?;
             algorithms.retain(|algorithm| *algorithm == said);

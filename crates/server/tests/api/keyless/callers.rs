@@ -1,18 +1,21 @@
 //! What a caller with a JWT may do, and for how long.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
+use countersign_core::{Clock, ManualClock, after};
 use countersign_server::Scope;
 use countersign_server::routes::{Needs, private_routes};
+use countersign_store::memory::MemoryStore;
 use countersign_testkit::{SigningKey, seen};
 use data_encoding::BASE64;
 use serde_json::{Value, json};
 
 use super::{
-    KUBERNETES, WORKER, caller, claims, metrics, ops, server_and_issuer, server_document, server_with, show,
-    with,
+    KUBERNETES, NOON, WORKER, caller, claims, metrics, ops, rejected_for, server_and_issuer, server_document,
+    server_with, show, with,
 };
 use crate::fixture::{Fixture, Options, TRAC, post};
 
@@ -130,7 +133,7 @@ async fn wrong_jwt_is_limited_like_a_wrong_secret() {
     assert_eq!(show(&server, &key.token(&claims(KUBERNETES))).await.status, StatusCode::CREATED);
     let counted = metrics(&server).await;
     assert!(counted.contains("countersign_credentials_rejected_total 3\n"), "{counted}");
-    tokio::spawn(std::sync::Arc::clone(&server.app.events).write());
+    tokio::spawn(Arc::clone(&server.app.events).write());
     let events = seen("events that are kept", async || {
         let request =
             Request::get("/v1/events?kind=credential-rejected").header("authorization", "Bearer ops-secret");
@@ -158,6 +161,62 @@ async fn stream_ends_when_its_token_has_expired() {
     assert!(next().await.contains("consumed"));
     server.clock.advance(Duration::from_mins(61));
     server.handshake(&server.token()).await;
+    assert_eq!(next().await, "the end");
+}
+
+/// A server on a shared store whose clock is that much ahead of the server's.
+async fn server_behind(key: &SigningKey, by: Duration, scope: Scope) -> (Fixture, tempfile::TempDir) {
+    let directory = tempfile::TempDir::new().unwrap();
+    let keys = directory.path().join("jwks.json");
+    std::fs::write(&keys, json!({ "keys": [key.jwk()] }).to_string()).unwrap();
+    let more = format!("jwks_file = '{}'", keys.display());
+    let callers = caller("worker", scope, KUBERNETES, WORKER, &more) + &ops();
+    let theirs: Arc<dyn Clock> =
+        Arc::new(ManualClock::at(after("2026-01-31T12:00:00Z".parse().unwrap(), by)));
+    let store = Arc::new(MemoryStore::shared(&theirs));
+    let server = Fixture::with(Options { callers: Some(callers), store: Some(store), ..Options::default() });
+    server.app.tokens.keep_time().await.unwrap();
+    (server, directory)
+}
+
+#[tokio::test]
+async fn jwt_is_not_accepted_by_a_distrusted_clock() {
+    let key = SigningKey::new("one", "ES256");
+    let good = claims(KUBERNETES);
+    // To a clock that is two hours slow it is good; it has expired an hour ago.
+    let (server, _directory) = server_behind(&key, Duration::from_hours(2), Scope::Events).await;
+    let ask = async |token: &str| {
+        let request = Request::get("/v1/events").header("authorization", format!("Bearer {token}"));
+        server.private(request.body(Body::empty()).unwrap()).await
+    };
+    let expired = with(with(good.clone(), "iat", json!(NOON - 7200)), "exp", json!(NOON - 3600));
+    for claims in [&good, &expired] {
+        let before = metrics(&server).await;
+        let answer = ask(&key.token(claims)).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{answer:?}");
+        assert_eq!(answer.json()["type"], "urn:countersign:problem:clock");
+        assert!(answer.text.contains("clock is 7200 s behind the store's"), "{answer:?}");
+        assert_eq!(rejected_for(&server, &before).await, "clock");
+    }
+    let forged = SigningKey::new("one", "ES256").token(&good);
+    assert_eq!(ask(&forged).await.status, StatusCode::UNAUTHORIZED, "it needs no clock to be wrong");
+    assert!(
+        metrics(&server).await.contains("countersign_credentials_rejected_total 1\n"),
+        "and secrets are taken"
+    );
+
+    let (server, _directory) = server_behind(&key, Duration::from_secs(10), Scope::Events).await;
+    let request =
+        Request::get("/v1/events/stream").header("authorization", format!("Bearer {}", key.token(&good)));
+    let mut body = server.private_response(request.body(Body::empty()).unwrap()).await.into_body();
+    let mut next = async || match http_body_util::BodyExt::frame(&mut body).await {
+        Some(frame) => String::from_utf8(frame.unwrap().into_data().unwrap().to_vec()).unwrap(),
+        None => "the end".to_owned(),
+    };
+    assert_eq!(next().await, ": following\n\n", "the clocks are near enough");
+    // The wall clock alone: the steady one shows that it was set back.
+    server.clock.set("2026-01-31T10:00:00Z".parse().unwrap());
+    server.handshake("cs1nonsense").await;
     assert_eq!(next().await, "the end");
 }
 

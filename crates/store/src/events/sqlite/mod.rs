@@ -180,11 +180,10 @@ impl EventStore for SqliteEvents {
         Ok(kept.await?.unwrap_or_default())
     }
 
-    async fn keep_activity(&self, changed: &BTreeMap<String, Option<String>>) -> Result<(), StoreError> {
-        let changed = changed.clone();
+    async fn keep_activity(&self, changed: Arc<BTreeMap<String, Option<String>>>) -> Result<(), StoreError> {
         self.write(move |connection| {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            for (name, text) in &changed {
+            for (name, text) in &*changed {
                 match text {
                     Some(text) => transaction
                         .prepare_cached("INSERT OR REPLACE INTO activity (name, said) VALUES (?, ?)")?

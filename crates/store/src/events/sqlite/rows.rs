@@ -4,8 +4,8 @@ use std::cmp::Ordering;
 use std::net::IpAddr;
 
 use countersign_core::{
-    CallerName, Event, EventId, EventKind, EventName, EventQuery, FirstUse, KindFilter, NameFilter, Note,
-    Reason, RequestId, TokenId, from_millis, kept_of, to_millis,
+    CallerName, Denial, Event, EventId, EventKind, EventName, EventQuery, FirstUse, KindFilter, NameFilter,
+    Note, Reason, RequestId, TokenId, from_millis, kept_of, to_millis,
 };
 use jiff::Timestamp;
 use rusqlite::types::Value;
@@ -18,9 +18,9 @@ use crate::sqlite::shared::{Address, first_id_at};
 const SLICE: i64 = 5000;
 
 /// A kind as it stands in the table.
-fn code(kind: KindFilter, reason: Option<Reason>) -> String {
+fn code(kind: KindFilter, reason: Option<&str>) -> String {
     match reason {
-        Some(reason) => format!("{}/{}", kind.label(), reason.label()),
+        Some(reason) => format!("{}/{reason}", kind.label()),
         None => kind.label().to_owned(),
     }
 }
@@ -28,8 +28,9 @@ fn code(kind: KindFilter, reason: Option<Reason>) -> String {
 /// Every code there is.
 fn codes() -> impl Iterator<Item = (KindFilter, String)> {
     KindFilter::ALL.iter().flat_map(|&kind| {
-        let reasons: Vec<Option<Reason>> = match kind {
-            KindFilter::Refused => Reason::ALL.iter().copied().map(Some).collect(),
+        let reasons: Vec<Option<&str>> = match kind {
+            KindFilter::Refused => Reason::ALL.iter().map(|reason| Some(reason.label())).collect(),
+            KindFilter::CallerDenied => Denial::ALL.iter().map(|denial| Some(denial.label())).collect(),
             _ => vec![None],
         };
         reasons.into_iter().map(move |reason| (kind, code(kind, reason)))
@@ -45,6 +46,7 @@ pub(super) fn insert(connection: &Connection, event: &Event) -> rusqlite::Result
         EventKind::Issued
         | EventKind::Consumed
         | EventKind::CredentialRejected
+        | EventKind::CallerDenied(_)
         | EventKind::Refused(_)
         | EventKind::Revoked
         | EventKind::Replay(None) => (None, None, None),
@@ -191,6 +193,7 @@ fn kind_of(
         KindFilter::KeyRevoked => EventKind::KeyRevoked { key: note?.parse().ok()? },
         KindFilter::FenceMoved => EventKind::FenceMoved { fence: line? },
         KindFilter::CredentialRejected => EventKind::CredentialRejected,
+        KindFilter::CallerDenied => EventKind::CallerDenied(Denial::of_label(reason?)?),
     })
 }
 
