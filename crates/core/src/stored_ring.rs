@@ -204,7 +204,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::OsEntropy;
+    use crate::{OsEntropy, SequenceEntropy};
 
     fn ring() -> KeyRing {
         KeyRing::generate("2026-01-31T12:00:00Z".parse().unwrap(), &OsEntropy).unwrap()
@@ -220,6 +220,10 @@ mod tests {
         assert_ne!(one, other);
         for version in [one, other] {
             assert!(version != 0 && i64::try_from(version).is_ok(), "{version}");
+        }
+        let smallest = SequenceEntropy::default();
+        for _ in 0..4 {
+            assert_ne!(new_version(&smallest).unwrap(), 0, "0 is the version of a ring in a file");
         }
     }
 

@@ -282,7 +282,7 @@ async fn refusals_are_recorded_with_their_reason() {
 }
 
 #[tokio::test]
-async fn request_without_the_proxys_headers_is_an_error() {
+async fn request_without_headers_of_the_proxy_is_an_error() {
     let issuer = Issuer::start().await;
     let gate = Running::start("anonymous = true", &issuer.table("one", "")).await;
     let cookie = gate.log_in("/bugs/one/good").await.cookie().unwrap();

@@ -403,7 +403,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn client_cannot_change_the_proxys_entry(
+        fn client_cannot_change_the_entry_of_the_proxy(
             sent in prop::collection::vec(header_bytes(), 0..3),
             joined in any::<bool>(),
             host in header_bytes(),

@@ -16,6 +16,8 @@ struct TestStore {
     /// What it says of the time; a shared store has a clock.
     times: Mutex<StoreTimes>,
     purged_before: Mutex<Option<Timestamp>>,
+    /// How often it was asked for the time.
+    asked_for_times: Mutex<u32>,
     /// A clock that goes on by so much before it answers.
     slow: Mutex<Option<(Arc<ManualClock>, Duration)>>,
 }
@@ -56,6 +58,7 @@ impl TokenStore for TestStore {
     }
 
     async fn times(&self) -> Result<StoreTimes, StoreError> {
+        *self.asked_for_times.lock().unwrap() += 1;
         let times = self.times.lock().unwrap().clone();
         if let Some((clock, by)) = &*self.slow.lock().unwrap() {
             clock.advance(*by);
@@ -307,6 +310,20 @@ async fn refused_token_makes_the_node_reread_the_fence() {
 }
 
 #[tokio::test]
+async fn only_a_fenced_refusal_rereads_the_times() {
+    let (_, node) = neighbours(Duration::ZERO);
+    let text = node.set.issue(NewToken::default()).unwrap().text;
+    assert!(matches!(verdict(&node.set, &text).await, Verdict::Accepted { .. }));
+    assert!(matches!(verdict(&node.set, &text).await, Verdict::Rejected(Refusal::Replay(_))));
+    assert_eq!(*node.store.asked_for_times.lock().unwrap(), 0, "each would be a round trip more");
+    let alone = fixture(Policy::default());
+    alone.store.times.lock().unwrap().fence = after(alone.clock.now(), SECOND);
+    let text = alone.set.issue(NewToken::default()).unwrap().text;
+    assert_eq!(verdict(&alone.set, &text).await, Verdict::Rejected(Refusal::Fenced));
+    assert_eq!(*alone.store.asked_for_times.lock().unwrap(), 0, "no other node can have moved its fence");
+}
+
+#[tokio::test]
 async fn token_issued_after_a_fence_is_good_on_every_node() {
     let (one, other) = neighbours(55 * SECOND);
     one.store.times.lock().unwrap().clock = Some(after(one.clock.now(), 27 * SECOND));
@@ -346,6 +363,18 @@ async fn token_is_revoked_although_this_clock_says_it_has_expired() {
     pass(&one, &ahead, Duration::from_secs(280));
     assert_eq!(ahead.set.revoke(token.expose()).await, Ok(false), "it has expired here");
     assert_eq!(verdict(&one.set, &token).await, Verdict::Rejected(Refusal::Revoked), "and was live there");
+}
+
+#[tokio::test]
+async fn revocation_is_recorded_for_clocks_a_minute_behind() {
+    for (passed, is_recorded) in [(270, true), (329, true), (330, false)] {
+        let (one, ahead) = neighbours(30 * SECOND);
+        let issued = one.set.issue(NewToken::default()).unwrap();
+        pass(&one, &ahead, Duration::from_secs(passed));
+        assert_eq!(ahead.set.revoke(issued.text.expose()).await, Ok(false), "expired here, {passed} s");
+        let recorded = one.store.endings.lock().unwrap().contains_key(&issued.token.id());
+        assert_eq!(recorded, is_recorded, "{passed} s");
+    }
 }
 
 #[tokio::test]
