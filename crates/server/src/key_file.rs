@@ -1,7 +1,8 @@
 //! The key ring on disk.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -139,7 +140,10 @@ impl KeyFile {
     }
 
     fn read(&self) -> Result<(KeyRing, FileVersion), KeyFileError> {
-        let mut file = File::open(&self.path).map_err(|error| self.io("read", error))?;
+        // A FIFO would wait for somebody who writes, and with it the server, deaf to signals.
+        let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+        let opened = OpenOptions::new().read(true).custom_flags(nonblocking).open(&self.path);
+        let mut file = opened.map_err(|error| self.io("read", error))?;
         let metadata = file.metadata().map_err(|error| self.io("read", error))?;
         if !metadata.is_file() || metadata.len() > MAX_FILE_BYTES {
             return Err(KeyFileError::NotAFile(self.path.clone()));
@@ -345,6 +349,14 @@ mod tests {
         let changed = file.take_up_if_changed(anyway, |ring| taken = Some(ring))?;
         assert!(taken.is_some() || !changed);
         Ok(taken)
+    }
+
+    #[test]
+    fn fifo_is_refused_at_once() {
+        let (_directory, file) = key_file();
+        let (fifo, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR);
+        rustix::fs::mknodat(rustix::fs::CWD, file.path(), fifo, mode, 0).unwrap();
+        assert!(matches!(file.load(), Err(KeyFileError::NotAFile(_))));
     }
 
     /// An operator who reads of a change would look for who has rotated a key.
