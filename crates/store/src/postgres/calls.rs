@@ -123,6 +123,8 @@ impl TokenStore for PostgresStore {
     }
 
     async fn stats(&self) -> Result<StoreStats, StoreError> {
+        // Counting reads the whole store: one at a time, so that others find a connection.
+        let _turn = self.core.counting.lock().await;
         self.ask(work(|session| Box::pin(stats(session)))).await
     }
 

@@ -114,6 +114,8 @@ struct StoreInner {
     purged: PurgeState,
     /// How much has been written, and when last.
     counts: Counts,
+    /// Held by who counts the records.
+    counting: tokio::sync::Mutex<()>,
     /// Takes a lost answer for a good one.
     #[cfg(test)]
     guesses: std::sync::atomic::AtomicBool,
@@ -248,6 +250,7 @@ impl StoreInner {
             limits,
             purged: PurgeState::default(),
             counts: Counts::default(),
+            counting: tokio::sync::Mutex::default(),
             #[cfg(test)]
             guesses: std::sync::atomic::AtomicBool::new(false),
             #[cfg(test)]

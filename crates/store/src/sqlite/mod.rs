@@ -78,6 +78,9 @@ pub const FILE_NAME: &str = "countersign.db";
 /// can be recorded in that.
 const PURGE_REST: Duration = Duration::from_millis(1);
 
+/// How many reads run at the same time, but for counting.
+const READERS: u32 = 8;
+
 /// A store in a `SQLite` file. See the [module](self).
 ///
 /// Dropping it without [`close`](TokenStore::close) loses nothing that was answered; it waits for the batch under way.
@@ -86,6 +89,8 @@ pub struct SqliteStore {
     clock: Arc<dyn Clock>,
     writer: Writer,
     readers: Readers,
+    /// Counting reads the whole store, so others do not wait behind it.
+    counter: Readers,
     /// Only while a large database is looked through, or was.
     checkup: Option<Checkup>,
     /// The fence's new position if opening has moved it, until it is reported.
@@ -133,11 +138,12 @@ impl SqliteStore {
         let lock = make_place(&path, if_missing)?;
         let is_small = path.metadata().map_err(files)?.len() <= checked_at_once;
         let (connection, moved) = connect_first(&path, &*clock, &connect, is_small)?;
-        let readers = Readers::new(path.clone());
+        let readers = Readers::new(path.clone(), READERS);
+        let counter = Readers::new(path.clone(), 1);
         let writer = Writer::start(path.clone(), connect, connection, lock, Arc::clone(&clock), queue)
             .map_err(files)?;
         let checkup = (!is_small).then(|| Checkup::start(path.clone(), writer.shared())).transpose()?;
-        Ok(Self { path, clock, writer, readers, checkup, moved: Mutex::new(moved) })
+        Ok(Self { path, clock, writer, readers, counter, checkup, moved: Mutex::new(moved) })
     }
 
     /// Copies the store into `to`, which must not exist, while it is in use. See [Backups](self#backups).
@@ -353,7 +359,7 @@ impl TokenStore for SqliteStore {
 
     async fn stats(&self) -> Result<StoreStats, StoreError> {
         let path = self.path.clone();
-        self.readers.read(move |connection| reader::stats(connection, &path)).await
+        self.counter.read(move |connection| reader::stats(connection, &path)).await
     }
 
     fn counts(&self) -> Option<StoreCounts> {
@@ -381,6 +387,7 @@ impl TokenStore for SqliteStore {
 
     async fn close(&self) {
         self.readers.close().await;
+        self.counter.stop().await;
         if let Some(checkup) = &self.checkup {
             checkup.stop();
         }

@@ -13,6 +13,7 @@ mod live;
 mod parties;
 mod parts;
 mod state;
+mod store_status;
 mod token;
 mod verdict;
 mod wish;
@@ -27,13 +28,13 @@ use axum::http::header::{
 };
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Semaphore;
 
 use crate::App;
 use crate::problem::not_found;
 
 use self::parts::{Label, Parts};
-use self::state::StoreStatus;
+use self::store_status::StoreWatch;
 use self::token::TokenReport;
 use self::wish::Wish;
 
@@ -57,8 +58,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 #[derive(Debug)]
 pub(crate) struct Page {
     app: Arc<App>,
-    /// How the store stood lately, so that many viewers ask it no more often than one.
-    store_status: Mutex<Option<StoreStatus>>,
+    store_watch: StoreWatch,
     /// Room for those who have the page open.
     viewers: Arc<Semaphore>,
     /// Room for the files of events that are being sent.
@@ -68,7 +68,12 @@ pub(crate) struct Page {
 impl Page {
     pub(crate) fn new(app: Arc<App>) -> Self {
         let room = |places| Arc::new(Semaphore::new(places));
-        Self { app, store_status: Mutex::default(), viewers: room(MAX_VIEWERS), exports: room(MAX_EXPORTS) }
+        Self {
+            app,
+            store_watch: StoreWatch::default(),
+            viewers: room(MAX_VIEWERS),
+            exports: room(MAX_EXPORTS),
+        }
     }
 
     /// The whole page; `answer` is what was asked about a token.

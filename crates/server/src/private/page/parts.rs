@@ -354,20 +354,24 @@ impl Store {
             Err(why) => why.to_string(),
         };
         let mut facts = vec![("state", ready)];
-        if let Some(stats) = &state.store_status.stats {
+        if let Some(count) = &state.store_status.count {
             facts.extend([
-                ("kind", stats.kind.to_owned()),
+                ("kind", count.stats.kind.to_owned()),
                 (
                     "records",
-                    format!("{} consumed, {} revoked", grouped(stats.consumed), grouped(stats.revoked)),
+                    format!(
+                        "{} consumed, {} revoked",
+                        grouped(count.stats.consumed),
+                        grouped(count.stats.revoked)
+                    ),
                 ),
             ]);
-            facts.extend(state.store_status.long_ago().map(|counted| {
+            facts.extend(count.long_ago().map(|counted| {
                 ("counted", format!("{}; what this server has added since is in it", moment(counted).text))
             }));
-            facts.extend([("refuses tokens from before", moment(stats.fence).text)]);
+            facts.extend([("refuses tokens from before", moment(count.stats.fence).text)]);
             facts.extend(
-                stats.bytes.map(|bytes| ("on disk", format!("{} KiB", grouped(bytes.div_ceil(1024))))),
+                count.stats.bytes.map(|bytes| ("on disk", format!("{} KiB", grouped(bytes.div_ceil(1024))))),
             );
         }
         if let Some(counts) = state.counts {

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use countersign_core::{EventQuery, Key, KindFilter, StoreCounts, StoreError, StoreStats, before};
+use countersign_core::{EventQuery, Key, KindFilter, StoreCounts, before};
 use jiff::Timestamp;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::activity::{self, By, Line, saturating_sum};
 use crate::history::{Handshakes, Range, Slot};
@@ -12,16 +12,9 @@ use crate::metrics::count;
 use crate::private::events::{Found, MAX_EVENTS, find};
 
 use super::parts::times;
+use super::store_status::StoreStatus;
 use super::wish::Wish;
 use super::{PATIENCE, Page};
-
-/// For how long it is believed that the store works.
-const READY_HOLDS: Duration = Duration::from_secs(5);
-
-/// For how long its size is, at most; and how many times as long as counting took: counting the records of a large store
-/// takes a while.
-const STATS_HOLD: Duration = Duration::from_mins(1);
-const STATS_RATIO: u32 = 50;
 
 /// How long ago a token must have been issued before it is odd that nobody shows it: two of the parts that an hour is counted
 /// in. The part that this moment falls into counts as a whole, so that it is five to ten minutes.
@@ -96,27 +89,6 @@ pub(super) struct KeyState {
     pub(super) sealing: bool,
 }
 
-/// How the store stood when it was asked.
-#[derive(Clone, Debug)]
-pub(super) struct StoreStatus {
-    asked: Timestamp,
-    counted: Timestamp,
-    /// For how long the count is believed.
-    holds: Duration,
-    /// How many tokens this server had consumed and revoked when it was made.
-    before: (u64, u64),
-    /// Whether a token could be issued and consumed.
-    pub(super) ready: Result<(), StoreError>,
-    pub(super) stats: Option<StoreStats>,
-}
-
-impl StoreStatus {
-    /// When its records were counted, if that is long enough ago for another server to have added some.
-    pub(super) fn long_ago(&self) -> Option<Timestamp> {
-        (self.holds > READY_HOLDS).then_some(self.counted)
-    }
-}
-
 impl Page {
     /// Looks at everything.
     pub(super) async fn state(&self, wish: &Wish) -> PageState {
@@ -138,7 +110,7 @@ impl Page {
             self.recent(KindFilter::CallerDenied, asked_at),
             timeout(PATIENCE, app.events.trouble())
         );
-        let store_status = self.store_status(asked_at).await;
+        let store_status = self.store_watch.look(&self.app, asked_at).await;
         // Now that all have answered who take their time.
         app.events.look_at_handshakes();
         let now = clock.now();
@@ -209,57 +181,4 @@ impl Page {
             may_be_more: found.len() >= MAX_EVENTS,
         }
     }
-
-    /// Asks the store, unless somebody has just done so. Who comes meanwhile waits for that answer.
-    async fn store_status(&self, now: Timestamp) -> StoreStatus {
-        let mut kept = self.store_status.lock().await;
-        let before = kept.take();
-        if let Some(store_status) = &before
-            && is_within(store_status.asked, now, READY_HOLDS)
-        {
-            return self.with_additions(kept.insert(store_status.clone()));
-        }
-        let store = self.app.tokens.store();
-        let ready = self.app.ready(PATIENCE).await;
-        let counted = match before {
-            Some(before) if before.stats.is_some() && is_within(before.counted, now, before.holds) => {
-                StoreStatus { asked: now, ready, ..before }
-            }
-            _ => {
-                let began = Instant::now();
-                let before = self.additions();
-                let stats = match &ready {
-                    Ok(()) => timeout(PATIENCE, store.stats()).await.ok().and_then(Result::ok),
-                    Err(_) => None,
-                };
-                let holds = (began.elapsed() * STATS_RATIO).min(STATS_HOLD);
-                StoreStatus { asked: now, counted: now, holds, before, ready, stats }
-            }
-        };
-        self.with_additions(kept.insert(counted))
-    }
-
-    /// What this server has consumed and revoked since its start.
-    fn additions(&self) -> (u64, u64) {
-        let tally = self.app.events.tally();
-        let consumed = tally.outcomes().into_iter().find(|(outcome, _)| *outcome == "accepted");
-        (consumed.map_or(0, |(_, count)| count), tally.tokens().1)
-    }
-
-    /// The same, with what has been added since it was counted: the counts beside it have that, too.
-    fn with_additions(&self, store_status: &StoreStatus) -> StoreStatus {
-        let mut store_status = store_status.clone();
-        let (consumed, revoked) = self.additions();
-        if let Some(stats) = &mut store_status.stats {
-            stats.consumed += consumed.saturating_sub(store_status.before.0);
-            stats.revoked += revoked.saturating_sub(store_status.before.1);
-        }
-        store_status
-    }
-}
-
-/// Whether a moment is at most so long ago, and not ahead.
-fn is_within(then: Timestamp, now: Timestamp, span: Duration) -> bool {
-    let ago = now.duration_since(then);
-    !ago.is_negative() && ago.unsigned_abs() < span
 }

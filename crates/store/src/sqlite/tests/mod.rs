@@ -9,6 +9,7 @@ mod moves;
 mod opening;
 #[cfg(unix)]
 mod processes;
+mod reads;
 mod size;
 
 use std::future::Future;
