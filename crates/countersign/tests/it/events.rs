@@ -176,7 +176,7 @@ fn unusable_event_store_stops_no_handshake() {
     let server = place.serve();
     let token = server.token();
     assert_eq!((server.status(&token), server.status(&token)), (200, 401));
-    server.process.err.with("events cannot be kept");
+    server.process.err.with("events cannot be written");
     let token = server.token();
     assert_eq!((server.status(&token), server.status(&token)), (200, 401));
     server.stop();

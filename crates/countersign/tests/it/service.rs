@@ -204,5 +204,5 @@ fn missing_service_manager_stops_nothing() {
     let server = place.serve_with(&[], &[("NOTIFY_SOCKET", "/nonexistent/notify.sock")]);
     assert_eq!(server.status(&server.token()), 200);
     let log = server.stop().err;
-    assert!(log.contains("cannot tell the service manager"), "{log}");
+    assert!(log.contains("cannot send this server's state to the service manager"), "{log}");
 }
