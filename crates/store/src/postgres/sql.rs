@@ -6,6 +6,9 @@
 //! serves, and a pooler gives each transaction another session. So each transaction sets its own isolation, what its
 //! commit waits for, and what may cut it short ([`BEGIN`], [`RULES_ALONE`]).
 
+mod identity;
+mod moves;
+
 use std::fmt;
 
 use countersign_core::{KeyId, TokenId, to_millis};
@@ -14,6 +17,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::rows::longest_life;
 use super::settings::SchemaName;
+
+pub(in crate::postgres) use self::moves::MoveQuery;
 
 /// How many tables share the endings. Each holds the tokens of every eighth day, so that a day's table can be emptied as
 /// a whole when its tokens have been dead for long enough and before its next day comes.
@@ -168,30 +173,6 @@ pub(super) enum Query {
     Bytes,
 }
 
-/// A statement that is for moving the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum MoveQuery {
-    /// Whether a server may use the store: state, the other store; and the watermarks, if it may not.
-    Standing,
-    /// The same, locked until the transaction ends.
-    LockStanding,
-    /// Changes that. Parameters: state, the other store.
-    SetStanding,
-    /// Puts the watermarks away until [`Restore`](Self::Restore): first these two, in one transaction. Each batch that has
-    /// begun is committed before the second one returns, and none begins after the commit.
-    LockFirstStripe,
-    KeepWatermarks,
-    Withdraw,
-    /// Puts a key ring there, or none. Parameters: version, what unlocks it, and itself.
-    SetRing,
-    /// Puts the watermarks back, with a fence that is no earlier than a moment. Parameters: the stripes, the moment.
-    Restore,
-    /// Whether a token's life has ended in the store, or a server has ever used it.
-    IsUsed,
-    /// The id on record that was made last.
-    Newest,
-}
-
 /// The statement that records a batch, for one table.
 #[derive(Clone, Debug)]
 pub(super) struct Batch {
@@ -343,46 +324,6 @@ impl Sql {
         }
     }
 
-    fn text_for_move(&self, query: MoveQuery) -> String {
-        let s = self.schema.quoted();
-        let standing =
-            format!("SELECT state, peer, fence, cleared, horizon, copy FROM {s}.copying WHERE one = 0");
-        match query {
-            MoveQuery::Standing => standing,
-            MoveQuery::LockStanding => format!("{standing} FOR UPDATE"),
-            // `copy` is the id of the move. Servers of the version before expect a name there, and never NULL.
-            MoveQuery::SetStanding => {
-                format!("UPDATE {s}.copying SET state = $1, copy = $2, peer = $3 WHERE one = 0")
-            }
-            MoveQuery::LockFirstStripe => format!("SELECT stripe FROM {s}.lines WHERE stripe = 0 FOR UPDATE"),
-            MoveQuery::KeepWatermarks => format!(
-                "UPDATE {s}.copying SET fence = line.fence, cleared = line.cleared, horizon = line.horizon \
-                 FROM {s}.lines AS line WHERE one = 0 AND line.stripe = 0"
-            ),
-            MoveQuery::Withdraw => format!("DELETE FROM {s}.lines"),
-            MoveQuery::SetRing => {
-                format!("UPDATE {s}.ring SET version = $1, unlocked_by = $2, sealed = $3 WHERE one = 0")
-            }
-            MoveQuery::Restore => format!(
-                "INSERT INTO {s}.lines (stripe, fence, cleared, horizon, probed, ring) \
-                 SELECT w.stripe, greatest(c.fence, $2), c.cleared, c.horizon, c.fence, \
-                 (SELECT version FROM {s}.ring WHERE one = 0) \
-                 FROM {s}.copying AS c CROSS JOIN unnest($1::SMALLINT[]) AS w (stripe) WHERE c.one = 0"
-            ),
-            MoveQuery::IsUsed => format!(
-                "SELECT {} OR EXISTS (SELECT 1 FROM {s}.nodes)",
-                every_table(|table| format!("EXISTS (SELECT 1 FROM {s}.{table})"), " OR ")
-            ),
-            MoveQuery::Newest => format!(
-                "SELECT id FROM ({}) AS every ORDER BY id DESC LIMIT 1",
-                every_table(
-                    |table| format!("(SELECT id FROM {s}.{table} ORDER BY id DESC LIMIT 1)"),
-                    " UNION ALL "
-                )
-            ),
-        }
-    }
-
     /// Moves the fence, and says where it stands then: a script for one transaction. The first stripe's lock comes first,
     /// so that two who move watermarks do not meet half-way.
     pub(super) fn move_fence(&self, to: i64) -> String {
@@ -404,65 +345,6 @@ impl Sql {
              WHERE one = 0 AND version = {from} AND EXISTS (SELECT 1 FROM {s}.lines WHERE stripe = 0); \
              UPDATE {s}.lines AS l SET ring = r.version FROM {s}.ring AS r WHERE r.one = 0 AND l.ring <> r.version; \
              SELECT ring AS there FROM {s}.lines WHERE stripe = 0"
-        )
-    }
-
-    /// Which database this is, and which one the watermarks were in last. Fails where the database does not tell.
-    pub(super) fn identity(&self, tells: bool) -> String {
-        let s = self.schema.quoted();
-        format!(
-            "SELECT {} AS now_in, l.identity AS was_in, {} AS since, l.tableoid::BIGINT AS in_table \
-             FROM {s}.lines AS l WHERE l.stripe = 0",
-            identity(tells),
-            since(tells)
-        )
-    }
-
-    /// The tables that cannot keep what they are given, and what is wrong with them: the database empties one that is
-    /// unlogged after a crash, and without a primary key nothing decides who redeems a token.
-    pub(super) fn unsound_tables(&self) -> String {
-        let endings = every_table(|table| format!("'{table}'"), ", ");
-        format!(
-            "SELECT c.relname, CASE WHEN c.relpersistence <> 'p' THEN 'unlogged' ELSE 'without a primary key' END \
-             FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
-             WHERE n.nspname = '{}' AND c.relname IN ('lines', 'copying', 'ring', {endings}) \
-             AND (c.relpersistence <> 'p' OR NOT EXISTS (SELECT FROM pg_catalog.pg_index AS i \
-             WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisvalid)) ORDER BY 1",
-            self.schema.name()
-        )
-    }
-
-    /// Forgets which database the watermarks are in: a script for one transaction. No batch records anything until
-    /// [`recognize`](Self::recognize) has moved the fence.
-    pub(super) fn distrust(&self) -> String {
-        let s = self.schema.quoted();
-        format!(
-            "SELECT stripe FROM {s}.lines WHERE stripe = 0 FOR UPDATE; \
-             UPDATE {s}.lines SET identity = '{DISTRUSTED}' WHERE identity IS DISTINCT FROM '{DISTRUSTED}'"
-        )
-    }
-
-    /// Writes down which database the watermarks are in: a script for one transaction. If they were in another one, moves
-    /// the fence to so many milliseconds after the present moment of the database's clock, and says so: of many who send
-    /// this, one is told. The first stripe's lock comes first, as in [`move_fence`](Self::move_fence).
-    pub(super) fn recognize(&self, tells: bool, skew: i64) -> String {
-        let (s, identity) = (self.schema.quoted(), identity(tells));
-        // One who could not tell has written down the table alone.
-        let (is_another, is_new) = if tells {
-            let alone = self::identity(false);
-            (
-                format!("l.identity NOT IN ({identity}, {alone})"),
-                format!("l.identity IS NULL OR l.identity = {alone}"),
-            )
-        } else {
-            (format!("NOT {IS_SAME_TABLE}"), "l.identity IS NULL".to_owned())
-        };
-        format!(
-            "SELECT stripe FROM {s}.lines WHERE stripe = 0 FOR UPDATE; \
-             WITH moved AS (UPDATE {s}.lines AS l SET identity = {identity}, fence = GREATEST(l.fence + 1, at.fence) \
-             FROM (SELECT {NOW} + {skew} AS fence) AS at WHERE {is_another} RETURNING l.stripe, l.fence) \
-             SELECT fence AS moved FROM moved WHERE stripe = 0; \
-             UPDATE {s}.lines AS l SET identity = {identity} WHERE {is_new}"
         )
     }
 
@@ -548,24 +430,6 @@ const OWN_NAME: &str = "{name}";
 /// would read a file.
 fn since(tells: bool) -> &'static str {
     if tells { "(extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::BIGINT" } else { "0" }
-}
-
-/// No database's identity. One has it whose tables may have lost what they were given.
-const DISTRUSTED: &str = "distrusted";
-
-/// Whether the watermarks are in the table that they were in.
-const IS_SAME_TABLE: &str = "split_part(l.identity, ':', 3) = l.tableoid::BIGINT::TEXT";
-
-/// Which database this is, in a statement on `lines AS l`: the server's own identifier and its timeline, where they can be
-/// asked for, and the table itself. The first two change when another server takes over, or a backup of the server is put
-/// back; the table is another one when a dump is put back, in the same server too.
-fn identity(tells: bool) -> &'static str {
-    if tells {
-        "(SELECT system_identifier::TEXT FROM pg_catalog.pg_control_system()) || ':' || \
-         substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) || ':' || l.tableoid::BIGINT::TEXT"
-    } else {
-        "'::' || l.tableoid::BIGINT::TEXT"
-    }
 }
 
 fn every_table(one: impl Fn(Table) -> String, between: &str) -> String {
