@@ -39,6 +39,12 @@ fn token_text_is_short_and_alphanumeric() {
 }
 
 #[test]
+fn debug_of_a_token_is_redacted() {
+    let text = seal(&token(None, ""), ring().sealing_key(noon()).unwrap()).unwrap();
+    assert_eq!(format!("{text:?}"), "TokenText(redacted)");
+}
+
+#[test]
 fn longest_token_fits() {
     let audience = format!("https://bugs.example.org/{}", "x".repeat(MAX_AUDIENCE_BYTES - 25));
     let claims = format!("{{\"a\":\"{}\"}}", "x".repeat(MAX_CLAIMS_BYTES - 8));
