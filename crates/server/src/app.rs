@@ -11,6 +11,7 @@ use url::Url;
 
 use crate::caller::Caller;
 use crate::health::{STORE_TIMEOUT, store_hangs};
+use crate::record_count::RecordCount;
 use crate::replace::LOCK_PATIENCE;
 use crate::{
     Bearer, Callers, EffectiveConfig, Events, KeyFile, KeyFileError, RefusalLimiter, Tasks, Traces,
@@ -42,6 +43,8 @@ pub struct App {
     pub traces: Option<Arc<Traces>>,
     /// What the server was told, for whoever asks it.
     pub effective_config: EffectiveConfig,
+    /// How many records the store has.
+    pub record_count: RecordCount,
     /// Work that continues after its caller has disconnected.
     pub tasks: Tasks,
 }
@@ -62,6 +65,7 @@ impl App {
             callers: None,
             traces: None,
             effective_config: EffectiveConfig::default(),
+            record_count: RecordCount::default(),
             tasks: Tasks::default(),
         }
     }

@@ -41,6 +41,7 @@ pub mod private;
 mod problem;
 mod proxies;
 pub mod public;
+mod record_count;
 mod replace;
 pub mod routes;
 mod secret;

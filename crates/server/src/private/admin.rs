@@ -5,7 +5,8 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
+use countersign_core::StoreError;
 use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -15,6 +16,7 @@ use crate::caller::Caller;
 use crate::private::body::{self, Nothing};
 use crate::private::tokens::store_problem;
 use crate::problem::Problem;
+use crate::record_count::Count;
 
 /// The servers that serve from the store, as they said of themselves.
 #[derive(Debug, Serialize, ToSchema)]
@@ -125,7 +127,14 @@ pub(crate) async fn list_nodes(State(app): State<Arc<App>>) -> Result<Json<Nodes
     responses((status = 200, body = StoreDocument), (status = 503, body = Problem))
 )]
 pub(crate) async fn store_stats(State(app): State<Arc<App>>) -> Result<Json<StoreDocument>, Problem> {
-    let stats = app.tokens.store().stats().await.map_err(|error| store_problem(&error))?;
+    let counted = app.record_count.now(&app).await.map_err(|error| store_problem(&error))?;
+    let Some(Count { stats, .. }) = counted else {
+        return Err(Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            StoreError::Busy.label(),
+            "the records are so many that they are still being counted; ask again in a minute",
+        ));
+    };
     Ok(Json(StoreDocument {
         kind: stats.kind,
         schema: stats.schema,

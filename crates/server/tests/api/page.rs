@@ -256,6 +256,23 @@ async fn long_count_goes_on_from_page_to_page() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn callers_share_a_long_count() {
+    let long = hooked(LongCount { counts: AtomicUsize::new(0), may_end: Semaphore::new(0) });
+    let server = Fixture::with(Options { store: Some(Arc::clone(&long) as _), ..Options::default() });
+    let ask = async || server.private(get("/v1/store")).await;
+    for _ in 0..3 {
+        let early = ask().await;
+        assert_eq!(early.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(early.text.contains("still being counted; ask again"), "{}", early.text);
+    }
+    long.may_end.add_permits(1);
+    assert_eq!(ask().await.json()["consumed"], 0);
+    server.handshake(&server.token()).await;
+    assert_eq!(ask().await.json()["consumed"], 1);
+    assert_eq!(long.counts.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn charts_cover_the_chosen_range() {
     let server = server();
     server.handshake(&server.token()).await;

@@ -366,7 +366,7 @@ impl Store {
                     ),
                 ),
             ]);
-            facts.extend(count.long_ago().map(|counted| {
+            facts.extend(state.store_status.counted_long_ago().map(|counted| {
                 ("counted", format!("{}; what this server has added since is in it", moment(counted).text))
             }));
             facts.extend([("refuses tokens from before", moment(count.stats.fence).text)]);
