@@ -11,11 +11,11 @@ mod trace;
 mod transport;
 
 use std::fmt;
-use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
+use countersign_tls::small_file;
 use http_body_util::Full;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::{Method, Request, StatusCode};
@@ -70,7 +70,7 @@ impl Bearer {
         match self {
             Self::Secret(secret) => Ok(secret.clone()),
             Self::File(path) => {
-                let text = fs::read_to_string(path).map(Zeroizing::new);
+                let text = small_file::read_text(path, small_file::MAX_SECRET_BYTES);
                 let text = text.map_err(|error| ClientError::BearerFile { path: path.clone(), error })?;
                 let secret = text.trim();
                 if secret.is_empty() {
@@ -391,6 +391,8 @@ impl PrivateApi {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use countersign_client::{Bearer, ClientError, Credentials, DEFAULT_SERVER, PrivateApi, Trace};
 use countersign_http_client::is_this_machine;
+use countersign_tls::small_file;
 use url::Url;
 use zeroize::Zeroizing;
 
@@ -49,12 +50,13 @@ pub(crate) struct Trust {
 impl Trust {
     pub(crate) fn connect(&self, server: &str, bearer: Option<&Path>) -> Result<PrivateApi, Failure> {
         let read = |path: &Path| {
-            fs::read(path).map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))
+            small_file::read(path, small_file::MAX_PEM_BYTES)
+                .map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))
         };
         let credentials = Credentials {
             bearer: bearer.map(bearer_in).transpose()?,
-            server_authorities: self.server_ca.as_deref().map(read).transpose()?,
-            identity: self.client_identity.as_deref().map(read).transpose()?.map(Zeroizing::new),
+            server_authorities: self.server_ca.as_deref().map(read).transpose()?.map(|pem| pem.to_vec()),
+            identity: self.client_identity.as_deref().map(read).transpose()?,
         };
         if credentials.bearer.is_some() && is_plain_http_elsewhere(server) {
             note(
@@ -106,7 +108,7 @@ pub(crate) fn read_secret(path: &Path) -> Result<Zeroizing<String>, Failure> {
 
 /// The same, of the file that goes by that name.
 pub(crate) fn read_secret_in(what: &str, path: &Path) -> Result<Zeroizing<String>, Failure> {
-    let text = fs::read_to_string(path).map(Zeroizing::new).map_err(|error| {
+    let text = small_file::read_text(path, small_file::MAX_SECRET_BYTES).map_err(|error| {
         let file = match path.to_str() {
             // Somebody who takes the setting for the secret itself must not find it in a log.
             Some(name) if !name.contains(['/', '.']) => {

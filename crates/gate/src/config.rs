@@ -2,7 +2,6 @@
 //!
 //! An error names the setting and what it takes, and never the value that was found: a URL can hold a password.
 
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,6 +9,7 @@ use std::time::Duration;
 use axum::http::{HeaderName, HeaderValue};
 use countersign_audience::Audience;
 use countersign_server::{Address, NotAnAddress, OWNER_ONLY};
+use countersign_tls::small_file;
 use countersign_verifier::{DEFAULT_TIMEOUT, MAX_TIMEOUT};
 use ipnet::IpNet;
 use jiff::SignedDuration;
@@ -185,7 +185,8 @@ struct IssuerTable {
 impl Config {
     /// Reads the file. Paths in it are relative to the working directory.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|error| ConfigError::Unreadable(error.to_string()))?;
+        let text = small_file::read_text(path, small_file::MAX_SETTINGS_BYTES);
+        let text = text.map_err(|error| ConfigError::Unreadable(error.to_string()))?;
         Self::parse(&text)
     }
 

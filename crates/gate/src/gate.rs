@@ -1,7 +1,6 @@
 //! Everything that the gate decides with.
 
 use std::fmt;
-use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use axum::http::HeaderMap;
 use countersign_audience::{Audience, AudienceError};
 use countersign_core::{Clock, Entropy};
 use countersign_server::{ForwardedHeader, RefusalLimiter, TrustedProxies};
+use countersign_tls::small_file;
 use countersign_verifier::{SetupError, Verifier};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -200,12 +200,10 @@ impl Issuer {
         let mut verifier =
             Verifier::builder(&issuer.url).audience(config.base_url.as_str()).timeout(issuer.timeout);
         if let Some(path) = &issuer.certificate_authorities {
-            let pem = fs::read(path).map_err(|error| OpenError::Authorities {
-                issuer: issuer.name.clone(),
-                path: path.clone(),
-                error,
+            let pem = small_file::read(path, small_file::MAX_PEM_BYTES).map_err(|error| {
+                OpenError::Authorities { issuer: issuer.name.clone(), path: path.clone(), error }
             })?;
-            verifier = verifier.certificate_authorities(pem);
+            verifier = verifier.certificate_authorities(pem.to_vec());
         }
         if let Some(proxy) = &issuer.http_proxy {
             verifier = verifier.proxy(proxy);

@@ -1,13 +1,14 @@
 //! The secret that signs the session cookies: made once, and shared by all gates on one data directory.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use cookie::Key;
 use countersign_core::Entropy;
 use countersign_server::{Exposure, exposure_of_open};
+use countersign_tls::small_file;
 use data_encoding::HEXLOWER_PERMISSIVE;
 use zeroize::Zeroizing;
 
@@ -142,7 +143,7 @@ pub(crate) fn make_sessions_file(path: &Path) -> Result<(), SecretError> {
 
 /// The same of a file that must be there.
 pub(crate) fn check_sessions_file(path: &Path) -> Result<(), SecretError> {
-    match File::open(path) {
+    match small_file::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(SecretError::Missing(path.to_owned())),
         opened => check_sessions_exposure(path, &opened.map_err(files(path))?),
     }
@@ -153,10 +154,10 @@ pub(crate) fn read_or_make(path: &Path, entropy: &dyn Entropy) -> Result<Key, Se
     if !path.exists() {
         make(path, entropy)?;
     }
-    let mut file = File::open(path).map_err(files(path))?;
+    let file = small_file::open(path).map_err(files(path))?;
     check_exposure(path, &file)?;
-    let mut text = Zeroizing::new(String::new());
-    file.read_to_string(&mut text).map_err(files(path))?;
+    let text = small_file::read_open(&file, small_file::MAX_SECRET_BYTES);
+    let text = text.and_then(|bytes| small_file::text(&bytes)).map_err(files(path))?;
     let bytes = HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes()).map(Zeroizing::new).ok();
     let bytes = bytes.filter(|bytes| bytes.len() == BYTES);
     let bytes = bytes.ok_or_else(|| SecretError::Malformed(path.to_owned()))?;

@@ -1,10 +1,10 @@
 //! The bearer secret of the private API.
 
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, RwLock};
 
+use countersign_tls::small_file;
 use data_encoding::BASE64;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
@@ -95,7 +95,7 @@ pub(crate) fn shown_by_browser(authorization: &[u8]) -> Option<Zeroizing<Vec<u8>
 
 /// Reads a secret. The error's text continues from the file's name.
 fn read(path: &Path) -> Result<Zeroizing<String>, String> {
-    let text = fs::read_to_string(path).map(Zeroizing::new);
+    let text = small_file::read_text(path, small_file::MAX_SECRET_BYTES);
     let text = text.map_err(|error| format!("cannot be read: {error}"))?;
     let secret = Zeroizing::new(text.trim().to_owned());
     check(&secret).map_err(|error| error.to_string())?;
@@ -125,6 +125,8 @@ impl fmt::Debug for Bearer {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use tempfile::TempDir;
 
     use super::*;

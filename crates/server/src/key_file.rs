@@ -1,14 +1,13 @@
 //! The key ring on disk.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use countersign_core::{Entropy, KeyChange, KeyRing, KeyRingError};
+use countersign_tls::small_file;
 use jiff::Timestamp;
-use zeroize::Zeroizing;
 
 use crate::file_version::FileVersion;
 use crate::replace::{self, LOCK_PATIENCE};
@@ -140,10 +139,7 @@ impl KeyFile {
     }
 
     fn read(&self) -> Result<(KeyRing, FileVersion), KeyFileError> {
-        // A FIFO would wait for somebody who writes, and with it the server, deaf to signals.
-        let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-        let opened = OpenOptions::new().read(true).custom_flags(nonblocking).open(&self.path);
-        let mut file = opened.map_err(|error| self.io("read", error))?;
+        let file = small_file::open(&self.path).map_err(|error| self.io("read", error))?;
         let metadata = file.metadata().map_err(|error| self.io("read", error))?;
         if !metadata.is_file() || metadata.len() > MAX_FILE_BYTES {
             return Err(KeyFileError::NotAFile(self.path.clone()));
@@ -152,8 +148,8 @@ impl KeyFile {
         if let Some(exposure) = exposure {
             return Err(KeyFileError::Exposed { path: self.path.clone(), exposure });
         }
-        let mut text = Zeroizing::new(String::new());
-        file.read_to_string(&mut text).map_err(|error| self.io("read", error))?;
+        let text = small_file::read_open(&file, MAX_FILE_BYTES).and_then(|bytes| small_file::text(&bytes));
+        let text = text.map_err(|error| self.io("read", error))?;
         let ring = KeyRing::parse(&text).map_err(|error| self.ring(error))?;
         Ok((ring, FileVersion::of(&metadata)))
     }
@@ -356,7 +352,8 @@ mod tests {
         let (_directory, file) = key_file();
         let (fifo, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR);
         rustix::fs::mknodat(rustix::fs::CWD, file.path(), fifo, mode, 0).unwrap();
-        assert!(matches!(file.load(), Err(KeyFileError::NotAFile(_))));
+        let error = file.load().unwrap_err().to_string();
+        assert!(error.contains("it is a FIFO"), "{error}");
     }
 
     /// An operator who reads of a change would look for who has rotated a key.

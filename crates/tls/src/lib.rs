@@ -10,6 +10,7 @@
 mod named;
 mod names;
 mod pem;
+pub mod small_file;
 mod validity;
 
 use std::sync::Arc;

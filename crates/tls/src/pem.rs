@@ -1,15 +1,13 @@
 //! PEM (RFC 7468): text with sections between `-----BEGIN …-----` and `-----END …-----`.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io::ErrorKind;
 use std::path::Path;
 
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
-/// The longest file that is read, in bytes. All authorities of a Debian machine together take 220 KB.
-const MAX_BYTES: u64 = 4 * 1024 * 1024;
+use crate::small_file;
 
 const BEGIN: &[u8] = b"-----BEGIN ";
 
@@ -57,16 +55,10 @@ pub enum PemError {
 ///
 /// If it cannot be read or is longer than 4 MiB.
 pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, PemError> {
-    let read = || -> io::Result<_> {
-        let mut bytes = Zeroizing::new(Vec::new());
-        File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let bytes = read().map_err(|error| PemError::Io(error.to_string()))?;
-    if u64::try_from(bytes.len()).is_ok_and(|length| length > MAX_BYTES) {
-        return Err(PemError::TooLong);
-    }
-    Ok(bytes)
+    small_file::read(path, small_file::MAX_PEM_BYTES).map_err(|error| match error.kind() {
+        ErrorKind::FileTooLarge => PemError::TooLong,
+        _ => PemError::Io(error.to_string()),
+    })
 }
 
 /// Every certificate in a PEM text, in its order; at least one.

@@ -10,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use countersign_server::Source;
+use countersign_tls::small_file;
 use toml::{Spanned, Value};
 
 use super::given::{Fault, Given};
@@ -103,13 +104,8 @@ fn is_there(path: &Path) -> Result<bool, Failure> {
 
 /// Reads a configuration file.
 pub(super) fn read(path: &Path) -> Result<Given, Failure> {
-    let text = fs::read_to_string(path).map_err(|error| {
-        let reason = match error.kind() {
-            // The system's own words quote nothing, and neither may these.
-            io::ErrorKind::InvalidData => "it is not text in UTF-8".to_owned(),
-            _ => error.to_string(),
-        };
-        Failure::usage(format!("cannot read the configuration file {}: {reason}", path.display()))
+    let text = small_file::read_text(path, small_file::MAX_SETTINGS_BYTES).map_err(|error| {
+        Failure::usage(format!("cannot read the configuration file {}: {error}", path.display()))
     })?;
     parse(&text).map_err(|error| Failure::usage(format!("configuration file {}, {error}", path.display())))
 }

@@ -3,7 +3,9 @@
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 
-use crate::fixture::{DATA, Place};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+use crate::fixture::{ANY_PORTS, DATA, Place};
 use crate::http;
 use crate::process::Process;
 
@@ -173,4 +175,38 @@ fn public_url_is_required_for_trackers() {
     let server =
         place.serve_with(&["--public-listen", "0.0.0.0:0", "--public-url", "https://lp.example.org"], &[]);
     assert!(server.public.starts_with("http://0.0.0.0:"));
+}
+
+#[test]
+fn fifo_and_endless_file_are_refused() {
+    let place = Place::new();
+    let (kind, mode) = (FileType::Fifo, Mode::RUSR | Mode::WUSR);
+    mknodat(CWD, place.path("fifo"), kind, mode, 0).unwrap();
+    for (file, says) in [("./fifo", "it is a FIFO; name a regular file"), ("/dev/zero", "longer than")] {
+        for arguments in [
+            &["serve", "--config", file][..],
+            &["serve", "--private-bearer-file", file],
+            &["serve", "--callers-file", file],
+            &["serve", "--private-tls-certificate", file, "--private-tls-key", file],
+            &["gate", "--config", file],
+            &["token", "new", "--private-bearer-file", file],
+            &["token", "new", "--server-ca", file],
+            &["token", "new", "--client-identity", file],
+        ] {
+            let ended = place.run_with(arguments, &ANY_PORTS, "");
+            assert_ne!(ended.code, Some(0), "{arguments:?}: {ended:?}");
+            assert!(ended.err.contains(says), "{arguments:?}: {ended:?}");
+        }
+    }
+}
+
+/// As `/dev/stdin` and `<(…)` of a shell are.
+#[test]
+fn files_that_the_caller_handed_over_are_read() {
+    let place = Place::new();
+    let read = |arguments: &[&str], input: &str| place.run_with(arguments, &ANY_PORTS, input).refused(2);
+    let said = read(&["serve", "--config", "/dev/stdin"], "colour = 'red'");
+    assert!(said.contains("there is no setting `colour`"), "{said}");
+    let said = read(&["serve", "--private-bearer-file", "/dev/stdin"], "short\n");
+    assert!(said.contains("`openssl rand -hex 32` makes one"), "{said}");
 }

@@ -1,10 +1,11 @@
 //! Changes the callers file, for `countersign callers`, and keeps what people wrote into it.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use countersign_core::{CallerName, Entropy, EntropyError};
+use countersign_tls::small_file;
 use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, Value, value};
 use zeroize::Zeroizing;
 
@@ -187,7 +188,7 @@ impl CallersFile {
     ) -> Result<(), CallersFileError> {
         let locked = replace::lock(&self.path).map_err(|error| self.io(error))?;
         let _locked = locked.ok_or_else(|| CallersFileError::Locked(self.path.clone()))?;
-        let old = match File::open(&self.path) {
+        let old = match small_file::open(&self.path) {
             Ok(old) => Some(old),
             Err(error) if may_be_new && error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(self.unusable(format!("cannot be read: {error}"))),

@@ -12,13 +12,12 @@ mod pattern;
 mod scope;
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use countersign_core::{CallerName, Clock, from_millis, to_millis};
+use countersign_tls::small_file;
 use jiff::Timestamp;
 
 use crate::file_version::FileVersion;
@@ -268,15 +267,10 @@ fn read(path: &Path) -> Result<Vec<CallerRule>, String> {
 fn text_of(path: &Path) -> Result<String, String> {
     let cannot = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::InvalidData => "cannot be used: it is not text in UTF-8".to_owned(),
+        std::io::ErrorKind::FileTooLarge => format!("is longer than {MAX_FILE_BYTES} bytes"),
         _ => format!("cannot be read: {error}"),
     };
-    let file = File::open(path).map_err(cannot)?;
-    let mut text = String::new();
-    file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(cannot)?;
-    if u64::try_from(text.len()).unwrap_or(u64::MAX) > MAX_FILE_BYTES {
-        return Err(format!("is longer than {MAX_FILE_BYTES} bytes"));
-    }
-    Ok(text)
+    small_file::read_text(path, MAX_FILE_BYTES).map(|text| text.to_string()).map_err(cannot)
 }
 
 #[cfg(test)]

@@ -5,8 +5,13 @@ use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use countersign_tls::small_file;
+
 use super::fault::Failure;
 use super::hosts::Host;
+
+/// The longest password file of libpq, in bytes.
+const MAX_PASSFILE_BYTES: u64 = 1024 * 1024;
 
 /// Every place where a password may be, but for the URL itself. Each is looked at for each connection, so that the
 /// password can be changed.
@@ -84,9 +89,10 @@ impl fmt::Debug for Passwords {
 }
 
 fn first_line(path: &Path) -> Result<Vec<u8>, Failure> {
-    let text = std::fs::read_to_string(path).map_err(|error| Failure::Unreachable {
-        reason: format!("the password of the store cannot be read from {}: {error}", path.display()),
-    })?;
+    let text =
+        small_file::read_text(path, small_file::MAX_SECRET_BYTES).map_err(|error| Failure::Unreachable {
+            reason: format!("the password of the store cannot be read from {}: {error}", path.display()),
+        })?;
     Ok(text.lines().next().unwrap_or_default().into())
 }
 
@@ -109,7 +115,9 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
             return Err(format!("others can read it (mode {mode:04o}): run chmod 600"));
         }
     }
-    std::fs::read(path).map(Some).map_err(|error| error.to_string())
+    small_file::read(path, MAX_PASSFILE_BYTES)
+        .map(|text| Some(text.to_vec()))
+        .map_err(|error| error.to_string())
 }
 
 /// The password of the first line that fits: `host:port:database:user:password`, where `*` is any, and a `\` makes the next

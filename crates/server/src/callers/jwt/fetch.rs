@@ -1,8 +1,6 @@
 //! Gets the keys of an issuer: from a file, from a URL, or from where the issuer's discovery document says that they are.
 
-use std::fs::OpenOptions;
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +9,7 @@ use axum::http::header::{ACCEPT, AUTHORIZATION, USER_AGENT};
 use axum::http::{HeaderValue, Request, StatusCode};
 use bytes::Bytes;
 use countersign_http_client::{Connections, HttpClient, HttpError, Trust, is_https_or_loopback, read_whole};
-use rustix::fs::OFlags;
+use countersign_tls::small_file;
 use serde::Deserialize;
 use url::Url;
 use zeroize::Zeroizing;
@@ -151,28 +149,13 @@ async fn file(
 ) -> Result<Zeroizing<Vec<u8>>, String> {
     let (path, held) = (path.to_owned(), Arc::clone(reading));
     let read = tokio::task::spawn_blocking(move || {
-        let text = read_regular(&path, longest);
+        let text = small_file::read(&path, u64::try_from(longest).unwrap_or(u64::MAX));
         drop(held);
         text
     });
     let read = read.await.map_err(|_| format!("reading its {what} broke off"))?;
-    let text = read.map_err(|error| format!("its {what} cannot be read: {error}"))?;
-    if text.len() > longest {
-        return Err(format!("its {what} is longer than {longest} bytes"));
-    }
-    Ok(text)
-}
-
-/// Reads one byte more than the longest that it may be, if there are so many.
-fn read_regular(path: &Path, longest: usize) -> io::Result<Zeroizing<Vec<u8>>> {
-    // Opening a pipe that nobody writes to would wait.
-    let flags = OFlags::NONBLOCK.bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    let mut text = Zeroizing::new(Vec::new());
-    let limit = u64::try_from(longest).unwrap_or(u64::MAX).saturating_add(1);
-    file.take(limit).read_to_end(&mut text)?;
-    Ok(text)
+    read.map_err(|error| match error.kind() {
+        ErrorKind::FileTooLarge => format!("its {what} is longer than {longest} bytes"),
+        _ => format!("its {what} cannot be read: {error}"),
+    })
 }
