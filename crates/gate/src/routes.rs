@@ -68,13 +68,21 @@ async fn metrics(State(gate): State<Arc<Gate>>) -> Response {
 }
 
 async fn health(State(gate): State<Arc<Gate>>) -> Response {
-    match gate.sessions.counts(gate.clock.now()).await {
-        Ok(_) => text(StatusCode::OK, "The gate works."),
-        Err(error) => {
-            gate.log_limit.warn("unhealthy", gate.clock.now(), &error);
-            text(StatusCode::SERVICE_UNAVAILABLE, "The sessions cannot be read; the log has the reason.")
-        }
+    if let Err(error) = gate.sessions.counts(gate.clock.now()).await {
+        gate.log_limit.warn("unhealthy", gate.clock.now(), &error);
+        return text(StatusCode::SERVICE_UNAVAILABLE, "The sessions cannot be read; the log has the reason.");
     }
+    // The sessions that there are go on, so no proxy may take the gate for dead.
+    text(
+        StatusCode::OK,
+        match gate.sessions.probe_write().await {
+            Ok(()) => "The gate works.",
+            Err(error) => {
+                gate.log_limit.warn("unwritable", gate.clock.now(), &error);
+                "The gate works.\nBut no session can be made or ended; the log has the reason."
+            }
+        },
+    )
 }
 
 pub(crate) fn text(status: StatusCode, sentence: &str) -> Response {

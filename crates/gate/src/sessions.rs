@@ -285,6 +285,18 @@ impl Sessions {
         .await
     }
 
+    /// Fails if nothing can be written, such as with a full disk: no session can then be made or ended.
+    pub(crate) async fn probe_write(&self) -> Result<(), SessionError> {
+        // With little patience, because whoever asks for the health may have little, too.
+        self.call(&self.notes, |connection| {
+            let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            // Writes a page, though it changes nothing.
+            change.pragma_update(None, "user_version", VERSION)?;
+            change.commit()
+        })
+        .await
+    }
+
     /// What happened, the oldest first.
     pub async fn events(&self, query: EventQuery) -> Result<Vec<Event>, SessionError> {
         self.call(&self.reads, move |connection| events::list(connection, &query)).await

@@ -484,6 +484,22 @@ async fn unreadable_sessions_reject_every_request() {
     assert_eq!(gate.metric(counted).await, Some(1));
 }
 
+/// As with a full disk. The sessions that there are go on, so the status stays: a proxy would take the gate for dead.
+#[tokio::test]
+async fn health_says_that_sessions_cannot_be_written() {
+    let issuer = Issuer::start().await;
+    let gate = Running::start("", &issuer.table("one", "")).await;
+    let health = || gate.ask("GET", "/healthz", &[], "");
+    assert_eq!(health().await.body, "The gate works.\n");
+    let writer = rusqlite::Connection::open(gate.directory.path().join("data/gate-sessions.db")).unwrap();
+    writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let hindered = health().await;
+    assert_eq!(hindered.status, 200);
+    assert!(hindered.body.contains("no session can be made or ended"), "{}", hindered.body);
+    writer.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(health().await.body, "The gate works.\n");
+}
+
 #[tokio::test]
 async fn sessions_of_an_issuer_are_bounded() {
     let issuer = Issuer::start().await;
