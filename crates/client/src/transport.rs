@@ -192,7 +192,7 @@ async fn probed(asking: impl Future<Output = io::Result<Probe>>) -> Result<Probe
     let answered = tokio::time::timeout(PROBE_TIMEOUT, asking).await;
     answered
         .map_err(|_| format!("no answer in {} s", PROBE_TIMEOUT.as_secs()))?
-        .map_err(|error| error.to_string())
+        .map_err(|error| HttpError::of(&error).to_string())
 }
 
 async fn probe_now(url: &Url) -> io::Result<Probe> {

@@ -219,7 +219,7 @@ impl HttpError {
 
     fn of_tls(error: &rustls::Error) -> Self {
         match error {
-            rustls::Error::InvalidCertificate(reason) => Self::Certificate(reason.to_string()),
+            rustls::Error::InvalidCertificate(reason) => Self::Certificate(countersign_tls::in_words(reason)),
             rustls::Error::NoCertificatesPresented => Self::Certificate("it presented none".to_owned()),
             rustls::Error::InvalidMessage(_) => Self::Lost("it does not speak TLS there".to_owned()),
             other => Self::Lost(format!("TLS: {other}")),

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use rustls::client::WantsClientCert;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::CertificateDer;
-use rustls::{ClientConfig, ConfigBuilder, Error, RootCertStore};
+use rustls::{CertificateError, ClientConfig, ConfigBuilder, Error, RootCertStore};
 
 pub use self::names::names;
 pub use self::pem::{PemError, certificates, private_key, read};
@@ -40,6 +40,29 @@ pub fn authorities(pem: &[u8]) -> Result<RootCertStore, PemError> {
 /// What every connection of ours uses. It is named, so that the rest of a program may use another provider, or several.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
+}
+
+/// What is wrong with a server's certificate, for a person.
+pub fn in_words(error: &CertificateError) -> String {
+    match error {
+        CertificateError::UnknownIssuer => {
+            "it is signed by nobody who is trusted here (UnknownIssuer); if its owner has an authority of their own, trust that one"
+                .to_owned()
+        }
+        CertificateError::BadSignature => {
+            "it is signed by another authority of the same name than the one that is trusted here (BadSignature); trust that one"
+                .to_owned()
+        }
+        CertificateError::Other(other) => match other.0.to_string().as_str() {
+            "CaUsedAsEndEntity" => {
+                "it is an authority's (CA:TRUE), and not itself trusted here; trust this certificate, or give the server one \
+                 that is not an authority's"
+                    .to_owned()
+            }
+            reason => reason.to_owned(),
+        },
+        other => other.to_string(),
+    }
 }
 
 /// By which certificates a client knows the servers that it may talk to.
@@ -79,10 +102,14 @@ impl Trust {
         pem.map_or_else(|| Ok(Self::system()), Self::only)
     }
 
-    /// The same, and the authorities that this machine trusts.
+    /// The same, and the authorities that this machine trusts, also as the certificates of servers.
     #[must_use]
     pub fn and_system(mut self) -> Self {
-        self.authorities.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let trusted = rustls_native_certs::load_native_certs().certs;
+        self.authorities.add_parsable_certificates(trusted.iter().cloned());
+        if !self.authorities.is_empty() {
+            self.named.extend(trusted);
+        }
         self
     }
 

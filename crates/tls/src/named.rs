@@ -87,7 +87,7 @@ impl ServerCertVerifier for Verifier {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, KeyPair};
+    use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, KeyPair};
 
     use super::*;
     use crate::Trust;
@@ -97,6 +97,7 @@ mod tests {
     fn certificate(name: &str, is_ca: IsCa) -> Certificate {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.is_ca = is_ca;
+        params.distinguished_name.push(DnType::CommonName, name);
         let start = std::time::UNIX_EPOCH + 100 * DAY;
         (params.not_before, params.not_after) = (start.into(), (start + 10 * DAY).into());
         params.self_signed(&KeyPair::generate().unwrap()).unwrap()
@@ -108,6 +109,23 @@ mod tests {
         let Trust { authorities, named } = Trust::only(trusted.pem().as_bytes()).unwrap();
         let verifier = verifier(authorities, named).unwrap();
         verifier.verify_server_cert(shown.der(), &[], &name, &[], now).map(drop)
+    }
+
+    #[test]
+    fn unknown_certificate_is_explained_in_words() {
+        // As `openssl req -x509` makes it.
+        let authority = IsCa::Ca(BasicConstraints::Unconstrained);
+        for (trusted, is_ca, says) in [
+            ("other.example", IsCa::NoCa, "it is signed by nobody who is trusted here (UnknownIssuer)"),
+            ("tokens.example", IsCa::NoCa, "it is signed by another authority of the same name"),
+            ("other.example", authority, "it is an authority's (CA:TRUE), and not itself trusted here"),
+        ] {
+            let (trusted, shown) = (certificate(trusted, IsCa::NoCa), certificate("tokens.example", is_ca));
+            let error = judged(&trusted, &shown, "tokens.example", 105).unwrap_err();
+            let Error::InvalidCertificate(error) = error else { panic!("{error}") };
+            let words = crate::in_words(&error);
+            assert!(words.starts_with(says), "{words}");
+        }
     }
 
     #[test]

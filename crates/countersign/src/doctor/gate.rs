@@ -178,6 +178,12 @@ async fn running(config: &Config) -> Finding {
         }
     };
     match answer {
+        Ok(answer) if answer.body.contains("But no session can be made or ended") => Finding::error(
+            format!(
+                "the gate on {address} cannot write its sessions: nobody can log in, and none can be ended"
+            ),
+            "its log has the reason, such as a full disk below data_dir",
+        ),
         Ok(answer) if answer.body.starts_with("The gate works.") => {
             Finding::ok(format!("a gate answers on {address}, and can read its sessions"))
         }
@@ -214,8 +220,9 @@ async fn proxy(config: &Config, now: Timestamp) -> Vec<Finding> {
             Err(reason) => {
                 findings.push(Finding::error(
                     format!("{url} does not answer: {reason}"),
-                    "see that the name resolves here and that the proxy runs; if this machine is not meant to reach it, \
-                     try from one that the issuer runs on",
+                    "see that the name resolves here and that the proxy runs; for a certificate that only its users trust, set \
+                     SSL_CERT_FILE to a file with it or its authority; if this machine is not meant to reach it, try from one \
+                     that the issuer runs on",
                 ));
                 return findings;
             }

@@ -55,7 +55,8 @@ async fn lead(public_url: &Url, now: Timestamp) -> Vec<Finding> {
         Err(reason) => {
             findings.push(Finding::error(
                 format!("{public_url} does not answer: {reason}"),
-                "see that its name resolves, that the proxy runs and forwards /token/, and that the certificate is valid; \
+                "see that its name resolves, that the proxy runs and forwards /token/, and that the certificate is valid \
+                 (SSL_CERT_FILE names a file of those to trust); \
                  if this machine is not meant to reach it, try from one that a tracker runs on",
             ));
             return findings;

@@ -324,9 +324,15 @@ fn named_self_signed_certificate_is_trusted() {
     let found = doctor(&place, &["--server", &server.private, "--server-ca", "own.pem"], &[]);
     found.must_have("ok", "server", "it answers");
     found.must_have("warning", "certificates", "own.pem is an authority's (CA:TRUE)");
+    let trusted = [("SSL_CERT_FILE", "own.pem")];
+    doctor(&place, &["--server", &server.private], &trusted).must_have("ok", "server", "it answers");
     for ca in [&[][..], &["--server-ca", "good.pem"]] {
         let found = doctor(&place, &[&["--server", &server.private], ca].concat(), &[]);
-        found.must_have("error", "server", "cannot speak TLS with the server: invalid peer certificate");
+        found.must_have(
+            "error",
+            "server",
+            "cannot speak TLS with the server: invalid peer certificate: it is an authority's (CA:TRUE)",
+        );
         found.must_have("error", "server", "name the authority of its certificate (--server-ca)");
     }
     let log = server.stop().err;

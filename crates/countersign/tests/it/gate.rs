@@ -129,6 +129,10 @@ fn doctor_reports_faults_of_a_gate() {
     found.must_have("error", "files", "can be read by other users (mode 0644)");
     found.must_have("ok", "gate", "a gate answers on 127.0.0.1");
     found.must_have("ok", "proxy", "/bugs/launchpad-auth leads to the gate");
+    let writer = rusqlite::Connection::open(place.path("gate/gate-sessions.db")).unwrap();
+    writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+    look(&place).must_have("error", "gate", "cannot write its sessions");
+    writer.execute_batch("ROLLBACK").unwrap();
     // Nothing is in front of the gate here, so all of it can be reached.
     found.must_have("error", "proxy", "/metrics and");
     gate.signal(Signal::TERM);
