@@ -11,6 +11,7 @@ use countersign_core::{
 use countersign_server::limits;
 use countersign_store::postgres::limits as postgres;
 use countersign_store::sqlite::LOCK_WAIT;
+use countersign_tls::small_file;
 
 use crate::overload::{BASE_KIB, CONNECTION_KIB, QUEUE};
 
@@ -70,6 +71,9 @@ fn limits_of_callers() -> Vec<(&'static str, String)> {
     vec![
         ("named callers", number(limits::MAX_CALLERS)),
         ("callers file", bytes(usize::try_from(limits::MAX_CALLERS_FILE_BYTES).unwrap())),
+        ("configuration file", bytes(usize::try_from(small_file::MAX_SETTINGS_BYTES).unwrap())),
+        ("file of certificates or a private key", bytes(usize::try_from(small_file::MAX_PEM_BYTES).unwrap())),
+        ("file with another secret", bytes(usize::try_from(small_file::MAX_SECRET_BYTES).unwrap())),
         ("secrets of a caller that are valid at a time", number(limits::MAX_SECRETS)),
         ("JWT of a caller", bytes(limits::MAX_JWT_BYTES)),
         ("issuers of JWTs", number(limits::MAX_ISSUERS)),
