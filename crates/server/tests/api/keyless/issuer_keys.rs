@@ -307,5 +307,5 @@ async fn unwritten_pipe_is_not_read_as_keys() {
     let server = Fixture::with(Options { callers, ..Options::default() });
     assert_eq!(show(&server, &key.token(&claims(KUBERNETES))).await.status, StatusCode::SERVICE_UNAVAILABLE);
     let trouble = server_document(&server).await["issuers"][0]["trouble"].to_string();
-    assert!(trouble.contains("its jwks_file cannot be read: it is not a regular file"), "{trouble}");
+    assert!(trouble.contains("its jwks_file cannot be read: it is a FIFO"), "{trouble}");
 }
