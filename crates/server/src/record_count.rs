@@ -25,14 +25,34 @@ const TURN: Duration = Duration::from_secs(3);
 /// A count of the records.
 #[derive(Clone, Debug)]
 pub(crate) struct Count {
-    /// What the store said, with what this server has added since.
+    /// What the store said, with what this server has added since, and without what it has purged.
     pub(crate) stats: StoreStats,
     /// When it was begun.
     pub(crate) at: Timestamp,
     /// For how long it holds.
     pub(crate) holds: Duration,
-    /// How many tokens this server had consumed and revoked then.
-    before: (u64, u64),
+    before: Changes,
+}
+
+/// What this server has done to the store since its start.
+#[derive(Clone, Copy, Debug)]
+struct Changes {
+    consumed: u64,
+    revoked: u64,
+    /// Of both kinds; nearly all are consumptions.
+    purged: u64,
+}
+
+impl Changes {
+    fn of(app: &App) -> Self {
+        let tally = app.events.tally();
+        let consumed = tally.outcomes().into_iter().find(|(outcome, _)| *outcome == "accepted");
+        Self {
+            consumed: consumed.map_or(0, |(_, count)| count),
+            revoked: tally.tokens().1,
+            purged: tally.purged_records(),
+        }
+    }
 }
 
 impl Count {
@@ -40,10 +60,11 @@ impl Count {
         is_within(self.at, now, self.holds)
     }
 
-    fn with_additions(mut self, app: &App) -> Self {
-        let (consumed, revoked) = additions(app);
-        self.stats.consumed += consumed.saturating_sub(self.before.0);
-        self.stats.revoked += revoked.saturating_sub(self.before.1);
+    fn with_changes(mut self, app: &App) -> Self {
+        let (then, now) = (self.before, Changes::of(app));
+        let consumed = self.stats.consumed + now.consumed.saturating_sub(then.consumed);
+        self.stats.consumed = consumed.saturating_sub(now.purged.saturating_sub(then.purged));
+        self.stats.revoked += now.revoked.saturating_sub(then.revoked);
         self
     }
 }
@@ -63,7 +84,7 @@ struct Counter {
 #[derive(Debug)]
 struct Running {
     at: Timestamp,
-    before: (u64, u64),
+    before: Changes,
     task: JoinHandle<(Result<StoreStats, StoreError>, Duration)>,
 }
 
@@ -77,7 +98,7 @@ impl RecordCount {
             // A store that cannot count says why to those who ask it.
             let _ = counter.count(app, now, patience).await;
         }
-        counter.last.clone().map(|count| count.with_additions(app))
+        counter.last.clone().map(|count| count.with_changes(app))
     }
 
     /// The count for a caller of the API: `None` if it takes longer than a request may.
@@ -95,7 +116,7 @@ impl RecordCount {
                 None => counter.count(app, now, TURN).await?,
             };
             if let Some(count) = found {
-                return Ok(Some(count.with_additions(app)));
+                return Ok(Some(count.with_changes(app)));
             }
         }
         Ok(None)
@@ -116,7 +137,7 @@ impl Counter {
                 let began = Instant::now();
                 (store.stats().await, began.elapsed())
             };
-            Running { at: now, before: additions(app), task: tokio::spawn(count) }
+            Running { at: now, before: Changes::of(app), task: tokio::spawn(count) }
         });
         let Ok(done) = timeout(patience, &mut running.task).await else { return Ok(None) };
         let (at, before) = (running.at, running.before);
@@ -129,13 +150,6 @@ impl Counter {
         self.last = Some(count.clone());
         Ok(Some(count))
     }
-}
-
-/// What this server has consumed and revoked since its start.
-fn additions(app: &App) -> (u64, u64) {
-    let tally = app.events.tally();
-    let consumed = tally.outcomes().into_iter().find(|(outcome, _)| *outcome == "accepted");
-    (consumed.map_or(0, |(_, count)| count), tally.tokens().1)
 }
 
 /// Whether a moment is less than so long ago, and not ahead.

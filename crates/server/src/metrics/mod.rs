@@ -319,6 +319,11 @@ impl Counters {
         }
     }
 
+    /// How many records this server has purged.
+    pub(crate) fn purged_records(&self) -> u64 {
+        self.purged.get()
+    }
+
     /// How many purges have failed since the last one that did not.
     pub(crate) fn failing_purges(&self) -> u64 {
         self.failing_purges.load(Ordering::Relaxed)

@@ -17,6 +17,7 @@ mod handshake;
 mod json;
 mod keyless;
 mod limits;
+mod long_count;
 mod nodes;
 mod page;
 mod routes;

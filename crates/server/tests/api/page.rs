@@ -1,7 +1,7 @@
 //! The page for operators, as a browser gets it; `tests/page/run` looks at it in one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,7 +17,6 @@ use countersign_testkit::{StoreCall, StoreHook, seen};
 use data_encoding::BASE64;
 use http_body_util::BodyExt;
 use jiff::Timestamp;
-use tokio::sync::Semaphore;
 
 use crate::fixture::{Answer, FORM, Fixture, Options, TRAC, handshake_path, hooked, post};
 use crate::nodes::facts;
@@ -26,7 +25,7 @@ use crate::store_away::Away;
 const HOST: &str = "127.0.0.1:8087";
 const ORIGIN: &str = "http://127.0.0.1:8087";
 
-fn get(path: &str) -> Request<Body> {
+pub(crate) fn get(path: &str) -> Request<Body> {
     Request::get(path).header("host", HOST).body(Body::empty()).unwrap()
 }
 
@@ -38,7 +37,7 @@ async fn send_form(server: &Fixture, token: &str, what: &str) -> Answer {
 }
 
 /// The page, once all that waits has been written.
-async fn page(server: &Fixture, path: &str) -> String {
+pub(crate) async fn page(server: &Fixture, path: &str) -> String {
     let is_written = async || (server.app.events.counts().waiting == 0).then_some(());
     seen("all that waits is written", is_written).await;
     tokio::time::sleep(Duration::from_secs(10)).await;
@@ -212,64 +211,6 @@ async fn guesses_do_not_hide_a_moved_fence() {
     let many = page(&server, "/").await;
     assert!(many.contains("1 move of the fence in the last hour"), "{many}");
     assert!(many.contains("At least 1\u{202f}000 wrong credentials in the last hour"), "{many}");
-}
-
-/// A store whose records take long to count.
-#[derive(Debug)]
-struct LongCount {
-    counts: AtomicUsize,
-    may_end: Semaphore,
-}
-
-#[async_trait]
-impl StoreHook for LongCount {
-    async fn before(&self, call: StoreCall) -> Result<(), StoreError> {
-        if call == StoreCall::Stats {
-            self.counts.fetch_add(1, Ordering::Relaxed);
-            self.may_end.acquire().await.unwrap().forget();
-        }
-        Ok(())
-    }
-}
-
-/// A hundred million records take longer to count than a page waits.
-#[tokio::test(start_paused = true)]
-async fn long_count_goes_on_from_page_to_page() {
-    let long = hooked(LongCount { counts: AtomicUsize::new(0), may_end: Semaphore::new(0) });
-    let server = Fixture::with(Options { store: Some(Arc::clone(&long) as _), ..Options::default() });
-    tokio::spawn(Arc::clone(&server.app.events).write());
-    let counts = || long.counts.load(Ordering::Relaxed);
-    for _ in 0..3 {
-        assert!(!page(&server, "/").await.contains("0 consumed, 0 revoked"));
-        server.clock.advance(Duration::from_secs(10));
-        assert_eq!(counts(), 1, "it is not begun again");
-    }
-    long.may_end.add_permits(1);
-    assert!(page(&server, "/").await.contains("0 consumed, 0 revoked"));
-    server.handshake(&server.token()).await;
-    server.clock.advance(Duration::from_mins(14));
-    assert!(page(&server, "/").await.contains("1 consumed, 0 revoked"), "with what was added since");
-    assert_eq!(counts(), 1, "it took half a minute, so it holds for long");
-    server.clock.advance(Duration::from_mins(14));
-    assert!(page(&server, "/").await.contains("1 consumed, 0 revoked"), "the last one is shown meanwhile");
-    assert_eq!(counts(), 2);
-}
-
-#[tokio::test(start_paused = true)]
-async fn callers_share_a_long_count() {
-    let long = hooked(LongCount { counts: AtomicUsize::new(0), may_end: Semaphore::new(0) });
-    let server = Fixture::with(Options { store: Some(Arc::clone(&long) as _), ..Options::default() });
-    let ask = async || server.private(get("/v1/store")).await;
-    for _ in 0..3 {
-        let early = ask().await;
-        assert_eq!(early.status, StatusCode::SERVICE_UNAVAILABLE);
-        assert!(early.text.contains("still being counted; ask again"), "{}", early.text);
-    }
-    long.may_end.add_permits(1);
-    assert_eq!(ask().await.json()["consumed"], 0);
-    server.handshake(&server.token()).await;
-    assert_eq!(ask().await.json()["consumed"], 1);
-    assert_eq!(long.counts.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -241,41 +241,40 @@ fn remedy(reason: Reason) -> &'static str {
 }
 
 /// What happened to the fence and at the private API in the last hour.
-fn private_api(state: &PageState) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let seen = |kind: KindFilter| {
-        Some((format!("?kind={}&within=1h#events-title", kind.label()), "See the events.".to_owned()))
-    };
-    if state.fence_moves.count > 0 {
-        findings.push(Finding {
+fn private_api(state: &PageState) -> impl Iterator<Item = Finding> {
+    let kinds = [
+        (
+            &state.fence_moves,
+            ("move of the fence", "moves of the fence"),
+            "every token issued before is refused. If nobody moved it, the store was restored, or another \
+             database took over.",
+            KindFilter::FenceMoved,
+        ),
+        (
+            &state.guesses,
+            ("wrong credential", "wrong credentials"),
+            "the private API was sent a wrong secret or certificate: a program has an old one, or somebody guesses.",
+            KindFilter::CredentialRejected,
+        ),
+        (
+            &state.denials,
+            ("request denied to a caller", "requests denied to callers"),
+            "a caller asked for what its scopes, trackers or limits do not allow. Change the callers file if it needs that; \
+             if not, ask who runs it, as its secret may be in other hands.",
+            KindFilter::CallerDenied,
+        ),
+    ];
+    kinds.into_iter().filter(|(recent, ..)| recent.count > 0).map(|(recent, (one, many), advice, kind)| {
+        Finding {
             level: Level::WorthALook,
-            what: format!("{} in the last hour", state.fence_moves.times("move of the fence", "moves of the fence")),
-            advice: "every token issued before is refused. If nobody moved it, the store was restored, or another \
-                     database took over."
-                .to_owned(),
-            link: seen(KindFilter::FenceMoved),
-        });
-    }
-    if state.guesses.count > 0 {
-        findings.push(Finding {
-            level: Level::WorthALook,
-            what: format!("{} in the last hour", state.guesses.times("wrong credential", "wrong credentials")),
-            advice: "the private API was sent a wrong secret or certificate: a program has an old one, or somebody guesses."
-                .to_owned(),
-            link: seen(KindFilter::CredentialRejected),
-        });
-    }
-    if state.denials.count > 0 {
-        findings.push(Finding {
-            level: Level::WorthALook,
-            what: format!("{} in the last hour", state.denials.times("request denied to a caller", "requests denied to callers")),
-            advice: "a caller asked for what its scopes, trackers or limits do not allow. Change the callers file if it needs that; \
-                     if not, ask who runs it, as its secret may be in other hands."
-                .to_owned(),
-            link: seen(KindFilter::CallerDenied),
-        });
-    }
-    findings
+            what: format!("{} in the last hour", recent.times(one, many)),
+            advice: advice.to_owned(),
+            link: Some((
+                format!("?kind={}&within=1h#events-title", kind.label()),
+                "See the events.".to_owned(),
+            )),
+        }
+    })
 }
 
 /// Everything to know, the worst first.
