@@ -76,6 +76,8 @@ continue_without_end = repeat(b'HTTP/1.1 100 Continue\r\n\r\n')
 
 class _Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
+    # socketserver's 5 is too short for a test with many callers: the kernel drops the others, which come back seconds later.
+    request_queue_size = 128
 
     def __init__(self, handler, ipv6=False):
         self.address_family = socket.AF_INET6 if ipv6 else socket.AF_INET

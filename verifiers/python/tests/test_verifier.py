@@ -95,16 +95,18 @@ class VerifierTest(unittest.TestCase):
     def test_flood_of_calls_has_a_limit(self):
         async def flood(verifier, stub):
             calls = [asyncio.ensure_future(verifier.verify_async('cs1abc')) for _ in range(handshake.MAX_QUESTIONS)]
-            while len(stub.requests) < handshake.MAX_QUESTIONS:
-                await asyncio.sleep(0.01)
-            with self.assertRaisesRegex(Unreachable, 'other questions wait'):
-                await verifier.verify_async('cs1abc')
-            for call in calls:
-                call.cancel()
-            await asyncio.gather(*calls, return_exceptions=True)
+            try:
+                while len(stub.requests) < handshake.MAX_QUESTIONS:
+                    await asyncio.sleep(0.01)
+                with self.assertRaisesRegex(Unreachable, 'other questions wait'):
+                    await verifier.verify_async('cs1abc')
+            finally:
+                for call in calls:
+                    call.cancel()
+                await asyncio.gather(*calls, return_exceptions=True)
 
         with StubIssuer(silence) as stub:
-            one = verifier(stub)
+            one = verifier(stub, timeout=handshake.MAX_TIMEOUT)
             asyncio.run(flood(one, stub))
             self.assert_no_thread_is_left()
             stub.answers[:] = [200]
