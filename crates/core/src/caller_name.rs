@@ -14,7 +14,7 @@ pub const MAX_CALLER_NAME_CHARS: usize = 32;
 /// issued carries no name.
 pub const DEFAULT_CALLER: &str = "default";
 
-/// What tokens that are bound to no tracker are called where trackers are named.
+/// The name in the place of a tracker's for tokens that are bound to no tracker.
 pub const UNBOUND: &str = "unbound";
 
 /// A name that an operator gave to a caller of the private API. It is not a secret; it stands in tokens, events and metrics,
@@ -93,5 +93,15 @@ mod tests {
         ] {
             assert_eq!(name.parse::<CallerName>(), Err(CallerNameError), "{name}");
         }
+    }
+
+    #[test]
+    fn name_round_trips_as_text_and_json() {
+        let name: CallerName = "worker-eu".parse().unwrap();
+        assert_eq!(name.to_string(), "worker-eu");
+        let json = serde_json::to_string(&name).unwrap();
+        assert_eq!(json, "\"worker-eu\"");
+        assert_eq!(serde_json::from_str::<CallerName>(&json).unwrap(), name);
+        assert!(serde_json::from_str::<CallerName>("\"No Name\"").is_err());
     }
 }

@@ -7,8 +7,8 @@ use crate::CallerName;
 /// The longest claims, in bytes of compact JSON.
 pub const MAX_CLAIMS_BYTES: usize = 1024;
 
-/// The member of the sealed claims that names the caller for which the token was issued. It is no claim: whoever opens a token
-/// of this version takes it out. It stands among the claims because a server of an earlier version knows no other place, and
+/// The member of the sealed claims that names the caller for which the token was issued. It is no claim: opening a token
+/// removes it. It stands among the claims because a server of an earlier version knows no other place, and
 /// has to open such tokens too while the servers of one store are upgraded one by one.
 pub const ISSUED_BY: &str = "@caller";
 
@@ -74,5 +74,45 @@ impl Claims {
             members.remove(ISSUED_BY);
         }
         Some((Self(members), named))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(json: &str) -> Map<String, Value> {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn claims_have_at_most_1024_bytes_and_no_caller() {
+        let of_length = |bytes: usize| object(&format!("{{\"a\":\"{}\"}}", "x".repeat(bytes - 8)));
+        assert!(Claims::new(of_length(MAX_CLAIMS_BYTES)).is_ok());
+        let longer = Claims::new(of_length(MAX_CLAIMS_BYTES + 1));
+        assert_eq!(longer, Err(ClaimsError::TooLong(MAX_CLAIMS_BYTES + 1)));
+        assert_eq!(Claims::new(object("{\"@caller\":\"ops\"}")), Err(ClaimsError::Reserved));
+    }
+
+    #[test]
+    fn sealed_claims_say_for_whom_the_token_was_issued() {
+        let claims = Claims::new(object("{\"a\":1}")).unwrap();
+        let caller: CallerName = "worker".parse().unwrap();
+        for (claims, issued_by) in [
+            (claims.clone(), Some(caller.clone())),
+            (claims.clone(), None),
+            (Claims::default(), Some(caller)),
+        ] {
+            let sealed = claims.to_sealed(issued_by.as_ref());
+            assert_eq!(Claims::from_sealed(&sealed), Some((claims, issued_by)), "{sealed}");
+        }
+        assert_eq!(Claims::default().to_sealed(None), "");
+        assert_eq!(Claims::from_sealed(""), Some((Claims::default(), None)));
+        assert_eq!(Claims::from_sealed("no JSON"), None);
+        assert!(Claims::default().is_empty() && !claims.is_empty());
+        assert_eq!(claims.members(), &object("{\"a\":1}"));
+        // A member with an impossible caller name is a claim like any other.
+        let odd = "{\"@caller\":\"Not A Name\"}";
+        assert_eq!(Claims::from_sealed(odd), Some((Claims(object(odd)), None)));
     }
 }

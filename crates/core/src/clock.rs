@@ -16,7 +16,7 @@ pub trait Clock: fmt::Debug + Send + Sync {
     fn now(&self) -> Timestamp;
 
     /// The time since some moment in the past, on a clock that cannot be set. The difference of two readings is how much
-    /// time has passed, whatever happened to [`now`](Self::now) in between.
+    /// time has passed, even if [`now`](Self::now) was set in between.
     fn steady(&self) -> Duration;
 }
 
@@ -92,4 +92,40 @@ pub fn after(time: Timestamp, by: Duration) -> Timestamp {
 /// The moment so much earlier, or the first there is.
 pub fn before(time: Timestamp, by: Duration) -> Timestamp {
     time.checked_sub(by).unwrap_or(Timestamp::MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machines_clock_tells_whole_milliseconds() {
+        let (first, steady) = (SystemClock.now(), SystemClock.steady());
+        assert_eq!(from_millis(to_millis(first)), first);
+        assert!(first > "2026-01-01T00:00:00Z".parse().unwrap(), "{first}");
+        let mut readings = std::iter::repeat_with(|| SystemClock.steady()).take(1_000_000);
+        assert!(readings.any(|later| later > steady));
+    }
+
+    #[test]
+    fn setting_a_clock_lets_no_time_pass() {
+        let clock = ManualClock::at(Timestamp::UNIX_EPOCH);
+        clock.advance(Duration::from_millis(1_500));
+        assert_eq!((to_millis(clock.now()), clock.steady()), (1_500, Duration::from_millis(1_500)));
+        clock.set(from_millis(1_000));
+        assert_eq!((to_millis(clock.now()), clock.steady()), (1_000, Duration::from_millis(1_500)));
+        clock.advance(Duration::from_millis(1));
+        assert_eq!((to_millis(clock.now()), clock.steady()), (1_001, Duration::from_millis(1_501)));
+    }
+
+    #[test]
+    fn moments_beyond_all_years_are_the_last_or_the_first() {
+        assert_eq!((from_millis(i64::MAX), from_millis(i64::MIN)), (Timestamp::MAX, Timestamp::MIN));
+        assert_eq!((to_millis(from_millis(-1)), to_millis(from_millis(1))), (-1, 1));
+        let second = Duration::from_secs(1);
+        assert_eq!(after(Timestamp::MAX, second), Timestamp::MAX);
+        assert_eq!(before(Timestamp::MIN, second), Timestamp::MIN);
+        assert_eq!(to_millis(after(Timestamp::UNIX_EPOCH, second)), 1_000);
+        assert_eq!(to_millis(before(Timestamp::UNIX_EPOCH, second)), -1_000);
+    }
 }

@@ -154,7 +154,7 @@ pub struct Consumption {
     pub at: Timestamp,
     /// The address of the one who redeemed it; unknown behind a Unix socket.
     pub by: Option<IpAddr>,
-    /// The hash of the `Idempotency-Key` it came with: who knows that key may ask again.
+    /// The hash of the `Idempotency-Key` it came with: a request with the same key gets the same answer.
     pub retry_key: Option<RetryKeyHash>,
 }
 
@@ -192,5 +192,116 @@ impl Eq for RetryKeyHash {}
 impl fmt::Debug for RetryKeyHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("RetryKeyHash(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::OsEntropy;
+
+    const MILLISECOND: Duration = Duration::from_millis(1);
+
+    fn noon() -> Timestamp {
+        "2026-01-31T12:00:00Z".parse().unwrap()
+    }
+
+    fn id(created: Timestamp) -> TokenId {
+        TokenId::generate(created, &OsEntropy).unwrap()
+    }
+
+    fn consumed() -> EndedToken {
+        let by = Some("192.0.2.7".parse().unwrap());
+        let ending = Ending::Consumed(Consumption { at: noon(), by, retry_key: None });
+        EndedToken { id: id(noon()), ending }
+    }
+
+    fn all() -> EndingQuery {
+        EndingQuery::newest(10)
+    }
+
+    #[test]
+    fn query_finds_only_the_endings_it_asks_for() {
+        let token = consumed();
+        let (own, later) = (token.id, id(after(noon(), MILLISECOND)));
+        let cursor = |at| Some(EventCursor { at, id: own.into() });
+        for (query, found) in [
+            (all(), true),
+            (EndingQuery { consumed: false, ..all() }, false),
+            (EndingQuery { revoked: false, ..all() }, true),
+            (EndingQuery { since: noon(), ..all() }, true),
+            (EndingQuery { since: after(noon(), MILLISECOND), ..all() }, false),
+            (EndingQuery { until: after(noon(), MILLISECOND), ..all() }, true),
+            (EndingQuery { until: noon(), ..all() }, false),
+            (EndingQuery { id: Some(own), ..all() }, true),
+            (EndingQuery { id: Some(later), ..all() }, false),
+            (EndingQuery { by: Some("192.0.2.7".parse().unwrap()), ..all() }, true),
+            (EndingQuery { by: Some("192.0.2.8".parse().unwrap()), ..all() }, false),
+            (EndingQuery { after: cursor(after(noon(), MILLISECOND)), ..all() }, true),
+            (EndingQuery { after: cursor(noon()), ..all() }, false),
+            (EndingQuery { after: cursor(before(noon(), MILLISECOND)), ..all() }, false),
+            (EndingQuery { below: Some(later), ..all() }, true),
+            (EndingQuery { below: Some(own), ..all() }, false),
+            (EndingQuery { below: Some(id(before(noon(), MILLISECOND))), ..all() }, false),
+        ] {
+            assert_eq!(query.covers(&token), found, "{query:?}");
+        }
+    }
+
+    #[test]
+    fn revocation_is_found_by_kind_but_not_by_address() {
+        let token = EndedToken { id: id(noon()), ending: Ending::Revoked { at: noon() } };
+        assert_eq!((token.ending.at(), token.ending.kind()), (noon(), KindFilter::Revoked));
+        assert_eq!((consumed().ending.at(), consumed().ending.kind()), (noon(), KindFilter::Consumed));
+        assert!(EndingQuery { consumed: false, ..all() }.covers(&token));
+        assert!(!EndingQuery { revoked: false, ..all() }.covers(&token));
+        assert!(!EndingQuery { by: Some("192.0.2.7".parse().unwrap()), ..all() }.covers(&token));
+    }
+
+    /// The first id of the millisecond in which a token was created.
+    fn first_id(created: Timestamp) -> TokenId {
+        TokenId::from_bytes((u128::try_from(to_millis(created)).unwrap() << 80).to_be_bytes())
+    }
+
+    #[test]
+    fn ids_bound_every_token_that_can_match() {
+        let (lowest, highest) = (TokenId::from_bytes([0; 16]), TokenId::from_bytes([255; 16]));
+        let latest = |end: Timestamp| first_id(after(end, CLOCK_SKEW + MILLISECOND));
+        assert_eq!(all().ids(), (lowest, highest));
+        let since = EndingQuery { since: noon(), ..all() };
+        assert_eq!(since.ids(), (first_id(before(noon(), MAX_LIFETIME)), highest));
+        let minute = Duration::from_mins(1);
+        let until = EndingQuery { until: noon(), ..all() };
+        assert_eq!(until.ids(), (lowest, latest(noon())));
+        for (end, least) in
+            [(after(noon(), minute), noon()), (before(noon(), minute), before(noon(), minute))]
+        {
+            let cursor = EventCursor { at: end, id: id(noon()).into() };
+            let both = EndingQuery { after: Some(cursor), ..until.clone() };
+            assert_eq!(both.ids(), (lowest, latest(least)), "the earlier of the two counts");
+            let cursor_alone = EndingQuery { after: Some(cursor), ..all() };
+            assert_eq!(cursor_alone.ids(), (lowest, latest(end)));
+        }
+        let below = EndingQuery { below: Some(first_id(noon())), ..all() };
+        let just_before = (u128::from_be_bytes(*first_id(noon()).as_bytes()) - 1).to_be_bytes();
+        assert_eq!(below.ids(), (lowest, TokenId::from_bytes(just_before)));
+        let own = id(noon());
+        assert_eq!(EndingQuery { id: Some(own), ..since }.ids(), (own, own));
+        assert_eq!(EndingQuery { since: Timestamp::MAX, ..all() }.ids().0, {
+            let most = ((1_u128 << 48) - 1)
+                .min(u128::try_from(to_millis(before(Timestamp::MAX, MAX_LIFETIME))).unwrap());
+            TokenId::from_bytes((most << 80).to_be_bytes())
+        });
+    }
+
+    #[test]
+    fn retry_keys_are_compared_by_their_hash() {
+        let (one, other) = (RetryKeyHash::of(b"one"), RetryKeyHash::of(b"other"));
+        assert_eq!(one, RetryKeyHash::of(b"one"));
+        assert_ne!(one, other);
+        assert_eq!(RetryKeyHash::from_bytes(*one.as_bytes()), one);
+        // The first half of SHA-256("one").
+        assert_eq!(one.as_bytes(), &hex_literal::hex!("7692c3ad3540bb803c020b3aee66cd88"));
+        assert_eq!(format!("{one:?}"), "RetryKeyHash(..)");
     }
 }

@@ -44,3 +44,25 @@ impl Entropy for SequenceEntropy {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(entropy: &dyn Entropy) -> [u8; 20] {
+        let mut bytes = [0; 20];
+        entropy.fill(&mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn random_bytes_never_repeat_and_counted_ones_do() {
+        assert_ne!(filled(&OsEntropy), filled(&OsEntropy));
+        let sequence = SequenceEntropy::default();
+        let first = filled(&sequence);
+        // Two whole numbers, and the low half of a third.
+        assert_eq!(first, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2]);
+        assert_ne!(filled(&sequence), first);
+        assert_eq!(filled(&SequenceEntropy::default()), first);
+    }
+}

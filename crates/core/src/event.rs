@@ -31,9 +31,9 @@ pub struct Event {
     pub token: Option<TokenId>,
     /// The base URL of the tracker that the token is bound to.
     pub audience: Option<String>,
-    /// The address of who asked.
+    /// The client's address.
     pub peer: Option<IpAddr>,
-    /// What the asking program says it is.
+    /// The `User-Agent` of the request.
     pub user_agent: Option<Note>,
     /// The request it happened in.
     pub request: Option<RequestId>,
@@ -82,12 +82,12 @@ pub enum EventKind {
         /// The tracker that was stated instead.
         stated: Option<Note>,
     },
-    /// There is another key that seals, or will.
+    /// A new key was added, which seals now or later.
     KeyRotated {
         /// The newest key.
         key: KeyId,
     },
-    /// A key was taken out because it is not secret any more: tokens that it sealed are rejected.
+    /// A key was removed because it is no longer secret: tokens that it sealed are rejected.
     KeyRevoked {
         /// Which.
         key: KeyId,
@@ -97,9 +97,9 @@ pub enum EventKind {
         /// Where the fence stands now.
         fence: Timestamp,
     },
-    /// Somebody showed the private API a credential that is not the right one. The credential is not kept.
+    /// A request to the private API had a wrong credential. The credential is not kept.
     CredentialRejected,
-    /// A named caller asked the private API for what the callers file does not let it have.
+    /// A named caller asked the private API for something that the callers file does not permit.
     CallerDenied(Denial),
 }
 
@@ -193,7 +193,7 @@ labelled! {
         Issued => "issued",
         /// [`EventKind::Consumed`].
         Consumed => "consumed",
-        /// [`EventKind::Refused`], for whatever reason.
+        /// [`EventKind::Refused`], for any reason.
         Refused => "refused",
         /// [`EventKind::Revoked`].
         Revoked => "revoked",
@@ -209,7 +209,7 @@ labelled! {
         FenceMoved => "fence-moved",
         /// [`EventKind::CredentialRejected`].
         CredentialRejected => "credential-rejected",
-        /// [`EventKind::CallerDenied`], for whatever reason.
+        /// [`EventKind::CallerDenied`], for any reason.
         CallerDenied => "caller-denied",
     }
 }
@@ -270,7 +270,7 @@ impl KindFilter {
     }
 }
 
-/// What an event is called: a `UUIDv7`, made as a token's id is. Not a secret.
+/// The id of an event: a `UUIDv7`, made like a token's id. Not a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventId(TokenId);
 
@@ -309,7 +309,7 @@ impl fmt::Display for EventId {
     }
 }
 
-/// What a request is called in its answer, in logs and in events: 16 hexadecimal digits.
+/// The id of a request in its answer, in logs and in events: 16 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RequestId(pub u64);
 
@@ -415,5 +415,70 @@ mod tests {
         assert_eq!(EventKind::of(&Refusal::AudienceMismatch, None).label(), "relay");
         let first = Consumption { at: Timestamp::UNIX_EPOCH, by: None, retry_key: None };
         assert_eq!(EventKind::of(&Refusal::Replay(first), None).label(), "replay");
+    }
+
+    #[test]
+    fn long_word_hides_no_text_after_it() {
+        let long = format!("{} end", "x".repeat(3_000));
+        assert_eq!(Note::clean(long.as_bytes()).unwrap().as_str(), "… end");
+    }
+
+    fn event(kind: EventKind) -> Event {
+        let at = Timestamp::UNIX_EPOCH;
+        Event {
+            id: EventId::generate(at, &crate::SequenceEntropy::default()).unwrap(),
+            at,
+            kind,
+            token: None,
+            audience: None,
+            peer: None,
+            user_agent: None,
+            request: None,
+            caller: None,
+            count: 1,
+        }
+    }
+
+    #[test]
+    fn event_is_found_by_each_of_its_texts() {
+        let key: KeyId = "00abcdef".parse().unwrap();
+        let note = |text: &str| Note::clean(text.as_bytes());
+        let plain = || event(EventKind::Issued);
+        for (text, found) in [
+            ("TRAC.example", Event { audience: Some("https://trac.example/".to_owned()), ..plain() }),
+            ("curl", Event { user_agent: note("Curl/8"), ..plain() }),
+            ("worker", Event { caller: Some("worker-eu".parse().unwrap()), ..plain() }),
+            ("evil", event(EventKind::Relay { stated: note("https://evil.example/") })),
+            ("0ABCDEF", event(EventKind::KeyRotated { key })),
+            ("00abcdef", event(EventKind::KeyRevoked { key })),
+        ] {
+            assert!(found.contains(text), "{text}: {found:?}");
+            assert!(!plain().contains(text) && !found.contains("nothing"), "{text}");
+        }
+        let relay = event(EventKind::Relay { stated: None });
+        assert!(!relay.contains("evil"));
+    }
+
+    #[test]
+    fn only_refusals_and_denials_have_a_reason() {
+        assert_eq!(EventKind::Refused(Reason::Expired).reason(), Some("expired"));
+        assert_eq!(EventKind::CallerDenied(Denial::Rate).reason(), Some("caller-rate"));
+        assert_eq!(EventKind::Replay(None).reason(), None);
+    }
+
+    #[test]
+    fn only_endings_are_read_from_the_tokens_records() {
+        let endings: Vec<_> = KindFilter::ALL.iter().filter(|kind| kind.is_an_ending()).collect();
+        assert_eq!(endings, [&KindFilter::Consumed, &KindFilter::Revoked]);
+    }
+
+    #[test]
+    fn event_id_tells_when_the_event_happened() {
+        let at: Timestamp = "2026-01-31T12:00:00.123Z".parse().unwrap();
+        let id = EventId::generate(at, &crate::SequenceEntropy::default()).unwrap();
+        assert_eq!(id.made(), at);
+        assert_eq!(EventId::from_bytes(*id.as_bytes()), id);
+        assert_eq!(id.to_string(), TokenId::from_bytes(*id.as_bytes()).to_string());
+        assert_eq!(RequestId(255).to_string(), "00000000000000ff");
     }
 }

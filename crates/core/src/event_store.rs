@@ -14,7 +14,7 @@ use crate::{CallerName, Event, EventId, Key, KeyId, KeyRing, KindFilter, Request
 /// Keeps events.
 ///
 /// Nothing depends on it: a handshake is answered whether or not this store can be reached. What is appended is durable
-/// within seconds, not at once.
+/// within seconds, not immediately.
 #[async_trait]
 pub trait EventStore: Send + Sync + fmt::Debug {
     /// Keeps these events. One that is kept already, by its id, is left as it is.
@@ -196,7 +196,7 @@ impl NameFilter {
     }
 }
 
-/// What an event can be looked for by.
+/// The id to look for among the events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventName {
     /// The event's own id, or that of its token.
@@ -234,8 +234,99 @@ pub struct EventCursor {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::TokenId;
+    use crate::{EventKind, Note, OsEntropy, TokenId, after, before};
+
+    fn noon() -> Timestamp {
+        "2026-01-31T12:00:00Z".parse().unwrap()
+    }
+
+    fn event() -> Event {
+        Event {
+            id: EventId::generate(noon(), &OsEntropy).unwrap(),
+            at: noon(),
+            kind: EventKind::Replay(None),
+            token: Some(TokenId::generate(noon(), &OsEntropy).unwrap()),
+            audience: Some("https://trac.example/".to_owned()),
+            peer: Some("192.0.2.7".parse().unwrap()),
+            user_agent: Note::clean(b"curl/8"),
+            request: Some(RequestId(255)),
+            caller: Some("worker-eu".parse().unwrap()),
+            count: 1,
+        }
+    }
+
+    #[test]
+    fn query_finds_only_what_it_asks_for() {
+        let (event, other) = (event(), event());
+        let millisecond = Duration::from_millis(1);
+        let all = || EventQuery::newest(10);
+        let named = |text: &str| Some(NameFilter::Named(text.to_owned()));
+        let cursor = |at, id| Some(EventCursor { at, id });
+        assert!(all().covers(&event));
+        for (query, found) in [
+            (EventQuery { kinds: vec![KindFilter::Refused, KindFilter::Replay], ..all() }, true),
+            (EventQuery { kinds: vec![KindFilter::Refused], ..all() }, false),
+            (EventQuery { since: noon(), ..all() }, true),
+            (EventQuery { since: after(noon(), millisecond), ..all() }, false),
+            (EventQuery { until: after(noon(), millisecond), ..all() }, true),
+            (EventQuery { until: noon(), ..all() }, false),
+            (EventQuery { name: Some(EventName::Id(event.id)), ..all() }, true),
+            (EventQuery { name: Some(EventName::Id(event.token.unwrap().into())), ..all() }, true),
+            (EventQuery { name: Some(EventName::Id(other.id)), ..all() }, false),
+            (EventQuery { name: Some(EventName::Request(RequestId(255))), ..all() }, true),
+            (EventQuery { name: Some(EventName::Request(RequestId(254))), ..all() }, false),
+            (EventQuery { peer: event.peer, ..all() }, true),
+            (EventQuery { peer: Some("192.0.2.8".parse().unwrap()), ..all() }, false),
+            (EventQuery { text: Some("CURL".to_owned()), ..all() }, true),
+            (EventQuery { text: Some("wget".to_owned()), ..all() }, false),
+            (EventQuery { tracker: named("https://trac.example/"), ..all() }, true),
+            (EventQuery { tracker: named("https://trac.example"), ..all() }, false),
+            (EventQuery { tracker: Some(NameFilter::Nameless), ..all() }, false),
+            (EventQuery { caller: named("worker-eu"), ..all() }, true),
+            (EventQuery { caller: named("worker"), ..all() }, false),
+            (EventQuery { caller: Some(NameFilter::Nameless), ..all() }, false),
+            (EventQuery { after: cursor(after(noon(), millisecond), event.id), ..all() }, true),
+            (EventQuery { after: cursor(noon(), event.id), ..all() }, false),
+            (EventQuery { after: cursor(before(noon(), millisecond), event.id), ..all() }, false),
+        ] {
+            assert_eq!(query.covers(&event), found, "{query:?}");
+        }
+    }
+
+    #[test]
+    fn nameless_events_are_those_with_a_token() {
+        let nameless = Event { audience: None, caller: None, ..event() };
+        let without_token = Event { token: None, ..nameless.clone() };
+        for query in [
+            EventQuery { tracker: Some(NameFilter::Nameless), ..EventQuery::newest(1) },
+            EventQuery { caller: Some(NameFilter::Nameless), ..EventQuery::newest(1) },
+        ] {
+            assert!(query.covers(&nameless), "{query:?}");
+            assert!(!query.covers(&without_token), "{query:?}");
+        }
+    }
+
+    #[test]
+    fn more_issued_tokens_are_kept_than_other_events() {
+        for kind in KindFilter::ALL {
+            let most = if *kind == KindFilter::Issued { MAX_KEPT_ISSUED } else { MAX_KEPT };
+            assert_eq!(kept_of(*kind), most);
+        }
+    }
+
+    #[test]
+    fn known_state_round_trips_as_text() {
+        let mut ring = KeyRing::generate(noon(), &OsEntropy).unwrap();
+        let first = ring.keys()[0].id();
+        ring.change(crate::KeyChange::Revoke { key: first, rotate: true }, noon(), &OsEntropy).unwrap();
+        let known = Known::of(Some(noon()), &ring);
+        assert_eq!((&*known.keys, &*known.revoked), (&[ring.keys()[0].id()][..], &[first][..]));
+        assert_eq!(Known::from_text(&known.to_text()), Some(known));
+        assert_eq!(Known::from_text("no JSON"), None);
+    }
 
     #[test]
     fn event_names_are_ids_or_requests() {
@@ -245,5 +336,35 @@ mod tests {
         for text in ["", "ff", "+00000000000000f", "cs1abcdef", "00000000000000fg"] {
             assert_eq!(EventName::read(text), None, "{text}");
         }
+    }
+
+    /// A store that ends with its server.
+    #[derive(Debug)]
+    struct Least;
+
+    #[async_trait]
+    impl EventStore for Least {
+        async fn append(&self, _: &[Event]) -> Result<(), StoreError> {
+            Err(StoreError::Busy)
+        }
+
+        async fn events(&self, _: &EventQuery) -> Result<Vec<Event>, StoreError> {
+            Err(StoreError::Busy)
+        }
+
+        async fn purge_events(&self, _: Timestamp) -> Result<u64, StoreError> {
+            Err(StoreError::Busy)
+        }
+
+        async fn close_events(&self) {}
+    }
+
+    #[tokio::test]
+    async fn store_that_ends_with_its_server_remembers_nothing() {
+        assert_eq!(Least.remember(&Known::default()).await, Ok(()));
+        assert_eq!(Least.known().await, Ok(None));
+        let text = ("a".to_owned(), Some("b".to_owned()));
+        assert_eq!(Least.keep_activity(Arc::new([text].into())).await, Ok(()));
+        assert_eq!(Least.activity().await, Ok(Vec::new()));
     }
 }

@@ -96,7 +96,7 @@ pub struct HeldKey {
 }
 
 impl Node {
-    /// What a node is called in a sentence.
+    /// Its name in a sentence.
     pub fn label(&self) -> String {
         format!("{} ({})", self.host, self.private_url)
     }

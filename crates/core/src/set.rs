@@ -180,7 +180,7 @@ impl LoginTokenSet {
     }
 
     /// Issues a token. Writes nothing: it succeeds also while the store is away. A token that is issued while the clock
-    /// has not reached the fence yet is created at the fence, so that it is good at once.
+    /// has not reached the fence yet is created at the fence, so that it is good immediately.
     pub fn issue(&self, wanted: NewToken) -> Result<Issued, IssueError> {
         if self.policy.require_audience && wanted.audience.is_none() {
             return Err(IssueError::AudienceRequired);

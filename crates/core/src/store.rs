@@ -15,7 +15,7 @@ use crate::{Ending, EndingQuery, Endings, Node, NodeList, SeenNode, StoreError, 
 /// - the *fence*: a token created before it is rejected. A new store puts it at its own creation, so that an emptied
 ///   store does not make old tokens live again;
 /// - the [*horizon*](Horizon): how far records have been removed. Purging moves it, together with the removal, and only
-///   over what is removed; so a token whose record was purged stays dead, whatever the clock does later, and a clock that
+///   over what is removed; so a token whose record was purged stays dead even if the clock is set back later, and a clock that
 ///   is wrong when a store is purged harms no token that is issued afterwards.
 ///
 /// Times are whole milliseconds. If a caller disconnects before its call runs, the call may write nothing.
@@ -108,7 +108,7 @@ pub trait TokenStore: Send + Sync + fmt::Debug {
         Ok(StoreTimes::default())
     }
 
-    /// What there is. May take a second with many millions of records, without holding up anybody else.
+    /// Counts what the store holds. With many millions of records it may take a second, and delays no other call.
     async fn stats(&self) -> Result<StoreStats, StoreError>;
 
     /// How much it has written since it was opened; `None` if it does not count.
@@ -236,4 +236,111 @@ pub struct StoreStats {
     pub horizon: Timestamp,
     /// Bytes on disk, where that can be known.
     pub bytes: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{KeyRing, NodeId, OsEntropy, after};
+
+    /// A store for one server, with what has no default.
+    #[derive(Debug, Default)]
+    struct Least {
+        ended: Mutex<Option<Ending>>,
+    }
+
+    #[async_trait]
+    impl TokenStore for Least {
+        async fn end(&self, _: TokenId, _: Timestamp, ending: Ending) -> Result<EndResult, StoreError> {
+            let before = self.ended.lock().unwrap().replace(ending);
+            Ok(before.map_or(EndResult::Recorded, EndResult::Already))
+        }
+
+        async fn look_up(&self, _: TokenId, _: Timestamp) -> Result<EndResult, StoreError> {
+            Ok(self.ended.lock().unwrap().clone().map_or(EndResult::Recorded, EndResult::Already))
+        }
+
+        async fn endings(&self, _: &EndingQuery) -> Result<Endings, StoreError> {
+            Err(StoreError::Busy)
+        }
+
+        async fn move_fence(&self, _: Timestamp) -> Result<Timestamp, StoreError> {
+            Err(StoreError::Busy)
+        }
+
+        async fn purge(&self, _: Timestamp) -> Result<u64, StoreError> {
+            Err(StoreError::Busy)
+        }
+
+        async fn stats(&self) -> Result<StoreStats, StoreError> {
+            Err(StoreError::Busy)
+        }
+
+        async fn ready(&self) -> Result<(), StoreError> {
+            Err(StoreError::Busy)
+        }
+
+        async fn close(&self) {}
+    }
+
+    fn noon() -> Timestamp {
+        "2026-01-31T12:00:00Z".parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn store_of_one_server_keeps_no_ring() {
+        let (store, id) = (Least::default(), TokenId::generate(noon(), &OsEntropy).unwrap());
+        assert_eq!(store.ring().await, Ok(None));
+        let file = KeyRing::generate(noon(), &OsEntropy).unwrap();
+        let ring = StoredRing::seal(&file, &file.keys()[0]).unwrap();
+        let refused = store.replace_ring(0, &ring).await.unwrap_err();
+        assert!(refused.reason().contains("in the key file"), "{refused}");
+        let ending = Ending::Revoked { at: noon() };
+        assert_eq!(store.look_up_with_ring(id, noon(), 7).await, Ok(EndResult::Recorded));
+        assert_eq!(store.end_with_ring(id, noon(), ending.clone(), 7).await, Ok(EndResult::Recorded));
+        let already = EndResult::Already(ending.clone());
+        assert_eq!(store.look_up_with_ring(id, noon(), 7).await, Ok(already.clone()));
+        assert_eq!(store.end_with_ring(id, noon(), ending, 7).await, Ok(already));
+    }
+
+    #[tokio::test]
+    async fn store_of_one_server_knows_no_clock_and_no_other_node() {
+        let store = Least::default();
+        assert!(!store.is_shared());
+        assert_eq!((store.take_moved_fences(), store.counts()), (Vec::new(), None));
+        let unknown =
+            StoreTimes { clock: None, fence: Timestamp::UNIX_EPOCH, horizon: Horizon::NONE, newest: None };
+        assert_eq!(store.times().await, Ok(unknown));
+        assert_eq!(store.node_list(noon()).await, Ok(NodeList { now: noon(), nodes: Vec::new() }));
+        for serving in [true, false] {
+            let node = Node {
+                id: NodeId::generate(&OsEntropy).unwrap(),
+                host: "alpha".to_owned(),
+                private_url: "http://127.0.0.1:8087".to_owned(),
+                version: "0.1.0".to_owned(),
+                serving,
+                clock: noon(),
+                keys: Vec::new(),
+                sealing: None,
+                unlocks: Vec::new(),
+                fence: None,
+            };
+            let seen = SeenNode { node: node.clone(), at: noon(), live: serving, schema: 0 };
+            assert_eq!(store.check_in(&node).await, Ok(NodeList { now: noon(), nodes: vec![seen] }));
+        }
+    }
+
+    #[test]
+    fn horizon_covers_tokens_that_are_older_in_both_dates() {
+        let (early, late) = (noon(), after(noon(), Duration::from_millis(1)));
+        let horizon = Horizon { created: early, expires: early };
+        assert!(horizon.is_beyond(early, early));
+        assert!(!horizon.is_beyond(late, early) && !horizon.is_beyond(early, late));
+        assert_eq!(horizon.over(late, early), Horizon { created: late, expires: early });
+        assert_eq!(horizon.over(early, late), Horizon { created: early, expires: late });
+        assert_eq!(Horizon::NONE.over(early, early), horizon);
+    }
 }

@@ -30,10 +30,10 @@ impl StoreError {
         Self::Unavailable(Unusable { reason: reason.into(), cause: None })
     }
 
-    /// What it is called in answers and metrics. It tells nothing of the reason, which is for the operator.
+    /// Its label in answers and metrics. It reveals nothing of the reason, which is for the operator.
     pub fn label(&self) -> &'static str {
         match self {
-            // Another ring is one to ask again with, at once.
+            // Another ring is one to ask again with, immediately.
             Self::Busy | Self::OtherRing => "busy",
             Self::Unavailable(_) => "store-unavailable",
             Self::Clock(_) => "clock",
@@ -106,5 +106,42 @@ impl fmt::Debug for Unusable {
 impl Error for Unusable {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.cause.as_deref().map(|cause| cause as &(dyn Error + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_error_has_its_label_and_pause() {
+        let second = Duration::from_secs(1);
+        for (error, label, pause) in [
+            (StoreError::Busy, "busy", second),
+            (StoreError::OtherRing, "busy", second),
+            (StoreError::unavailable("full"), "store-unavailable", 5 * second),
+            (StoreError::Clock(ClockError::New), "clock", 5 * second),
+        ] {
+            assert_eq!((error.label(), error.retry_after()), (label, pause), "{error}");
+        }
+    }
+
+    #[test]
+    fn reason_is_the_sentence_for_the_operator() {
+        let full = StoreError::unavailable("the disk is full");
+        assert_eq!(full.reason(), "the disk is full");
+        assert_eq!(full.to_string(), "the store is not usable: the disk is full");
+        assert_eq!(StoreError::Busy.reason(), StoreError::Busy.to_string());
+    }
+
+    #[test]
+    fn cause_is_a_source_and_is_not_shown() {
+        let because = Unusable::because("it cannot be read", std::io::Error::other("secret.db is gone"));
+        assert_eq!(because.reason(), "it cannot be read");
+        assert_eq!(because.source().unwrap().to_string(), "secret.db is gone");
+        assert_eq!(format!("{because:?}"), "\"it cannot be read\"");
+        assert_eq!(because, Unusable::from("it cannot be read".to_owned()));
+        assert_ne!(because, Unusable::from("it is full".to_owned()));
+        assert!(Unusable::from("it is full".to_owned()).source().is_none());
     }
 }

@@ -1,7 +1,7 @@
 //! The key ring in a shared store: one text, encrypted as a whole.
 //!
 //! Neither the store nor a reader of its backup may be able to make tokens. So the ring is encrypted (AES-256-SIV) with a
-//! key that is derived (HKDF-SHA-256) from a secret in the servers' key file. A thief needs both. Somebody who can only
+//! key that is derived (HKDF-SHA-256) from a secret in the servers' key file. A thief needs both. An attacker who can only
 //! write to the database cannot remove a key, restore a revoked one or reorder them, because the text is authenticated as
 //! a whole.
 //!
@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::{Entropy, Key, KeyChange, KeyId, KeyRing, KeyRingError, StoreError, TokenStore};
 
-/// What the derived key is for.
+/// The purpose of the derived key.
 const PURPOSE: &[u8] = b"countersign: the key ring in a shared store";
 
 /// How often a change is tried again that another server's change got ahead of.

@@ -11,7 +11,7 @@ use crate::{Audience, CallerName, Claims, Entropy, EntropyError, after, from_mil
 /// The longest life a token may be given: one day. Replaced keys are kept for this long.
 pub const MAX_LIFETIME: Duration = Duration::from_hours(24);
 
-/// What a token is called in records, events and logs: a `UUIDv7` (RFC 9562 section 5.7), which begins with the
+/// The id of a token in records, events and logs: a `UUIDv7` (RFC 9562 section 5.7), which begins with the
 /// millisecond it was made in. Knowing it is of no use at a handshake; only the [`TokenText`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TokenId(Uuid);
@@ -60,7 +60,7 @@ pub struct LoginToken {
 }
 
 impl LoginToken {
-    /// What the token is called in records, events and logs.
+    /// Its id in records, events and logs.
     pub fn id(&self) -> TokenId {
         self.id
     }
@@ -91,7 +91,7 @@ impl LoginToken {
     }
 }
 
-/// The text of a token: letters and digits. Whoever has it can redeem it, so it is never logged and its `Debug` says
+/// The text of a token: letters and digits. It is enough to redeem the token, so it is never logged and its `Debug` says
 /// nothing.
 #[derive(Clone)]
 pub struct TokenText(String);

@@ -183,6 +183,12 @@ mod tests {
                 "line 1: invalid type: string \"…\", expected u32",
             ),
             (format!("version = 1\n[[key]]\n\"{secret}\" = 1\n"), "unknown field `…`"),
+            (
+                (0..=MAX_KEYS).fold("version = 1\n".to_owned(), |text, nth| {
+                    text + &key.replace("00000001", &format!("{nth:08x}"))
+                }),
+                "more than 64 keys",
+            ),
         ] {
             let error = KeyRing::parse(&text).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");

@@ -273,7 +273,7 @@ impl LoginTokenSet {
     /// If the store does not answer, the steady clock tells what the store's clock must show.
     pub async fn keep_time(&self) -> Result<(), StoreError> {
         self.time.write().observe(ClockReading::of(&*self.clock));
-        // Nobody else moves the watermarks of a store that is not shared.
+        // Only this server moves the watermarks of a store that is not shared.
         if self.store.is_shared() || !self.time.read().has_asked {
             self.ask_for_times().await?;
         }

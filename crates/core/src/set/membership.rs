@@ -352,7 +352,7 @@ impl LoginTokenSet {
         self.nodes.trouble.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What the operator has not been told of the ring in use.
+    /// The changes of the ring in use that the operator has not been told of.
     fn tell_of_ring(&self) -> Vec<CheckInFinding> {
         let ring = self.keys();
         let mut told = self.nodes.told.write().unwrap_or_else(PoisonError::into_inner);
@@ -381,3 +381,6 @@ fn unreadable(error: RingError) -> StoreError {
         other => StoreError::unavailable(other.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests;
