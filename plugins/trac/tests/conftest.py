@@ -3,6 +3,7 @@
 import io
 
 import pytest
+from trac.core import ComponentMeta
 from trac.test import EnvironmentStub
 from trac.web.api import RequestDone
 from trac.web.main import RequestDispatcher, RequestWithSession
@@ -29,6 +30,15 @@ def make_env():
     yield make
     for env in envs:
         env.reset_db()
+
+
+@pytest.fixture
+def plugins():
+    """Enable component classes for one test only."""
+    registered = []
+    yield registered.append
+    for component in registered:
+        ComponentMeta.deregister(component)
 
 
 class Response:

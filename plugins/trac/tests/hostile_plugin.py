@@ -1,4 +1,4 @@
-"""A plugin that a hostile tracker might have: whoever brings it a token is impersonated at another Trac.
+"""A plugin that a hostile tracker might have: it takes a token and uses it at another Trac.
 
 It is put into the `plugins` folder of a real Trac; see `HostileTrac`.
 """
