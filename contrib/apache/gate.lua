@@ -46,7 +46,7 @@ function check(r)
         end
     end
     headers["x-forwarded-for"] = r.useragent_ip
-    -- These two are what the gate believes. Whatever a client sent by these names is replaced.
+    -- The gate trusts these two headers. A client's own headers of these names are replaced.
     headers["x-original-uri"] = r.unparsed_uri
     headers["x-original-method"] = r.method
     local ok, status, answered = http.request {

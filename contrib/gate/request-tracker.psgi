@@ -12,7 +12,7 @@ my $rt = Plack::Util::load_psgi('/usr/share/request-tracker5/libexec/rt-server')
 
 sub {
     my ($env) = @_;
-    # The proxy's word, or nobody's: a name that came on another way does not count.
+    # Only the proxy's header counts: a name that came on another way is ignored.
     delete $env->{REMOTE_USER};
     my $user = delete $env->{HTTP_X_REMOTE_USER} // '';
     if (length $user) {

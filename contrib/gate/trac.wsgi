@@ -5,7 +5,7 @@ from trac.web.main import dispatch_request
 
 def application(environ, start_response):
     environ["trac.env_path"] = "/srv/trac"
-    # The proxy's word, or nobody's: a name that came on another way does not count.
+    # Only the proxy's header counts: a name that came on another way is ignored.
     environ.pop("REMOTE_USER", None)
     if user := environ.get("HTTP_X_REMOTE_USER"):
         # Trac's login gives a cookie of its own, which outlives the gate's session and which no rule of the gate binds.

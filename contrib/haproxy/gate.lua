@@ -31,7 +31,7 @@ core.register_action("countersign_gate", {"http-req"}, function(txn)
         txn:done(txn:reply{status = 431})
         return
     end
-    -- These two are what the gate believes. Whatever a client sent by these names is replaced.
+    -- The gate trusts these two headers. A client's own headers of these names are replaced.
     headers["x-original-uri"] = {txn.sf:pathq()}
     headers["x-original-method"] = {txn.sf:method()}
     -- HAProxy asks four times before it gives up: 10 seconds.

@@ -39,7 +39,7 @@ STOOD_IN_FOR = ('lp', 'lazr', 'twisted', 'storm', 'transaction', 'zope.component
 
 
 class Choices(type):
-    """An enumeration of Launchpad's, with whatever members are asked for."""
+    """An enumeration of Launchpad's, with the members that are asked for."""
 
     def __getattr__(cls, name):
         if name.startswith('__'):

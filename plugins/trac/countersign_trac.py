@@ -6,8 +6,9 @@ whether it made that token. HTTP 200 means yes, and happens once per token: the 
 Trac session as the configured user. Anything else means no, and the caller gets 401. With its session the
 worker calls the methods `launchpad.*` at `{trac}/xmlrpc`.
 
-- `Verifier` is the handshake and knows nothing of Trac. It is the package countersign-verifier, put in here so that this plugin
-  stays one file.
+- `Verifier` is the handshake and knows nothing of Trac. It is the package countersign-verifier, between two marks, so that
+  this plugin is installed in one step: docs/design/plugins-carry-their-verifier.md has the reasons. `verifiers/vendor` makes
+  the copy; everything else here is written by hand.
 - `LaunchpadLogin` is the login that Trac sees.
 - `LaunchpadRPC` has the methods for tickets and comments.
 - `LaunchpadAdmin` has the commands of `trac-admin`: `launchpad setup`, `launchpad check`.
@@ -90,7 +91,7 @@ MAX_TIMEOUT = 60.0
 # Questions that one verifier asks at the same time. Each has a thread, so a flood of logins must not have as many as it likes.
 MAX_QUESTIONS = 64
 
-# Letters and digits only: whatever a caller sends, it cannot leave its place in the issuer's URL.
+# Letters and digits only, so no token can change another part of the issuer's URL.
 TOKEN = re.compile('[0-9A-Za-z]{1,4096}')
 
 REFUSALS = (401, 403, 404, 410, 429)
@@ -284,7 +285,7 @@ class Verifier:
             try:
                 loop.call_soon_threadsafe(settle, outcome)
             except RuntimeError:
-                pass  # the loop is closed, so nobody waits any more
+                pass  # the loop is closed, so no caller waits any more
 
         exchange = self._start(question, tell)
         if not exchange:
@@ -411,7 +412,7 @@ def _exchange(connection: '_Connection', question: _Question, host: str) -> _Out
         with connection.getresponse() as response:
             return _Answer(response.status, (response.getheader('Retry-After') or '').strip(), _json_of(response))
     except ssl.SSLCertVerificationError as e:
-        return _Lost('its certificate is not good: %s' % e.verify_message, final=True)  # somebody answered, but not the issuer
+        return _Lost('its certificate is not good: %s' % e.verify_message, final=True)  # the peer is not the issuer
     except OSError as e:
         return _Lost(str(e) or type(e).__name__)
     except (HTTPException, ValueError) as e:
@@ -434,7 +435,7 @@ def _json_of(response: HTTPResponse) -> Optional[bytes]:
 
 
 class _Connection(HTTPConnection):
-    """A connection that another thread can end, at whatever point it is."""
+    """A connection that another thread can end at any point."""
 
     def __init__(self, host: str, port: int, tls: Optional[ssl.SSLContext], timeout: float) -> None:
         super().__init__(host, port, timeout=timeout)
@@ -458,7 +459,7 @@ class _Connection(HTTPConnection):
             self._go_on()
 
     def _go_on(self) -> None:
-        """Raise if nobody waits any more. `hang_up` sets the mark before it looks for the socket, so one of both sees the other."""
+        """Raise if the caller has gone. `hang_up` sets the mark before it looks for the socket, so one of the two sees the other."""
         if self._over:
             raise TimeoutError('nobody waits for the answer any more')
 
@@ -718,7 +719,7 @@ class LaunchpadLogin(Component):
         try:
             user = self._log_in(req, req.path_info[len(PATH):])
         except NoSession as e:
-            # Launchpad tells by this status, whatever the reason, that it met the plugin.
+            # Launchpad recognizes the plugin by this status, for any reason of refusal.
             req.send_header('WWW-Authenticate', 'LoginToken realm="launchpad-auth"')
             return _send(req, 401, str(e))
         return _send(req, 200, "Logged in as %s." % user)
@@ -729,7 +730,7 @@ class LaunchpadLogin(Component):
         if req.path_info.startswith((PATH, '/chrome/')) or req.path_info == '/logout':
             return handler
         if not self.auth_server or self.user in ('', 'anonymous', 'authenticated'):
-            return handler  # nobody can be logged in, so no name is the issuer's
+            return handler  # login by token is off, so no name is the issuer's
         if req.authname == self._user() and not self._has_session(req):
             self.log.warning("Refused a request from %s as %s that no token opened the session of",
                              req.remote_addr, req.authname)

@@ -198,7 +198,7 @@ async function main() {
   check(await status(good) === 401, 'a token by the key that was dropped is rejected');
   check(issuer.fetches - before === 1, 'one fetch was enough');
 
-  // A flood of keys that nobody has.
+  // Many requests with unknown keys.
   const flooded = issuer.fetches;
   const flood = Array.from({ length: 300 }, async (_, nth) => status(await sign(second, {}, { kid: `k${nth}` })));
   check((await Promise.all(flood)).every((found) => found === 401), 'unknown keys are rejected');
@@ -246,5 +246,5 @@ try {
   for (const child of children) child.kill('SIGKILL');
   rmSync(place, { recursive: true, force: true });
 }
-// Whatever is still open.
+// Close what is still open.
 process.exit();

@@ -93,7 +93,7 @@ pub(crate) enum ResponseError {
 }
 
 impl ResponseError {
-    /// What there is to say beyond the kind; never a token.
+    /// Details beyond the kind; never a token.
     pub(crate) fn detail(&self) -> Option<&str> {
         match self {
             Self::Status(_, detail) | Self::Fault(_, detail) if !detail.is_empty() => Some(detail),

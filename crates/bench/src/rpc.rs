@@ -57,7 +57,7 @@ impl Tokens {
 /// The token that a response holds.
 fn token(response: &[u8]) -> Result<String, ResponseError> {
     match value(response)? {
-        // What can stand in a path as it is, and what trackers' plugins accept.
+        // The characters that need no encoding in a path and that trackers' plugins accept.
         ResponseValue::Text(token) if is_token(&token) => Ok(token),
         ResponseValue::Text(_) => Err(ResponseError::Body("a token has letters and digits only")),
         _ => Err(ResponseError::Body("a token is a string")),

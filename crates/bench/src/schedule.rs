@@ -83,7 +83,7 @@ impl Schedule {
         Some(Slot { due, measured })
     }
 
-    /// How many rounds of the timetable were due by `now` and taken on by nobody.
+    /// How many rounds of the timetable were due by `now` and never started.
     pub(crate) fn unsent(&self, now: Duration) -> u64 {
         let Some(rate) = self.plan.rate else { return 0 };
         match self.plan.limit {

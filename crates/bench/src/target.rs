@@ -49,7 +49,7 @@ impl Endpoint {
 
 /// The URL of a listener, if this speaks to such.
 fn plain(text: &str) -> Result<Url, BenchError> {
-    // What is refused is not repeated where it may hold a password.
+    // A refused value may hold a password, so the error does not repeat it.
     let shown = if text.contains(['@', '?', '#']) { "the URL".to_owned() } else { format!("{text:?}") };
     let wrong = |reason| BenchError::Url { url: shown.clone(), reason };
     let url = Url::parse(text).map_err(|_| wrong("it is not a URL"))?;

@@ -10,7 +10,7 @@ pub struct Check {
     pub name: &'static str,
     /// What a plugin must do: one sentence, as an order.
     pub rule: &'static str,
-    /// What can happen where a plugin does not: one sentence.
+    /// The risk if a plugin does not: one sentence.
     pub risk: &'static str,
     /// Whether it is wrong not to.
     pub weight: Weight,

@@ -49,7 +49,7 @@ pub enum CheckError {
     /// There is no randomness to make tokens of.
     #[error(transparent)]
     Entropy(#[from] EntropyError),
-    /// Nobody answers there.
+    /// No program answers at this address.
     #[error("the tracker at {url} cannot be checked: {reason}; start it, or give another URL")]
     NoTracker {
         /// Its URL.
@@ -57,7 +57,7 @@ pub enum CheckError {
         /// Why.
         reason: String,
     },
-    /// Somebody answers, but does not ask this issuer.
+    /// A program answers, but does not ask this issuer.
     #[error(
         "the tracker at {url} {answered}, and did not ask the issuer of these checks; configure it with auth_server = \
          {auth_server}, restart it, and run this again"

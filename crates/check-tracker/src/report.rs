@@ -28,7 +28,7 @@ pub struct Finding {
     pub check: &'static str,
     /// What was seen: one sentence.
     pub seen: String,
-    /// What can happen where a plugin does otherwise.
+    /// The risk if a plugin does otherwise.
     pub risk: &'static str,
     /// What a plugin must do.
     pub rule: &'static str,

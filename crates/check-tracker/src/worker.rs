@@ -33,7 +33,7 @@ pub(crate) struct Extras {
 
 impl Worker {
     pub(crate) fn new(timeout: Duration) -> Result<Self, CheckError> {
-        // A connection of its own for every visit: nothing of one reaches the next.
+        // Each visit gets a new connection: nothing of one reaches the next.
         let client = HttpClient::new(Trust::system(), None, Connections::Fresh).map_err(CheckError::Tls)?;
         Ok(Self { client, timeout })
     }

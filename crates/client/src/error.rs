@@ -26,7 +26,7 @@ pub enum ClientError {
         /// What the operating system said.
         error: std::io::Error,
     },
-    /// Nobody answers there.
+    /// No program answers at this address.
     #[error(
         "no Countersign server answers at {server} ({reason}); start one with `countersign serve`, or name it with \
          --server URL"
@@ -37,7 +37,7 @@ pub enum ClientError {
         /// Why.
         reason: String,
     },
-    /// Somebody takes the connection, and the answer does not come, or not as it should.
+    /// The connection is accepted, but the answer is missing or malformed.
     #[error("the server at {server} was reached, but {reason}")]
     NoAnswer {
         /// Where.

@@ -342,7 +342,7 @@ impl PrivateApi {
     ) -> Result<Request<Full<Bytes>>, ClientError> {
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
-            // Each part is percent-encoded: whatever is passed as a token stays one part of the path.
+            // Each part is percent-encoded, so a token stays one part of the path even if it contains a slash.
             segments.pop_if_empty().extend(path);
         }
         url.set_query(query);

@@ -30,9 +30,9 @@ pub(crate) const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
 /// Why there is no answer. The variant tells the operator where to look.
 #[derive(Debug)]
 pub(crate) enum TransportError {
-    /// Nobody takes the connection.
+    /// The connection is not accepted.
     Unreachable(String),
-    /// Somebody does, and does not speak TLS as is asked for.
+    /// The connection is accepted, but the TLS handshake fails.
     Tls(String),
     /// A server listens there, but its answer is missing or wrong; the text continues with "but".
     NoAnswer(String),

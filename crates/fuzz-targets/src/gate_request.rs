@@ -105,7 +105,7 @@ impl Asked {
         self.headers.keys().any(|name| plain(name.as_str().as_bytes()) == "x_remote_user")
     }
 
-    /// Whether a proxy would take away the header with the user's name, in whatever spelling it has there (RFC 9110 section 7.6.1).
+    /// Whether a proxy would remove the header with the user's name, in any spelling (RFC 9110 section 7.6.1).
     fn has_user_header_removed(&self) -> bool {
         let lines = self.headers.get_all("connection").iter();
         let mut options = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));

@@ -58,7 +58,7 @@ pub fn check(input: &[u8], store: NewStore) {
     });
 }
 
-/// What an answer must be, whatever went before it.
+/// What every answer must be, after any sequence of requests.
 fn check_form(sent: &Sent, answer: &Answer, tokens: &[Known]) {
     let status = answer.status;
     assert_eq!(answer.header("cache-control"), "no-store", "{sent:?}");
@@ -127,7 +127,7 @@ fn check_effect(sent: &Sent, answer: &Answer, world: &mut World, before: &[Statu
         let told: Value = serde_json::from_str(&answer.text).expect("JSON");
         assert_eq!(told["token_id"], token.text.as_str(), "{told}");
     }
-    // What the store says was believed so far. This does not ask it.
+    // So far the store's own answers were believed. This check does not ask the store.
     match &token.first {
         None => token.first = Some((sent.key.clone(), now)),
         Some((first_key, first_time)) => {

@@ -184,7 +184,7 @@ pub async fn read_whole(mut body: Incoming, longest: usize) -> Result<Vec<u8>, H
 /// Why there is no answer, or not all of it. No text has the URL in it, and so none has a token.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum HttpError {
-    /// Somebody is there, but cannot prove to be the server: asking again does not help.
+    /// The peer cannot prove to be the server: a retry does not help.
     #[error("invalid peer certificate: {0}")]
     Certificate(String),
     /// There was no answer within this time.

@@ -50,7 +50,7 @@ pub enum LoginError {
     #[error("cannot set up TLS: {0}")]
     Tls(rustls::Error),
 
-    /// Nobody answers there.
+    /// No program answers at this address.
     #[error(
         "the tracker does not answer ({reason}); check its URL, and that it can be reached from here. No token was sent"
     )]
@@ -58,7 +58,7 @@ pub enum LoginError {
         /// Why.
         reason: String,
     },
-    /// Somebody answers, but cannot prove to be the tracker.
+    /// The peer cannot prove to be the tracker.
     #[error(
         "the tracker's TLS certificate is not to be trusted ({reason}); no token was sent. If an authority of your own \
          has signed it, name that with --ca-file FILE"

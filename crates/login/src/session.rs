@@ -14,7 +14,7 @@ use crate::{Tracker, cookie_end};
 /// More cookies than this from one answer are not a session but a nuisance.
 const MAX_COOKIES: usize = 50;
 
-/// A session at a tracker: whoever has its cookies is logged in.
+/// A session at a tracker. Its cookies are enough to be logged in.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct Session {
     /// The kind of tracker.

@@ -4,7 +4,7 @@
 //! `./test` does, or one that this process starts and that goes with it. [`Cluster`] is one of a test's own, to stop and
 //! start; [`Pooler`] is a `PgBouncer` before one. [`Place`] is an empty schema. Both servers are started by `tests/postgres/run`,
 //! which says what is missing if PostgreSQL is not installed. [`seen`], [`soon`] and [`until`] wait for an event, and say what
-//! they waited for in vain.
+//! they waited for if it does not happen.
 
 #![expect(clippy::expect_used, clippy::panic, clippy::missing_panics_doc, reason = "for tests")]
 

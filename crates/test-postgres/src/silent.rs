@@ -19,7 +19,7 @@ impl Silent {
         self.0.local_addr().expect("it is bound")
     }
 
-    /// Waits until somebody connects.
+    /// Waits for a connection.
     pub fn accept(&self) -> TcpStream {
         self.0.accept().expect("it listens").0
     }

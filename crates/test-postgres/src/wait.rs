@@ -30,5 +30,5 @@ pub async fn seen<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T 
 /// With `what` if it has not happened within [`PATIENCE`].
 pub async fn soon<T>(what: &str, event: impl Future<Output = T>) -> T {
     let waited = tokio::time::timeout(PATIENCE, event).await;
-    waited.unwrap_or_else(|_| panic!("in vain for {} s: {what}", PATIENCE.as_secs()))
+    waited.unwrap_or_else(|_| panic!("waited {} s and did not see: {what}", PATIENCE.as_secs()))
 }

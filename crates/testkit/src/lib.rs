@@ -4,7 +4,7 @@
 //! - [`Hooked`] is a store that a test holds up, cuts off, or lets answer wrongly.
 //! - [`Authority`] certifies servers.
 //! - [`IssuerServer`] publishes the [`SigningKey`]s of an issuer of JWTs.
-//! - [`seen`] and [`until`] wait for an event, and say what they waited for in vain.
+//! - [`seen`] and [`until`] wait for an event, and name it if it does not happen.
 
 #![expect(
     clippy::expect_used,
@@ -40,7 +40,7 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
             return found;
         }
         let waited = SystemClock.now().duration_since(began).unsigned_abs();
-        assert!(waited < PATIENCE, "in vain for {} s: {what}", PATIENCE.as_secs());
+        assert!(waited < PATIENCE, "waited {} s and did not see: {what}", PATIENCE.as_secs());
         thread::yield_now();
     }
 }

@@ -73,12 +73,12 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// Nobody, for connections without TLS.
+    /// No authority, for connections without TLS.
     pub fn nobody() -> Self {
         Self { authorities: RootCertStore::empty(), named: Vec::new() }
     }
 
-    /// The authorities that this machine trusts; nobody if it has none. A file of the machine's that cannot be read takes
+    /// The authorities that this machine trusts; none if it has no such list. A file of the machine's that cannot be read takes
     /// nothing away from the others.
     pub fn system() -> Self {
         Self::nobody().and_system()

@@ -20,7 +20,7 @@ pub enum PemError {
     /// There is no private key.
     #[error("it holds no private key; a PEM key begins with a line such as -----BEGIN PRIVATE KEY-----")]
     NoKey,
-    /// The key is protected by a passphrase, and nobody could be asked for it.
+    /// The key is protected by a passphrase, and the program has no way to ask for it.
     #[error(
         "its private key is encrypted with a passphrase; decrypt it into a file that only the server's user can read: \
          `openssl pkey -in ENCRYPTED -out PLAIN`"
@@ -91,7 +91,7 @@ fn describe(pem: &[u8], error: &pem::Error, none: PemError) -> PemError {
         pem::Error::IllegalSectionStart { .. } => PemError::JoinedLines,
         pem::Error::SectionTooLarge => PemError::TooLong,
         pem::Error::NoItemsFound => none,
-        // The type may grow; whatever is new in it is not quoted either.
+        // The type may get new variants; they are not quoted either.
         _ => PemError::NotBase64,
     };
     fault(pem, otherwise)

@@ -1,6 +1,6 @@
 //! Reads the small files that a program is set up with: settings, secrets, certificates.
 //!
-//! A FIFO in the place of one would have the program wait for somebody who writes, and `/dev/zero` would fill its memory.
+//! A FIFO in the place of one would make the program wait for a writer, and `/dev/zero` would fill its memory.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};

@@ -1,7 +1,7 @@
 //! A server with a store that is broken on purpose: it reads, and then writes.
 //!
 //! That is the classical bug of single-use tokens (CVE-2026-22751, CVE-2026-1035): between the look and the write,
-//! somebody else can look as well. The trials have to find it, or they find nothing.
+//! another request can look as well. The trials have to find it, or they find nothing.
 
 use std::collections::BTreeMap;
 use std::path::Path;

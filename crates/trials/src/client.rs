@@ -66,7 +66,7 @@ impl Connection {
         stream.set_nodelay(true).map_err(|error| lost(&error))?;
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| lost(&error))?;
-        // How it ended is told to whoever waits for an answer.
+        // The outcome goes to the task that waits for the answer.
         tokio::spawn(async move { drop(connection.await) });
         let host = HeaderValue::from_str(&to.to_string()).map_err(|error| lost(&error))?;
         Ok(Self { sender, host })

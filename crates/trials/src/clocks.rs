@@ -36,7 +36,7 @@ const NOTICE: Duration = Duration::from_secs(30);
 pub struct Options {
     /// How many times a clock is set, with several servers and with one.
     pub cycles: u64,
-    /// Stop after this time, whatever was reached.
+    /// Stop after this time, even if the goal was not reached.
     pub limit: Duration,
     /// Decides what happens when.
     pub seed: u64,
@@ -264,7 +264,7 @@ impl World {
         Ok(())
     }
 
-    /// Ends the other server and starts it again, under whatever clock it has.
+    /// Stops the other server and starts it again, with its present clock.
     async fn restart(&mut self) -> Result<(), TrialError> {
         if let Some(server) = self.other.take() {
             server.kill().await?;

@@ -39,7 +39,7 @@ pub struct Options {
     pub count: u64,
     /// How many trackers at a time.
     pub clients: u64,
-    /// Stop after this time, whatever was reached.
+    /// Stop after this time, even if the goal was not reached.
     pub limit: Duration,
     /// Decides who does what.
     pub seed: u64,
@@ -82,7 +82,7 @@ impl fmt::Display for Tally {
     }
 }
 
-/// Holds the trial, on a server that serves nobody else.
+/// Runs the trial, on a server that has no other clients.
 pub async fn run(target: Target, options: Options, say: ProgressSink<'_>) -> Result<Tally, TrialError> {
     let began = Instant::now();
     let mut clients = JoinSet::new();

@@ -1,4 +1,4 @@
-//! Trials: evidence that a token is redeemed exactly once, and that nothing and nobody can make it otherwise.
+//! Trials: evidence that a token is redeemed exactly once, also after crashes, races, lost answers and attacks.
 //!
 //! Two kinds, neither of which is shipped:
 //!

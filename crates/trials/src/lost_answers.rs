@@ -23,7 +23,7 @@ const STRANGER: Option<Key> = None;
 pub struct Options {
     /// How many tokens.
     pub count: u64,
-    /// Stop after this time, whatever was reached.
+    /// Stop after this time, even if the goal was not reached.
     pub limit: Duration,
     /// Decides who asks in which order.
     pub seed: u64,

@@ -18,7 +18,7 @@ directory; TMPDIR chooses the disk. A seed makes the same choices again, not the
 
 Exit codes: 0 every promise held, 1 one did not or the trial could not be held, 2 wrong usage.";
 
-/// Tries whether a token is redeemed exactly once, whatever happens.
+/// Tries whether a token is redeemed exactly once, also under races, crashes and lost answers.
 #[derive(Debug, Parser)]
 #[command(name = "countersign-trials", after_help = AFTER_HELP, max_term_width = 100)]
 struct Cli {
@@ -130,7 +130,7 @@ enum Trial {
 
 #[derive(Args, Debug)]
 struct Common {
-    /// Stop after so many seconds, whatever was reached
+    /// Stop after so many seconds, even if the goal was not reached
     #[arg(long, default_value_t = 3600)]
     seconds: u64,
     /// Where the evidence of a violation is written
@@ -299,7 +299,7 @@ fn new_seed() -> Result<u64, TrialError> {
 }
 
 fn say(text: &str) {
-    // Nobody reads on: there is nobody to tell.
+    // The reader of the output is gone, so there is no place for a message.
     let _ = writeln!(io::stdout(), "{text}");
 }
 

@@ -16,7 +16,7 @@ const MAX: usize = 64 * 1024;
 pub(crate) enum Break {
     /// When the whole answer has come from the server; the tracker gets none of it.
     BeforeTheAnswer,
-    /// As soon as the request has been passed on, whatever the server makes of it.
+    /// As soon as the request has been passed on, without waiting for the answer.
     AfterTheRequest,
 }
 

@@ -25,7 +25,7 @@ pub struct Options {
     pub clients: usize,
     /// How many tokens are fought for at the same time.
     pub groups: u64,
-    /// Stop after this time, whatever was reached.
+    /// Stop after this time, even if the goal was not reached.
     pub limit: Duration,
     /// Decides who does what.
     pub seed: u64,

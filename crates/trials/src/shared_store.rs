@@ -42,7 +42,7 @@ pub struct Options {
     pub nodes: usize,
     /// How many times something happens.
     pub cycles: u64,
-    /// Stop after this time, whatever was reached.
+    /// Stop after this time, even if the goal was not reached.
     pub limit: Duration,
     /// Decides what happens when.
     pub seed: u64,

@@ -71,7 +71,7 @@ impl TrialToken {
         }
     }
 
-    /// Records a 200 that somebody in between has seen.
+    /// Records a 200 that a proxy in between has seen.
     pub(crate) fn accepted(&self, key: Option<Key>, body: Bytes) -> Result<(), TrialError> {
         let mut yes = self.lock();
         match (&*yes, key) {

@@ -66,7 +66,7 @@ pub enum SetupError {
 /// Why a token is not accepted. No text and no `Debug` of it carries the token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
-    /// It cannot be a token, so nobody was asked.
+    /// It cannot be a token, so the issuer was not asked.
     #[error("that is not a login token: a token is 1 to 4096 letters and digits")]
     MalformedToken,
     /// The issuer says no.
@@ -93,13 +93,13 @@ pub enum VerifyError {
         /// What is wrong with the answer.
         reason: &'static str,
     },
-    /// The operating system gave no random bytes, so nobody was asked.
+    /// The operating system gave no random bytes, so the issuer was not asked.
     #[error("the operating system gave no random bytes, which a login needs; try again later")]
     NoRandomness,
 }
 
 impl VerifyError {
-    /// A sentence for whoever brought the token. Settings are none of a caller's business: those are in
+    /// A sentence for the client that brought the token. Settings are none of a caller's business: those are in
     /// [`Display`](std::fmt::Display), for the log.
     pub fn sentence_for_caller(&self) -> &'static str {
         match self {

@@ -66,7 +66,7 @@ impl HandshakeUrl {
         self.template.scheme() == "https"
     }
 
-    /// Whether the issuer is on this machine, so that nobody is in between.
+    /// Whether the issuer is on this machine, so that no network is in between.
     pub(crate) fn is_loopback(&self) -> bool {
         is_this_machine(&self.template)
     }

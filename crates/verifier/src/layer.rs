@@ -76,7 +76,7 @@ impl RequestKind {
     }
 }
 
-/// Whether a request only loads a page in advance. Nobody asked for the page yet, so it must not use a token up.
+/// Whether a request only prefetches a page. The user has not asked for the page yet, so it must not consume a token.
 pub fn is_prefetch(headers: &HeaderMap) -> bool {
     let says = |name: &&str| {
         let value = headers.get(*name).map(HeaderValue::as_bytes).unwrap_or_default();

@@ -22,7 +22,7 @@ pub(crate) const MAX_NAME_BYTES: usize = 256;
 /// Tells the time.
 pub(crate) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
-/// Somebody who is logged in: a request extension that [`LoginLayer`](crate::LoginLayer) adds.
+/// A user who is logged in: a request extension that [`LoginLayer`](crate::LoginLayer) adds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Login {

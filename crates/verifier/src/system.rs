@@ -7,7 +7,7 @@ use jiff::Timestamp;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NoRandomness;
 
-/// Bytes that nobody can foresee. Every use is a nonce or a key, so there is nothing that a test would want to choose.
+/// Unpredictable bytes. Every use is a nonce or a key, so no test needs to choose them.
 #[expect(clippy::disallowed_methods, reason = "this is the one place that asks the machine for randomness")]
 pub(crate) fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     let mut bytes = [0; N];

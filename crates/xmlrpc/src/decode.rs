@@ -38,7 +38,7 @@ fn byte_order_mark(body: &[u8]) -> Result<Option<(&'static Encoding, &[u8])>, Fa
 
 /// The encoding of a document without a byte order mark.
 fn declared(content_type: Option<&str>, body: &[u8]) -> Result<&'static Encoding, Fault> {
-    // A document starts with `<` or white space, so these first bytes mean UTF-16 whatever is declared.
+    // A document starts with `<` or white space, so these first bytes mean UTF-16, even if another encoding is declared.
     match body {
         [first, 0, ..] if *first != 0 => return Ok(UTF_16LE),
         [0, second, ..] if *second != 0 => return Ok(UTF_16BE),

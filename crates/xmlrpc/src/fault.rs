@@ -55,7 +55,7 @@ pub fn invalid_call(sentence: impl Into<String>) -> Fault {
     Fault::new(INVALID_CALL, sentence.into())
 }
 
-/// [`INVALID_CALL`] for a request body of more than `limit` bytes, for whoever reads the body.
+/// [`INVALID_CALL`] for a request body of more than `limit` bytes, for the code that reads the body.
 pub fn body_too_large(limit: usize) -> Fault {
     invalid_call(format!("The request body is larger than {limit} bytes. Send a smaller call."))
 }

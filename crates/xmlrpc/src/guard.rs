@@ -229,7 +229,7 @@ impl Scan {
         }
     }
 
-    /// Notes text in whatever form it comes. The deserialiser sees no difference between none and a blank one.
+    /// Notes text in any form. The deserialiser sees no difference between none and a blank one.
     fn character_data(&mut self, form: &str, text: &str) -> Result<(), Fault> {
         let blank = is_blank(text);
         let Some(open) = self.open.last_mut() else {

@@ -123,7 +123,7 @@ struct ResponseReader {
 
 /// An element that is not closed yet.
 enum OpenElement {
-    /// `methodResponse`, `params`, `param`, `data`, and whatever nobody knows.
+    /// `methodResponse`, `params`, `param`, `data`, and unknown elements.
     Other(String),
     Fault,
     Value {

@@ -1,4 +1,4 @@
-//! Single-use tokens in Redis: `SET` under a name that nobody has guessed, then `GETDEL`.
+//! Single-use tokens in Redis: `SET` under a random name, then `GETDEL`.
 //!
 //! Pairs are measured rather than single commands, because a handshake is two requests, too. Every answer is checked.
 

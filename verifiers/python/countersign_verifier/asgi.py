@@ -6,7 +6,7 @@
 `launchpad-auth/check`, by which Launchpad detects a tracker that it can log in to, always 401. Every other request, of WebSockets
 too, goes to the application, with a `Login` as `scope['countersign.login']` if its cookie is good.
 
-Whoever asks makes the tracker ask the issuer: if strangers can reach it, a limit on requests belongs in front.
+Each request makes the tracker ask the issuer: if strangers can reach the path, limit the rate of requests in front of it.
 """
 
 from typing import Any, Awaitable, Callable, Dict

@@ -26,7 +26,7 @@ MAX_TIMEOUT = 60.0
 # Questions that one verifier asks at the same time. Each has a thread, so a flood of logins must not have as many as it likes.
 MAX_QUESTIONS = 64
 
-# Letters and digits only: whatever a caller sends, it cannot leave its place in the issuer's URL.
+# Letters and digits only, so no token can change another part of the issuer's URL.
 TOKEN = re.compile('[0-9A-Za-z]{1,4096}')
 
 REFUSALS = (401, 403, 404, 410, 429)
@@ -220,7 +220,7 @@ class Verifier:
             try:
                 loop.call_soon_threadsafe(settle, outcome)
             except RuntimeError:
-                pass  # the loop is closed, so nobody waits any more
+                pass  # the loop is closed, so no caller waits any more
 
         exchange = self._start(question, tell)
         if not exchange:
@@ -347,7 +347,7 @@ def _exchange(connection: '_Connection', question: _Question, host: str) -> _Out
         with connection.getresponse() as response:
             return _Answer(response.status, (response.getheader('Retry-After') or '').strip(), _json_of(response))
     except ssl.SSLCertVerificationError as e:
-        return _Lost('its certificate is not good: %s' % e.verify_message, final=True)  # somebody answered, but not the issuer
+        return _Lost('its certificate is not good: %s' % e.verify_message, final=True)  # the peer is not the issuer
     except OSError as e:
         return _Lost(str(e) or type(e).__name__)
     except (HTTPException, ValueError) as e:
@@ -370,7 +370,7 @@ def _json_of(response: HTTPResponse) -> Optional[bytes]:
 
 
 class _Connection(HTTPConnection):
-    """A connection that another thread can end, at whatever point it is."""
+    """A connection that another thread can end at any point."""
 
     def __init__(self, host: str, port: int, tls: Optional[ssl.SSLContext], timeout: float) -> None:
         super().__init__(host, port, timeout=timeout)
@@ -394,7 +394,7 @@ class _Connection(HTTPConnection):
             self._go_on()
 
     def _go_on(self) -> None:
-        """Raise if nobody waits any more. `hang_up` sets the mark before it looks for the socket, so one of both sees the other."""
+        """Raise if the caller has gone. `hang_up` sets the mark before it looks for the socket, so one of the two sees the other."""
         if self._over:
             raise TimeoutError('nobody waits for the answer any more')
 

@@ -35,7 +35,7 @@ _log = logging.getLogger('countersign_verifier')
 
 
 class Login(NamedTuple):
-    """Somebody who is logged in."""
+    """A user who is logged in."""
 
     user: str
     issuer: Optional[str]

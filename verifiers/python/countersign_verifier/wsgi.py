@@ -6,7 +6,7 @@
 `launchpad-auth/check`, by which Launchpad detects a tracker that it can log in to, always 401. Every other request goes to the
 application, with a `Login` as `environ['countersign.login']` if its cookie is good.
 
-Whoever asks makes the tracker ask the issuer: if strangers can reach it, a limit on requests belongs in front.
+Each request makes the tracker ask the issuer: if strangers can reach the path, limit the rate of requests in front of it.
 """
 
 from http import HTTPStatus

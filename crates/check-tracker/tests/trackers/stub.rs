@@ -107,7 +107,7 @@ pub(crate) enum Place {
     Query(&'static str),
 }
 
-/// What a session is made of that others know or can try out.
+/// Sessions that are made of something that others know or can guess.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Source {
     TokenStart,

@@ -18,7 +18,7 @@ const MAX_WAIT: u64 = 1_000_000;
 pub(super) enum Step {
     /// The clock moves.
     Wait(Duration),
-    /// Somebody asks.
+    /// A handshake request.
     Request(Box<Request<Body>>),
 }
 

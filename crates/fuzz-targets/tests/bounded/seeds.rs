@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-/// What a target's inputs are made from.
+/// The corpus from which a target's inputs are made.
 #[derive(Debug)]
 pub(crate) struct Seeds {
     /// The corpus, by file name.

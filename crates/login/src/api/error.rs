@@ -21,7 +21,7 @@ pub struct ApiError {
     pub trouble: ApiFailure,
 }
 
-/// What came of a call that is of no use.
+/// Why the answer to a call cannot be used.
 #[derive(Debug)]
 pub enum ApiFailure {
     /// The tracker wants a login, in the way that makes Launchpad log in.

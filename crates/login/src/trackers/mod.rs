@@ -170,7 +170,7 @@ pub trait TrackerKind: Send + Sync {
         String::from_utf8_lossy(&answer.body).into_owned()
     }
 
-    /// What a tracker does that refuses a login: it "answered 401".
+    /// How a tracker refuses a login, in words: it "answered 401".
     fn refuses_by(&self) -> &'static str {
         "answered 401"
     }
@@ -267,7 +267,7 @@ mod tests {
 
     const TOKEN: &str = "cs1token";
 
-    /// What each kind must keep to, whatever its protocol.
+    /// The rules for each kind, independent of its protocol.
     #[test]
     fn every_kind_sends_the_token_only_to_the_login() {
         let base: Url = "https://bugs.example.org/base/".parse().unwrap();

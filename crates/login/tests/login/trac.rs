@@ -41,7 +41,7 @@ async fn refused(text: &str) -> LoginError {
 }
 
 #[tokio::test]
-async fn bugzilla_login_returns_its_cookies() {
+async fn trac_login_returns_its_cookies() {
     let stub = trac(answer("200 OK", &[TEXT, SESSION], "Logged in as launchpad.\n")).await;
     let session = run(&stub.login(Tracker::Trac)).await.unwrap();
     assert_eq!(session.user.as_deref(), Some("launchpad"));

@@ -38,7 +38,7 @@ const MAX_START_SPINS: u32 = 1_500_000;
 pub struct Options {
     /// How many crashes under load.
     pub cycles: u64,
-    /// Stop after this time, whatever was reached.
+    /// Stop after this time, even if the goal was not reached.
     pub limit: Duration,
     /// Decides what happens when.
     pub seed: u64,
@@ -231,7 +231,7 @@ impl Trial {
         self.launch.start().await
     }
 
-    /// Nobody can run a second server on the same data.
+    /// A second server on the same data does not start.
     async fn second_server(&mut self) -> Result<(), TrialError> {
         match self.launch.start().await {
             Err(TrialError::Setup(said)) if said.contains("is in use by process") => {

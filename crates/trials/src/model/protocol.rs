@@ -150,7 +150,7 @@ impl Protocol {
         }
     }
 
-    /// Somebody shows a token to an honest tracker, which begins to ask.
+    /// A caller shows a token to an honest tracker, which begins to ask.
     fn show(&self, state: &mut State, at: Tracker, token: TokenIndex, by_worker: bool) -> Option<()> {
         if state.logins.len() == self.world.attempts {
             return None;
@@ -170,7 +170,7 @@ impl Protocol {
             Message::Answer(number, yes) => {
                 let login = state.logins.get_mut(number)?;
                 login.outcome = yes.map_or(LoginOutcome::Closed, |again| LoginOutcome::Opened { again });
-                // Nobody listens to further ones.
+                // Further ones are not read.
                 state.wire.retain(|message| !matches!(message, Message::Answer(to, _) if *to == number));
                 Some(())
             }
@@ -187,7 +187,7 @@ impl Protocol {
             Action::Restore => {
                 let mut store = state.backup.clone()?;
                 if self.defences.fence {
-                    // Nobody restores within the millisecond in which the last token was issued.
+                    // No restore happens within the millisecond in which the last token was issued.
                     store.move_fence(after(now, Duration::from_millis(1)));
                 }
                 *state.stores.first_mut()? = store;

@@ -264,7 +264,7 @@ sub _start_session {
   my %flags  = (-httponly => 1);
   $flags{-secure} = 1 if $params->{ssl_redirect} || _audience() =~ /\Ahttps:/ || lc($ENV{HTTPS} // '') eq 'on';
 
-  # Where nobody has narrowed Bugzilla's cookies to its own directory, those of the issuer are for it all the same.
+  # The issuer's cookies are for Bugzilla's own directory, also where its other cookies are for the whole host.
   my ($path) = _audience() =~ m{\Ahttps?://[^/]+(/.*)\z};
   local $params->{cookiepath} = $path if defined $path && ($params->{cookiepath} // '/') eq '/';
   $cgi->send_cookie(-name => 'Bugzilla_login',       -value => $user->id, %flags);

@@ -133,7 +133,7 @@ sub clean_token {
 
 sub audience { return $_[0]->{audience} }
 
-# Whether nobody can answer in the issuer's place.
+# Whether the connection proves that the issuer answers.
 sub is_protected {
   my ($self) = @_;
   return 1 if $self->{scheme} eq 'https';
@@ -323,7 +323,7 @@ sub _start_tls {
   until ($socket->connect_SSL) {
     my $error = "$IO::Socket::SSL::SSL_ERROR";
 
-    # Somebody answered, but not the issuer: asking again does not help.
+    # The peer is not the issuer: a retry does not help.
     die {lost => "TLS: $error", final => 1} if $error =~ /certificate verify failed|hostname verification failed/;
     _wait_for_tls($socket, $deadline, "TLS: $error");
   }

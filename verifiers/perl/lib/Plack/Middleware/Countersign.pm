@@ -196,7 +196,7 @@ C<GET {base path}/launchpad-auth/{token}> answers 200 and sets a session cookie 
 C<launchpad-auth/check>, by which Launchpad detects a tracker that it can log in to, always 401. Every other request goes to the
 application, with C<< $env->{'countersign.login'} >> as C<< {user => ..., since => ...} >> if its cookie is good.
 
-Whoever asks makes the tracker ask the issuer: if strangers can reach it, a limit on requests belongs in front.
+Each request makes the tracker ask the issuer: if strangers can reach the path, limit the rate of requests in front of it.
 
 =head1 SETTINGS
 
