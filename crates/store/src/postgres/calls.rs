@@ -17,7 +17,7 @@ use super::rows::{LookupRow, TokenKey, Watermarks, counts, unreadable, uuid};
 use super::session::Session;
 use super::sql::Query;
 use super::{
-    PATIENCE, PostgresStore, Work, identity, moving, no_watermarks, node_registry, recent, ring, schema, work,
+    PATIENCE, PostgresStore, Work, moving, no_watermarks, node_registry, recent, ring, schema, work,
 };
 
 pub(super) fn unavailable(failure: Failure) -> StoreError {
@@ -159,11 +159,11 @@ impl TokenStore for PostgresStore {
     }
 
     async fn check_in(&self, node: &Node) -> Result<NodeList, StoreError> {
-        let node = Arc::new(node.clone());
+        let (core, node) = (Arc::clone(&self.core), Arc::new(node.clone()));
         self.ask(work(move |session| {
-            let node = Arc::clone(&node);
+            let (core, node) = (Arc::clone(&core), Arc::clone(&node));
             Box::pin(async move {
-                identity::refuse_unlogged(session).await?;
+                core.recognize(session).await?;
                 node_registry::check_in(session, &node).await
             })
         }))

@@ -5,6 +5,11 @@
 //! if that identity is the expected one. If it is not, the fence moves past every token issued so far, in the same
 //! transaction that writes down the new identity. One node does it, and the others find it done.
 //!
+//! A single table can be emptied or replaced, too: by hand, by putting it back from a backup, or by a crash while it is
+//! `UNLOGGED`. Each of these gives it another file, and so does `SET LOGGED` afterwards. The watermarks also carry the path of
+//! each table's file, and a batch records only if that of its table is the expected one. A purge, which empties a table, writes
+//! down the new path in its transaction. The path also tells a database from one that was made from it as its template.
+//!
 //! A node remembers the identity, too: a node that has seen the successor does not use the old primary again, in which
 //! nobody has moved anything.
 
@@ -87,12 +92,11 @@ impl Identity {
             return Ok(());
         }
         match look(session).await {
-            Ok(Some((_, here, _))) if here.precedes(&known) => return Err(succeeded(session)),
+            Ok(Some(found)) if found.here.precedes(&known) => Err(succeeded(session)),
             // Tables that are not there are for others to notice.
-            Ok(_) | Err(Failure::Refused { .. }) => {}
-            Err(failure) => return Err(failure),
+            Ok(_) | Err(Failure::Refused { .. }) => Ok(()),
+            Err(failure) => Err(failure),
         }
-        refuse_unlogged(session).await
     }
 }
 
@@ -107,10 +111,10 @@ fn succeeded(session: &Session) -> Failure {
 }
 
 impl StoreInner {
-    /// Sees which database this is. If the watermarks were in another one, moves the fence.
+    /// Sees which database this is. If the watermarks were in another one, or a table in another file, moves the fence.
     pub(super) async fn recognize(&self, session: &mut Session) -> Result<(), Failure> {
         refuse_unlogged(session).await?;
-        let Some((tells, here, before)) = look(session).await? else {
+        let Some(Found { tells, here, before, in_same_files }) = look(session).await? else {
             // A store that does not serve has no watermarks.
             return Ok(());
         };
@@ -119,7 +123,7 @@ impl StoreInner {
             session.is_not_the_one();
             return Err(succeeded(session));
         }
-        if before.as_ref() != Some(&here.name) {
+        if before.as_ref() != Some(&here.name) || !in_same_files {
             let skew = i64::try_from(CLOCK_SKEW.as_millis() + 1).unwrap_or(i64::MAX);
             let script = session.sql().recognize(tells, skew);
             let moved = session.script(&script, "moved").await?;
@@ -127,8 +131,9 @@ impl StoreInner {
                 let fence = from_millis(fence);
                 tracing::error!(
                     database = session.place(), %fence, was = before, is = here.name(),
-                    "the database is another one than it was (a standby took over, a backup was put back, or a table was \
-                     unlogged), and may have forgotten which tokens were used last: every token issued so far is refused"
+                    "the database or a table in it is another one than it was (a standby took over, a backup was put back, or a \
+                     table was emptied, replaced, rewritten or unlogged), and may have forgotten which tokens were used last: \
+                     every token issued so far is refused"
                 );
                 self.identity.moved.lock().unwrap_or_else(PoisonError::into_inner).push(fence);
             }
@@ -142,24 +147,17 @@ impl StoreInner {
 }
 
 /// Refuses tables that are unlogged (`ALTER TABLE … SET UNLOGGED`): after a crash the database empties them, and used tokens
-/// would be good again. That may have happened before anybody looked. So the identity is forgotten, and the fence moves as
-/// soon as all tables are logged.
-pub(super) async fn refuse_unlogged(session: &mut Session) -> Result<(), Failure> {
+/// would be good again. Batches record nothing in one, because its file is another one.
+async fn refuse_unlogged(session: &mut Session) -> Result<(), Failure> {
     let unsound = unsound_tables(session).await?;
     let Some((table, what)) = unsound.into_iter().find(|(_, what)| what == "unlogged") else { return Ok(()) };
     let (place, schema) = (session.place(), session.sql().schema().name());
-    let failure = Failure::Unreachable {
+    Err(Failure::Unreachable {
         reason: format!(
             "the table {schema}.{table} in {place} is {what}: when the database crashes, it empties the table, and used tokens \
              would be good again; run `ALTER TABLE {schema}.{table} SET LOGGED`, and it goes on by itself"
         ),
-    };
-    let distrust = session.sql().distrust();
-    match session.script(&distrust, "").await {
-        // A standby, or no store that serves.
-        Ok(_) | Err(Failure::Refused { .. }) => Err(failure),
-        Err(lost) => Err(lost),
-    }
+    })
 }
 
 /// The tables that cannot keep what they are given, and what is wrong with them.
@@ -170,8 +168,19 @@ pub(super) async fn unsound_tables(session: &mut Session) -> Result<Vec<(String,
     Ok(rows.iter().map(|row| (column(row, 0), column(row, 1))).collect())
 }
 
-/// Whether the database tells which server it is of, which database the watermarks are in, and in which one they were.
-async fn look(session: &mut Session) -> Result<Option<(bool, DatabaseIdentity, Option<String>)>, Failure> {
+/// Which database the watermarks are in.
+struct Found {
+    /// Whether it tells which server it is of.
+    tells: bool,
+    here: DatabaseIdentity,
+    /// The name of the one in which they were.
+    before: Option<String>,
+    /// Whether each table of endings is in the file that it was in.
+    in_same_files: bool,
+}
+
+/// Which database the watermarks are in; `None`: there are no watermarks, or it is a standby.
+async fn look(session: &mut Session) -> Result<Option<Found>, Failure> {
     for tells in [true, false] {
         let text = session.sql().identity(tells);
         let rows = match session.rows(&text).await {
@@ -200,14 +209,15 @@ async fn look(session: &mut Session) -> Result<Option<(bool, DatabaseIdentity, O
             since: number("since"),
             table: number("in_table"),
         });
-        return Ok(here.map(|here| (tells, here, column("was_in"))));
+        let (before, in_same_files) = (column("was_in"), column("in_same_files").is_some());
+        return Ok(here.map(|here| Found { tells, here, before, in_same_files }));
     }
     Ok(None)
 }
 
 /// Whether the database tells which server it is of; `None`: there are no watermarks.
 pub(super) async fn is_told(session: &mut Session) -> Result<Option<bool>, Failure> {
-    Ok(look(session).await?.map(|(tells, ..)| tells))
+    Ok(look(session).await?.map(|found| found.tells))
 }
 
 #[cfg(test)]

@@ -40,6 +40,9 @@ const STEPS: &[&str] = &[
      UPDATE {s}.lines SET cleared = least(horizon - 1, {fence}), horizon = horizon - 1 WHERE horizon > 0; \
      UPDATE {s}.copying SET cleared = least(horizon - 1, {fence}), horizon = horizon - 1 WHERE horizon > 0; \
      UPDATE {s}.copying SET cleared = 0 WHERE horizon = 0",
+    // 8: which file of the database each table of endings is in, so that a batch notices when its table was replaced or
+    // emptied. The next server to start writes it down.
+    "ALTER TABLE {s}.lines ADD COLUMN IF NOT EXISTS files TEXT[]",
 ];
 
 /// The version from which on the horizon is a pair.

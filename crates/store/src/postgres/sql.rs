@@ -216,7 +216,8 @@ impl Sql {
     /// ids, when they were made, when they expire, when they ended, kinds, addresses, retry keys as hexadecimal digits,
     /// versions of the key ring.
     ///
-    /// Nothing is recorded unless this is the database that the watermarks are known to be in, see `identity.rs`.
+    /// Nothing is recorded unless this is the database that the watermarks are known to be in, and the table is in the file
+    /// that it was in, see `identity.rs`.
     ///
     /// The lock on one stripe lasts until the commit. So the watermarks that are read here are still the watermarks when the rows
     /// become visible, on whatever node somebody moves them. Stripes that others hold are passed over; if all of a group are
@@ -368,13 +369,15 @@ impl Sql {
     /// Begins to empty a table, in a transaction: holds all stripes, so that no batch is under way and none begins. Says which
     /// row is the youngest, and what the database's clock shows. Gives up soon when something holds a lock: meanwhile no token
     /// is consumed. The queries see the rows that were there when the stripes were locked, because the isolation level gives
-    /// each statement its own snapshot.
+    /// each statement its own snapshot. Names no row of a table that was replaced: the fence has to move first.
     pub(super) fn begin_truncate(&self, table: Table) -> String {
         let s = self.schema.quoted();
         format!(
             "SET LOCAL lock_timeout = '200ms'; SELECT stripe FROM {s}.lines WHERE stripe = 0 FOR UPDATE; \
              SELECT stripe FROM {s}.lines ORDER BY stripe FOR UPDATE; \
-             SELECT id AS newest FROM {s}.{table} ORDER BY id DESC LIMIT 1; SELECT {NOW} AS clock"
+             SELECT id AS newest FROM {s}.{table} WHERE EXISTS (SELECT FROM {s}.lines AS l WHERE l.stripe = 0 AND {}) \
+             ORDER BY id DESC LIMIT 1; SELECT {NOW} AS clock",
+            is_same_file(&s, table)
         )
     }
 
@@ -382,7 +385,14 @@ impl Sql {
     /// [`begin_truncate`](Self::begin_truncate).
     pub(super) fn truncate(&self, table: Table, created: i64) -> String {
         let expires = created.saturating_add(longest_life());
-        format!("{}; TRUNCATE {}.{table}", self.set_horizon(created, expires), self.schema.quoted())
+        let s = self.schema.quoted();
+        // PostgreSQL counts the elements of an array from 1.
+        format!(
+            "{}; TRUNCATE {s}.{table}; UPDATE {s}.lines SET files[{}] = {}",
+            self.set_horizon(created, expires),
+            table.index() + 1,
+            file(&s, table)
+        )
     }
 
     /// The newest version of the schema that is there.
@@ -401,7 +411,8 @@ fn batch_text(s: &str, table: Table, tells: bool, alone: bool) -> String {
     let since = since(tells);
     let line = format!(
         "{s}.lines AS l WHERE l.stripe % {GROUPS} = $2 AND l.ring = $11 AND {identity} AND $12 = '{OWN_NAME}' AND $13 = {since} \
-         AND $14 = l.tableoid::BIGINT"
+         AND $14 = l.tableoid::BIGINT AND {}",
+        is_same_file(s, table)
     );
     let columns = "l.fence, l.cleared, l.horizon";
     let (line, retry_key) = if alone {
@@ -430,6 +441,17 @@ const OWN_NAME: &str = "{name}";
 /// would read a file.
 fn since(tells: bool) -> &'static str {
     if tells { "(extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::BIGINT" } else { "0" }
+}
+
+/// The path of the file that a table is in. A table gets another one when it is emptied, rewritten, or made anew; and in a
+/// database that was made from this one as its template, all tables have others.
+fn file(s: &str, table: Table) -> String {
+    format!("pg_catalog.pg_relation_filepath('{s}.{table}'::REGCLASS)")
+}
+
+/// Whether a table is in the file that the watermarks know, in a statement on `lines AS l`.
+fn is_same_file(s: &str, table: Table) -> String {
+    format!("l.files[{}] = {}", table.index() + 1, file(s, table))
 }
 
 fn every_table(one: impl Fn(Table) -> String, between: &str) -> String {

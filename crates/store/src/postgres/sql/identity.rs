@@ -1,16 +1,17 @@
 //! The statements that tell which database this is, and whether its tables keep what they are given.
 
-use super::{NOW, Sql, every_table, since};
+use super::{NOW, Sql, every_table, file, since};
 
 impl Sql {
     /// Which database this is, and which one the watermarks were in last. Fails where the database does not tell.
     pub(in crate::postgres) fn identity(&self, tells: bool) -> String {
         let s = self.schema.quoted();
         format!(
-            "SELECT {} AS now_in, l.identity AS was_in, {} AS since, l.tableoid::BIGINT AS in_table \
-             FROM {s}.lines AS l WHERE l.stripe = 0",
+            "SELECT {} AS now_in, l.identity AS was_in, {} AS since, l.tableoid::BIGINT AS in_table, \
+             CASE WHEN l.files = {} THEN 'yes' END AS in_same_files FROM {s}.lines AS l WHERE l.stripe = 0",
             own_identity(tells),
-            since(tells)
+            since(tells),
+            files(&s)
         )
     }
 
@@ -28,21 +29,12 @@ impl Sql {
         )
     }
 
-    /// Forgets which database the watermarks are in: a script for one transaction. No batch records anything until
-    /// [`recognize`](Self::recognize) has moved the fence.
-    pub(in crate::postgres) fn distrust(&self) -> String {
-        let s = self.schema.quoted();
-        format!(
-            "SELECT stripe FROM {s}.lines WHERE stripe = 0 FOR UPDATE; \
-             UPDATE {s}.lines SET identity = '{DISTRUSTED}' WHERE identity IS DISTINCT FROM '{DISTRUSTED}'"
-        )
-    }
-
-    /// Writes down which database the watermarks are in: a script for one transaction. If they were in another one, moves
-    /// the fence to so many milliseconds after the present moment of the database's clock, and says so: of many who send
+    /// Writes down which database the watermarks are in, and the files of the endings: a script for one transaction. If they
+    /// were in another database, or an ending's table in another file, moves the fence to so many milliseconds after the present moment of the database's clock, and says so: of many who send
     /// this, one is told. The first stripe's lock comes first, as in [`move_fence`](Self::move_fence).
     pub(in crate::postgres) fn recognize(&self, tells: bool, skew: i64) -> String {
         let (s, identity) = (self.schema.quoted(), own_identity(tells));
+        let files = files(&s);
         // One who could not tell has written down the table alone.
         let (is_another, is_new) = if tells {
             let alone = own_identity(false);
@@ -55,16 +47,14 @@ impl Sql {
         };
         format!(
             "SELECT stripe FROM {s}.lines WHERE stripe = 0 FOR UPDATE; \
-             WITH moved AS (UPDATE {s}.lines AS l SET identity = {identity}, fence = GREATEST(l.fence + 1, at.fence) \
-             FROM (SELECT {NOW} + {skew} AS fence) AS at WHERE {is_another} RETURNING l.stripe, l.fence) \
+             WITH moved AS (UPDATE {s}.lines AS l SET identity = {identity}, files = {files}, \
+             fence = GREATEST(l.fence + 1, at.fence) FROM (SELECT {NOW} + {skew} AS fence) AS at \
+             WHERE {is_another} OR l.files <> {files} RETURNING l.stripe, l.fence) \
              SELECT fence AS moved FROM moved WHERE stripe = 0; \
-             UPDATE {s}.lines AS l SET identity = {identity} WHERE {is_new}"
+             UPDATE {s}.lines AS l SET identity = {identity}, files = {files} WHERE {is_new} OR l.files IS NULL"
         )
     }
 }
-
-/// No database's identity. One has it whose tables may have lost what they were given.
-const DISTRUSTED: &str = "distrusted";
 
 /// Whether the watermarks are in the table that they were in.
 const IS_SAME_TABLE: &str = "split_part(l.identity, ':', 3) = l.tableoid::BIGINT::TEXT";
@@ -79,4 +69,9 @@ fn own_identity(tells: bool) -> &'static str {
     } else {
         "'::' || l.tableoid::BIGINT::TEXT"
     }
+}
+
+/// The files of the tables of endings, in their order.
+fn files(s: &str) -> String {
+    format!("ARRAY[{}]", every_table(|table| file(s, table), ", "))
 }

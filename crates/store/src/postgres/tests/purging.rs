@@ -35,7 +35,7 @@ async fn rows(world: &World, table: Table) -> String {
 #[tokio::test]
 async fn expired_day_is_truncated_whole() {
     let world = World::new();
-    let store = world.open().await;
+    let (store, other) = (world.open().await, world.open().await);
     let day = world.token();
     fill(&world, day, 30_000).await;
     assert_eq!(consume(&store, day).await, Ok(EndResult::Recorded));
@@ -60,6 +60,16 @@ async fn expired_day_is_truncated_whole() {
     assert_eq!(consume(&store, day).await, Ok(EndResult::Forgotten));
     assert_eq!(store.purge(world.clock.now()).await, Ok(0));
     assert_eq!(consume(&store, world.token()).await, Ok(EndResult::Recorded));
+    let next_ring = world.clock.now();
+    world.clock.set(after(next_ring, Duration::from_hours(7 * 24)));
+    let same_table = world.token();
+    assert_eq!(Table::of(same_table.0), table);
+    assert_eq!(
+        consume(&other, same_table).await,
+        Ok(EndResult::Recorded),
+        "another node expects the new file"
+    );
+    assert!(store.take_moved_fences().is_empty() && other.take_moved_fences().is_empty());
 }
 
 /// Counting would take minutes for a hundred million rows, and the purge would fail each time. So of many, the database's

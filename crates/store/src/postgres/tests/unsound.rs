@@ -1,11 +1,11 @@
-//! Tables that cannot keep what they are given: without a primary key, or unlogged.
+//! Tables that cannot keep what they are given, without a primary key or unlogged; and tables that lost it.
 
 use std::sync::Arc;
 
 use countersign_core::{
     Clock, EndResult, Entropy, Node, NodeId, OsEntropy, StoreError, SystemClock, TokenStore,
 };
-use countersign_test_postgres::{Cluster, Place};
+use countersign_test_postgres::{Cluster, Place, connect, run, seen};
 
 use super::super::examine;
 use super::super::sql::Table;
@@ -84,6 +84,114 @@ async fn used_tokens_stay_refused_after_a_crash_emptied_an_unlogged_table() {
     assert_eq!(moved.len(), 1, "{moved:?}");
     world.clock.set(moved[0]);
     assert_eq!(settled(&store, world.token()).await, EndResult::Recorded);
+}
+
+/// No server sees the table while it is unlogged: the database has crashed, and is repaired before anybody connects.
+#[tokio::test]
+async fn used_tokens_stay_refused_after_an_emptied_table_is_logged_again_unseen() {
+    let cluster = Cluster::start(&[]);
+    let world = World::at(Place::at(cluster.url()));
+    world.clock.set(SystemClock.now());
+    let store = world.open().await;
+    let used = world.token();
+    assert_eq!(consume(&store, used).await, Ok(EndResult::Recorded));
+    let table = Table::of(used.0);
+    world.place.run(&format!("ALTER TABLE {{s}}.{table} SET UNLOGGED")).await;
+    cluster.crash();
+    cluster.start_again();
+    world.place.run(&format!("ALTER TABLE {{s}}.{table} SET LOGGED")).await;
+    assert_eq!(world.place.run(&format!("SELECT count(*)::TEXT FROM {{s}}.{table}")).await, ["0"]);
+    assert_eq!(settled(&store, used).await, EndResult::Fenced);
+}
+
+/// By hand, by a tool, or from a backup of this table alone.
+#[tokio::test]
+async fn used_tokens_stay_refused_when_their_table_is_emptied_or_replaced() {
+    for change in [
+        "TRUNCATE {t}",
+        "ALTER TABLE {t} RENAME TO used; CREATE TABLE {t} (LIKE {s}.used INCLUDING ALL)",
+        "BEGIN; ALTER TABLE {t} SET UNLOGGED; TRUNCATE {t}; ALTER TABLE {t} SET LOGGED; COMMIT",
+    ] {
+        let world = World::new();
+        world.clock.set(SystemClock.now());
+        let (store, other) = (world.open().await, world.open().await);
+        let (used, unused) = (world.token(), world.token());
+        assert_eq!(consume(&store, used).await, Ok(EndResult::Recorded));
+        let table = Table::of(used.0);
+        world.place.run(&change.replace("{t}", &format!("{{s}}.{table}"))).await;
+        assert_eq!(settled(&store, used).await, EndResult::Fenced, "{change}");
+        assert_eq!(settled(&other, used).await, EndResult::Fenced, "{change}");
+        assert_eq!(settled(&other, unused).await, EndResult::Fenced, "{change}");
+        let moved = [store.take_moved_fences(), other.take_moved_fences()].concat();
+        assert_eq!(moved.len(), 1, "{change}: one node moves it: {moved:?}");
+        world.clock.set(moved[0]);
+        assert_eq!(settled(&other, world.token()).await, EndResult::Recorded, "{change}");
+    }
+}
+
+/// Some make backups like this: they take a moment, and everything in them is as in the original, the numbers of the tables too.
+#[tokio::test]
+async fn used_tokens_stay_refused_when_a_copy_of_the_database_takes_its_name() {
+    let cluster = Cluster::start(&[]);
+    run(cluster.url(), "CREATE DATABASE tokens").await;
+    let (server, _) = cluster.url().rsplit_once('/').unwrap();
+    let world = World::at(Place::at(&format!("{server}/tokens")));
+    world.clock.set(SystemClock.now());
+    let store = world.open().await;
+    store.close().await;
+    let copied = seen("nobody is connected to the database", async || {
+        connect(cluster.url()).await.simple_query("CREATE DATABASE copy TEMPLATE tokens").await.ok()
+    });
+    copied.await;
+    let store = world.open().await;
+    let used = world.token();
+    assert_eq!(consume(&store, used).await, Ok(EndResult::Recorded));
+    store.close().await;
+    let renamed = seen("nobody is connected to the database", async || {
+        let client = connect(cluster.url()).await;
+        client
+            .simple_query("ALTER DATABASE tokens RENAME TO old; ALTER DATABASE copy RENAME TO tokens")
+            .await
+            .ok()
+    });
+    renamed.await;
+    let store = world.open().await;
+    assert_eq!(settled(&store, used).await, EndResult::Fenced);
+    assert_eq!(store.take_moved_fences().len(), 1);
+}
+
+/// Otherwise a purge would make the emptied table the expected one.
+#[tokio::test]
+async fn purge_does_not_empty_a_replaced_table() {
+    let world = World::new();
+    world.clock.set(SystemClock.now());
+    let store = world.open().await;
+    let used = world.token();
+    assert_eq!(consume(&store, used).await, Ok(EndResult::Recorded));
+    let table = Table::of(used.0);
+    world
+        .place
+        .run(&format!(
+            "ALTER TABLE {{s}}.{table} RENAME TO used; CREATE TABLE {{s}}.{table} (LIKE {{s}}.used INCLUDING ALL); \
+             INSERT INTO {{s}}.{table} SELECT '00000000-0000-7000-8000-000000000000', 0, 0, 0, 0, NULL, NULL"
+        ))
+        .await;
+    store.purge(world.clock.now()).await.unwrap();
+    assert_eq!(settled(&store, used).await, EndResult::Fenced);
+}
+
+/// A node that is idle does not wait for the next token to notice.
+#[tokio::test]
+async fn node_that_checks_in_notices_an_emptied_table() {
+    let world = World::new();
+    world.clock.set(SystemClock.now());
+    let store = world.open().await;
+    let table = Table::of(world.token().0);
+    store.check_in(&node(&world)).await.unwrap();
+    assert!(store.take_moved_fences().is_empty());
+    world.place.run(&format!("TRUNCATE {{s}}.{table}")).await;
+    store.check_in(&node(&world)).await.unwrap();
+    assert_eq!(store.take_moved_fences().len(), 1);
 }
 
 #[tokio::test]
