@@ -3,12 +3,14 @@
 import json
 import os
 import queue
+import random
 import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from http.cookiejar import CookieJar
 from pathlib import Path
 from urllib.error import HTTPError
@@ -26,9 +28,12 @@ ENVIRONMENT = {name: value for name, value in os.environ.items()
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return probe.getsockname()[1]
+    """A port from below those that the system gives out by itself: nobody else gets it before it is used."""
+    while True:
+        port = random.randrange(10_000, 32_768)
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(('127.0.0.1', port))
+            return port
 
 
 class Client:
