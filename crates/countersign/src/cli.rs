@@ -147,7 +147,7 @@ fn collect_variables(command: &clap::Command, into: &mut BTreeSet<String>) {
 }
 
 /// Refuses flags that would be passed over in silence: without `--offline` those that say where files are, with it
-/// those that say which server. Otherwise `store fence --data-dir DIR` would fence whatever server runs here.
+/// those that say which server. Otherwise `store fence --data-dir DIR` would fence any server that happens to run here.
 ///
 /// Variables are left alone: they say how things are on a machine, and not what this command is to do.
 fn check_place(command: &clap::Command, matches: &ArgMatches) -> Result<(), Failure> {

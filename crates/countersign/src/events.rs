@@ -281,7 +281,7 @@ async fn follow(api: &PrivateApi, request: EventsRequest, command: &EventsComman
     let listed = list(api, request, command.limit).await?;
     let mut is_read = show(&listed, command.json)?;
     let mut told: HashSet<String> = listed.iter().map(|event| member(event, "id")).collect();
-    // When nobody reads any more, as after `| grep -m 1 replay`, the place of this follower is for others.
+    // When the reader is gone, as after `| grep -m 1 replay`, this follower gives up its place.
     while is_read {
         let Some(news) = stream.next().await? else {
             return Err(Failure::failed("the server has stopped, so there is nothing to follow any more"));
@@ -318,7 +318,7 @@ async fn list(api: &PrivateApi, mut request: EventsRequest, limit: usize) -> Res
     Ok(events)
 }
 
-/// Prints events. Returns whether somebody still reads them.
+/// Prints events. Returns whether the reader is still there.
 fn show(events: &[Value], json: bool) -> Result<bool, Failure> {
     if events.is_empty() {
         return Ok(true);

@@ -110,7 +110,7 @@ pub(crate) fn read_secret(path: &Path) -> Result<Zeroizing<String>, Failure> {
 pub(crate) fn read_secret_in(what: &str, path: &Path) -> Result<Zeroizing<String>, Failure> {
     let text = small_file::read_text(path, small_file::MAX_SECRET_BYTES).map_err(|error| {
         let file = match path.to_str() {
-            // Somebody who takes the setting for the secret itself must not find it in a log.
+            // If the secret itself was put into this setting, it must not get into a log.
             Some(name) if !name.contains(['/', '.']) => {
                 "whose name was given (it is not shown, lest it be the secret)"
             }

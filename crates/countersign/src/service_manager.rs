@@ -11,7 +11,7 @@ pub(crate) const READY: &str = "READY=1";
 /// It is about to end.
 pub(crate) const STOPPING: &str = "STOPPING=1";
 
-/// Tells the service manager, if one wants to know.
+/// Tells the service manager, if there is one.
 pub(crate) fn tell(state: &str) {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
     if let Err(error) = send(&socket, state) {

@@ -55,7 +55,7 @@ const OTHER_HEADERS: [&str; 10] = [
     "www-authenticate",
 ];
 
-/// What a gate is told.
+/// The settings of a gate.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where the proxy reaches the gate; port 0 takes any free one.
@@ -235,7 +235,7 @@ impl Config {
     }
 }
 
-/// Not for everybody: whoever connects to the socket is taken for the proxy.
+/// Not for everybody: every client of the socket is taken for the proxy.
 fn socket_mode(text: &str) -> Result<u32, ConfigError> {
     match text {
         "600" => Ok(OWNER_ONLY),

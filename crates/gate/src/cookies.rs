@@ -1,7 +1,7 @@
 //! The session cookie.
 //!
-//! Its value is random and signed. What it stands for is in the file of the sessions, under the hash of the value: whoever
-//! reads that file has no session by it, and whoever can write it needs the secret, too.
+//! Its value is random and signed. What it stands for is in the file of the sessions, under the hash of the value: a
+//! reader of that file gets no session from it, and a writer needs the secret, too.
 
 use axum::http::HeaderMap;
 use axum::http::header::COOKIE;

@@ -89,7 +89,7 @@ pub struct Event {
     pub issuer: Option<String>,
     /// The user of the session.
     pub user: Option<String>,
-    /// The session's id. Nobody has the session by it.
+    /// The session's id. It does not open the session.
     pub session: Option<String>,
     /// The client's address, as far as the proxy says it.
     pub address: Option<String>,

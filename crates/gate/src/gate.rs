@@ -107,7 +107,7 @@ impl Gate {
         config.issuers.iter().try_for_each(|issuer| Issuer::new(issuer, config).map(drop))
     }
 
-    /// The files in the data directory that nobody else may read or change.
+    /// The files in the data directory that only the gate may read or change.
     pub fn files(data_dir: &Path) -> [PathBuf; 2] {
         [SECRET_FILE, FILE_NAME].map(|name| data_dir.join(name))
     }
@@ -168,7 +168,7 @@ impl Gate {
     pub(crate) fn client(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
         match peer {
             Some(_) => self.proxies.client(peer, headers),
-            // Nobody but the proxy can connect to the gate's Unix socket.
+            // Only the proxy can connect to the gate's Unix socket.
             None => self.proxies.forwarded_for(headers),
         }
     }

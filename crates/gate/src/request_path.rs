@@ -192,7 +192,7 @@ mod tests {
     }
 
     proptest! {
-        /// What is accepted has the segments that another reader finds, and decoding it again changes nothing.
+        /// An accepted path has the segments that another reader finds, and decoding it again changes nothing.
         #[test]
         fn accepted_path_reads_the_same_elsewhere(
             target in r"/(%2e|%2F|%5c|%25|\.|/|;|\\|a|%C3%A9|%61|\?|#|[ -~]|\PC){0,12}",

@@ -73,7 +73,7 @@ pub enum SecretError {
     NetworkFileSystem {
         /// Which.
         path: PathBuf,
-        /// What it is called.
+        /// Its name.
         kind: &'static str,
     },
     /// No gate has made it.
@@ -197,7 +197,7 @@ fn check_exposure(path: &Path, file: &File) -> Result<(), SecretError> {
     }
 }
 
-/// Nobody has a session by its hash. But whoever can write can let one go on that was ended, or remove events.
+/// A hash opens no session. But write access is enough to revive a session that was ended, or to remove events.
 fn check_sessions_exposure(path: &Path, file: &File) -> Result<(), SecretError> {
     match exposure(path, file)? {
         None => Ok(()),

@@ -33,7 +33,7 @@ pub struct App {
     pub spent_status: SpentStatus,
     /// Limits the refusals of each address.
     pub limiter: RefusalLimiter,
-    /// Whose word is taken for where a request comes from.
+    /// The proxies whose headers tell where a request comes from.
     pub proxies: TrustedProxies,
     /// What a caller of the private API must show; `None` asks for nothing, which is for loopback only.
     pub bearer: Option<Bearer>,
@@ -41,7 +41,7 @@ pub struct App {
     pub callers: Option<Callers>,
     /// Where spans go; `None` where traces are off.
     pub traces: Option<Arc<Traces>>,
-    /// What the server was told, for whoever asks it.
+    /// The settings in force, for `GET /v1/server`.
     pub effective_config: EffectiveConfig,
     /// How many records the store has.
     pub record_count: RecordCount,
@@ -75,7 +75,7 @@ impl App {
         self.bearer.is_some() || self.callers.is_some()
     }
 
-    /// What this server is called among those on its store.
+    /// This server's name among those on its store.
     pub(crate) fn label(&self) -> String {
         let me = self.tokens.node_id();
         let node_list = self.tokens.node_list().filter(|_| self.tokens.store().is_shared());
@@ -266,7 +266,7 @@ pub(crate) enum KeyChangeError {
     /// The store does not answer.
     #[error("{0}; whether the keys were changed is not known: `countersign keys list` shows it")]
     Store(StoreError),
-    /// Somebody else changes them.
+    /// Another program changes them.
     #[error("another change of the keys is under way; nothing was changed, ask again")]
     UnderWay,
     /// Rewrapping is for a ring in a shared store.
@@ -287,7 +287,7 @@ impl From<RingError> for KeyChangeError {
 }
 
 impl KeyChangeError {
-    /// What the ring has against it, if it has anything.
+    /// Why the ring cannot be used, if it cannot.
     pub(crate) fn objection(&self) -> Option<&KeyRingError> {
         match self {
             Self::File(KeyFileError::Ring { error, .. }) | Self::Ring(RingError::Ring(error)) => Some(error),

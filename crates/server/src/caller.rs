@@ -59,7 +59,7 @@ impl Caller {
         Self { peer, ..self }
     }
 
-    /// What the asking program says it is.
+    /// The `User-Agent` of the request.
     pub(crate) fn user_agent(&self) -> Option<Note> {
         self.user_agent.as_ref().and_then(|value| Note::clean(value.as_bytes()))
     }

@@ -17,7 +17,7 @@ use crate::limits::REQUEST_TIMEOUT;
 use crate::problem::{Problem, with_common_headers, with_retry_after};
 
 /// By when a request is answered, counted from the arrival of its head. There is one for all that its answer takes: the
-/// body, the store, and whatever else.
+/// body, the store, and everything else.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline(pub(crate) Instant);
 

@@ -16,7 +16,7 @@ use crate::problem::with_retry_after;
 /// passes before ([`REQUEST_TIMEOUT`](crate::limits::REQUEST_TIMEOUT)).
 pub const STORE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What a store is taken for that does not answer in time.
+/// The error in place of an answer that does not come in time.
 pub(crate) fn store_hangs() -> StoreError {
     StoreError::unavailable("it has not answered in time; check the disk that it is on")
 }

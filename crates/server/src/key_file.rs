@@ -95,7 +95,7 @@ impl KeyFileError {
     }
 }
 
-/// What to do about a file that this process may read and not replace.
+/// Advice for a file that this process may read and not replace.
 fn where_to_change(error: &io::Error, action: &str) -> &'static str {
     let is_kept_from =
         matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied);
@@ -197,7 +197,7 @@ impl KeyFile {
         let mut name = self.path.file_name().unwrap_or_default().to_owned();
         name.push(format!(".trial-{}", std::process::id()));
         let trial = Self::new(self.path.with_file_name(name));
-        // What a crashed process of the same id may have left.
+        // A crashed process of the same id may have left such a file.
         let _ = fs::remove_file(&trial.path);
         trial.save_new(ring)?;
         fs::remove_file(&trial.path)

@@ -13,7 +13,7 @@ const FINE: u32 = 2;
 /// From 64 microseconds to 67 seconds.
 const CLASSES: usize = 80;
 
-/// What is counted as handshakes are answered.
+/// Counts the handshakes by the time that their answers took.
 #[derive(Debug)]
 pub(crate) struct LatencyCounts([AtomicU64; CLASSES]);
 
@@ -46,7 +46,7 @@ impl Default for Latencies {
 }
 
 impl Latencies {
-    /// What has been added to what there was before.
+    /// The counts since an earlier reading.
     pub(crate) fn since(&self, before: &Self) -> Self {
         let mut more = *self;
         more.0.iter_mut().zip(before.0).for_each(|(count, before)| *count = count.saturating_sub(before));

@@ -33,7 +33,7 @@ pub(crate) fn write_beside(path: &Path, content: &[u8], old: Option<&File>) -> i
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".new-{}", std::process::id()));
     let beside = path.with_file_name(name);
-    // What a crashed process of the same id may have left.
+    // A crashed process of the same id may have left such a file.
     let _ = fs::remove_file(&beside);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
     if let Some(old) = old {
@@ -57,7 +57,7 @@ fn directory(path: &Path) -> &Path {
 }
 
 /// Gives a new file of ours to whom an older one belongs: when root changes the ring of the server's user, that user has to
-/// be able to read it afterwards, by whatever way it did.
+/// be able to read it afterwards, in the same way as before.
 fn give_like(old: &File, new: &File) -> io::Result<()> {
     let (before, mine) = (old.metadata()?, new.metadata()?);
     if mine.uid() != before.uid() {

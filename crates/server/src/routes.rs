@@ -126,7 +126,7 @@ async fn route(router: &Router, request: Request<Body>) -> Response {
 pub enum Needs {
     /// Not even a credential.
     Nothing,
-    /// A caller, whatever it may do.
+    /// Any caller, with or without scopes.
     Caller,
     /// A caller that may do this.
     Scope(Scope),

@@ -57,7 +57,7 @@ impl SecretFile {
         }
     }
 
-    /// What to do about what may have happened meanwhile; goes on from what has.
+    /// Advice about a possible theft meanwhile; continues the sentence that reports the mode.
     fn after_exposure(&self) -> &'static str {
         match self.what {
             // A new database would have forgotten which tokens were used.
@@ -71,7 +71,7 @@ impl SecretFile {
     }
 }
 
-/// What the database is called among the secrets.
+/// The name of the database among the secrets.
 pub const DATABASE: &str = "the database";
 
 /// Logs who else than this process's user has access to secrets, for each one that somebody has, and what to do.

@@ -413,7 +413,7 @@ async fn purge(app: Arc<App>) {
     loop {
         ticks.tick().await;
         app.limiter.forget_the_calm();
-        // What is forgotten is gone, also when the clock is set right a minute later.
+        // A purged record does not come back when the clock is set right a minute later.
         let waits = app.tokens.purge_waits();
         if let Some(reason) = &waits {
             tracing::debug!(%reason, "nothing is purged");

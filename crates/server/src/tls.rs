@@ -19,7 +19,7 @@ pub struct TlsFiles {
     pub certificates: PathBuf,
     /// The certificate's private key.
     pub key: PathBuf,
-    /// Whose certificates clients must show; `None` asks them for none.
+    /// The authorities of the certificates that clients must show; `None` asks for no certificate.
     pub client_authorities: Option<PathBuf>,
 }
 

@@ -57,7 +57,7 @@ pub enum OpenError {
         /// What is wrong.
         reason: String,
     },
-    /// Nobody has made the tables yet.
+    /// The tables have not been created yet.
     #[error(
         "there is no store in {place}; check the store's URL and store_schema, or make one with `countersign store \
          migrate`"
@@ -194,7 +194,7 @@ pub enum BackupError {
     /// Something is in the way.
     #[error("{} exists already; name a new file", .0.display())]
     Exists(PathBuf),
-    /// `SQLite` wants file names in UTF-8.
+    /// `SQLite` needs file names in UTF-8.
     #[error("the name {} is not UTF-8; name another file", .0.display())]
     Name(PathBuf),
     /// The file cannot be made or written.

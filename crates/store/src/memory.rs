@@ -146,7 +146,7 @@ impl State {
         }
     }
 
-    /// In a store that is not shared, whoever else has checked in is gone.
+    /// In a store that is not shared, every other node that has checked in is gone.
     fn node_list(&self, now: Timestamp, shared: bool, me: Option<NodeId>) -> NodeList {
         let seen = |(id, seen): (&NodeId, &CheckIn)| {
             let lately = if shared { now < after(seen.at, LIVE) } else { Some(*id) == me };

@@ -88,7 +88,7 @@ async fn look(world: &DemoWorld) -> Played {
     tell(&format!("\n   The token is still {status}."))
 }
 
-/// Somebody brings a token to a tracker, as the issuer's worker would.
+/// Shows a token to a tracker, as the issuer's worker would.
 async fn bring(
     world: &DemoWorld,
     who: &'static str,

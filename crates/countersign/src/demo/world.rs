@@ -78,7 +78,7 @@ impl DemoWorld {
         &self.app.tokens
     }
 
-    /// What the tracker shows to those who are logged in.
+    /// The page that the tracker shows to users who are logged in.
     pub(super) async fn private_page(&self, session: &Session) -> Set<String> {
         let request =
             Request::get("/private").header("cookie", session.cookie_header()).body(Body::empty())?;
@@ -89,7 +89,7 @@ impl DemoWorld {
         Ok(String::from_utf8_lossy(&to_bytes(response.into_body(), MAX_BODY_BYTES).await?).into_owned())
     }
 
-    /// Somebody opens a token's handshake URL in a browser.
+    /// Opens a token's handshake URL as a browser does.
     pub(super) async fn get_handshake(&self, token: &str) -> Set<()> {
         let path = format!("/token/{token}/+bugtracker-handshake");
         self.handshakes.clone().oneshot(Request::get(path).body(Body::empty())?).await?;

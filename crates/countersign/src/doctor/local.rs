@@ -209,7 +209,7 @@ pub(super) fn files(context: &Context) -> Vec<Finding> {
     findings
 }
 
-/// What the server has found of a file.
+/// The server's report about a file.
 fn reported(file: &FileDocument) -> Option<Finding> {
     let name = format!("{} {}", file.what, file.path);
     if let Some(exposure) = &file.exposure {

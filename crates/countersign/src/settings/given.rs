@@ -1,7 +1,7 @@
 //! The settings that were given, by name, from all sources: as the texts that clap reads.
 //!
 //! Flags and variables are texts already, and a value of the file becomes the text that its flag would have. So one
-//! parser decides what a setting takes, whoever says it.
+//! parser decides what a setting takes, wherever the value comes from.
 
 use std::any::TypeId;
 use std::collections::BTreeMap;

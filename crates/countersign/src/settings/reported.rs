@@ -79,7 +79,7 @@ pub(crate) fn giver(resolved: &Resolved, name: &str) -> String {
     }
 }
 
-/// What a server makes of the settings that it says are in force, as far as they tell.
+/// The server's behaviour that follows from the settings that it reports.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! What settings are taken, and what is said of others.
+//! Which settings are accepted, and what the error says of others.
 
 use super::*;
 

@@ -42,7 +42,7 @@ struct Key {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Urgency {
-    /// Somebody acts in the worker's name.
+    /// Another party acts in the worker's name.
     High,
     Normal,
 }

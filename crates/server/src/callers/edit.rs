@@ -27,7 +27,7 @@ pub struct CallersFile {
 /// Why the callers file cannot be changed.
 #[derive(Debug, thiserror::Error)]
 pub enum CallersFileError {
-    /// What stands there is of no use; the reason goes on from the file's name.
+    /// The file's content cannot be used; the reason continues a sentence that begins with the file's name.
     #[error("the callers file {} {reason}", path.display())]
     Unusable {
         /// The file.
@@ -197,7 +197,7 @@ impl CallersFile {
             Some(_) => text_of(&self.path).map_err(|reason| self.unusable(reason))?,
             None => HEAD.to_owned(),
         };
-        // What cannot be read is not written either: its owner has to look at it first. A caller without a secret is being
+        // A file that cannot be read is not written either: its owner has to look at it first. A caller without a secret is being
         // given one.
         let mut document: DocumentMut =
             text.parse().map_err(|_| self.unusable("cannot be used: it is not TOML".to_owned()))?;

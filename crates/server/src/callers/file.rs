@@ -16,7 +16,7 @@
 //! jwt = { issuer = "https://issuer.example.org", audience = "countersign", subject = "worker" }
 //! ```
 //!
-//! An error names the line and the key, never the value: it may be a secret that somebody pasted.
+//! An error names the line and the key, never the value: it may be a secret in the wrong place.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -51,7 +51,7 @@ pub const MAX_FILE_BYTES: u64 = 1024 * 1024;
 /// What every secret begins with; a scanner for leaked secrets can look for it.
 const SECRET_PREFIX: &str = "csc1";
 
-/// 256 bits: nobody can guess one, so that a plain hash of it is as good as a slow one.
+/// 256 bits: they cannot be guessed, so that a plain hash of it is as good as a slow one.
 const SECRET_BYTES: usize = 32;
 
 const HASH_PREFIX: &str = "sha256:";

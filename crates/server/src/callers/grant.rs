@@ -1,4 +1,4 @@
-//! What a caller may have, once it has shown its credential.
+//! The permissions of a caller that has shown its credential.
 
 use std::fmt;
 use std::sync::Arc;

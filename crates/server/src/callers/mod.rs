@@ -43,7 +43,7 @@ pub struct Callers {
     clock: Arc<dyn Clock>,
     in_use: RwLock<Arc<Vec<Arc<NamedCaller>>>>,
     issuers: Issuers,
-    /// What was there when it was read last.
+    /// The file as it was read last.
     seen: Mutex<Option<FileVersion>>,
     /// Why that could not be used. It may pass, as when there were too many open files, so it is tried again.
     fault: Mutex<Option<String>>,
@@ -209,7 +209,7 @@ impl Callers {
         let before = self.all();
         let callers = rules.into_iter().map(|rule| {
             let same = before.iter().find(|caller| caller.rule.name == rule.name);
-            // A change of something else gives nobody a new minute.
+            // A change of something else resets no caller's rate limit.
             let rate = same
                 .filter(|same| same.rule.tokens_per_minute == rule.tokens_per_minute)
                 .and_then(|same| same.rate.clone());
@@ -241,7 +241,7 @@ pub struct CallersChange {
     pub changed: Vec<CallerName>,
 }
 
-/// What the callers file is called among the secrets. It holds hashes of secrets that nobody can search for; but who writes it
+/// The name of the callers file among the secrets. It holds hashes of secrets that cannot be guessed; but who writes it
 /// decides who may call.
 pub const CALLERS_FILE: &str = "the callers file";
 

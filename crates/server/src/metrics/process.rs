@@ -2,7 +2,7 @@
 
 use std::fs;
 
-/// How many ticks a second `/proc` counts in: 100 for every Linux program, whatever the kernel itself does.
+/// How many ticks a second `/proc` counts in: 100 for every Linux program, independent of the kernel's own clock.
 const TICKS_A_SECOND: f64 = 100.0;
 
 /// The process, as far as the system tells.

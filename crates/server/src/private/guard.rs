@@ -41,7 +41,7 @@ pub(crate) async fn admit(
     };
     // An ignored parameter, such as an audience, would be lost without notice.
     let path = request.uri().path();
-    // What is only read has a query, and answers these methods 405.
+    // Routes that only read have a query, and answer these methods 405.
     let is_read = path.starts_with("/v1/events") || path == "/v1/summary";
     let takes_none = path.starts_with("/v1/") && !is_read;
     if takes_none
@@ -66,7 +66,7 @@ pub(crate) fn check(
     needs: Needs,
 ) -> Result<Grant, Response> {
     let headers = request.headers();
-    // A wrong secret is wrong, whatever the certificate says.
+    // A wrong secret is rejected even with a good certificate.
     let shown =
         headers.get(AUTHORIZATION).map(|value| shown_by_program(value.as_bytes()).unwrap_or_default());
     let grant = match app.grant(shown, request.extensions().get()) {

@@ -26,7 +26,7 @@ pub const MAX_BODY_BYTES: usize = 8 * 1024;
 /// client that sends before it reads gets to see the answer, not a broken connection.
 pub const MAX_DISCARDED_BYTES: usize = 64 * 1024 * 1024;
 
-/// Why a message is not a handshake, whatever its token. Nothing is consumed.
+/// Why a message is not a handshake, for any token. Nothing is consumed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Incomplete {
     /// Its body ends too early, or has an invalid chunk (RFC 9112 section 8).

@@ -172,7 +172,7 @@ impl SampledShare {
         Self { below: (share * u64::MAX as f64) as u64, all: share >= 1.0 }
     }
 
-    /// Whether a request of this name does. Nobody outside chooses names, and they are spread evenly.
+    /// Whether a request of this name does. Clients cannot choose the names, and they are spread evenly.
     fn takes(self, RequestId(name): RequestId) -> bool {
         self.all || name < self.below
     }

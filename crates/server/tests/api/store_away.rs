@@ -86,7 +86,7 @@ async fn handshake_is_answered_503_while_issuing_continues() {
     }
 }
 
-/// A disk that hangs: whoever asks it waits for ever.
+/// A disk that hangs: each call waits for ever.
 #[derive(Debug)]
 pub(crate) struct Hangs;
 

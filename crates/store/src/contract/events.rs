@@ -290,7 +290,7 @@ pub async fn many_events_of_one_kind_keep_the_others(subject: &dyn EventSubject)
     assert!(!found.contains(&flood[6]));
 }
 
-/// What is known last stays, whatever becomes of the events.
+/// What is known last stays, even when the events are purged.
 pub async fn known_state_is_kept_beside_the_events(subject: &dyn EventSubject) {
     let store = subject.open().await;
     assert_eq!(store.known().await, Ok(None));

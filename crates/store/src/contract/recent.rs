@@ -11,7 +11,7 @@ fn everything() -> EndingQuery {
     EndingQuery::newest(1000)
 }
 
-/// In the order in which the lives ended, whatever the order in which the tokens were issued; a page at a time, nothing
+/// In the order in which the lives ended, not in that in which the tokens were issued; a page at a time, nothing
 /// twice and nothing left out.
 pub async fn endings_are_listed_newest_first(subject: &dyn Subject) {
     let f = Fixture::new(subject).await;

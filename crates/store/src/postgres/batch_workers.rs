@@ -2,7 +2,7 @@
 //!
 //! A commit costs one wait for the database's disk, however many calls are in it. So calls queue. Each worker takes all
 //! that wait, sends them in one statement, and only then takes more. When the store is idle, a batch is one call and
-//! waits for nobody.
+//! is sent immediately.
 
 use std::sync::Arc;
 

@@ -218,7 +218,7 @@ async fn empty(session: &mut Session, table: Table, first_live: Uuid) -> Result<
     };
     let newest = value("newest").and_then(|id| id.parse::<Uuid>().ok());
     let clock = value("clock").and_then(|clock| clock.parse::<i64>().ok()).unwrap_or(0);
-    // Nobody's clock but the database's says that a token has expired.
+    // Only the database's clock decides that a token has expired.
     let first_live = first_live.min(first_id_at(clock.saturating_sub(longest_life())));
     let dead = newest.filter(|newest| *newest < first_live);
     // Without stripes to hold, the store does not serve.

@@ -235,7 +235,7 @@ impl Session {
         !self.busy && !self.open && !self.connection.client.is_closed() && !hosts.is_left(server)
     }
 
-    /// Nobody waits any longer for what was asked. Its server may hang, so the others come first from now on, and what
+    /// The caller no longer waits for the answer. Its server may hang, so the others come first from now on, and what
     /// else is connected to this one is not used any more.
     pub(super) fn gave_no_answer(&self) -> Failure {
         self.is_not_the_one();

@@ -212,7 +212,7 @@ impl PostgresUrl {
         self.is_random
     }
 
-    /// Which database, whoever asks for it: its hosts, their ports, and its name.
+    /// Which database, the same for every user: its hosts, their ports, and its name.
     pub(super) fn database(&self) -> String {
         let places = self.hosts.iter().map(|Host { name, address, port }| {
             let host = match (name, address) {

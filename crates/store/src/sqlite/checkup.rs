@@ -34,7 +34,7 @@ impl Checkup {
             Ok(()) => tracing::debug!(database = %thread_path.display(), "looked through: no damage"),
             Err(damage @ OpenError::Damaged { .. }) => {
                 tracing::error!(%damage, "no token is consumed any more");
-                // Nobody else sets it.
+                // Nothing else sets it.
                 let _ = shared.damage.set(damage.to_string());
             }
             // Cut short, or the disk fails, which the writer notices, too.

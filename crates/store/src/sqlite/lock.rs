@@ -9,7 +9,7 @@ use crate::error::OpenError;
 /// The lock's name, beside the database.
 pub(super) const LOCK_FILE: &str = "countersign.lock";
 
-/// How long a lock is at most: no process id is longer, whoever wrote the file.
+/// The longest content of a lock file: no process id is longer.
 const LONGEST: u64 = 16;
 
 /// The right to write in a directory; given back when it is dropped, and by the system when the process dies.

@@ -156,7 +156,7 @@ pub(super) fn prepare(
     }
     let now = clock.now();
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
-    // Nobody can write between this look and the commit.
+    // No other process can write between this check and the commit.
     let version = recognize(&transaction, path)?;
     let moved = upgrade(&transaction, version, now).map_err(failed)?;
     if lost_log {

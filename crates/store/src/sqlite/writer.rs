@@ -2,7 +2,7 @@
 //!
 //! A commit costs one wait for the disk, however many calls are in it. So calls queue. The thread takes all that wait,
 //! runs them in one transaction, commits, and only then answers. While it waits for the disk, the next batch gathers.
-//! When the store is idle, a batch is one call and waits for nobody.
+//! When the store is idle, a batch is one call and starts immediately.
 //!
 //! If anything in a batch fails, nothing of it is kept, every call in it fails, and the next batch opens a new
 //! connection. So the thread recovers by itself when the cause is gone.

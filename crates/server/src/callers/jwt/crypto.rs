@@ -11,7 +11,7 @@ use ring::signature::{
 };
 
 /// The algorithms that a token may be signed with, and how each is verified. All have a public and a private key: with a shared
-/// one (HS256), whoever verifies could also sign, and a public key could be passed off as the secret. RSA keys have 2048 bits at
+/// one (HS256), the verifier could also sign, and a public key could be passed off as the secret. RSA keys have 2048 bits at
 /// least.
 static METHODS: [(Algorithm, Method); 9] = [
     (Algorithm::RS256, Method::Rsa(&signature::RSA_PKCS1_2048_8192_SHA256)),

@@ -27,7 +27,7 @@ pub const JWKS_REFRESH: Duration = Duration::from_mins(5);
 /// The same of keys in a file.
 const FILE_REFRESH: Duration = MIN_REFRESH_INTERVAL;
 
-/// The shortest time between two fetches of one issuer, whatever asks for them.
+/// The shortest time between two fetches of one issuer, for any reason.
 pub const MIN_REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// For how long keys are used while no newer ones can be had. Then no token of the issuer is accepted.
@@ -70,7 +70,7 @@ pub(crate) struct Issuer {
 #[derive(Default)]
 struct State {
     keys: Option<FetchedKeys>,
-    /// When the last fetch was begun, by the clock that nobody sets.
+    /// When the last fetch was begun, by the steady clock.
     tried: Option<Duration>,
     is_fetching: bool,
     trouble: Option<String>,
@@ -79,13 +79,13 @@ struct State {
 #[derive(Clone)]
 struct FetchedKeys {
     keys: Arc<KeySet>,
-    /// By the clock that nobody sets.
+    /// By the steady clock.
     at: Duration,
     wall: Timestamp,
 }
 
 impl FetchedKeys {
-    /// The clock that nobody sets may stand still while the machine sleeps, and the other one may be set back.
+    /// The steady clock may stand still while the machine sleeps, and the other one may be set back.
     fn age(&self, clock: &dyn Clock) -> Duration {
         let by_wall = clock.now().duration_since(self.wall);
         clock.steady().saturating_sub(self.at).max(Duration::try_from(by_wall).unwrap_or_default())
@@ -292,7 +292,7 @@ impl fmt::Debug for Issuer {
     }
 }
 
-/// A fetch that goes on. However it ends, the next one can begin, and whoever waits for it does not any more.
+/// A running fetch. However it ends, the next one can begin, and its waiters go on.
 struct Fetching(Arc<Issuer>);
 
 impl Drop for Fetching {

@@ -4,7 +4,7 @@
 //! token ──Unverified (iss, kid)──▶ Issuer ──KeySet──▶ verify ──Claims──▶ check (times) ──▶ the caller with this audience and subject
 //! ```
 //!
-//! What an unverified token says decides only which configured issuer's keys are looked at. `docs/design/keyless-callers.md` has
+//! The content of an unverified token decides only which configured issuer's keys are looked at. `docs/design/keyless-callers.md` has
 //! the reasons.
 
 mod crypto;
@@ -31,7 +31,7 @@ use self::verify::{Unverified, verify};
 use super::NamedCaller;
 
 impl Issuers {
-    /// What has to be waited for until a token can be verified, if anything.
+    /// The fetch that has to end before a token can be verified, if any.
     pub(crate) fn fetch_for(
         &self,
         shown: &[u8],

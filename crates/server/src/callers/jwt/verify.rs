@@ -173,7 +173,7 @@ fn check_header(header: Header) -> Result<Header, JwtFault> {
     }
 }
 
-/// What is in a token whose signature is right.
+/// The content of a token whose signature is right.
 #[derive(Deserialize)]
 pub(super) struct Claims {
     iss: String,
@@ -209,7 +209,7 @@ pub(super) fn verify(shown: &[u8], algorithm: Algorithm, keys: &[&DecodingKey]) 
                     | ErrorKind::MissingRequiredClaim(_) => {
                         return Err(JwtFault::Claims);
                     }
-                    // Such as a critical extension, which nobody here knows.
+                    // Such as an unknown critical extension.
                     ErrorKind::InvalidToken => return Err(JwtFault::Header),
                     _ => JwtFault::Signature,
                 }

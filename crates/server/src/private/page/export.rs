@@ -25,7 +25,7 @@ use super::wish::Wish;
 /// How many events a file has at most, the newest.
 pub const MAX_EXPORTED: usize = 100_000;
 
-/// How many files are sent at a time. They have places of their own, so that slow ones close the page to nobody.
+/// How many files are sent at a time. They have places of their own, so that slow ones take no place of the page.
 pub const MAX_EXPORTS: usize = 4;
 
 /// How long a file waits for its next events before it breaks off. A store that hangs would keep its place for ever.
@@ -54,7 +54,7 @@ const COLUMNS: [&str; 16] = [
 /// `GET /page/events.jsonl`: an event in each line.
 pub(crate) async fn json_lines(page: State<Arc<Page>>, query: RawQuery) -> Result<Response, Problem> {
     export(page, query, ("application/jsonl", "jsonl"), "", |event| {
-        // What is written is never refused.
+        // Text that is made here is always valid.
         serde_json::to_string(&EventDocument::from(event)).unwrap_or_default() + "\n"
     })
 }
@@ -108,7 +108,7 @@ fn export(
 }
 
 impl Export {
-    /// The next part. An error breaks the answer off, so that nobody takes a part for the whole.
+    /// The next part. An error breaks the answer off, so that a part is not taken for the whole.
     async fn next(&mut self) -> Option<Result<Bytes, io::Error>> {
         while self.waiting.is_empty() {
             let asked = self.asked.take()?;

@@ -35,12 +35,12 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 /// processor at most, however large the store is.
 const REST_RATIO: u32 = 50;
 
-/// Somebody who has the page open.
+/// A browser that has the page open.
 struct Viewer {
     page: Arc<Page>,
     wish: Wish,
     grant: Grant,
-    /// What the browser has.
+    /// The parts that the browser has.
     shown: Parts,
     waiting: VecDeque<Event>,
     /// When to look again.

@@ -117,7 +117,7 @@ struct Whole<'a> {
     parts: Parts,
 }
 
-/// `GET /`: the page. It also says what is wrong with an address that somebody has filled a form in for.
+/// `GET /`: the page. It also says which field of a submitted form is wrong.
 pub(crate) async fn show(State(page): State<Arc<Page>>, RawQuery(query): RawQuery) -> Response {
     let wish = Wish::read(query.as_deref().unwrap_or_default());
     let is_understood = wish.asked(page.app.tokens.clock().now()).is_ok();

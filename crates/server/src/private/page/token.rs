@@ -1,4 +1,4 @@
-//! Shows a token that somebody pastes. Its text comes in the body of a request and goes nowhere else: not into an
+//! Shows a token that an operator pastes. Its text comes in the body of a request and goes nowhere else: not into an
 //! address, a log or the answer, which has its id.
 
 use std::sync::Arc;
@@ -74,7 +74,7 @@ fn read_form(body: &[u8]) -> Form {
     form
 }
 
-/// The token alone, of what somebody may have pasted: itself, or the URL of its handshake.
+/// The token alone, from a pasted token or from the URL of its handshake.
 fn bare(pasted: &str) -> &str {
     let pasted = pasted.trim();
     let Some((path, view)) = pasted.trim_end_matches('/').rsplit_once('/') else { return pasted };

@@ -10,7 +10,7 @@ use crate::private::events::{Asked, Place, read_query};
 
 use super::EVENTS;
 
-/// What happens all the time while all is well. It would hide everything else, and is shown only if it is asked for.
+/// The kinds that happen all the time while all is well. They would hide the others, so they are shown only on request.
 const ROUTINE: [KindFilter; 2] = [KindFilter::Issued, KindFilter::Consumed];
 
 /// Times that can be chosen, as an address and as the page has them.
@@ -99,7 +99,7 @@ impl Wish {
             plain.append_pair("after", after);
         }
         let mut asked = read_query(&plain.finish(), EVENTS).map_err(|problem| problem.detail().to_owned())?;
-        // What has this very id is meant, whatever its kind.
+        // An id finds its events of every kind.
         asked.events.kinds = if asked.events.name.is_some() { Vec::new() } else { self.kinds() };
         Ok(asked)
     }

@@ -119,7 +119,7 @@ async fn export_contains_what_the_filter_selects() {
     assert_eq!(server.private(get("/page/events.csv?peer=me")).await.status, StatusCode::BAD_REQUEST);
 }
 
-/// A disk of events that hangs: whoever reads them waits for ever.
+/// A disk of events that hangs: each query waits for ever.
 #[derive(Debug)]
 struct HungEvents;
 

@@ -136,7 +136,7 @@ impl Inner {
             let _ = fs::remove_file(&aside);
             return Err(error);
         }
-        // An index of the log, which whoever opens the file makes anew.
+        // An index of the log, which SQLite rebuilds when it opens the file.
         match fs::remove_file(beside(&self.path, "-shm")) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(aside),

@@ -22,7 +22,7 @@ async fn restored_backup_revives_no_token() {
     place.clock.advance(Duration::from_secs(1));
     assert_eq!(consume(&store, unknown).await, Ok(EndResult::Recorded));
     let fence = store.stats().await.unwrap().fence;
-    // Not closed: its log stays behind, and is forgotten by whoever restores the backup.
+    // Not closed: its log stays behind, and the restored backup lacks it.
     drop(store);
     assert!(fs::metadata(wal_of(&place.db())).unwrap().len() > 0);
     fs::copy(&copy, place.db()).unwrap();

@@ -77,7 +77,7 @@ async fn killed_server_loses_no_answered_record() {
             .map(|_| {
                 let store = Arc::clone(&store);
                 tokio::spawn(async move {
-                    // Many more than the other process waits for, but not for ever, should nobody kill this one.
+                    // Many more than the other process waits for, but not without end, in case this one is not killed.
                     for _ in 0..100_000 {
                         let token = token();
                         assert_eq!(consume(&store, token).await, Ok(EndResult::Recorded));
