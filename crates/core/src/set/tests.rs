@@ -416,6 +416,19 @@ async fn clock_that_is_set_purges_nothing_until_it_has_been_steady() {
 }
 
 #[tokio::test]
+async fn clock_set_by_a_tolerated_step_stays_steady() {
+    let Fixture { set, clock, .. } = fixture(Policy::default());
+    set.keep_time().await.unwrap();
+    clock.advance(STEADY);
+    clock.set(after(clock.now(), CLOCK_SKEW));
+    assert_eq!(set.purge_waits(), None);
+    let millisecond = Duration::from_millis(1);
+    clock.set(after(clock.now(), millisecond));
+    let by = SignedDuration::try_from(CLOCK_SKEW + millisecond).unwrap();
+    assert_eq!(set.purge_waits(), Some(ClockError::Set(by)));
+}
+
+#[tokio::test]
 async fn clock_behind_the_records_neither_purges_nor_fences() {
     let Fixture { set, clock, store } = fixture(Policy::default());
     let newest = after(clock.now(), Duration::from_secs(31));
