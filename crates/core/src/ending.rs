@@ -125,8 +125,8 @@ impl EndingQuery {
     /// The first and the last id that may be among them: no token's life ends more than the longest lifetime after the
     /// token was issued, nor, by more than what clocks may be apart, before.
     pub fn ids(&self) -> (TokenId, TokenId) {
-        // The first id of a millisecond, as far as ids can tell it.
-        let at = |time: Timestamp| u128::try_from(to_millis(time)).unwrap_or(0).min((1 << 48) - 1) << 80;
+        // The first id of a millisecond. Years end with 9999, so its number fits into the 48 bits that an id has for it.
+        let at = |time: Timestamp| u128::try_from(to_millis(time)).unwrap_or(0) << 80;
         let number = |id: TokenId| u128::from_be_bytes(*id.as_bytes());
         let latest = |end: Timestamp| at(after(end, CLOCK_SKEW + Duration::from_millis(1)));
         let mut first = at(before(self.since, MAX_LIFETIME));
@@ -287,11 +287,10 @@ mod tests {
         assert_eq!(below.ids(), (lowest, TokenId::from_bytes(just_before)));
         let own = id(noon());
         assert_eq!(EndingQuery { id: Some(own), ..since }.ids(), (own, own));
-        assert_eq!(EndingQuery { since: Timestamp::MAX, ..all() }.ids().0, {
-            let most = ((1_u128 << 48) - 1)
-                .min(u128::try_from(to_millis(before(Timestamp::MAX, MAX_LIFETIME))).unwrap());
-            TokenId::from_bytes((most << 80).to_be_bytes())
-        });
+        let last_moment = EndingQuery { since: Timestamp::MAX, ..all() };
+        assert_eq!(last_moment.ids(), (first_id(before(Timestamp::MAX, MAX_LIFETIME)), highest));
+        let before_all = EndingQuery { since: Timestamp::MIN, until: Timestamp::MIN, ..all() };
+        assert_eq!(before_all.ids(), (lowest, lowest));
     }
 
     #[test]
