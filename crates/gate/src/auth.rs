@@ -24,6 +24,7 @@ use url::Url;
 use crate::config::ReverseProxy;
 use crate::events::{Event, EventKind};
 use crate::gate::Gate;
+use crate::health::{CANNOT_DECIDE, PROXY_IS_NOT_SET_UP};
 use crate::login::CHALLENGE;
 use crate::original::{OriginalRequest, Question};
 use crate::routes::{Peer, text};
@@ -210,13 +211,8 @@ impl Verdict {
                 StatusCode::FORBIDDEN,
                 "This is not allowed. The administrator finds the reason in the gate's log.",
             ),
-            Self::NotStated(_) => (
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "The reverse proxy is not set up; the gate's log has the reason.",
-            ),
-            Self::Unavailable(_) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "The sessions cannot be read. Try again later.")
-            }
+            Self::NotStated(_) => (StatusCode::INTERNAL_SERVER_ERROR, PROXY_IS_NOT_SET_UP),
+            Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, CANNOT_DECIDE),
         }
     }
 }

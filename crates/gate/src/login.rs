@@ -34,6 +34,7 @@ use serde_json::json;
 use crate::auth::comes_from_another_site;
 use crate::events::{Event, EventKind};
 use crate::gate::{Gate, Issuer};
+use crate::health::DETECTED;
 use crate::routes::{Peer, text};
 use crate::sessions::{Session, id_of};
 
@@ -279,9 +280,7 @@ impl Gate {
         is_cross_site: bool,
     ) -> Result<LoggedIn, Rejected> {
         if token == "check" {
-            return Err(Rejected::unauthorized(
-                "This tracker logs in whoever brings a login token in place of the word check.",
-            ));
+            return Err(Rejected::unauthorized(DETECTED));
         }
         let name = &*issuer.config.name;
         let tell = |outcome, error: &dyn Display| self.refused(issuer, outcome, client, error);

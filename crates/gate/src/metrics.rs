@@ -9,6 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::config::IssuerConfig;
+use crate::health::METRICS_PREFIX;
 use crate::login::LoginOutcome;
 
 type IssuerLabel = [(&'static str, String); 1];
@@ -24,7 +25,7 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(crate) fn new(issuers: &[IssuerConfig]) -> Self {
-        let mut registry = Registry::with_prefix("countersign_gate");
+        let mut registry = Registry::with_prefix(METRICS_PREFIX);
         let (logins, requests, sessions) = (Family::default(), Family::default(), Family::default());
         registry.register("logins", "Logins that were tried, by issuer and outcome", Family::clone(&logins));
         registry.register(

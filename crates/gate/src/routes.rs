@@ -7,20 +7,20 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Extension, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, REFERRER_POLICY};
-use axum::http::{HeaderValue, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::Response;
 use axum::routing::{any, get};
+use countersign_server::metrics_answer;
 
 use crate::config::ReverseProxy;
 use crate::gate::Gate;
+use crate::health::{HEALTH, Health};
 use crate::{auth, login};
 
 /// Asked by the proxy about each request to the tracker.
 pub(crate) const AUTH: &str = "/auth";
 /// Counts, for a scraper.
 const METRICS: &str = "/metrics";
-/// Whether the gate works.
-const HEALTH: &str = "/healthz";
 
 /// The paths that no issuer's tokens can arrive at. A proxy passes on none of them.
 pub(crate) const OWN_PATHS: [&str; 3] = [AUTH, METRICS, HEALTH];
@@ -60,29 +60,25 @@ async fn login(State(gate): State<Arc<Gate>>, peer: Extension<Peer>, request: Re
     response
 }
 
-async fn metrics(State(gate): State<Arc<Gate>>) -> Response {
+async fn metrics(State(gate): State<Arc<Gate>>, headers: HeaderMap) -> Response {
     let open = gate.sessions.counts(gate.clock.now()).await.ok();
-    let text = gate.metrics.text(open.as_ref());
-    let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
-    ([(CONTENT_TYPE, kind)], text).into_response()
+    metrics_answer(&headers, gate.metrics.text(open.as_ref()))
 }
 
 async fn health(State(gate): State<Arc<Gate>>) -> Response {
     if let Err(error) = gate.sessions.counts(gate.clock.now()).await {
         gate.log_limit.warn("unhealthy", gate.clock.now(), &error);
-        return text(StatusCode::SERVICE_UNAVAILABLE, "The sessions cannot be read; the log has the reason.");
+        return text(StatusCode::SERVICE_UNAVAILABLE, Health::Unreadable.sentence());
     }
     // The sessions that there are go on, so no proxy may take the gate for dead.
-    text(
-        StatusCode::OK,
-        match gate.sessions.probe_write().await {
-            Ok(()) => "The gate works.",
-            Err(error) => {
-                gate.log_limit.warn("unwritable", gate.clock.now(), &error);
-                "The gate works.\nBut no session can be made or ended; the log has the reason."
-            }
-        },
-    )
+    let health = match gate.sessions.probe_write().await {
+        Ok(()) => Health::Works,
+        Err(error) => {
+            gate.log_limit.warn("unwritable", gate.clock.now(), &error);
+            Health::Unwritable
+        }
+    };
+    text(StatusCode::OK, health.sentence())
 }
 
 pub(crate) fn text(status: StatusCode, sentence: &str) -> Response {

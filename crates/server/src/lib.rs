@@ -70,6 +70,7 @@ pub use effective_config::{BoundListener, EffectiveConfig, Look, PassedOver, Set
 pub use events::{EventCounts, EventPolicy, Events};
 pub use key_file::{KeyFile, KeyFileError};
 pub use limiter::RefusalLimiter;
+pub use metrics::metrics_answer;
 pub use private::server::{
     CallerDocument, CertificateDocument, ExposureDocument, FileDocument, IssuerDocument, JwtDocument,
     ListenerDocument, ServerDocument, TracesDocument,

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use countersign_client::{probe, probe_socket};
-use countersign_gate::{Config, Gate, WRITTEN_SESSIONS, check_socket};
+use countersign_gate::{Config, DETECTED, Gate, HEALTH, Health, WRITTEN_SESSIONS, check_socket, is_internal};
 use countersign_http_client::is_this_machine;
 use countersign_server::{Address, exposure_of};
 use jiff::Timestamp;
@@ -15,20 +15,6 @@ use url::Url;
 use super::finding::Finding;
 use super::local::dates;
 use countersign_tls::Validity;
-
-/// How the gate begins its answer to the detection of a plugin.
-const DETECTED: &str = "This tracker logs in whoever brings a login token";
-
-/// Where the gate says whether it works.
-const HEALTH: &str = "/healthz";
-
-/// What only the gate's own paths answer. The second one stands in its answers at `/auth`.
-const OF_ITS_OWN: [&str; 4] = [
-    "countersign_gate_",
-    "The reverse proxy is not set up",
-    "The gate works.",
-    "The sessions cannot be read",
-];
 
 /// The paths that no proxy may pass on.
 const OWN_PATHS: [&str; 3] = ["metrics", "auth", "healthz"];
@@ -177,27 +163,30 @@ async fn running(config: &Config) -> Finding {
             );
         }
     };
-    match answer {
-        Ok(answer) if answer.body.contains("But no session can be made or ended") => Finding::error(
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(reason) => {
+            return Finding::error(
+                format!("no gate answers on {address}: {reason}"),
+                "start it: countersign gate --config FILE; if it was started with --listen, set that address in listen",
+            );
+        }
+    };
+    match Health::read(&answer.body) {
+        Some(Health::Unwritable) => Finding::error(
             format!(
                 "the gate on {address} cannot write its sessions: nobody can log in, and none can be ended"
             ),
             "its log has the reason, such as a full disk below data_dir",
         ),
-        Ok(answer) if answer.body.starts_with("The gate works.") => {
-            Finding::ok(format!("a gate answers on {address}, and can read its sessions"))
-        }
-        Ok(answer) if answer.body.starts_with("The sessions cannot be read") => Finding::error(
+        Some(Health::Works) => Finding::ok(format!("a gate answers on {address}, and can read its sessions")),
+        Some(Health::Unreadable) => Finding::error(
             format!("the gate on {address} cannot read its sessions, and lets nobody through"),
             "its log has the reason",
         ),
-        Ok(answer) => Finding::error(
+        None => Finding::error(
             format!("what answers on {address} is not a gate (HTTP status {})", answer.status.as_u16()),
             "stop the program that uses that address, or set another in listen",
-        ),
-        Err(reason) => Finding::error(
-            format!("no gate answers on {address}: {reason}"),
-            "start it: countersign gate --config FILE; if it was started with --listen, set that address in listen",
         ),
     }
 }
@@ -248,7 +237,7 @@ async fn proxy(config: &Config, now: Timestamp) -> Vec<Finding> {
         let mut url = config.base_url.clone();
         url.set_path(path);
         if let Ok(answer) = probe(&url).await
-            && OF_ITS_OWN.iter().any(|own| answer.body.contains(own))
+            && is_internal(&answer.body)
         {
             exposed.push(url.to_string());
         }

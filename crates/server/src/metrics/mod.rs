@@ -355,16 +355,22 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> 
     let written = encode_registry(&mut text, &app.events.tally().registry)
         .and_then(|()| encode_registry(&mut text, &gauges::registry(&app)))
         .and_then(|()| encode_eof(&mut text));
-    let is_older = quality(&headers, &["text/plain"]) > quality(&headers, &["application/openmetrics-text"]);
     match written {
-        Ok(()) if is_older => {
-            ([(CONTENT_TYPE, PROMETHEUS_TEXT)], text::from_open_metrics(&text)).into_response()
-        }
-        Ok(()) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+        Ok(()) => metrics_answer(&headers, text),
         Err(_) => {
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The metrics cannot be written.")
                 .into_response()
         }
+    }
+}
+
+/// Metrics in the format that the scraper prefers; `text` is `OpenMetrics`.
+pub fn metrics_answer(headers: &HeaderMap, text: String) -> Response {
+    let is_older = quality(headers, &["text/plain"]) > quality(headers, &["application/openmetrics-text"]);
+    if is_older {
+        ([(CONTENT_TYPE, PROMETHEUS_TEXT)], text::from_open_metrics(&text)).into_response()
+    } else {
+        ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response()
     }
 }
 

@@ -94,10 +94,13 @@ impl Families {
         let [hour, ..] = &RANGES;
         for line in activity.lines(by, hour, app.tokens.clock().now()).iter().filter(|line| has_series(line))
         {
-            for (quantile, percent) in [("0.5", 50), ("0.99", 99)] {
+            for percent in [50, 99] {
                 if let Some(took) = line.sum.latencies.percentile(percent) {
-                    let labels =
-                        vec![(by.label(), line.party.name(by).to_owned()), ("quantile", quantile.to_owned())];
+                    // `quantile` is reserved for the type `summary`.
+                    let labels = vec![
+                        (by.label(), line.party.name(by).to_owned()),
+                        ("percentile", percent.to_string()),
+                    ];
                     families.seconds.get_or_create(&labels).set(took.as_secs_f64());
                 }
             }
