@@ -4,6 +4,9 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,6 +23,12 @@ use crate::secret::{SecretError, check_file_system, check_sessions_file, make_se
 
 /// The file's name in the data directory.
 pub(crate) const FILE_NAME: &str = "gate-sessions.db";
+
+/// Takes some room on the disk, which [`Sessions::end`] gives back when the disk is full: a stolen session must be endable then.
+const RESERVE_NAME: &str = "gate-sessions.reserve";
+
+/// How much. Ending a thousand sessions, and recording it, writes less.
+const RESERVE_BYTES: usize = 1024 * 1024;
 
 /// The version of the tables, as `PRAGMA user_version` has it.
 const VERSION: i64 = 2;
@@ -148,7 +157,9 @@ impl Sessions {
         let path = data_dir.join(FILE_NAME);
         check_file_system(data_dir)?;
         make_sessions_file(&path)?;
-        Self::open_file(path)
+        let sessions = Self::open_file(path)?;
+        sessions.keep_reserve();
+        Ok(sessions)
     }
 
     /// Opens the file that a gate has made in this directory. Whoever only looks may be another user than the gate's, such as
@@ -208,7 +219,9 @@ impl Sessions {
             }
             change.commit()
         })
-        .await
+        .await?;
+        let sessions = self.clone();
+        spawn_blocking(move || sessions.keep_reserve()).await.map_err(|_| SessionError::CutShort)
     }
 
     /// The session that this cookie is of, if it has not ended.
@@ -244,26 +257,15 @@ impl Sessions {
         .await
     }
 
-    /// Ends sessions, for every gate on this file, before this returns. They end also if that cannot be recorded.
+    /// Ends sessions, for every gate on this file, before this returns. They end also if that cannot be recorded. If nothing can
+    /// be written, tries again with the room that was kept for this.
     pub async fn end(&self, which: WhichSessions, now: Timestamp) -> Result<Ended, SessionError> {
-        let sessions = self.call(&self.writes, move |connection| {
-            let (by, value) = match &which {
-                WhichSessions::Id(id) => {
-                    ("lower(hex(substr(digest, 1, 8))) = ?1", Some(id.to_ascii_lowercase()))
-                }
-                WhichSessions::Issuer(issuer) => ("issuer = ?1", Some(issuer.clone())),
-                WhichSessions::All => ("?1 IS NULL", None),
-            };
-            let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let ended: Vec<Session> = change
-                .prepare(&format!("DELETE FROM sessions WHERE {by} RETURNING {COLUMNS}"))?
-                .query_map([value], read)?
-                .collect::<Result<_, _>>()?;
-            change.commit()?;
-            // Those that are over anyway are only removed.
-            Ok(ended.into_iter().filter(|session| session.ends > now).collect::<Vec<_>>())
-        });
-        let sessions = sessions.await?;
+        let mut ended = self.remove(which.clone()).await;
+        if ended.is_err() && fs::remove_file(self.path.with_file_name(RESERVE_NAME)).is_ok() {
+            ended = self.remove(which).await;
+        }
+        // Those that are over anyway are only removed.
+        let sessions: Vec<Session> = ended?.into_iter().filter(|session| session.ends > now).collect();
         let number = sessions.len();
         let recorded = self.call(&self.writes, move |connection| {
             let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -273,6 +275,49 @@ impl Sessions {
             change.commit()
         });
         Ok(Ended { number, unrecorded: recorded.await.err() })
+    }
+
+    async fn remove(&self, which: WhichSessions) -> Result<Vec<Session>, SessionError> {
+        self.call(&self.writes, move |connection| {
+            let (by, value) = match which {
+                WhichSessions::Id(id) => {
+                    ("lower(hex(substr(digest, 1, 8))) = ?1", Some(id.to_ascii_lowercase()))
+                }
+                WhichSessions::Issuer(issuer) => ("issuer = ?1", Some(issuer)),
+                WhichSessions::All => ("?1 IS NULL", None),
+            };
+            let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let ended: Vec<Session> = change
+                .prepare(&format!("DELETE FROM sessions WHERE {by} RETURNING {COLUMNS}"))?
+                .query_map([value], read)?
+                .collect::<Result<_, _>>()?;
+            change.commit()?;
+            Ok(ended)
+        })
+        .await
+    }
+
+    /// Takes the room, unless it is taken. A disk that is full is no reason for a gate not to start.
+    fn keep_reserve(&self) {
+        let path = self.path.with_file_name(RESERVE_NAME);
+        if path.exists() {
+            return;
+        }
+        // Not zeros, which some file systems keep in no room.
+        let mut bytes = Vec::with_capacity(RESERVE_BYTES);
+        let mut block = Sha256::digest(RESERVE_NAME);
+        while bytes.len() < RESERVE_BYTES {
+            bytes.extend_from_slice(&block);
+            block = Sha256::digest(block);
+        }
+        let made = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&path);
+        let written = made.and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()));
+        if let Err(error) = written
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
+            // A part of it is of use, too.
+            tracing::warn!(%error, file = %path.display(), "no room can be kept for ending sessions when the disk is full");
+        }
     }
 
     /// Records that something was refused.
