@@ -155,7 +155,7 @@ async fn serve(args: GateArgs) -> Result<(), Failure> {
     let listen = config.listen.clone();
     let log = log::start(args.log_format.unwrap_or(LogFormat::Human))?;
     let signals = Signals::catch()?;
-    raise_descriptor_limit();
+    raise_descriptor_limit()?;
     let gate = Gate::open(config, Arc::new(SystemClock), Arc::new(OsEntropy))
         .map_err(|error| Failure::usage(format!("the gate of {}: {error}", args.config.config.display())))?;
     let bound = BoundGate::bind(gate, &mut ActivatedSockets::from_environment()).await.map_err(|error| {

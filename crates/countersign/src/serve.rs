@@ -9,7 +9,7 @@ use countersign_core::{
     Clock, KeyRing, LoginTokenSet, NodeFacts, NodeId, OsEntropy, SystemClock, TokenStore, read_or_put,
 };
 use countersign_http_client::is_this_machine;
-use countersign_server::limits::ALARM_PAUSE;
+use countersign_server::limits::{ALARM_PAUSE, MIN_DESCRIPTORS};
 use countersign_server::{
     App, Bearer, Callers, EffectiveConfig, Events, KeyFile, Look, Names, PassedOver, RefusalLimiter, Server,
     Traces, Webhook, log_finding,
@@ -41,7 +41,7 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     let webhook = webhook(&settings)?;
     let traces = traces(&settings)?;
     let mut signals = Signals::catch()?;
-    raise_descriptor_limit();
+    raise_descriptor_limit()?;
 
     make_data_dir(&settings.data_dir)?;
     exposure::warn(&settings);
@@ -132,11 +132,24 @@ fn warn_about_libpq(settings: &Resolved) {
     }
 }
 
-/// Takes as many file descriptors as the system grants: each connection needs one, and the usual 1024 are few.
-pub(crate) fn raise_descriptor_limit() {
+/// Takes as many file descriptors as the system grants: each connection needs one, and the usual 1024 are few. With fewer than
+/// [`MIN_DESCRIPTORS`] a server would say that it is ready, and could neither take a connection nor keep events.
+pub(crate) fn raise_descriptor_limit() -> Result<(), Failure> {
     match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(descriptors) => tracing::debug!(descriptors, "may open so many files and connections"),
-        Err(error) => tracing::warn!(%error, "cannot raise the limit on open files (RLIMIT_NOFILE)"),
+        Ok(descriptors) if descriptors < u64::try_from(MIN_DESCRIPTORS).unwrap_or(u64::MAX) => {
+            Err(Failure::failed(format!(
+                "it may open {descriptors} files, and needs {MIN_DESCRIPTORS} at least; raise the hard limit (`ulimit -Hn`, \
+                 LimitNOFILE= of a systemd unit)"
+            )))
+        }
+        Ok(descriptors) => {
+            tracing::debug!(descriptors, "may open so many files and connections");
+            Ok(())
+        }
+        Err(error) => {
+            tracing::warn!(%error, "cannot raise the limit on open files (RLIMIT_NOFILE)");
+            Ok(())
+        }
     }
 }
 

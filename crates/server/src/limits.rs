@@ -16,7 +16,8 @@ pub use crate::events::{
 pub use crate::health::STORE_TIMEOUT;
 pub use crate::limiter::MAX_ADDRESSES;
 pub use crate::listener::{
-    GRACE, HEAD_TIMEOUT, MAX_CONNECTIONS, MAX_HEAD_BYTES, REQUEST_TIMEOUT, RESERVED_DESCRIPTORS,
+    GRACE, HEAD_TIMEOUT, MAX_CONNECTIONS, MAX_HEAD_BYTES, MIN_DESCRIPTORS, REQUEST_TIMEOUT,
+    RESERVED_DESCRIPTORS,
 };
 pub use crate::private::MAX_BODY_BYTES as MAX_PRIVATE_BODY_BYTES;
 pub use crate::private::{

@@ -62,6 +62,9 @@ pub const RESERVED_DESCRIPTORS: usize = 48;
 /// How many connections a listener serves at least, whatever that takes.
 const MIN_CONNECTIONS: usize = 4;
 
+/// How many file descriptors a server must be able to have.
+pub const MIN_DESCRIPTORS: usize = RESERVED_DESCRIPTORS + 2 * MIN_CONNECTIONS;
+
 /// How long to wait when no connection can be accepted, which is mostly because the process has used up its file
 /// descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -144,6 +144,7 @@ fn limits() -> Vec<(&'static str, String)> {
         ("connections of each listener", number(limits::MAX_CONNECTIONS)),
         ("connections of one address to the public listener", share(limits::CONNECTION_SHARES)),
         ("file descriptors kept from connections", number(limits::RESERVED_DESCRIPTORS)),
+        ("file descriptors of a process, at least", number(limits::MIN_DESCRIPTORS)),
         ("handshakes that wait for the store", number(QUEUE)),
         (
             "refusals of one address in a minute, wrong secrets at the private API included",

@@ -2,10 +2,11 @@
 
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;
+use std::process::Command;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-use crate::fixture::{ANY_PORTS, DATA, Place};
+use crate::fixture::{ANY_PORTS, DATA, Place, Server};
 use crate::http;
 use crate::process::Process;
 
@@ -38,6 +39,36 @@ fn taken_port_is_named_with_its_flag() {
         assert!(says.contains(&format!("cannot listen on {address}")), "{says}");
         assert!(says.contains(&format!("choose another with {flag}")), "{says}");
     }
+}
+
+/// Otherwise it says that it is ready, takes no connection, and loses its events.
+#[test]
+fn too_few_descriptors_are_named_with_the_remedy() {
+    let place = Place::new();
+    let serve = place.serve_command(&[], &[]);
+    let says = Process::start(&mut under_limit(&serve, "ulimit -n 40"), "").ended().refused(1);
+    assert!(
+        says.contains("may open 40 files, and needs 56 at least") && says.contains("ulimit -Hn"),
+        "{says}"
+    );
+    Server::start(&mut under_limit(&serve, "ulimit -n 56")).stop();
+}
+
+/// The same command, run by a shell that sets a limit first.
+fn under_limit(command: &Command, limit: &str) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{limit}; exec \"$@\""), "sh"]).arg(command.get_program());
+    shell.args(command.get_args());
+    if let Some(directory) = command.get_current_dir() {
+        shell.current_dir(directory);
+    }
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell
 }
 
 #[test]
