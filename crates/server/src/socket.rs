@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Sleep, sleep, timeout};
 
@@ -172,10 +172,14 @@ impl<S: Stream> AsyncWrite for Socket<S> {
     }
 }
 
-/// Waits until the client has closed its side, too, of a connection on which nothing more is sent.
-pub(crate) async fn part<S: AsyncRead + Unpin>(mut stream: S) {
+/// Closes this side of a connection on which nothing more is sent, and waits until the client has closed its side, too.
+pub(crate) async fn part<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
     let mut rest = vec![0; 8 * 1024];
-    let parting = async { while stream.read(&mut rest).await.is_ok_and(|length| length > 0) {} };
+    let parting = async {
+        // HTTP has done so, but not after CONNECT, nor after what was no HTTP/1. A client that has left is no error.
+        let _ = stream.shutdown().await;
+        while stream.read(&mut rest).await.is_ok_and(|length| length > 0) {}
+    };
     // Too long means that the client does not want to part.
     let _ = timeout(LINGER, parting).await;
 }
@@ -198,5 +202,16 @@ mod tests {
         #[cfg(target_os = "linux")]
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(WRITE_TIMEOUT));
         drop(client);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn parting_client_is_told_at_once() {
+        let (server, mut client) = tokio::io::duplex(64);
+        let began = tokio::time::Instant::now();
+        let parting = tokio::spawn(part(server));
+        assert_eq!(client.read_to_end(&mut Vec::new()).await.unwrap(), 0);
+        assert_eq!(began.elapsed(), Duration::ZERO, "not only when the client has parted, too");
+        drop(client);
+        parting.await.unwrap();
     }
 }
