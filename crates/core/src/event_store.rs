@@ -47,7 +47,7 @@ pub trait EventStore: Send + Sync + fmt::Debug {
     }
 
     /// Keeps texts about what happened lately for the next server, each in the place of the one with the same name; `None` removes
-    /// it. The caller sees to it that there are not too many.
+    /// it. The caller sees to it that there are not too many. Also with none of them it fails if nothing can be written.
     async fn keep_activity(&self, changed: Arc<BTreeMap<String, Option<String>>>) -> Result<(), StoreError> {
         let _ = changed;
         Ok(())

@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, chown};
 use std::time::{Duration, SystemTime};
 
 use countersign_test_postgres::{new_name, shared};
+use countersign_testkit::until;
 use rcgen::{CertificateParams, KeyPair};
 use rusqlite::Connection;
 use serde_json::Value;
@@ -266,6 +267,18 @@ fn unusable_events_file_is_an_error() {
     let server = place.serve();
     beside(&place, &server, &[]).must_have("ok", "events", "read and kept");
     offline(&place, &[]).must_have("ok", "events", "read and kept");
+}
+
+/// As one on a file system that became read-only. Nothing happens that would have to be kept.
+#[test]
+fn unwritable_events_file_is_an_error_before_the_first_event() {
+    let place = used();
+    let events = Connection::open(place.path("countersign-data/countersign-events.db")).unwrap();
+    events.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let server = place.serve();
+    until("the server has tried to write", || {
+        beside(&place, &server, &[]).has("error", "events", "what happens is not kept").then_some(())
+    });
 }
 
 #[test]

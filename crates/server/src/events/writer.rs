@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use countersign_core::{Event, EventId, Known};
+use countersign_core::{Event, EventId, Known, StoreError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -49,7 +49,8 @@ impl Events {
             closing: None,
             lost_before: 0,
             activity: Arc::default(),
-            next_keep: Instant::now() + KEEP,
+            // At once, so that a file that cannot be written is known before the first event.
+            next_keep: Instant::now(),
         }
         .run()
         .await;
@@ -162,14 +163,10 @@ impl Writer {
                     self.events.counts.written.fetch_add(count, Ordering::Relaxed);
                     self.batch.clear();
                     self.known = None;
-                    if self.events.note_write(None) {
-                        tracing::info!("events are written again");
-                    }
+                    self.note(None);
                 }
                 Err(error) => {
-                    if self.events.note_write(Some(error.reason())) {
-                        tracing::error!(%error, "events cannot be written; handshakes continue, and events that do not fit into the queue are lost");
-                    }
+                    self.note(Some(&error));
                     if self.closing.is_some() {
                         self.events.lose(u64::try_from(self.batch.len()).unwrap_or(0));
                         self.batch.clear();
@@ -179,6 +176,20 @@ impl Writer {
                     self.pause().await;
                 }
             }
+        }
+    }
+
+    /// Notes how a write ended, and logs it if that is news.
+    fn note(&self, error: Option<&StoreError>) {
+        if !self.events.note_write(error.map(StoreError::reason)) {
+            return;
+        }
+        match error {
+            None => tracing::info!("events are written again"),
+            Some(error) => tracing::error!(
+                %error,
+                "events cannot be written; handshakes continue, and events that do not fit into the queue are lost"
+            ),
         }
     }
 
@@ -237,7 +248,8 @@ impl Writer {
         }
     }
 
-    /// Stores the counters of trackers and callers for the next server. After a failure, the next write includes them.
+    /// Stores the counters of trackers and callers for the next server. After a failure, the next write includes them. With
+    /// nothing new it tries whether it could write.
     async fn keep_activity(&mut self) {
         if !self.events.keeps() {
             return;
@@ -247,15 +259,11 @@ impl Writer {
         if let Ok(changed) = tokio::task::spawn_blocking(move || events.activity().changed()).await {
             Arc::make_mut(&mut self.activity).extend(changed);
         }
-        if self.activity.is_empty() {
-            return;
+        let kept = self.events.store.keep_activity(Arc::clone(&self.activity)).await;
+        if kept.is_ok() {
+            self.activity = Arc::default();
         }
-        match self.events.store.keep_activity(Arc::clone(&self.activity)).await {
-            Ok(()) => self.activity = Arc::default(),
-            Err(error) => {
-                tracing::debug!(%error, "cannot write the numbers by tracker and by caller; retrying later");
-            }
-        }
+        self.note(kept.as_ref().err());
     }
 
     async fn finish(mut self) {
