@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use countersign_core::{Clock, to_millis};
+use countersign_core::Clock;
 use governor::Quota;
 use governor::clock::Clock as _;
 use governor::middleware::NoOpMiddleware;
@@ -37,7 +37,7 @@ impl RefusalLimiter {
     /// Allows each address so many refusals a minute, all at once or spread; 0 allows any number.
     pub fn new(per_minute: u32, clock: Arc<dyn Clock>) -> Self {
         Self(NonZeroU32::new(per_minute).map(|per_minute| {
-            let clock = LimiterClock::new(clock);
+            let clock = LimiterClock(clock);
             let by_address = governor::RateLimiter::new(
                 Quota::per_minute(per_minute),
                 DashMapStateStore::default(),
@@ -102,7 +102,7 @@ pub(crate) struct RateLimiter {
 impl RateLimiter {
     /// Allows so many a minute, all at once or spread.
     pub(crate) fn new(per_minute: NonZeroU32, clock: Arc<dyn Clock>) -> Self {
-        let clock = LimiterClock::new(clock);
+        let clock = LimiterClock(clock);
         let limit = governor::RateLimiter::direct_with_clock(Quota::per_minute(per_minute), clock.clone());
         Self { limit: Arc::new(limit), clock }
     }
@@ -126,39 +126,16 @@ pub(crate) fn party(peer: IpAddr) -> IpAddr {
     }
 }
 
-/// The domain's clock, as the limiter wants it: when the wall clock steps back, no time passes. Otherwise every refusal
-/// until it is that late again would be one too many.
+/// The steady clock, as the limiter wants it. Nobody sets that one: with a wall clock that steps back, every refusal until it
+/// is that late again would be one too many.
 #[derive(Clone, Debug)]
-struct LimiterClock {
-    clock: Arc<dyn Clock>,
-    elapsed: Arc<Mutex<Elapsed>>,
-}
-
-#[derive(Debug)]
-struct Elapsed {
-    /// What the wall clock showed last, in milliseconds.
-    wall: i64,
-    /// How many milliseconds have passed.
-    millis: u64,
-}
-
-impl LimiterClock {
-    fn new(clock: Arc<dyn Clock>) -> Self {
-        let elapsed = Arc::new(Mutex::new(Elapsed { wall: to_millis(clock.now()), millis: 0 }));
-        Self { clock, elapsed }
-    }
-}
+struct LimiterClock(Arc<dyn Clock>);
 
 impl governor::clock::Clock for LimiterClock {
     type Instant = Nanos;
 
     fn now(&self) -> Nanos {
-        let wall = to_millis(self.clock.now());
-        let mut elapsed = self.elapsed.lock().unwrap_or_else(PoisonError::into_inner);
-        let passed = u64::try_from(wall.saturating_sub(elapsed.wall)).unwrap_or(0);
-        elapsed.wall = wall;
-        elapsed.millis = elapsed.millis.saturating_add(passed);
-        Nanos::from(elapsed.millis.saturating_mul(1_000_000))
+        self.0.steady().into()
     }
 }
 
