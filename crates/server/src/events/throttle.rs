@@ -1,6 +1,5 @@
 //! Limits how many events a minute unauthenticated clients can create, and how many lines of the log.
 
-use std::array;
 use std::sync::{Mutex, PoisonError};
 
 use countersign_core::{Denial, EventKind, Reason, to_millis};
@@ -12,16 +11,10 @@ pub const KEPT_EACH_MINUTE: u32 = 120;
 
 const MINUTE_MILLIS: i64 = 60_000;
 
-/// One for each [`Reason`], one each for replays, relay attempts and wrong credentials, and one for each [`Denial`].
-const CLASSES: usize = DENIALS + Denial::ALL.len();
-const REPLAY: usize = Reason::ALL.len();
-const RELAY: usize = Reason::ALL.len() + 1;
-const CREDENTIAL: usize = Reason::ALL.len() + 2;
-const DENIALS: usize = Reason::ALL.len() + 3;
-
-/// What was rejected lately, by reason.
+/// What was rejected lately, by reason: an entry for each [`Reason`], for replays, relay attempts and wrong credentials, and
+/// for each [`Denial`]. Its kind is that of the event that sums up many.
 #[derive(Debug)]
-pub(super) struct EventThrottle([Mutex<Minute>; CLASSES]);
+pub(super) struct EventThrottle(Vec<(EventKind, Mutex<Minute>)>);
 
 #[derive(Debug)]
 struct Minute {
@@ -50,17 +43,17 @@ pub(super) struct Admitted {
 
 impl Default for EventThrottle {
     fn default() -> Self {
-        let minute = || {
-            Mutex::new(Minute {
-                began: i64::MIN,
-                kept: 0,
-                more: 0,
-                told: i64::MIN,
-                logged: i64::MIN,
-                unlogged: 0,
-            })
-        };
-        Self(array::from_fn(|_| minute()))
+        let reasons = Reason::ALL.iter().map(|reason| EventKind::Refused(*reason));
+        let attacks =
+            [EventKind::Replay(None), EventKind::Relay { stated: None }, EventKind::CredentialRejected];
+        let denials = Denial::ALL.iter().map(|denial| EventKind::CallerDenied(*denial));
+        Self(reasons.chain(attacks).chain(denials).map(|kind| (kind, Mutex::default())).collect())
+    }
+}
+
+impl Default for Minute {
+    fn default() -> Self {
+        Self { began: i64::MIN, kept: 0, more: 0, told: i64::MIN, logged: i64::MIN, unlogged: 0 }
     }
 }
 
@@ -87,7 +80,10 @@ impl EventThrottle {
     /// Counts a refusal. Of those that are worth a line in the log (`log`), the first gets one, and so does the first after
     /// a minute without any; the others are for [`unlogged`](Self::unlogged).
     pub(super) fn admit(&self, kind: &EventKind, now: Timestamp, log: bool) -> Admitted {
-        let Some(minute) = self.0.get(class(kind)) else { return Admitted { nth: None, is_logged: false } };
+        let is_same = |known: &EventKind| (known.filter(), known.reason()) == (kind.filter(), kind.reason());
+        let Some((_, minute)) = self.0.iter().find(|(known, _)| is_same(known)) else {
+            return Admitted { nth: None, is_logged: false };
+        };
         let mut minute = minute.lock().unwrap_or_else(PoisonError::into_inner);
         let is_logged = log && minute.unlogged == 0 && !is_within_a_minute(minute.logged, now);
         if is_logged {
@@ -101,10 +97,10 @@ impl EventThrottle {
     /// The number of unlogged events by reason, once a minute; all of them at the end.
     pub(super) fn unlogged(&self, now: Timestamp, at_the_end: bool) -> Vec<(EventKind, u64)> {
         let mut sums = Vec::new();
-        for (class, minute) in self.0.iter().enumerate() {
+        for (kind, minute) in &self.0 {
             let mut minute = minute.lock().unwrap_or_else(PoisonError::into_inner);
             if minute.unlogged > 0 && (at_the_end || !is_within_a_minute(minute.logged, now)) {
-                sums.push((kind(class), minute.unlogged));
+                sums.push((kind.clone(), minute.unlogged));
                 minute.unlogged = 0;
                 minute.logged = to_millis(now);
             }
@@ -116,10 +112,10 @@ impl EventThrottle {
     /// and all of them at the end.
     pub(super) fn sum_up(&self, now: Timestamp, at_the_end: bool) -> Vec<(EventKind, u64)> {
         let mut sums = Vec::new();
-        for (class, minute) in self.0.iter().enumerate() {
+        for (kind, minute) in &self.0 {
             let mut minute = minute.lock().unwrap_or_else(PoisonError::into_inner);
             if minute.more > 0 && (at_the_end || !is_within_a_minute(minute.told, now)) {
-                sums.push((kind(class), minute.more));
+                sums.push((kind.clone(), minute.more));
                 minute.more = 0;
                 minute.told = to_millis(now);
             }
@@ -131,36 +127,6 @@ impl EventThrottle {
 /// A clock that stepped back begins another minute.
 fn is_within_a_minute(began: i64, now: Timestamp) -> bool {
     (0..MINUTE_MILLIS).contains(&to_millis(now).saturating_sub(began))
-}
-
-fn class(kind: &EventKind) -> usize {
-    match kind {
-        EventKind::Replay(_) => REPLAY,
-        EventKind::Relay { .. } => RELAY,
-        EventKind::CredentialRejected => CREDENTIAL,
-        EventKind::Refused(reason) => Reason::ALL.iter().position(|known| known == reason).unwrap_or(CLASSES),
-        EventKind::CallerDenied(denial) => {
-            Denial::ALL.iter().position(|known| known == denial).map_or(CLASSES, |nth| DENIALS + nth)
-        }
-        EventKind::Issued
-        | EventKind::Consumed
-        | EventKind::Revoked
-        | EventKind::KeyRotated { .. }
-        | EventKind::KeyRevoked { .. }
-        | EventKind::FenceMoved { .. } => CLASSES,
-    }
-}
-
-/// The kind of an event that sums up many.
-fn kind(class: usize) -> EventKind {
-    let denial = class.checked_sub(DENIALS).and_then(|nth| Denial::ALL.get(nth));
-    match (Reason::ALL.get(class), denial) {
-        (Some(&reason), _) => EventKind::Refused(reason),
-        (None, Some(&denial)) => EventKind::CallerDenied(denial),
-        (None, None) if class == RELAY => EventKind::Relay { stated: None },
-        (None, None) if class == CREDENTIAL => EventKind::CredentialRejected,
-        (None, None) => EventKind::Replay(None),
-    }
 }
 
 #[cfg(test)]
