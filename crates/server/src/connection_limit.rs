@@ -106,7 +106,7 @@ impl PerAddressLimit {
     }
 
     fn turn_away(&self, peer: IpAddr) {
-        self.app.events.tally().turned_away();
+        self.app.events.tally().turned_away.inc();
         let now = Instant::now();
         let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
         if complained.is_none_or(|last| now.duration_since(last) >= COMPLAINT_PERIOD) {

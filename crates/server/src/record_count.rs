@@ -46,11 +46,10 @@ struct Changes {
 impl Changes {
     fn of(app: &App) -> Self {
         let tally = app.events.tally();
-        let consumed = tally.outcomes().into_iter().find(|(outcome, _)| *outcome == "accepted");
         Self {
-            consumed: consumed.map_or(0, |(_, count)| count),
-            revoked: tally.tokens().1,
-            purged: tally.purged_records(),
+            consumed: tally.totals().of("accepted"),
+            revoked: tally.revoked.get(),
+            purged: tally.purged.get(),
         }
     }
 }

@@ -23,13 +23,14 @@ use countersign_core::{Audience, CallerName, LoginToken, from_millis, to_millis}
 use jiff::Timestamp;
 
 use crate::callers::MAX_CALLERS;
+use crate::handshake_outcome::HandshakeOutcome;
 use crate::history::Range;
-use crate::metrics::HandshakeOutcome;
+use crate::sum::Sum;
 
 use self::row::{KeptRow, Row};
 use self::table::Table;
 
-pub(crate) use self::row::{RANGES, Sum, range, saturating_sum};
+pub(crate) use self::row::{RANGES, range};
 
 /// How many trackers are told apart, and how many callers.
 pub const MAX_PARTIES: usize = MAX_CALLERS;

@@ -1,19 +1,19 @@
 //! What one tracker or one caller did.
 
 use std::collections::BTreeMap;
-use std::ops::AddAssign;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{array, mem};
 
-use countersign_core::{Reason, to_millis};
+use countersign_core::to_millis;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::handshake_outcome::{HandshakeOutcome, OUTCOMES};
 use crate::history::{Range, Ring};
-use crate::latency::{Latencies, LatencyCounts};
-use crate::metrics::{HandshakeOutcome, OUTCOMES};
+use crate::latency::LatencyCounts;
+use crate::sum::Sum;
 
 /// The ranges, with coarser slots than the chart's, because there are many rows: 54 slots of some 800 bytes at most for each. One
 /// slot more than the range has, so that all of it is covered.
@@ -44,7 +44,7 @@ struct Past {
     /// The counters at the last look.
     before: Sum,
     last_good: Option<Timestamp>,
-    ranges: [Ring<Box<Sum>>; RANGES.len()],
+    ranges: [Ring; RANGES.len()],
     /// Whether there is something new since it was kept.
     changed: bool,
 }
@@ -85,122 +85,23 @@ struct KeptSlot {
     latencies: BTreeMap<usize, u64>,
 }
 
-/// What was counted in a time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Sum {
-    pub(crate) issued: u64,
-    /// In the order of [`OUTCOMES`].
-    outcomes: [u64; OUTCOMES.len()],
-    /// Of the handshakes.
-    pub(crate) latencies: Latencies,
-}
-
-impl Sum {
-    /// How many handshakes were answered so.
-    pub(crate) fn of(&self, outcome: &str) -> u64 {
-        self.outcomes().find(|(known, _)| *known == outcome).map_or(0, |(_, count)| count)
-    }
-
-    /// How many handshakes were answered in one of these ways. The file that they are kept in may say anything, so no sum overflows.
-    fn of_all(&self, outcomes: &[&str]) -> u64 {
-        saturating_sum(outcomes.iter().map(|outcome| self.of(outcome)))
-    }
-
-    /// How many handshakes were answered in each way.
-    pub(crate) fn outcomes(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        OUTCOMES.into_iter().zip(self.outcomes)
-    }
-
-    /// All of them.
-    pub(crate) fn handshakes(&self) -> u64 {
-        saturating_sum(self.outcomes)
-    }
-
-    /// Those that were answered 200.
-    pub(crate) fn good(&self) -> u64 {
-        self.of_all(&["accepted", "repeated"])
-    }
-
-    pub(crate) fn replays(&self) -> u64 {
-        self.of("replay")
-    }
-
-    pub(crate) fn relays(&self) -> u64 {
-        self.of("audience-mismatch")
-    }
-
-    pub(crate) fn alarming(&self) -> u64 {
-        self.replays().saturating_add(self.relays())
-    }
-
-    /// Those that could not be answered (503).
-    pub(crate) fn unanswered(&self) -> u64 {
-        self.of_all(&["busy", "store-unavailable", "clock"])
-    }
-
-    /// Those that were refused for another reason than a replay or a relay.
-    pub(crate) fn refused(&self) -> u64 {
-        saturating_sum(self.reasons().map(|(_, count)| count))
-    }
-
-    /// The reasons for that, each with how often it was the one.
-    pub(crate) fn reasons(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let is_one = |outcome: &str| Reason::of_label(outcome).is_some();
-        self.outcomes().filter(move |(outcome, count)| *count > 0 && is_one(outcome))
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.issued == 0 && self.handshakes() == 0
-    }
-
-    fn keep(&self, slot: i64) -> KeptSlot {
-        let outcomes = self.outcomes().filter(|(_, count)| *count > 0);
-        KeptSlot {
-            slot,
-            issued: self.issued,
-            outcomes: outcomes.map(|(outcome, count)| (outcome.to_owned(), count)).collect(),
-            latencies: self.latencies.classes().collect(),
-        }
-    }
-
-    fn of_kept(kept: KeptSlot) -> Self {
+impl KeptSlot {
+    fn of(slot: i64, sum: &Sum) -> Self {
+        let outcomes = sum.outcomes().filter(|(_, count)| *count > 0);
         Self {
-            issued: kept.issued,
-            outcomes: OUTCOMES.map(|outcome| kept.outcomes.get(outcome).copied().unwrap_or_default()),
-            latencies: kept.latencies.into_iter().collect(),
+            slot,
+            issued: sum.issued,
+            outcomes: outcomes.map(|(outcome, count)| (outcome.to_owned(), count)).collect(),
+            latencies: sum.latencies.classes().collect(),
         }
     }
 
-    fn since(&self, before: &Self) -> Self {
-        let mut more = Self {
-            issued: self.issued.saturating_sub(before.issued),
-            outcomes: self.outcomes,
-            latencies: self.latencies.since(&before.latencies),
-        };
-        more.outcomes
-            .iter_mut()
-            .zip(before.outcomes)
-            .for_each(|(count, before)| *count = count.saturating_sub(before));
-        more
-    }
-}
-
-pub(crate) fn saturating_sum(counts: impl IntoIterator<Item = u64>) -> u64 {
-    counts.into_iter().fold(0, u64::saturating_add)
-}
-
-impl AddAssign<&Self> for Sum {
-    fn add_assign(&mut self, more: &Self) {
-        self.issued = self.issued.saturating_add(more.issued);
-        let outcomes = self.outcomes.iter_mut().zip(more.outcomes);
-        outcomes.for_each(|(count, more)| *count = count.saturating_add(more));
-        self.latencies.add(&more.latencies);
-    }
-}
-
-impl AddAssign<&Self> for Box<Sum> {
-    fn add_assign(&mut self, more: &Self) {
-        **self += &**more;
+    fn sum(self) -> Sum {
+        Sum {
+            issued: self.issued,
+            outcomes: OUTCOMES.map(|outcome| self.outcomes.get(outcome).copied().unwrap_or_default()),
+            latencies: self.latencies.into_iter().collect(),
+        }
     }
 }
 
@@ -254,11 +155,7 @@ impl Row {
             past.changed = true;
         }
         for (ring, range) in past.ranges.iter_mut().zip(&RANGES) {
-            if more.is_empty() {
-                ring.settle(range, now);
-            } else {
-                ring.add(range, now, Box::new(more));
-            }
+            ring.note(range, now, &more);
         }
         past.ranges.iter().zip(&RANGES).any(|(ring, range)| ring.within(range, now).next().is_some())
     }
@@ -268,7 +165,7 @@ impl Row {
         let past = self.past();
         let mut sum = Sum::default();
         for (ring, _) in past.ranges.iter().zip(&RANGES).filter(|(_, known)| known.name == range.name) {
-            ring.within(range, now).for_each(|more| sum += &**more);
+            ring.within(range, now).for_each(|more| sum += more);
         }
         (past.last_good, sum)
     }
@@ -280,7 +177,7 @@ impl Row {
             return None;
         }
         let slots = past.ranges.iter().zip(&RANGES).map(|(ring, range)| {
-            (range.minutes(), ring.slots().map(|(slot, sum)| sum.keep(*slot)).collect())
+            (range.minutes(), ring.slots().map(|(slot, sum)| KeptSlot::of(*slot, sum)).collect())
         });
         // Numbers and names: nothing that JSON could not say.
         serde_json::to_string(&KeptRow { last_good: past.last_good, slots: slots.collect() }).ok()
@@ -294,11 +191,7 @@ impl Row {
             let mut slots = kept.slots.remove(&range.minutes()).unwrap_or_default();
             slots.sort_by_key(|kept| kept.slot);
             let too_many = slots.len().saturating_sub(range.slots);
-            *ring = slots
-                .into_iter()
-                .skip(too_many)
-                .map(|kept| (kept.slot, Box::new(Sum::of_kept(kept))))
-                .collect();
+            *ring = slots.into_iter().skip(too_many).map(|kept| (kept.slot, Box::new(kept.sum()))).collect();
         }
     }
 

@@ -27,7 +27,7 @@ use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use crate::activity::Activity;
 use crate::alarms::{Alarms, Webhook};
 use crate::caller::Caller;
-use crate::history::{History, Slot};
+use crate::history::History;
 use crate::metrics::Counters;
 
 use self::throttle::EventThrottle;
@@ -291,9 +291,8 @@ impl Events {
 
     /// Notes how many handshakes there have been by now.
     pub(crate) fn look_at_handshakes(&self) {
-        let totals = Slot { handshakes: self.tally.handshakes(), latencies: self.tally.latencies() };
         let now = self.clock.now();
-        self.history.look(now, &totals);
+        self.history.look(now, &self.tally.totals());
         self.activity.look(now);
     }
 

@@ -13,13 +13,13 @@ use tracing::field::display;
 use super::{Events, FollowerMessage, MANY_GUESSES, Message, log};
 use crate::caller::Caller;
 use crate::callers::NotAllowed;
-use crate::metrics::HandshakeOutcome;
+use crate::handshake_outcome::HandshakeOutcome;
 use crate::traces;
 
 impl Events {
     /// A token was issued.
     pub(crate) fn issued(&self, token: &LoginToken, caller: &Caller) {
-        self.tally.issued();
+        self.tally.issued.inc();
         self.activity.issued(token);
         traces::happened("issued", Some(token.id()));
         if self.policy.record_issued || self.is_followed() {
@@ -44,7 +44,7 @@ impl Events {
 
     /// A token was revoked, which is on record. `token` is only called if the event is needed.
     pub(crate) fn revoked(&self, token: impl FnOnce() -> Option<LoginToken>, caller: &Caller) {
-        self.tally.revoked();
+        self.tally.revoked.inc();
         traces::happened("revoked", None);
         if self.is_followed() {
             self.happened(self.clock.now(), EventKind::Revoked, token().as_ref(), caller, false);
@@ -77,7 +77,7 @@ impl Events {
 
     /// Somebody showed the private API a wrong credential: a bearer, or a certificate. `reason` holds nothing of it.
     pub(crate) fn credential_rejected(&self, caller: &Caller, reason: impl fmt::Display) {
-        self.tally.credential_rejected();
+        self.tally.credentials_rejected.inc();
         let (now, kind) = (self.clock.now(), EventKind::CredentialRejected);
         let admitted = self.throttle.admit(&kind, now, true);
         let (peer, request) = (caller.peer.map(display), caller.request.map(display));
@@ -105,7 +105,7 @@ impl Events {
     /// A named caller asked for more than it may have.
     pub(crate) fn denied(&self, caller: &Caller, reason: &NotAllowed) {
         let Some(name) = caller.name() else { return };
-        self.tally.callers().denied(name, reason.label());
+        self.tally.callers.denied(name, reason.label());
         let (now, kind) = (self.clock.now(), EventKind::CallerDenied(reason.denial()));
         let admitted = self.throttle.admit(&kind, now, true);
         let (peer, request) = (caller.peer.map(display), caller.request.map(display));

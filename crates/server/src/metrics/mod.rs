@@ -30,10 +30,11 @@ use self::callers::CallerCounters;
 use crate::App;
 use crate::accept::quality;
 use crate::callers::JwtFault;
-use crate::history::Handshakes;
-use crate::latency::{Latencies, LatencyCounts};
+use crate::handshake_outcome::{HandshakeOutcome, OUTCOMES};
+use crate::latency::LatencyCounts;
 use crate::outage_log::{OutageLog, OutageNotice};
 use crate::problem::Problem;
+use crate::sum::Sum;
 
 /// The media type of the answer (`OpenMetrics` 1.0), which every Prometheus since 2.5 reads.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -59,68 +60,19 @@ pub(crate) struct Counters {
     latencies: LatencyCounts,
     call_seconds: Histogram,
     json_seconds: Histogram,
-    limited: Counter,
-    turned_away: Counter,
-    issued: Counter,
-    revoked: Counter,
-    credentials_rejected: Counter,
+    pub(crate) limited: Counter,
+    pub(crate) turned_away: Counter,
+    pub(crate) issued: Counter,
+    pub(crate) revoked: Counter,
+    pub(crate) credentials_rejected: Counter,
     jwts_rejected: Family<Label, Counter>,
-    purged: Counter,
+    pub(crate) purged: Counter,
     purge_failures: Counter,
     /// How many purges have failed since the last one that did not.
     failing_purges: AtomicU64,
     store_trouble: OutageLog,
-    callers: CallerCounters,
+    pub(crate) callers: CallerCounters,
 }
-
-/// How a handshake was answered.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum HandshakeOutcome<'a> {
-    /// 200, and the token is consumed.
-    Accepted,
-    /// 200 again, to the same `Idempotency-Key`.
-    Repeated,
-    /// The label of a refusal.
-    Rejected(&'static str),
-    /// 503.
-    Unanswered(&'a StoreError),
-}
-
-impl HandshakeOutcome<'_> {
-    pub(crate) fn label(self) -> &'static str {
-        match self {
-            Self::Accepted => "accepted",
-            Self::Repeated => "repeated",
-            Self::Rejected(reason) => reason,
-            Self::Unanswered(error) => error.label(),
-        }
-    }
-
-    /// Its place among [`OUTCOMES`].
-    pub(crate) fn place(self) -> usize {
-        let label = self.label();
-        OUTCOMES.iter().position(|known| *known == label).unwrap_or(OUTCOMES.len())
-    }
-}
-
-/// The label of every outcome, so that each series begins at 0 and not with its first event, which a rate would not see.
-pub(crate) const OUTCOMES: [&str; 15] = [
-    "accepted",
-    "repeated",
-    "replay",
-    "audience-mismatch",
-    "expired",
-    "audience-missing",
-    "audience-unreadable",
-    "from-the-future",
-    "fenced",
-    "revoked",
-    "method",
-    "unknown",
-    "busy",
-    "store-unavailable",
-    "clock",
-];
 
 impl Counters {
     pub(crate) fn new() -> Self {
@@ -152,32 +104,10 @@ impl Counters {
             "How long calls as JSON took that issue, show or revoke a token",
             json_seconds.clone(),
         );
-        let mut counter = |name: &str, help: &str| {
-            let counter = Counter::default();
-            registry.register(name, help, counter.clone());
-            counter
-        };
-        let limited = counter(
-            "countersign_handshakes_limited",
-            "Refusals withheld with 429 from addresses with too many",
-        );
-        let credentials_rejected = counter(
-            "countersign_credentials_rejected",
-            "Wrong secrets, JWTs and client certificates that the private API was shown",
-        );
         let jwts_rejected = Family::<Label, Counter>::default();
         for fault in JwtFault::ALL {
             let _ = jwts_rejected.get_or_create(&[("reason", fault.label())]);
         }
-        let turned_away = counter(
-            "countersign_connections_turned_away",
-            "Connections to the public listener closed at once, because their address had its share of them",
-        );
-        let issued = counter("countersign_tokens_issued", "Tokens issued");
-        let revoked = counter("countersign_tokens_revoked", "Tokens revoked while they were live");
-        let purged =
-            counter("countersign_purged_records", "Records of tokens forgotten long after their expiry");
-        let purge_failures = counter("countersign_purge_failures", "Purges that the store could not do");
         registry.register(
             "countersign_jwts_rejected",
             "JWTs of issuers that the callers file names, and that were not accepted, by reason",
@@ -185,24 +115,41 @@ impl Counters {
         );
         let callers = CallerCounters::default();
         callers.register(&mut registry);
+        let mut counter = |name: &str, help: &str| {
+            let counter = Counter::default();
+            registry.register(name, help, counter.clone());
+            counter
+        };
         Self {
-            registry,
             handshakes,
             handshake_seconds,
             latencies: LatencyCounts::new(),
             call_seconds,
             json_seconds,
-            limited,
-            credentials_rejected,
+            limited: counter(
+                "countersign_handshakes_limited",
+                "Refusals withheld with 429 from addresses with too many",
+            ),
+            credentials_rejected: counter(
+                "countersign_credentials_rejected",
+                "Wrong secrets, JWTs and client certificates that the private API was shown",
+            ),
             jwts_rejected,
-            turned_away,
-            issued,
-            revoked,
-            purged,
-            purge_failures,
+            turned_away: counter(
+                "countersign_connections_turned_away",
+                "Connections to the public listener closed at once, because their address had its share of them",
+            ),
+            issued: counter("countersign_tokens_issued", "Tokens issued"),
+            revoked: counter("countersign_tokens_revoked", "Tokens revoked while they were live"),
+            purged: counter(
+                "countersign_purged_records",
+                "Records of tokens forgotten long after their expiry",
+            ),
+            purge_failures: counter("countersign_purge_failures", "Purges that the store could not do"),
             failing_purges: AtomicU64::new(0),
             store_trouble: OutageLog::default(),
             callers,
+            registry,
         }
     }
 
@@ -216,11 +163,6 @@ impl Counters {
             // Not all of these were asked of the store.
             HandshakeOutcome::Repeated | HandshakeOutcome::Rejected(_) => {}
         }
-    }
-
-    /// What is counted of each named caller.
-    pub(crate) fn callers(&self) -> &CallerCounters {
-        &self.callers
     }
 
     /// The store could not say whether a token is good, or would be.
@@ -243,35 +185,10 @@ impl Counters {
         }
     }
 
-    /// How many handshakes were answered so, for each way of answering.
-    pub(crate) fn outcomes(&self) -> Vec<(&'static str, u64)> {
+    /// All that was counted of tokens and handshakes.
+    pub(crate) fn totals(&self) -> Sum {
         let count = |outcome| self.handshakes.get_or_create(&[("outcome", outcome)]).get();
-        OUTCOMES.map(|outcome| (outcome, count(outcome))).to_vec()
-    }
-
-    /// How many handshakes there were, in a few numbers.
-    pub(crate) fn handshakes(&self) -> Handshakes {
-        let mut handshakes = Handshakes::default();
-        for (outcome, count) in self.outcomes() {
-            *match outcome {
-                "accepted" | "repeated" => &mut handshakes.accepted,
-                "replay" => &mut handshakes.replays,
-                "audience-mismatch" => &mut handshakes.relays,
-                "busy" | "store-unavailable" | "clock" => &mut handshakes.unanswered,
-                _ => &mut handshakes.refused,
-            } += count;
-        }
-        handshakes
-    }
-
-    /// How long they took.
-    pub(crate) fn latencies(&self) -> Latencies {
-        self.latencies.read()
-    }
-
-    /// How many tokens were issued, and how many revoked.
-    pub(crate) fn tokens(&self) -> (u64, u64) {
-        (self.issued.get(), self.revoked.get())
+        Sum { issued: self.issued.get(), outcomes: OUTCOMES.map(count), latencies: self.latencies.read() }
     }
 
     pub(crate) fn call(&self, took: Duration) {
@@ -283,29 +200,9 @@ impl Counters {
         Timing { seconds: &self.json_seconds, started: Instant::now() }
     }
 
-    pub(crate) fn limited(&self) {
-        self.limited.inc();
-    }
-
-    pub(crate) fn credential_rejected(&self) {
-        self.credentials_rejected.inc();
-    }
-
     /// A JWT of a known issuer was not accepted.
     pub(crate) fn jwt_rejected(&self, fault: JwtFault) {
         self.jwts_rejected.get_or_create(&[("reason", fault.label())]).inc();
-    }
-
-    pub(crate) fn turned_away(&self) {
-        self.turned_away.inc();
-    }
-
-    pub(crate) fn issued(&self) {
-        self.issued.inc();
-    }
-
-    pub(crate) fn revoked(&self) {
-        self.revoked.inc();
     }
 
     /// A purge removed so many records, or failed.
@@ -317,11 +214,6 @@ impl Counters {
             self.purge_failures.inc();
             self.failing_purges.fetch_add(1, Ordering::Relaxed);
         }
-    }
-
-    /// How many records this server has purged.
-    pub(crate) fn purged_records(&self) -> u64 {
-        self.purged.get()
     }
 
     /// How many purges have failed since the last one that did not.

@@ -11,9 +11,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::App;
-use crate::activity::{By, Line, Party, RANGES, Sum, range};
+use crate::activity::{By, Line, Party, RANGES, range};
 use crate::history::Range;
 use crate::problem::Problem;
+use crate::sum::Sum;
 
 /// What the trackers or the callers of one server did.
 #[derive(Debug, Serialize, ToSchema)]

@@ -19,8 +19,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::arrival::Arrival;
 use crate::caller::Caller;
+use crate::handshake_outcome::HandshakeOutcome;
 use crate::health::{STORE_TIMEOUT, store_hangs};
-use crate::metrics::HandshakeOutcome;
 use crate::{App, traces};
 
 pub(crate) use answer::TOKEN_TYPE;
@@ -112,7 +112,7 @@ impl Handshake {
                     // A wrong method tells nothing about the token, and who asks so is not guessing.
                     Err(_) if refusal == Refusal::NotPost => answers.refused(&refusal),
                     Err(wait) => {
-                        app.events.tally().limited();
+                        app.events.tally().limited.inc();
                         answers.too_many(wait)
                     }
                 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::history::{Range, Slot};
+use crate::history::Range;
+use crate::sum::Sum;
 
 /// How wide a bar is drawn, with the gap after it; the page stretches it.
 const STEP: usize = 10;
@@ -48,29 +49,29 @@ pub(super) struct Mark {
 /// A slot.
 pub(super) struct Row {
     pub(super) begins: String,
-    pub(super) slot: Slot,
+    pub(super) sum: Sum,
 }
 
 impl Row {
     /// Within what time so many of 100 handshakes were answered.
     pub(super) fn within(&self, percent: u64) -> String {
-        self.slot.latencies.percentile(percent).map_or("-".to_owned(), in_words)
+        self.sum.latencies.percentile(percent).map_or("-".to_owned(), in_words)
     }
 }
 
 /// Draws it; the last slot is the one that goes on.
-pub(super) fn chart(range: &'static Range, slots: &[(Timestamp, Slot)], started: Timestamp) -> Chart {
+pub(super) fn chart(range: &'static Range, slots: &[(Timestamp, Sum)], started: Timestamp) -> Chart {
     let before = slots.iter().take_while(|(begins, _)| *begins < started).count().saturating_sub(1);
     let slots = slots.get(before.min(slots.len().saturating_sub(LEAST))..).unwrap_or(slots);
     let step = range.step(slots.len());
     let label = |begins: Timestamp| begins.strftime(if step < 1440 { "%H:%M" } else { "%b %d" }).to_string();
 
-    let top = round_up(slots.iter().map(|(_, slot)| slot.handshakes.all()).max().unwrap_or_default());
-    let micros = |slot: &Slot, percent| {
-        let took = slot.latencies.percentile(percent);
+    let top = round_up(slots.iter().map(|(_, sum)| sum.handshakes()).max().unwrap_or_default());
+    let micros = |sum: &Sum, percent| {
+        let took = sum.latencies.percentile(percent);
         took.map_or(0, |took| u64::try_from(took.as_micros()).unwrap_or(u64::MAX))
     };
-    let slowest = round_up(slots.iter().map(|(_, slot)| micros(slot, 99)).max().unwrap_or_default());
+    let slowest = round_up(slots.iter().map(|(_, sum)| micros(sum, 99)).max().unwrap_or_default());
     let mut chart = Chart {
         width: STEP * slots.len(),
         height: HEIGHT,
@@ -80,21 +81,20 @@ pub(super) fn chart(range: &'static Range, slots: &[(Timestamp, Slot)], started:
         times_scale: scale(slowest, |micros| in_words(Duration::from_micros(micros))),
         marks: Vec::new(),
         rows: Vec::new(),
-        all: Row { begins: String::new(), slot: Slot::default() },
+        all: Row { begins: String::new(), sum: Sum::default() },
         since: slots
             .first()
             .map_or(String::new(), |(begins, _)| begins.strftime("%Y-%m-%d %H:%M").to_string()),
     };
-    for (nth, (begins, slot)) in slots.iter().enumerate() {
-        chart.all.slot += slot;
-        let handshakes = &slot.handshakes;
+    for (nth, (begins, sum)) in slots.iter().enumerate() {
+        chart.all.sum += sum;
         let mut below = 0;
         for (class, count) in [
-            ("accepted", handshakes.accepted),
-            ("refused", handshakes.refused),
-            ("unanswered", handshakes.unanswered),
+            ("accepted", sum.good()),
+            ("refused", sum.refused()),
+            ("unanswered", sum.unanswered()),
             // On top, where nothing hides it.
-            ("alarming", handshakes.alarming()),
+            ("alarming", sum.alarming()),
         ] {
             if count == 0 {
                 continue;
@@ -105,7 +105,7 @@ pub(super) fn chart(range: &'static Range, slots: &[(Timestamp, Slot)], started:
             below += height;
         }
         for (class, percent) in [("p99", 99), ("p50", 50)] {
-            let took = micros(slot, percent);
+            let took = micros(sum, percent);
             if took > 0 {
                 chart.times.push(bar(class, nth, 0, scaled(took, slowest).max(2)));
             }
@@ -117,9 +117,9 @@ pub(super) fn chart(range: &'static Range, slots: &[(Timestamp, Slot)], started:
                 text: label(*begins),
             });
         }
-        if handshakes.all() > 0 {
+        if sum.handshakes() > 0 {
             let begins = begins.strftime("%Y-%m-%d %H:%M").to_string();
-            chart.rows.push(Row { begins, slot: *slot });
+            chart.rows.push(Row { begins, sum: *sum });
         }
     }
     chart.rows.reverse();
@@ -169,17 +169,17 @@ pub(super) fn in_words(time: Duration) -> String {
 mod tests {
     use countersign_core::from_millis;
 
-    use crate::history::{Handshakes, History, RANGES};
+    use crate::history::{History, RANGES};
 
     use super::*;
 
     const BEGIN: i64 = 1_767_225_600_000;
 
-    fn hour(minutes: &[(usize, Handshakes)]) -> Vec<(Timestamp, Slot)> {
+    fn hour(minutes: &[(usize, Sum)]) -> Vec<(Timestamp, Sum)> {
         let begins = |nth: usize| from_millis(BEGIN + 60_000 * i64::try_from(nth).unwrap());
-        let mut slots: Vec<_> = (0..60).map(|nth| (begins(nth), Slot::default())).collect();
-        for (nth, handshakes) in minutes {
-            slots[*nth].1.handshakes = *handshakes;
+        let mut slots: Vec<_> = (0..60).map(|nth| (begins(nth), Sum::default())).collect();
+        for (nth, sum) in minutes {
+            slots[*nth].1 = *sum;
         }
         slots
     }
@@ -204,8 +204,8 @@ mod tests {
     #[test]
     fn one_replay_is_seen_among_a_million() {
         let slots = hour(&[
-            (59, Handshakes { accepted: 1_000_000, replays: 1, ..Handshakes::default() }),
-            (0, Handshakes { refused: 500_000, ..Handshakes::default() }),
+            (59, Sum::of_handshakes(&[("accepted", 1_000_000), ("replay", 1)])),
+            (0, Sum::of_handshakes(&[("expired", 500_000)])),
         ]);
         let chart = chart(&RANGES[0], &slots, from_millis(0));
         let bars: Vec<_> = chart.counts.iter().map(|bar| (bar.class, bar.x, bar.y, bar.height)).collect();

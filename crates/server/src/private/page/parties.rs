@@ -5,8 +5,9 @@ use countersign_core::{KindFilter, before};
 use jiff::Timestamp;
 use std::time::Duration;
 
-use crate::activity::{By, Line, Party, Sum};
+use crate::activity::{By, Line, Party};
 use crate::private::summary::filter_of;
+use crate::sum::Sum;
 
 use super::chart::in_words;
 use super::parts::{DisplayTime, grouped, moment};

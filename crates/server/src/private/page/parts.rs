@@ -127,24 +127,16 @@ struct Tile {
 
 impl Counts {
     fn of(state: &PageState) -> Self {
-        let handshakes = &state.handshakes;
-        let class = |count: u64, class| if count == 0 { "" } else { class };
+        let totals = &state.totals;
         let tiles = [
-            ("issued", state.issued, "", None),
-            ("consumed", handshakes.accepted, "", Some(KindFilter::Consumed)),
+            ("issued", totals.issued, "", None),
+            ("consumed", totals.good(), "", Some(KindFilter::Consumed)),
             ("revoked", state.revoked, "", Some(KindFilter::Revoked)),
-            ("refused", handshakes.refused, "", Some(KindFilter::Refused)),
-            ("replays", handshakes.replays, class(handshakes.replays, "alarming"), Some(KindFilter::Replay)),
-            (
-                "relay attempts",
-                handshakes.relays,
-                class(handshakes.relays, "alarming"),
-                Some(KindFilter::Relay),
-            ),
-            ("unanswered", handshakes.unanswered, class(handshakes.unanswered, "worth-a-look"), None),
+            ("refused", totals.refused(), "", Some(KindFilter::Refused)),
+            ("replays", totals.replays(), "alarming", Some(KindFilter::Replay)),
+            ("relay attempts", totals.relays(), "alarming", Some(KindFilter::Relay)),
+            ("unanswered", totals.unanswered(), "worth-a-look", None),
         ];
-        let count =
-            |reason| state.outcomes.iter().find(|(known, _)| *known == reason).map_or(0, |(_, count)| *count);
         Self {
             now: moment(state.now),
             started: moment(state.started),
@@ -154,13 +146,13 @@ impl Counts {
                 .map(|(name, count, class, kind)| Tile {
                     name,
                     count: grouped(count),
-                    class,
+                    class: if count == 0 { "" } else { class },
                     link: kind.filter(|_| count > 0).map(events_of),
                 })
                 .collect(),
             reasons: Reason::ALL
                 .iter()
-                .map(|&reason| (in_words(reason), grouped(count(reason.label()))))
+                .map(|&reason| (in_words(reason), grouped(totals.of(reason.label()))))
                 .collect(),
         }
     }

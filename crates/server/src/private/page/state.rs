@@ -6,10 +6,11 @@ use countersign_core::{EventQuery, Key, KindFilter, StoreCounts, before};
 use jiff::Timestamp;
 use tokio::time::timeout;
 
-use crate::activity::{self, By, Line, saturating_sum};
-use crate::history::{Handshakes, Range, Slot};
+use crate::activity::{self, By, Line};
+use crate::history::Range;
 use crate::metrics::count;
 use crate::private::events::{Found, MAX_EVENTS, find};
+use crate::sum::{Sum, saturating_sum};
 
 use super::parts::times;
 use super::store_status::StoreStatus;
@@ -27,16 +28,14 @@ pub(super) struct PageState {
     pub(super) node: String,
     /// Whether there may be other servers on the store.
     pub(super) shared: bool,
-    pub(super) issued: u64,
+    /// Since the start.
+    pub(super) totals: Sum,
     pub(super) revoked: u64,
-    /// Since the start, by how they were answered.
-    pub(super) outcomes: Vec<(&'static str, u64)>,
-    pub(super) handshakes: Handshakes,
     /// The last hour.
-    pub(super) minutes: Vec<Handshakes>,
+    pub(super) minutes: Vec<Sum>,
     /// What the charts show.
     pub(super) range: &'static Range,
-    pub(super) slots: Vec<(Timestamp, Slot)>,
+    pub(super) slots: Vec<(Timestamp, Sum)>,
     /// What each tracker and each caller did in that range, and since when that counts.
     pub(super) parties: [(By, Vec<Line>); 2],
     pub(super) parties_since: Timestamp,
@@ -114,7 +113,6 @@ impl Page {
         // Now that all have answered who take their time.
         app.events.look_at_handshakes();
         let now = clock.now();
-        let (issued, revoked) = app.events.tally().tokens();
         let ring = app.tokens.keys();
         let sealing = ring.sealing_key(now).map(Key::id);
         let keys = ring.keys().iter().rev().map(|key| KeyState {
@@ -135,10 +133,8 @@ impl Page {
             started: app.events.history().started(),
             node: app.label(),
             shared: app.tokens.store().is_shared(),
-            issued,
-            revoked,
-            outcomes: app.events.tally().outcomes(),
-            handshakes: app.events.tally().handshakes(),
+            totals: app.events.tally().totals(),
+            revoked: app.events.tally().revoked.get(),
             minutes: app.events.history().minutes(now),
             range: wish.range(),
             slots: app.events.history().slots(wish.range(), now),

@@ -6,9 +6,10 @@ use std::fmt::Write as _;
 use askama::Template;
 use countersign_core::{ClockError, KindFilter, Reason, StoreError};
 
-use crate::activity::{By, Line, Party, Sum, saturating_sum};
+use crate::activity::{By, Line, Party};
 use crate::metrics::count;
 use crate::private::summary::filter_of;
+use crate::sum::{Sum, saturating_sum};
 
 use super::parties::counted_since;
 use super::parts::{moment, times};
@@ -323,7 +324,7 @@ fn findings(state: &PageState) -> Vec<Finding> {
     let mut look = |what: String, advice: &str| {
         findings.push(Finding { level: Level::WorthALook, what, advice: advice.to_owned(), link: None });
     };
-    let lately = state.minutes.iter().rev().take(LATELY).map(|minute| minute.unanswered).sum::<u64>();
+    let lately = saturating_sum(state.minutes.iter().rev().take(LATELY).map(Sum::unanswered));
     if lately > 0 {
         let handshakes = times(lately, "handshake", "handshakes");
         look(
