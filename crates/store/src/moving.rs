@@ -45,7 +45,7 @@ impl fmt::Display for MoveId {
 
 /// A store that can be the source or the target of a move. Each change is durable when the call returns, and may be repeated.
 #[async_trait]
-pub trait Movable: Send + Sync + fmt::Debug {
+pub trait Movable: Send + Sync {
     /// The store that this one was handed over to; `None`: it serves.
     async fn handed_over_to(&self) -> Result<Option<String>, StoreError>;
 

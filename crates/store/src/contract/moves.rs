@@ -331,7 +331,6 @@ pub async fn store_takes_over_only_if_reserved(from: &dyn MovePlace, to: &dyn Mo
 }
 
 /// A store that fails from some call on, before or after the effect of the first.
-#[derive(Debug)]
 struct Cutting {
     inner: Arc<dyn Movable>,
     calls: Arc<AtomicUsize>,

@@ -32,12 +32,7 @@ impl Backend for PostgresDatabase {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Arc<dyn TokenStore>, OpenError> {
-        let (url, options) = (&self.url, &self.options);
-        let opened = match if_missing {
-            IfMissing::Make => PostgresStore::open(url, options, clock, entropy).await,
-            IfMissing::Fail => PostgresStore::open_existing(url, options, clock, entropy).await,
-        };
-        Ok(Arc::new(opened?))
+        Ok(Arc::new(PostgresStore::open_or(&self.url, &self.options, clock, entropy, if_missing).await?))
     }
 
     async fn inspect(

@@ -74,9 +74,10 @@ use self::health::Health;
 use self::identity::Identity;
 use self::purge::PurgeState;
 use self::rows::{BatchArguments, BatchColumns};
-use self::schema::{MigrationTime, SchemaChange, SchemaError};
+use self::schema::{MigrationTime, SchemaError};
 use self::session::Session;
 use self::sql::{Query, STRIPES, Table};
+use crate::backend::IfMissing;
 use crate::counts::Counts;
 use crate::error::OpenError;
 
@@ -146,26 +147,21 @@ impl PostgresStore {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, OpenError> {
-        let core = StoreInner::new(url, options, clock, entropy)?;
-        core.bring_up(SchemaChange::Make).await?;
-        Ok(Self::start(core))
+        Self::open_or(url, options, clock, entropy, IfMissing::Make).await
     }
 
-    /// The same, but tables that are not there, or a database that cannot be reached, is an error.
-    pub async fn open_existing(
+    /// The same, with a choice about tables that are not there.
+    pub async fn open_or(
         url: &PostgresUrl,
         options: &PostgresOptions,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
+        if_missing: IfMissing,
     ) -> Result<Self, OpenError> {
         let core = StoreInner::new(url, options, clock, entropy)?;
-        core.bring_up(SchemaChange::Upgrade).await?;
-        Ok(Self::start(core))
-    }
-
-    fn start(core: Arc<StoreInner>) -> Self {
+        core.bring_up(if_missing).await?;
         let batch_workers = BatchWorkers::start(&core, BATCH_WORKERS, QUEUE);
-        Self { core, batch_workers }
+        Ok(Self { core, batch_workers })
     }
 
     fn usable(&self) -> Result<(), StoreError> {
@@ -182,7 +178,7 @@ pub async fn migrate(
     grant_to: Option<&str>,
 ) -> Result<(u32, u32), OpenError> {
     let core = StoreInner::new(url, options, clock, entropy)?;
-    let before = core.bring_up_without_writing(SchemaChange::Make).await?;
+    let before = core.bring_up_without_writing(IfMissing::Make).await?;
     if let Some(role) = grant_to {
         let mut session = take_at_length(&core.readers, &core.place).await.map_err(SchemaError::from)?;
         schema::grant(&mut session, role).await.map_err(SchemaError::from)?;
@@ -260,8 +256,8 @@ impl StoreInner {
     }
 
     /// Looks after the tables, then sees whether a server may use the store and whether a token could be consumed.
-    async fn bring_up(&self, change: SchemaChange) -> Result<u32, SchemaError> {
-        let before = self.bring_up_without_writing(change).await?;
+    async fn bring_up(&self, if_missing: IfMissing) -> Result<u32, SchemaError> {
+        let before = self.bring_up_without_writing(if_missing).await?;
         let mut session = take_at_length(&self.writers, &self.place).await?;
         let tried = timeout(PATIENCE, async {
             moving::must_serve(&mut session).await?;
@@ -272,13 +268,13 @@ impl StoreInner {
         tried.await.unwrap_or_else(|_| Err(session.gave_no_answer().into()))
     }
 
-    async fn bring_up_without_writing(&self, change: SchemaChange) -> Result<u32, SchemaError> {
+    async fn bring_up_without_writing(&self, if_missing: IfMissing) -> Result<u32, SchemaError> {
         let mut session = take_at_length(&self.readers, &self.place).await?;
         let made = timeout(MIGRATION, async {
             let moment = MigrationTime::of(&mut session).await?;
             #[cfg(test)]
             let moment = self.goes_by.unwrap_or(moment);
-            schema::bring_up(&mut session, change, moment).await
+            schema::bring_up(&mut session, if_missing, moment).await
         });
         made.await.unwrap_or_else(|_| Err(session.gave_no_answer().into()))
     }
@@ -361,7 +357,7 @@ async fn look_for(core: std::sync::Weak<StoreInner>) {
         if core.health.is_closed() {
             return;
         }
-        match core.bring_up(SchemaChange::Make).await {
+        match core.bring_up(IfMissing::Make).await {
             Ok(_) => return core.health.returned(),
             Err(trouble) => {
                 core.health.went(&OpenError::from(trouble).to_string());

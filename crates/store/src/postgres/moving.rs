@@ -5,7 +5,6 @@
 //! one. So when the transaction that removes them commits, every batch is committed or will insert nothing, on whatever
 //! server, and no server need be asked or stopped.
 
-use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -18,7 +17,7 @@ use super::calls::unavailable;
 use super::fault::Failure;
 use super::ring::{self, as_number};
 use super::rows::{Watermarks, created_at, unreadable};
-use super::schema::{SchemaChange, SchemaError};
+use super::schema::SchemaError;
 use super::session::Session;
 use super::sql::{MoveQuery, Query, STRIPES};
 use super::{Job, PostgresOptions, PostgresUrl, StoreInner, no_watermarks, work};
@@ -27,14 +26,9 @@ use crate::error::OpenError;
 use crate::moving::{Movable, MoveError, MoveId, fence_of_target};
 
 /// A database that is moved from or to.
+#[derive(Debug)]
 pub struct MovablePostgres {
     core: Arc<StoreInner>,
-}
-
-impl fmt::Debug for MovablePostgres {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MovablePostgres").field("place", &self.core.place).finish_non_exhaustive()
-    }
 }
 
 impl MovablePostgres {
@@ -54,11 +48,7 @@ impl MovablePostgres {
         let core = StoreInner::new(url, options, clock, entropy)?;
         // A move serves no requests: if the database goes away the command fails, and no task has to wait for it.
         core.health.close();
-        let change = match if_missing {
-            IfMissing::Make => SchemaChange::Make,
-            IfMissing::Fail => SchemaChange::Upgrade,
-        };
-        core.bring_up_without_writing(change).await?;
+        core.bring_up_without_writing(if_missing).await?;
         Ok(Self { core })
     }
 

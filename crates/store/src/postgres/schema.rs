@@ -8,6 +8,7 @@ use tokio_postgres::error::SqlState;
 use super::fault::Failure;
 use super::session::Session;
 use super::sql::{NOW, STRIPES, Table};
+use crate::backend::IfMissing;
 use crate::error::OpenError;
 
 /// The steps from an empty schema to the present one; `{s}` is the schema. Step n leads to version n; a step that was
@@ -57,15 +58,6 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// The newest schema version that this build knows.
 pub(super) fn newest() -> u32 {
     u32::try_from(STEPS.len()).unwrap_or(u32::MAX)
-}
-
-/// What may be done to a schema that is not there or not the newest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SchemaChange {
-    /// Make it, or bring it up to date.
-    Make,
-    /// Bring it up to date. One that is not there is an error.
-    Upgrade,
 }
 
 /// Why the schema cannot be used.
@@ -118,14 +110,14 @@ impl MigrationTime {
 /// Brings the schema to the newest version, as far as `change` allows. Returns the version that was there before.
 pub(super) async fn bring_up(
     session: &mut Session,
-    change: SchemaChange,
+    if_missing: IfMissing,
     moment: MigrationTime,
 ) -> Result<u32, SchemaError> {
     let before = version(session).await?;
     let mut found = before;
     let mut attempts = 0;
     while found != newest() {
-        check(session, found, change)?;
+        check(session, found, if_missing)?;
         attempts += 1;
         match step(session, found, moment).await {
             Ok(()) => {}
@@ -150,16 +142,16 @@ pub(super) async fn bring_up(
 /// Refuses a schema that is not there or not of this version or an older one. Changes nothing.
 pub(super) async fn recognize(session: &mut Session) -> Result<u32, SchemaError> {
     let found = version(session).await?;
-    check(session, found, SchemaChange::Upgrade)?;
+    check(session, found, IfMissing::Fail)?;
     Ok(found)
 }
 
-fn check(session: &Session, found: u32, change: SchemaChange) -> Result<(), SchemaError> {
+fn check(session: &Session, found: u32, if_missing: IfMissing) -> Result<(), SchemaError> {
     let place = session.place().to_owned();
     if found > newest() {
         return Err(SchemaError::Schema(OpenError::NewerSchema { place, found, known: newest() }));
     }
-    if found == 0 && change == SchemaChange::Upgrade {
+    if found == 0 && if_missing == IfMissing::Fail {
         return Err(SchemaError::Schema(OpenError::NoSchema { place }));
     }
     Ok(())

@@ -1,6 +1,5 @@
 //! A database that is moved from or to. This process holds the lock, so no server uses the database meanwhile.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,16 +17,11 @@ use crate::error::OpenError;
 use crate::moving::{Movable, MoveError, MoveId, fence_of_target};
 
 /// A database that is moved from or to.
+#[derive(Debug)]
 pub struct MovableSqlite {
     path: PathBuf,
     connection: Arc<Mutex<Connection>>,
     _lock: Lock,
-}
-
-impl fmt::Debug for MovableSqlite {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MovableSqlite").field("path", &self.path).finish_non_exhaustive()
-    }
 }
 
 impl MovableSqlite {

@@ -10,7 +10,7 @@ use super::super::batch::BatchLimits;
 use super::super::batch_workers::{BATCH_WORKERS, BatchWorkers, QUEUE};
 use super::super::{PostgresStore, READERS, StoreInner};
 use super::{World, consume, options, settled, url};
-use crate::postgres::schema::SchemaChange;
+use crate::backend::IfMissing;
 
 /// A store that gives up soon.
 async fn impatient(world: &World) -> Arc<PostgresStore> {
@@ -23,7 +23,7 @@ async fn impatient(world: &World) -> Arc<PostgresStore> {
         BatchLimits { patience: Duration::from_millis(100), statement: Duration::from_millis(30) },
     )
     .unwrap();
-    core.bring_up(SchemaChange::Upgrade).await.unwrap();
+    core.bring_up(IfMissing::Fail).await.unwrap();
     let batch_workers = BatchWorkers::start(&core, BATCH_WORKERS, QUEUE);
     Arc::new(PostgresStore { core, batch_workers })
 }
