@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use countersign_core::{
-    Clock, Key, KeyChange, KeyId, KeyRing, OsEntropy, RingChange, SystemClock, TokenStore, change_ring,
-    put_ring, read_ring,
+    Clock, KeyChange, KeyId, KeyRing, OsEntropy, RingChange, SystemClock, TokenStore, change_ring, put_ring,
+    read_ring,
 };
-use countersign_server::KeyFile;
+use countersign_server::{KeyFile, KeysDocument};
 use countersign_store::place::StoreUrl;
 use jiff::{SignedDuration, Timestamp};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::output::{Failure, member, print, print_json};
 use crate::remote::ServerArgs;
@@ -140,7 +140,7 @@ pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
                         read_ring(&*store, &file).await.map_err(Failure::failed)?
                     }
                 };
-                document(&ring)
+                document(&ring)?
             } else {
                 args.server.connect()?.keys().await?
             };
@@ -149,7 +149,7 @@ pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
         KeysCommand::Rotate(RotateArgs { activate_in, common: args }) => {
             let activate_in = whole_seconds(activate_in)?;
             let document = if args.offline {
-                document(&args.place.change(KeyChange::Rotate { activate_in }).await?)
+                document(&args.place.change(KeyChange::Rotate { activate_in }).await?)?
             } else {
                 args.server.connect()?.rotate_keys(activate_in).await?
             };
@@ -157,7 +157,7 @@ pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
         }
         KeysCommand::Revoke(RevokeArgs { key, rotate, common: args }) => {
             let document = if args.offline {
-                document(&args.place.change(KeyChange::Revoke { key, rotate }).await?)
+                document(&args.place.change(KeyChange::Revoke { key, rotate }).await?)?
             } else {
                 args.server.connect()?.revoke_key(&key.to_string(), rotate).await?
             };
@@ -169,7 +169,7 @@ pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
         KeysCommand::New(NewArgs { add, json, place }) => {
             let file = place.key_file()?;
             if add {
-                return report(&document(&change_file(&file, KeyChange::Add)?), json);
+                return report(&document(&change_file(&file, KeyChange::Add)?)?, json);
             }
             let (ring, new) = file.load_or_create(SystemClock.now(), &OsEntropy).map_err(Failure::failed)?;
             if !new {
@@ -178,7 +178,7 @@ pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
                     file.path().display()
                 )));
             }
-            report(&document(&ring), json)
+            report(&document(&ring)?, json)
         }
         KeysCommand::Import(ImportArgs { json, place }) => match place.open().await? {
             OfflineRing::File(file) => Err(Failure::usage(format!(
@@ -187,7 +187,7 @@ pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
             ))),
             OfflineRing::Store { store, file } => {
                 let ring = put_ring(&*store, &file, &OsEntropy).await.map_err(Failure::failed)?;
-                report(&document(&ring), json)
+                report(&document(&ring)?, json)
             }
         },
     }
@@ -235,21 +235,8 @@ fn change_file(file: &KeyFile, change: KeyChange) -> Result<KeyRing, Failure> {
 }
 
 /// The ring as the private API describes it.
-fn document(ring: &KeyRing) -> Value {
-    let sealing = ring.sealing_key(SystemClock.now()).map(Key::id);
-    let keys: Vec<Value> = ring
-        .keys()
-        .iter()
-        .map(|key| {
-            json!({
-                "id": key.id().to_string(),
-                "active_from": key.active_from(),
-                "sealing": Some(key.id()) == sealing,
-                "waits_for": [],
-            })
-        })
-        .collect();
-    json!({ "keys": keys })
+fn document(ring: &KeyRing) -> Result<Value, Failure> {
+    serde_json::to_value(KeysDocument::of(ring, SystemClock.now())).map_err(Failure::failed)
 }
 
 fn report(document: &Value, json: bool) -> Result<(), Failure> {

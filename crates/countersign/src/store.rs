@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use countersign_core::{OsEntropy, SystemClock, TokenStore, move_fence_now, purge_now};
+use countersign_server::StoreDocument;
 use countersign_store::backend::IfMissing;
 use countersign_store::place::StoreUrl;
 use countersign_store::postgres;
@@ -195,15 +196,7 @@ async fn offline_stats(args: &StoreArgs) -> Result<Value, Failure> {
     let resolved = args.place.resolve(None)?;
     let stats = resolved.store.backend().inspect(Arc::new(SystemClock), Arc::new(OsEntropy)).await;
     let stats = stats.map_err(Failure::failed)?;
-    Ok(json!({
-        "kind": stats.kind,
-        "schema": stats.schema,
-        "consumed": stats.consumed,
-        "revoked": stats.revoked,
-        "fence": stats.fence,
-        "horizon": stats.horizon,
-        "bytes": stats.bytes,
-    }))
+    serde_json::to_value(StoreDocument::from(stats)).map_err(Failure::failed)
 }
 
 async fn offline_purge(args: &StoreArgs, retention: Option<SignedDuration>) -> Result<Value, Failure> {

@@ -73,6 +73,8 @@ pub use events::{EventCounts, EventPolicy, Events};
 pub use key_file::{KeyFile, KeyFileError};
 pub use limiter::RefusalLimiter;
 pub use metrics::metrics_answer;
+pub use private::admin::StoreDocument;
+pub use private::keys::KeysDocument;
 pub use private::server::{
     CallerDocument, CertificateDocument, ExposureDocument, FileDocument, IssuerDocument, JwtDocument,
     ListenerDocument, ServerDocument, TracesDocument,

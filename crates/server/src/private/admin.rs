@@ -6,7 +6,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use countersign_core::StoreError;
+use countersign_core::{StoreError, StoreStats};
 use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -59,7 +59,7 @@ pub(crate) struct NodeDocument {
 
 /// What is in the store.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct StoreDocument {
+pub struct StoreDocument {
     /// Which kind of store.
     kind: &'static str,
     /// The version of its schema.
@@ -76,6 +76,13 @@ pub(crate) struct StoreDocument {
     horizon: Timestamp,
     /// Bytes on disk, where that can be known.
     bytes: Option<u64>,
+}
+
+impl From<StoreStats> for StoreDocument {
+    fn from(stats: StoreStats) -> Self {
+        let StoreStats { kind, schema, consumed, revoked, fence, horizon, bytes } = stats;
+        Self { kind, schema, consumed, revoked, fence, horizon, bytes }
+    }
 }
 
 /// What a purge removed.
@@ -96,7 +103,7 @@ pub(crate) struct FenceDocument {
 /// Tells which servers serve from the store.
 #[utoipa::path(
     get, path = "/v1/nodes", tag = "store",
-    responses((status = 200, body = NodesDocument), (status = 503, body = Problem))
+    responses((status = 200, body = NodesDocument))
 )]
 pub(crate) async fn list_nodes(State(app): State<Arc<App>>) -> Result<Json<NodesDocument>, Problem> {
     let node_list = app.tokens.store().node_list(app.tokens.clock().now()).await;
@@ -124,7 +131,7 @@ pub(crate) async fn list_nodes(State(app): State<Arc<App>>) -> Result<Json<Nodes
 /// Tells what is in the store.
 #[utoipa::path(
     get, path = "/v1/store", tag = "store",
-    responses((status = 200, body = StoreDocument), (status = 503, body = Problem))
+    responses((status = 200, body = StoreDocument))
 )]
 pub(crate) async fn store_stats(State(app): State<Arc<App>>) -> Result<Json<StoreDocument>, Problem> {
     let counted = app.record_count.now(&app).await.map_err(|error| store_problem(&error))?;
@@ -135,22 +142,14 @@ pub(crate) async fn store_stats(State(app): State<Arc<App>>) -> Result<Json<Stor
             "the records are so many that they are still being counted; ask again in a minute",
         ));
     };
-    Ok(Json(StoreDocument {
-        kind: stats.kind,
-        schema: stats.schema,
-        consumed: stats.consumed,
-        revoked: stats.revoked,
-        fence: stats.fence,
-        horizon: stats.horizon,
-        bytes: stats.bytes,
-    }))
+    Ok(Json(stats.into()))
 }
 
 /// Removes the records of tokens that expired longer ago than the retention; the server does so by itself every
 /// minute.
 #[utoipa::path(
     post, path = "/v1/store/purge", tag = "store", request_body(content = Nothing, description = "may be empty"),
-    responses((status = 200, body = PurgeDocument), (status = 503, body = Problem))
+    responses((status = 200, body = PurgeDocument))
 )]
 pub(crate) async fn purge_store(
     State(app): State<Arc<App>>,
@@ -165,7 +164,7 @@ pub(crate) async fn purge_store(
 /// Moves the fence half a minute ahead: every token issued so far is rejected from here on, also by a clock that is ahead.
 #[utoipa::path(
     post, path = "/v1/store/fence", tag = "store", request_body(content = Nothing, description = "may be empty"),
-    responses((status = 200, body = FenceDocument), (status = 503, body = Problem))
+    responses((status = 200, body = FenceDocument))
 )]
 pub(crate) async fn fence_store(
     State(app): State<Arc<App>>,

@@ -186,7 +186,7 @@ pub(crate) struct Found {
         ("after" = Option<String>, Query, description = "go on after the page whose `next` this is"),
         ("limit" = Option<usize>, Query, minimum = 1, maximum = 1000, description = "how many at most, 100 when left out")
     ),
-    responses((status = 200, body = EventsDocument), (status = 400, body = Problem), (status = 503, body = Problem))
+    responses((status = 200, body = EventsDocument), (status = 400, body = Problem))
 )]
 pub(crate) async fn list(
     State(app): State<Arc<App>>,
@@ -310,7 +310,7 @@ fn on_record(ended: EndedToken) -> Event {
     ),
     responses(
         (status = 200, content_type = "text/event-stream", body = EventDocument),
-        (status = 400, body = Problem), (status = 503, body = Problem)
+        (status = 400, body = Problem)
     )
 )]
 pub(crate) async fn stream(

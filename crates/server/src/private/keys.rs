@@ -7,7 +7,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use countersign_core::{InvalidKeyId, Key, KeyChange, KeyId, KeyRingError, RingChange, RingError};
+use countersign_core::{InvalidKeyId, Key, KeyChange, KeyId, KeyRing, KeyRingError, RingChange, RingError};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -20,9 +20,23 @@ use crate::problem::Problem;
 
 /// The keys of the ring, without their secrets.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct KeysDocument {
+pub struct KeysDocument {
     /// Oldest first.
     keys: Vec<KeyDocument>,
+}
+
+impl KeysDocument {
+    /// The keys of this ring, of which one seals now.
+    pub fn of(ring: &KeyRing, now: Timestamp) -> Self {
+        let sealing = ring.sealing_key(now).map(Key::id);
+        let document = |key: &Key| KeyDocument {
+            id: key.id().to_string(),
+            active_from: key.active_from(),
+            sealing: Some(key.id()) == sealing,
+            waits_for: Vec::new(),
+        };
+        Self { keys: ring.keys().iter().map(document).collect() }
+    }
 }
 
 /// A key, without its secret.
@@ -65,13 +79,13 @@ pub(crate) struct RotateRequest {
 /// Lists the keys.
 #[utoipa::path(get, path = "/v1/keys", tag = "keys", responses((status = 200, body = KeysDocument)))]
 pub(crate) async fn list_keys(State(app): State<Arc<App>>) -> Json<KeysDocument> {
-    Json(keys_document(&app))
+    Json(KeysDocument::of(&app.tokens.keys(), app.tokens.clock().now()))
 }
 
 /// Adds a key to the ring, on disk and in use, on every server of the store.
 #[utoipa::path(
     post, path = "/v1/keys/rotate", tag = "keys", request_body(content = RotateRequest, description = "may be empty"),
-    responses((status = 200, body = KeysDocument), (status = 409, body = Problem), (status = 503, body = Problem))
+    responses((status = 200, body = KeysDocument), (status = 409, body = Problem))
 )]
 pub(crate) async fn rotate_keys(
     State(app): State<Arc<App>>,
@@ -88,10 +102,7 @@ pub(crate) async fn rotate_keys(
 /// from then on, by every server of the store.
 #[utoipa::path(
     post, path = "/v1/keys/revoke", tag = "keys", request_body = RevokeKeyRequest,
-    responses(
-        (status = 200, body = KeysDocument), (status = 400, body = Problem), (status = 409, body = Problem),
-        (status = 503, body = Problem)
-    )
+    responses((status = 200, body = KeysDocument), (status = 409, body = Problem))
 )]
 pub(crate) async fn revoke_key(
     State(app): State<Arc<App>>,
@@ -110,7 +121,7 @@ pub(crate) async fn revoke_key(
 /// Locks the ring that a shared store keeps with the newest key of this server's key file, and with no other one.
 #[utoipa::path(
     post, path = "/v1/keys/rewrap", tag = "keys", request_body(content = Nothing, description = "may be empty"),
-    responses((status = 200, body = KeysDocument), (status = 409, body = Problem), (status = 503, body = Problem))
+    responses((status = 200, body = KeysDocument), (status = 409, body = Problem))
 )]
 pub(crate) async fn rewrap_keys(
     State(app): State<Arc<App>>,
@@ -134,7 +145,7 @@ async fn change(app: &Arc<App>, change: RingChange, caller: Caller) -> Result<Js
         }
         RingChange::Rewrap => tracing::info!(request, "the key ring in the store was locked anew"),
     }
-    Ok(Json(keys_document(app)))
+    Ok(Json(KeysDocument::of(&app.tokens.keys(), app.tokens.clock().now())))
 }
 
 fn key_problem(error: &KeyChangeError) -> Problem {
@@ -151,16 +162,4 @@ fn key_problem(error: &KeyChangeError) -> Problem {
         }
     };
     Problem::new(status, reason, error.to_string())
-}
-
-fn keys_document(app: &App) -> KeysDocument {
-    let (ring, now) = (app.tokens.keys(), app.tokens.clock().now());
-    let sealing = ring.sealing_key(now).map(Key::id);
-    let document = |key: &Key| KeyDocument {
-        id: key.id().to_string(),
-        active_from: key.active_from(),
-        sealing: Some(key.id()) == sealing,
-        waits_for: Vec::new(),
-    };
-    KeysDocument { keys: ring.keys().iter().map(document).collect() }
 }

@@ -188,9 +188,7 @@ pub struct TracesDocument {
 /// whether it can serve. No value is secret.
 #[utoipa::path(
     get, path = "/v1/server", tag = "server",
-    responses(
-        (status = 200, body = ServerDocument), (status = 500, body = Problem)
-    )
+    responses((status = 200, body = ServerDocument), (status = 500, body = Problem))
 )]
 pub(crate) async fn show_server(State(app): State<Arc<App>>) -> Result<Json<ServerDocument>, Problem> {
     let traces = async {

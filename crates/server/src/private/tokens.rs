@@ -103,7 +103,7 @@ pub(crate) struct Revocation {
 /// Issues a token.
 #[utoipa::path(
     post, path = "/v1/tokens", tag = "tokens", request_body(content = TokenRequest, description = "may be empty"),
-    responses((status = 201, body = TokenDocument), (status = 400, body = Problem), (status = 503, body = Problem))
+    responses((status = 201, body = TokenDocument))
 )]
 pub(crate) async fn issue(
     State(app): State<Arc<App>>,
@@ -136,7 +136,7 @@ async fn read_request(headers: &HeaderMap, body: Body) -> Result<NewToken, Probl
     get, path = "/v1/tokens/{token}", tag = "tokens", params(("token" = String, Path, description = "the token itself")),
     responses(
         (status = 200, body = TokenDocument),
-        (status = 404, body = Problem), (status = 410, body = Problem), (status = 503, body = Problem)
+        (status = 404, body = Problem), (status = 410, body = Problem)
     )
 )]
 pub(crate) async fn show(
@@ -151,7 +151,7 @@ pub(crate) async fn show(
 /// Revokes a token.
 #[utoipa::path(
     delete, path = "/v1/tokens/{token}", tag = "tokens", params(("token" = String, Path, description = "the token itself")),
-    responses((status = 200, body = Revocation), (status = 404, body = Problem), (status = 503, body = Problem))
+    responses((status = 200, body = Revocation), (status = 404, body = Problem))
 )]
 pub(crate) async fn revoke(
     State(app): State<Arc<App>>,
