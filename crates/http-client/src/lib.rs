@@ -24,7 +24,6 @@
 #![forbid(unsafe_code)]
 
 use std::error::Error;
-use std::fmt;
 use std::io;
 use std::time::Duration;
 
@@ -48,7 +47,7 @@ type BoxError = Box<dyn Error + Send + Sync>;
 type Reach = BoxCloneSyncService<Uri, TokioIo<TcpStream>, BoxError>;
 
 /// Sends requests. A clone shares the connections.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct HttpClient {
     hyper: Client<HttpsConnector<Reach>, Full<Bytes>>,
 }
@@ -113,12 +112,6 @@ impl HttpClient {
         head.uri = with_port(head.uri)?;
         let sent = self.hyper.request(Request::from_parts(head, Full::new(body))).await;
         sent.map_err(|error| HttpError::of(&error))
-    }
-}
-
-impl fmt::Debug for HttpClient {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpClient").finish_non_exhaustive()
     }
 }
 
