@@ -102,3 +102,78 @@ impl EventStream {
         ClientError::NoAnswer { server: self.server.clone(), reason: reason.to_string() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::{Credentials, EventsRequest, PrivateApi};
+
+    /// A stream that begins with `text`, and the server's side of its connection.
+    async fn stream_of(text: &str) -> (EventStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let serve = async {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(connection.read_u8().await.unwrap());
+            }
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n\
+                 {:x}\r\n{text}\r\n",
+                text.len()
+            );
+            connection.write_all(answer.as_bytes()).await.unwrap();
+            connection
+        };
+        let api = PrivateApi::new(&url, Credentials::default()).unwrap();
+        let request = EventsRequest::default();
+        let (stream, connection) = tokio::join!(api.follow_events(&request), serve);
+        (stream.unwrap(), connection)
+    }
+
+    const ONE_EVENT: &str =
+        ": following\n\nevent: replay\ndata: {\"kind\":\"replay\"}\n\nevent: missed\ndata: 7\n\n";
+
+    #[tokio::test]
+    async fn events_and_losses_are_told_until_the_server_ends() {
+        let (mut stream, mut server) = stream_of(ONE_EVENT).await;
+        let event = StreamItem::Event(serde_json::json!({ "kind": "replay" }));
+        assert_eq!(stream.next().await.unwrap(), Some(event));
+        assert_eq!(stream.next().await.unwrap(), Some(StreamItem::Missed(7)));
+        server.write_all(b"0\r\n\r\n").await.unwrap();
+        assert_eq!(stream.next().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn broken_connection_is_no_end_of_the_events() {
+        let (mut stream, server) = stream_of(ONE_EVENT).await;
+        drop(server);
+        stream.next().await.unwrap();
+        stream.next().await.unwrap();
+        let error = stream.next().await.unwrap_err().to_string();
+        assert!(error.contains("the events broke off ("), "{error}");
+    }
+
+    #[tokio::test]
+    async fn silent_server_is_given_up_after_a_minute() {
+        let (mut stream, _server) = stream_of(ONE_EVENT).await;
+        stream.next().await.unwrap();
+        stream.next().await.unwrap();
+        tokio::time::pause();
+        let began = tokio::time::Instant::now();
+        let error = stream.next().await.unwrap_err().to_string();
+        assert!(error.contains("it has been silent for a minute"), "{error}");
+        assert!(began.elapsed() >= SILENCE);
+    }
+
+    #[tokio::test]
+    async fn endless_line_is_not_kept() {
+        let (mut stream, _server) = stream_of(&"x".repeat(MAX_LINE_BYTES + 1)).await;
+        let error = stream.next().await.unwrap_err().to_string();
+        assert!(error.contains("it sent a line without an end"), "{error}");
+    }
+}

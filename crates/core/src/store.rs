@@ -334,6 +334,11 @@ mod tests {
     }
 
     #[test]
+    fn batches_beyond_the_largest_class_have_a_count_too() {
+        assert_eq!(StoreCounts::default().batches, [0; 8]);
+    }
+
+    #[test]
     fn horizon_covers_tokens_that_are_older_in_both_dates() {
         let (early, late) = (noon(), after(noon(), Duration::from_millis(1)));
         let horizon = Horizon { created: early, expires: early };

@@ -25,7 +25,8 @@ fn sealing(ring: &KeyRing, now: Timestamp) -> KeyId {
 #[test]
 fn key_waits_at_most_a_year() {
     let mut ring = KeyRing::generate(noon(), &OsEntropy).unwrap();
-    for (activate_in, refused) in [(LONGEST_WAIT, false), (LONGEST_WAIT + Duration::from_secs(1), true)] {
+    let year = Duration::from_hours(8760);
+    for (activate_in, refused) in [(year, false), (year + Duration::from_secs(1), true)] {
         let changed = ring.change(KeyChange::Rotate { activate_in }, noon(), &OsEntropy);
         assert_eq!(matches!(changed, Err(KeyRingError::TooLate)), refused, "{activate_in:?}");
     }
@@ -131,6 +132,58 @@ fn waiting_key_replaces_revoked_one_at_once() {
 }
 
 #[test]
+fn waiting_key_seals_before_an_older_one() {
+    let mut ring = KeyRing::generate(noon(), &OsEntropy).unwrap();
+    let minute = Duration::from_mins(1);
+    let stolen = rotate(&mut ring, noon() + minute, Duration::ZERO);
+    let waiting = rotate(&mut ring, noon() + minute, Duration::from_hours(1));
+    let now = noon() + 2 * minute;
+    revoke(&mut ring, stolen, false, now).unwrap();
+    for clock in [now, before(now, CLOCK_SKEW)] {
+        assert_eq!(sealing(&ring, clock), waiting, "not the oldest");
+    }
+}
+
+#[test]
+fn newest_key_that_seals_replaces_a_revoked_one_before_those_that_wait() {
+    let second = Duration::from_secs(1);
+    let now = noon() + Duration::from_hours(1);
+    let mut ring = KeyRing::generate(noon(), &OsEntropy).unwrap();
+    let stolen = ring.keys()[0].id;
+    let recent = rotate(&mut ring, before(now, 10 * second), Duration::ZERO);
+    rotate(&mut ring, now, Duration::from_hours(1));
+    revoke(&mut ring, stolen, false, now).unwrap();
+    for clock in [now, before(now, CLOCK_SKEW)] {
+        assert_eq!(sealing(&ring, clock), recent);
+    }
+}
+
+#[test]
+fn key_that_seals_everywhere_already_makes_no_other_earlier() {
+    let now = noon() + Duration::from_hours(1);
+    let mut ring = KeyRing::generate(noon(), &OsEntropy).unwrap();
+    let stolen = ring.keys()[0].id;
+    let everywhere = rotate(&mut ring, before(now, CLOCK_SKEW), Duration::ZERO);
+    let newest = rotate(&mut ring, now, Duration::ZERO);
+    revoke(&mut ring, stolen, false, now).unwrap();
+    assert_eq!(sealing(&ring, now), newest);
+    assert_eq!(sealing(&ring, before(now, CLOCK_SKEW)), everywhere);
+}
+
+#[test]
+fn new_key_never_has_the_name_of_another_or_of_a_revoked_one() {
+    // A counter that begins anew proposes the first key's name again.
+    let repeated = || SequenceEntropy::default();
+    let mut ring = KeyRing::generate(noon(), &repeated()).unwrap();
+    let first = ring.keys()[0].id;
+    ring.change(KeyChange::Add, noon(), &repeated()).unwrap();
+    assert_ne!(ring.keys()[1].id, first);
+    let mut ring = KeyRing::generate(noon(), &repeated()).unwrap();
+    ring.change(KeyChange::Revoke { key: first, rotate: true }, noon(), &repeated()).unwrap();
+    assert_ne!(ring.keys()[0].id, first);
+}
+
+#[test]
 fn wrong_clock_brings_no_old_key_back() {
     // Two keys were made while the clock was a year ahead.
     let mut ring = KeyRing::generate(noon() + Duration::from_hours(8760), &OsEntropy).unwrap();
@@ -168,6 +221,7 @@ fn key_is_named_by_eight_hexadecimal_digits() {
 #[test]
 fn new_key_of_a_shared_ring_settles_first() {
     let (second, key) = (Duration::from_secs(1), KeyId([0; 4]));
+    assert_eq!(SETTLING, 10 * second, "as docs/design/shared-key-ring.md says");
     for (wanted, waits) in
         [(Duration::ZERO, SETTLING), (SETTLING, SETTLING), (SETTLING + second, SETTLING + second)]
     {
