@@ -182,6 +182,11 @@ mod tests {
     }
 
     #[test]
+    fn nodes_and_keys_are_remembered_longer_than_any_token_lives() {
+        assert_eq!(REMEMBERED, MAX_LIFETIME + Duration::from_hours(1));
+    }
+
+    #[test]
     fn key_of_another_file_is_reported_missing() {
         let mut ring = KeyRing::generate(noon(), &OsEntropy).unwrap();
         let other = KeyRing::generate(noon(), &OsEntropy).unwrap();
