@@ -156,7 +156,7 @@ pub(crate) fn raise_descriptor_limit() -> Result<(), Failure> {
 /// Reads the key file. Without one, makes one, unless there is a sign that there has been one before: then it is at the
 /// wrong place or lost, and a new one in silence would refuse every token that was issued so far.
 ///
-/// The ring of a shared store begins with keys of its own if the file is new: whoever steals the file alone has nothing then.
+/// If the file is new, the ring of a shared store begins with other keys than the file: the file alone is then useless to a thief.
 async fn load_keys(key_file: &KeyFile, store: &dyn TokenStore, now: Timestamp) -> Result<KeyRing, Failure> {
     let path = key_file.path();
     if matches!(path.try_exists(), Ok(false)) {
@@ -260,7 +260,7 @@ fn traces(settings: &Resolved) -> Result<Option<Arc<Traces>>, Failure> {
     Ok(Some(Arc::new(traces)))
 }
 
-/// What this machine is called.
+/// This machine's host name.
 fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

@@ -7,7 +7,7 @@
 //! | brings a session cookie that is not good | 401 |
 //! | has a session, and no rule allows it, or its path has two readings | 403 |
 //! | has a session, changes something or opens a WebSocket, and another site has a browser send it | 403 |
-//! | carries the user header itself, in whatever spelling, or names it in `Connection` | 403 |
+//! | carries the user header itself, in any spelling, or names it in `Connection` | 403 |
 //! | is asked about by anybody but the proxy | 403 |
 //! | the proxy does not say what the request is | 500 |
 //! | the sessions cannot be read | 503 |
@@ -90,7 +90,7 @@ pub(crate) async fn answer(
 }
 
 impl Gate {
-    /// Whether the proxy is at the other end of a connection. The mode of a Unix socket lets nobody else connect.
+    /// Whether the proxy is at the other end of a connection. The mode of a Unix socket lets only the proxy connect.
     fn is_proxy(&self, peer: Option<IpAddr>) -> bool {
         peer.is_none_or(|peer| self.config.trusted_proxies.iter().any(|network| network.contains(&peer)))
     }

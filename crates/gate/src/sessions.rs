@@ -1,6 +1,6 @@
 //! The sessions, and what happened to them, in one `SQLite` file that several gates on a machine share.
 //!
-//! The file is asked at each request, so a session that was ended is over at once, whoever ended it, and in every gate.
+//! The file is asked at each request, so a session that was ended is over immediately, in every gate.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -69,7 +69,7 @@ impl Digest {
 /// A session: a login of an issuer that has not ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
-    /// Names it in lists and in the log. Nobody has the session by it.
+    /// Names it in lists and in the log. It does not open the session.
     pub id: String,
     /// The tracker's base URL in its normal form.
     pub tracker: String,
@@ -162,7 +162,7 @@ impl Sessions {
         Ok(sessions)
     }
 
-    /// Opens the file that a gate has made in this directory. Whoever only looks may be another user than the gate's, such as
+    /// Opens the file that a gate has made in this directory. A reader may be another user than the gate's, such as
     /// root, whose file the gate could not use.
     ///
     /// # Errors
@@ -332,7 +332,7 @@ impl Sessions {
 
     /// Fails if nothing can be written, such as with a full disk: no session can then be made or ended.
     pub(crate) async fn probe_write(&self) -> Result<(), SessionError> {
-        // With little patience, because whoever asks for the health may have little, too.
+        // With a short time limit, because the health check has one, too.
         self.call(&self.notes, |connection| {
             let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             // Writes a page, though it changes nothing.
@@ -347,7 +347,7 @@ impl Sessions {
         self.call(&self.reads, move |connection| events::list(connection, &query)).await
     }
 
-    /// `SQLite` waits for the disk, so it has a thread of its own, which finishes even if nobody waits for it any more.
+    /// `SQLite` waits for the disk, so it has a thread of its own, which finishes even if its caller is gone.
     async fn call<T: Send + 'static>(
         &self,
         connection: &Arc<Mutex<Connection>>,

@@ -48,7 +48,7 @@ struct AddressPermit {
 }
 
 impl ConnectionLimit {
-    /// Room for so many, whoever they are.
+    /// Room for so many connections, from any address.
     pub(crate) fn for_all(places: usize) -> Self {
         Self { places: Arc::new(Semaphore::new(places)), shares: None }
     }

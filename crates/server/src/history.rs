@@ -64,7 +64,7 @@ impl Ring {
     /// clock that jumps ahead for a moment would empty the range.
     fn add(&mut self, range: &Range, now: Timestamp, mut more: Box<Sum>) {
         let this = range.slot(now);
-        // What seems to lie ahead was counted before the clock stepped back, or by another look that was quicker.
+        // A slot that seems to lie ahead was counted before the clock stepped back, or by another reading that was quicker.
         while self.0.back().is_some_and(|(slot, _)| *slot >= this) {
             if let Some((_, ahead)) = self.0.pop_back() {
                 *more += &*ahead;
@@ -85,7 +85,7 @@ impl Ring {
         }
     }
 
-    /// What there was in the range, oldest first.
+    /// The slots of the range, oldest first.
     pub(crate) fn within(&self, range: &Range, now: Timestamp) -> impl Iterator<Item = &Sum> {
         let slots = range.first(now)..=range.slot(now);
         self.0.iter().filter(move |(slot, _)| slots.contains(slot)).map(|(_, sum)| &**sum)

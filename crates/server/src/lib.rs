@@ -54,7 +54,7 @@ mod tasks;
 mod tls;
 mod traces;
 
-/// What the server calls itself where it is the client.
+/// The server's `User-Agent` where it is the client.
 pub(crate) const AGENT: &str = concat!("countersign/", env!("CARGO_PKG_VERSION"));
 
 pub use address::{Address, Bound, Connection, NotAnAddress, OWNER_ONLY, SocketFile, accept};

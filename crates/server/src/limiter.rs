@@ -20,7 +20,7 @@ pub const MAX_ADDRESSES: usize = 100_000;
 /// Counts the refusals that each address gets.
 ///
 /// Only a *rejected* handshake is counted, and only a refusal is withheld when there were too many: a good token is
-/// accepted from anywhere at any time. So nobody can lock a tracker out by sending rubbish from its address or through
+/// accepted from anywhere at any time. So no client can lock a tracker out by sending rubbish from its address or through
 /// its proxy, and who guesses or replays learns nothing more. It is not what keeps guessers out; 128 bits are.
 #[derive(Debug)]
 pub struct RefusalLimiter(Option<Limits>);

@@ -41,7 +41,7 @@ use crate::traces::RequestSpans;
 /// long a TLS handshake may take.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long after the arrival of its head a request is answered, whatever that takes: its body, and the store.
+/// How long after the arrival of its head a request is answered at the latest, its body and the store included.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long requests under way may take when the server stops.
@@ -59,7 +59,7 @@ pub const MAX_CONNECTIONS: usize = 16 * 1024;
 /// They add up to some 40.
 pub const RESERVED_DESCRIPTORS: usize = 48;
 
-/// How many connections a listener serves at least, whatever that takes.
+/// How many connections a listener serves at least.
 const MIN_CONNECTIONS: usize = 4;
 
 /// How many file descriptors a server must be able to have.
@@ -95,7 +95,7 @@ struct Service {
     spans: Option<Arc<RequestSpans>>,
 }
 
-/// What a connection is served with.
+/// What the connections of a listener share.
 struct ConnectionContext {
     service: Arc<Service>,
     peer: Peer,
@@ -265,7 +265,7 @@ where
     })
     .await;
     let Some(ended) = ended else { return Ok(()) };
-    // What is no request has been answered, too.
+    // An invalid request has been answered, too.
     if ended.as_ref().err().is_none_or(hyper::Error::is_parse) {
         let parting = part(connection.into_parts().io.into_inner());
         if stops {

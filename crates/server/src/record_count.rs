@@ -15,7 +15,7 @@ use crate::app::App;
 const HOLD_RATIO: u32 = 50;
 const MAX_HOLD: Duration = Duration::from_mins(15);
 
-/// A caller of the API gets a count that holds for so long: counting took a second. Any other is made anew.
+/// A caller of the API gets a kept count only if it holds at least so long, because counting took a second.
 const LONG_HOLD: Duration = Duration::from_secs(50);
 
 /// How long a caller of the API waits, in turns of [`TURN`] with those who look at the page; less than a request may take.
@@ -34,7 +34,7 @@ pub(crate) struct Count {
     before: Changes,
 }
 
-/// What this server has done to the store since its start.
+/// This server's changes of the store since its start.
 #[derive(Clone, Copy, Debug)]
 struct Changes {
     consumed: u64,

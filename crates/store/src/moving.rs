@@ -62,7 +62,7 @@ pub trait Movable: Send + Sync {
     /// over to another store. Nothing has changed then.
     async fn reserve(&self, id: MoveId, from: &str) -> Result<(), MoveError>;
 
-    /// Hands it over to `to`: when this returns, it ends no token's life any more, on whatever server. Returns a moment
+    /// Hands it over to `to`: when this returns, it ends no token's life any more, on any server. Returns a moment
     /// after the creation of every token that it has, or had, a record of. Every other move that has reserved it ends
     /// without effect, also if it was handed over before.
     ///

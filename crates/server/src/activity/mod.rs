@@ -77,13 +77,13 @@ pub(crate) struct Line {
     pub(crate) sum: Sum,
 }
 
-/// What the row without a tracker and without a caller is called.
+/// The name of the row without a tracker and without a caller.
 const UNATTRIBUTED: &str = "unattributed";
 
 /// Under which name it is kept since when there are numbers.
 const SINCE: &str = "since";
 
-/// What [`Party::Other`] is called where rows are kept: a caller may be called `other`, but nobody this.
+/// The name of [`Party::Other`] where rows are kept: a caller may be called `other`, but never this.
 const KEPT_OTHER: &str = "*";
 
 /// Under which name a row is kept.
@@ -111,7 +111,7 @@ impl By {
 }
 
 impl Party {
-    /// What it is called. No tracker has one of the words for those without a name, since it is a URL.
+    /// Its name. No tracker has one of the words for those without a name, since it is a URL.
     pub(crate) fn name(&self, by: By) -> &str {
         match (self, by) {
             (Self::Named(name), _) => name,
@@ -179,7 +179,7 @@ impl Activity {
     }
 
     /// What each did in a range, up to the last look: those with something alarming first, then those with refusals, then those
-    /// with the most handshakes; and at the end what belongs to nobody in particular.
+    /// with the most handshakes; and at the end the rows without a tracker or caller.
     pub(crate) fn lines(&self, by: By, range: &'static Range, now: Timestamp) -> Vec<Line> {
         let mut lines = Vec::new();
         let mut add = |party: Party, row: &Row| {
@@ -198,7 +198,7 @@ impl Activity {
         lines
     }
 
-    /// What each did since this process was started, for metrics; also those of which only the last good one is known.
+    /// The counts of each since this process was started, for metrics; also those of which only the last success is known.
     pub(crate) fn totals(&self, by: By) -> Vec<Line> {
         let mut lines = Vec::new();
         self.table(by).each(|party, row| {

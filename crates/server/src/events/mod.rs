@@ -71,7 +71,7 @@ pub struct Events {
     entropy: Arc<dyn Entropy>,
     throttle: EventThrottle,
     queue: mpsc::Sender<Message>,
-    /// Somebody waits for what is in the queue.
+    /// A reader waits until the queue is written.
     hurry: Notify,
     /// What the writer takes when it begins.
     waiting: Mutex<Option<mpsc::Receiver<Message>>>,

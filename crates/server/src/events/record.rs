@@ -75,7 +75,7 @@ impl Events {
         self.happened(now, kind, token, caller, true);
     }
 
-    /// Somebody showed the private API a wrong credential: a bearer, or a certificate. `reason` holds nothing of it.
+    /// A request to the private API had a wrong credential: a bearer, or a certificate. `reason` holds nothing of it.
     pub(crate) fn credential_rejected(&self, caller: &Caller, reason: impl fmt::Display) {
         self.tally.credentials_rejected.inc();
         let (now, kind) = (self.clock.now(), EventKind::CredentialRejected);

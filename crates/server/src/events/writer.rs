@@ -92,7 +92,7 @@ struct Writer {
     batch: Vec<Event>,
     /// The state to store after them.
     known: Option<Known>,
-    /// Who waits until it is.
+    /// The task that waits until it is.
     readers: Vec<oneshot::Sender<()>>,
     closing: Option<oneshot::Sender<()>>,
     /// How many had been lost when that was last complained about.
@@ -126,7 +126,7 @@ impl Writer {
             }
             self.write().await;
             for reader in self.readers.drain(..) {
-                // An error means that nobody waits any more.
+                // An error means that the waiting task is gone.
                 let _ = reader.send(());
             }
             if self.closing.is_none() {
@@ -278,7 +278,7 @@ impl Writer {
         self.events.look_at_handshakes();
         self.keep_activity().await;
         if let Some(written) = self.closing.take() {
-            // An error means that nobody waits any more.
+            // An error means that the waiting task is gone.
             let _ = written.send(());
         }
     }

@@ -50,7 +50,7 @@ const JSON_LATENCIES: [f64; 6] = [0.001, 0.005, 0.025, 0.1, 1.0, 20.0];
 /// A label and its value.
 type Label = [(&'static str, &'static str); 1];
 
-/// What is counted as requests are answered.
+/// The counters that each answered request changes.
 #[derive(Debug)]
 pub(crate) struct Counters {
     registry: Registry,

@@ -22,7 +22,7 @@ pub trait MovePlace: Send + Sync {
     /// What it is called.
     fn name(&self) -> String;
 
-    /// Opens the store to move it, and creates it if it is missing. Nobody else has it open.
+    /// Opens the store to move it, and creates it if it is missing. No other process has it open.
     async fn movable(&self, clock: Arc<dyn Clock>) -> Arc<dyn Movable>;
 
     /// Opens it as a server does.

@@ -1,6 +1,6 @@
 //! Detects that the database is not the same one as before.
 //!
-//! A standby that takes over may lack the last commits of its primary, and so does a backup. Nobody can know which tokens
+//! A standby that takes over may lack the last commits of its primary, and so does a backup. It is unknown which tokens
 //! were used in between. So the watermarks carry the identity of the database that they are in, and a batch records only
 //! if that identity is the expected one. If it is not, the fence moves past every token issued so far, in the same
 //! transaction that writes down the new identity. One node does it, and the others find it done.
@@ -197,7 +197,7 @@ async fn look(session: &mut Session) -> Result<Option<Found>, Failure> {
             {
                 continue;
             }
-            // A standby, which has no present position of its own; whoever writes is told so.
+            // A standby, which has no present position of its own; a write is refused with that reason.
             Err(failure) if failure.is(&[&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE]) => return Ok(None),
             Err(failure) => return Err(failure),
         };

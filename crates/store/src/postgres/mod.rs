@@ -1,6 +1,6 @@
 //! The store of many servers: one PostgreSQL database.
 //!
-//! It relies on three things: a unique key on the token's id decides who redeems it, on whatever node; commits are on the
+//! It relies on three things: a unique key on the token's id decides who redeems it, on any node; commits are on the
 //! server's disk before they return; row locks last until the commit.
 //!
 //! Where to look first: `sql.rs` has every statement, `schema.rs` the tables. `batch_workers.rs` lets consumptions share a
@@ -84,7 +84,7 @@ use crate::error::OpenError;
 /// How many connections are for everything but consuming.
 pub const READERS: usize = 3;
 
-/// How long a look, or whatever else is asked of a person, is tried.
+/// How long a look-up, or another call on behalf of an operator, is tried.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long looking after the tables may take. Nodes that come at the same moment wait for each other.

@@ -2,7 +2,7 @@
 //!
 //! One row of the table `copying` says whether the store serves. Something else stops the servers: a store that was
 //! handed over has no rows in `lines`. Every batch locks one of them until it is committed, and inserts nothing without
-//! one. So when the transaction that removes them commits, every batch is committed or will insert nothing, on whatever
+//! one. So when the transaction that removes them commits, every batch is committed or will insert nothing, on any
 //! server, and no server need be asked or stopped.
 
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub struct MovablePostgres {
 }
 
 impl MovablePostgres {
-    /// What both stores of a move call this one, whatever role asks for it.
+    /// The name of this store for both stores of a move, the same for every role.
     pub fn name(url: &PostgresUrl, options: &PostgresOptions) -> String {
         format!("{} (schema {})", url.database(), options.schema.name())
     }

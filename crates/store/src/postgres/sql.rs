@@ -176,7 +176,7 @@ pub(super) enum Query {
 /// The statement that records a batch, for one table.
 #[derive(Clone, Debug)]
 pub(super) struct Batch {
-    /// It follows from the text, so that no two statements have the same, whoever else uses the session.
+    /// It follows from the text, so that no two statements share a name, even when others use the session.
     pub(super) name: String,
     /// It names itself, and records nothing unless it is called by that name.
     text: String,

@@ -34,7 +34,7 @@ struct Table {
 
 struct PartyRow {
     name: String,
-    /// What a name means that is none.
+    /// The meaning of a row without a name.
     means: Option<&'static str>,
     last_good: Option<DisplayTime>,
     issued: String,

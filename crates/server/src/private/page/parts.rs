@@ -17,7 +17,7 @@ use super::wish::Wish;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Parts(Vec<(&'static str, String)>);
 
-/// What a browser shows of a page that is not in front: its title and its icon.
+/// The title and the icon, which a browser shows of a page in the background.
 pub(super) struct Label {
     pub(super) headline: String,
     pub(super) level: &'static str,
@@ -104,7 +104,7 @@ pub(super) fn times(count: u64, one: &str, many: &str) -> String {
     if count == 1 { format!("1 {one}") } else { format!("{} {many}", grouped(count)) }
 }
 
-/// What there has been since the start.
+/// The totals since the start.
 #[derive(Template)]
 #[template(path = "counts.html")]
 struct Counts {
@@ -287,7 +287,7 @@ fn row(event: &Event) -> EventRow {
     EventRow { at: moment(event.at), link, kind, class, facts }
 }
 
-/// The address of the page with what has this, of whatever kind, from wherever the page stands.
+/// The address of the page with the events of this id, of every kind, relative to the present page.
 fn events_with(name: &str, value: &str) -> String {
     let mut query = form_urlencoded::Serializer::new(String::new());
     if name != "id" {

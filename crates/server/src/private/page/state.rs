@@ -49,14 +49,14 @@ pub(super) struct PageState {
     /// In the last hour: how often the fence was moved, and how many wrong credentials the private API was sent.
     pub(super) fence_moves: Recent,
     pub(super) guesses: Recent,
-    /// What named callers asked for and may not have.
+    /// Requests that were denied to named callers.
     pub(super) denials: Recent,
     pub(super) events_lost: u64,
     /// Why they cannot be kept now.
     pub(super) events_trouble: Option<String>,
     /// How many purges have failed since the last one that did not.
     pub(super) failing_purges: u64,
-    /// Delivered, given up, and waiting; `None` if nobody is alarmed.
+    /// Delivered, given up, and waiting; `None` if there is no receiver of alarms.
     pub(super) alarms: Option<(u64, u64, u64)>,
     pub(super) keys: Vec<KeyState>,
     pub(super) store_status: StoreStatus,

@@ -21,7 +21,7 @@ const LATELY: usize = 5;
 /// How many trackers or callers a finding names.
 const MAX_NAMED: usize = 3;
 
-/// From how many refused handshakes, or tokens that nobody shows, it is no accident.
+/// The number of refused handshakes, or of tokens that are never shown, that is no accident.
 const MANY: u64 = 5;
 
 /// What the page says first.
@@ -219,7 +219,7 @@ fn silent_tracker(
     })
 }
 
-/// What to do where handshakes are refused for this reason.
+/// Advice for handshakes that are refused for this reason.
 fn remedy(reason: Reason) -> &'static str {
     match reason {
         Reason::Method => {
