@@ -23,6 +23,9 @@ use crate::suggest::similar;
 use crate::sync_check::SyncCheckCommand;
 use crate::token::TokenCommand;
 
+/// What the name of every variable that is a setting begins with.
+const PREFIX: &str = "COUNTERSIGN_";
+
 const AFTER_HELP: &str = "\
 A first redemption, in two terminals:
 
@@ -135,9 +138,14 @@ pub(crate) fn unknown_variables() -> Vec<(String, Option<String>)> {
     let mut known = BTreeSet::new();
     collect_variables(&Cli::command(), &mut known);
     let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
-    let unknown = names.filter(|name| name.starts_with("COUNTERSIGN_") && !known.contains(name));
-    let meant = |name: &str| similar(name, known.iter().map(String::as_str));
-    unknown.map(|name| (name.clone(), meant(&name))).collect()
+    let unknown = names.filter(|name| name.starts_with(PREFIX) && !known.contains(name));
+    unknown.map(|name| (name.clone(), meant(&name, &known))).collect()
+}
+
+/// The variable that was likely meant by a name. The prefix of all of them is not compared: it would make any two alike.
+fn meant(name: &str, known: &BTreeSet<String>) -> Option<String> {
+    let known = known.iter().filter_map(|known| known.strip_prefix(PREFIX));
+    Some(format!("{PREFIX}{}", similar(name.strip_prefix(PREFIX)?, known)?))
 }
 
 fn collect_variables(command: &clap::Command, into: &mut BTreeSet<String>) {
@@ -197,5 +205,12 @@ mod tests {
             let variable = format!("COUNTERSIGN_{}", key.to_uppercase());
             assert_eq!(arg.get_env().and_then(|name| name.to_str()), Some(&*variable));
         }
+    }
+    #[test]
+    fn misspelled_variable_suggests_its_name() {
+        let mut known = BTreeSet::new();
+        collect_variables(&Cli::command(), &mut known);
+        assert_eq!(meant("COUNTERSIGN_PUBLIC_LISTN", &known).as_deref(), Some("COUNTERSIGN_PUBLIC_LISTEN"));
+        assert_eq!(meant("COUNTERSIGN_BIN", &known), None);
     }
 }
