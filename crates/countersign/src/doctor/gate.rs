@@ -174,10 +174,8 @@ async fn running(config: &Config) -> Finding {
     };
     match Health::read(&answer.body) {
         Some(Health::Unwritable) => Finding::error(
-            format!(
-                "the gate on {address} cannot write its sessions: nobody can log in, and none can be ended"
-            ),
-            "its log has the reason, such as a full disk below data_dir",
+            format!("the gate on {address} cannot write its sessions, so that nobody can log in"),
+            "its log has the reason, such as a full disk below data_dir; sessions can be ended on a full disk, too",
         ),
         Some(Health::Works) => Finding::ok(format!("a gate answers on {address}, and can read its sessions")),
         Some(Health::Unreadable) => Finding::error(
