@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -300,7 +300,8 @@ impl Sessions {
     /// Takes the room, unless it is taken. A disk that is full is no reason for a gate not to start.
     fn keep_reserve(&self) {
         let path = self.path.with_file_name(RESERVE_NAME);
-        if path.exists() {
+        // A disk that was full may have left a part of it.
+        if fs::metadata(&path).is_ok_and(|metadata| metadata.len() == RESERVE_BYTES as u64) {
             return;
         }
         // Not zeros, which some file systems keep in no room.
@@ -310,12 +311,10 @@ impl Sessions {
             bytes.extend_from_slice(&block);
             block = Sha256::digest(block);
         }
-        let made = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&path);
+        // Two gates that do this at the same time write the same.
+        let made = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&path);
         let written = made.and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()));
-        if let Err(error) = written
-            && error.kind() != io::ErrorKind::AlreadyExists
-        {
-            // A part of it is of use, too.
+        if let Err(error) = written {
             tracing::warn!(%error, file = %path.display(), "no room can be kept for ending sessions when the disk is full");
         }
     }

@@ -256,3 +256,16 @@ fn file_that_is_unsafe_or_newer_is_rejected() {
     Connection::open(&path).unwrap().pragma_update(None, "user_version", 3).unwrap();
     assert!(matches!(Sessions::open(directory.path()), Err(SessionError::Newer { found: 3, .. })));
 }
+
+#[test]
+fn part_of_the_reserve_is_made_whole() {
+    let directory = TempDir::new().unwrap();
+    let reserve = directory.path().join(RESERVE_NAME);
+    for before in [None, Some(""), Some("a part")] {
+        if let Some(text) = before {
+            fs::write(&reserve, text).unwrap();
+        }
+        Sessions::open(directory.path()).unwrap();
+        assert_eq!(fs::metadata(&reserve).unwrap().len(), RESERVE_BYTES as u64, "{before:?}");
+    }
+}

@@ -193,7 +193,7 @@ impl EventStore for SqliteEvents {
                     }
                 };
             }
-            // Writes a page even if nothing changed, so that whoever asks learns whether that works.
+            // Writes a page even if nothing changed, to see whether that works.
             let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
             transaction.pragma_update(None, "user_version", version)?;
             transaction.commit()
