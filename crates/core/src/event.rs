@@ -45,6 +45,22 @@ pub struct Event {
 }
 
 impl Event {
+    /// Something that happened once; nothing else is known of it.
+    pub fn new(id: EventId, at: Timestamp, kind: EventKind) -> Self {
+        Self {
+            id,
+            at,
+            kind,
+            token: None,
+            audience: None,
+            peer: None,
+            user_agent: None,
+            request: None,
+            caller: None,
+            count: 1,
+        }
+    }
+
     /// Whether this text is in what strangers sent along, in the tracker's URL, or in the name of a caller or a key.
     pub(crate) fn contains(&self, text: &str) -> bool {
         let key = match &self.kind {
@@ -425,18 +441,7 @@ mod tests {
 
     fn event(kind: EventKind) -> Event {
         let at = Timestamp::UNIX_EPOCH;
-        Event {
-            id: EventId::generate(at, &crate::SequenceEntropy::default()).unwrap(),
-            at,
-            kind,
-            token: None,
-            audience: None,
-            peer: None,
-            user_agent: None,
-            request: None,
-            caller: None,
-            count: 1,
-        }
+        Event::new(EventId::generate(at, &crate::SequenceEntropy::default()).unwrap(), at, kind)
     }
 
     #[test]

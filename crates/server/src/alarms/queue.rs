@@ -178,16 +178,7 @@ fn sum(event: &Event) -> Event {
         EventKind::Relay { .. } => EventKind::Relay { stated: None },
         other => other.clone(),
     };
-    Event {
-        kind,
-        token: None,
-        audience: None,
-        peer: None,
-        user_agent: None,
-        request: None,
-        caller: None,
-        ..event.clone()
-    }
+    Event { count: event.count, ..Event::new(event.id, event.at, kind) }
 }
 
 #[cfg(test)]

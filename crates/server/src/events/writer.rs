@@ -216,18 +216,7 @@ impl Writer {
         let now = events.clock.now();
         for (kind, count) in events.throttle.sum_up(now, at_the_end) {
             let Ok(id) = EventId::generate(now, &*events.entropy) else { return };
-            let event = Event {
-                id,
-                at: now,
-                kind,
-                token: None,
-                audience: None,
-                peer: None,
-                user_agent: None,
-                request: None,
-                caller: None,
-                count,
-            };
+            let event = Event { count, ..Event::new(id, now, kind) };
             events.tell(event, true);
         }
     }

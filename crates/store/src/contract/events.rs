@@ -60,18 +60,7 @@ fn everything() -> EventQuery {
 /// A plain event at a moment.
 fn event(at: Timestamp, kind: EventKind, entropy: &dyn Entropy) -> Event {
     let id = EventId::generate(at, entropy).expect("a counter never runs dry");
-    Event {
-        id,
-        at,
-        kind,
-        token: None,
-        audience: None,
-        peer: None,
-        user_agent: None,
-        request: None,
-        caller: None,
-        count: 1,
-    }
+    Event::new(id, at, kind)
 }
 
 fn unknown() -> EventKind {

@@ -59,18 +59,11 @@ mod sqlite {
 
 fn an_event() -> Event {
     let at = from_millis(1_767_225_600_123);
-    Event {
-        id: EventId::generate(at, &SequenceEntropy::default()).unwrap(),
+    Event::new(
+        EventId::generate(at, &SequenceEntropy::default()).unwrap(),
         at,
-        kind: EventKind::Refused(Reason::Unknown),
-        token: None,
-        audience: None,
-        peer: None,
-        user_agent: None,
-        request: None,
-        caller: None,
-        count: 1,
-    }
+        EventKind::Refused(Reason::Unknown),
+    )
 }
 
 async fn found(store: &dyn EventStore) -> Result<usize, StoreError> {

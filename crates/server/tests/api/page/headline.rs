@@ -34,18 +34,7 @@ async fn moved_fence_is_shown_for_an_hour() {
 async fn guesses_do_not_hide_a_moved_fence() {
     let kept = Arc::new(MemoryEvents::default());
     let moved: Timestamp = "2026-01-31T11:30:00Z".parse().unwrap();
-    let event = |kind| Event {
-        id: EventId::generate(moved, &OsEntropy).unwrap(),
-        at: moved,
-        kind,
-        token: None,
-        audience: None,
-        peer: None,
-        user_agent: None,
-        request: None,
-        caller: None,
-        count: 1,
-    };
+    let event = |kind| Event::new(EventId::generate(moved, &OsEntropy).unwrap(), moved, kind);
     let guess = || Event { at: moved + Duration::from_secs(1), ..event(EventKind::CredentialRejected) };
     kept.append(&[event(EventKind::FenceMoved { fence: moved })]).await.unwrap();
     kept.append(&(1..MAX_EVENTS).map(|_| guess()).collect::<Vec<_>>()).await.unwrap();
